@@ -1,0 +1,22 @@
+"""What every RabbitMQ connection of the pipeline needs, whatever the URL says or leaves out."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+#: Without heartbeats a half-open socket lives until TCP gives up; without the blocked timeout a memory alarm
+#: holds a publisher for ever. (pika's names and units, seconds.)
+_DEFAULTS = {
+    "heartbeat": "30",
+    "blocked_connection_timeout": "30",
+    "socket_timeout": "10",
+    "connection_attempts": "2",
+    "retry_delay": "0.5",
+}
+
+
+def with_safe_defaults(url: str) -> str:
+    """`url` with heartbeat and timeouts added to its query; what the query sets itself is kept."""
+    parts = urlsplit(url)
+    query = {**_DEFAULTS, **dict(parse_qsl(parts.query))}
+    return urlunsplit(parts._replace(path=parts.path or "/%2F", query=urlencode(query)))

@@ -1,0 +1,233 @@
+"""The event store on ClickHouse: the only module that knows the driver, the SQL dialect and the server's error codes.
+
+A window is one INSERT with the window's token. What makes that idempotent, and durable when it returns, is pinned
+here: on the table (token log, fsync) and on every insert (one block per month, no asynchronous inserts).
+"""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import clickhouse_connect
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from urllib3.exceptions import MaxRetryError, NewConnectionError
+
+from backend.eventlog.columns import ROW_COLUMNS
+from backend.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from clickhouse_connect.driver.client import Client
+
+_TABLE = "event_log"
+
+#: Tokens the table remembers. A replay is recognised while fewer inserts than this came in between; after that
+#: the pipeline's read-back is what keeps a row from being stored twice.
+_TOKEN_LOG_ENTRIES = 10_000
+
+#: Settings of the table on which the promises stand (system.merge_tree_settings names).
+_TABLE_SETTINGS = {
+    "non_replicated_deduplication_window": _TOKEN_LOG_ENTRIES,
+    # Off by default: an acknowledged insert would be in the page cache only, and the ack deletes the original.
+    "fsync_after_insert": 1,
+    "fsync_part_directory": 1,
+}
+
+# event_type comes first in the sorting key, so that a search for a type and a time reads one stretch; window_id is
+# nearly constant within a granule (a window is written at once), so the bloom filter skips nearly all of them.
+_CREATE_TABLE = f"""
+CREATE TABLE IF NOT EXISTS {_TABLE} (
+    event_type      String CODEC(ZSTD(1)),
+    event_date_time DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
+    environment     String CODEC(ZSTD(1)),
+    event_context   String CODEC(ZSTD(3)),
+    metadata_version UInt64 CODEC(ZSTD(1)),
+    outbox          String CODEC(ZSTD(1)),
+    outbox_id       UInt64 CODEC(Delta, ZSTD(1)),
+    window_id       UUID CODEC(ZSTD(1)),
+    written_at      DateTime64(6, 'UTC') DEFAULT now64(6, 'UTC') CODEC(Delta, ZSTD(1)),
+    INDEX window_id_bloom window_id TYPE bloom_filter(0.001) GRANULARITY 1
+)
+ENGINE = MergeTree
+PARTITION BY toYYYYMM(event_date_time)
+ORDER BY (event_type, event_date_time, outbox, outbox_id)
+SETTINGS {", ".join(f"{name} = {value}" for name, value in _TABLE_SETTINGS.items())}
+"""
+
+_COLUMN_TYPES = {
+    "event_type": "String",
+    "event_date_time": "DateTime64(6, 'UTC')",
+    "environment": "String",
+    "event_context": "String",
+    "metadata_version": "UInt64",
+    "outbox": "String",
+    "outbox_id": "UInt64",
+    "window_id": "UUID",
+    "written_at": "DateTime64(6, 'UTC')",
+}
+
+_INSERT_SETTINGS = {
+    # On by default since 26.2. It answers before the rows are stored, or batches them out of our tokens' reach.
+    "async_insert": 0,
+    "insert_deduplicate": 1,
+    # Both split an insert into several blocks, and a token stands for one block per partition.
+    "max_insert_threads": 1,
+    "input_format_parallel_parsing": 0,
+    "date_time_input_format": "best_effort",
+    "input_format_null_as_default": 0,
+    # A window may reach back over years (a bulk import); the default refuses more than 100 months.
+    "max_partitions_per_insert_block": 0,
+    # The whole answer at once: no status line before the insert's outcome is known.
+    "wait_end_of_query": 1,
+}
+
+#: Error codes of a parser or a constraint that does not take a value: the rows are at fault.
+_CODES_ROWS_REFUSED = frozenset(
+    {6, 25, 26, 27, 33, 38, 41, 53, 69, 70, 72, 117, 131, 321, 349, 376, 407, 457, 467, 469, 675, 676, 691}
+)
+#: Error codes after which the rows may be stored: timeouts, cut connections, "unknown status of insert".
+_CODES_OUTCOME_UNKNOWN = frozenset({3, 159, 209, 210, 319, 394})
+
+
+class ClickHouseStore:
+    """An `EventStore` on a ClickHouse server (HTTP). Safe to share between threads; connects at first use."""
+
+    def __init__(self, url: str, *, timeout_seconds: float) -> None:
+        self._url = url
+        self._timeout_seconds = timeout_seconds
+        self._client: Client | None = None
+        self._connecting = threading.Lock()
+
+    def migrate(self) -> Sequence[str]:
+        existed = bool(self._query(f"EXISTS TABLE {_TABLE}")[0][0])
+        if existed:
+            return []
+        self._command(_CREATE_TABLE)
+        return [f"created table {_TABLE}"]
+
+    def problems(self) -> Sequence[str]:
+        columns = dict(
+            self._query("SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = %s", _TABLE)
+        )
+        if not columns:
+            return [f"table {_TABLE} does not exist: run `python manage.py eventlog migrate`"]
+        found = [
+            f"column {name} is {columns.get(name, 'missing')}, it must be {wanted}: correct it with ALTER TABLE {_TABLE}"
+            for name, wanted in _COLUMN_TYPES.items()
+            if columns.get(name) != wanted
+        ]
+        engine, ddl = self._query(
+            "SELECT engine, create_table_query FROM system.tables WHERE database = currentDatabase() AND name = %s", _TABLE
+        )[0]
+        if not engine.startswith("Replicated"):
+            found += [
+                f"table setting {name} is not {value}: run ALTER TABLE {_TABLE} MODIFY SETTING {name} = {value}"
+                for name, value in _TABLE_SETTINGS.items()
+                if f"{name} = {value}" not in ddl
+            ]
+        return found
+
+    def write(self, rows: bytes, *, row_count: int, token: str) -> None:
+        settings = {
+            **_INSERT_SETTINGS,
+            "insert_deduplication_token": token,
+            # The server gives up before we do: an insert must not go on when nobody waits for it any more.
+            "max_execution_time": max(1, int(self._timeout_seconds * 0.8)),
+        }
+        try:
+            summary = self._connected().raw_insert(
+                _TABLE, column_names=ROW_COLUMNS, insert_block=rows, settings=settings, fmt="TabSeparated"
+            )
+        except ClickHouseError as error:
+            raise _translated(error) from error
+        # Also a write dropped by its token counts its rows; fewer than sent means that some were not even parsed.
+        written = int(summary.summary.get("written_rows", row_count))
+        if written < row_count:
+            raise OutcomeUnknown(f"the event store took {written} of {row_count} rows")
+
+    def read_back(self, window_id: UUID) -> set[tuple[str, int]]:
+        rows = self._query(
+            # A replica that lags behind would report rows missing that are stored.
+            f"SELECT outbox, outbox_id FROM {_TABLE} WHERE window_id = %s SETTINGS select_sequential_consistency = 1",
+            str(window_id),
+        )
+        return {(outbox, int(outbox_id)) for outbox, outbox_id in rows}
+
+    def now(self) -> datetime:
+        moment: datetime = self._query("SELECT now64(6, 'UTC')")[0][0]
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+    def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _query(self, sql: str, *parameters: object) -> Sequence[Sequence[Any]]:
+        try:
+            return self._connected().query(sql, parameters=list(parameters)).result_rows
+        except ClickHouseError as error:
+            raise StoreUnavailable(_first_line(error)) from error
+
+    def _command(self, sql: str) -> None:
+        try:
+            self._connected().command(sql)
+        except ClickHouseError as error:
+            raise StoreUnavailable(_first_line(error)) from error
+
+    def _connected(self) -> Client:
+        with self._connecting:
+            if self._client is None:
+                self._client = self._connect()
+            return self._client
+
+    def _connect(self) -> Client:
+        parts = urlsplit(self._url)
+        secure = parts.scheme in {"clickhouses", "https"}
+        try:
+            return clickhouse_connect.get_client(
+                host=parts.hostname or "127.0.0.1",
+                port=parts.port or (8443 if secure else 8123),
+                username=unquote(parts.username or "default"),
+                password=unquote(parts.password or ""),
+                database=parts.path.lstrip("/") or "default",
+                secure=secure,
+                connect_timeout=5,
+                send_receive_timeout=self._timeout_seconds,
+                # With a session, two threads could not use one client, and a lost answer would leave it locked.
+                autogenerate_session_id=False,
+                **dict(parse_qsl(parts.query)),
+            )
+        except ClickHouseError as error:
+            raise StoreUnavailable(_first_line(error)) from error
+
+
+def _translated(error: ClickHouseError) -> EventStoreError:
+    """What the driver's error means for the rows of an insert."""
+    code = getattr(error, "code", None)
+    message = _first_line(error)
+    if code in _CODES_ROWS_REFUSED:
+        return RowsRefused(message)
+    if code in _CODES_OUTCOME_UNKNOWN:
+        return OutcomeUnknown(message)
+    if code is None and not _never_sent(error):
+        return OutcomeUnknown(message)
+    # Every other code is an answer: the server did not take the insert (too many parts, no memory, no disk, read
+    # only, no table, no rights). The rows stay where they are until somebody has mended it.
+    return StoreUnavailable(message)
+
+
+def _never_sent(error: ClickHouseError) -> bool:
+    """True if no connection could be made, so that the server cannot have seen the insert."""
+    cause = error.__cause__
+    reason = cause.reason if isinstance(cause, MaxRetryError) else cause
+    return isinstance(reason, NewConnectionError)
+
+
+def _first_line(error: ClickHouseError) -> str:
+    """The error without the rows that the server quotes after it: payloads do not belong in logs."""
+    return str(error).splitlines()[0].split("(at row", 1)[0].split(": (while reading", 1)[0][:500]

@@ -1,0 +1,90 @@
+"""What Django does not know of PostgreSQL and an outbox needs: xid8, and a table's storage parameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.db import models
+from django.db.models.constraints import BaseConstraint
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+
+
+class CurrentXid(models.Func):
+    """The id of the running transaction (the top-level one, also inside savepoints)."""
+
+    function = "pg_current_xact_id"
+    template = "%(function)s()"
+
+    @property
+    def output_field(self) -> models.Field[Any, Any]:
+        return Xid8Field()
+
+
+class Xid8Field(models.Field[int, int]):
+    """A 64-bit transaction id, which never wraps around."""
+
+    description = "PostgreSQL transaction id (xid8)"
+
+    def db_type(self, connection: BaseDatabaseWrapper) -> str:  # noqa: ARG002 - Django's signature
+        return "xid8"
+
+    def from_db_value(self, value: str | None, _expression: object, _connection: object) -> int | None:
+        return None if value is None else int(value)
+
+    def get_prep_value(self, value: Any) -> str | None:  # noqa: ANN401 - Django's signature
+        # psycopg2 would send a number, which PostgreSQL does not compare with an xid8.
+        value = super().get_prep_value(value)
+        return str(value) if isinstance(value, int) else value
+
+
+class TableStorage(BaseConstraint):
+    """Storage parameters of a table, as an entry of `Meta.constraints`, so that makemigrations carries them.
+
+    Parameters:
+      parameters: what goes into `ALTER TABLE ... SET (...)`.
+      lz4_columns: columns whose large values are compressed with lz4 (faster than pglz by far), if the server can.
+    """
+
+    def __init__(self, *, name: str, parameters: dict[str, Any], lz4_columns: tuple[str, ...] = ()) -> None:
+        super().__init__(name=name)
+        self.parameters = parameters
+        self.lz4_columns = tuple(lz4_columns)
+
+    def constraint_sql(self, model: type[models.Model] | None, schema_editor: BaseDatabaseSchemaEditor | None) -> str:
+        if model is not None and schema_editor is not None:
+            schema_editor.deferred_sql.append(self.create_sql(model, schema_editor))
+        return ""
+
+    def create_sql(self, model: type[models.Model] | None, schema_editor: BaseDatabaseSchemaEditor | None) -> str:
+        if model is None or schema_editor is None:
+            raise TypeError("a table's storage parameters need its model and a schema editor")
+        table = schema_editor.quote_name(model._meta.db_table)
+        settings = ", ".join(f"{name} = {value}" for name, value in self.parameters.items())
+        compression = "".join(
+            # Not every server is built with lz4, and PostgreSQL 13 does not know the clause.
+            f"BEGIN ALTER TABLE {table} ALTER COLUMN {schema_editor.quote_name(column)} SET COMPRESSION lz4; "
+            "EXCEPTION WHEN feature_not_supported OR syntax_error THEN NULL; END; "
+            for column in self.lz4_columns
+        )
+        return f"DO $$ BEGIN ALTER TABLE {table} SET ({settings}); {compression}END $$"
+
+    def remove_sql(self, model: type[models.Model] | None, schema_editor: BaseDatabaseSchemaEditor | None) -> str:
+        if model is None or schema_editor is None:
+            raise TypeError("a table's storage parameters need its model and a schema editor")
+        return f"ALTER TABLE {schema_editor.quote_name(model._meta.db_table)} RESET ({', '.join(self.parameters)})"
+
+    def validate(self, *args: object, **kwargs: object) -> None:
+        """Nothing: storage parameters say nothing about a row."""
+
+    def deconstruct(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+        path, args, kwargs = super().deconstruct()
+        return path, args, {**kwargs, "parameters": self.parameters, "lz4_columns": self.lz4_columns}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TableStorage) and self.deconstruct() == other.deconstruct()
+
+    def __hash__(self) -> int:
+        return hash(self.name)

@@ -1,0 +1,138 @@
+"""Outbox tables: every row is an event that is not yet in the event store.
+
+A row is inserted in the transaction of what it reports and deleted by the pipeline's ack, never updated. A subclass
+of `LeanOutbox` or `FrozenOutbox` is all that a new outbox takes: the pipeline finds it by itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django.apps import apps
+from django.db import models
+from django.db.models import F, Func, TextField, Value
+from django.db.models.functions import Cast, Coalesce
+
+from backend.outbox.fields import CurrentXid, TableStorage, Xid8Field
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from django.db.models.expressions import Combinable
+
+    from backend.outbox.event import Event
+
+#: A queue's table: dead rows come as fast as live ones, so vacuum goes by count and not by share, without pausing,
+#: and does not truncate (that takes an exclusive lock each time the queue runs empty).
+_QUEUE_STORAGE = {
+    "autovacuum_vacuum_scale_factor": 0,
+    "autovacuum_vacuum_threshold": 20000,
+    "autovacuum_vacuum_cost_delay": 0,
+    "autovacuum_vacuum_insert_scale_factor": 0,
+    "autovacuum_vacuum_insert_threshold": 100000,
+    "autovacuum_analyze_scale_factor": 0,
+    "autovacuum_analyze_threshold": 100000,
+    "vacuum_truncate": "off",
+}
+
+
+class Outbox(models.Model):
+    """Base of every outbox table. Subclass `LeanOutbox` or `FrozenOutbox`, not this."""
+
+    id = models.BigAutoField(primary_key=True)
+    #: Which transaction wrote the row: the dispatcher tells new rows from old ones by it, because ids commit out
+    #: of order.
+    xid = Xid8Field(db_default=CurrentXid(), editable=False)
+
+    #: The column with the payload, if the table has one: the dispatcher bounds batches by its size (which PostgreSQL
+    #: knows without reading the payload).
+    payload_column: ClassVar[str | None] = None
+
+    class Meta:
+        abstract = True
+        indexes = (models.Index(fields=["xid", "id"], name="%(class)s_xid_id"),)
+        constraints = (TableStorage(name="%(class)s_storage", parameters=_QUEUE_STORAGE),)
+
+    @classmethod
+    def outbox_name(cls) -> str:
+        """The name that batches, windows and the event store know this outbox by: its table's."""
+        return cls._meta.db_table
+
+    @classmethod
+    def event_columns(cls) -> Mapping[str, Combinable]:
+        """`event_type`, `event_date_time`, `event_context` and `metadata_version` of a row, as ORM expressions."""
+        raise NotImplementedError(f"{cls.__name__} must be a LeanOutbox or a FrozenOutbox")
+
+
+class LeanOutbox(Outbox):
+    """An outbox by reference: a row holds foreign keys only, and the event is read through them when it is loaded.
+
+    Cheapest to publish, but the log shows the referenced rows as they are at load (a second or so after the commit).
+    For what changes or is deleted, take a `FrozenOutbox`. Give its foreign keys `on_delete=PROTECT`: an undelivered
+    event must not go with the row it points to.
+
+    Class attributes:
+      event: the Event class, which gives type and version, and the order of the context's fields.
+      event_date_time: the path of a DateTimeField, as for `values()`: `"user__created_at"`.
+      event_context: for each field of `event`, the path of its value.
+    """
+
+    event: ClassVar[type[Event]]
+    event_date_time: ClassVar[str]
+    event_context: ClassVar[Mapping[str, str]]
+
+    class Meta(Outbox.Meta):
+        abstract = True
+
+    @classmethod
+    def event_columns(cls) -> Mapping[str, Combinable]:
+        return {
+            "event_type": Value(cls.event.event_type),
+            "event_date_time": F(cls.event_date_time),
+            "event_context": _compact_json({name: cls.event_context[name] for name in cls.event.model_fields}),
+            "metadata_version": Value(cls.event.version),
+        }
+
+
+class FrozenOutbox(Outbox):
+    """An outbox by value: a row holds the event as it was when it was published."""
+
+    event_type = models.TextField()
+    event_date_time = models.DateTimeField()
+    event_context = models.TextField()
+    metadata_version = models.BigIntegerField(default=1)
+
+    payload_column = "event_context"
+
+    class Meta(Outbox.Meta):
+        abstract = True
+        constraints = (
+            TableStorage(name="%(class)s_storage", parameters=_QUEUE_STORAGE, lz4_columns=("event_context",)),
+        )
+
+    @classmethod
+    def event_columns(cls) -> Mapping[str, Combinable]:
+        return {name: F(name) for name in ("event_type", "event_date_time", "event_context", "metadata_version")}
+
+
+class OutboxEvent(FrozenOutbox):
+    """The general outbox, for events without a table of their own: what `publish()` inserts into."""
+
+    class Meta(FrozenOutbox.Meta):
+        db_table = "outbox_event"
+        verbose_name = "undelivered event"
+
+
+def all_outboxes() -> dict[str, type[Outbox]]:
+    """Every concrete outbox of the installed apps, by name, in the order of the names."""
+    models_found = (model for model in apps.get_models() if issubclass(model, Outbox))
+    return {model.outbox_name(): model for model in sorted(models_found, key=lambda model: model.outbox_name())}
+
+
+def _compact_json(paths: Mapping[str, str]) -> Combinable:
+    """The object as `pydantic` dumps it: no blanks, the same escapes (PostgreSQL's to_json has them, too)."""
+    parts: list[Any] = []
+    for position, (name, path) in enumerate(paths.items()):
+        parts.append(Value(("{" if position == 0 else ",") + f'"{name}":'))
+        parts.append(Coalesce(Cast(Func(F(path), function="to_json"), TextField()), Value("null")))
+    return Func(*parts, Value("}"), function="CONCAT", output_field=TextField())

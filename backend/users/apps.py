@@ -1,0 +1,10 @@
+"""The users application: a real application that uses the outbox."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+
+class UsersConfig(AppConfig):
+    name = "backend.users"
+    label = "users"

@@ -1,0 +1,102 @@
+"""The actors, and what each worker process makes once: here the stages are put into dramatiq and wired to settings.
+
+Nothing is connected at import: dramatiq forks its workers, and connections do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+
+import dramatiq
+from django.conf import settings
+from periodiq import cron
+
+from backend.eventlog.store import EventStore, connect
+from backend.outbox.models import all_outboxes
+from pipeline.accumulate import Closing
+from pipeline.aggregator import Aggregator
+from pipeline.dispatch import Batch, Dispatcher, Limits
+from pipeline.recover import recover
+from pipeline.shift import run_shift
+
+#: Seconds between two looks while ids wait for room in flight.
+_BUSY_PAUSE_SECONDS = 0.02
+#: Seconds between two looks for stuck batches and windows.
+_RECOVER_INTERVAL_SECONDS = 1.0
+
+#: Set when the worker process is told to stop.
+stopping = threading.Event()
+
+
+@dramatiq.actor(queue_name="aggregate", max_retries=0)
+def aggregate(*, batch: int, outbox: str, ids: list[int], bytes: int) -> None:  # noqa: A002, ARG001 - the message's words
+    """A batch for a window. The message is acked when the window is sealed."""
+    aggregator().submit(batch, rows=len(ids), payload_bytes=bytes)
+
+
+@dramatiq.actor(queue_name="dispatch", periodic=cron("* * * * *"), max_retries=3, min_backoff=1000, max_backoff=5000)
+def dispatch_shift() -> None:
+    """Look for committed outbox rows every DISPATCH_INTERVAL_SECONDS, until the next tick's shift takes over."""
+    dispatcher = Dispatcher(
+        all_outboxes(),
+        limits=Limits(
+            batch_ids=settings.BATCH_IDS,
+            batch_bytes=max(1, settings.WINDOW_BYTES // 4),
+            in_flight_rows=settings.MAX_OPEN_WINDOWS * settings.WINDOW_ROWS,
+        ),
+        publish=publish_batch,
+    )
+    dispatcher_is_ready = False
+
+    def work() -> float:
+        nonlocal dispatcher_is_ready
+        if not dispatcher_is_ready:
+            dispatcher.create_cursors()
+            dispatcher_is_ready = True
+        return _BUSY_PAUSE_SECONDS if dispatcher.tick() else settings.DISPATCH_INTERVAL_SECONDS
+
+    if run_shift("dispatch", work, stopping=stopping):
+        dispatch_shift.send()
+
+
+@dramatiq.actor(queue_name="dispatch", periodic=cron("* * * * *"), max_retries=3, min_backoff=1000, max_backoff=5000)
+def recover_shift() -> None:
+    """Look for what is stuck every second, until the next tick's shift takes over."""
+
+    def work() -> float:
+        recover(event_store(), should_stop=stopping.is_set)
+        return _RECOVER_INTERVAL_SECONDS
+
+    if run_shift("recover", work, stopping=stopping):
+        recover_shift.send()
+
+
+def publish_batch(batch: Batch) -> None:
+    """Send the batch's message; returns when RabbitMQ has confirmed it."""
+    aggregate.send(batch=batch.id, outbox=batch.outbox, ids=batch.ids, bytes=batch.bytes)
+
+
+@functools.cache
+def event_store() -> EventStore:
+    """The process's connection to the event store."""
+    return connect(settings.EVENT_STORE_URL, timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
+
+
+@functools.cache
+def aggregator() -> Aggregator:
+    """The process's aggregator."""
+    closing = Closing(settings.WINDOW_ROWS, settings.WINDOW_BYTES, settings.WINDOW_LINGER_SECONDS)
+    return Aggregator(event_store(), closing=closing, writers=settings.WINDOW_WRITERS)
+
+
+def start_stopping() -> None:
+    """End the shifts and close windows at once; called before the worker waits for its actors."""
+    stopping.set()
+    if aggregator.cache_info().currsize:
+        aggregator().hasten()
+
+
+def finish_stopping(*, timeout_seconds: float) -> bool:
+    """Deliver what is sealed; called after the last actor has returned. True if all was done in time."""
+    return not aggregator.cache_info().currsize or aggregator().close(timeout_seconds=timeout_seconds)

@@ -1,0 +1,133 @@
+"""The aggregator of one process: a group commit over messages.
+
+Actor threads hand in their batch and wait; a writer thread takes a window's worth of them, seals it, and lets them go:
+that is the moment at which their messages may be acked, because the ledger owns the batches now. The writer then
+delivers the window. While all writers are busy, windows stay open and the batches stay in RabbitMQ: a slow store slows
+down what it is fed.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+from django.db import DatabaseError, InterfaceError, connection
+
+from pipeline.accumulate import Accumulator
+from pipeline.delivery import Delivery, deliver
+from pipeline.window import seal
+
+if TYPE_CHECKING:
+    from backend.eventlog.store import EventStore
+    from pipeline.accumulate import Closing
+    from pipeline.window import SealedWindow
+
+log = structlog.get_logger()
+
+#: The longest pause of a writer between windows while the store does not take any, seconds.
+_LONGEST_PAUSE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    batch_id: int
+    is_let_go: threading.Event = field(default_factory=threading.Event)
+
+
+class Aggregator:
+    """Puts batches together to windows and delivers them. Safe to use from any number of threads."""
+
+    def __init__(self, store: EventStore, *, closing: Closing, writers: int) -> None:
+        self._store = store
+        self._waiting: Accumulator[_Waiting] = Accumulator(closing)
+        self._changed = threading.Condition()
+        self._is_hastened = threading.Event()
+        self._is_closed = False
+        self._writers = [
+            threading.Thread(target=self._write_windows, name=f"window-writer-{n}", daemon=True) for n in range(writers)
+        ]
+        for writer in self._writers:
+            writer.start()
+
+    def submit(self, batch_id: int, *, rows: int, payload_bytes: int) -> None:
+        """Return once the batch is sealed into a window, or was before."""
+        waiting = _Waiting(batch_id)
+        with self._changed:
+            self._waiting.add(waiting, rows=rows, payload_bytes=payload_bytes, now=time.monotonic())
+            self._changed.notify()
+        waiting.is_let_go.wait()
+
+    def hasten(self) -> None:
+        """From now on, close windows without waiting for more: the process is shutting down."""
+        self._is_hastened.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self, *, timeout_seconds: float) -> bool:
+        """Deliver what waits and stop. True if all of it was done in time; what was not is recovered by others."""
+        self.hasten()
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        deadline = time.monotonic() + timeout_seconds
+        for writer in self._writers:
+            writer.join(max(0.0, deadline - time.monotonic()))
+        return not any(writer.is_alive() for writer in self._writers)
+
+    def _write_windows(self) -> None:
+        failures = 0
+        while members := self._next_window():
+            delivery = self._carry(members)
+            failures = failures + 1 if delivery is Delivery.POSTPONED else 0
+            if failures:
+                # The store does not take windows now. Sealing more of them at full speed would help nobody.
+                self._pause(failures)
+        connection.close()
+
+    def _next_window(self) -> list[_Waiting]:
+        """The members of the next window, when it is due. Empty when the aggregator is closed."""
+        with self._changed:
+            while True:
+                due_in_seconds = self._waiting.seconds_until_due(time.monotonic())
+                if due_in_seconds is not None and (due_in_seconds <= 0 or self._is_hastened.is_set()):
+                    return self._waiting.take()
+                if self._is_closed and due_in_seconds is None:
+                    return []
+                self._changed.wait(due_in_seconds)
+
+    def _carry(self, members: list[_Waiting]) -> Delivery | None:
+        try:
+            window = self._seal([member.batch_id for member in members])
+        finally:
+            for member in members:
+                member.is_let_go.set()
+        if window is None:
+            return None
+        try:
+            return deliver(window, self._store)
+        except Exception:
+            # Nothing is lost with it: the window is in the ledger, and recovery takes it up when its lease ends.
+            log.exception("window_delivery_failed", window=str(window.id))
+            connection.close()
+            return Delivery.POSTPONED
+
+    def _seal(self, batch_ids: list[int]) -> SealedWindow | None:
+        """Seal, for as long as it takes PostgreSQL to be there: until then, RabbitMQ keeps the messages."""
+        failures = 0
+        while True:
+            try:
+                return seal(batch_ids)
+            except (DatabaseError, InterfaceError) as error:
+                connection.close()
+                failures += 1
+                log.warning("seal_failed", batches=len(batch_ids), failures=failures, error=str(error))
+                if self._is_hastened.is_set():
+                    return None  # the batches stay unsealed in the ledger, where recovery finds them
+                self._pause(failures)
+
+    def _pause(self, failures: int) -> None:
+        self._is_hastened.wait(min(0.25 * 2.0 ** min(failures, 8), _LONGEST_PAUSE_SECONDS) * random.uniform(0.75, 1.25))

@@ -1,0 +1,264 @@
+"""Dispatch: every committed outbox row gets into exactly one batch, and the batch's ids onto RabbitMQ.
+
+Batches and cursor are committed together, under the lock of the cursor's row. If the power goes before that COMMIT,
+nothing has happened; after it and before the messages are confirmed, the batches are in the ledger and `recover`
+seals them. A message is only ever a hint: none of them is the sole copy of anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+from django.db import connection, transaction
+
+from pipeline.snapshot import Position, Snapshot, unseen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from django.db.backends.utils import CursorWrapper
+
+    from backend.outbox.models import Outbox
+
+log = structlog.get_logger()
+
+#: Rows of one page, at most: bounds the transaction and the memory of one step through a large backlog.
+_PAGE_ROWS = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one message carries. `bytes` is the payloads' size where the outbox knows it, else 0."""
+
+    id: int
+    outbox: str
+    ids: list[int]
+    bytes: int
+
+
+class PublishBatch(Protocol):
+    """Puts a batch's message onto RabbitMQ and returns when the broker has confirmed it, or raises."""
+
+    def __call__(self, batch: Batch) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`batch_ids` ids or `batch_bytes` payload bytes to a batch; `in_flight_rows` between dispatch and ack."""
+
+    batch_ids: int
+    batch_bytes: int
+    in_flight_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class _CursorRow:
+    seen: Snapshot
+    target: str | None
+    page: Position | None
+    is_rescan: bool
+
+
+class Dispatcher:
+    """Moves what has been committed since the last look. One at a time works at an outbox: the cursor's row lock."""
+
+    def __init__(self, outboxes: Mapping[str, type[Outbox]], *, limits: Limits, publish: PublishBatch) -> None:
+        self._outboxes = outboxes
+        self._limits = limits
+        self._publish = publish
+        self._lowest_open_batch = 0
+        self._turn = 0
+        self._page_sql = {name: _page_sql(model) for name, model in outboxes.items()}
+        self._news_sql = _news_sql(outboxes)
+
+    def create_cursors(self) -> None:
+        """Give each outbox that has none a cursor that has seen nothing."""
+        with connection.cursor() as cursor:
+            for name in self._outboxes:
+                cursor.execute(
+                    "INSERT INTO pipeline_cursor (outbox, seen, is_rescan) VALUES (%s, '1:1:', false) ON CONFLICT DO NOTHING",
+                    [name],
+                )
+
+    def tick(self) -> bool:
+        """Dispatch what is there, as far as the limit of rows in flight allows. True if some had to stay."""
+        room = self._limits.in_flight_rows - self._rows_in_flight()
+        waiting = self._outboxes_with_news()
+        if not waiting or room < min(self._limits.batch_ids, self._limits.in_flight_rows):
+            return bool(waiting)
+        # Each gets its share, and the turn goes round: one outbox with a backlog does not starve the others.
+        self._turn += 1
+        start = self._turn % len(waiting)
+        share = max(self._limits.batch_ids, room // len(waiting))
+        is_more = False
+        for name in [*waiting[start:], *waiting[:start]]:
+            is_more |= self._dispatch_outbox(name, max_rows=min(share, _PAGE_ROWS))
+        return is_more
+
+    def _dispatch_outbox(self, name: str, *, max_rows: int) -> bool:
+        batches, is_full = self._commit_page(name, max_rows=max_rows)
+        # From here on the ledger has the batches. A message that is not confirmed costs latency only, so the first
+        # error ends the tick: with the broker away, each further attempt would hold the others up.
+        for batch in batches:
+            self._publish(batch)
+        if batches:
+            rows = sum(len(batch.ids) for batch in batches)
+            log.info("batches_dispatched", outbox=name, batches=len(batches), rows=rows)
+        return is_full
+
+    def _commit_page(self, name: str, *, max_rows: int) -> tuple[list[Batch], bool]:
+        """One page of `name` into batches, the cursor forward: one transaction, both or neither."""
+        with transaction.atomic(), connection.cursor() as cursor:
+            # The lock comes first and in a statement of its own: the snapshot of the statement that reads the rows
+            # must be younger than the cursor it starts from, or rows would be dispatched twice.
+            row = _lock_cursor(cursor, name)
+            if row is None:
+                return [], False
+            stretches = unseen(row.seen, row.page)
+            cursor.execute(
+                self._page_sql[name],
+                {
+                    "outbox": name,
+                    "target": row.target,
+                    "open_xids": [str(start.xid) for start in stretches.open_transactions],
+                    "open_ids": [start.id for start in stretches.open_transactions],
+                    "tail_xid": str(stretches.tail.xid),
+                    "tail_id": stretches.tail.id,
+                    "is_rescan": row.is_rescan,
+                    "max_rows": max_rows,
+                    "batch_ids": self._limits.batch_ids,
+                    "batch_bytes": self._limits.batch_bytes,
+                },
+            )
+            found = cursor.fetchall()
+        batches = [Batch(id_, name, ids, size) for id_, ids, size, _ in found]
+        return batches, bool(found) and found[0][3]
+
+    def _rows_in_flight(self) -> int:
+        # Batches get ascending ids, so whatever is open lies above the lowest that was open before: the look does
+        # not grow with the dead rows of batches long gone.
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT coalesce(min(id), %(floor)s), coalesce(sum(rows), 0) FROM pipeline_batch WHERE id >= %(floor)s",
+                {"floor": self._lowest_open_batch},
+            )
+            self._lowest_open_batch, rows = cursor.fetchone()
+        return int(rows)
+
+    def _outboxes_with_news(self) -> list[str]:
+        with connection.cursor() as cursor:
+            cursor.execute(self._news_sql, list(self._outboxes))
+            found = cursor.fetchall()
+        for name, _, is_rewound in found:
+            if is_rewound:
+                _start_over(name)
+        return [name for name, has_news, is_rewound in found if has_news or is_rewound]
+
+
+def _lock_cursor(cursor: CursorWrapper, name: str) -> _CursorRow | None:
+    """The cursor of an outbox, locked for this transaction. None when another dispatcher has it."""
+    cursor.execute(
+        "SELECT seen::text, target::text, page_xid::text, page_id, is_rescan "
+        "FROM pipeline_cursor WHERE outbox = %s FOR UPDATE SKIP LOCKED",
+        [name],
+    )
+    found = cursor.fetchone()
+    if found is None:
+        return None
+    seen, target, page_xid, page_id, is_rescan = found
+    page = None if page_xid is None else Position(int(page_xid), page_id)
+    return _CursorRow(Snapshot.parse(seen), target, page, is_rescan)
+
+
+def _start_over(name: str) -> None:
+    """After a restore into another cluster: its transaction ids are lower than what the cursor has seen.
+
+    The restored rows' own xids mean nothing here. Those this cluster has not reached yet would stay invisible to the
+    snapshot until it does, so they get the xid of this transaction.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE pipeline_cursor SET seen = '1:1:', target = NULL, page_xid = NULL, page_id = NULL, is_rescan = true "
+            "WHERE outbox = %s AND pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(seen)",
+            [name],
+        )
+        if cursor.rowcount:
+            log.warning("cursor_rewound", outbox=name, action="dispatching again all rows that no open batch holds")
+            table = connection.ops.quote_name(name)
+            cursor.execute(
+                f"UPDATE {table} SET xid = pg_current_xact_id() WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())"
+            )
+
+
+def _page_sql(model: type[Outbox]) -> str:
+    """One page into batches, and the cursor forward, in one statement and so in one snapshot."""
+    table = connection.ops.quote_name(model.outbox_name())
+    size = f"octet_length(o.{connection.ops.quote_name(model.payload_column)})::bigint" if model.payload_column else "0::bigint"
+    not_held = """(NOT %(is_rescan)s OR (
+                  o.id NOT IN (SELECT unnest(ids) FROM pipeline_batch WHERE outbox = %(outbox)s)
+                  AND o.id NOT IN (SELECT row_id FROM pipeline_deadletter WHERE outbox = %(outbox)s)))"""
+    # Two range scans instead of one "not visible in seen": that one would pass over every dead row since the oldest
+    # open transaction, each time.
+    return f"""
+WITH target AS MATERIALIZED (
+    SELECT coalesce(%(target)s::pg_snapshot, pg_current_snapshot()) AS snapshot
+), page AS MATERIALIZED (
+    SELECT xid, id, bytes FROM (
+        SELECT found.* FROM unnest(%(open_xids)s::xid8[], %(open_ids)s::bigint[]) AS open (xid, id)
+        CROSS JOIN LATERAL (
+            SELECT o.xid, o.id, {size} AS bytes FROM {table} AS o
+            WHERE o.xid = open.xid AND o.id > open.id AND {not_held}
+            ORDER BY o.id LIMIT %(max_rows)s
+        ) AS found
+        WHERE pg_visible_in_snapshot(open.xid, (SELECT snapshot FROM target))
+        UNION ALL
+        (
+            SELECT o.xid, o.id, {size} AS bytes FROM {table} AS o
+            WHERE (o.xid, o.id) > (%(tail_xid)s::xid8, %(tail_id)s::bigint)
+              AND o.xid < (SELECT pg_snapshot_xmax(snapshot) FROM target)
+              AND pg_visible_in_snapshot(o.xid, (SELECT snapshot FROM target)) AND {not_held}
+            ORDER BY o.xid, o.id LIMIT %(max_rows)s
+        )
+    ) AS unseen
+    ORDER BY xid, id LIMIT %(max_rows)s
+), numbered AS (
+    SELECT id, bytes, (row_number() OVER ordered - 1) / %(batch_ids)s
+                      + (sum(bytes) OVER ordered)::bigint / %(batch_bytes)s AS part
+    FROM page WINDOW ordered AS (ORDER BY xid, id)
+), batches AS (
+    INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at)
+    SELECT %(outbox)s, array_agg(id ORDER BY id), count(*), sum(bytes), clock_timestamp()
+    FROM numbered GROUP BY part ORDER BY part
+    RETURNING id, ids, bytes
+), last AS (
+    SELECT xid, id, (SELECT count(*) FROM page) >= %(max_rows)s AS is_full FROM page ORDER BY xid DESC, id DESC LIMIT 1
+), forward AS (
+    UPDATE pipeline_cursor AS c SET
+        seen = CASE WHEN last.is_full THEN c.seen ELSE target.snapshot END,
+        target = CASE WHEN last.is_full THEN target.snapshot END,
+        page_xid = CASE WHEN last.is_full THEN last.xid END,
+        page_id = CASE WHEN last.is_full THEN last.id END,
+        is_rescan = c.is_rescan AND coalesce(last.is_full, false),
+        dispatched_at = clock_timestamp()
+    FROM target LEFT JOIN last ON true
+    WHERE c.outbox = %(outbox)s
+)
+SELECT id, ids, bytes, (SELECT is_full FROM last) FROM batches ORDER BY id
+"""
+
+
+def _news_sql(outboxes: Iterable[str]) -> str:
+    """For each outbox, what a tick must know: two probes of its index, an unfinished run of pages, a rewound cursor.
+
+    The row and the snapshot it is compared with are read in one statement: in two, a cursor that another dispatcher
+    moves in between would look rewound.
+    """
+    probe = """
+SELECT c.outbox, c.target IS NOT NULL
+        OR EXISTS (SELECT FROM {table} AS o WHERE o.xid >= pg_snapshot_xmax(c.seen))
+        OR EXISTS (SELECT FROM pg_snapshot_xip(c.seen) AS open (xid) JOIN {table} AS o ON o.xid = open.xid),
+    pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(c.seen)
+FROM pipeline_cursor AS c WHERE c.outbox = %s"""
+    return " UNION ALL ".join(probe.format(table=connection.ops.quote_name(name)) for name in outboxes)

@@ -1,0 +1,89 @@
+"""Load: a window's rows out of PostgreSQL, by COPY, as one body of text that the event store reads as it is.
+
+No Python object is made for a row, and no JSON is parsed. A load changes nothing: it can be done again at any time
+until the ack, and gives the same rows in the same order.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from django.db import connection
+from django.db.models import F, Value
+from django.db.models.expressions import RawSQL
+
+from backend.eventlog.columns import ROW_COLUMNS
+from backend.outbox.models import all_outboxes
+from pipeline.errors import WindowTooLarge
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from uuid import UUID
+
+    from backend.outbox.models import Outbox
+    from pipeline.window import SealedWindow
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedWindow:
+    """The rows as COPY text, a line each, columns as in `ROW_COLUMNS`; and how many they are, by outbox."""
+
+    rows: bytes
+    counts: Mapping[str, int]
+
+    @property
+    def row_count(self) -> int:
+        return sum(self.counts.values())
+
+
+def load(window: SealedWindow) -> LoadedWindow:
+    """Read every row of the window.
+
+    Raises:
+      WindowTooLarge: the payloads are more than WINDOW_BYTES; only for a window of more than one row.
+    """
+    outboxes = all_outboxes()
+    body = _BoundedBody(max_bytes=settings.WINDOW_BYTES if window.row_count > 1 else None)
+    counts: dict[str, int] = {}
+    try:
+        with connection.cursor() as cursor:
+            for name in window.rows:
+                copy = cursor.cursor.mogrify(*_rows_sql(outboxes[name], window.id)).decode()
+                cursor.copy_expert(f"COPY ({copy}) TO STDOUT", body)
+                counts[name] = cursor.rowcount
+    except WindowTooLarge:
+        connection.close()  # the rest of the COPY is still on its way; a new connection is cheaper than reading it
+        raise
+    return LoadedWindow(body.getvalue(), counts)
+
+
+def _rows_sql(outbox: type[Outbox], window_id: UUID) -> tuple[str, tuple[object, ...]]:
+    name = outbox.outbox_name()
+    columns = {
+        **outbox.event_columns(),
+        "outbox": Value(name),
+        "outbox_id": F("id"),
+        "window_id": Value(str(window_id)),
+        "environment": Value(settings.ENVIRONMENT),
+    }
+    # From the ids to the rows, index by index. The id list as a parameter (`= ANY`) makes the planner read the whole
+    # users table for each window: 40,000 rows/s against 175,000.
+    members = RawSQL("SELECT unnest(ids) FROM pipeline_batch WHERE window_id = %s AND outbox = %s", [window_id, name])
+    rows = outbox._default_manager.filter(id__in=members).order_by("id")
+    return rows.values_list(*(columns[column] for column in ROW_COLUMNS)).query.sql_with_params()
+
+
+class _BoundedBody(io.BytesIO):
+    """Refuses to grow beyond a limit, so that a worker's memory is bounded whatever the payloads are."""
+
+    def __init__(self, *, max_bytes: int | None) -> None:
+        super().__init__()
+        self._max_bytes = max_bytes
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        if self._max_bytes is not None and self.tell() + len(data) > self._max_bytes:
+            raise WindowTooLarge
+        return super().write(data)

@@ -1,0 +1,127 @@
+"""The ledger: what is between dispatch and ack, and the receipts of what was delivered.
+
+The tables are declared here and written with SQL in the modules of the stages, because what they promise hangs on
+single statements (compare-and-set, fencing) that the ORM cannot say.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import Q
+
+from backend.outbox.fields import TableStorage, Xid8Field
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+#: Small tables that change all the time: vacuumed after a few thousand changes, whatever their size.
+_LEDGER_STORAGE = {
+    "autovacuum_vacuum_scale_factor": 0,
+    "autovacuum_vacuum_threshold": 2000,
+    "autovacuum_vacuum_cost_delay": 0,
+    "autovacuum_analyze_scale_factor": 0,
+    "autovacuum_analyze_threshold": 5000,
+}
+
+
+class SnapshotField(models.Field[str, str]):
+    """A transaction snapshot: which transactions were finished at a moment."""
+
+    description = "PostgreSQL snapshot (pg_snapshot)"
+
+    def db_type(self, connection: BaseDatabaseWrapper) -> str:  # noqa: ARG002 - Django's signature
+        return "pg_snapshot"
+
+
+class Cursor(models.Model):
+    """How far one outbox has been dispatched: every row that `seen` shows is in a batch, or was.
+
+    While a large backlog is dispatched page by page, `target` is the snapshot that the pages run up to, and
+    (`page_xid`, `page_id`) the last row of the page before. `is_rescan` is set after a restore, when `seen` means
+    nothing any more: rows that an open batch or a dead letter holds are then left out.
+    """
+
+    outbox = models.TextField(primary_key=True)
+    seen = SnapshotField()
+    target = SnapshotField(null=True)
+    page_xid = Xid8Field(null=True)
+    page_id = models.BigIntegerField(null=True)
+    is_rescan = models.BooleanField(default=False)
+    dispatched_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "pipeline_cursor"
+
+
+class Window(models.Model):
+    """A sealed window; once `acked_at` is set, its receipt."""
+
+    id = models.UUIDField(primary_key=True)
+    lease_token = models.UUIDField()
+    lease_until = models.DateTimeField()
+    attempts = models.IntegerField(default=1)
+    last_error = models.TextField(default="")
+    rows = models.IntegerField()
+    bytes = models.BigIntegerField()
+    sealed_at = models.DateTimeField()
+    acked_at = models.DateTimeField(null=True)
+    verified_at = models.DateTimeField(null=True)
+    #: Receipt: rows that were loaded, written and deleted, by outbox.
+    delivered = models.JSONField(null=True)
+    #: Receipt: the first and the last moment at which its batches were dispatched.
+    dispatched_from = models.DateTimeField()
+    dispatched_to = models.DateTimeField()
+
+    class Meta:
+        db_table = "pipeline_window"
+        indexes = (
+            models.Index(fields=["lease_until"], name="window_open_lease", condition=Q(acked_at=None)),
+            models.Index(fields=["acked_at"], name="window_acked"),
+        )
+        constraints = (TableStorage(name="window_storage", parameters=_LEDGER_STORAGE),)
+
+
+class Batch(models.Model):
+    """The ids of one message. An outbox id is in at most one batch; a batch in at most one window, for good."""
+
+    outbox = models.TextField()
+    ids = ArrayField(models.BigIntegerField())
+    rows = models.IntegerField()
+    bytes = models.BigIntegerField()
+    dispatched_at = models.DateTimeField()
+    window = models.ForeignKey(Window, on_delete=models.PROTECT, null=True, related_name="batches")
+
+    class Meta:
+        db_table = "pipeline_batch"
+        indexes = (models.Index(fields=["dispatched_at"], name="batch_unsealed", condition=Q(window=None)),)
+        constraints = (TableStorage(name="batch_storage", parameters=_LEDGER_STORAGE, lz4_columns=("ids",)),)
+
+
+class DeadLetter(models.Model):
+    """A row that the event store refuses by itself. It stays in its outbox until somebody replays or drops it."""
+
+    outbox = models.TextField()
+    row_id = models.BigIntegerField()
+    error = models.TextField()
+    window_id = models.UUIDField()
+    at = models.DateTimeField()
+
+    class Meta:
+        db_table = "pipeline_deadletter"
+        constraints = (models.UniqueConstraint(fields=["outbox", "row_id"], name="deadletter_once"),)
+
+
+class Shift(models.Model):
+    """Who dispatches, and who recovers: the holder of the token. A newer shift takes it from an older one."""
+
+    name = models.TextField(primary_key=True)
+    token = models.UUIDField()
+    taken_at = models.DateTimeField()
+    #: Written every few seconds while the shift works: what `status` and `doctor` judge it by.
+    alive_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "pipeline_shift"

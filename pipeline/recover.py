@@ -1,0 +1,63 @@
+"""Recover: whatever stopped on its way through the pipeline is taken up again, from the ledger alone.
+
+Two things can be stuck: a batch that no aggregator has sealed (its message was lost, or nobody consumes), and a sealed
+window whose owner is gone. Both are delivered right here, so that nothing depends on RabbitMQ being there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+from django.conf import settings
+from django.db import connection
+
+from pipeline.accumulate import Accumulator, Closing
+from pipeline.delivery import deliver
+from pipeline.window import claim_expired, seal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backend.eventlog.store import EventStore
+
+log = structlog.get_logger()
+
+#: Batches looked at in one round, at most.
+_BATCHES_PER_ROUND = 1000
+
+
+def recover(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
+    """Deliver what is overdue now; how many windows that was."""
+    recovered = 0
+    for batch_ids in _overdue_windows():
+        if should_stop():
+            return recovered
+        window = seal(batch_ids)
+        if window is not None:
+            log.warning("batches_recovered", window=str(window.id), batches=len(batch_ids), rows=window.row_count)
+            deliver(window, store)
+            recovered += 1
+    while not should_stop() and (window := claim_expired()) is not None:
+        log.warning("window_recovered", window=str(window.id), attempt=window.attempts)
+        deliver(window, store)
+        recovered += 1
+    return recovered
+
+
+def _overdue_windows() -> list[list[int]]:
+    """The batches that nobody has sealed for too long, put together to windows."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT id, rows, bytes FROM pipeline_batch WHERE window_id IS NULL "
+            "AND dispatched_at < clock_timestamp() - make_interval(secs => %s) ORDER BY dispatched_at LIMIT %s",
+            [settings.UNSEALED_SECONDS, _BATCHES_PER_ROUND],
+        )
+        overdue = cursor.fetchall()
+    waiting: Accumulator[int] = Accumulator(Closing(settings.WINDOW_ROWS, settings.WINDOW_BYTES, linger_seconds=0))
+    for batch_id, rows, payload_bytes in overdue:
+        waiting.add(batch_id, rows=rows, payload_bytes=payload_bytes, now=0)
+    windows = []
+    while waiting:
+        windows.append(waiting.take())
+    return windows
