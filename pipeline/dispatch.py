@@ -78,7 +78,8 @@ class Dispatcher:
         with connection.cursor() as cursor:
             for name in self._outboxes:
                 cursor.execute(
-                    "INSERT INTO pipeline_cursor (outbox, seen, is_rescan) VALUES (%s, '1:1:', false) ON CONFLICT DO NOTHING",
+                    "INSERT INTO pipeline_cursor (outbox, seen, is_rescan) VALUES (%s, '1:1:', false)"
+                    " ON CONFLICT DO NOTHING",
                     [name],
                 )
 
@@ -180,8 +181,8 @@ def _start_over(name: str) -> None:
     """
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE pipeline_cursor SET seen = '1:1:', target = NULL, page_xid = NULL, page_id = NULL, is_rescan = true "
-            "WHERE outbox = %s AND pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(seen)",
+            "UPDATE pipeline_cursor SET seen = '1:1:', target = NULL, page_xid = NULL, page_id = NULL,"
+            " is_rescan = true WHERE outbox = %s AND pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(seen)",
             [name],
         )
         if cursor.rowcount:
@@ -195,7 +196,11 @@ def _start_over(name: str) -> None:
 def _page_sql(model: type[Outbox]) -> str:
     """One page into batches, and the cursor forward, in one statement and so in one snapshot."""
     table = connection.ops.quote_name(model.outbox_name())
-    size = f"octet_length(o.{connection.ops.quote_name(model.payload_column)})::bigint" if model.payload_column else "0::bigint"
+    size = (
+        f"octet_length(o.{connection.ops.quote_name(model.payload_column)})::bigint"
+        if model.payload_column
+        else "0::bigint"
+    )
     not_held = """(NOT %(is_rescan)s OR (
                   o.id NOT IN (SELECT unnest(ids) FROM pipeline_batch WHERE outbox = %(outbox)s)
                   AND o.id NOT IN (SELECT row_id FROM pipeline_deadletter WHERE outbox = %(outbox)s)))"""

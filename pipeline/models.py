@@ -6,7 +6,7 @@ single statements (compare-and-set, fencing) that the ORM cannot say.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
@@ -27,7 +27,7 @@ _LEDGER_STORAGE = {
 }
 
 
-class SnapshotField(models.Field[str, str]):
+class SnapshotField(models.Field[Any, Any]):
     """A transaction snapshot: which transactions were finished at a moment."""
 
     description = "PostgreSQL snapshot (pg_snapshot)"

@@ -53,7 +53,5 @@ def unseen(seen: Snapshot, page: Position | None) -> Stretches:
     start_of_tail = Position(seen.xmax, 0)
     if page is None:
         return Stretches(tuple(Position(xid, 0) for xid in sorted(seen.xip)), start_of_tail)
-    remaining = tuple(
-        page if xid == page.xid else Position(xid, 0) for xid in sorted(seen.xip) if xid >= page.xid
-    )
+    remaining = tuple(page if xid == page.xid else Position(xid, 0) for xid in sorted(seen.xip) if xid >= page.xid)
     return Stretches(remaining, page if page.xid >= seen.xmax else start_of_tail)

@@ -115,8 +115,8 @@ def ack(window: SealedWindow, *, delivered: Mapping[str, int]) -> bool:
     written; there is no moment at which a row is in neither place.
     """
     deletes = "".join(
-        f", deleted_{n} AS (DELETE FROM {connection.ops.quote_name(outbox)} AS o USING"
-        f" (SELECT unnest(ids) AS id FROM batches WHERE outbox = %s) AS held WHERE o.id = held.id)"
+        f", deleted_{n} AS (DELETE FROM {connection.ops.quote_name(outbox)}"
+        f" WHERE id = ANY(ARRAY(SELECT unnest(ids) FROM batches WHERE outbox = %s)))"
         for n, outbox in enumerate(window.rows)
     )
     with connection.cursor() as cursor:
@@ -162,7 +162,7 @@ def split(window: SealedWindow) -> bool:
 
     Only for a window of which nothing was written: the halves have tokens of their own.
     """
-    if window.row_count < 2:
+    if window.row_count == 1:
         return False
     halves = (uuid.uuid4(), uuid.uuid4())
     with transaction.atomic(), connection.cursor() as cursor:

@@ -32,7 +32,16 @@ class Environment:
 
     def flag(self, name: str, *, default: bool) -> bool:
         def parse(raw: str) -> bool:
-            known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+            known = {
+                "1": True,
+                "true": True,
+                "yes": True,
+                "on": True,
+                "0": False,
+                "false": False,
+                "no": False,
+                "off": False,
+            }
             return known[raw.strip().lower()]
 
         return self._parse(name, parse, default, "true or false")

@@ -111,18 +111,22 @@ class ClickHouseStore:
         return [f"created table {_TABLE}"]
 
     def problems(self) -> Sequence[str]:
-        columns = dict(
-            self._query("SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = %s", _TABLE)
-        )
+        columns: dict[str, str] = {
+            name: kind
+            for name, kind in self._query(
+                "SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = %s", _TABLE
+            )
+        }
         if not columns:
             return [f"table {_TABLE} does not exist: run `python manage.py eventlog migrate`"]
         found = [
-            f"column {name} is {columns.get(name, 'missing')}, it must be {wanted}: correct it with ALTER TABLE {_TABLE}"
+            f"column {name} is {columns.get(name, 'missing')}, it must be {wanted}: correct it with ALTER TABLE"
             for name, wanted in _COLUMN_TYPES.items()
             if columns.get(name) != wanted
         ]
         engine, ddl = self._query(
-            "SELECT engine, create_table_query FROM system.tables WHERE database = currentDatabase() AND name = %s", _TABLE
+            "SELECT engine, create_table_query FROM system.tables WHERE database = currentDatabase() AND name = %s",
+            _TABLE,
         )[0]
         if not engine.startswith("Replicated"):
             found += [
@@ -188,6 +192,7 @@ class ClickHouseStore:
     def _connect(self) -> Client:
         parts = urlsplit(self._url)
         secure = parts.scheme in {"clickhouses", "https"}
+        options: dict[str, Any] = dict(parse_qsl(parts.query))
         try:
             return clickhouse_connect.get_client(
                 host=parts.hostname or "127.0.0.1",
@@ -200,7 +205,7 @@ class ClickHouseStore:
                 send_receive_timeout=self._timeout_seconds,
                 # With a session, two threads could not use one client, and a lost answer would leave it locked.
                 autogenerate_session_id=False,
-                **dict(parse_qsl(parts.query)),
+                **options,
             )
         except ClickHouseError as error:
             raise StoreUnavailable(_first_line(error)) from error

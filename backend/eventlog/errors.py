@@ -1,9 +1,9 @@
 """The outcomes of a failed write; how each is handled is decided once, in `pipeline.delivery`.
 
-    EventStoreError
-    |- StoreUnavailable   nothing was written; the same write may be tried again later
-    |- OutcomeUnknown     it may have been written, or may still be: read back before trying again
-    |- RowsRefused        nothing was written; the rows (or the table) are at fault, and trying again will not help
+EventStoreError
+|- StoreUnavailable   nothing was written; the same write may be tried again later
+|- OutcomeUnknown     it may have been written, or may still be: read back before trying again
+|- RowsRefused        nothing was written; the rows (or the table) are at fault, and trying again will not help
 """
 
 from __future__ import annotations

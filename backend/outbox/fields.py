@@ -8,6 +8,8 @@ from django.db import models
 from django.db.models.constraints import BaseConstraint
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
@@ -23,7 +25,7 @@ class CurrentXid(models.Func):
         return Xid8Field()
 
 
-class Xid8Field(models.Field[int, int]):
+class Xid8Field(models.Field[Any, Any]):
     """A 64-bit transaction id, which never wraps around."""
 
     description = "PostgreSQL transaction id (xid8)"
@@ -79,7 +81,7 @@ class TableStorage(BaseConstraint):
     def validate(self, *args: object, **kwargs: object) -> None:
         """Nothing: storage parameters say nothing about a row."""
 
-    def deconstruct(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    def deconstruct(self) -> tuple[str, Sequence[Any], dict[str, Any]]:
         path, args, kwargs = super().deconstruct()
         return path, args, {**kwargs, "parameters": self.parameters, "lz4_columns": self.lz4_columns}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.http import HttpRequest
 from ninja import Router, Schema, Status
 
@@ -26,7 +28,7 @@ class ErrorOut(Schema):
 
 
 @router.post("", response={201: UserOut, 409: ErrorOut}, summary="Create a user")
-def create_user(request: HttpRequest, payload: CreateUserRequest) -> Status:  # noqa: ARG001 - the view signature of ninja
+def create_user(request: HttpRequest, payload: CreateUserRequest) -> Status[Any]:  # noqa: ARG001 - the view signature of ninja
     """Creates the user and publishes `user_created`, both or neither. 409 when the email address is taken."""
     outcome = CreateUser().execute(payload)
     if outcome.result is None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import parse_qsl, urlsplit
 
-import lz4.frame
+import lz4.frame  # type: ignore[import-untyped]
 from backports import zstd
 
 from deploy.local.clickhouse_engine import Answer, Engine, EngineError, Statement
@@ -36,8 +36,11 @@ if TYPE_CHECKING:
 
 #: URL parameters of the HTTP interface that are not settings of the engine.
 _NOT_SETTINGS = frozenset(
-    "query database default_format query_id session_id session_timeout session_check close_session user password "
-    "quota_key compress decompress buffer_size wait_end_of_query stacktrace role client_protocol_version".split()
+    {
+        *("query", "database", "default_format", "query_id", "user", "password", "quota_key", "role"),
+        *("session_id", "session_timeout", "session_check", "close_session", "stacktrace"),
+        *("compress", "decompress", "buffer_size", "wait_end_of_query", "client_protocol_version"),
+    }
 )
 
 _DECOMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
@@ -60,11 +63,11 @@ _HTTP_STATUS = {
 _DRAIN_SECONDS = 15
 
 
-class _BadRequest(Exception):
+class _BadRequestError(Exception):
     """The request cannot be understood; nothing of it was executed."""
 
 
-class _CutOff(Exception):
+class _CutOffError(Exception):
     """The client went away before its request was complete; nobody is left to answer to."""
 
 
@@ -102,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.set_busy(self.connection, is_busy=True)
         try:
             self._answer()
-        except _CutOff as error:
+        except _CutOffError as error:
             self.log_error("%s", error)
             self.close_connection = True
         finally:
@@ -121,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers["X-ClickHouse-Exception-Code"] = str(error.code)
             self.log_error("%s", text[:500])
             self._send(_HTTP_STATUS.get(error.code, 500), f"{text}\n".encode(), headers)
-        except _BadRequest as error:
+        except _BadRequestError as error:
             self._send(400, f"{error}\n".encode(), headers)
         else:
             headers["X-ClickHouse-Format"] = answer.format
@@ -146,35 +149,35 @@ class _Handler(BaseHTTPRequestHandler):
         return self._engine.execute(statement)
 
     def _body(self) -> bytes:
-        """The whole body, decompressed; raises _CutOff when it is shorter than announced."""
+        """The whole body, decompressed; raises _CutOffError when it is shorter than announced."""
         if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
             body = b"".join(iter(self._chunk, b""))
         else:
             body = self._read(int(self.headers.get("Content-Length", 0)))
         encoding = self.headers.get("Content-Encoding", "identity").lower()
         if encoding not in _DECOMPRESS:
-            raise _BadRequest(f"Unknown Content-Encoding {encoding}. Known: {', '.join(_DECOMPRESS)}")
+            raise _BadRequestError(f"Unknown Content-Encoding {encoding}. Known: {', '.join(_DECOMPRESS)}")
         try:
             return _DECOMPRESS[encoding](body)
         except (OSError, EOFError, RuntimeError, zlib.error, zstd.ZstdError) as error:
-            raise _BadRequest(f"The body is not {encoding}: {error}") from error
+            raise _BadRequestError(f"The body is not {encoding}: {error}") from error
 
     def _chunk(self) -> bytes:
         line = self.rfile.readline(1024)
         try:
             size = int(line.split(b";")[0], 16)
         except ValueError:
-            raise _CutOff(f"Connection lost or garbled in a chunked body: {line[:80]!r}") from None
+            raise _CutOffError(f"Connection lost or garbled in a chunked body: {line[:80]!r}") from None
         chunk = self._read(size)
         # Also after the last chunk: its empty line is what tells a complete body from a cut one.
         if self._read(2) != b"\r\n":
-            raise _CutOff("A chunk is not followed by an end of line")
+            raise _CutOffError("A chunk is not followed by an end of line")
         return chunk
 
     def _read(self, size: int) -> bytes:
         data = self.rfile.read(size)
         if len(data) < size:
-            raise _CutOff(f"Connection lost: {len(data)} of {size} bytes of the body arrived")
+            raise _CutOffError(f"Connection lost: {len(data)} of {size} bytes of the body arrived")
         return data
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
@@ -187,11 +190,14 @@ class _Handler(BaseHTTPRequestHandler):
             "X-ClickHouse-Timezone": "UTC",
             **headers,
         }
-        lines = [f"HTTP/1.1 {status} {self.responses[status][0]}", *(f"{name}: {text}" for name, text in fields.items())]
+        lines = [
+            f"HTTP/1.1 {status} {self.responses[status][0]}",
+            *(f"{name}: {text}" for name, text in fields.items()),
+        ]
         try:
             self.connection.sendall("\r\n".join((*lines, "\r\n")).encode("latin-1", "replace") + body)
         except OSError as error:
-            raise _CutOff(f"The client left before its answer: {error}") from error
+            raise _CutOffError(f"The client left before its answer: {error}") from error
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """No access log: the pipeline's own log has each insert."""

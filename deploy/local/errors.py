@@ -1,9 +1,9 @@
 """What can go wrong with the local stack. Every message tells the next action.
 
 LocalStackError
-├── StartFailed       a program ended, or was not ready in time
-├── AlreadyRunning    another stack holds the same folder
-└── PackageMissing    a program of the operating system is not installed
+├── StartError            a program ended, or was not ready in time
+├── AlreadyRunningError   another stack holds the same folder
+└── PackageMissingError   a program of the operating system is not installed
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ class LocalStackError(Exception):
     """The local stack cannot do what was asked."""
 
 
-class StartFailed(LocalStackError):
+class StartError(LocalStackError):
     """A program ended, or was not ready in time; the message ends with the tail of its log."""
 
     def __init__(self, reason: str, *, log: Path) -> None:
         super().__init__(f"{reason}. The end of {log}:\n{tail(log)}")
 
 
-class AlreadyRunning(LocalStackError):
+class AlreadyRunningError(LocalStackError):
     """Another stack runs on the same folder."""
 
 
-class PackageMissing(LocalStackError):
+class PackageMissingError(LocalStackError):
     """A program of the operating system is not installed and cannot be installed from here."""
 
 

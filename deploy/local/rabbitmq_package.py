@@ -8,20 +8,20 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from deploy.local.errors import PackageMissing
+from deploy.local.errors import PackageMissingError
 
 _INSTALL = ("apt-get", "install", "-y", "--no-install-recommends", "rabbitmq-server")
 _REMEDY = "RabbitMQ is not installed. Type: sudo apt-get update && sudo " + " ".join(_INSTALL)
 
 
 def installed_server() -> Path:
-    """The newest RabbitMQ installation; installs the package when it may, else raises PackageMissing."""
+    """The newest RabbitMQ installation; installs the package when it may, else raises PackageMissingError."""
     found = _find()
     if found is None:
         _install()
         found = _find()
     if found is None:
-        raise PackageMissing(_REMEDY)
+        raise PackageMissingError(_REMEDY)
     return found
 
 
@@ -33,7 +33,7 @@ def _find() -> Path | None:
 def _install() -> None:
     sudo = _become_root()
     if sudo is None or shutil.which("apt-get") is None:
-        raise PackageMissing(_REMEDY)
+        raise PackageMissingError(_REMEDY)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "install"
@@ -42,15 +42,16 @@ def _install() -> None:
             [*sudo, "/bin/sh", str(script)], env=environment, capture_output=True, text=True, check=False
         )
     if done.returncode:
-        raise PackageMissing(f"{_REMEDY}\nTried it, it said:\n{(done.stdout + done.stderr)[-2000:]}")
+        raise PackageMissingError(f"{_REMEDY}\nTried it, it said:\n{(done.stdout + done.stderr)[-2000:]}")
 
 
 def _become_root() -> tuple[str, ...] | None:
     """The words in front of a command that needs root; None when that would ask for a password."""
     if os.geteuid() == 0:
         return ()
-    if shutil.which("sudo") and subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode == 0:
-        return ("sudo", "-n")
+    sudo = ("sudo", "-n")
+    if shutil.which("sudo") and subprocess.run([*sudo, "true"], capture_output=True, check=False).returncode == 0:
+        return sudo
     return None
 
 

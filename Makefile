@@ -1,0 +1,25 @@
+# Everything a person types. Each command sets up what it needs, and does nothing twice.
+PYTHON = .venv/bin/python
+
+.PHONY: help setup demo run test lint
+
+help: ## what can be typed
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 8
+
+setup: ## make .venv and install the pinned dependencies
+	@deploy/local/bootstrap
+
+demo: setup ## the whole pipeline on this machine: real traffic, a killed worker, the ledger at the end
+	@$(PYTHON) -m deploy.local.demo
+
+run: setup ## the whole pipeline on this machine, until Ctrl-C
+	@$(PYTHON) -m deploy.local.stack run
+
+test: setup ## every test, on real services that the run starts itself
+	@$(PYTHON) -m pytest
+
+lint: setup ## ruff, mypy and the import contracts
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@DEBUG=true .venv/bin/mypy backend pipeline deploy tests manage.py
+	@.venv/bin/lint-imports --no-cache

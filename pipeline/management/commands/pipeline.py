@@ -1,0 +1,78 @@
+"""`manage.py pipeline`: look at the pipeline, and mend it."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from dataclasses import asdict
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError, InterfaceError
+
+from backend.eventlog.store import connect
+from pipeline.doctor import examine
+from pipeline.recover import recover
+from pipeline.status import Status, read_status
+
+
+class Command(BaseCommand):
+    help = "Look at the pipeline, and mend it. Exit code 0: all is well; 1: a problem was found; 2: wrong usage."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True)
+        for name, text in (
+            ("status", "what is pending, in flight and stuck; asks PostgreSQL only"),
+            ("doctor", "check every service and setting, and say what to do"),
+            ("recover", "take up what is stuck now, in this process"),
+        ):
+            actions.add_parser(name, help=text).add_argument("--json", action="store_true", help="print JSON")
+
+    def handle(self, *_args: Any, **options: Any) -> None:  # noqa: ANN401 - Django's signature
+        action = {"status": self._status, "doctor": self._doctor, "recover": self._recover}[options["action"]]
+        try:
+            is_well = action(as_json=options["json"])
+        except (DatabaseError, InterfaceError) as error:
+            raise CommandError(f"PostgreSQL does not answer, or is not migrated: {error}") from error
+        if not is_well:
+            raise SystemExit(1)
+
+    def _status(self, *, as_json: bool) -> bool:
+        status = read_status()
+        self.stdout.write(json.dumps(status.as_json()) if as_json else _as_table(status))
+        return not status.problems
+
+    def _doctor(self, *, as_json: bool) -> bool:
+        findings = examine()
+        if as_json:
+            self.stdout.write(json.dumps([asdict(finding) for finding in findings]))
+        else:
+            for finding in findings:
+                mark = self.style.SUCCESS("OK  ") if finding.is_ok else self.style.ERROR("FAIL")
+                self.stdout.write(f"{mark} {finding.check}: {finding.detail}")
+        return all(finding.is_ok for finding in findings)
+
+    def _recover(self, *, as_json: bool) -> bool:
+        store = connect(settings.EVENT_STORE_URL, timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
+        windows = recover(store, should_stop=lambda: False)
+        store.close()
+        self.stdout.write(json.dumps({"windows": windows}) if as_json else f"{windows} window(s) taken up")
+        return True
+
+
+def _as_table(status: Status) -> str:
+    lines = [f"{'outbox':<24}{'pending':>12}{'in flight':>12}{'dead':>8}{'oldest':>12}"]
+    for name, outbox in status.outboxes.items():
+        age = "-" if outbox.oldest_age_seconds is None else f"{outbox.oldest_age_seconds:,.1f} s"
+        lines.append(f"{name:<24}{outbox.pending:>12,}{outbox.in_flight:>12,}{outbox.dead_letters:>8,}{age:>12}")
+    lines += [
+        "",
+        (
+            f"batches {status.batches:,} ({status.unsealed_batches:,} unsealed)   open windows {status.open_windows:,}"
+            f" ({status.expired_leases:,} with an expired lease)   receipts {status.receipts:,}"
+        ),
+        *(f"{name} shift: alive {shift['alive_seconds_ago']:.0f} s ago" for name, shift in status.shifts.items()),
+        *(f"! {problem}" for problem in status.problems),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,51 @@
+"""Services for the tests of deploy/local, each on a port of its own."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import clickhouse_connect
+import pytest
+
+from deploy.local.clickhouse import ClickHouse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from clickhouse_connect.driver.client import Client
+
+
+def any_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def connect(server: ClickHouse) -> Client:
+    return clickhouse_connect.get_client(host="127.0.0.1", port=server.port, autogenerate_session_id=False)
+
+
+@pytest.fixture(scope="package")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouse]:
+    folder: Path = tmp_path_factory.mktemp("clickhouse")
+    server = ClickHouse(folder / "data", any_free_port(), folder / "clickhouse.log")
+    server.start()
+    server.wait_until_ready()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def client(server: ClickHouse) -> Iterator[Client]:
+    """A client and the empty table `t` with a memory of the last hundred tokens."""
+    client = connect(server)
+    client.command("DROP TABLE IF EXISTS t SYNC")
+    client.command(
+        "CREATE TABLE t (id UInt64, text String, note Nullable(String)) ENGINE = MergeTree ORDER BY id "
+        "SETTINGS non_replicated_deduplication_window = 100"
+    )
+    yield client
+    client.close()
