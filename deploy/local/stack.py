@@ -176,7 +176,7 @@ def run(folder: Path, *, aggregators: int) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
-        with Stack(folder, aggregators=aggregators, environment=_variables_of_this_process()) as stack:
+        with Stack(folder, aggregators=aggregators, environment=variables_of_this_process()) as stack:
             stack.progress.say(_summary(stack))
             threading.Event().wait()
     except KeyboardInterrupt:
@@ -187,7 +187,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _variables_of_this_process() -> dict[str, str]:
+def variables_of_this_process() -> dict[str, str]:
     names = (
         *("DATABASE_URL", "RABBITMQ_URL", "EVENT_STORE_URL", "CLICKHOUSE_URL", "RABBITMQ_MANAGEMENT_URL"),
         *("SECRET_KEY", "ALLOWED_HOSTS", "ENVIRONMENT", "DEBUG"),

@@ -9,7 +9,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-import lz4.frame
+import lz4.frame  # type: ignore[import-untyped]
 import pytest
 from backports import zstd
 from clickhouse_connect.driver.exceptions import DatabaseError
@@ -18,7 +18,7 @@ from tests.local_stack.conftest import connect
 from tests.local_stack.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from clickhouse_connect.driver.client import Client
 
@@ -51,7 +51,7 @@ def escape(text: str | None) -> str:
 
 
 def count(client: Client) -> int:
-    return int(client.query("SELECT count() FROM t").first_row[0])
+    return int(client.query("SELECT count() FROM t").result_rows[0][0])
 
 
 ROWS: list[tuple[int, str, str | None]] = [(number, f"text {number}", None) for number in range(1000)]
@@ -84,7 +84,7 @@ def test_a_compressed_body_is_inserted(client: Client, encoding: str, compress: 
 def test_a_chunked_body_is_inserted_as_one_block(client: Client) -> None:
     body = tsv(ROWS)
 
-    def chunks() -> Iterator[bytes]:
+    def chunks() -> Generator[bytes, None, None]:
         yield from (body[start : start + 777] for start in range(0, len(body), 777))
 
     client.raw_insert("t", COLUMNS, chunks(), fmt="TabSeparated")
@@ -229,7 +229,7 @@ def test_a_stop_finishes_the_running_request(client: Client, server: ClickHouse)
     runner = threading.Thread(target=lambda: answers.append(client.query(slow).first_row))
     runner.start()
     watcher = connect(server)
-    wait_until(lambda: watcher.query("SELECT count() FROM system.processes").first_row[0] > 1)
+    wait_until(lambda: watcher.query("SELECT count() FROM system.processes").result_rows[0][0] > 1)
     watcher.close()
 
     server.stop()

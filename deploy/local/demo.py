@@ -1,0 +1,299 @@
+"""`make demo`: real traffic through the whole pipeline, with a killed worker and a purged queue on the way.
+
+The ledger at the end does not ask the pipeline. What was committed is written down by the traffic itself, context by
+context, and compared with what the event store holds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import clickhouse_connect
+import pika
+import urllib3
+
+from deploy.local.errors import LocalStackError
+from deploy.local.stack import DEFAULT_FOLDER, Stack, variables_of_this_process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from clickhouse_connect.driver.client import Client
+
+WEB_CLIENTS = 6
+WEB_EVENTS = 3_000
+BULK_USERS = 100_000
+BULK_EVENTS = 10_000
+USERS_PER_TRANSACTION = 3_000
+#: Each so-many-th bulk transaction is rolled back: none of its events may arrive.
+ROLL_BACK_EVERY = 10
+#: Shares of the traffic after which the worker is killed and the queue purged.
+KILL_AT, PURGE_AT = 0.3, 0.6
+DRAIN_SECONDS = 120
+
+_FIRST_NAMES = (
+    "Ada",
+    "Grace",
+    "Łukasz",
+    "Zoë",
+    "李",
+    "Ole",
+    "José",
+    "\N{SNOWMAN}",
+    'Q"uote',
+    "Back\\slash",
+    "Tab\there",
+)
+_LAST_NAMES = ("Lovelace", "Hopper", "Kowalski", "Ødegård", "Wang", "O'Brien", "\N{GRINNING FACE}", "New\nline", "")
+
+
+@dataclass
+class Committed:
+    """What the traffic committed, written down at the moment it knew."""
+
+    contexts: Counter[str] = field(default_factory=Counter)
+    web_refused: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, contexts: list[str]) -> None:
+        with self._lock:
+            self.contexts.update(contexts)
+
+    def count(self) -> int:
+        with self._lock:
+            return self.contexts.total()
+
+
+def main() -> int:
+    """Exit code 0 if nothing was lost or doubled, else 1."""
+    folder = DEFAULT_FOLDER / "demo"
+    if not os.environ.get("DATABASE_URL"):
+        shutil.rmtree(folder, ignore_errors=True)
+    print("Towpath: a Django application's events, through RabbitMQ, into ClickHouse\n")
+    try:
+        with Stack(folder, environment=variables_of_this_process()) as stack:
+            return _run(stack)
+    except LocalStackError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(stack: Stack) -> int:
+    _connect_django(stack)
+    store = _store_client(stack.environment["EVENT_STORE_URL"])
+    committed = Committed()
+    before = _stored_contexts(store)
+    began = time.monotonic()
+    print(f"\n{WEB_CLIENTS} web clients, one bulk writer; every {ROLL_BACK_EVERY}th bulk transaction is rolled back\n")
+    with ThreadPoolExecutor(WEB_CLIENTS + 1) as pool:
+        traffic = [
+            pool.submit(_bulk_traffic, committed),
+            *(pool.submit(_web_traffic, stack.environment["WEB_URL"], n, committed) for n in range(WEB_CLIENTS)),
+        ]
+        _break_things(stack, committed, store, is_over=lambda: all(one.done() for one in traffic))
+        for one in traffic:
+            one.result()
+    is_drained = _wait_until_drained(committed, store)
+    seconds = time.monotonic() - began
+    stored = _stored_contexts(store) - before
+    _show_figures(store, committed, seconds)
+    return _show_ledger(committed, stored, is_drained=is_drained)
+
+
+def _connect_django(stack: Stack) -> None:
+    os.environ.update(stack.environment)
+    import django  # noqa: PLC0415 - the settings read the stack's URLs, which are known only now
+
+    django.setup()
+
+
+def _store_client(url: str) -> Client:
+    return clickhouse_connect.get_client(dsn=url.replace("clickhouse://", "http://"), autogenerate_session_id=False)
+
+
+def _web_traffic(web_url: str, client: int, committed: Committed) -> None:
+    """One user at a time, as from a browser, each request waiting for its answer."""
+    http = urllib3.PoolManager(retries=False)
+    for context in _user_contexts(f"web{client}", WEB_EVENTS // WEB_CLIENTS):
+        answer = http.request("POST", f"{web_url}/api/users", json=context)
+        if answer.status != 201:  # noqa: PLR2004 - 201 Created
+            raise LocalStackError(f"POST /api/users answered {answer.status}: {answer.data[:200]!r}")
+        committed.add([_compact(context)])
+
+
+def _bulk_traffic(committed: Committed) -> None:
+    """Thousands of rows in a transaction, through the ORM and through `publish_many`."""
+    from django.db import transaction  # noqa: PLC0415 - as in _connect_django
+
+    from backend.outbox import Event, publish_many  # noqa: PLC0415
+    from backend.users.models import OutboxUser, User  # noqa: PLC0415
+
+    class ReportViewed(Event):
+        report: int
+        note: str
+
+    contexts = list(_user_contexts("bulk", BULK_USERS))
+    for number, start in enumerate(range(0, BULK_USERS, USERS_PER_TRANSACTION), start=1):
+        chunk = contexts[start : start + USERS_PER_TRANSACTION]
+        with transaction.atomic():
+            users = User.objects.bulk_create(User(password="!", **context) for context in chunk)
+            OutboxUser.objects.bulk_create(OutboxUser(user=user) for user in users)
+            is_rolled_back = number % ROLL_BACK_EVERY == 0
+            transaction.set_rollback(is_rolled_back)
+        if not is_rolled_back:
+            committed.add([_compact(context) for context in chunk])
+    events = [ReportViewed(report=n, note=f"\x01\x7f\u2028 {n}") for n in range(BULK_EVENTS)]
+    with transaction.atomic():
+        publish_many(events)
+    committed.add([_compact({"report": event.report, "note": event.note}) for event in events])
+
+
+def _user_contexts(prefix: str, count: int) -> Iterator[dict[str, str]]:
+    chooser = random.Random(prefix)  # noqa: S311 - sample names, the same in every run
+    for n in range(count):
+        yield {
+            "email": f"{prefix}-{n}@example.com",
+            "first_name": chooser.choice(_FIRST_NAMES),
+            "last_name": chooser.choice(_LAST_NAMES),
+        }
+
+
+def _compact(context: dict[str, Any]) -> str:
+    return json.dumps(context, ensure_ascii=False, separators=(",", ":"))
+
+
+def _break_things(stack: Stack, committed: Committed, store: Client, *, is_over: Callable[[], bool]) -> None:
+    expected = WEB_EVENTS + BULK_USERS * (1 - 1 / ROLL_BACK_EVERY) + BULK_EVENTS
+    is_killed = is_purged = False
+    while not is_over():
+        share = committed.count() / expected
+        if not is_killed and share >= KILL_AT:
+            is_killed = True
+            _say("kill -9 aggregator-1")
+            stack.kill("aggregator-1")
+        if not is_purged and share >= PURGE_AT:
+            is_purged = True
+            _purge_queue(stack)
+        _show_progress(committed, store)
+        time.sleep(0.1)
+
+
+def _purge_queue(stack: Stack) -> None:
+    """With both aggregators killed, messages pile up until the supervisor has them back; then they are gone."""
+    _say("kill -9 aggregator-1 and aggregator-2")
+    stack.kill("aggregator-1")
+    stack.kill("aggregator-2")
+    connection = pika.BlockingConnection(pika.URLParameters(stack.environment["RABBITMQ_URL"]))
+    channel = connection.channel()
+    deadline = time.monotonic() + DRAIN_SECONDS
+    purged = 0
+    while not purged and time.monotonic() < deadline:
+        purged = channel.queue_purge("aggregate").method.message_count
+        connection.sleep(0.1)
+    connection.close()
+    _say(f"purged RabbitMQ's queue 'aggregate': {purged} message(s) gone")
+
+
+def _wait_until_drained(committed: Committed, store: Client) -> bool:
+    """True if everything that was committed has left the outboxes in time."""
+    from pipeline.status import read_status  # noqa: PLC0415 - as in _connect_django
+
+    deadline = time.monotonic() + DRAIN_SECONDS
+    while time.monotonic() < deadline:
+        status = read_status()
+        _show_progress(committed, store)
+        if status.batches == 0 and all(outbox.pending == 0 for outbox in status.outboxes.values()):
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def _show_progress(committed: Committed, store: Client) -> None:
+    from pipeline.status import read_status  # noqa: PLC0415 - as in _connect_django
+
+    outboxes = read_status().outboxes.values()
+    ages = [outbox.oldest_age_seconds for outbox in outboxes if outbox.oldest_age_seconds is not None]
+    line = (
+        f"published {committed.count():>8,}   in flight {sum(o.in_flight for o in outboxes):>7,}"
+        f"   stored {int(store.query('SELECT count() FROM event_log').result_rows[0][0]):>8,}"
+        f"   oldest {max(ages, default=0):>5.1f} s"
+    )
+    if sys.stdout.isatty():
+        print(f"\r\033[K  {line}", end="", flush=True)
+    elif time.monotonic() - _last_line.at > 1:
+        _last_line.at = time.monotonic()
+        print(f"  {line}", flush=True)
+
+
+@dataclass
+class _LastLine:
+    at: float = 0.0
+
+
+_last_line = _LastLine()
+
+
+def _say(text: str) -> None:
+    start = "\r\033[K" if sys.stdout.isatty() else ""
+    print(f"{start}  ! {text}", flush=True)
+
+
+def _stored_contexts(store: Client) -> Counter[str]:
+    return Counter(row[0] for row in store.query("SELECT event_context FROM event_log").result_rows)
+
+
+def _show_figures(store: Client, committed: Committed, seconds: float) -> None:
+    per_second = store.query(
+        "SELECT toUnixTimestamp(written_at) AS second, count() FROM event_log GROUP BY second ORDER BY second"
+    ).result_rows
+    most = max(count for _, count in per_second)
+    first = per_second[0][0]
+    counts = {second - first: count for second, count in per_second}
+    print("\n\nEvents stored in each second:\n")
+    for second in range(max(counts) + 1):
+        count = counts.get(second, 0)
+        print(f"  {second:>4} s {count:>7,} {'█' * round(40 * count / most)}")
+    print("\nFrom commit to stored, the kill and the purge included (seconds):\n")
+    print(f"  {'':<28}{'p50':>8}{'p99':>8}{'max':>8}")
+    for name, prefix in (("web API, one by one", "web"), ("bulk transactions", "bulk")):
+        half, most_of_all, longest = store.query(
+            "SELECT quantileExact(0.5)(age), quantileExact(0.99)(age), max(age) FROM"
+            " (SELECT toFloat64(written_at) - toFloat64(event_date_time) AS age FROM event_log"
+            " WHERE startsWith(event_context, %s))",
+            parameters=[f'{{"email":"{prefix}'],
+        ).result_rows[0]
+        print(f"  {name:<28}{half:>8.2f}{most_of_all:>8.2f}{longest:>8.2f}")
+    windows = store.query("SELECT uniqExact(window_id) FROM event_log").result_rows[0][0]
+    print(f"\n  {committed.count():,} events in {windows:,} inserts, {seconds:.0f} s in all\n")
+
+
+def _show_ledger(committed: Committed, stored: Counter[str], *, is_drained: bool) -> int:
+    from pipeline.status import read_status  # noqa: PLC0415 - as in _connect_django
+
+    status = read_status()
+    lost = (committed.contexts - stored).total()
+    duplicated = (stored - committed.contexts).total()
+    pending = sum(outbox.pending + outbox.in_flight for outbox in status.outboxes.values())
+    print(
+        f"published={committed.count()} stored={stored.total()} pending={pending}"
+        f" dead={status.dead_letters} lost={lost} duplicated={duplicated}"
+    )
+    if not is_drained:
+        print(f"\nNot everything arrived within {DRAIN_SECONDS} s. The logs are in .local/demo/log.", file=sys.stderr)
+    return 0 if is_drained and lost == 0 and duplicated == 0 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
