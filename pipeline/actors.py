@@ -16,7 +16,8 @@ from backend.eventlog.store import EventStore, connect
 from backend.outbox.models import all_outboxes
 from pipeline.accumulate import Closing
 from pipeline.aggregator import Aggregator
-from pipeline.dispatch import Batch, Dispatcher, Limits
+from pipeline.batch import Batch
+from pipeline.dispatch import Dispatcher, Limits
 from pipeline.recover import recover
 from pipeline.shift import run_shift
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 from django.db import DatabaseError, InterfaceError, connection
 
+from pipeline import failpoints
 from pipeline.accumulate import Accumulator
 from pipeline.delivery import Delivery, deliver
 from pipeline.window import seal
@@ -102,18 +103,22 @@ class Aggregator:
     def _carry(self, members: list[_Waiting]) -> Delivery | None:
         try:
             window = self._seal([member.batch_id for member in members])
-        finally:
-            for member in members:
-                member.is_let_go.set()
-        if window is None:
-            return None
-        try:
-            return deliver(window, self._store)
+            failpoints.reach("sealed")
+            self._let_go(members)
+            return None if window is None else deliver(window, self._store)
         except Exception:
-            # Nothing is lost with it: the window is in the ledger, and recovery takes it up when its lease ends.
-            log.exception("window_delivery_failed", window=str(window.id))
+            # Nothing is lost with it: what is sealed is in the ledger, and recovery takes it up when its lease ends;
+            # so are batches that are not.
+            log.exception("window_delivery_failed", batches=[member.batch_id for member in members])
             connection.close()
             return Delivery.POSTPONED
+        finally:
+            self._let_go(members)
+
+    @staticmethod
+    def _let_go(members: list[_Waiting]) -> None:
+        for member in members:
+            member.is_let_go.set()
 
     def _seal(self, batch_ids: list[int]) -> SealedWindow | None:
         """Seal, for as long as it takes PostgreSQL to be there: until then, RabbitMQ keeps the messages."""

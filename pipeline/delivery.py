@@ -7,21 +7,26 @@ raised, and the window is taken up again when its lease ends.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 import structlog
+from django.conf import settings
 
-from backend.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
-from pipeline import lease
-from pipeline.errors import WindowTooLarge
+from backend.eventlog.errors import OutcomeUnknown, StoreUnavailable
+from pipeline import deadletters, failpoints, lease
+from pipeline.errors import LeaseLost, SchemaRefused, WindowTooLarge
 from pipeline.load import load
-from pipeline.window import ack, note_error, retry_later, split
+from pipeline.window import ack, mark_halved, note_error, retry_later, split
 from pipeline.write import write
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backend.eventlog.store import EventStore
-    from pipeline.window import SealedWindow
+    from pipeline.load import LoadedWindow
+    from pipeline.window import RefusedRow, SealedWindow
 
 log = structlog.get_logger()
 
@@ -44,10 +49,21 @@ def deliver(window: SealedWindow, store: EventStore) -> Delivery:
     context = log.bind(window=str(window.id), rows=window.row_count, attempt=window.attempts)
     with lease.held(window):
         try:
-            loaded = load(window)
-            write(store, window, loaded)
+            loaded = _load(window, store)
+            failpoints.reach("loaded")
+            refused = write(store, window, loaded, mark_halved=lambda: mark_halved(window))
+            if refused and deadletters.is_flood():
+                raise SchemaRefused(f"too many rows within the hour: {refused[0].error}")  # noqa: TRY301
+            failpoints.reach("written")
+            # The rows are on the store's disk from here on. If the power goes before the ack commits, the replay
+            # reads back all of them and only acks.
+            ack(window, delivered=_delivered(loaded, refused), refused=refused)
+            failpoints.reach("acked")
         except WindowTooLarge:
-            return _split(window, reason="larger than WINDOW_BYTES")
+            return _split(window)
+        except LeaseLost:
+            context.warning("window_lease_lost")
+            return Delivery.LEASE_LOST
         except StoreUnavailable as error:
             pause = retry_later(window, error=str(error))
             context.warning("window_postponed", error=str(error), retry_in_seconds=round(pause, 1))
@@ -57,27 +73,38 @@ def deliver(window: SealedWindow, store: EventStore) -> Delivery:
             note_error(window, error=str(error))
             context.warning("window_outcome_unknown", error=str(error))
             return Delivery.POSTPONED
-        except RowsRefused as error:
-            return _refused(window, error)
-        # The rows are on the store's disk from here on. If the power goes before the ack commits, the replay reads
-        # back all of them and only acks.
-        if not ack(window, delivered=loaded.counts):
-            context.warning("window_lease_lost")
-            return Delivery.LEASE_LOST
+        except SchemaRefused as error:
+            pause = retry_later(window, error=f"the event store refuses {error}: compare its table with `eventlog`")
+            context.error("schema_refused", error=str(error), retry_in_seconds=round(pause, 1))
+            return Delivery.POSTPONED
+    for row in refused:
+        context.error("row_dead_lettered", outbox=row.outbox, row_id=row.row_id, error=row.error)
     if loaded.row_count < window.row_count:
         context.error("rows_missing_in_outbox", missing=window.row_count - loaded.row_count)
     context.info("window_acked", bytes=len(loaded.rows), seconds=round(time.monotonic() - started, 3))
     return Delivery.ACKED
 
 
-def _split(window: SealedWindow, *, reason: str) -> Delivery:
-    if not split(window):
+def _delivered(loaded: LoadedWindow, refused: Sequence[RefusedRow]) -> dict[str, int]:
+    refused_by_outbox = Counter(row.outbox for row in refused)
+    return {outbox: count - refused_by_outbox[outbox] for outbox, count in loaded.counts.items()}
+
+
+def _load(window: SealedWindow, store: EventStore) -> LoadedWindow:
+    try:
+        return load(window, max_bytes=settings.WINDOW_BYTES)
+    except WindowTooLarge:
+        if window.attempts > 1 and store.read_back(window.id):
+            # It was smaller once (a lean row has grown since) and is written under this window's token: it must not
+            # be split any more.
+            return load(window, max_bytes=None)
+        raise
+
+
+def _split(window: SealedWindow) -> Delivery:
+    try:
+        split(window)
+    except LeaseLost:
         return Delivery.LEASE_LOST
-    log.info("window_split", window=str(window.id), rows=window.row_count, reason=reason)
+    log.info("window_split", window=str(window.id), rows=window.row_count, reason="larger than WINDOW_BYTES")
     return Delivery.SPLIT
-
-
-def _refused(window: SealedWindow, error: RowsRefused) -> Delivery:
-    pause = retry_later(window, error=str(error))
-    log.error("window_refused", window=str(window.id), error=str(error), retry_in_seconds=round(pause, 1))
-    return Delivery.POSTPONED

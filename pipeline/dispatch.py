@@ -8,11 +8,13 @@ seals them. A message is only ever a hint: none of them is the sole copy of anyt
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 from django.db import connection, transaction
 
+from pipeline import failpoints
+from pipeline.batch import Batch
 from pipeline.snapshot import Position, Snapshot, unseen
 
 if TYPE_CHECKING:
@@ -21,27 +23,12 @@ if TYPE_CHECKING:
     from django.db.backends.utils import CursorWrapper
 
     from backend.outbox.models import Outbox
+    from pipeline.batch import PublishBatch
 
 log = structlog.get_logger()
 
 #: Rows of one page, at most: bounds the transaction and the memory of one step through a large backlog.
 _PAGE_ROWS = 50_000
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What one message carries. `bytes` is the payloads' size where the outbox knows it, else 0."""
-
-    id: int
-    outbox: str
-    ids: list[int]
-    bytes: int
-
-
-class PublishBatch(Protocol):
-    """Puts a batch's message onto RabbitMQ and returns when the broker has confirmed it, or raises."""
-
-    def __call__(self, batch: Batch) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +91,7 @@ class Dispatcher:
         # error ends the tick: with the broker away, each further attempt would hold the others up.
         for batch in batches:
             self._publish(batch)
+            failpoints.reach("published")
         if batches:
             rows = sum(len(batch.ids) for batch in batches)
             log.info("batches_dispatched", outbox=name, batches=len(batches), rows=rows)
@@ -134,6 +122,8 @@ class Dispatcher:
                 },
             )
             found = cursor.fetchall()
+            failpoints.reach("batches_inserted")
+        failpoints.reach("cursor_committed")
         batches = [Batch(id_, name, ids, size) for id_, ids, size, _ in found]
         return batches, bool(found) and found[0][3]
 

@@ -12,8 +12,16 @@ class PipelineError(Exception):
     """Base of the pipeline's errors."""
 
 
+class LeaseLost(PipelineError):  # noqa: N818
+    """Somebody else has taken the window over."""
+
+
 class WindowTooLarge(PipelineError):  # noqa: N818 - says what is the matter
     """The window's payloads exceed WINDOW_BYTES: it must be split."""
+
+
+class SchemaRefused(PipelineError):  # noqa: N818
+    """The event store refuses so many rows of a window that the table must be at fault, not the rows."""
 
 
 class BrokerUnreachable(PipelineError):  # noqa: N818

@@ -14,6 +14,11 @@ _DRAIN_SECONDS = 10.0
 class PipelineLifecycle(dramatiq.Middleware):
     """The actors are imported late: settings name this class before any app is loaded."""
 
+    def after_ack(self, _broker: dramatiq.Broker, _message: dramatiq.MessageProxy) -> None:
+        from pipeline import failpoints  # noqa: PLC0415
+
+        failpoints.reach("message_acked")
+
     def before_worker_shutdown(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
         from pipeline import actors  # noqa: PLC0415
 

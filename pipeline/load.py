@@ -39,14 +39,10 @@ class LoadedWindow:
         return sum(self.counts.values())
 
 
-def load(window: SealedWindow) -> LoadedWindow:
-    """Read every row of the window.
-
-    Raises:
-      WindowTooLarge: the payloads are more than WINDOW_BYTES; only for a window of more than one row.
-    """
+def load(window: SealedWindow, *, max_bytes: int | None) -> LoadedWindow:
+    """Read every row of the window. Raises WindowTooLarge when it has several rows and they exceed `max_bytes`."""
     outboxes = all_outboxes()
-    body = _BoundedBody(max_bytes=settings.WINDOW_BYTES if window.row_count > 1 else None)
+    body = _BoundedBody(max_bytes=max_bytes if window.row_count > 1 else None)
     counts: dict[str, int] = {}
     try:
         with connection.cursor() as cursor:

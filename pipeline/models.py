@@ -63,6 +63,7 @@ class Window(models.Model):
     lease_token = models.UUIDField()
     lease_until = models.DateTimeField()
     attempts = models.IntegerField(default=1)
+    is_halved = models.BooleanField(default=False)
     last_error = models.TextField(default="")
     rows = models.IntegerField()
     bytes = models.BigIntegerField()

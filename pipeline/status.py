@@ -143,4 +143,4 @@ def _shift_problems(shifts: dict[str, dict[str, float]]) -> list[str]:
 
 
 def _dead_letter_problems(dead_letters: int) -> list[str]:
-    return [f"{dead_letters} dead letter(s): see them in pipeline_deadletter"] if dead_letters else []
+    return [f"{dead_letters} dead letter(s): see `pipeline deadletters list`"] if dead_letters else []

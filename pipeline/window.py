@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from django.conf import settings
 from django.db import connection, transaction
 
+from pipeline.errors import LeaseLost
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -24,16 +26,27 @@ _LONGEST_PAUSE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class SealedWindow:
-    """A window and the lease on it. `rows` counts the ids by outbox; `attempts` includes the one this lease is for."""
+    """A window and the lease on it. `rows` counts the ids by outbox; `attempts` includes this one."""
 
     id: uuid.UUID
     lease_token: uuid.UUID
     attempts: int
     rows: Mapping[str, int]
+    #: The store refused it as a whole once: it is written by halves from then on.
+    is_halved: bool = False
 
     @property
     def row_count(self) -> int:
         return sum(self.rows.values())
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRow:
+    """A row that the event store refuses by itself: a dead letter from the ack on."""
+
+    outbox: str
+    row_id: int
+    error: str
 
 
 def seal(batch_ids: Sequence[int]) -> SealedWindow | None:
@@ -54,10 +67,10 @@ WITH unsealed AS MATERIALIZED (
     WHERE b.id = unsealed.id AND b.window_id IS NULL
     RETURNING b.outbox, b.rows, b.bytes, b.dispatched_at
 ), created AS (
-    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, last_error, rows, bytes, sealed_at,
+    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, is_halved, last_error, rows, bytes, sealed_at,
                                  dispatched_from, dispatched_to)
-    SELECT %(window)s, %(token)s, clock_timestamp() + make_interval(secs => %(lease)s), 1, '', sum(rows), sum(bytes),
-           clock_timestamp(), min(dispatched_at), max(dispatched_at)
+    SELECT %(window)s, %(token)s, clock_timestamp() + make_interval(secs => %(lease)s), 1, false, '', sum(rows),
+           sum(bytes), clock_timestamp(), min(dispatched_at), max(dispatched_at)
     FROM sealed HAVING count(*) > 0
 )
 SELECT outbox, sum(rows) FROM sealed GROUP BY outbox ORDER BY outbox
@@ -94,7 +107,7 @@ UPDATE pipeline_window SET
 WHERE id = (
     SELECT id FROM pipeline_window WHERE acked_at IS NULL AND lease_until < clock_timestamp()
     ORDER BY lease_until LIMIT 1 FOR UPDATE SKIP LOCKED)
-RETURNING id, attempts, (
+RETURNING id, attempts, is_halved, (
     SELECT json_object_agg(outbox, n) FROM (
         SELECT outbox, sum(b.rows) AS n FROM pipeline_batch AS b WHERE b.window_id = pipeline_window.id GROUP BY outbox
     ) AS by_outbox)
@@ -104,21 +117,25 @@ RETURNING id, attempts, (
         found = cursor.fetchone()
     if found is None:
         return None
-    window_id, attempts, rows = found
-    return SealedWindow(window_id, lease_token, attempts, rows or {})
+    window_id, attempts, is_halved, rows = found
+    return SealedWindow(window_id, lease_token, attempts, rows or {}, is_halved)
 
 
-def ack(window: SealedWindow, *, delivered: Mapping[str, int]) -> bool:
-    """Delete the window's outbox rows and batches and leave its receipt. False when the lease is lost: then nothing.
+def ack(window: SealedWindow, *, delivered: Mapping[str, int], refused: Sequence[RefusedRow] = ()) -> None:
+    """Delete the window's outbox rows and batches and leave its receipt.
 
     Only after the store has the rows on disk. If the power goes before the commit, the window is replayed and found
-    written; there is no moment at which a row is in neither place.
+    written; there is no moment at which a row is in neither place. Refused rows stay in their outbox, as dead letters.
+
+    Raises LeaseLost, and then nothing has been deleted.
     """
+    unless_dead = "EXCEPT SELECT row_id FROM dead WHERE outbox = %s" if refused else ""
     deletes = "".join(
         f", deleted_{n} AS (DELETE FROM {connection.ops.quote_name(outbox)}"
-        f" WHERE id = ANY(ARRAY(SELECT unnest(ids) FROM batches WHERE outbox = %s)))"
+        f" WHERE id = ANY(ARRAY(SELECT unnest(ids) FROM batches WHERE outbox = %s {unless_dead})))"
         for n, outbox in enumerate(window.rows)
     )
+    names = [name for outbox in window.rows for name in ((outbox, outbox) if refused else (outbox,))]
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
@@ -127,12 +144,28 @@ WITH receipt AS (
     WHERE id = %s AND lease_token = %s AND acked_at IS NULL RETURNING id
 ), batches AS (
     DELETE FROM pipeline_batch USING receipt WHERE window_id = receipt.id RETURNING outbox, ids
+), dead AS (
+    INSERT INTO pipeline_deadletter (outbox, row_id, error, window_id, at)
+    SELECT refused.outbox, refused.row_id, refused.error, receipt.id, clock_timestamp()
+    FROM receipt, unnest(%s::text[], %s::bigint[], %s::text[]) AS refused (outbox, row_id, error)
+    ON CONFLICT (outbox, row_id) DO UPDATE
+    SET error = excluded.error, window_id = excluded.window_id, at = excluded.at
+    RETURNING outbox, row_id
 ){deletes}
 SELECT count(*) FROM receipt
 """,
-            [json.dumps(dict(delivered)), window.id, window.lease_token, *window.rows],
+            [
+                json.dumps(dict(delivered)),
+                window.id,
+                window.lease_token,
+                [row.outbox for row in refused],
+                [row.row_id for row in refused],
+                [row.error for row in refused],
+                *names,
+            ],
         )
-        return bool(cursor.fetchone()[0])
+        if cursor.fetchone() == (0,):
+            raise LeaseLost
 
 
 def retry_later(window: SealedWindow, *, error: str) -> float:
@@ -156,14 +189,22 @@ def note_error(window: SealedWindow, *, error: str) -> None:
         )
 
 
-def split(window: SealedWindow) -> bool:
-    """Replace a window by two of half its rows, free to be claimed at once. False when it cannot be: one row, or the
-    lease is lost.
+def mark_halved(window: SealedWindow) -> None:
+    """Record that the window is written by halves from now on. Raises LeaseLost."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE pipeline_window SET is_halved = true WHERE id = %s AND lease_token = %s AND acked_at IS NULL",
+            [window.id, window.lease_token],
+        )
+        if not cursor.rowcount:
+            raise LeaseLost
+
+
+def split(window: SealedWindow) -> None:
+    """Replace a window of two rows or more by two of half its rows, free to be claimed at once. Raises LeaseLost.
 
     Only for a window of which nothing was written: the halves have tokens of their own.
     """
-    if window.row_count == 1:
-        return False
     halves = (uuid.uuid4(), uuid.uuid4())
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
@@ -171,7 +212,7 @@ def split(window: SealedWindow) -> bool:
             [window.id, window.lease_token],
         )
         if cursor.fetchone() is None:
-            return False
+            raise LeaseLost
         cursor.execute(
             """
 WITH whole AS (
@@ -181,9 +222,9 @@ WITH whole AS (
            row_number() OVER (ORDER BY whole.id, member) AS n, count(*) OVER () AS total
     FROM whole, unnest(ids) AS member
 ), created AS (
-    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, last_error, rows, bytes, sealed_at,
+    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, is_halved, last_error, rows, bytes, sealed_at,
                                  dispatched_from, dispatched_to)
-    SELECT half, half, clock_timestamp(), 0, '', count(*), sum(bytes), clock_timestamp(), min(dispatched_at),
+    SELECT half, half, clock_timestamp(), 0, false, '', count(*), sum(bytes), clock_timestamp(), min(dispatched_at),
            max(dispatched_at)
     FROM (SELECT CASE WHEN n * 2 <= total THEN %(first)s::uuid ELSE %(second)s::uuid END AS half, * FROM members) AS m
     GROUP BY half
@@ -196,4 +237,3 @@ GROUP BY half, batch, outbox
             {"window": window.id, "first": halves[0], "second": halves[1]},
         )
         cursor.execute("DELETE FROM pipeline_window WHERE id = %s", [window.id])
-    return True

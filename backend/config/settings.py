@@ -137,6 +137,9 @@ STORE_TIMEOUT_SECONDS = _env.seconds("STORE_TIMEOUT_SECONDS", 30.0, minimum=1.0)
 #: An event's context may not be larger.
 EVENT_CONTEXT_MAX_BYTES = _env.whole_number("EVENT_CONTEXT_MAX_BYTES", 16 * 1024 * 1024)
 
+#: For tests only: where a process shall die (pipeline/failpoints.py).
+FAILPOINTS = _env.text("FAILPOINTS", "")
+
 DRAMATIQ_BROKER: dict[str, Any] = {
     "BROKER": "dramatiq.brokers.rabbitmq.RabbitmqBroker",
     "OPTIONS": {"url": with_safe_defaults(RABBITMQ_URL), "confirm_delivery": True},

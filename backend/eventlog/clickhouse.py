@@ -6,6 +6,7 @@ here: on the table (token log, fsync) and on every insert (one block per month, 
 
 from __future__ import annotations
 
+import re
 import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -111,12 +112,7 @@ class ClickHouseStore:
         return [f"created table {_TABLE}"]
 
     def problems(self) -> Sequence[str]:
-        columns: dict[str, str] = {
-            name: kind
-            for name, kind in self._query(
-                "SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = %s", _TABLE
-            )
-        }
+        columns = self._columns()
         if not columns:
             return [f"table {_TABLE} does not exist: run `python manage.py eventlog migrate`"]
         found = [
@@ -135,6 +131,12 @@ class ClickHouseStore:
                 if f"{name} = {value}" not in ddl
             ]
         return found
+
+    def _columns(self) -> dict[str, str]:
+        rows = self._query(
+            "SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = %s", _TABLE
+        )
+        return {str(name): str(kind) for name, kind in rows}
 
     def write(self, rows: bytes, *, row_count: int, token: str) -> None:
         settings = {
@@ -175,13 +177,13 @@ class ClickHouseStore:
         try:
             return self._connected().query(sql, parameters=list(parameters)).result_rows
         except ClickHouseError as error:
-            raise StoreUnavailable(_first_line(error)) from error
+            raise StoreUnavailable(_brief(error)) from error
 
     def _command(self, sql: str) -> None:
         try:
             self._connected().command(sql)
         except ClickHouseError as error:
-            raise StoreUnavailable(_first_line(error)) from error
+            raise StoreUnavailable(_brief(error)) from error
 
     def _connected(self) -> Client:
         with self._connecting:
@@ -208,13 +210,13 @@ class ClickHouseStore:
                 **options,
             )
         except ClickHouseError as error:
-            raise StoreUnavailable(_first_line(error)) from error
+            raise StoreUnavailable(_brief(error)) from error
 
 
 def _translated(error: ClickHouseError) -> EventStoreError:
     """What the driver's error means for the rows of an insert."""
     code = getattr(error, "code", None)
-    message = _first_line(error)
+    message = _brief(error)
     if code in _CODES_ROWS_REFUSED:
         return RowsRefused(message)
     if code in _CODES_OUTCOME_UNKNOWN:
@@ -233,6 +235,14 @@ def _never_sent(error: ClickHouseError) -> bool:
     return isinstance(reason, NewConnectionError)
 
 
-def _first_line(error: ClickHouseError) -> str:
-    """The error without the rows that the server quotes after it: payloads do not belong in logs."""
-    return str(error).splitlines()[0].split("(at row", 1)[0].split(": (while reading", 1)[0][:500]
+def _brief(error: ClickHouseError) -> str:
+    """The error without the rows that the server quotes in it: payloads do not belong in logs."""
+    text = str(error)
+    answer = text.split("DB::Exception: ", 1)[-1]
+    first_line = answer.splitlines()[0] if answer else type(error).__name__
+    for quote in (" before: ", "(at row", ": while ", ". Stack trace", ", e.what()"):
+        first_line = first_line.split(quote, 1)[0]
+    column = re.search(r"name: (\w+), +type: ([^,\n]+(?:, '[^']*')?\)?), +ERROR", text)
+    where = f" in column {column[1]} ({column[2]})" if column else ""
+    code = getattr(error, "code", None)
+    return f"{first_line.strip(' :')[:300]}{where}" + (f" (code {code})" if code else "")

@@ -148,7 +148,7 @@ def _bulk_traffic(committed: Committed) -> None:
     for number, start in enumerate(range(0, BULK_USERS, USERS_PER_TRANSACTION), start=1):
         chunk = contexts[start : start + USERS_PER_TRANSACTION]
         with transaction.atomic():
-            users = User.objects.bulk_create(User(password="!", **context) for context in chunk)
+            users = User.objects.bulk_create(User(**context) for context in chunk)
             OutboxUser.objects.bulk_create(OutboxUser(user=user) for user in users)
             is_rolled_back = number % ROLL_BACK_EVERY == 0
             transaction.set_rollback(is_rolled_back)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 from argparse import ArgumentParser
 from dataclasses import asdict
@@ -12,7 +13,10 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, InterfaceError
 
 from backend.eventlog.store import connect
+from pipeline import deadletters
+from pipeline.actors import publish_batch
 from pipeline.doctor import examine
+from pipeline.models import DeadLetter
 from pipeline.recover import recover
 from pipeline.status import Status, read_status
 
@@ -28,11 +32,22 @@ class Command(BaseCommand):
             ("recover", "take up what is stuck now, in this process"),
         ):
             actions.add_parser(name, help=text).add_argument("--json", action="store_true", help="print JSON")
+        self._add_deadletters(actions.add_parser("deadletters", help="rows that the event store refuses"))
+
+    def _add_deadletters(self, parser: ArgumentParser) -> None:
+        parser.add_argument("what", choices=["list", "show", "replay", "drop"])
+        parser.add_argument("ids", nargs="*", type=int, help="numbers of dead letters, as `list` shows them")
+        parser.add_argument("--all", action="store_true", help="every dead letter (replay, drop)")
+        parser.add_argument("--yes", action="store_true", help="drop without asking")
+        parser.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *_args: Any, **options: Any) -> None:  # noqa: ANN401 - Django's signature
-        action = {"status": self._status, "doctor": self._doctor, "recover": self._recover}[options["action"]]
+        actions = {"status": self._status, "doctor": self._doctor, "recover": self._recover}
         try:
-            is_well = action(as_json=options["json"])
+            if options["action"] == "deadletters":
+                is_well = self._deadletters(options)
+            else:
+                is_well = actions[options["action"]](as_json=options["json"])
         except (DatabaseError, InterfaceError) as error:
             raise CommandError(f"PostgreSQL does not answer, or is not migrated: {error}") from error
         if not is_well:
@@ -59,6 +74,50 @@ class Command(BaseCommand):
         store.close()
         self.stdout.write(json.dumps({"windows": windows}) if as_json else f"{windows} window(s) taken up")
         return True
+
+    def _deadletters(self, options: dict[str, Any]) -> bool:
+        what, ids, as_json = options["what"], options["ids"], options["json"]
+        if what != "list" and not ids and not (options["all"] and what != "show"):
+            self.stderr.write(f"Say which: `pipeline deadletters {what} NUMBER ...`, or --all.")
+            raise SystemExit(2)
+        letters = deadletters.find(ids if not options["all"] else None) if what != "list" else deadletters.find(None)
+        if missing := set(ids) - {letter.id for letter in letters}:
+            raise CommandError(f"No dead letter has the number {min(missing)}: see `pipeline deadletters list`.")
+        if what == "drop":
+            self._confirm_drop(letters, is_sure=options["yes"])
+            deadletters.drop(letters, by=getpass.getuser())
+        elif what == "replay":
+            deadletters.replay(letters, publish=publish_batch)
+        self._show_deadletters(letters, as_json=as_json, with_context=what == "show")
+        if not as_json and what in {"drop", "replay"}:
+            self.stdout.write(f"{len(letters)} {'dropped' if what == 'drop' else 'on their way again'}")
+        return what != "list" or not letters
+
+    def _confirm_drop(self, letters: list[DeadLetter], *, is_sure: bool) -> None:
+        if is_sure:
+            return
+        answer = input(f"Delete {len(letters)} event(s) for good, without storing them? Type drop: ")
+        if answer.strip() != "drop":
+            raise CommandError("Nothing was dropped.")
+
+    def _show_deadletters(self, letters: list[DeadLetter], *, as_json: bool, with_context: bool) -> None:
+        shown = [
+            {
+                "id": letter.id,
+                "outbox": letter.outbox,
+                "row_id": letter.row_id,
+                "error": letter.error,
+                "window": str(letter.window_id),
+                "at": letter.at.isoformat(),
+                **(deadletters.event_of(letter) if with_context else {}),
+            }
+            for letter in letters
+        ]
+        if as_json:
+            self.stdout.write(json.dumps(shown, default=str))
+            return
+        for one in shown:
+            self.stdout.write("  ".join(f"{name}={value}" for name, value in one.items()))
 
 
 def _as_table(status: Status) -> str:

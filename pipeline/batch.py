@@ -1,0 +1,22 @@
+"""A batch: the ids of one message. Its row in the ledger is the truth, the message only says that it is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one message carries. `bytes` is the payloads' size where the outbox knows it, else 0."""
+
+    id: int
+    outbox: str
+    ids: list[int]
+    bytes: int
+
+
+class PublishBatch(Protocol):
+    """Puts a batch's message onto RabbitMQ and returns when the broker has confirmed it, or raises."""
+
+    def __call__(self, batch: Batch) -> None: ...

@@ -1,0 +1,81 @@
+"""Dead letters: rows that the event store refuses. Each stays in its outbox until a person replays or drops it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from django.conf import settings
+from django.db import connection, transaction
+from django.utils import timezone
+
+from backend.outbox.models import all_outboxes
+from pipeline.batch import Batch
+from pipeline.models import DeadLetter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.batch import PublishBatch
+
+log = structlog.get_logger()
+
+#: More dead letters than this within an hour are no accident of single rows: from then on the rows are kept open.
+_FLOOD_PER_HOUR = 1000
+
+
+def is_flood() -> bool:
+    """True if so many rows were refused lately that the event store's table must be at fault."""
+    return DeadLetter.objects.filter(at__gt=timezone.now() - timedelta(hours=1)).count() >= _FLOOD_PER_HOUR
+
+
+def find(ids: Sequence[int] | None) -> list[DeadLetter]:
+    """The dead letters with these numbers, or all."""
+    letters = DeadLetter.objects.order_by("id")
+    return list(letters if ids is None else letters.filter(id__in=ids))
+
+
+def event_of(letter: DeadLetter) -> dict[str, Any]:
+    """The refused event, as it would be loaded; empty if its outbox row is gone."""
+    columns = all_outboxes()[letter.outbox].event_columns()
+    rows = all_outboxes()[letter.outbox]._default_manager.filter(id=letter.row_id).values_list(*columns.values())
+    return dict(zip(columns, rows[0], strict=True)) if rows else {}
+
+
+def replay(letters: Sequence[DeadLetter], *, publish: PublishBatch) -> None:
+    """Send the rows through the pipeline again.
+
+    They are in a batch again when this commits; if the power goes before its message is out, recovery seals the batch.
+    """
+    by_outbox: dict[str, list[int]] = defaultdict(list)
+    batches: list[Batch] = []
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            "DELETE FROM pipeline_deadletter WHERE id = ANY(%s) RETURNING outbox, row_id",
+            [[letter.id for letter in letters]],
+        )
+        for outbox, row_id in cursor.fetchall():
+            by_outbox[outbox].append(row_id)
+        for outbox, row_ids in by_outbox.items():
+            for start in range(0, len(row_ids), settings.BATCH_IDS):
+                ids = sorted(row_ids)[start : start + settings.BATCH_IDS]
+                cursor.execute(
+                    "INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at)"
+                    " VALUES (%s, %s, %s, 0, clock_timestamp()) RETURNING id",
+                    [outbox, ids, len(ids)],
+                )
+                batches.append(Batch(cursor.fetchone()[0], outbox, ids, 0))
+    for batch in batches:
+        log.info("dead_letters_replayed", outbox=batch.outbox, rows=len(batch.ids))
+        publish(batch)
+
+
+def drop(letters: Sequence[DeadLetter], *, by: str) -> None:
+    """Delete the events for good, and log who did."""
+    for letter in letters:
+        with transaction.atomic():
+            all_outboxes()[letter.outbox]._default_manager.filter(id=letter.row_id).delete()
+            DeadLetter.objects.filter(id=letter.id).delete()
+        log.warning("dead_letter_dropped", outbox=letter.outbox, row_id=letter.row_id, error=letter.error, by=by)

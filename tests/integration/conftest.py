@@ -1,0 +1,85 @@
+"""Tests on the real services: each starts with everything empty."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import dramatiq
+import pika
+import pytest
+from django.conf import settings as django_settings
+from django.core.management import call_command
+from django.db import connection
+
+from backend.eventlog.store import EventStore, connect
+from pipeline.broker import QUEUES
+from tests.integration.event_log import EventLog
+from tests.integration.workers import Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_django.plugin import DjangoDbBlocker
+
+    from tests.services import Services
+
+#: Everything that a test can have written, dependants by CASCADE. Identities are not restarted: a message of the
+#: test before, late, must not meet a batch of this one.
+_TABLES = (
+    *("outbox_user", "outbox_event", "users", "django_session"),
+    *("pipeline_batch", "pipeline_window", "pipeline_deadletter", "pipeline_cursor", "pipeline_shift"),
+)
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(services: Services, django_db_blocker: DjangoDbBlocker) -> None:
+    """The real database, migrated, and not a `test_` one: worker processes of the tests must see the same rows."""
+    assert services.postgres.is_running
+    with django_db_blocker.unblock():
+        call_command("migrate", verbosity=0)
+        call_command("eventlog", "migrate")
+
+
+@pytest.fixture(scope="session")
+def event_log(django_db_setup: None, services: Services) -> Iterator[EventLog]:
+    """The OBT, read past the product's own code."""
+    log = EventLog(services.clickhouse.port)
+    yield log
+    log.close()
+
+
+@pytest.fixture(autouse=True)
+def everything_empty(event_log: EventLog, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """Access to the database, all tables and queues empty, and nothing of a test's own threads left over."""
+    with django_db_blocker.unblock():
+        with connection.cursor() as cursor:
+            cursor.execute(f"TRUNCATE {', '.join(_TABLES)} CASCADE")
+        event_log.clear()
+        purge_queues()
+        yield
+        connection.close()
+
+
+@pytest.fixture
+def store() -> Iterator[EventStore]:
+    """The product's own connection to the event store."""
+    store = connect(django_settings.EVENT_STORE_URL, timeout_seconds=30)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def workers(services: Services, request: pytest.FixtureRequest) -> Iterator[Workers]:
+    """Real worker processes; what the test leaves running is killed."""
+    with Workers(services, log_folder=services.folder / "log" / request.node.name[:80]) as workers:
+        yield workers
+
+
+def purge_queues() -> None:
+    """Empty every queue of the pipeline that exists."""
+    parameters = dramatiq.get_broker().parameters  # type: ignore[attr-defined]
+    with contextlib.closing(pika.BlockingConnection(parameters=parameters)) as rabbitmq:
+        for queue in (name + suffix for name in QUEUES for suffix in ("", ".DQ", ".XQ")):
+            with contextlib.suppress(pika.exceptions.ChannelClosedByBroker):  # nobody has used it yet
+                rabbitmq.channel().queue_purge(queue)

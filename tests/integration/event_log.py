@@ -1,0 +1,81 @@
+"""The OBT as the tests see it: read with SQL of their own, so that no mistake of the product hides itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import clickhouse_connect
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """A row of the OBT, its text as the bytes that are stored."""
+
+    outbox: str
+    outbox_id: int
+    window_id: str
+    event_type: str
+    event_date_time: datetime
+    environment: str
+    event_context: bytes
+    metadata_version: int
+
+
+class EventLog:
+    """Reads and clears the OBT."""
+
+    def __init__(self, port: int) -> None:
+        self._client = clickhouse_connect.get_client(host="127.0.0.1", port=port, autogenerate_session_id=False)
+
+    def clear(self) -> None:
+        self._client.command("TRUNCATE TABLE event_log")
+
+    def count(self) -> int:
+        return int(self._one("SELECT count() FROM event_log"))
+
+    def distinct(self) -> int:
+        return int(self._one("SELECT uniqExact(outbox, outbox_id) FROM event_log"))
+
+    def identities(self) -> set[tuple[str, int]]:
+        return {(outbox, int(id_)) for outbox, id_ in self._rows("SELECT outbox, outbox_id FROM event_log")}
+
+    def window_sizes(self) -> list[int]:
+        """Rows of each window, in the order in which they were written."""
+        sql = "SELECT count() FROM event_log GROUP BY window_id ORDER BY min(written_at)"
+        return [int(count) for (count,) in self._rows(sql)]
+
+    def events(self) -> list[StoredEvent]:
+        """All rows, by outbox and id. Text by its hexadecimal digits: no format's escapes are in between."""
+        rows = self._rows(
+            "SELECT outbox, outbox_id, toString(window_id), event_type, toUnixTimestamp64Micro(event_date_time),"
+            " environment, hex(event_context), metadata_version FROM event_log ORDER BY outbox, outbox_id"
+        )
+        return [
+            StoredEvent(
+                outbox=outbox,
+                outbox_id=int(outbox_id),
+                window_id=window_id,
+                event_type=event_type,
+                event_date_time=_EPOCH + timedelta(microseconds=int(microseconds)),
+                environment=environment,
+                event_context=bytes.fromhex(context),
+                metadata_version=int(version),
+            )
+            for outbox, outbox_id, window_id, event_type, microseconds, environment, context, version in rows
+        ]
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _rows(self, sql: str) -> Sequence[Sequence[Any]]:
+        return self._client.query(sql).result_rows
+
+    def _one(self, sql: str) -> Any:  # noqa: ANN401 - whatever the column is
+        return self._rows(sql)[0][0]

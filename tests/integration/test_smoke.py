@@ -1,0 +1,2 @@
+def test_a(store: object, workers: object) -> None:
+    pass

@@ -1,0 +1,169 @@
+"""The services of one test run: PostgreSQL, RabbitMQ and the ClickHouse endpoint, empty, on free ports.
+
+A pytest plugin (`-p tests.services`): it puts the URLs into the environment when it is imported, which is before
+pytest-django reads Django's settings. The services themselves start with the first test that asks for them, so a run of
+unit tests needs none. One that cannot start ends the run: nothing is skipped.
+
+Each run holds a folder `.local/test/<n>` by a file lock, so that runs at the same time do not meet; the next run in a
+folder clears what the last one left there for reading.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
+
+import pytest
+
+from deploy.local.clickhouse import ClickHouse
+from deploy.local.errors import LocalStackError
+from deploy.local.ports import Ports
+from deploy.local.postgres import Postgres
+from deploy.local.process import PROJECT
+from deploy.local.rabbitmq import RabbitMQ
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from deploy.local.process import Process
+
+_RUNS = PROJECT / ".local" / "test"
+
+#: Where the ports of a run are looked for first: not those of the local stack, which may want to start meanwhile.
+_FIRST_PORT = 21_000
+#: Ports beside each other that belong to one run.
+_PORTS_PER_RUN = 10
+
+#: Variables of a developer's shell that would change what is tested.
+_FOREIGN = (
+    *("DEBUG", "CLICKHOUSE_URL", "CSRF_TRUSTED_ORIGINS", "HTTPS_ONLY"),
+    *("DISPATCH_INTERVAL_SECONDS", "BATCH_IDS", "WINDOW_ROWS", "WINDOW_BYTES", "WINDOW_LINGER_SECONDS"),
+    *("WINDOW_WRITERS", "MAX_OPEN_WINDOWS", "LEASE_SECONDS", "UNSEALED_SECONDS", "STORE_TIMEOUT_SECONDS"),
+    *("EVENT_CONTEXT_MAX_BYTES", "RECEIPT_DAYS", "LOG_LEVEL"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The running services, to be stopped and killed by tests, and the folder that keeps the run's logs."""
+
+    folder: Path
+    postgres: Postgres
+    rabbitmq: RabbitMQ
+    clickhouse: ClickHouse
+    #: A port that nothing listens on, held for a web server.
+    web_port: int
+
+    @property
+    def all(self) -> tuple[Process, ...]:
+        return (self.postgres, self.rabbitmq, self.clickhouse)
+
+    def start(self) -> None:
+        """Return when all of them answer; raises LocalStackError."""
+        for service in self.all:
+            service.start()
+        for service in self.all:
+            service.wait_until_ready()
+
+    def stop(self) -> None:
+        """End them. Only PostgreSQL is asked, because a killed one leaves shared memory behind."""
+        self.postgres.request_stop()
+        self.clickhouse.kill()
+        self.rabbitmq.kill()
+        self.postgres.wait_until_stopped()
+
+
+def _hold_free_folder() -> tuple[int, Path, TextIO]:
+    """The first folder that no other run holds, cleared; it is held until the file is closed."""
+    for number in itertools.count():
+        folder = _RUNS / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        for left in folder.iterdir():
+            if left.is_dir():
+                shutil.rmtree(left)
+            elif left.name != "lock":
+                left.unlink()
+        return number, folder, lock
+    raise AssertionError("itertools.count() does not end")
+
+
+def _chosen_ports(folder: Path, number: int) -> Ports:
+    names = ("postgres", "amqp", "rabbitmq_management", "clickhouse", "web", "rabbitmq_dist")
+    first = _FIRST_PORT + _PORTS_PER_RUN * number
+    (folder / "ports.json").write_text(json.dumps({name: first + n for n, name in enumerate(names)}))
+    return Ports(folder / "ports.json")
+
+
+def _make_services(folder: Path, ports: Ports) -> Services:
+    log = folder / "log"
+    return Services(
+        folder=folder,
+        postgres=Postgres(folder / "postgres", ports.choose("postgres"), log / "postgres.log"),
+        rabbitmq=RabbitMQ(
+            folder / "rabbitmq",
+            ports.choose("amqp"),
+            ports.choose("rabbitmq_management"),
+            ports.choose("rabbitmq_dist"),
+            log / "rabbitmq.log",
+        ),
+        clickhouse=ClickHouse(folder / "clickhouse", ports.choose("clickhouse"), log / "clickhouse.log"),
+        web_port=ports.choose("web"),
+    )
+
+
+def _set_environment(services: Services) -> None:
+    for name in _FOREIGN:
+        os.environ.pop(name, None)
+    os.environ |= {
+        "DJANGO_SETTINGS_MODULE": "backend.config.settings",
+        "DATABASE_URL": services.postgres.url,
+        "RABBITMQ_URL": services.rabbitmq.url,
+        "EVENT_STORE_URL": services.clickhouse.url,
+        "SECRET_KEY": "only-for-tests",
+        "ALLOWED_HOSTS": "127.0.0.1,localhost",
+        "ENVIRONMENT": "test",
+        "LOG_JSON": "true",
+    }
+
+
+_number, _folder, _lock = _hold_free_folder()
+_ports = _chosen_ports(_folder, _number)
+try:
+    _services = _make_services(_folder, _ports)
+except LocalStackError as error:
+    raise pytest.UsageError(f"The services of the tests cannot be started: {error}") from error
+_set_environment(_services)
+
+
+@pytest.fixture(scope="session")
+def services() -> Iterator[Services]:
+    """The three services, running. The run ends here, as failed, when one does not start."""
+    try:
+        _services.start()
+    except LocalStackError as error:
+        _services.stop()
+        pytest.exit(f"The services of the tests do not start: {error}", returncode=1)
+    yield _services
+    _services.stop()
+
+
+def pytest_report_header() -> str:
+    return f"services: on demand, data and logs in {_folder}"
+
+
+def pytest_unconfigure() -> None:
+    """Give folder and ports back."""
+    _ports.release()
+    _lock.close()

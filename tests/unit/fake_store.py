@@ -1,0 +1,44 @@
+"""An event store in memory whose token log and rows can be damaged by a test."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+
+class FakeStore:
+    """An `EventStore` that remembers every token and counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.tokens: set[str] = set()
+        self.asked: list[str] = []
+
+    def write(self, rows: bytes, *, row_count: int, token: str) -> None:
+        self.asked.append(f"write {row_count}")
+        lines = rows.splitlines(keepends=True)
+        assert len(lines) == row_count
+        if token not in self.tokens:
+            self.tokens.add(token)
+            self.lines += lines
+
+    def read_back(self, window_id: UUID) -> set[tuple[str, int]]:
+        self.asked.append("read_back")
+        split = (line.split(b"\t") for line in self.lines)
+        return {(outbox.decode(), int(id_)) for outbox, id_, window, *_ in split if window.decode() == str(window_id)}
+
+    def migrate(self) -> Sequence[str]:
+        return []
+
+    def problems(self) -> Sequence[str]:
+        return []
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def close(self) -> None:
+        pass

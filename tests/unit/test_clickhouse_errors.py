@@ -1,0 +1,80 @@
+"""What ClickHouse's error codes mean for the rows of an insert."""
+
+from __future__ import annotations
+
+import pytest
+from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
+from urllib3 import HTTPConnectionPool
+from urllib3.exceptions import MaxRetryError, NewConnectionError, ProtocolError, ReadTimeoutError
+
+from backend.eventlog.clickhouse import ClickHouseStore, _translated
+from backend.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, StoreUnavailable
+from deploy.local.ports import Ports
+
+POOL = HTTPConnectionPool("127.0.0.1", 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "outcome"),
+    [
+        (27, "CANNOT_PARSE_INPUT_ASSERTION_FAILED", RowsRefused),
+        (41, "CANNOT_PARSE_DATETIME", RowsRefused),
+        (72, "CANNOT_PARSE_NUMBER", RowsRefused),
+        (117, "INCORRECT_DATA", RowsRefused),
+        (469, "VIOLATED_CONSTRAINT", RowsRefused),
+        (159, "TIMEOUT_EXCEEDED", OutcomeUnknown),
+        (209, "SOCKET_TIMEOUT", OutcomeUnknown),
+        (210, "NETWORK_ERROR", OutcomeUnknown),
+        (319, "UNKNOWN_STATUS_OF_INSERT", OutcomeUnknown),
+        (394, "QUERY_WAS_CANCELLED", OutcomeUnknown),
+        (241, "MEMORY_LIMIT_EXCEEDED", StoreUnavailable),
+        (242, "TABLE_IS_READ_ONLY", StoreUnavailable),
+        (243, "NOT_ENOUGH_SPACE", StoreUnavailable),
+        (252, "TOO_MANY_PARTS", StoreUnavailable),
+        (60, "UNKNOWN_TABLE", StoreUnavailable),
+        (16, "NO_SUCH_COLUMN_IN_TABLE", StoreUnavailable),
+        (516, "AUTHENTICATION_FAILED", StoreUnavailable),
+        (202, "TOO_MANY_SIMULTANEOUS_QUERIES", StoreUnavailable),
+    ],
+)
+def test_a_code_is_one_of_three_outcomes(code: int, name: str, outcome: type[EventStoreError]) -> None:
+    error = DatabaseError(f"Code: {code}. DB::Exception: something ({name})", code=code, name=name)
+
+    assert type(_translated(error)) is outcome
+
+
+def test_a_refused_connection_wrote_nothing() -> None:
+    error = OperationalError("cannot connect")
+    error.__cause__ = MaxRetryError(POOL, "/", NewConnectionError(POOL.ConnectionCls("127.0.0.1"), "refused"))
+
+    assert type(_translated(error)) is StoreUnavailable
+
+
+@pytest.mark.parametrize(
+    "cause", [ReadTimeoutError(POOL, "/", "read timed out"), ProtocolError("connection aborted"), None]
+)
+def test_an_error_without_a_code_leaves_the_outcome_unknown(cause: Exception | None) -> None:
+    error = OperationalError("no answer")
+    error.__cause__ = cause
+
+    assert type(_translated(error)) is OutcomeUnknown
+
+
+def test_the_message_quotes_no_payload() -> None:
+    error = DatabaseError(
+        "Code: 41. DB::Exception: Cannot parse DateTime: (at row 3)\nRow 3: event_context: secret\n", code=41
+    )
+
+    assert "secret" not in str(_translated(error))
+    assert "Cannot parse DateTime" in str(_translated(error))
+
+
+def test_a_store_that_is_down_is_unavailable_at_its_first_use(tmp_path_factory: pytest.TempPathFactory) -> None:
+    # Given a port that nobody listens on
+    ports = Ports(tmp_path_factory.mktemp("ports") / "ports.json")
+    store = ClickHouseStore(f"clickhouse://127.0.0.1:{ports.choose('clickhouse')}/default", timeout_seconds=2)
+
+    # When the store is made, nothing happens; when it is used, it says so
+    with pytest.raises(StoreUnavailable):
+        store.write(b"", row_count=0, token="token")  # noqa: S106 - no password
+    ports.release()

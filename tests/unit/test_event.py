@@ -1,0 +1,60 @@
+"""The Event base class."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+from pydantic import ValidationError
+
+from backend.outbox import Event
+
+
+class UserDeactivated(Event):
+    reason: str
+
+
+class HTTPRequestSent(Event):
+    version: ClassVar[int] = 3
+
+
+class OrderV2Placed(Event):
+    event_type: ClassVar[str] = "order_placed"
+
+
+class OrderV2PlacedAbroad(OrderV2Placed):
+    """A subclass of a named event has a name of its own."""
+
+
+class SentA(Event):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("event", "name"),
+    [
+        (UserDeactivated, "user_deactivated"),
+        (HTTPRequestSent, "http_request_sent"),
+        (OrderV2Placed, "order_placed"),
+        (OrderV2PlacedAbroad, "order_v2_placed_abroad"),
+        (SentA, "sent_a"),
+    ],
+)
+def test_the_type_is_the_class_name_in_snake_case_unless_it_is_given(event: type[Event], name: str) -> None:
+    assert event.event_type == name
+
+
+def test_the_version_is_one_unless_it_is_given() -> None:
+    assert (UserDeactivated.version, HTTPRequestSent.version) == (1, 3)
+
+
+def test_type_and_version_are_not_in_the_context() -> None:
+    assert UserDeactivated(reason="asked for").model_dump_json() == '{"reason":"asked for"}'
+
+
+def test_an_event_takes_no_unknown_field_and_does_not_change() -> None:
+    with pytest.raises(ValidationError, match="extra"):
+        UserDeactivated.model_validate({"reason": "", "extra": 1})
+    event = UserDeactivated(reason="")
+    with pytest.raises(ValidationError, match="frozen"):
+        event.reason = "another"  # type: ignore[misc]

@@ -1,0 +1,23 @@
+"""Waiting for a fact with a deadline, instead of sleeping."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+_POLL_SECONDS = 0.02
+
+
+def eventually(predicate: Callable[[], T], *, seconds: float, what: str = "") -> T:
+    """What `predicate` returns as soon as that is true; fails the test, showing its last value, when the time is over."""
+    deadline = time.monotonic() + seconds
+    while not (value := predicate()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not true within {seconds:g} s: {what or predicate} (last value: {value!r})")
+        time.sleep(_POLL_SECONDS)
+    return value
