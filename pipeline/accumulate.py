@@ -15,11 +15,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """When a window closes: at `rows` rows, at `payload_bytes` bytes, or `linger_seconds` after its first batch."""
+    """When a window closes: at `rows` rows, at `payload_bytes` bytes, or `linger_seconds` after its first batch.
+
+    Nobody may be free to take it then: it goes on growing, up to `most_rows`, the way a database groups commits.
+    """
 
     rows: int
     payload_bytes: int
     linger_seconds: float
+    most_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class Accumulator(Generic[T]):
         while self._waiting:
             first = self._waiting[0]
             fits = (
-                rows + first.rows <= self._closing.rows
+                rows + first.rows <= max(self._closing.rows, self._closing.most_rows)
                 and payload_bytes + first.payload_bytes <= self._closing.payload_bytes
             )
             if taken and not fits:

@@ -44,7 +44,7 @@ def dispatch_shift() -> None:
         limits=Limits(
             batch_ids=settings.BATCH_IDS,
             batch_bytes=max(1, settings.WINDOW_BYTES // 4),
-            in_flight_rows=settings.MAX_OPEN_WINDOWS * settings.WINDOW_ROWS,
+            in_flight_rows=settings.MAX_OPEN_WINDOWS * max(settings.WINDOW_ROWS, settings.WINDOW_MAX_ROWS),
         ),
         publish=publish_batch,
     )
@@ -87,7 +87,12 @@ def event_store() -> EventStore:
 @functools.cache
 def aggregator() -> Aggregator:
     """The process's aggregator."""
-    closing = Closing(settings.WINDOW_ROWS, settings.WINDOW_BYTES, settings.WINDOW_LINGER_SECONDS)
+    closing = Closing(
+        settings.WINDOW_ROWS,
+        settings.WINDOW_BYTES,
+        settings.WINDOW_LINGER_SECONDS,
+        most_rows=settings.WINDOW_MAX_ROWS,
+    )
     return Aggregator(event_store(), closing=closing, writers=settings.WINDOW_WRITERS)
 
 

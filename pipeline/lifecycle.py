@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
+
 import dramatiq
 import structlog
+from django.conf import settings
 
 log = structlog.get_logger()
-
-#: How long a stopping worker may go on writing its sealed windows. What is left is recovered by others.
-_DRAIN_SECONDS = 10.0
 
 
 class PipelineLifecycle(dramatiq.Middleware):
     """The actors are imported late: settings name this class before any app is loaded."""
+
+    def __init__(self) -> None:
+        self._deadline = 0.0
 
     def after_ack(self, _broker: dramatiq.Broker, _message: dramatiq.MessageProxy) -> None:
         from pipeline import failpoints  # noqa: PLC0415
@@ -22,10 +25,12 @@ class PipelineLifecycle(dramatiq.Middleware):
     def before_worker_shutdown(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
         from pipeline import actors  # noqa: PLC0415
 
+        # dramatiq gives running messages a part of it first (--worker-shutdown-timeout).
+        self._deadline = time.monotonic() + 0.9 * settings.SHUTDOWN_SECONDS
         actors.start_stopping()
 
     def after_worker_shutdown(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
         from pipeline import actors  # noqa: PLC0415
 
-        is_drained = actors.finish_stopping(timeout_seconds=_DRAIN_SECONDS)
+        is_drained = actors.finish_stopping(timeout_seconds=max(1.0, self._deadline - time.monotonic()))
         log.info("worker_drained" if is_drained else "worker_stopped_undrained")

@@ -14,7 +14,7 @@ _POLL_SECONDS = 0.02
 
 
 def eventually(predicate: Callable[[], T], *, seconds: float, what: str = "") -> T:
-    """What `predicate` returns as soon as that is true; fails the test, showing its last value, when the time is over."""
+    """What `predicate` returns as soon as that is true; when the time is over, fails and shows its last value."""
     deadline = time.monotonic() + seconds
     while not (value := predicate()):
         if time.monotonic() > deadline:

@@ -120,6 +120,8 @@ DISPATCH_INTERVAL_SECONDS = _env.seconds("DISPATCH_INTERVAL_SECONDS", 1.0, minim
 BATCH_IDS = _env.whole_number("BATCH_IDS", 500)
 #: A window closes at this many rows,
 WINDOW_ROWS = _env.whole_number("WINDOW_ROWS", 1000)
+#: (growing on to this many while every writer is busy and ids are waiting,)
+WINDOW_MAX_ROWS = _env.whole_number("WINDOW_MAX_ROWS", 10_000)
 #: or this many payload bytes,
 WINDOW_BYTES = _env.whole_number("WINDOW_BYTES", 32 * 1024 * 1024, minimum=1024)
 #: or this long after its first id.
@@ -127,11 +129,13 @@ WINDOW_LINGER_SECONDS = _env.seconds("WINDOW_LINGER_SECONDS", 1.0)
 #: Windows one aggregator process writes at the same time, each with a database connection of its own.
 WINDOW_WRITERS = _env.whole_number("WINDOW_WRITERS", 2)
 #: Dispatching pauses while more than this many windows' worth of ids is between dispatch and ack.
-MAX_OPEN_WINDOWS = _env.whole_number("MAX_OPEN_WINDOWS", 32)
+MAX_OPEN_WINDOWS = _env.whole_number("MAX_OPEN_WINDOWS", 16)
 #: A window whose owner has not renewed its lease for this long is taken over.
 LEASE_SECONDS = _env.seconds("LEASE_SECONDS", 10.0, minimum=0.1)
 #: A batch that no aggregator has sealed for this long is sealed by recovery.
 UNSEALED_SECONDS = _env.seconds("UNSEALED_SECONDS", 15.0, minimum=0.1)
+#: A stopping worker ends within this time: it delivers what it has sealed, the rest is recovered by others.
+SHUTDOWN_SECONDS = _env.seconds("SHUTDOWN_SECONDS", 20.0, minimum=1.0)
 #: How long the event store may take for one insert.
 STORE_TIMEOUT_SECONDS = _env.seconds("STORE_TIMEOUT_SECONDS", 30.0, minimum=1.0)
 #: An event's context may not be larger.

@@ -19,8 +19,9 @@ _MANAGE = (sys.executable, "manage.py")
 #: gunicorn keeps there the heartbeats of its workers, which must not wait for a disk.
 _MEMORY_FOLDER = "/dev/shm"  # noqa: S108 - gunicorn makes files with random names in it
 
-#: What dramatiq gives a running message at shutdown; the supervisor must wait longer than that.
-_WORKER_SHUTDOWN_MILLISECONDS = 15_000
+#: What dramatiq gives a running message at shutdown, about half of SHUTDOWN_SECONDS (20): the other half is for what
+#: is sealed. The supervisor must wait longer than both.
+_WORKER_SHUTDOWN_MILLISECONDS = 10_000
 _WORKER_STOP_SECONDS = 25
 
 MIGRATIONS: Mapping[str, tuple[str, ...]] = {

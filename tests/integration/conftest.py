@@ -42,8 +42,9 @@ def django_db_setup(services: Services, django_db_blocker: DjangoDbBlocker) -> N
 
 
 @pytest.fixture(scope="session")
-def event_log(django_db_setup: None, services: Services) -> Iterator[EventLog]:
+def event_log(request: pytest.FixtureRequest, services: Services) -> Iterator[EventLog]:
     """The OBT, read past the product's own code."""
+    request.getfixturevalue("django_db_setup")
     log = EventLog(services.clickhouse.port)
     yield log
     log.close()

@@ -5,29 +5,34 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from backend.eventlog.errors import RowsRefused
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
 
 class FakeStore:
-    """An `EventStore` that remembers every token and counts what it is asked."""
+    """An `EventStore` that remembers every token, refuses what it is told to, and keeps a record of its calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, refuses: Sequence[bytes] = ()) -> None:
         self.lines: list[bytes] = []
         self.tokens: set[str] = set()
-        self.asked: list[str] = []
+        self.calls: list[str] = []
+        self._refuses = frozenset(refuses)
 
     def write(self, rows: bytes, *, row_count: int, token: str) -> None:
-        self.asked.append(f"write {row_count}")
+        self.calls.append(f"write {row_count}")
         lines = rows.splitlines(keepends=True)
         assert len(lines) == row_count
+        if self._refuses.intersection(lines):
+            raise RowsRefused("Cannot parse")
         if token not in self.tokens:
             self.tokens.add(token)
             self.lines += lines
 
     def read_back(self, window_id: UUID) -> set[tuple[str, int]]:
-        self.asked.append("read_back")
+        self.calls.append("read_back")
         split = (line.split(b"\t") for line in self.lines)
         return {(outbox.decode(), int(id_)) for outbox, id_, window, *_ in split if window.decode() == str(window_id)}
 

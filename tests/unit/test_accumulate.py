@@ -85,13 +85,13 @@ def test_a_batch_that_was_left_behind_keeps_its_time() -> None:
     # Given two batches that do not fit into one window
     waiting = accumulator()
     waiting.add("a", rows=900, payload_bytes=0, now=0.0)
-    waiting.add("b", rows=900, payload_bytes=0, now=0.4)
+    waiting.add("b", rows=900, payload_bytes=0, now=0.25)
 
     # When the first is taken
     assert waiting.take() == ["a"]
 
     # Then the second is due one second after it came, and not after the other was taken
-    assert waiting.seconds_until_due(now=0.9) == 0.5
+    assert waiting.seconds_until_due(now=0.75) == 0.5
 
 
 def test_a_batch_larger_than_a_window_is_a_window_alone() -> None:

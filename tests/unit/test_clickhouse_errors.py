@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 from urllib3 import HTTPConnectionPool
+from urllib3.connection import HTTPConnection
 from urllib3.exceptions import MaxRetryError, NewConnectionError, ProtocolError, ReadTimeoutError
 
 from backend.eventlog.clickhouse import ClickHouseStore, _translated
@@ -45,7 +46,7 @@ def test_a_code_is_one_of_three_outcomes(code: int, name: str, outcome: type[Eve
 
 def test_a_refused_connection_wrote_nothing() -> None:
     error = OperationalError("cannot connect")
-    error.__cause__ = MaxRetryError(POOL, "/", NewConnectionError(POOL.ConnectionCls("127.0.0.1"), "refused"))
+    error.__cause__ = MaxRetryError(POOL, "/", NewConnectionError(HTTPConnection("127.0.0.1"), "refused"))
 
     assert type(_translated(error)) is StoreUnavailable
 

@@ -69,6 +69,7 @@ def test_all_bad_values_are_reported_at_once_with_their_names(tmp_path: Path) ->
     assert "must be a whole number, 1 or more" in lines[0]
 
 
+@pytest.mark.filterwarnings("ignore:Engine not recognized")
 @pytest.mark.parametrize("url", ["mysql://root@127.0.0.1/towpath", "sqlite:///x", "", "towpath"])
 def test_a_database_that_is_not_postgresql_is_refused(url: str) -> None:
     with pytest.raises((ImproperlyConfigured, ValueError)):

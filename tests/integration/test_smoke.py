@@ -1,2 +1,0 @@
-def test_a(store: object, workers: object) -> None:
-    pass
