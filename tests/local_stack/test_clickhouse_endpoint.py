@@ -15,7 +15,7 @@ from backports import zstd
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from tests.local_stack.conftest import connect
-from tests.local_stack.waiting import wait_until
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -229,7 +229,7 @@ def test_a_stop_finishes_the_running_request(client: Client, server: ClickHouse)
     runner = threading.Thread(target=lambda: answers.append(client.query(slow).first_row))
     runner.start()
     watcher = connect(server)
-    wait_until(lambda: watcher.query("SELECT count() FROM system.processes").result_rows[0][0] > 1)
+    eventually(lambda: watcher.query("SELECT count() FROM system.processes").result_rows[0][0] > 1, seconds=10)
     watcher.close()
 
     server.stop()

@@ -12,8 +12,9 @@ import psycopg2
 
 from deploy.local.ports import PREFERRED, Ports
 from deploy.local.stack import Stack
+from tests.local_stack.alive import is_alive
 from tests.local_stack.conftest import connect
-from tests.local_stack.waiting import is_alive, wait_until
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +57,7 @@ def test_the_stack_runs_beside_others_survives_kills_and_leaves_nothing(tmp_path
             for name in ("postgres", "rabbitmq", "clickhouse"):
                 before = stack.pid(name)
                 stack.kill(name)
-                wait_until(lambda: stack.pid(name) not in {None, before}, seconds=20)  # noqa: B023
+                eventually(lambda: stack.pid(name) not in {None, before}, seconds=20)  # noqa: B023
             for service in (stack.postgres, stack.rabbitmq, stack.clickhouse):
                 service.wait_until_ready()
 
@@ -67,7 +68,7 @@ def test_the_stack_runs_beside_others_survives_kills_and_leaves_nothing(tmp_path
             processes += processes_of(stack)
 
         assert not (tmp_path / "stack.env").exists()
-        wait_until(lambda: not any(process.is_running() and is_alive(process.pid) for process in processes))
+        eventually(lambda: not any(process.is_running() and is_alive(process.pid) for process in processes), seconds=10)
 
 
 def test_a_service_whose_url_is_given_is_not_started(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 from deploy.local.errors import AlreadyRunningError, StartError
 from deploy.local.process import PROJECT, Process, Program
 from deploy.local.supervisor import Event, Supervisor
-from tests.local_stack.waiting import is_alive, wait_until
+from tests.local_stack.alive import is_alive
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,7 +106,7 @@ def test_a_crashed_process_comes_back_after_a_pause_that_doubles(tmp_path: Path,
 
         for crashes in (1, 2):
             supervisor.kill("sleeper")
-            wait_until(lambda: events.of("sleeper").count("ready") == crashes + 1)  # noqa: B023
+            eventually(lambda: events.of("sleeper").count("ready") == crashes + 1, seconds=10)  # noqa: B023
 
         assert supervisor.pid("sleeper") not in {None, first}
     assert events.of("sleeper") == [
@@ -123,7 +124,7 @@ def test_a_process_that_was_taken_down_stays_down_until_brought_up(tmp_path: Pat
 
         supervisor.take_down("sleeper")
         supervisor.kill("other")
-        wait_until(lambda: events.of("other").count("ready") == 2)
+        eventually(lambda: events.of("other").count("ready") == 2, seconds=10)
         assert supervisor.pid("sleeper") is None
 
         supervisor.bring_up("sleeper")
@@ -181,13 +182,13 @@ def test_kill_reaches_a_grandchild_in_another_session(tmp_path: Path) -> None:
 
     parent.kill()
 
-    wait_until(lambda: not is_alive(grandchild))
+    eventually(lambda: not is_alive(grandchild), seconds=10)
 
 
 def test_children_die_with_a_supervisor_that_is_killed(killed_supervisor: tuple[Path, list[int], int]) -> None:
     _, children, _ = killed_supervisor
 
-    wait_until(lambda: not any(map(is_alive, children)))
+    eventually(lambda: not any(map(is_alive, children)), seconds=10)
 
 
 def test_children_outlive_the_thread_that_started_them(tmp_path: Path) -> None:
@@ -207,7 +208,7 @@ def test_the_next_start_ends_what_a_killed_supervisor_left(
     killed_supervisor: tuple[Path, list[int], int], events: Events
 ) -> None:
     folder, children, grandchild = killed_supervisor
-    wait_until(lambda: not any(map(is_alive, children)))
+    eventually(lambda: not any(map(is_alive, children)), seconds=10)
     assert is_alive(grandchild)
 
     with Supervisor(folder, on_event=events) as supervisor:
