@@ -31,6 +31,14 @@ log = structlog.get_logger()
 _PAGE_ROWS = 50_000
 
 
+#: Transaction ids mean something in one cluster only. A restore by pg_dump brings the rows' and the cursor's into
+#: another; the lower xmax tells one that was set back in some other way.
+_CLUSTER = "(SELECT system_identifier::text FROM pg_control_system())"
+_IS_OF_ANOTHER_CLUSTER = (
+    f"c.cluster <> {_CLUSTER} OR pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(c.seen)"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """`batch_ids` ids or `batch_bytes` payload bytes to a batch; `in_flight_rows` between dispatch and ack."""
@@ -65,8 +73,8 @@ class Dispatcher:
         with connection.cursor() as cursor:
             for name in self._outboxes:
                 cursor.execute(
-                    "INSERT INTO pipeline_cursor (outbox, seen, is_rescan) VALUES (%s, '1:1:', false)"
-                    " ON CONFLICT DO NOTHING",
+                    "INSERT INTO pipeline_cursor (outbox, cluster, seen, is_rescan)"
+                    f" VALUES (%s, {_CLUSTER}, '1:1:', false) ON CONFLICT DO NOTHING",
                     [name],
                 )
 
@@ -82,20 +90,25 @@ class Dispatcher:
         share = max(self._limits.batch_ids, room // len(waiting))
         is_more = False
         for name in [*waiting[start:], *waiting[:start]]:
-            is_more |= self._dispatch_outbox(name, max_rows=min(share, _PAGE_ROWS))
+            if room <= 0:
+                return True
+            rows, is_full = self._dispatch_outbox(name, max_rows=min(share, room, _PAGE_ROWS))
+            room -= rows
+            is_more |= is_full
         return is_more
 
-    def _dispatch_outbox(self, name: str, *, max_rows: int) -> bool:
+    def _dispatch_outbox(self, name: str, *, max_rows: int) -> tuple[int, bool]:
+        """How many rows were dispatched, and whether there may be more."""
         batches, is_full = self._commit_page(name, max_rows=max_rows)
         # From here on the ledger has the batches. A message that is not confirmed costs latency only, so the first
         # error ends the tick: with the broker away, each further attempt would hold the others up.
         for batch in batches:
             self._publish(batch)
             failpoints.reach("published")
+        rows = sum(len(batch.ids) for batch in batches)
         if batches:
-            rows = sum(len(batch.ids) for batch in batches)
             log.info("batches_dispatched", outbox=name, batches=len(batches), rows=rows)
-        return is_full
+        return rows, is_full
 
     def _commit_page(self, name: str, *, max_rows: int) -> tuple[list[Batch], bool]:
         """One page of `name` into batches, the cursor forward: one transaction, both or neither."""
@@ -164,15 +177,15 @@ def _lock_cursor(cursor: CursorWrapper, name: str) -> _CursorRow | None:
 
 
 def _start_over(name: str) -> None:
-    """After a restore into another cluster: its transaction ids are lower than what the cursor has seen.
+    """After a restore into another cluster: its transaction ids are not those that the cursor has seen.
 
     The restored rows' own xids mean nothing here. Those this cluster has not reached yet would stay invisible to the
     snapshot until it does, so they get the xid of this transaction.
     """
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE pipeline_cursor SET seen = '1:1:', target = NULL, page_xid = NULL, page_id = NULL,"
-            " is_rescan = true WHERE outbox = %s AND pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(seen)",
+            f"UPDATE pipeline_cursor AS c SET cluster = {_CLUSTER}, seen = '1:1:', target = NULL, page_xid = NULL,"
+            f" page_id = NULL, is_rescan = true WHERE outbox = %s AND ({_IS_OF_ANOTHER_CLUSTER})",
             [name],
         )
         if cursor.rowcount:
@@ -254,6 +267,8 @@ def _news_sql(outboxes: Iterable[str]) -> str:
 SELECT c.outbox, c.target IS NOT NULL
         OR EXISTS (SELECT FROM {table} AS o WHERE o.xid >= pg_snapshot_xmax(c.seen))
         OR EXISTS (SELECT FROM pg_snapshot_xip(c.seen) AS open (xid) JOIN {table} AS o ON o.xid = open.xid),
-    pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(c.seen)
+    {elsewhere}
 FROM pipeline_cursor AS c WHERE c.outbox = %s"""
-    return " UNION ALL ".join(probe.format(table=connection.ops.quote_name(name)) for name in outboxes)
+    return " UNION ALL ".join(
+        probe.format(table=connection.ops.quote_name(name), elsewhere=_IS_OF_ANOTHER_CLUSTER) for name in outboxes
+    )

@@ -39,12 +39,15 @@ class SnapshotField(models.Field[Any, Any]):
 class Cursor(models.Model):
     """How far one outbox has been dispatched: every row that `seen` shows is in a batch, or was.
 
+    `cluster` is the system identifier of the PostgreSQL cluster whose transaction ids `seen` speaks of.
+
     While a large backlog is dispatched page by page, `target` is the snapshot that the pages run up to, and
     (`page_xid`, `page_id`) the last row of the page before. `is_rescan` is set after a restore, when `seen` means
     nothing any more: rows that an open batch or a dead letter holds are then left out.
     """
 
     outbox = models.TextField(primary_key=True)
+    cluster = models.TextField()
     seen = SnapshotField()
     target = SnapshotField(null=True)
     page_xid = Xid8Field(null=True)

@@ -54,9 +54,7 @@ def _overdue_windows() -> list[list[int]]:
             [settings.UNSEALED_SECONDS, _BATCHES_PER_ROUND],
         )
         overdue = cursor.fetchall()
-    waiting: Accumulator[int] = Accumulator(
-        Closing(settings.WINDOW_ROWS, settings.WINDOW_BYTES, linger_seconds=0)
-    )
+    waiting: Accumulator[int] = Accumulator(Closing(settings.WINDOW_ROWS, settings.WINDOW_BYTES, linger_seconds=0))
     for batch_id, rows, payload_bytes in overdue:
         waiting.add(batch_id, rows=rows, payload_bytes=payload_bytes, now=0)
     windows = []

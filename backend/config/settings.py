@@ -138,6 +138,8 @@ UNSEALED_SECONDS = _env.seconds("UNSEALED_SECONDS", 15.0, minimum=0.1)
 SHUTDOWN_SECONDS = _env.seconds("SHUTDOWN_SECONDS", 20.0, minimum=1.0)
 #: How long the event store may take for one insert.
 STORE_TIMEOUT_SECONDS = _env.seconds("STORE_TIMEOUT_SECONDS", 30.0, minimum=1.0)
+#: The key of `Hashed` fields. One of its own, so that SECRET_KEY can be changed without the hashes.
+EVENT_HASH_KEY = _env.text("EVENT_HASH_KEY", SECRET_KEY)
 #: An event's context may not be larger.
 EVENT_CONTEXT_MAX_BYTES = _env.whole_number("EVENT_CONTEXT_MAX_BYTES", 16 * 1024 * 1024)
 

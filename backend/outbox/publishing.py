@@ -8,9 +8,11 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from django.db import connection, transaction
+from django.db import connection
 from django.utils import timezone
 
+from backend.outbox.errors import NotInTransaction
+from backend.outbox.event import stored_context
 from backend.outbox.models import OutboxEvent
 
 if TYPE_CHECKING:
@@ -25,9 +27,10 @@ _ROWS_PER_STATEMENT = 1000
 def publish(event: Event) -> None:
     """Insert `event` into the general outbox, in the caller's transaction.
 
-    Raises:
-      TransactionManagementError: outside `transaction.atomic()`, where the event could be committed without what
-        it reports, or the other way round.
+    Raises, before any row is written:
+      NotInTransaction: outside `transaction.atomic()`, where the event could be committed without what it reports, or
+        the other way round.
+      EventTooLarge, EventNotStorable: the event's context cannot be stored as it is.
     """
     publish_many([event])
 
@@ -35,15 +38,12 @@ def publish(event: Event) -> None:
 def publish_many(events: Iterable[Event]) -> None:
     """`publish` for any number of events, a thousand to a statement. All are stamped with the time of their chunk."""
     if not connection.in_atomic_block:
-        raise transaction.TransactionManagementError(
-            "publish() outside a transaction: write `with transaction.atomic():` around the change and its publish(), "
-            "so that both are committed together or not at all."
-        )
+        raise NotInTransaction
     rows = (
         OutboxEvent(
             event_type=event.event_type,
             event_date_time=timezone.now(),
-            event_context=event.model_dump_json(),
+            event_context=stored_context(event),
             metadata_version=event.version,
         )
         for event in events

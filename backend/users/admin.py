@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
-from django.contrib import admin
-from django.http import HttpRequest
+from django.contrib import admin, messages
+from django.http import HttpRequest, HttpResponseRedirect
 
 from backend.users.models import OutboxUser, User
 from backend.users.use_cases import CreateUser, CreateUserRequest
@@ -29,6 +29,10 @@ class AddUserForm(forms.ModelForm[User]):
         return cleaned
 
 
+class _LostRace(Exception):  # noqa: N818 - never leaves this module
+    """Somebody took the address between the form's check and the insert."""
+
+
 @admin.register(User)
 class UserAdmin(admin.ModelAdmin[User]):
     list_display = ("email", "first_name", "last_name", "is_active", "is_staff", "created_at")
@@ -48,6 +52,13 @@ class UserAdmin(admin.ModelAdmin[User]):
     def get_fields(self, request: HttpRequest, obj: User | None = None) -> Any:  # noqa: ANN401 - Django's type
         return AddUserForm.Meta.fields if obj is None else super().get_fields(request, obj)
 
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        try:
+            return super().changeform_view(request, *args, **kwargs)
+        except _LostRace as error:
+            self.message_user(request, str(error), messages.ERROR)
+            return HttpResponseRedirect(request.path)
+
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:  # noqa: ANN401, FBT001 - Django's signature
         if change:
             super().save_model(request, obj, form, change)
@@ -56,8 +67,7 @@ class UserAdmin(admin.ModelAdmin[User]):
             CreateUserRequest(email=obj.email, first_name=obj.first_name, last_name=obj.last_name)
         )
         if outcome.result is None:
-            # Somebody took the address between the form's check and the insert.
-            raise forms.ValidationError(outcome.error)
+            raise _LostRace(outcome.error)
         obj.__dict__.update(outcome.result.__dict__)
 
 

@@ -71,6 +71,18 @@ class EventLog:
             for outbox, outbox_id, window_id, event_type, microseconds, environment, context, version in rows
         ]
 
+    def written_at(self) -> datetime:
+        """When the last row was written, by the store's clock."""
+        microseconds = int(self._one("SELECT toUnixTimestamp64Micro(max(written_at)) FROM event_log"))
+        return _EPOCH + timedelta(microseconds=microseconds)
+
+    def delete_where(self, condition: str) -> None:
+        """Lose rows; the store's token log stays as it is."""
+        self._client.command(f"ALTER TABLE event_log DELETE WHERE {condition} SETTINGS mutations_sync = 1")
+
+    def rename_table(self, old: str, new: str) -> None:
+        self._client.command(f"RENAME TABLE {old} TO {new}")
+
     def close(self) -> None:
         self._client.close()
 

@@ -1,0 +1,70 @@
+"""Binds the context of a request, and carries the context of whoever sent a message to the actor that works on it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import dramatiq
+from django.http import HttpRequest, HttpResponse
+
+from backend.outbox.context import bind, bound
+
+#: A request id from outside is taken only if it can do no harm in a log line.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
+
+
+class EventContextMiddleware:
+    """Django middleware: `actor` (of the signed-in user), `request_id` and `ip` for every event of the request.
+
+    After AuthenticationMiddleware. The request id is the proxy's X-Request-ID or a new one, and is answered; `ip`
+    is the peer's: a proxy in front must be set up to make it the client's.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        given = request.headers.get("X-Request-ID", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        user = getattr(request, "user", None)
+        actor = f"user:{user.pk}" if user is not None and user.is_authenticated else None
+        with bind(request_id=request_id, ip=request.META.get("REMOTE_ADDR"), actor=actor):
+            response = self._get_response(request)
+        response["X-Request-ID"] = request_id
+        return response
+
+
+class EventContextCarrier(dramatiq.Middleware):
+    """dramatiq middleware: an actor's events carry the context that was bound where its message was sent."""
+
+    def __init__(self) -> None:
+        self._open = threading.local()
+
+    def before_enqueue(self, _broker: dramatiq.Broker, message: dramatiq.Message[Any], _delay: int | None) -> None:
+        if (values := bound()) is not None:
+            message.options.setdefault("event_context", values)
+
+    def before_process_message(self, _broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
+        self._open.stack = contextlib.ExitStack()
+        self._open.stack.enter_context(bind(**message.options.get("event_context", {})))
+
+    def after_process_message(
+        self,
+        broker: dramatiq.Broker,
+        message: dramatiq.MessageProxy,
+        *,
+        result: Any | None = None,  # noqa: ANN401, ARG002 - dramatiq's signature
+        exception: BaseException | None = None,  # noqa: ARG002
+    ) -> None:
+        self.after_skip_message(broker, message)
+
+    def after_skip_message(self, _broker: dramatiq.Broker, _message: dramatiq.MessageProxy) -> None:
+        stack = getattr(self._open, "stack", None)
+        if stack is not None:
+            self._open.stack = None
+            stack.close()

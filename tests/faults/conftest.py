@@ -1,0 +1,127 @@
+"""Tests that break things for real: each publishes events of its own and is judged by the oracle."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+from django.db import connection
+
+from tests.faults import writers
+from tests.faults.fleet import Fleet
+from tests.faults.oracle import Oracle, Verdict
+from tests.faults.sampler import Sampler
+from tests.integration.conftest import django_db_setup, event_log, purge_queues  # noqa: F401 - fixtures
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_django.plugin import DjangoDbBlocker
+
+    from tests.integration.event_log import EventLog
+    from tests.services import Services
+
+_TABLES = (
+    *("outbox_user", "outbox_event", "users", "oracle_event"),
+    *("pipeline_batch", "pipeline_window", "pipeline_deadletter", "pipeline_cursor", "pipeline_shift"),
+)
+_SAMPLE_EVERY_SECONDS = 0.25
+#: What a test leaves undelivered is none of the next one's business; what it has finished comes to rest in this time.
+_REST_SECONDS = 5
+
+
+class Run:
+    """One test's events, and the judgement over them."""
+
+    def __init__(self, fleet: Fleet, oracle: Oracle, sampler: Sampler) -> None:
+        self.name = f"r{uuid.uuid4().hex[:8]}-"
+        self.fleet = fleet
+        self.oracle = oracle
+        self.sampler = sampler
+        self.books = writers.Books()
+
+    def publish(self, count: int, *, text: str = "something") -> None:
+        """Commit this many events in one transaction."""
+        self.books.acknowledged.update(writers.commit_events(self.name, count, text=text))
+
+    def create_users(self, count: int) -> None:
+        self.books.acknowledged.update(writers.commit_users(self.name, count))
+
+    def writer(self, number: int = 1, *, transactions_per_second: float = 50) -> writers.Writer:
+        """A started writer; to be stopped by the test."""
+        writer = writers.Writer(
+            self.name, self.books, seed=f"{self.name}{number}", transactions_per_second=transactions_per_second
+        )
+        writer.start()
+        return writer
+
+    def wait_until_drained(self, *, seconds: float = 30) -> None:
+        """I7: with the fault off, everything drains."""
+        eventually(lambda: not self.oracle.undelivered(), seconds=seconds, what="everything is delivered")
+
+    def judge(self) -> Verdict:
+        """I1-I6: nothing lost, doubled, made up or altered, now and in every sample before."""
+        verdict = self.oracle.verdict(self.name, acknowledged=self.books.acknowledged)
+        assert not verdict.faults
+        assert not self.sampler.broken
+        return verdict
+
+    def judge_when_drained(self, *, seconds: float = 30) -> Verdict:
+        self.wait_until_drained(seconds=seconds)
+        verdict = self.judge()
+        assert verdict.committed == verdict.stored + verdict.dead > 0
+        return verdict
+
+
+@pytest.fixture(scope="session")
+def oracle(django_db_setup: None, services: Services) -> Oracle:  # noqa: ARG001, F811 - migrated before
+    oracle = Oracle(os.environ["DATABASE_URL"], services.clickhouse.port)
+    oracle.create()
+    return oracle
+
+
+@pytest.fixture(scope="module")
+def bare_fleet(
+    services: Services,
+    oracle: Oracle,  # noqa: ARG001 - its table
+    event_log: EventLog,  # noqa: F811
+    django_db_blocker: DjangoDbBlocker,
+    request: pytest.FixtureRequest,
+) -> Iterator[Fleet]:
+    """No worker yet, everything empty."""
+    with (
+        django_db_blocker.unblock(),
+        Fleet(services, log_folder=services.folder / "log" / request.module.__name__.rpartition(".")[2]) as fleet,
+    ):
+        empty_everything(event_log)
+        yield fleet
+        fleet.kill_all()
+        empty_everything(event_log)
+        connection.close()
+
+
+@pytest.fixture
+def run(bare_fleet: Fleet, oracle: Oracle, event_log: EventLog) -> Iterator[Run]:  # noqa: F811
+    """A run on a fleet that is at rest, sampled all the time. What the test before could not deliver is wiped."""
+    try:
+        eventually(lambda: not oracle.undelivered(), seconds=_REST_SECONDS)
+    except AssertionError:
+        bare_fleet.kill_all()
+        empty_everything(event_log)
+    with Sampler(oracle, every_seconds=_SAMPLE_EVERY_SECONDS) as sampler:
+        yield Run(bare_fleet, oracle, sampler)
+    bare_fleet.heal()
+
+
+def empty_everything(event_log: EventLog) -> None:  # noqa: F811
+    with connection.cursor() as cursor:
+        cursor.execute(f"TRUNCATE {', '.join(_TABLES)} CASCADE")
+    event_log.clear()
+    purge_queues()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes long; runs only when asked for (pytest -m slow)")

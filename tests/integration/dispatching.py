@@ -1,0 +1,52 @@
+"""A dispatcher in the test's own process, whose messages go to a list instead of RabbitMQ."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from backend.outbox.models import all_outboxes
+from pipeline.dispatch import Dispatcher, Limits
+
+if TYPE_CHECKING:
+    from pipeline.batch import Batch
+
+#: Ticks after which a dispatcher that is still not done is taken to be stuck.
+_MOST_TICKS = 2000
+
+
+class Sent:
+    """The batches that were published, in order."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+
+    def __call__(self, batch: Batch) -> None:
+        self.batches.append(batch)
+
+    def ids(self, outbox: str) -> list[int]:
+        """Every id that was sent, sorted, as often as it was sent."""
+        return sorted(id_ for batch in self.batches if batch.outbox == outbox for id_ in batch.ids)
+
+    def times(self, outbox: str) -> Counter[int]:
+        return Counter(self.ids(outbox))
+
+
+def make_dispatcher(
+    sent: Sent, *, batch_ids: int = 500, batch_bytes: int = 8 * 1024 * 1024, in_flight_rows: int = 1_000_000
+) -> Dispatcher:
+    """A dispatcher over all outboxes, with its cursors in place."""
+    limits = Limits(batch_ids=batch_ids, batch_bytes=batch_bytes, in_flight_rows=in_flight_rows)
+    dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=sent)
+    dispatcher.create_cursors()
+    return dispatcher
+
+
+def dispatch_all(dispatcher: Dispatcher) -> None:
+    """Tick until nothing is left to dispatch: twice, because a tick ends with the snapshot its pages began with."""
+    idle = 0
+    for _ in range(_MOST_TICKS):
+        idle = 0 if dispatcher.tick() else idle + 1
+        if idle == 2:
+            return
+    raise AssertionError(f"the dispatcher still has something to do after {_MOST_TICKS} ticks")

@@ -1,0 +1,437 @@
+"""Deliver: what the event store holds is what was published, byte for byte, each row once."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.db import connection, transaction
+from pytest_django import SettingsWrapper
+
+from backend.eventlog.errors import OutcomeUnknown, StoreUnavailable
+from backend.eventlog.store import EventStore, connect
+from backend.outbox import Event, publish
+from backend.outbox.models import OutboxEvent
+from backend.users.models import OutboxUser
+from backend.users.use_cases import CreateUser, CreateUserRequest, UserCreated
+from pipeline.delivery import Delivery, deliver
+from pipeline.errors import WindowTooLarge
+from pipeline.load import load
+from pipeline.models import Window
+from pipeline.recover import recover
+from pipeline.window import SealedWindow, claim_expired
+from tests.integration.event_log import EventLog
+from tests.integration.rows import create_users, undelivered, write_events
+from tests.integration.windows import dispatched, expire_leases, sealed, taken_over
+
+#: What breaks text formats: separators, escapes, control characters, what some decoders take for line ends or marks.
+STRANGE = [
+    "\t",
+    "\n",
+    "\r",
+    "\r\n",
+    "\\",
+    "\\\\",
+    "\\t",
+    "\\n",
+    "\\N",
+    "\\.",
+    "\\\n",
+    "\\x41",
+    "'",
+    '"',
+    "''",
+    '\\"',
+    "a\tb\nc\rd\\e",
+    "\\N\t\\N\n\\.\n",
+    "",
+    " ",
+    "NULL",
+    "null",
+    "\\",
+    *(chr(code) for code in range(1, 0x20)),
+    "\x7f",
+    "\x80",
+    "\x85",
+    "\xa0",
+    "\u2028",
+    "\u2029",
+    "\ufeff",
+    "\ufffd",
+    "\uffff",
+    "\U0010ffff",
+    "😀👩‍👩‍👧‍👦",
+    "e\u0301 ﷽ ‮",
+    "".join(chr(code) for code in range(1, 0x100)),
+    "{{}}%s%(a)s{0}?",
+    "/</script>&amp;",
+    "\\u0000",
+    "x" * 100_000,
+]
+
+
+class Noted(Event):
+    text: str
+
+
+def random_text(chance: random.Random) -> str:
+    """Any text that PostgreSQL can hold: no NUL, no surrogates."""
+    alphabets = [range(1, 0x80), range(0x80, 0x800), range(0x800, 0xD800), range(0xE000, 0x110000)]
+    return "".join(chr(chance.choice(chance.choice(alphabets))) for _ in range(chance.randint(0, 150)))
+
+
+def deliver_all(store: EventStore) -> None:
+    assert deliver(sealed(), store) is Delivery.ACKED
+
+
+def assert_delivered(event_log: EventLog, *, count: int) -> None:
+    assert undelivered() == {}
+    assert (event_log.count(), event_log.distinct()) == (count, count)
+
+
+def test_the_context_of_a_frozen_event_is_stored_byte_for_byte(store: EventStore, event_log: EventLog) -> None:
+    ids = write_events(STRANGE)
+
+    deliver_all(store)
+
+    stored = {event.outbox_id: event.event_context for event in event_log.events()}
+    for id_, text in zip(ids, STRANGE, strict=True):
+        assert stored[id_] == text.encode(), ascii(text[:50])
+    assert_delivered(event_log, count=len(STRANGE))
+
+
+def test_a_published_event_is_stored_as_pydantic_dumps_it(store: EventStore, event_log: EventLog) -> None:
+    events = [Noted(text=text) for text in [*STRANGE, "\x00", "a\x00b"]]
+    with transaction.atomic():
+        for event in events:
+            publish(event)
+
+    deliver_all(store)
+
+    assert [event.event_context for event in event_log.events()] == [
+        event.model_dump_json().encode() for event in events
+    ]
+    assert {(event.event_type, event.environment, event.metadata_version) for event in event_log.events()} == {
+        ("noted", "test", 1)
+    }
+
+
+def test_the_context_of_a_user_is_what_pydantic_dumps(store: EventStore, event_log: EventLog) -> None:
+    """PostgreSQL puts the JSON together here: it must escape exactly as pydantic does."""
+    # Given users with every strange name, and with random ones
+    chance = random.Random(20260304)
+    names = [text for text in STRANGE if len(text) <= 150 and "\x00" not in text]
+    names += [chr(code) for code in range(1, 0x100)] + [random_text(chance) for _ in range(300)]
+    published: dict[int, UserCreated] = {}
+    for number, name in enumerate(names):
+        fields = {"email": f"o'{number}+tag@example.com", "first_name": name, "last_name": name[::-1]}
+        user = CreateUser().execute(CreateUserRequest(**fields)).result
+        assert user is not None
+        published[OutboxUser.objects.get(user=user).id] = UserCreated(**fields)
+
+    deliver_all(store)
+
+    for event in event_log.events():
+        assert event.event_context == published[event.outbox_id].model_dump_json().encode()
+    assert_delivered(event_log, count=len(names))
+
+
+def test_a_user_event_has_the_columns_of_the_brief(store: EventStore, event_log: EventLog) -> None:
+    user = CreateUser().execute(CreateUserRequest(email="a@b.co", first_name="A", last_name="B")).result
+    assert user is not None
+
+    window = sealed()
+    deliver(window, store)
+
+    (event,) = event_log.events()
+    assert (event.event_type, event.environment, event.metadata_version) == ("user_created", "test", 1)
+    assert event.event_context == b'{"email":"a@b.co","first_name":"A","last_name":"B"}'
+    assert event.event_date_time == user.created_at
+    assert (event.outbox, event.window_id) == ("outbox_user", str(window.id))
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "2026-03-04 05:06:07.000001+00",
+        "2026-03-04 05:06:07.999999+00",
+        "2026-03-04 05:06:07+00",
+        "2026-03-04 05:06:07.1+02",
+        "2026-03-04 05:06:07.123456-11:30",
+        "1970-01-01 00:00:00+00",
+        "1970-01-01 00:00:00.000001+00",
+        "1969-12-31 23:59:59.999999+00",
+        "1969-12-31 23:59:59+00",
+        "1969-07-20 20:17:40.123456+00",
+        "1900-01-01 00:00:00.000001+00",
+        "1912-06-23 00:00:00.5+00",
+        "2038-01-19 03:14:08.654321+00",
+        "2100-02-28 23:59:59.999999+00",
+        "2106-02-07 06:28:16.000001+00",
+        "2261-12-31 23:59:59.999999+00",
+    ],
+)
+def test_the_time_of_an_event_is_stored_to_the_microsecond(moment: str, store: EventStore, event_log: EventLog) -> None:
+    write_events(["{}"], at=moment)
+    published = OutboxEvent.objects.get().event_date_time
+
+    deliver_all(store)
+
+    assert event_log.events()[0].event_date_time == published
+
+
+def test_a_session_time_zone_of_the_database_does_not_shift_times(store: EventStore, event_log: EventLog) -> None:
+    write_events(["{}"], at="2026-07-01 12:00:00+00")
+    window = sealed()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_user")
+        role = connection.ops.quote_name(cursor.fetchone()[0])
+        cursor.execute(f"ALTER ROLE {role} SET TimeZone = 'Asia/Kathmandu'")
+    try:
+        connection.close()
+        deliver(window, store)
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER ROLE {role} RESET TimeZone")
+
+    assert event_log.events()[0].event_date_time == datetime(2026, 7, 1, 12, tzinfo=UTC)
+
+
+def test_a_window_carries_rows_of_several_outboxes(store: EventStore, event_log: EventLog) -> None:
+    users, events = create_users(300), write_events(["{}"] * 200)
+
+    deliver_all(store)
+
+    assert event_log.identities() == {("outbox_user", id_) for id_ in users} | {("outbox_event", id_) for id_ in events}
+    assert event_log.window_sizes() == [500]
+    assert_delivered(event_log, count=500)
+
+
+def test_a_window_over_many_months_is_written_whole_and_replayed_whole(store: EventStore, event_log: EventLog) -> None:
+    # Given a window whose rows are of 130 months
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO outbox_event (event_type, event_date_time, event_context, metadata_version)"
+            " SELECT 'tested', '2015-01-15 UTC'::timestamptz + make_interval(months => n), '{}', 1"
+            " FROM generate_series(1, 130) AS n, generate_series(1, 3)"
+        )
+    window = sealed()
+
+    # When it is written, and again by two that take it over
+    load_and_write(store, taken_over(window))
+    load_and_write(store, taken_over(window))
+    assert deliver(taken_over(window), store) is Delivery.ACKED
+
+    assert_delivered(event_log, count=390)
+
+
+def load_and_write(store: EventStore, window: SealedWindow) -> None:
+    """What a first owner does before its ack."""
+    loaded = load(window, max_bytes=None)
+    store.write(loaded.rows, row_count=loaded.row_count, token=str(window.id))
+
+
+def test_a_row_of_20_mib_is_delivered_alone_in_its_window(
+    store: EventStore, event_log: EventLog, settings: SettingsWrapper
+) -> None:
+    settings.WINDOW_BYTES = 1024 * 1024
+    context = ("0123456789abcdef\t\n" * (20 * 1024 * 1024 // 18 + 1))[: 20 * 1024 * 1024]
+    write_events([context])
+
+    deliver_all(store)
+
+    assert event_log.events()[0].event_context == context.encode()
+    assert_delivered(event_log, count=1)
+
+
+def test_a_window_that_is_too_large_when_it_is_loaded_is_split_until_it_fits(
+    store: EventStore, event_log: EventLog, settings: SettingsWrapper
+) -> None:
+    """Lean rows have no known size before they are loaded, and some texts grow when they are escaped."""
+    # Given 40 users of 300 bytes and 4 events of 3000, and windows of at most 4000 bytes
+    settings.WINDOW_BYTES = 4000
+    create_users(40)
+    write_events(["\\" * 1500] * 4)
+    window = sealed()
+    with pytest.raises(WindowTooLarge):
+        load(window, max_bytes=settings.WINDOW_BYTES)
+
+    # When it is delivered, and its halves
+    assert deliver(window, store) is Delivery.SPLIT
+    outcomes = []
+    while (part := claim_expired()) is not None:
+        outcomes.append(deliver(part, store))
+
+    # Then every row arrives once, in several windows
+    assert_delivered(event_log, count=44)
+    assert len(event_log.window_sizes()) == outcomes.count(Delivery.ACKED) > 3
+
+
+def test_a_written_window_is_not_split_by_a_lower_limit(
+    store: EventStore, event_log: EventLog, settings: SettingsWrapper
+) -> None:
+    # Given a window that was written whole, whose ack was lost, and a limit that was lowered since
+    create_users(40)
+    window = sealed()
+    load_and_write(store, window)
+    settings.WINDOW_BYTES = 1024
+
+    # When it is taken up again
+    expire_leases()
+    recover(store, should_stop=lambda: False)
+    expire_leases()
+    recover(store, should_stop=lambda: False)
+
+    assert_delivered(event_log, count=40)
+
+
+def test_a_replay_after_a_lost_ack_stores_nothing_twice(store: EventStore, event_log: EventLog) -> None:
+    create_users(100)
+    window = sealed()
+    load_and_write(store, window)
+
+    assert deliver(taken_over(window), store) is Delivery.ACKED
+    assert deliver(window, store) is Delivery.LEASE_LOST
+
+    assert_delivered(event_log, count=100)
+
+
+def test_a_replay_completes_a_window_of_which_the_store_has_lost_some_rows(
+    store: EventStore, event_log: EventLog
+) -> None:
+    # Given a window that was written, of which the store remembers the token, but only some of the rows
+    create_users(100)
+    window = sealed()
+    load_and_write(store, window)
+    event_log.delete_where("outbox_id % 3 = 0")
+    assert event_log.count() < 100
+
+    deliver(taken_over(window), store)
+
+    assert_delivered(event_log, count=100)
+
+
+def test_a_zombie_that_writes_after_it_was_taken_over_stores_nothing_twice(
+    store: EventStore, event_log: EventLog
+) -> None:
+    create_users(100)
+    zombie = sealed()
+    deliver(taken_over(zombie), store)
+
+    late, row_count = late_insert(zombie.id)
+    store.write(late, row_count=row_count, token=str(zombie.id))
+
+    assert_delivered(event_log, count=100)
+
+
+def late_insert(window_id: uuid.UUID) -> tuple[bytes, int]:
+    """A body that was on its way when its window was taken over: rows with a marker that must not be stored."""
+    line = f"outbox_user\t1\t{window_id}\tlate\t2026-01-01 00:00:00+00\ttest\t1\tlate\n"
+    return line.encode(), 1
+
+
+def test_a_store_that_is_down_keeps_everything_in_the_ledger(event_log: EventLog) -> None:
+    ids = create_users(10)
+    down = connect("clickhouse://127.0.0.1:1/default", timeout_seconds=1)
+
+    assert deliver(sealed(), down) is Delivery.POSTPONED
+
+    assert undelivered() == {"outbox_user": len(ids), "batches": 1, "open windows": 1}
+    assert Window.objects.get().last_error != ""
+    assert event_log.count() == 0
+
+
+def test_an_unknown_outcome_keeps_the_lease_until_it_ends(store: EventStore, event_log: EventLog) -> None:
+    class LosesAnswers:
+        """Writes, and then does as if the connection had been cut."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(store, name)
+
+        def write(self, rows: bytes, *, row_count: int, token: str) -> None:
+            store.write(rows, row_count=row_count, token=token)
+            raise OutcomeUnknown("connection cut")
+
+    # Given a window whose answer was lost
+    create_users(10)
+    assert deliver(sealed(), LosesAnswers()) is Delivery.POSTPONED  # type: ignore[arg-type]
+    assert claim_expired() is None
+    assert "connection cut" in Window.objects.get().last_error
+
+    # When its lease has run out and somebody takes it up
+    expire_leases()
+    recover(store, should_stop=lambda: False)
+
+    assert_delivered(event_log, count=10)
+
+
+def test_a_missing_table_loses_nothing(store: EventStore, event_log: EventLog) -> None:
+    create_users(10)
+    window = sealed()
+    event_log.rename_table("event_log", "event_log_away")
+    try:
+        assert deliver(window, store) is Delivery.POSTPONED
+        with pytest.raises(StoreUnavailable):
+            store.read_back(window.id)
+    finally:
+        event_log.rename_table("event_log_away", "event_log")
+    deliver(taken_over(window), store)
+
+    assert_delivered(event_log, count=10)
+
+
+def test_a_row_that_vanished_from_its_outbox_does_not_stop_its_window(store: EventStore, event_log: EventLog) -> None:
+    create_users(10)
+    window = sealed()
+    OutboxUser.objects.filter(id=OutboxUser.objects.order_by("id")[0].id).delete()
+
+    assert deliver(window, store) is Delivery.ACKED
+
+    assert_delivered(event_log, count=9)
+    assert Window.objects.get().delivered == {"outbox_user": 9}
+
+
+def test_recovery_seals_and_delivers_what_no_aggregator_has(
+    store: EventStore, event_log: EventLog, settings: SettingsWrapper
+) -> None:
+    # Given batches whose messages were lost, some of them long enough ago
+    create_users(1700)
+    dispatched(batch_ids=300)
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE pipeline_batch SET dispatched_at = clock_timestamp() - interval '1 minute'")
+    create_users(5, prefix="young")
+    dispatched()
+
+    windows = recover(store, should_stop=lambda: False)
+
+    # Then the old ones are delivered, in windows of at most WINDOW_ROWS, and the young ones are left to the aggregators
+    assert windows == 2
+    assert event_log.window_sizes() == [900, 800]
+    assert undelivered() == {"outbox_user": 5, "batches": 1}
+    assert settings.WINDOW_ROWS == 1000
+
+
+def test_recovery_stops_between_two_windows_when_it_is_told_to(store: EventStore) -> None:
+    create_users(10)
+    dispatched()
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE pipeline_batch SET dispatched_at = clock_timestamp() - interval '1 minute'")
+
+    assert recover(store, should_stop=lambda: True) == 0
+    assert undelivered() == {"outbox_user": 10, "batches": 1}
+
+
+def test_the_written_time_is_the_store_s(store: EventStore, event_log: EventLog) -> None:
+    create_users(1)
+    before = store.now()
+
+    deliver_all(store)
+
+    assert before - timedelta(seconds=1) <= event_log.written_at() <= store.now() + timedelta(seconds=1)
+
+
+def test_migrating_the_event_log_again_changes_nothing(store: EventStore) -> None:
+    assert list(store.migrate()) == []
+    assert list(store.problems()) == []

@@ -1,0 +1,56 @@
+"""Windows made and looked at by the test itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.db import connection
+
+from pipeline.window import claim_expired, seal
+from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from pipeline.window import SealedWindow
+
+
+def dispatched(*, batch_ids: int = 500) -> list[int]:
+    """Dispatch everything that waits; the numbers of the batches."""
+    sent = Sent()
+    dispatch_all(make_dispatcher(sent, batch_ids=batch_ids))
+    return [batch.id for batch in sent.batches]
+
+
+def sealed(*, batch_ids: int = 500) -> SealedWindow:
+    """One window of everything that waits."""
+    window = seal(dispatched(batch_ids=batch_ids))
+    assert window is not None
+    return window
+
+
+def taken_over(window: SealedWindow) -> SealedWindow:
+    """The same window after its lease has run out and somebody else has claimed it."""
+    expire_leases()
+    claimed = claim_expired()
+    assert claimed is not None
+    assert claimed.id == window.id
+    return claimed
+
+
+def expire_leases() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE pipeline_window SET lease_until = clock_timestamp() - interval '1 second'")
+
+
+def members() -> dict[UUID, list[tuple[str, int]]]:
+    """(outbox, id) of every open window's rows, sorted, as often as its batches hold them."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT window_id, outbox, unnest(ids) AS id FROM pipeline_batch WHERE window_id IS NOT NULL"
+            " ORDER BY window_id, outbox, id"
+        )
+        found: dict[UUID, list[tuple[str, int]]] = {}
+        for window_id, outbox, id_ in cursor.fetchall():
+            found.setdefault(window_id, []).append((outbox, id_))
+        return found
