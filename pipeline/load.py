@@ -12,10 +12,20 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import BooleanField, F, Func, Value
-from django.db.models.expressions import RawSQL
+from django.db.models import BooleanField, F, Func, TextField, Value
+from django.db.models.expressions import Combinable, RawSQL
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Coalesce
 
-from backend.eventlog.columns import ROW_COLUMNS
+from backend.eventlog.columns import (
+    ROW_COLUMNS,
+    Column,
+    FromContext,
+    FromEvent,
+    FromPipeline,
+    FromSetting,
+    Kind,
+)
 from backend.outbox.models import all_outboxes
 from pipeline.errors import WindowTooLarge
 
@@ -25,6 +35,14 @@ if TYPE_CHECKING:
 
     from backend.outbox.models import Outbox
     from pipeline.window import SealedWindow
+
+#: What an outbox that does not have a column's value gives, as COPY text.
+_DEFAULTS = {
+    Kind.TEXT: "",
+    Kind.WHOLE_NUMBER: "0",
+    Kind.TIME: "1970-01-01 00:00:00+00",
+    Kind.UUID: "00000000-0000-0000-0000-000000000000",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +76,8 @@ def load(window: SealedWindow, *, max_bytes: int | None) -> LoadedWindow:
 
 def _rows_sql(outbox: type[Outbox], window_id: UUID) -> tuple[str, tuple[object, ...]]:
     name = outbox.outbox_name()
-    columns = {
-        **outbox.event_columns(),
-        "outbox": Value(name),
-        "outbox_id": F("id"),
-        "window_id": Value(str(window_id)),
-        "environment": Value(settings.ENVIRONMENT),
-    }
+    known: dict[str, Combinable] = {"outbox": Value(name), "outbox_id": F("id"), "window_id": Value(str(window_id))}
+    event_columns = outbox.event_columns()
     # As an array that the planner knows nothing of, it is always looked up index by index. As a join or an IN, the
     # plan hangs on the statistics of a table that is empty or huge by turns: a window then took 27 s instead of 30 ms.
     members = RawSQL(
@@ -72,7 +85,19 @@ def _rows_sql(outbox: type[Outbox], window_id: UUID) -> tuple[str, tuple[object,
     )
     is_member = Func(F("id"), members, arg_joiner=" = ANY", template="%(expressions)s", output_field=BooleanField())
     rows = outbox._default_manager.filter(is_member).order_by("id")
-    return rows.values_list(*(columns[column] for column in ROW_COLUMNS)).query.sql_with_params()
+    return rows.values_list(*(_value(column, known, event_columns) for column in ROW_COLUMNS)).query.sql_with_params()
+
+
+def _value(column: Column, known: Mapping[str, Combinable], event_columns: Mapping[str, Combinable]) -> Combinable:
+    match column.source:
+        case FromPipeline():
+            return known[column.name]
+        case FromEvent():
+            return event_columns.get(column.name, Value(_DEFAULTS[column.kind]))
+        case FromContext(key):
+            return Coalesce(KeyTextTransform(key, "bound"), Value(_DEFAULTS[column.kind]), output_field=TextField())
+        case FromSetting(setting):
+            return Value(getattr(settings, setting))
 
 
 class _BoundedBody(io.BytesIO):

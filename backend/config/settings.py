@@ -59,6 +59,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "backend.outbox.middleware.EventContextMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
@@ -157,6 +158,7 @@ DRAMATIQ_BROKER: dict[str, Any] = {
         PeriodiqMiddleware(skip_delay=24 * 3600),
         "dramatiq.middleware.Retries",
         "django_dramatiq.middleware.DbConnectionsMiddleware",
+        "backend.outbox.middleware.EventContextCarrier",
         PipelineLifecycle(),
     ],
 }

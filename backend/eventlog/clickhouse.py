@@ -16,11 +16,12 @@ import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from urllib3.exceptions import MaxRetryError, NewConnectionError
 
-from backend.eventlog.columns import ROW_COLUMNS
+from backend.eventlog.columns import ADDED_COLUMNS, ROW_COLUMNS, Column, Kind
 from backend.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, StoreUnavailable
+from backend.eventlog.schema import FIRST_COLUMN_NUMBER, Migration
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from uuid import UUID
 
     from clickhouse_connect.driver.client import Client
@@ -37,6 +38,14 @@ _TABLE_SETTINGS = {
     # Off by default: an acknowledged insert would be in the page cache only, and the ack deletes the original.
     "fsync_after_insert": 1,
     "fsync_part_directory": 1,
+}
+
+_TYPES = {Kind.TEXT: "String", Kind.WHOLE_NUMBER: "UInt64", Kind.TIME: "DateTime64(6, 'UTC')", Kind.UUID: "UUID"}
+_CODECS = {
+    Kind.TEXT: "ZSTD(1)",
+    Kind.WHOLE_NUMBER: "Delta, ZSTD(1)",
+    Kind.TIME: "Delta, ZSTD(1)",
+    Kind.UUID: "ZSTD(1)",
 }
 
 # event_type comes first in the sorting key, so that a search for a type and a time reads one stretch; window_id is
@@ -60,17 +69,13 @@ ORDER BY (event_type, event_date_time, outbox, outbox_id)
 SETTINGS {", ".join(f"{name} = {value}" for name, value in _TABLE_SETTINGS.items())}
 """
 
-_COLUMN_TYPES = {
-    "event_type": "String",
-    "event_date_time": "DateTime64(6, 'UTC')",
-    "environment": "String",
-    "event_context": "String",
-    "metadata_version": "UInt64",
-    "outbox": "String",
-    "outbox_id": "UInt64",
-    "window_id": "UUID",
-    "written_at": "DateTime64(6, 'UTC')",
-}
+_COLUMN_TYPES = {column.name: _TYPES[column.kind] for column in ROW_COLUMNS} | {"written_at": _TYPES[Kind.TIME]}
+
+_CREATE_MIGRATIONS = f"""
+CREATE TABLE IF NOT EXISTS {_TABLE}_migration (
+    number UInt32, name String, checksum String, applied_at DateTime('UTC') DEFAULT now()
+) ENGINE = MergeTree ORDER BY number
+"""
 
 _INSERT_SETTINGS = {
     # On by default since 26.2. It answers before the rows are stored, or batches them out of our tokens' reach.
@@ -104,19 +109,38 @@ class ClickHouseStore:
         self._client: Client | None = None
         self._connecting = threading.Lock()
 
-    def migrate(self) -> Sequence[str]:
-        existed = bool(self._query(f"EXISTS TABLE {_TABLE}")[0][0])
-        if existed:
-            return []
-        self._command(_CREATE_TABLE)
-        return [f"created table {_TABLE}"]
+    def migrations(self) -> Sequence[Migration]:
+        return [
+            Migration(1, f"table {_TABLE}", (_CREATE_TABLE,)),
+            *(
+                Migration(FIRST_COLUMN_NUMBER + place, f"column {column.name}", (_add_column(column),))
+                for place, column in enumerate(ADDED_COLUMNS)
+            ),
+        ]
+
+    def applied_migrations(self) -> Mapping[int, tuple[str, str]]:
+        if not self._query(f"EXISTS TABLE {_TABLE}_migration")[0][0]:
+            return {}
+        rows = self._query(f"SELECT number, name, checksum FROM {_TABLE}_migration")
+        return {int(number): (str(name), str(checksum)) for number, name, checksum in rows}
+
+    def apply_migration(self, migration: Migration) -> None:
+        for statement in (_CREATE_MIGRATIONS, *migration.statements):
+            self._command(statement)
+        # As one of the statements would be after a crash, this is repeatable: the newest record of a number counts.
+        self._command(
+            f"INSERT INTO {_TABLE}_migration (number, name, checksum) SELECT %s, %s, %s",
+            migration.number,
+            migration.name,
+            migration.checksum,
+        )
 
     def problems(self) -> Sequence[str]:
         columns = self._columns()
         if not columns:
             return [f"table {_TABLE} does not exist: run `python manage.py eventlog migrate`"]
         found = [
-            f"column {name} is {columns.get(name, 'missing')}, it must be {wanted}: correct it with ALTER TABLE"
+            f"column {name} is {columns.get(name, 'missing')}, not {wanted}: run `python manage.py eventlog migrate`"
             for name, wanted in _COLUMN_TYPES.items()
             if columns.get(name) != wanted
         ]
@@ -147,7 +171,11 @@ class ClickHouseStore:
         }
         try:
             summary = self._connected().raw_insert(
-                _TABLE, column_names=ROW_COLUMNS, insert_block=rows, settings=settings, fmt="TabSeparated"
+                _TABLE,
+                column_names=[column.name for column in ROW_COLUMNS],
+                insert_block=rows,
+                settings=settings,
+                fmt="TabSeparated",
             )
         except ClickHouseError as error:
             raise _translated(error) from error
@@ -179,9 +207,9 @@ class ClickHouseStore:
         except ClickHouseError as error:
             raise StoreUnavailable(_brief(error)) from error
 
-    def _command(self, sql: str) -> None:
+    def _command(self, sql: str, *parameters: object) -> None:
         try:
-            self._connected().command(sql)
+            self._connected().command(sql, parameters=list(parameters) or None)
         except ClickHouseError as error:
             raise StoreUnavailable(_brief(error)) from error
 
@@ -211,6 +239,11 @@ class ClickHouseStore:
             )
         except ClickHouseError as error:
             raise StoreUnavailable(_brief(error)) from error
+
+
+def _add_column(column: Column) -> str:
+    kind = f"{_TYPES[column.kind]} CODEC({_CODECS[column.kind]})"
+    return f"ALTER TABLE {_TABLE} ADD COLUMN IF NOT EXISTS {column.name} {kind}"
 
 
 def _translated(error: ClickHouseError) -> EventStoreError:

@@ -8,16 +8,27 @@ from urllib.parse import urlsplit
 from django.core.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
+    from backend.eventlog.schema import Migration
+
 
 class EventStore(Protocol):
-    """What the pipeline needs of a store. Rows travel as PostgreSQL COPY text, columns as in `ROW_COLUMNS`."""
+    """What the pipeline needs of a store. Rows travel as PostgreSQL COPY text, columns as in `ROW_COLUMNS`.
 
-    def migrate(self) -> Sequence[str]:
-        """Bring the OBT up to date; what was done, a line each. Does nothing the second time."""
+    What a store cannot do it says with an error; nothing is ignored.
+    """
+
+    def migrations(self) -> Sequence[Migration]:
+        """Every migration of the OBT, in order, in the store's own statements, which can be repeated."""
+
+    def applied_migrations(self) -> Mapping[int, tuple[str, str]]:
+        """(name, checksum) of each applied migration, by number. Raises StoreUnavailable."""
+
+    def apply_migration(self, migration: Migration) -> None:
+        """Run it and record it. Raises StoreUnavailable."""
 
     def problems(self) -> Sequence[str]:
         """What is wrong with the table or its settings, each with what to do; empty when all is well."""

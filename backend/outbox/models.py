@@ -13,6 +13,7 @@ from django.db import models
 from django.db.models import F, Func, TextField, Value
 from django.db.models.functions import Cast, Coalesce
 
+from backend.outbox.context import bound
 from backend.outbox.fields import CurrentXid, TableStorage, Xid8Field
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class Outbox(models.Model):
     #: Which transaction wrote the row: the dispatcher tells new rows from old ones by it, because ids commit out
     #: of order.
     xid = Xid8Field(db_default=CurrentXid(), editable=False)
+
+    #: Who and what caused the event, as bound when it was published: columns of the event log are filled from it.
+    bound = models.JSONField(null=True, default=bound, editable=False)
 
     #: The column with the payload, if the table has one: the dispatcher bounds batches by its size (which PostgreSQL
     #: knows without reading the payload).

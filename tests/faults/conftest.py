@@ -13,11 +13,12 @@ from tests.faults import writers
 from tests.faults.fleet import Fleet
 from tests.faults.oracle import Oracle, Verdict
 from tests.faults.sampler import Sampler
-from tests.integration.conftest import django_db_setup, event_log, purge_queues  # noqa: F401 - fixtures
+from tests.integration.conftest import django_db_setup, event_log  # noqa: F401 - fixtures
+from tests.integration.queues import purge_queues
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pytest_django.plugin import DjangoDbBlocker
 
@@ -43,9 +44,9 @@ class Run:
         self.sampler = sampler
         self.books = writers.Books()
 
-    def publish(self, count: int, *, text: str = "something") -> None:
-        """Commit this many events in one transaction."""
-        self.books.acknowledged.update(writers.commit_events(self.name, count, text=text))
+    def publish(self, count: int, *, text: str = "something", at: Sequence[str] = ()) -> None:
+        """Commit this many events in one transaction; `at`: their times, by turns."""
+        self.books.acknowledged.update(writers.commit_events(self.name, count, text=text, at=at))
 
     def create_users(self, count: int) -> None:
         self.books.acknowledged.update(writers.commit_users(self.name, count))
@@ -67,6 +68,7 @@ class Run:
         verdict = self.oracle.verdict(self.name, acknowledged=self.books.acknowledged)
         assert not verdict.faults
         assert not self.sampler.broken
+        assert self.sampler.samples, f"no sample of I5 and I6 could be taken: {self.sampler.last_failure}"
         return verdict
 
     def judge_when_drained(self, *, seconds: float = 30) -> Verdict:

@@ -6,11 +6,10 @@ import contextlib
 import os
 import signal
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit, urlunsplit
 
 import psutil
 
-from tests.faults.proxy import Proxy
+from tests.faults.proxy import Proxy, with_port
 from tests.integration.workers import QUICK, Workers
 from tests.waiting import eventually
 
@@ -34,6 +33,7 @@ class Fleet:
         self.store = Proxy(services.clickhouse.port)
         self._workers = Workers(services, log_folder=log_folder)
         self._running: list[Process] = []
+        self._steady: list[Process] = []
         self._aggregators = 0
 
     def __enter__(self) -> Self:
@@ -52,6 +52,22 @@ class Fleet:
         """Every proxy lets everything through."""
         for proxy in self.proxies:
             proxy.heal()
+
+    def steady(self, *, has_aggregator: bool = True) -> None:
+        """Have one dispatcher at work, and one aggregator or none; those of the test before, if they still are."""
+        dispatchers = [process for process in self._steady if process.name == "dispatcher" and process.is_running]
+        aggregators = [process for process in self._steady if process.name != "dispatcher" and process.is_running]
+        for process in list(self._running):
+            if process not in (*dispatchers[:1], *(aggregators[:1] if has_aggregator else ())):
+                self.kill(process)
+        self._steady = dispatchers[:1] or [self.dispatcher()]
+        if has_aggregator:
+            self._steady += aggregators[:1] or [self.aggregator()]
+        self.ready(*self._steady)
+
+    @property
+    def steady_dispatcher(self) -> Process:
+        return self._steady[0]
 
     def dispatcher(self, **knobs: str) -> Process:
         """A dispatcher at work, not yet ready."""
@@ -96,13 +112,6 @@ class Fleet:
             "EVENT_STORE_URL": with_port(os.environ["EVENT_STORE_URL"], self.store.port),
         }
         return {**QUICK, **urls, **knobs}
-
-
-def with_port(url: str, port: int) -> str:
-    """The same URL at another port."""
-    parts = urlsplit(url)
-    user, _, _ = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{port}" if user else f"127.0.0.1:{port}"))
 
 
 def family(process: Process) -> list[psutil.Process]:

@@ -66,7 +66,7 @@ class Oracle:
         self._clickhouse_port = clickhouse_port
 
     def create(self) -> None:
-        self._postgres(_CREATE)
+        self.ask_postgres(_CREATE)
 
     def undelivered(self) -> dict[str, int]:
         """What is still on its way, by table; empty when all is drained."""
@@ -86,12 +86,12 @@ class Oracle:
 
     def stored(self, run: str) -> int:
         """Distinct events of the run that are stored."""
-        return int(self._clickhouse(f"SELECT uniqExact(outbox, outbox_id) {_FROM_RUN.format(run=run)}")[0][0])
+        return int(self.ask_store(f"SELECT uniqExact(outbox, outbox_id) {_FROM_RUN.format(run=run)}")[0][0])
 
     def verdict(self, run: str, *, acknowledged: Collection[str] = ()) -> Verdict:
         """Compare, by identity and by key and md5 of the context. Only final when everything is drained."""
-        events = self._postgres("SELECT key, outbox, outbox_id, md5 FROM oracle_event WHERE run = %s", [run])
-        dead = set(self._postgres("SELECT outbox, row_id FROM pipeline_deadletter"))
+        events = self.ask_postgres("SELECT key, outbox, outbox_id, md5 FROM oracle_event WHERE run = %s", [run])
+        dead = set(self.ask_postgres("SELECT outbox, row_id FROM pipeline_deadletter"))
         stored = self._stored(run)
         committed = {(outbox, outbox_id): md5 for _, outbox, outbox_id, md5 in events}
         keys = {key for key, *_ in events}
@@ -115,11 +115,11 @@ class Oracle:
         """
         broken = [
             f"I6: {outbox} {outbox_id} is in {count} open batches"
-            for outbox, outbox_id, count in self._postgres(
+            for outbox, outbox_id, count in self.ask_postgres(
                 "SELECT outbox, id, count(*) FROM pipeline_batch, unnest(ids) AS id GROUP BY 1, 2 HAVING count(*) > 1"
             )
         ]
-        deleted = self._postgres(
+        deleted = self.ask_postgres(
             "SELECT e.outbox, e.outbox_id FROM (SELECT * FROM oracle_event ORDER BY n DESC LIMIT %s) AS e"
             " WHERE NOT EXISTS (SELECT FROM outbox_event AS o WHERE e.outbox = 'outbox_event' AND o.id = e.outbox_id)"
             " AND NOT EXISTS (SELECT FROM outbox_user AS o WHERE e.outbox = 'outbox_user' AND o.id = e.outbox_id)",
@@ -127,13 +127,13 @@ class Oracle:
         )
         if deleted:
             lowest = min(outbox_id for _, outbox_id in deleted)
-            found = self._clickhouse(f"SELECT outbox, outbox_id FROM event_log WHERE outbox_id >= {lowest}")
+            found = self.ask_store(f"SELECT outbox, outbox_id FROM event_log WHERE outbox_id >= {lowest}")
             missing = set(deleted) - {(outbox, int(outbox_id)) for outbox, outbox_id in found}
             broken += [f"I5: {outbox} {outbox_id} is deleted and not stored" for outbox, outbox_id in sorted(missing)]
         return broken
 
     def _stored(self, run: str) -> _Stored:
-        rows = self._clickhouse(
+        rows = self.ask_store(
             f"SELECT outbox, outbox_id, {_KEY}, lower(hex(MD5(event_context))) {_FROM_RUN.format(run=run)}"
         )
         return _Stored(
@@ -143,18 +143,18 @@ class Oracle:
         )
 
     def _count(self, sql: str, parameters: Sequence[object] = ()) -> int:
-        return int(self._postgres(sql, parameters)[0][0])
+        return int(self.ask_postgres(sql, parameters)[0][0])
 
-    def _postgres(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    def ask_postgres(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         with closing(psycopg2.connect(self._database_url, connect_timeout=5)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(sql, list(parameters))
                 return cursor.fetchall() if cursor.description else []
 
-    def _clickhouse(self, sql: str) -> list[list[str]]:
+    def ask_store(self, sql: str) -> list[list[str]]:
         with closing(http.client.HTTPConnection("127.0.0.1", self._clickhouse_port, timeout=30)) as connection:
-            connection.request("POST", "/", body=f"{sql} FORMAT TabSeparated".encode())
+            connection.request("POST", "/?default_format=TabSeparated", body=sql.encode())
             response = connection.getresponse()
             body = response.read().decode()
         if response.status != http.client.OK:
@@ -163,5 +163,5 @@ class Oracle:
 
 
 #: The writers put the key first into every context.
-_KEY = "extract(substring(event_context, 1, 200), '^.\"(?:key|email)\":\"([^\"]*)')"
+_KEY = 'extract(substring(event_context, 1, 200), \'^."(?:key|email)":"([^"]*)\')'
 _FROM_RUN = f"FROM event_log WHERE startsWith({_KEY}, '{{run}}')"

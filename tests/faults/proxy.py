@@ -13,9 +13,13 @@ import threading
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit, urlunsplit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+#: In an INSERT into the event store, and in nothing else that is sent to it.
+INSERT = b"insert_deduplication_token"
 
 _CHUNK_BYTES = 64 * 1024
 #: How long nothing must come before a request is taken as complete (`Kind.ANSWER`).
@@ -47,6 +51,13 @@ class Fault:
     seconds: float = 0.0
     bytes_per_second: int = 0
     answer: bytes = b""
+
+
+def with_port(url: str, port: int) -> str:
+    """The same URL at another port."""
+    parts = urlsplit(url)
+    user, _, _ = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{port}" if user else f"127.0.0.1:{port}"))
 
 
 class _Link:

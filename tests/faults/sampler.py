@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import threading
 from typing import TYPE_CHECKING, Self
 
@@ -21,6 +22,7 @@ class Sampler:
         self._thread = threading.Thread(target=self._sample, name="sampler", daemon=True)
         self.samples = 0
         self.failed_samples = 0
+        self.last_failure = ""
         #: What was seen broken, once each.
         self.broken: list[str] = []
 
@@ -32,12 +34,18 @@ class Sampler:
         self._is_stopped.set()
         self._thread.join()
 
+    def pause(self) -> None:
+        """No more samples: the test is about to break the invariant itself."""
+        self._is_stopped.set()
+        self._thread.join()
+
     def _sample(self) -> None:
         while not self._is_stopped.wait(self._every_seconds):
             try:
                 seen = self._oracle.sample()
-            except (OSError, psycopg2.Error):
+            except (OSError, http.client.HTTPException, psycopg2.Error) as error:
                 self.failed_samples += 1
+                self.last_failure = f"{type(error).__name__} {error}"
             else:
                 self.samples += 1
                 self.broken += [sentence for sentence in seen if sentence not in self.broken]

@@ -4,68 +4,53 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.local.process import Process
 from tests.faults.conftest import Run
-from tests.faults.fleet import Fleet
-from tests.faults.proxy import Fault, Kind
+from tests.faults.proxy import INSERT, Fault, Kind
+from tests.integration.workers import SHIFTS
 from tests.waiting import eventually
 
-#: An INSERT into the event store, and nothing else that is sent to it.
-INSERT = b"insert_deduplication_token"
-
-#: Lease, one round of recovery, and the delivery itself, on a machine that does other things as well.
-_RECOVERY_SECONDS = 25
-
-
-@pytest.fixture
-def dispatcher(bare_fleet: Fleet) -> Process:
-    """The dispatcher of this module, which the kills of aggregators leave alone."""
-    process = bare_fleet.dispatcher()
-    bare_fleet.ready(process)
-    return process
+_DISPATCHER_POINTS = ("batches_inserted", "cursor_committed", "published@1", "published@3")
+_AGGREGATOR_POINTS = ("sealed", "loaded", "written", "acked", "message_acked")
+#: A successor starts, the lease ends, one round of recovery, the delivery; on a machine that does other things, too.
+_RECOVERY_SECONDS = 40
 
 
-@pytest.mark.parametrize("point", ["batches_inserted", "cursor_committed", "published@1", "published@3"])
-def test_a_dispatcher_killed_between_two_steps_loses_and_doubles_nothing(run: Run, point: str) -> None:
-    """T1-T4: before and after the cursor's commit, before and after publish."""
-    name, _, passage = point.partition("@")
-    doomed = run.fleet.idle_dispatcher(FAILPOINTS=f"{name}=kill@{passage or 1}", BATCH_IDS="20")
-    aggregator = run.fleet.aggregator()
-    run.publish(100)
-    run.create_users(30)
-
+def test_dispatchers_killed_one_after_the_other_at_each_step_lose_and_double_nothing(run: Run) -> None:
+    """T1-T4: before and after the cursor's commit, before and after publish. Each time the next takes up the shift."""
+    run.fleet.kill_all()
+    doomed = [run.fleet.idle_dispatcher(FAILPOINTS=_kill(point), BATCH_IDS="20") for point in _DISPATCHER_POINTS]
+    run.fleet.aggregator()
+    run.fleet.ready(*doomed)
+    writer = run.writer(transactions_per_second=20)
     _start_shifts()
-    run.fleet.wait_until_dead(doomed)
-    successor = run.fleet.idle_dispatcher(BATCH_IDS="20")  # takes up the shift of the killed one
+    for process in doomed:
+        run.fleet.wait_until_dead(process)
+
+    run.fleet.idle_dispatcher(BATCH_IDS="20")
+    writer.stop()
 
     run.judge_when_drained(seconds=_RECOVERY_SECONDS)
-    run.fleet.kill(successor)
-    run.fleet.kill(aggregator)
 
 
-@pytest.mark.parametrize("point", ["sealed", "loaded", "written", "acked", "message_acked"])
-def test_an_aggregator_killed_between_two_stages_loses_and_doubles_nothing(
-    run: Run, dispatcher: Process, point: str
-) -> None:
+def test_aggregators_killed_at_each_stage_lose_and_double_nothing(run: Run) -> None:
     """T5-T8: after the seal, after the load, after the write, after the ack, after the message's ack.
 
-    No other aggregator runs: what the killed one held is recovered by the dispatcher's shift alone.
+    No other aggregator runs: what the killed ones held is recovered by the dispatcher's shift alone.
     """
-    doomed = run.fleet.aggregator(FAILPOINTS=f"{point}=kill@1")
-    run.fleet.ready(doomed)
-    run.publish(100)
-    run.create_users(30)
-
-    run.fleet.wait_until_dead(doomed)
+    run.fleet.steady(has_aggregator=False)
+    doomed = [run.fleet.aggregator(FAILPOINTS=_kill(point)) for point in _AGGREGATOR_POINTS]
+    run.fleet.ready(*doomed)
+    writer = run.writer(transactions_per_second=20)
+    for process in doomed:
+        run.fleet.wait_until_dead(process)
+    writer.stop()
 
     run.judge_when_drained(seconds=_RECOVERY_SECONDS)
-    run.fleet.kill(dispatcher)
 
 
-def test_an_aggregator_killed_after_its_insert_was_sent_loses_and_doubles_nothing(
-    run: Run, dispatcher: Process
-) -> None:
-    """T6: the request is sent, its answer is on the way."""
+def test_an_aggregator_killed_after_its_insert_was_sent_loses_and_doubles_nothing(run: Run) -> None:
+    """T6: the request is sent and executed, its answer is on the way."""
+    run.fleet.steady(has_aggregator=False)
     run.fleet.store.fail(Fault(kind=Kind.HOLD_ANSWER, marker=INSERT, times=1))
     doomed = run.fleet.aggregator(STORE_TIMEOUT_SECONDS="60")
     run.fleet.ready(doomed)
@@ -75,11 +60,45 @@ def test_an_aggregator_killed_after_its_insert_was_sent_loses_and_doubles_nothin
     run.fleet.kill(doomed)
 
     run.judge_when_drained(seconds=_RECOVERY_SECONDS)
-    run.fleet.kill(dispatcher)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", _DISPATCHER_POINTS)
+def test_a_dispatcher_killed_between_two_steps_loses_and_doubles_nothing(run: Run, point: str) -> None:
+    """T1-T4, each by itself."""
+    run.fleet.kill_all()
+    doomed = run.fleet.idle_dispatcher(FAILPOINTS=_kill(point), BATCH_IDS="20")
+    run.fleet.aggregator()
+    run.publish(100)
+    run.create_users(30)
+
+    _start_shifts()
+    run.fleet.wait_until_dead(doomed)
+    run.fleet.idle_dispatcher(BATCH_IDS="20")
+
+    run.judge_when_drained(seconds=_RECOVERY_SECONDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", _AGGREGATOR_POINTS)
+def test_an_aggregator_killed_between_two_stages_loses_and_doubles_nothing(run: Run, point: str) -> None:
+    """T5-T8, each by itself."""
+    run.fleet.steady(has_aggregator=False)
+    doomed = run.fleet.aggregator(FAILPOINTS=_kill(point))
+    run.fleet.ready(doomed)
+    run.publish(100)
+    run.create_users(30)
+
+    run.fleet.wait_until_dead(doomed)
+
+    run.judge_when_drained(seconds=_RECOVERY_SECONDS)
+
+
+def _kill(point: str) -> str:
+    name, _, passage = point.partition("@")
+    return f"{name}=kill@{passage or 1}"
 
 
 def _start_shifts() -> None:
-    from pipeline.actors import dispatch_shift, recover_shift
-
-    dispatch_shift.send()
-    recover_shift.send()
+    for shift in SHIFTS:
+        shift.send()

@@ -15,15 +15,26 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from django.db import DatabaseError, InterfaceError, connection, transaction
+from django.db.models import F
 
 from backend.outbox import Event, publish, publish_many
+from backend.outbox.models import OutboxEvent
 from backend.users.models import OutboxUser, User
 from backend.users.use_cases import CreateUser, CreateUserRequest, UserCreated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_AWKWARD = ("plain", "Tab\there", "New\nline", "Back\\slash \\N", 'Q"uote', "\N{SNOWMAN} \N{GRINNING FACE}", "\x01\x7f", "")
+_AWKWARD = (
+    "plain",
+    "Tab\there",
+    "New\nline",
+    "Back\\slash \\N",
+    'Q"uote',
+    "\N{SNOWMAN} \N{GRINNING FACE}",
+    "\x01\x7f",
+    "",
+)
 _MEBIBYTE = 1024 * 1024
 
 
@@ -75,10 +86,15 @@ def create_users(run: str, count: int) -> list[str]:
     return [user.email for user in users]
 
 
-def commit_events(run: str, count: int, *, text: str = "something") -> list[str]:
-    """`count` events in a transaction of their own."""
+def commit_events(run: str, count: int, *, text: str = "something", at: Sequence[str] = ()) -> list[str]:
+    """`count` events in a transaction of their own. `at`: their times, by turns."""
     with transaction.atomic():
-        return publish_events(run, [text] * count)
+        keys = publish_events(run, [text] * count)
+        for number, moment in enumerate(at):
+            OutboxEvent.objects.annotate(turn=F("id") % len(at)).filter(
+                event_context__startswith=f'{{"key":"{run}', turn=number
+            ).update(event_date_time=moment)
+        return keys
 
 
 def commit_users(run: str, count: int) -> list[str]:
@@ -87,9 +103,7 @@ def commit_users(run: str, count: int) -> list[str]:
 
 
 def _note_users(run: str, users: Sequence[User], outbox_ids: Sequence[int]) -> None:
-    contexts = [
-        UserCreated(email=user.email, first_name=user.first_name, last_name=user.last_name) for user in users
-    ]
+    contexts = [UserCreated(email=user.email, first_name=user.first_name, last_name=user.last_name) for user in users]
     with connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO oracle_event (run, key, outbox, outbox_id, md5)"
@@ -125,7 +139,9 @@ class _RollBack(Exception):  # noqa: N818 - thrown to roll back, and caught
 class Writer(threading.Thread):
     """Random transactions at a rate, until told to stop: the same seed does the same things."""
 
-    def __init__(self, run: str, books: Books, *, seed: str, transactions_per_second: float, big_every: int = 0) -> None:
+    def __init__(
+        self, run: str, books: Books, *, seed: str, transactions_per_second: float, big_every: int = 0
+    ) -> None:
         super().__init__(name=f"writer-{seed}", daemon=True)
         self._run = run
         self._books = books
@@ -196,9 +212,6 @@ class Writer(threading.Thread):
         return keys
 
     def _roll_back_to_savepoint(self) -> None:
-        try:
-            with transaction.atomic():
-                publish_events(self._run, ["never happened"])
-                raise _RollBack
-        except _RollBack:
-            pass
+        with transaction.atomic():
+            publish_events(self._run, ["never happened"])
+            transaction.set_rollback(True)

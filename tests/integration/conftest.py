@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
-import dramatiq
-import pika
 import pytest
 from django.conf import settings as django_settings
 from django.core.management import call_command
 from django.db import connection
 
 from backend.eventlog.store import EventStore, connect
-from pipeline.broker import QUEUES
 from tests.integration.event_log import EventLog
+from tests.integration.queues import purge_queues
 from tests.integration.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_django.plugin import DjangoDbBlocker
+    from pytest_django import DjangoDbBlocker
 
     from tests.services import Services
 
@@ -75,12 +72,3 @@ def workers(services: Services, request: pytest.FixtureRequest) -> Iterator[Work
     """Real worker processes; what the test leaves running is killed."""
     with Workers(services, log_folder=services.folder / "log" / request.node.name[:80]) as workers:
         yield workers
-
-
-def purge_queues() -> None:
-    """Empty every queue of the pipeline that exists."""
-    parameters = dramatiq.get_broker().parameters  # type: ignore[attr-defined]
-    with contextlib.closing(pika.BlockingConnection(parameters=parameters)) as rabbitmq:
-        for queue in (name + suffix for name in QUEUES for suffix in ("", ".DQ", ".XQ")):
-            with contextlib.suppress(pika.exceptions.ChannelClosedByBroker):  # nobody has used it yet
-                rabbitmq.channel().queue_purge(queue)

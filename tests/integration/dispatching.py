@@ -9,7 +9,7 @@ from backend.outbox.models import all_outboxes
 from pipeline.dispatch import Dispatcher, Limits
 
 if TYPE_CHECKING:
-    from pipeline.batch import Batch
+    from pipeline.batch import Batch, PublishBatch
 
 #: Ticks after which a dispatcher that is still not done is taken to be stuck.
 _MOST_TICKS = 2000
@@ -33,11 +33,11 @@ class Sent:
 
 
 def make_dispatcher(
-    sent: Sent, *, batch_ids: int = 500, batch_bytes: int = 8 * 1024 * 1024, in_flight_rows: int = 1_000_000
+    publish: PublishBatch, *, batch_ids: int = 500, batch_bytes: int = 8 * 1024 * 1024, in_flight_rows: int = 1_000_000
 ) -> Dispatcher:
     """A dispatcher over all outboxes, with its cursors in place."""
     limits = Limits(batch_ids=batch_ids, batch_bytes=batch_bytes, in_flight_rows=in_flight_rows)
-    dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=sent)
+    dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=publish)
     dispatcher.create_cursors()
     return dispatcher
 

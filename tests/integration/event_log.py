@@ -80,6 +80,9 @@ class EventLog:
         """Lose rows; the store's token log stays as it is."""
         self._client.command(f"ALTER TABLE event_log DELETE WHERE {condition} SETTINGS mutations_sync = 1")
 
+    def alter(self, change: str) -> None:
+        self._client.command(f"ALTER TABLE event_log {change}")
+
     def rename_table(self, old: str, new: str) -> None:
         self._client.command(f"RENAME TABLE {old} TO {new}")
 

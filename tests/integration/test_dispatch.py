@@ -60,12 +60,12 @@ def write_like_an_application(seed: int, *, transactions: int) -> list[int]:
                 with transaction.atomic():
                     inner = write_events(["{}"])
                     if chance.random() < 0.5:
-                        transaction.set_rollback(True)  # noqa: FBT003
+                        transaction.set_rollback(True)
                     else:
                         written += inner
             time.sleep(chance.uniform(0, 0.01))
             if chance.random() < 0.25:
-                transaction.set_rollback(True)  # noqa: FBT003
+                transaction.set_rollback(True)
                 written = []
         committed += written
     return committed
@@ -258,7 +258,9 @@ def test_no_more_rows_than_the_limit_are_in_flight() -> None:
 
     # And when some of it is delivered, there is room for as much again
     with connection.cursor() as cursor:
-        cursor.execute("DELETE FROM pipeline_batch WHERE id IN (SELECT id FROM pipeline_batch ORDER BY id DESC LIMIT 3)")
+        cursor.execute(
+            "DELETE FROM pipeline_batch WHERE id IN (SELECT id FROM pipeline_batch ORDER BY id DESC LIMIT 3)"
+        )
     for _ in range(20):
         dispatcher.tick()
     assert in_flight() == 1000

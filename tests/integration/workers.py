@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Self
 
 from deploy.local.application import Application
 from pipeline.actors import dispatch_shift, recover_shift
+from pipeline.models import Shift
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from deploy.local.process import Process
     from tests.services import Services
+
+SHIFTS = (dispatch_shift, recover_shift)
 
 #: Everything happens soon, so that a test of what happens after a death does not wait long.
 QUICK = {
@@ -41,8 +45,8 @@ class Workers:
     def dispatcher(self, **knobs: str) -> Process:
         """A dispatcher that works at its shifts at once, without a scheduler."""
         worker = self.idle_dispatcher(**knobs)
-        dispatch_shift.send()
-        recover_shift.send()
+        for shift in SHIFTS:
+            shift.send()
         return worker
 
     def idle_dispatcher(self, **knobs: str) -> Process:
@@ -61,6 +65,10 @@ class Workers:
     def wait_until_ready(self) -> None:
         for process in self._started:
             process.wait_until_ready()
+
+    def wait_until_recovering(self) -> None:
+        """Return when the shifts have been taken; says nothing of the processes that were killed before."""
+        eventually(lambda: Shift.objects.count() == len(SHIFTS), seconds=60)
 
     def _application(self, knobs: dict[str, str]) -> Application:
         return Application(log_folder=self._log_folder, environment=knobs)

@@ -111,7 +111,7 @@ def _parse_row(line: bytes) -> StoredRow:
     fields = [_unescaped(field) for field in line.split(b"\t")]
     if len(fields) != len(ROW_COLUMNS):
         raise RowsRefused(f"Cannot parse input: {len(fields)} columns, expected {len(ROW_COLUMNS)}")
-    outbox, outbox_id, window_id, event_type, event_date_time, environment, metadata_version, event_context = fields
+    outbox, outbox_id, window_id, event_type, event_date_time, environment, metadata_version, event_context, *_ = fields
     try:
         return StoredRow(
             outbox=outbox.decode(),

@@ -1,0 +1,112 @@
+"""Figure 8: what an event and a window cost, in things that can be counted: the same on every machine.
+
+Used twice: `bench` prints the counts, `test_counts` holds the product to bounds. A count that grows is a regression
+that no noise hides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from django.db import connection
+
+from backend.outbox.models import all_outboxes
+from tests.benchmarks.in_process import Dispatched, carry_window, in_windows, make_dispatcher, seconds_of_tick
+from tests.benchmarks.sql_log import Counts, counted, counting
+from tests.benchmarks.traffic import publish_users
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from clickhouse_connect.driver.client import Client
+
+    from backend.eventlog.store import EventStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathCounts:
+    """A backlog of users on its way: one publish, one tick, window after window."""
+
+    events: int
+    windows: int
+    messages: int
+    parts: int
+    idle_tick: Counts
+    publish: Counts
+    tick: Counts
+    delivery: Counts
+
+    @property
+    def statements_per_window(self) -> float:
+        return len(self.delivery.statements) / self.windows
+
+    @property
+    def round_trips_per_window(self) -> float:
+        """With the insert into the event store."""
+        return self.statements_per_window + 1
+
+    @property
+    def statements_per_event(self) -> float:
+        """From dispatch to ack."""
+        return (len(self.tick.statements) + len(self.delivery.statements)) / self.events
+
+    @property
+    def wal_bytes_per_event(self) -> float:
+        """From dispatch to ack."""
+        return (self.tick.wal_bytes + self.delivery.wal_bytes) / self.events
+
+    @property
+    def wal_bytes_per_window(self) -> float:
+        return self.delivery.wal_bytes / self.windows
+
+    @property
+    def messages_per_1000_events(self) -> float:
+        return self.messages * 1e3 / self.events
+
+    @property
+    def parts_per_million_events(self) -> float:
+        return self.parts * 1e6 / self.events
+
+
+def count_path(*, log: Path, store: EventStore, clickhouse: Client, events: int, window_rows: int) -> PathCounts:
+    """Carry `events` users in windows of `window_rows` and count. Everything must be empty before."""
+    dispatched = Dispatched()
+    dispatcher = make_dispatcher(all_outboxes(), publish=dispatched, in_flight_rows=events)
+    publish_users(window_rows)
+    seconds_of_tick(dispatcher)
+    carry_window(dispatched.batches, store)
+    dispatched.batches.clear()
+    block = _last_block(clickhouse)
+    with counting(log):
+        with counted(log, is_own=True) as idle_tick:
+            dispatcher.tick()
+        with counted(log, is_own=True) as publish:
+            publish_users(events)
+        with counted(log, is_own=True) as tick:
+            dispatcher.tick()
+        windows = in_windows(dispatched.batches, rows=window_rows)
+        with counted(log, is_own=True) as delivery:
+            for window in windows:
+                carry_window(window, store)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM outbox_user")
+        assert cursor.fetchone() == (0,)
+    return PathCounts(
+        events=events,
+        windows=len(windows),
+        messages=len(dispatched.batches),
+        parts=_last_block(clickhouse) - block,
+        idle_tick=idle_tick,
+        publish=publish,
+        tick=tick,
+        delivery=delivery,
+    )
+
+
+def _last_block(clickhouse: Client) -> int:
+    """The number of the last inserted block: merges make fewer parts of them, but keep the number."""
+    rows = clickhouse.query(
+        "SELECT max(max_block_number) FROM system.parts WHERE table = 'event_log' AND active"
+    ).result_rows
+    return int(rows[0][0])

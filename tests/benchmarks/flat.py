@@ -1,0 +1,202 @@
+"""Figure 7: nothing gets slower as things grow. The large side in turns with the small one, in databases of their own.
+
+In this process, stage by stage, so that a difference of a few per cent is seen and no queue hides it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+import psycopg2
+from django.db import connection
+
+from backend.outbox.models import OutboxEvent, all_outboxes
+from tests.benchmarks.figure import Bound, Figure, Partner, in_turns, measured
+from tests.benchmarks.in_process import (
+    Dispatched,
+    carry_window,
+    drop_dispatched,
+    in_windows,
+    make_dispatcher,
+    seconds_of_tick,
+)
+from tests.benchmarks.many_outboxes import fifty_outboxes, forget_them
+from tests.benchmarks.traffic import publish_events, publish_users
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pipeline.dispatch import Dispatcher
+    from tests.benchmarks.lab import Lab
+
+_SMALL, _LARGE = "bench_small", "bench_large"
+_WINDOW_ROWS = 1000
+_FLAT = Bound("at most", 1.25)
+_IDLE_TICKS = 50
+#: Rows delivered at a time under the open transaction.
+_STEP_ROWS = 5000
+
+
+def flat(lab: Lab) -> list[Figure]:
+    """All comparisons, one after another."""
+    figures: list[Figure] = []
+    for compare in (_users, _backlog, _delivered_rows, _outboxes):
+        lab.clear()
+        with lab.databases(_SMALL, _LARGE):
+            figures += compare(lab)
+    return figures
+
+
+def _users(lab: Lab) -> list[Figure]:
+    small, large = lab.sizes.flat_small, lab.sizes.flat_large
+    for name, count in ((_SMALL, small), (_LARGE, large)):
+        lab.use_database(name)
+        publish_users(count)
+        with connection.cursor() as cursor:
+            cursor.execute("TRUNCATE outbox_user")
+            cursor.execute("VACUUM ANALYZE users")
+    rows = lab.sizes.flat_windows * _WINDOW_ROWS
+
+    def run() -> float:
+        with connection.cursor() as cursor:
+            # All over the table, not its newest pages.
+            cursor.execute(
+                "INSERT INTO outbox_user (user_id) SELECT u.id FROM generate_series(1, %s) AS n"
+                " CROSS JOIN LATERAL (SELECT id FROM users WHERE id >= 1 + (hashint4(n)::bigint + 2147483648)"
+                " * (SELECT max(id) FROM users) / 4294967296 ORDER BY id LIMIT 1) AS u",
+                [rows],
+            )
+        return _milliseconds_per_window(lab, rows)
+
+    return [_compared(lab, "time per window", f"{large:,} users", f"{small:,} users", run, unit="ms")]
+
+
+def _backlog(lab: Lab) -> list[Figure]:
+    """The large backlog is published once; each turn takes as much off it as the small one has."""
+    small, large = lab.sizes.flat_small, lab.sizes.flat_large
+    lab.use_database(_LARGE)
+    publish_events(large)
+    lab.use_database(_SMALL)
+
+    def run() -> float:
+        if not OutboxEvent.objects.exists():
+            publish_events(small)
+        return _milliseconds_per_window(lab, small)
+
+    return [_compared(lab, "time per window", f"a backlog of {large:,}", f"{small:,}", run, unit="ms")]
+
+
+def _delivered_rows(lab: Lab) -> list[Figure]:
+    delivered = lab.sizes.delivered_rows
+    dispatcher = _dispatcher()
+    with _open_transaction(lab, _LARGE):
+        lab.use_database(_LARGE)
+        dispatcher.create_cursors()
+        for _ in range(delivered // _STEP_ROWS):
+            publish_events(_STEP_ROWS)
+            dispatcher.tick()
+            drop_dispatched()
+        what, other = f"after {delivered:,} delivered rows under an open transaction", "none, no open transaction"
+        return _compared_ticks(lab, what, other, _dispatcher, lambda: publish_events(_WINDOW_ROWS))
+
+
+def _outboxes(lab: Lab) -> list[Figure]:
+    lab.use_database(_LARGE)
+    outboxes = fifty_outboxes()
+    try:
+
+        def publish() -> None:
+            if connection.settings_dict["NAME"] == _SMALL:
+                publish_events(len(outboxes) * 100)
+            else:
+                for table in outboxes:
+                    publish_events(100, table=table)
+
+        def dispatcher() -> Dispatcher:
+            is_small = connection.settings_dict["NAME"] == _SMALL
+            chosen = {"outbox_event": OutboxEvent} if is_small else outboxes
+            return make_dispatcher(chosen, publish=Dispatched(), in_flight_rows=100_000)
+
+        return _compared_ticks(lab, f"{len(outboxes)} outbox tables", "1 outbox table", dispatcher, publish)
+    finally:
+        forget_them()
+
+
+def _milliseconds_per_window(lab: Lab, rows: int) -> float:
+    """Dispatch, seal, load, write and ack of `rows` rows, a window of a thousand at a time."""
+    dispatched = Dispatched()
+    dispatcher = make_dispatcher(all_outboxes(), publish=dispatched, in_flight_rows=rows)
+    began = time.perf_counter()
+    dispatcher.tick()
+    windows = in_windows(dispatched.batches, rows=_WINDOW_ROWS)
+    for window in windows:
+        carry_window(window, lab.store)
+    seconds = time.perf_counter() - began
+    assert sum(len(batch.ids) for batch in dispatched.batches) == rows
+    return seconds / len(windows) * 1e3
+
+
+def _compared_ticks(
+    lab: Lab, what: str, other: str, dispatcher: Callable[[], Dispatcher], publish: Callable[[], None]
+) -> list[Figure]:
+    """A look that finds nothing, and one that finds rows, which are taken away afterwards."""
+
+    def idle() -> float:
+        looking = dispatcher()
+        looking.tick()
+        return statistics.median(seconds_of_tick(looking) for _ in range(_IDLE_TICKS)) * 1e3
+
+    def busy() -> float:
+        looking = dispatcher()
+        looking.tick()
+        times = []
+        for _ in range(5):
+            publish()
+            times.append(seconds_of_tick(looking))
+            drop_dispatched()
+        return statistics.median(times) * 1e3
+
+    return [
+        _compared(lab, "idle dispatch tick", what, other, idle, unit="ms"),
+        _compared(lab, "busy dispatch tick", what, other, busy, unit="ms"),
+    ]
+
+
+def _compared(lab: Lab, quantity: str, what: str, other: str, run: Callable[[], float], *, unit: str) -> Figure:
+    def on(database: str) -> Callable[[], float]:
+        def there() -> float:
+            lab.use_database(database)
+            return run()
+
+        return there
+
+    on(_SMALL)(), on(_LARGE)()  # connections, caches
+    sides = {f"{quantity}, {other}": on(_SMALL), f"{quantity}, {what}": on(_LARGE)}
+    small, large = in_turns(sides, repeats=lab.sizes.repeats, say=lab.say, unit=unit).values()
+    return measured(
+        f"flat: {quantity}, {what}",
+        large,
+        unit=unit,
+        partner=Partner(name=f"{other}, {unit}", values=small),
+        bound=_FLAT,
+    )
+
+
+def _dispatcher() -> Dispatcher:
+    return make_dispatcher(all_outboxes(), publish=Dispatched(), in_flight_rows=100_000)
+
+
+@contextlib.contextmanager
+def _open_transaction(lab: Lab, database: str) -> Iterator[None]:
+    """One that has written, and a snapshot that keeps every dead row from being vacuumed."""
+    holder = psycopg2.connect(lab.database_url(database))
+    try:
+        with holder.cursor() as cursor:
+            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            cursor.execute("SELECT pg_current_xact_id(), count(*) FROM outbox_event")
+        yield
+    finally:
+        holder.close()

@@ -1,0 +1,88 @@
+"""The pipeline's stages called one by one in this process, so that each has a time of its own.
+
+The same functions as in the product's processes; RabbitMQ is left out where a stage is looked at by itself.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from django.db import connection
+
+from pipeline.delivery import Delivery, deliver
+from pipeline.dispatch import Dispatcher, Limits
+from pipeline.window import seal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from backend.eventlog.store import EventStore
+    from backend.outbox.models import Outbox
+    from pipeline.batch import Batch, PublishBatch
+
+
+@dataclass(slots=True)
+class Dispatched:
+    """Takes the place of RabbitMQ: the batches whose messages would be sent."""
+
+    batches: list[Batch] = field(default_factory=list)
+
+    def __call__(self, batch: Batch) -> None:
+        self.batches.append(batch)
+
+
+def make_dispatcher(
+    outboxes: Mapping[str, type[Outbox]], *, publish: PublishBatch, in_flight_rows: int, batch_ids: int | None = None
+) -> Dispatcher:
+    """A dispatcher as `dispatch_shift` makes it, with cursors."""
+    dispatcher = Dispatcher(
+        outboxes,
+        limits=Limits(
+            batch_ids=batch_ids or settings.BATCH_IDS,
+            batch_bytes=max(1, settings.WINDOW_BYTES // 4),
+            in_flight_rows=in_flight_rows,
+        ),
+        publish=publish,
+    )
+    dispatcher.create_cursors()
+    return dispatcher
+
+
+def carry_window(batches: list[Batch], store: EventStore) -> None:
+    """Seal, load, write and ack one window of these batches."""
+    window = seal([batch.id for batch in batches])
+    assert window is not None
+    assert deliver(window, store) is Delivery.ACKED
+
+
+def in_windows(batches: list[Batch], *, rows: int) -> list[list[Batch]]:
+    """The batches in order, put together to windows of that many rows."""
+    windows: list[list[Batch]] = [[]]
+    for batch in batches:
+        if sum(len(member.ids) for member in windows[-1]) + len(batch.ids) > rows:
+            windows.append([])
+        windows[-1].append(batch)
+    return [window for window in windows if window]
+
+
+def drop_dispatched() -> None:
+    """Take batches and their rows away as an ack does, without the event store."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT DISTINCT outbox FROM pipeline_batch")
+        for (outbox,) in cursor.fetchall():
+            cursor.execute(
+                f"DELETE FROM {connection.ops.quote_name(outbox)} WHERE id = ANY("
+                "ARRAY(SELECT unnest(ids) FROM pipeline_batch WHERE outbox = %s))",
+                [outbox],
+            )
+        cursor.execute("DELETE FROM pipeline_batch")
+
+
+def seconds_of_tick(dispatcher: Dispatcher) -> float:
+    """How long one look takes."""
+    began = time.perf_counter()
+    dispatcher.tick()
+    return time.perf_counter() - began

@@ -1,0 +1,204 @@
+"""The product's own processes, as `deploy.local` starts them, and the clock of a drain.
+
+A drain's clock starts when the dispatch shift is sent to RabbitMQ and stops at the last window's ack, both read from
+the one clock of this machine. The rows are committed before; so neither the wait for the next tick nor the benchmark's
+own INSERT is in it, and everything else is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import psutil
+from django.db import connection
+
+from deploy.local.application import Application
+from pipeline.actors import dispatch_shift, recover_shift
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from deploy.local.process import Process
+    from tests.benchmarks.lab import Lab
+
+_POLL_SECONDS = 0.1
+#: A drain that takes no window for so long has failed.
+_STALL_SECONDS = 60.0
+_MEMORY_SAMPLE_SECONDS = 0.03
+
+
+class RowsLostError(Exception):
+    """The run did not deliver each event once: its time is no figure."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """What one drain did."""
+
+    events: int
+    seconds: float
+    windows: int
+    payload_bytes: int
+
+    @property
+    def events_per_second(self) -> float:
+        return self.events / self.seconds
+
+    @property
+    def windows_per_million_events(self) -> float:
+        return self.windows * 1e6 / self.events
+
+
+class Product:
+    """Dispatchers, aggregators and, if asked for, the scheduler: running while inside."""
+
+    def __init__(
+        self,
+        lab: Lab,
+        *,
+        aggregators: int = 2,
+        dispatchers: int = 1,
+        has_scheduler: bool = False,
+        knobs: Mapping[str, str] | None = None,
+    ) -> None:
+        self._lab = lab
+        application = Application(
+            log_folder=lab.stack.log_folder / "product", environment={**lab.environment, **(knobs or {})}
+        )
+        self._dispatchers = [application.dispatcher() for _ in range(dispatchers)]
+        self._aggregators = [application.aggregator(number + 1) for number in range(aggregators)]
+        self._schedulers = [application.scheduler()] if has_scheduler else []
+
+    def __enter__(self) -> Self:
+        self._lab.purge_queues()
+        try:
+            for process in self._processes:
+                process.start()
+            for process in self._processes:
+                process.wait_until_ready()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end_shifts()
+        for process in self._processes:
+            process.request_stop()
+        for process in self._processes:
+            process.wait_until_stopped()
+        self._lab.purge_queues()
+
+    def begin_shifts(self) -> None:
+        """What the scheduler does once a minute."""
+        dispatch_shift.send()
+        recover_shift.send()
+
+    def end_shifts(self) -> None:
+        """Take the token from the running shifts: they leave at their next turn, before they look for rows."""
+        with connection.cursor() as cursor:
+            cursor.execute("DELETE FROM pipeline_shift")
+        time.sleep(0.1)
+
+    def warm_up(self, publish: int = 4000) -> None:
+        """Connections made, code loaded, statements planned once: what a running system has behind it."""
+        from tests.benchmarks.traffic import publish_users
+
+        self._lab.clear()
+        publish_users(publish)
+        self.drain(publish)
+
+    def drain(self, events: int) -> Drain:
+        """Let the product carry the `events` rows that wait, and stop the clock at the last ack.
+
+        Raises RowsLostError when the event store does not hold each of them once.
+        """
+        began = time.time()
+        self.begin_shifts()
+        self.wait_until_acked(events)
+        self.end_shifts()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT extract(epoch FROM max(acked_at)), count(*), sum(bytes) FROM pipeline_window")
+            ended, windows, payload_bytes = cursor.fetchone()
+        self.check_stored(events)
+        return Drain(
+            events=events, seconds=float(ended) - began, windows=int(windows), payload_bytes=int(payload_bytes)
+        )
+
+    def wait_until_acked(self, events: int) -> None:
+        """Looks at the receipts only: a look at the outbox would read its dead rows, and cost what is measured."""
+        last, changed_at = -1, time.monotonic()
+        while (acked := _acked_rows()) < events:
+            if acked != last:
+                last, changed_at = acked, time.monotonic()
+            elif time.monotonic() - changed_at > _STALL_SECONDS:
+                raise RowsLostError(f"{acked} of {events} events are acked and nothing moves any more")
+            time.sleep(_POLL_SECONDS)
+
+    def check_stored(self, events: int) -> None:
+        """Raises RowsLostError unless the event store holds that many events, each once."""
+        stored, distinct = self._lab.clickhouse.query(
+            "SELECT count(), uniqExact(outbox, outbox_id) FROM event_log"
+        ).result_rows[0]
+        if (stored, distinct) != (events, events):
+            raise RowsLostError(f"{events} events published, {stored} rows stored, {distinct} of them different")
+
+    @contextlib.contextmanager
+    def watching_memory(self) -> Iterator[list[int]]:
+        """Bytes of resident memory over idle at the peak, an entry for each aggregator, filled at the end."""
+        trees = [_tree(process) for process in self._aggregators]
+        idle = [_resident_bytes(tree) for tree in trees]
+        peaks = list(idle)
+        is_over = threading.Event()
+
+        def sample() -> None:
+            while not is_over.wait(_MEMORY_SAMPLE_SECONDS):
+                for n, tree in enumerate(trees):
+                    peaks[n] = max(peaks[n], _resident_bytes(tree))
+
+        sampler = threading.Thread(target=sample, daemon=True)
+        sampler.start()
+        over_idle: list[int] = []
+        try:
+            yield over_idle
+        finally:
+            is_over.set()
+            sampler.join()
+            over_idle += [peak - start for peak, start in zip(peaks, idle, strict=True)]
+
+    def cpu_seconds(self) -> float:
+        """Processor time that all processes have used so far."""
+        return sum(
+            times.user + times.system
+            for process in self._processes
+            for times in (each.cpu_times() for each in _tree(process))
+        )
+
+    @property
+    def _processes(self) -> list[Process]:
+        return [*self._dispatchers, *self._aggregators, *self._schedulers]
+
+
+def _acked_rows() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT coalesce(sum(rows), 0) FROM pipeline_window WHERE acked_at IS NOT NULL")
+        return int(cursor.fetchone()[0])
+
+
+def _tree(process: Process) -> list[psutil.Process]:
+    if process.pid is None:
+        return []
+    root = psutil.Process(process.pid)
+    return [root, *root.children(recursive=True)]
+
+
+def _resident_bytes(tree: list[psutil.Process]) -> int:
+    total = 0
+    for process in tree:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += process.memory_info().rss
+    return total

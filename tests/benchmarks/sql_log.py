@@ -1,0 +1,95 @@
+"""Statements as PostgreSQL itself counts them: each is logged while the count is on, BEGIN, COMMIT and COPY included.
+
+Everything here speaks the simple protocol (psycopg2), where a statement logged is a round trip.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from django.db import connection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+#: `2026-11-23 07:30:21.123 UTC [4711] LOG:  statement: SELECT ...`
+_STATEMENT = re.compile(rb"^[^\[\n]*\[(\d+)\] LOG:  statement:\s+(.*)", re.MULTILINE)
+
+_SETTINGS = {
+    "log_statement": "all",
+    # Whole pages are logged at the first change after a checkpoint: that is a matter of when, not of what is done.
+    "full_page_writes": "off",
+    # Vacuum writes WAL, too, whenever it likes.
+    "autovacuum": "off",
+}
+
+
+@dataclass(slots=True)
+class Counts:
+    """Filled when the counting ends."""
+
+    #: The first words of each statement, in order.
+    statements: list[str] = field(default_factory=list)
+    wal_bytes: int = 0
+
+    def of(self, word: str) -> int:
+        """How many statements begin so."""
+        return sum(statement.startswith(word) for statement in self.statements)
+
+
+@contextlib.contextmanager
+def counting(log: Path) -> Iterator[None]:
+    """The server logs every statement while inside. Put around `counted`, because the change takes a moment."""
+    with connection.cursor() as cursor:
+        for name, value in _SETTINGS.items():
+            cursor.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+        cursor.execute("SELECT pg_reload_conf()")
+    _wait_until_logged(log)
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            for name in _SETTINGS:
+                cursor.execute(f"ALTER SYSTEM RESET {name}")
+            cursor.execute("SELECT pg_reload_conf()")
+
+
+@contextlib.contextmanager
+def counted(log: Path, *, is_own: bool) -> Iterator[Counts]:
+    """What happens while inside: on this thread's connection (`is_own`), or on all others."""
+    counts = Counts()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid(), pg_current_wal_insert_lsn()")
+        own_pid, wal_start = cursor.fetchone()
+    start = log.stat().st_size
+    yield counts
+    end = log.stat().st_size
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_current_wal_insert_lsn() - %s::pg_lsn", [wal_start])
+        counts.wal_bytes = int(cursor.fetchone()[0])
+    with log.open("rb") as file:
+        file.seek(start)
+        text = file.read(end - start)
+    counts.statements += [
+        statement.decode(errors="replace").strip()
+        for pid, statement in _STATEMENT.findall(text)
+        if (int(pid) == own_pid) == is_own
+    ]
+
+
+def _wait_until_logged(log: Path) -> None:
+    from tests.waiting import eventually
+
+    def is_logged() -> bool:
+        start = log.stat().st_size
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 'is it on'")
+        with log.open("rb") as file:
+            file.seek(start)
+            return b"is it on" in file.read()
+
+    eventually(is_logged, seconds=10, what="PostgreSQL logs statements")

@@ -1,0 +1,131 @@
+"""What an event costs, in counts that no slow machine excuses: the regression guard on performance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import clickhouse_connect
+import pytest
+from django.conf import settings
+from django.db import transaction
+
+from backend.outbox import Event, publish, publish_many
+from backend.outbox.models import OutboxEvent, all_outboxes
+from backend.users.use_cases import CreateUser, CreateUserRequest
+from tests.benchmarks.counts import PathCounts, count_path
+from tests.benchmarks.in_process import Dispatched, carry_window, make_dispatcher
+from tests.benchmarks.sql_log import counted, counting
+from tests.benchmarks.traffic import publish_events, publish_users
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from backend.eventlog.store import EventStore
+    from tests.services import Services
+
+EVENTS = 20_000
+
+
+class Counted(Event):
+    """An event of the tests."""
+
+    number: int
+
+
+@pytest.fixture
+def log(services: Services) -> Path:
+    return services.folder / "log" / "postgres.log"
+
+
+@pytest.fixture
+def path(services: Services, log: Path, store: EventStore) -> Iterator[Callable[[int], PathCounts]]:
+    client = clickhouse_connect.get_client(
+        host="127.0.0.1", port=services.clickhouse.port, autogenerate_session_id=False
+    )
+    yield lambda window_rows: count_path(
+        log=log, store=store, clickhouse=client, events=EVENTS, window_rows=window_rows
+    )
+    client.close()
+
+
+def test_a_window_of_one_outbox_costs_three_statements_and_one_insert(path: Callable[[int], PathCounts]) -> None:
+    """Seal, load, ack: whatever is added here is added to each window."""
+    counts = path(1000)
+
+    assert counts.windows == EVENTS / 1000
+    assert counts.statements_per_window == 3
+    assert counts.round_trips_per_window == 4
+    assert counts.parts == counts.windows
+
+
+def test_the_cost_of_a_window_does_not_grow_with_its_rows(path: Callable[[int], PathCounts]) -> None:
+    counts = path(10_000)
+
+    assert counts.windows == 2
+    assert counts.statements_per_window == 3
+    assert counts.parts_per_million_events == 100
+
+
+def test_a_thousand_events_of_a_backlog_are_two_messages(path: Callable[[int], PathCounts]) -> None:
+    counts = path(10_000)
+
+    assert settings.BATCH_IDS == 500
+    assert counts.messages_per_1000_events == 2
+
+
+def test_the_write_ahead_log_of_an_event_is_bounded(path: Callable[[int], PathCounts]) -> None:
+    """Dispatch and ack together: an entry of an id list, twice, and a deleted row."""
+    counts = path(10_000)
+
+    assert counts.wal_bytes_per_event < 100
+    # The user, its three index entries, the outbox row and its three.
+    assert counts.publish.wal_bytes / EVENTS < 1000
+
+
+def test_a_look_that_finds_nothing_is_two_statements_and_writes_nothing(path: Callable[[int], PathCounts]) -> None:
+    counts = path(10_000)
+
+    assert len(counts.idle_tick.statements) == 2
+    assert counts.idle_tick.wal_bytes < 200
+
+
+def test_a_look_that_finds_a_page_of_rows_is_six_statements(path: Callable[[int], PathCounts]) -> None:
+    """Two to look, BEGIN, the cursor's lock, the page, COMMIT."""
+    counts = path(10_000)
+
+    assert len(counts.tick.statements) == 6
+
+
+def test_a_window_of_two_outboxes_costs_one_statement_more(log: Path, store: EventStore) -> None:
+    dispatched = Dispatched()
+    dispatcher = make_dispatcher(all_outboxes(), publish=dispatched, in_flight_rows=10_000)
+    publish_users(300)
+    publish_events(300)
+    dispatcher.tick()
+
+    with counting(log), counted(log, is_own=True) as counts:
+        carry_window(dispatched.batches, store)
+
+    assert len(counts.statements) == 4
+    assert counts.of("COPY") == 2
+
+
+def test_an_event_costs_the_request_that_publishes_it_one_statement(log: Path) -> None:
+    with counting(log):
+        with counted(log, is_own=True) as user:
+            CreateUser().execute(CreateUserRequest(email="ada@example.com", first_name="Ada", last_name="Lovelace"))
+        with counted(log, is_own=True) as event, transaction.atomic():
+            publish(Counted(number=1))
+
+    assert [statement.split()[0] for statement in user.statements] == ["BEGIN", "INSERT", "INSERT", "COMMIT"]
+    assert [statement.split()[0] for statement in event.statements] == ["BEGIN", "INSERT", "COMMIT"]
+
+
+def test_ten_thousand_events_at_once_are_ten_statements(log: Path) -> None:
+    with counting(log), counted(log, is_own=True) as counts, transaction.atomic():
+        publish_many(Counted(number=n) for n in range(10_000))
+
+    assert OutboxEvent.objects.count() == 10_000
+    assert counts.of("INSERT") == 10
+    assert len(counts.statements) == 12

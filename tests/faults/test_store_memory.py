@@ -1,0 +1,158 @@
+"""What the event store remembers and forgets: its token log, parts of windows, views, its columns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+
+from tests.faults.conftest import Run
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_DRAIN_SECONDS = 40
+_TOKENS = "ALTER TABLE event_log MODIFY SETTING non_replicated_deduplication_window = "
+_TWO_MONTHS = ("2020-01-31 23:59:59+00", "2020-02-01 00:00:00+00")
+
+
+@pytest.fixture
+def killed_after_write(run: Run) -> Run:
+    """An aggregator wrote a window of 100 rows over two months and died before its ack. Nobody has replayed it yet."""
+    return _run_killed_at(run, "written")
+
+
+@pytest.fixture
+def killed_before_write(run: Run) -> Run:
+    """An aggregator sealed and loaded a window of 100 rows over two months and died."""
+    return _run_killed_at(run, "loaded")
+
+
+def _run_killed_at(run: Run, point: str) -> Run:
+    run.fleet.steady(has_aggregator=False)
+    # The lease is long enough for the test to change the store before the replay.
+    doomed = run.fleet.aggregator(FAILPOINTS=f"{point}=kill@1", LEASE_SECONDS="8")
+    run.fleet.ready(doomed)
+    run.publish(100, at=_TWO_MONTHS)
+    run.fleet.wait_until_dead(doomed)
+    return run
+
+
+@pytest.fixture
+def short_memory(run: Run) -> Iterator[None]:
+    """The token log of the table holds two entries."""
+    run.oracle.ask_store(f"{_TOKENS}2")
+    yield
+    run.oracle.ask_store(f"{_TOKENS}10000")
+
+
+@pytest.mark.usefixtures("short_memory")
+def test_a_window_whose_token_is_forgotten_is_not_written_again(killed_after_write: Run) -> None:
+    """T14: the token log holds two entries, and others have pushed the window's out. Read-back saves the day."""
+    run = killed_after_write
+    for number in range(3):
+        _insert_foreign_row(run, number)
+
+    run.judge_when_drained(seconds=_DRAIN_SECONDS)
+
+
+def test_rows_that_vanished_behind_their_token_are_written_again(killed_after_write: Run) -> None:
+    """T15: the store remembers the token but lost the rows (a mutation deletes them here, the token log stays)."""
+    run = killed_after_write
+    assert run.oracle.stored(run.name) == 100
+    run.oracle.ask_store("ALTER TABLE event_log DELETE WHERE 1 SETTINGS mutations_sync = 2")
+    assert run.oracle.stored(run.name) == 0
+    run.sampler.pause()  # the rows are gone on purpose
+
+    run.judge_when_drained(seconds=_DRAIN_SECONDS)
+
+
+def test_a_month_that_vanished_behind_its_token_is_written_again(killed_after_write: Run) -> None:
+    """T15, T16: half of the window is there, the other half's token stands for nothing."""
+    run = killed_after_write
+    run.oracle.ask_store("ALTER TABLE event_log DELETE WHERE toMonth(event_date_time) = 2 SETTINGS mutations_sync = 2")
+    assert run.oracle.stored(run.name) == 50
+    run.sampler.pause()
+
+    run.judge_when_drained(seconds=_DRAIN_SECONDS)
+
+
+def test_a_window_of_which_one_month_was_written_is_completed(killed_before_write: Run) -> None:
+    """T16: the server died between the parts of two months. The test writes the first part in its place."""
+    run = killed_before_write
+    _write_first_month(run)
+    assert run.oracle.stored(run.name) == 50
+
+    run.judge_when_drained(seconds=_DRAIN_SECONDS)
+
+
+def test_a_materialized_view_counts_each_event_once(run: Run) -> None:
+    """T17: a view with a target of its own, a window replayed as a whole."""
+    run.oracle.ask_store(
+        "CREATE TABLE counted (event_type String, n UInt64) ENGINE = SummingMergeTree ORDER BY event_type"
+        " SETTINGS non_replicated_deduplication_window = 10000"
+    )
+    run.oracle.ask_store(
+        "CREATE MATERIALIZED VIEW counting TO counted AS SELECT event_type, count() AS n FROM event_log GROUP BY 1"
+    )
+    try:
+        _run_killed_at(run, "written")
+        run.judge_when_drained(seconds=_DRAIN_SECONDS)
+
+        assert run.oracle.ask_store("SELECT sum(n) FROM counted") == [["100"]]
+    finally:
+        run.oracle.ask_store("DROP TABLE counting SYNC")
+        run.oracle.ask_store("DROP TABLE counted SYNC")
+
+
+def test_a_store_whose_table_lost_a_column_keeps_everything_waiting(run: Run) -> None:
+    """T36: nothing is deleted, the reason is in the ledger, and it goes on by itself once the column is back."""
+    run.fleet.steady()
+    run.oracle.ask_store("ALTER TABLE event_log DROP COLUMN metadata_version")
+    try:
+        run.publish(100)
+        eventually(lambda: _last_errors(run), seconds=20, what="an error is in the ledger")
+        assert run.oracle.ask_postgres("SELECT count(*) FROM outbox_event") == [(100,)]
+        assert run.oracle.ask_postgres("SELECT count(*) FROM pipeline_deadletter") == [(0,)]
+    finally:
+        run.oracle.ask_store("ALTER TABLE event_log ADD COLUMN metadata_version UInt64 AFTER event_context")
+
+    run.judge_when_drained(seconds=_DRAIN_SECONDS)
+
+
+def _last_errors(run: Run) -> list[tuple[object, ...]]:
+    return run.oracle.ask_postgres("SELECT last_error FROM pipeline_window WHERE acked_at IS NULL AND last_error <> ''")
+
+
+def _insert_foreign_row(run: Run, number: int) -> None:
+    """Somebody else's insert, with a token of its own, into the months of the test."""
+    for month in ("01", "02"):
+        run.oracle.ask_store(
+            "INSERT INTO event_log (event_type, event_date_time, outbox, outbox_id)"
+            f" SETTINGS insert_deduplication_token = 'foreign {number} {month}'"
+            f" SELECT 'foreign', toDateTime64('2020-{month}-15 00:00:00', 6, 'UTC'), 'foreign', {number}"
+        )
+
+
+def _write_first_month(run: Run) -> None:
+    """What ClickHouse has done of the window's insert when it dies between the two parts.
+
+    Only to make this state the product's own load and store are used; they are not what is judged.
+    """
+    from django.conf import settings
+
+    from backend.eventlog.store import connect
+    from pipeline.load import load
+    from pipeline.window import SealedWindow
+
+    ((window_id, lease_token),) = run.oracle.ask_postgres(
+        "SELECT id::text, lease_token::text FROM pipeline_window WHERE acked_at IS NULL"
+    )
+    window = SealedWindow(UUID(window_id), UUID(lease_token), 1, {"outbox_event": 100})
+    lines = load(window, max_bytes=None).rows.splitlines(keepends=True)
+    january = [line for line in lines if b"\t2020-01-" in line]
+    store = connect(settings.EVENT_STORE_URL, timeout_seconds=30)
+    store.write(b"".join(january), row_count=len(january), token=window_id)
+    store.close()

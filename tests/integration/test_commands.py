@@ -1,0 +1,193 @@
+"""`manage.py pipeline` and `manage.py eventlog`, as an operator runs them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from backend.users.models import OutboxUser, User
+from pipeline.window import ack
+from tests.integration.event_log import EventLog
+from tests.integration.manage import manage
+from tests.integration.rows import create_users, undelivered, write_events
+from tests.integration.windows import dispatched, expire_leases, sealed
+
+#: Nobody listens on port 1.
+RABBITMQ_DOWN = {"RABBITMQ_URL": "amqp://127.0.0.1:1"}
+CLICKHOUSE_DOWN = {"EVENT_STORE_URL": "clickhouse://127.0.0.1:1/default"}
+POSTGRES_DOWN = {"DATABASE_URL": "postgresql://towpath@127.0.0.1:1/towpath"}
+
+
+def status(**environment: str) -> dict[str, Any]:
+    done = manage("pipeline", "status", "--json", **environment)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def doctor(**environment: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    done = manage("pipeline", "doctor", "--json", **environment)
+    return done.returncode, {finding["check"]: finding for finding in json.loads(done.stdout)}
+
+
+def test_the_status_counts_what_is_pending_in_flight_and_done() -> None:
+    # Given delivered rows, a window whose lease has run out, unsealed batches, and rows nobody has dispatched
+    create_users(2, prefix="delivered")
+    done = sealed()
+    ack(done, delivered=done.rows)
+    create_users(3, prefix="sealed")
+    sealed()
+    expire_leases()
+    create_users(4, prefix="dispatched")
+    write_events(["{}"] * 5)
+    dispatched()
+    User.objects.filter(email__startswith="sealed").update(created_at="2026-01-01T00:00:00Z")
+    create_users(6, prefix="pending")
+
+    answer = status()
+
+    users, events = answer["outboxes"]["outbox_user"], answer["outboxes"]["outbox_event"]
+    assert (users["pending"], users["in_flight"]) == (6, 7)
+    assert (events["pending"], events["in_flight"]) == (0, 5)
+    assert users["oldest_age_seconds"] > 24 * 3600
+    assert {name: answer[name] for name in ("batches", "unsealed_batches", "open_windows", "expired_leases")} == {
+        "batches": 3,
+        "unsealed_batches": 2,
+        "open_windows": 1,
+        "expired_leases": 1,
+    }
+    assert (answer["receipts"], answer["dead_letters"]) == (1, 0)
+
+
+def test_the_status_of_an_empty_pipeline_is_all_zero() -> None:
+    assert status()["outboxes"] == {
+        name: {"pending": 0, "in_flight": 0, "dead_letters": 0, "oldest_age_seconds": None}
+        for name in ("outbox_event", "outbox_user")
+    }
+
+
+def test_the_status_answers_while_rabbitmq_and_clickhouse_are_down() -> None:
+    create_users(3)
+
+    assert status(**RABBITMQ_DOWN, **CLICKHOUSE_DOWN)["outboxes"]["outbox_user"]["pending"] == 3
+
+
+def test_the_status_reports_that_no_shift_has_run() -> None:
+    done = manage("pipeline", "status")
+
+    assert done.returncode == 1
+    assert "no dispatch shift has ever run" in done.stdout
+
+
+def test_the_status_reports_a_shift_that_has_gone_silent() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO pipeline_shift (name, token, taken_at, alive_at)"
+            " SELECT name, gen_random_uuid(), now() - interval '1 hour', now() - age"
+            " FROM (VALUES ('dispatch', interval '30 seconds'), ('recover', interval '1 second')) AS s (name, age)"
+        )
+
+    problems = status()["problems"]
+
+    assert len(problems) == 2
+    assert "the dispatch shift was last alive" in problems[0]
+    assert "no new recover shift" in problems[1]
+
+
+def test_a_database_that_is_down_is_said_in_one_line() -> None:
+    done = manage("pipeline", "status", **POSTGRES_DOWN)
+
+    assert done.returncode == 1
+    assert "PostgreSQL does not answer" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_doctor_names_every_service_that_is_down() -> None:
+    code, findings = doctor(**RABBITMQ_DOWN, **CLICKHOUSE_DOWN)
+
+    assert code == 1
+    assert findings["PostgreSQL"]["is_ok"]
+    assert findings["migrations"]["is_ok"]
+    assert not findings["RabbitMQ"]["is_ok"]
+    assert "RABBITMQ_URL" in findings["RabbitMQ"]["detail"]
+    assert not findings["event store"]["is_ok"]
+    assert "EVENT_STORE_URL" in findings["event store"]["detail"]
+
+
+def test_the_doctor_looks_at_the_other_services_when_postgresql_is_down() -> None:
+    code, findings = doctor(**POSTGRES_DOWN)
+
+    assert code == 1
+    assert not findings["PostgreSQL"]["is_ok"]
+    assert "DATABASE_URL" in findings["PostgreSQL"]["detail"]
+    assert findings["RabbitMQ"]["is_ok"]
+    assert findings["event store"]["is_ok"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "check"),
+    [
+        ({"RABBITMQ_URL": "amqp://127.0.0.1:1?heartbeat=0"}, "RabbitMQ settings"),
+        ({"BATCH_IDS": "2000"}, "BATCH_IDS"),
+    ],
+)
+def test_the_doctor_finds_a_dangerous_setting(environment: dict[str, str], check: str) -> None:
+    code, findings = doctor(**environment)
+
+    assert code == 1
+    assert not findings[check]["is_ok"]
+
+
+def test_the_doctor_finds_a_table_without_its_promises(event_log: EventLog) -> None:
+    event_log.alter("MODIFY SETTING fsync_after_insert = 0")
+    try:
+        code, findings = doctor()
+    finally:
+        event_log.alter("MODIFY SETTING fsync_after_insert = 1")
+
+    assert code == 1
+    assert "fsync_after_insert" in findings["event store table"]["detail"]
+    assert doctor()[1]["event store table"]["is_ok"]
+
+
+def test_the_doctor_finds_a_missing_table(event_log: EventLog) -> None:
+    event_log.rename_table("event_log", "event_log_away")
+    try:
+        _, findings = doctor()
+    finally:
+        event_log.rename_table("event_log_away", "event_log")
+
+    assert "eventlog migrate" in findings["event store table"]["detail"]
+
+
+def test_recover_delivers_what_is_stuck(event_log: EventLog) -> None:
+    create_users(5)
+    sealed()
+    expire_leases()
+
+    done = manage("pipeline", "recover", "--json")
+
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"windows": 1})
+    assert undelivered() == {}
+    assert event_log.count() == 5
+    assert not OutboxUser.objects.exists()
+
+
+def test_migrating_the_event_log_again_says_that_nothing_is_to_do() -> None:
+    assert json.loads(manage("eventlog", "migrate", "--json").stdout) == {"done": []}
+    assert "up to date" in manage("eventlog", "migrate").stdout
+
+
+def test_an_event_store_that_is_down_is_said_with_what_to_check() -> None:
+    done = manage("eventlog", "migrate", **CLICKHOUSE_DOWN)
+
+    assert done.returncode == 1
+    assert "EVENT_STORE_URL" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_action_is_wrong_usage() -> None:
+    assert manage("pipeline", "dance").returncode == 2
+    assert manage("pipeline").returncode == 2

@@ -1,0 +1,83 @@
+"""The model runs on the real PostgreSQL of the test run; RabbitMQ and the store are the model's own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import types
+from typing import TYPE_CHECKING
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+from django.db.backends.signals import connection_created
+
+from tests.model.ledger import Ledger
+from tests.model.puppets import Puppet, stand_still
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from pytest_django.fixtures import SettingsWrapper
+    from pytest_django.plugin import DjangoDbBlocker
+
+    from tests.services import Services
+
+#: Longer than any test: whatever ends in the model ends because a rule says so.
+_FOREVER_SECONDS = 1_000_000.0
+
+_PUPPETS = 6
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(services: Services, django_db_blocker: DjangoDbBlocker) -> None:
+    """The real database, migrated."""
+    assert services.postgres.is_running
+    with django_db_blocker.unblock():
+        call_command("migrate", verbosity=0)
+
+
+def _quick(connection: BaseDatabaseWrapper, **_: object) -> None:
+    """Nobody pulls the plug here: commits need not wait for the disk. And who waits for a lock waits forever."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET synchronous_commit = off; SET lock_timeout = '10s'")
+
+
+@pytest.fixture
+def ledger(
+    django_db_setup: None,
+    django_db_blocker: DjangoDbBlocker,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: SettingsWrapper,
+) -> Iterator[Ledger]:
+    """The ledger, empty, read past the product's own code; and nothing that depends on the time of day."""
+    settings.LEASE_SECONDS = settings.UNSEALED_SECONDS = _FOREVER_SECONDS
+    settings.WINDOW_ROWS = 8
+    settings.WINDOW_BYTES = 1600
+    settings.BATCH_IDS = 2
+    monkeypatch.setattr("pipeline.dispatch._PAGE_ROWS", 3)
+    monkeypatch.setattr("pipeline.failpoints.reach", stand_still)
+    # A pause before the next try that outlasts the test, and no thread that renews leases meanwhile.
+    monkeypatch.setattr("pipeline.window.random", types.SimpleNamespace(uniform=lambda *_: _FOREVER_SECONDS))
+    monkeypatch.setattr("pipeline.lease.held", contextlib.nullcontext)
+    logging.disable(logging.CRITICAL)
+    connection_created.connect(_quick)
+    with django_db_blocker.unblock():
+        connection.close()
+        ledger = Ledger()
+        ledger.clear()
+        yield ledger
+        ledger.clear()
+        ledger.close()
+        connection.close()
+    connection_created.disconnect(_quick)
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def puppets(ledger: Ledger) -> Iterator[list[Puppet]]:
+    puppets = [Puppet(f"puppet {number}") for number in range(_PUPPETS)]
+    yield puppets
+    for puppet in puppets:
+        puppet.leave()

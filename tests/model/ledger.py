@@ -1,0 +1,108 @@
+"""What PostgreSQL holds, read and pushed about with SQL of the tests' own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+from django.conf import settings
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from tests.model.memory_store import Identity
+
+_CLEAR = """
+DELETE FROM pipeline_batch; DELETE FROM pipeline_window; DELETE FROM pipeline_deadletter; DELETE FROM pipeline_cursor;
+DELETE FROM outbox_user; DELETE FROM outbox_event; DELETE FROM users
+"""
+
+#: Into the past, in the order which they had.
+_EXPIRE = """
+UPDATE pipeline_window SET lease_until = timestamptz '2000-01-01' + (lease_until - timestamptz '1990-01-01') / 1e6
+WHERE acked_at IS NULL
+"""
+
+#: Tables are truncated once in this many times: deleting is quicker, but leaves dead rows behind.
+_TRUNCATE_EVERY = 100
+
+
+_TRUNCATE = """
+TRUNCATE pipeline_batch, pipeline_window, pipeline_deadletter, pipeline_cursor, outbox_user, outbox_event, users CASCADE
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The ledger at one moment."""
+
+    in_outbox: frozenset[Identity]
+    in_batches: tuple[Identity, ...]
+    dead: frozenset[Identity]
+    open_windows: int
+
+
+class Ledger:
+    """A connection of its own, so that it sees what is committed and nothing else."""
+
+    def __init__(self) -> None:
+        default = settings.DATABASES["default"]
+        self._connection = psycopg2.connect(
+            host=default["HOST"],
+            port=default["PORT"],
+            user=default["USER"],
+            password=default["PASSWORD"],
+            dbname=default["NAME"],
+        )
+        self._connection.autocommit = True
+        self._clearings = 0
+        self.execute("SET synchronous_commit = off; SET lock_timeout = '10s'")
+
+    def clear(self) -> None:
+        self.execute(_TRUNCATE if self._clearings % _TRUNCATE_EVERY == 0 else _CLEAR)
+        self._clearings += 1
+
+    def begin_cursors_here(self) -> None:
+        """Leave out what was there before, and is deleted."""
+        self.execute("UPDATE pipeline_cursor SET seen = pg_current_snapshot()")
+
+    def expire_leases(self) -> None:
+        self.execute(_EXPIRE)
+
+    def age_batches(self) -> None:
+        """As if they had waited too long for somebody to seal them."""
+        self.execute("UPDATE pipeline_batch SET dispatched_at = '2000-01-01' WHERE window_id IS NULL")
+
+    def sample(self) -> Sample:
+        found: dict[str, list[Identity]] = {"outbox": [], "batch": [], "dead": [], "window": []}
+        for kind, outbox, row_id in self.rows(
+            "SELECT 'outbox', 'outbox_event', id FROM outbox_event UNION ALL"
+            " SELECT 'outbox', 'outbox_user', id FROM outbox_user UNION ALL"
+            " SELECT 'batch', outbox, unnest(ids) FROM pipeline_batch UNION ALL"
+            " SELECT 'dead', outbox, row_id FROM pipeline_deadletter UNION ALL"
+            " SELECT 'window', '', count(*) FROM pipeline_window WHERE acked_at IS NULL"
+        ):
+            found[kind].append((outbox, row_id))
+        return Sample(
+            in_outbox=frozenset(found["outbox"]),
+            in_batches=tuple(found["batch"]),
+            dead=frozenset(found["dead"]),
+            open_windows=found["window"][0][1],
+        )
+
+    def only_window(self) -> UUID:
+        ((window_id,),) = self.rows("SELECT id FROM pipeline_window")
+        return window_id  # type: ignore[no-any-return]
+
+    def execute(self, sql: str, *parameters: object) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql, parameters or None)
+
+    def rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql, parameters or None)
+            return cursor.fetchall()
+
+    def close(self) -> None:
+        self._connection.close()
