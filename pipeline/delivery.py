@@ -18,7 +18,7 @@ from backend.eventlog.errors import OutcomeUnknown, StoreUnavailable
 from pipeline import deadletters, failpoints, lease
 from pipeline.errors import LeaseLost, SchemaRefused, WindowTooLarge
 from pipeline.load import load
-from pipeline.window import ack, mark_halved, note_error, retry_later, split
+from pipeline.window import ack, begin_write, mark_halved, note_error, retry_later, split
 from pipeline.write import write
 
 if TYPE_CHECKING:
@@ -49,8 +49,9 @@ def deliver(window: SealedWindow, store: EventStore) -> Delivery:
     context = log.bind(window=str(window.id), rows=window.row_count, attempt=window.attempts)
     with lease.held(window):
         try:
-            loaded = _load(window, store)
+            loaded = _load(window)
             failpoints.reach("loaded")
+            begin_write(window)
             refused = write(store, window, loaded, mark_halved=lambda: mark_halved(window))
             if refused and deadletters.is_flood():
                 raise SchemaRefused(f"too many rows within the hour: {refused[0].error}")  # noqa: TRY301
@@ -90,15 +91,14 @@ def _delivered(loaded: LoadedWindow, refused: Sequence[RefusedRow]) -> dict[str,
     return {outbox: count - refused_by_outbox[outbox] for outbox, count in loaded.counts.items()}
 
 
-def _load(window: SealedWindow, store: EventStore) -> LoadedWindow:
+def _load(window: SealedWindow) -> LoadedWindow:
     try:
         return load(window, max_bytes=settings.WINDOW_BYTES)
     except WindowTooLarge:
-        if window.attempts > 1 and store.read_back(window.id):
-            # It was smaller once (a lean row has grown since) and is written under this window's token: it must not
-            # be split any more.
-            return load(window, max_bytes=None)
-        raise
+        if not window.is_write_begun:
+            raise
+        # It was smaller once (a lean row has grown since), and an insert under its token may arrive at any time.
+        return load(window, max_bytes=None)
 
 
 def _split(window: SealedWindow) -> Delivery:

@@ -67,6 +67,7 @@ class Window(models.Model):
     lease_until = models.DateTimeField()
     attempts = models.IntegerField(default=1)
     is_halved = models.BooleanField(default=False)
+    is_write_begun = models.BooleanField(default=False)
     last_error = models.TextField(default="")
     rows = models.IntegerField()
     bytes = models.BigIntegerField()

@@ -34,6 +34,8 @@ class SealedWindow:
     rows: Mapping[str, int]
     #: The store refused it as a whole once: it is written by halves from then on.
     is_halved: bool = False
+    #: An insert of it may have been sent, now or by an owner before: it must not be split any more.
+    is_write_begun: bool = False
 
     @property
     def row_count(self) -> int:
@@ -67,9 +69,9 @@ WITH unsealed AS MATERIALIZED (
     WHERE b.id = unsealed.id AND b.window_id IS NULL
     RETURNING b.outbox, b.rows, b.bytes, b.dispatched_at
 ), created AS (
-    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, is_halved, last_error, rows, bytes, sealed_at,
+    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, is_halved, is_write_begun, last_error, rows, bytes, sealed_at,
                                  dispatched_from, dispatched_to)
-    SELECT %(window)s, %(token)s, clock_timestamp() + make_interval(secs => %(lease)s), 1, false, '', sum(rows),
+    SELECT %(window)s, %(token)s, clock_timestamp() + make_interval(secs => %(lease)s), 1, false, false, '', sum(rows),
            sum(bytes), clock_timestamp(), min(dispatched_at), max(dispatched_at)
     FROM sealed HAVING count(*) > 0
 )
@@ -107,7 +109,7 @@ UPDATE pipeline_window SET
 WHERE id = (
     SELECT id FROM pipeline_window WHERE acked_at IS NULL AND lease_until < clock_timestamp()
     ORDER BY lease_until LIMIT 1 FOR UPDATE SKIP LOCKED)
-RETURNING id, attempts, is_halved, (
+RETURNING id, attempts, is_halved, is_write_begun, (
     SELECT json_object_agg(outbox, n) FROM (
         SELECT outbox, sum(b.rows) AS n FROM pipeline_batch AS b WHERE b.window_id = pipeline_window.id GROUP BY outbox
     ) AS by_outbox)
@@ -117,8 +119,8 @@ RETURNING id, attempts, is_halved, (
         found = cursor.fetchone()
     if found is None:
         return None
-    window_id, attempts, is_halved, rows = found
-    return SealedWindow(window_id, lease_token, attempts, rows or {}, is_halved)
+    window_id, attempts, is_halved, is_write_begun, rows = found
+    return SealedWindow(window_id, lease_token, attempts, rows or {}, is_halved, is_write_begun)
 
 
 def ack(window: SealedWindow, *, delivered: Mapping[str, int], refused: Sequence[RefusedRow] = ()) -> None:
@@ -189,6 +191,22 @@ def note_error(window: SealedWindow, *, error: str) -> None:
         )
 
 
+def begin_write(window: SealedWindow) -> None:
+    """Record that an insert of the window may be on its way from now on, and renew the lease. Raises LeaseLost.
+
+    A fence right before the insert: an owner that was taken over while it loaded sends nothing.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE pipeline_window SET is_write_begun = true,"
+            " lease_until = clock_timestamp() + make_interval(secs => %s)"
+            " WHERE id = %s AND lease_token = %s AND acked_at IS NULL",
+            [settings.LEASE_SECONDS, window.id, window.lease_token],
+        )
+        if not cursor.rowcount:
+            raise LeaseLost
+
+
 def mark_halved(window: SealedWindow) -> None:
     """Record that the window is written by halves from now on. Raises LeaseLost."""
     with connection.cursor() as cursor:
@@ -222,9 +240,9 @@ WITH whole AS (
            row_number() OVER (ORDER BY whole.id, member) AS n, count(*) OVER () AS total
     FROM whole, unnest(ids) AS member
 ), created AS (
-    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, is_halved, last_error, rows, bytes, sealed_at,
+    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, is_halved, is_write_begun, last_error, rows, bytes, sealed_at,
                                  dispatched_from, dispatched_to)
-    SELECT half, half, clock_timestamp(), 0, false, '', count(*), sum(bytes), clock_timestamp(), min(dispatched_at),
+    SELECT half, half, clock_timestamp(), 0, false, false, '', count(*), sum(bytes), clock_timestamp(), min(dispatched_at),
            max(dispatched_at)
     FROM (SELECT CASE WHEN n * 2 <= total THEN %(first)s::uuid ELSE %(second)s::uuid END AS half, * FROM members) AS m
     GROUP BY half

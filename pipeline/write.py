@@ -54,14 +54,28 @@ def write(
         else:
             refused = _insert(store, window, loaded, stored=stored, mark_halved=mark_halved)
         stored = store.read_back(window.id)
-    done = stored | {(row.outbox, row.row_id) for row in refused}
-    if missing := _not_in(done, lines):
-        # The store remembers the token, but not the rows.
-        log.warning("rows_missing_behind_token", window=str(window.id), rows=len(missing))
-        store.write(b"".join(missing), row_count=len(missing), token=f"{window.id}:{window.attempts}")
-        if still_missing := _not_in(store.read_back(window.id), missing):
-            raise OutcomeUnknown(f"the event store does not show {len(still_missing)} of the window's rows")
+    dead = {(row.outbox, row.row_id) for row in refused}
+    if missing := _not_in(stored | dead, lines):
+        _replace_missing(store, window, missing)
     return refused
+
+
+def _replace_missing(store: EventStore, window: SealedWindow, missing: list[bytes]) -> None:
+    """For a store that remembers the token, but not the rows.
+
+    Every owner walks through the same tokens in the same order, each of which the store drops unless its rows are
+    lost, too: so two owners that find the same rows missing store them once. The next attempt has one token more.
+    """
+    for series in range(1, window.attempts + 1):
+        log.warning("rows_missing_behind_token", window=str(window.id), rows=len(missing), series=series)
+        try:
+            store.write(b"".join(missing), row_count=len(missing), token=f"{window.id}:{series}")
+        except RowsRefused as error:
+            raise OutcomeUnknown(f"rows that it took before are refused now: {error}") from error
+        missing = _not_in(store.read_back(window.id), missing)
+        if not missing:
+            return
+    raise OutcomeUnknown(f"the event store does not show {len(missing)} of the window's rows")
 
 
 def _insert(
