@@ -69,9 +69,9 @@ WITH unsealed AS MATERIALIZED (
     WHERE b.id = unsealed.id AND b.window_id IS NULL
     RETURNING b.outbox, b.rows, b.bytes, b.dispatched_at
 ), created AS (
-    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, is_halved, is_write_begun, last_error, rows, bytes, sealed_at,
+    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, last_error, rows, bytes, sealed_at,
                                  dispatched_from, dispatched_to)
-    SELECT %(window)s, %(token)s, clock_timestamp() + make_interval(secs => %(lease)s), 1, false, false, '', sum(rows),
+    SELECT %(window)s, %(token)s, clock_timestamp() + make_interval(secs => %(lease)s), 1, '', sum(rows),
            sum(bytes), clock_timestamp(), min(dispatched_at), max(dispatched_at)
     FROM sealed HAVING count(*) > 0
 )
@@ -240,9 +240,9 @@ WITH whole AS (
            row_number() OVER (ORDER BY whole.id, member) AS n, count(*) OVER () AS total
     FROM whole, unnest(ids) AS member
 ), created AS (
-    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, is_halved, is_write_begun, last_error, rows, bytes, sealed_at,
+    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, last_error, rows, bytes, sealed_at,
                                  dispatched_from, dispatched_to)
-    SELECT half, half, clock_timestamp(), 0, false, false, '', count(*), sum(bytes), clock_timestamp(), min(dispatched_at),
+    SELECT half, half, clock_timestamp(), 0, '', count(*), sum(bytes), clock_timestamp(), min(dispatched_at),
            max(dispatched_at)
     FROM (SELECT CASE WHEN n * 2 <= total THEN %(first)s::uuid ELSE %(second)s::uuid END AS half, * FROM members) AS m
     GROUP BY half

@@ -16,9 +16,10 @@ def create_users(count: int, *, prefix: str = "user") -> list[int]:
         cursor.execute(
             """
 WITH new AS (
-    INSERT INTO users (password, is_superuser, email, first_name, last_name, created_at, updated_at, is_active, is_staff)
-    SELECT '!', false, %s || n || '@example.com', 'First ' || n, 'Last', clock_timestamp(), clock_timestamp(), true,
-           false
+    INSERT INTO users (password, is_superuser, email, first_name, last_name, created_at, updated_at,
+                       is_active, is_staff)
+    SELECT '!', false, %s || n || '@example.com', 'First ' || n, 'Last', clock_timestamp(), clock_timestamp(),
+           true, false
     FROM generate_series(1, %s) AS n RETURNING id
 )
 INSERT INTO outbox_user (user_id) SELECT id FROM new ORDER BY id RETURNING id
@@ -55,7 +56,7 @@ SELECT name, n FROM (
 ) AS counts WHERE n > 0
 """
         )
-        return {name: count for name, count in cursor.fetchall()}
+        return dict(cursor.fetchall())
 
 
 def ids_in_batches(outbox: str) -> list[int]:

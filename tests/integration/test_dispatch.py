@@ -21,7 +21,7 @@ from tests.integration.threads import all_at_once
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from psycopg2.extensions import connection as Session
+    from psycopg2.extensions import connection as PostgresSession  # noqa: N812 - a class
 
 WRITERS = 20
 EVENT = "outbox_event"
@@ -29,14 +29,14 @@ USER = "outbox_user"
 
 
 @pytest.fixture
-def session() -> Iterator[Session]:
+def session() -> Iterator[PostgresSession]:
     """A database session beside the test's own, for a transaction that stays open."""
     session = psycopg2.connect(settings.DATABASE_URL)
     yield session
     session.close()
 
 
-def insert_in(session: Session, count: int) -> list[int]:
+def insert_in(session: PostgresSession, count: int) -> list[int]:
     """Rows of an open transaction; their ids."""
     with session.cursor() as cursor:
         cursor.execute(
@@ -104,7 +104,9 @@ def test_each_committed_row_of_concurrent_writers_gets_into_exactly_one_batch() 
     assert ids_in_batches(EVENT) == sorted(committed)
 
 
-def test_an_open_transaction_holds_nobody_up_and_its_row_arrives_once_after_its_commit(session: Session) -> None:
+def test_an_open_transaction_holds_nobody_up_and_its_row_arrives_once_after_its_commit(
+    session: PostgresSession,
+) -> None:
     # Given a transaction that has written first and stays open
     sent = Sent()
     dispatcher = make_dispatcher(sent)
@@ -126,7 +128,7 @@ def test_an_open_transaction_holds_nobody_up_and_its_row_arrives_once_after_its_
     assert set(sent.times(EVENT).values()) == {1}
 
 
-def test_a_transaction_that_began_before_the_first_look_and_wrote_after_it_is_found(session: Session) -> None:
+def test_a_transaction_that_began_before_the_first_look_and_wrote_after_it_is_found(session: PostgresSession) -> None:
     sent = Sent()
     dispatcher = make_dispatcher(sent)
     with session.cursor() as cursor:
@@ -141,7 +143,7 @@ def test_a_transaction_that_began_before_the_first_look_and_wrote_after_it_is_fo
     assert sent.ids(EVENT) == sorted(others + late)
 
 
-def test_rolled_back_rows_are_never_dispatched(session: Session) -> None:
+def test_rolled_back_rows_are_never_dispatched(session: PostgresSession) -> None:
     sent = Sent()
     dispatcher = make_dispatcher(sent)
     insert_in(session, 3)
@@ -155,7 +157,7 @@ def test_rolled_back_rows_are_never_dispatched(session: Session) -> None:
 
 
 def test_a_backlog_is_paged_and_what_commits_in_between_is_not_missed(
-    session: Session, monkeypatch: pytest.MonkeyPatch
+    session: PostgresSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a page of seven rows, a transaction with more rows than that from before the first look, and a backlog
     monkeypatch.setattr("pipeline.dispatch._PAGE_ROWS", 7)
@@ -219,7 +221,7 @@ def test_two_dispatchers_never_put_a_row_into_two_batches(monkeypatch: pytest.Mo
         finally:
             is_over.set()
 
-    committed, *_ = all_at_once([write_all, partial(dispatch, 0), partial(dispatch, 1)])
+    committed, *_ = all_at_once([write_all, lambda: dispatch(0), lambda: dispatch(1)])
 
     # Then both have worked, and no row is in two batches
     assert all(one.batches for one in sent)
@@ -227,7 +229,7 @@ def test_two_dispatchers_never_put_a_row_into_two_batches(monkeypatch: pytest.Mo
     assert ids_in_batches(EVENT) == sorted(committed)
 
 
-def test_a_dispatcher_does_not_wait_for_one_that_holds_the_cursor(session: Session) -> None:
+def test_a_dispatcher_does_not_wait_for_one_that_holds_the_cursor(session: PostgresSession) -> None:
     # Given another dispatcher in the middle of its page
     sent = Sent()
     dispatcher = make_dispatcher(sent)
@@ -362,7 +364,7 @@ def test_a_message_that_cannot_be_sent_leaves_its_batch_in_the_ledger() -> None:
 
 
 def rewind_cluster() -> None:
-    """What a restore into a fresh cluster leaves: a cursor and rows with transaction ids this cluster has not reached."""
+    """What a restore into a fresh cluster leaves: a cursor and rows with ids of transactions to come."""
     with connection.cursor() as cursor:
         cursor.execute("UPDATE pipeline_cursor SET seen = '1000000000:1000000000:'")
         cursor.execute("UPDATE outbox_event SET xid = '999999999'")

@@ -53,7 +53,7 @@ class Workers:
         """A dispatcher that waits for the scheduler."""
         return self._start(self._application(knobs).dispatcher())
 
-    def aggregator(self, number: int = 1, **knobs: str) -> Process:
+    def aggregator(self, number: int = 1, /, **knobs: str) -> Process:
         return self._start(self._application(knobs).aggregator(number))
 
     def scheduler(self, **knobs: str) -> Process:

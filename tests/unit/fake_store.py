@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from backend.eventlog.errors import RowsRefused
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class FakeStore:
-    """An `EventStore` that remembers every token, refuses what it is told to, and keeps a record of its calls."""
+    """What `write` needs of an event store. It remembers every token, refuses what it is told to, and keeps a record of its calls."""
 
     def __init__(self, *, refuses: Sequence[bytes] = ()) -> None:
         self.lines: list[bytes] = []
@@ -35,15 +34,3 @@ class FakeStore:
         self.calls.append("read_back")
         split = (line.split(b"\t") for line in self.lines)
         return {(outbox.decode(), int(id_)) for outbox, id_, window, *_ in split if window.decode() == str(window_id)}
-
-    def migrate(self) -> Sequence[str]:
-        return []
-
-    def problems(self) -> Sequence[str]:
-        return []
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def close(self) -> None:
-        pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -12,6 +13,9 @@ from pipeline.load import LoadedWindow
 from pipeline.window import RefusedRow, SealedWindow
 from pipeline.write import write
 from tests.unit.fake_store import FakeStore
+
+if TYPE_CHECKING:
+    from backend.eventlog.store import EventStore
 
 WINDOW = uuid.UUID("11111111-2222-3333-4444-555555555555")
 #: Two outboxes, one id in both, and in the contexts what Python's text takes for an end of line and COPY does not.
@@ -35,7 +39,8 @@ class Attempts:
         rows = {"outbox_event": len(self.lines) - 1, "outbox_user": 1}
         window = SealedWindow(WINDOW, uuid.uuid4(), number, rows, self.is_halved)
         loaded = LoadedWindow(b"".join(self.lines), rows)
-        return list(write(self.store, window, loaded, mark_halved=self._mark_halved))
+        store = cast("EventStore", self.store)  # of which write uses two methods
+        return list(write(store, window, loaded, mark_halved=self._mark_halved))
 
     def _mark_halved(self) -> None:
         self.is_halved = True
