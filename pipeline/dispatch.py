@@ -7,6 +7,7 @@ seals them. A message is only ever a hint: none of them is the sole copy of anyt
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from pipeline.batch import Batch
 from pipeline.snapshot import Position, Snapshot, unseen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from django.db.backends.utils import CursorWrapper
 
@@ -64,6 +65,8 @@ class Dispatcher:
         self._limits = limits
         self._publish = publish
         self._lowest_open_batch = 0
+        self._highest_batch = 0
+        self._idle_snapshot: str | None = None
         self._turn = 0
         self._page_sql = {name: _page_sql(model) for name, model in outboxes.items()}
         self._news_sql = _news_sql(outboxes)
@@ -87,78 +90,90 @@ class Dispatcher:
         # Each gets its share, and the turn goes round: one outbox with a backlog does not starve the others.
         self._turn += 1
         start = self._turn % len(waiting)
-        share = max(self._limits.batch_ids, room // len(waiting))
-        is_more = False
-        for name in [*waiting[start:], *waiting[:start]]:
-            if room <= 0:
-                return True
-            rows, is_full = self._dispatch_outbox(name, max_rows=min(share, room, _PAGE_ROWS))
-            room -= rows
-            is_more |= is_full
-        return is_more
-
-    def _dispatch_outbox(self, name: str, *, max_rows: int) -> tuple[int, bool]:
-        """How many rows were dispatched, and whether there may be more."""
-        batches, is_full = self._commit_page(name, max_rows=max_rows)
+        batches, is_more = self._commit_pages([*waiting[start:], *waiting[:start]], room=room)
+        failpoints.reach("cursor_committed")
         # From here on the ledger has the batches. A message that is not confirmed costs latency only, so the first
         # error ends the tick: with the broker away, each further attempt would hold the others up.
         for batch in batches:
             self._publish(batch)
             failpoints.reach("published")
-        rows = sum(len(batch.ids) for batch in batches)
+        rows_by_outbox = Counter[str]()
+        for batch in batches:
+            rows_by_outbox[batch.outbox] += len(batch.ids)
         if batches:
-            log.info("batches_dispatched", outbox=name, batches=len(batches), rows=rows)
-        return rows, is_full
+            log.info("batches_dispatched", batches=len(batches), rows=dict(rows_by_outbox))
+        return is_more
 
-    def _commit_page(self, name: str, *, max_rows: int) -> tuple[list[Batch], bool]:
-        """One page of `name` into batches, the cursor forward: one transaction, both or neither."""
+    def _commit_pages(self, names: Sequence[str], *, room: int) -> tuple[list[Batch], bool]:
+        """A page of each outbox into batches, the cursors forward: one transaction, all or nothing."""
+        share = max(self._limits.batch_ids, room // len(names))
+        batches: list[Batch] = []
+        is_more = False
         with transaction.atomic(), connection.cursor() as cursor:
-            # The lock comes first and in a statement of its own: the snapshot of the statement that reads the rows
-            # must be younger than the cursor it starts from, or rows would be dispatched twice.
-            row = _lock_cursor(cursor, name)
-            if row is None:
-                return [], False
-            stretches = unseen(row.seen, row.page)
-            cursor.execute(
-                self._page_sql[name],
-                {
-                    "outbox": name,
-                    "target": row.target,
-                    "open_xids": [str(start.xid) for start in stretches.open_transactions],
-                    "open_ids": [start.id for start in stretches.open_transactions],
-                    "tail_xid": str(stretches.tail.xid),
-                    "tail_id": stretches.tail.id,
-                    "is_rescan": row.is_rescan,
-                    "max_rows": max_rows,
-                    "batch_ids": self._limits.batch_ids,
-                    "batch_bytes": self._limits.batch_bytes,
-                },
-            )
-            found = cursor.fetchall()
+            for name in names:
+                if room <= 0:
+                    is_more = True
+                    break
+                page, is_full = self._take_page(cursor, name, max_rows=min(share, room, _PAGE_ROWS))
+                room -= sum(len(batch.ids) for batch in page)
+                batches += page
+                is_more |= is_full
             failpoints.reach("batches_inserted")
-        failpoints.reach("cursor_committed")
-        batches = [Batch(id_, name, ids, size) for id_, ids, size, _ in found]
-        return batches, bool(found) and found[0][3]
+        if batches:
+            self._highest_batch = max(batch.id for batch in batches)
+        return batches, is_more
+
+    def _take_page(self, cursor: CursorWrapper, name: str, *, max_rows: int) -> tuple[list[Batch], bool]:
+        """The next page's batches, and whether there may be another page."""
+        # The lock comes first and in a statement of its own: the snapshot of the statement that reads the rows must
+        # be younger than the cursor it starts from, or rows would be dispatched twice.
+        row = _lock_cursor(cursor, name)
+        if row is None:
+            return [], False
+        stretches = unseen(row.seen, row.page)
+        cursor.execute(
+            self._page_sql[name],
+            {
+                "outbox": name,
+                "target": row.target,
+                "open_xids": [str(start.xid) for start in stretches.open_transactions],
+                "open_ids": [start.id for start in stretches.open_transactions],
+                "tail_xid": str(stretches.tail.xid),
+                "tail_id": stretches.tail.id,
+                "is_rescan": row.is_rescan,
+                "max_rows": max_rows,
+                "batch_ids": self._limits.batch_ids,
+                "batch_bytes": self._limits.batch_bytes,
+            },
+        )
+        found = cursor.fetchall()
+        return [Batch(id_, name, ids, size) for id_, ids, size, _ in found], bool(found) and found[0][3]
 
     def _rows_in_flight(self) -> int:
         # Batches get ascending ids, so whatever is open lies above the lowest that was open before: the look does
         # not grow with the dead rows of batches long gone.
         with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT coalesce(min(id), %(floor)s), coalesce(sum(rows), 0) FROM pipeline_batch WHERE id >= %(floor)s",
-                {"floor": self._lowest_open_batch},
-            )
-            self._lowest_open_batch, rows = cursor.fetchone()
-        return int(rows)
+            cursor.execute("SELECT min(id), sum(rows) FROM pipeline_batch WHERE id >= %s", [self._lowest_open_batch])
+            lowest, rows = cursor.fetchone()
+        self._lowest_open_batch = max(self._lowest_open_batch, self._highest_batch) if lowest is None else lowest
+        return int(rows or 0)
 
     def _outboxes_with_news(self) -> list[str]:
         with connection.cursor() as cursor:
+            # While no transaction has ended since a look that found nothing, there is nothing to look for: an idle
+            # tick costs the same with one outbox and with fifty.
+            cursor.execute("SELECT pg_current_snapshot()::text")
+            (snapshot,) = cursor.fetchone()
+            if snapshot == self._idle_snapshot:
+                return []
             cursor.execute(self._news_sql, list(self._outboxes))
             found = cursor.fetchall()
-        for name, _, is_rewound in found:
-            if is_rewound:
+        for name, _, is_elsewhere in found:
+            if is_elsewhere:
                 _start_over(name)
-        return [name for name, has_news, is_rewound in found if has_news or is_rewound]
+        waiting = [name for name, has_news, is_elsewhere in found if has_news or is_elsewhere]
+        self._idle_snapshot = None if waiting else snapshot
+        return waiting
 
 
 def _lock_cursor(cursor: CursorWrapper, name: str) -> _CursorRow | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import BooleanField, F, Func, TextField, Value
 from django.db.models.expressions import Combinable, RawSQL
 from django.db.models.fields.json import KeyTextTransform
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
     from backend.outbox.models import Outbox
     from pipeline.window import SealedWindow
+
+#: Every row of a window is reached by index, whatever the planner believes. Statistics taken in the middle of a bulk
+#: insert say that the tables are empty; it then read all users for each row, and a window took 50 s instead of 30 ms.
+_INDEXES_ONLY = "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
 
 #: What an outbox that does not have a column's value gives, as COPY text.
 _DEFAULTS = {
@@ -63,7 +67,8 @@ def load(window: SealedWindow, *, max_bytes: int | None) -> LoadedWindow:
     body = _BoundedBody(max_bytes=max_bytes if window.row_count > 1 else None)
     counts: dict[str, int] = {}
     try:
-        with connection.cursor() as cursor:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(_INDEXES_ONLY)
             for name in window.rows:
                 copy = cursor.cursor.mogrify(*_rows_sql(outboxes[name], window.id)).decode()
                 cursor.copy_expert(f"COPY ({copy}) TO STDOUT", body)

@@ -21,7 +21,7 @@ from pipeline.errors import WindowTooLarge
 from pipeline.load import load
 from pipeline.models import Window
 from pipeline.recover import recover
-from pipeline.window import SealedWindow, claim_expired
+from pipeline.window import SealedWindow, begin_write, claim_expired
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered
 from tests.integration.rows import create_users, undelivered, write_events
@@ -226,6 +226,7 @@ def test_a_window_over_many_months_is_written_whole_and_replayed_whole(store: Ev
 def load_and_write(store: EventStore, window: SealedWindow) -> None:
     """What a first owner does before its ack."""
     loaded = load(window, max_bytes=None)
+    begin_write(window)
     store.write(loaded.rows, row_count=loaded.row_count, token=str(window.id))
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class FakeStore:
-    """What `write` needs of an event store. It remembers every token, refuses what it is told to, and keeps a record of its calls."""
+    """What `write` needs of an event store, with a record of the calls. It remembers every token."""
 
     def __init__(self, *, refuses: Sequence[bytes] = ()) -> None:
         self.lines: list[bytes] = []
