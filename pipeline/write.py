@@ -121,10 +121,9 @@ def _insert_halves(
         refused_ranges = 0
         for low, high in halves:
             part = lines[low:high]
+            # As for the window: what is missing of a range goes under the range's own token.
             missing = _not_in(stored, part)
-            if 0 < len(missing) < len(part):
-                ranges.append((low, high))  # an earlier attempt got further down here
-            elif missing and (error := _refusal(store, part, token=f"{window.id}:{low}-{high}")):
+            if missing and (error := _refusal(store, missing, token=f"{window.id}:{low}-{high}")):
                 if len(part) == 1:
                     refused.append(RefusedRow(*_identity(part[0]), str(error)))
                 else:

@@ -179,18 +179,23 @@ class ClickHouseStore:
             )
         except ClickHouseError as error:
             raise _translated(error) from error
-        # Also a write dropped by its token counts its rows; fewer than sent means that some were not even parsed.
-        written = int(summary.summary.get("written_rows", row_count))
+        # Also a write dropped by its token counts its rows; fewer than sent means that some were not even parsed. An
+        # answer without the count is not the server's: a proxy's page, or something else on its port.
+        written = int(summary.summary.get("written_rows", 0))
         if written < row_count:
-            raise OutcomeUnknown(f"the event store took {written} of {row_count} rows")
+            raise OutcomeUnknown(f"the event store says that it took {written} of {row_count} rows")
 
     def read_back(self, window_id: UUID) -> set[tuple[str, int]]:
         rows = self._query(
-            # A replica that lags behind would report rows missing that are stored.
-            f"SELECT outbox, outbox_id FROM {_TABLE} WHERE window_id = %s SETTINGS select_sequential_consistency = 1",
+            # As one array, because that is always one row: an empty answer is not the server's, and must not be taken
+            # for "nothing is stored". A replica that lags behind would report rows missing that are stored.
+            f"SELECT groupArray((outbox, outbox_id)) FROM {_TABLE} WHERE window_id = %s"
+            " SETTINGS select_sequential_consistency = 1",
             str(window_id),
         )
-        return {(outbox, int(outbox_id)) for outbox, outbox_id in rows}
+        if len(rows) != 1:
+            raise StoreUnavailable("the answer to the read-back is not the event store's: is EVENT_STORE_URL right?")
+        return {(str(outbox), int(outbox_id)) for outbox, outbox_id in rows[0][0]}
 
     def now(self) -> datetime:
         moment: datetime = self._query("SELECT now64(6, 'UTC')")[0][0]

@@ -10,7 +10,7 @@ from tests.benchmarks.counts import count_path
 from tests.benchmarks.figure import Bound, Figure, measured
 from tests.benchmarks.product import Product
 from tests.benchmarks.sql_log import counted, counting
-from tests.benchmarks.traffic import publish_users
+from tests.benchmarks.traffic import publish_backlog
 
 if TYPE_CHECKING:
     from tests.benchmarks.lab import Lab
@@ -56,7 +56,7 @@ def _processes(lab: Lab) -> list[Figure]:
     with Product(lab, aggregators=DEFAULT_AGGREGATORS) as product:
         product.warm_up()
         lab.clear()
-        publish_users(events)
+        publish_backlog(events)
         with counting(lab.postgres_log), counted(lab.postgres_log, is_own=False) as all_counts:
             drain = product.drain(events)
     return [

@@ -9,7 +9,7 @@ from deploy.local.stack import DEFAULT_AGGREGATORS
 from tests.benchmarks import partners
 from tests.benchmarks.figure import Bound, Figure, Partner, in_turns, measured
 from tests.benchmarks.product import Drain, Product
-from tests.benchmarks.traffic import publish_users
+from tests.benchmarks.traffic import publish_backlog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,7 +33,7 @@ def end_to_end(lab: Lab) -> list[Figure]:
             with Product(lab, aggregators=DEFAULT_AGGREGATORS, knobs=knobs) as running:
                 running.warm_up()
                 lab.clear()
-                publish_users(events)
+                publish_backlog(events)
                 with running.watching_memory() as over_idle:
                     drains[name].append(running.drain(events))
                 memory.append(max(over_idle) / _MIB)
@@ -44,7 +44,7 @@ def end_to_end(lab: Lab) -> list[Figure]:
     def partner(run: Callable[[], float], count: int) -> Callable[[], float]:
         def timed() -> float:
             lab.clear()
-            publish_users(count)
+            publish_backlog(count)
             return count / run()
 
         return timed
@@ -113,7 +113,7 @@ def growth(lab: Lab) -> list[Figure]:
             with Product(lab, aggregators=aggregators, dispatchers=dispatchers) as running:
                 running.warm_up()
                 lab.clear()
-                publish_users(events)
+                publish_backlog(events)
                 return running.drain(events).events_per_second
 
         return run

@@ -43,7 +43,7 @@ _STEP_ROWS = 5000
 def flat(lab: Lab) -> list[Figure]:
     """All comparisons, one after another."""
     figures: list[Figure] = []
-    for compare in (_users, _backlog, _delivered_rows, _outboxes):
+    for compare in (_users, _statistics, _backlog, _delivered_rows, _outboxes):
         lab.clear()
         with lab.databases(_SMALL, _LARGE):
             figures += compare(lab)
@@ -72,6 +72,40 @@ def _users(lab: Lab) -> list[Figure]:
         return _milliseconds_per_window(lab, rows)
 
     return [_compared(lab, "time per window", f"{large:,} users", f"{small:,} users", run, unit="ms")]
+
+
+def _statistics(lab: Lab) -> list[Figure]:
+    """The planner takes the large side's users for an empty table, as after a bulk import that ANALYZE came too early
+    for. The rows are the same.
+    """
+    users = lab.sizes.flat_small
+    rows = lab.sizes.flat_windows * _WINDOW_ROWS
+    for name in (_SMALL, _LARGE):
+        lab.use_database(name)
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE users SET (autovacuum_enabled = off)")
+            if name == _LARGE:
+                cursor.execute("VACUUM ANALYZE users")
+            publish_users(users)
+            if name == _SMALL:
+                cursor.execute("ANALYZE users")
+            else:
+                # What ANALYZE writes when the rows of a bulk INSERT are not committed yet: pages, but no rows.
+                cursor.execute(
+                    "UPDATE pg_class SET reltuples = 0, relpages = pg_relation_size(oid) / 8192 WHERE relname = 'users'"
+                )
+            cursor.execute("TRUNCATE outbox_user")
+
+    def run() -> float:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO outbox_user (user_id) SELECT id FROM users, generate_series(1, %s) LIMIT %s",
+                [rows // users + 1, rows],
+            )
+        return _milliseconds_per_window(lab, rows)
+
+    what, other = "statistics of an empty table", "statistics up to date"
+    return [_compared(lab, "time per window", what, other, run, unit="ms")]
 
 
 def _backlog(lab: Lab) -> list[Figure]:
@@ -130,13 +164,13 @@ def _milliseconds_per_window(lab: Lab, rows: int) -> float:
     dispatched = Dispatched()
     dispatcher = make_dispatcher(all_outboxes(), publish=dispatched, in_flight_rows=rows)
     began = time.perf_counter()
-    dispatcher.tick()
+    # More than once where the last turn's page was full: the first look only finds that there is nothing after it.
+    while sum(len(batch.ids) for batch in dispatched.batches) < rows:
+        dispatcher.tick()
     windows = in_windows(dispatched.batches, rows=_WINDOW_ROWS)
     for window in windows:
         carry_window(window, lab.store)
-    seconds = time.perf_counter() - began
-    assert sum(len(batch.ids) for batch in dispatched.batches) == rows
-    return seconds / len(windows) * 1e3
+    return (time.perf_counter() - began) / len(windows) * 1e3
 
 
 def _compared_ticks(

@@ -106,10 +106,10 @@ class Product:
 
     def warm_up(self, publish: int = 4000) -> None:
         """Connections made, code loaded, statements planned once: what a running system has behind it."""
-        from tests.benchmarks.traffic import publish_users
+        from tests.benchmarks.traffic import publish_backlog
 
         self._lab.clear()
-        publish_users(publish)
+        publish_backlog(publish)
         self.drain(publish)
 
     def drain(self, events: int) -> Drain:

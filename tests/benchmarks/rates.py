@@ -43,6 +43,7 @@ def windows(lab: Lab) -> list[Figure]:
         for turn in range(lab.sizes.repeats):
             for rate, values in per_million.items():
                 lab.clear()
+                _seed_users()
                 product.begin_shifts()
                 published = steadily(publish_users, per_second=rate, seconds=seconds, step_seconds=0.05)
                 product.wait_until_acked(published)
@@ -96,6 +97,7 @@ def _latencies(lab: Lab, *, rate: int, knobs: Mapping[str, str]) -> list[float]:
     with Product(lab, aggregators=DEFAULT_AGGREGATORS, knobs=knobs) as product:
         product.warm_up()
         lab.clear()
+        _seed_users()
         product.begin_shifts()
         poller = in_thread(lambda: probes.poll(client))
         # Commits come in steps of at least 10 ms: more of them would measure this machine's fsync.
@@ -155,6 +157,14 @@ class _Probes:
 def _quantiles(seconds: list[float]) -> tuple[float, float]:
     cuts = statistics.quantiles(seconds, n=100)
     return cuts[49], cuts[98]
+
+
+def _seed_users() -> None:
+    """Users who are there already, and statistics of them: an application does not start with its first event."""
+    publish_users(10_000)
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE outbox_user")
+        cursor.execute("ANALYZE users")
 
 
 def _windows_written() -> int:

@@ -61,13 +61,22 @@ def queue_lengths(rabbitmq_url: str) -> dict[str, int]:
     return lengths
 
 
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """Batches between dispatch and ack, and those of them that are sealed."""
+
+    batches: tuple[int, ...]
+    sealed: tuple[int, ...]
+
+
 @dataclass(slots=True)
 class Watch:
     """Asks PostgreSQL all the time for the lag, and how long what a killed aggregator held takes to be stored."""
 
     database_url: str
     worst_lag_seconds: float = 0.0
-    recovery_seconds: list[float] = field(default_factory=list)
+    #: After kill -9 of an aggregator: "sealed" windows and "all" batches.
+    recovery_seconds: dict[str, list[float]] = field(default_factory=lambda: {"sealed": [], "all": []})
     recovered: int = 0
     _stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -89,25 +98,32 @@ class Watch:
         """Windows that took more than one attempt."""
         return int(_query(self.database_url, "SELECT count(*) FROM pipeline_window WHERE attempts > 1")[0][0])
 
-    def open_batches(self) -> list[int]:
-        """What is between dispatch and ack; those that a fleet of two holds, when one of them is killed now."""
-        return [row[0] for row in _query(self.database_url, "SELECT id FROM pipeline_batch")]
+    def in_flight(self) -> InFlight:
+        """What is between dispatch and ack now: what an aggregator holds that is killed now is among it."""
+        batches = _query(self.database_url, "SELECT id, window_id IS NOT NULL FROM pipeline_batch")
+        return InFlight(tuple(id_ for id_, _ in batches), tuple(id_ for id_, is_sealed in batches if is_sealed))
 
-    def time_until_stored(self, batches: Sequence[int], *, seconds: float) -> float | None:
-        """How long it takes until none of these batches is left; None if it takes longer than `seconds`."""
+    def wait_until_stored(self, held: InFlight, *, seconds: float) -> bool:
+        """Note how long it takes until none of it is left. False if it takes longer than `seconds`."""
         began = time.monotonic()
+        left = {"sealed": held.sealed, "all": held.batches}
         while time.monotonic() - began < seconds:
-            sql = "SELECT count(*) FROM pipeline_batch WHERE id = ANY(%s)"
-            with contextlib.suppress(psycopg2.Error):
-                if not _query(self.database_url, sql, [list(batches)])[0][0]:
-                    return time.monotonic() - began
+            for kind, batches in list(left.items()):
+                sql = "SELECT count(*) FROM pipeline_batch WHERE id = ANY(%s)"
+                with contextlib.suppress(psycopg2.Error):
+                    if not _query(self.database_url, sql, [list(batches)])[0][0]:
+                        del left[kind]
+                        if batches:
+                            self.recovery_seconds[kind].append(time.monotonic() - began)
+            if not left:
+                return True
             time.sleep(_POLL_SECONDS)
-        return None
+        return False
 
-    def distribution(self) -> str:
-        times = self.recovery_seconds
+    def distribution(self, kind: str) -> str:
+        times = self.recovery_seconds[kind]
         if not times:
-            return "-"
+            return "nothing was held"
         return f"p50 {statistics.median(times):.1f} s, max {max(times):.1f} s, n={len(times)}"
 
 

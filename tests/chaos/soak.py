@@ -27,6 +27,7 @@ from deploy.local.process import PROJECT
 from deploy.local.stack import Stack
 from tests.chaos.figures import Resources, Watch, queue_lengths, resources
 from tests.chaos.nemesis import PIPELINE_SESSIONS, Nemesis, plan
+from tests.chaos.visitors import Visitor, broken_promises
 from tests.faults.oracle import Oracle, Verdict
 from tests.faults.proxy import Proxy, with_port
 from tests.faults.sampler import Sampler
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _FOLDER = PROJECT / ".local" / "chaos"
 _AGGREGATORS = 2
 _WRITERS = 4
+_VISITORS = 2
 #: Transactions per second of each writer: with bulk ones in between, a few hundred events per second together.
 _TRANSACTIONS_PER_SECOND = 8.0
 _BIG_EVERY = 150
@@ -67,6 +69,8 @@ class Soak:
         self._oracle = Oracle(self._url, stack.clickhouse.port)
         self._watch = Watch(self._url)
         self._nemesis = Nemesis(stack, self._proxies, plan(seed, seconds))
+        web_port = int(stack.environment["WEB_URL"].rpartition(":")[2])
+        self._visitors = [Visitor(web_port, number=number) for number in range(_VISITORS)]
         self._problems: list[str] = []
         self._began = time.monotonic()
 
@@ -78,7 +82,7 @@ class Soak:
         self._oracle.create()
         books = Books()
         threading.Thread(target=self._watch.run, name="watch", daemon=True).start()
-        with Sampler(self._oracle, every_seconds=1.0) as sampler:
+        with Sampler(self._oracle, _RUN, every_seconds=1.0) as sampler:
             self._say(f"faults for {self._seconds:g} s, seed {self._seed}")
             self._break_everything(books)
             at_start = self._at_start
@@ -87,12 +91,14 @@ class Soak:
             self._measure_recovery(books, kills=3 if self._seconds < 300 else 8)
             self._drain()
         self._watch.stop()
+        self._wait_until_all_run()
         verdict = self._oracle.verdict(_RUN, acknowledged=books.acknowledged)
         self._problems += sampler.broken[:20]
         if not sampler.samples:
             self._problems.append(f"no sample of I5 and I6 could be taken: {sampler.last_failure}")
         self._problems += [f"{kind}: {examples}" for kind, examples in verdict.faults.items()]
-        if verdict.committed != verdict.stored:
+        self._problems += broken_promises(self._oracle, self._visitors)
+        if verdict.committed != verdict.stored + verdict.dead:
             self._problems.append(f"{verdict.committed} events committed, {verdict.stored} stored")
         self._report(verdict, books, sampler, at_start)
         for proxy in self._proxies.values():
@@ -128,6 +134,8 @@ class Soak:
             target=self._nemesis.run, kwargs={"stopping": stopping, "say": self._say}, name="nemesis", daemon=True
         )
         self._at_start = resources(self._stack, self._url)
+        for visitor in self._visitors:
+            visitor.start()
         nemesis.start()
         end = time.monotonic() + self._seconds
         while (left := end - time.monotonic()) > 0:
@@ -136,6 +144,8 @@ class Soak:
         stopping.set()
         nemesis.join()
         self._nemesis.heal()
+        for visitor in self._visitors:
+            visitor.stop()
         self._stop(writers)
 
     def _measure_recovery(self, books: Books, *, kills: int) -> None:
@@ -146,14 +156,10 @@ class Soak:
         for _ in range(kills):
             self._wait_until_all_run()
             time.sleep(dice.uniform(2, 4))  # at a moment that means nothing to the pipeline
-            held = self._watch.open_batches()
+            held = self._watch.in_flight()
             self._nemesis.kill(f"aggregator-{dice.randint(1, _AGGREGATORS)}")
-            seconds = self._watch.time_until_stored(held, seconds=_RECOVERY_SECONDS)
-            if seconds is None:
+            if not self._watch.wait_until_stored(held, seconds=_RECOVERY_SECONDS):
                 self._problems.append(f"what a killed aggregator held was not stored within {_RECOVERY_SECONDS:g} s")
-            elif held:
-                self._watch.recovery_seconds.append(seconds)
-                self._say(f"  {len(held)} batches stored after {seconds:.1f} s")
         self._stop(writers)
 
     def _wait_until_all_run(self) -> None:
@@ -252,7 +258,15 @@ class Soak:
         yield "recovered windows", self._watch.recovered
         yield "samples of I5 and I6", f"{sampler.samples} ({sampler.failed_samples} while a service was away)"
         yield "worst lag", f"{self._watch.worst_lag_seconds:.1f} s"
-        yield "recovery after kill -9", self._watch.distribution()
+        yield "kill -9 to sealed stored", self._watch.distribution("sealed")
+        yield "kill -9 to all stored", self._watch.distribution("all")
+        yield (
+            "sign-ups tried / answered",
+            " / ".join(
+                str(sum(len(emails) for emails in found))
+                for found in ([v.tried for v in self._visitors], [v.promised for v in self._visitors])
+            ),
+        )
         lengths = queue_lengths(self._stack.environment["RABBITMQ_URL"])
         yield "queues", _pairs(lengths)
 

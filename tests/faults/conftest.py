@@ -37,27 +37,33 @@ _REST_SECONDS = 5
 class Run:
     """One test's events, and the judgement over them."""
 
-    def __init__(self, fleet: Fleet, oracle: Oracle, sampler: Sampler) -> None:
-        self.name = f"r{uuid.uuid4().hex[:8]}-"
+    def __init__(self, name: str, fleet: Fleet, oracle: Oracle, sampler: Sampler) -> None:
+        self.name = name
         self.fleet = fleet
         self.oracle = oracle
         self.sampler = sampler
         self.books = writers.Books()
+        self._writers: list[writers.Writer] = []
 
-    def publish(self, count: int, *, text: str = "something", at: Sequence[str] = ()) -> None:
-        """Commit this many events in one transaction; `at`: their times, by turns."""
-        self.books.acknowledged.update(writers.commit_events(self.name, count, text=text, at=at))
+    def publish(self, count: int, *, text: str = "something", at: Sequence[str] = (), poison: int = 0) -> None:
+        """Commit this many events in one transaction; see `writers.commit_events`."""
+        self.books.acknowledged.update(writers.commit_events(self.name, count, text=text, at=at, poison=poison))
 
     def create_users(self, count: int) -> None:
         self.books.acknowledged.update(writers.commit_users(self.name, count))
 
     def writer(self, number: int = 1, *, transactions_per_second: float = 50) -> writers.Writer:
-        """A started writer; to be stopped by the test."""
+        """A started writer; it is stopped with the test at the latest."""
         writer = writers.Writer(
             self.name, self.books, seed=f"{self.name}{number}", transactions_per_second=transactions_per_second
         )
         writer.start()
+        self._writers.append(writer)
         return writer
+
+    def stop_writers(self) -> None:
+        for writer in self._writers:
+            writer.stop()
 
     def wait_until_drained(self, *, seconds: float = 30) -> None:
         """I7: with the fault off, everything drains."""
@@ -113,9 +119,12 @@ def run(bare_fleet: Fleet, oracle: Oracle, event_log: EventLog) -> Iterator[Run]
     except AssertionError:
         bare_fleet.kill_all()
         empty_everything(event_log)
-    with Sampler(oracle, every_seconds=_SAMPLE_EVERY_SECONDS) as sampler:
-        yield Run(bare_fleet, oracle, sampler)
-    bare_fleet.heal()
+    name = f"r{uuid.uuid4().hex[:8]}-"
+    with Sampler(oracle, name, every_seconds=_SAMPLE_EVERY_SECONDS) as sampler:
+        run = Run(name, bare_fleet, oracle, sampler)
+        yield run
+        bare_fleet.heal()
+        run.stop_writers()
 
 
 def empty_everything(event_log: EventLog) -> None:  # noqa: F811

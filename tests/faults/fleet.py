@@ -96,6 +96,10 @@ class Fleet:
         process.kill()
         self._running.remove(process)
 
+    def release(self, process: Process) -> None:
+        """From now on somebody else looks after it."""
+        self._running.remove(process)
+
     def wait_until_dead(self, process: Process) -> None:
         """Return when a process that is about to die by itself has."""
         eventually(lambda: not process.is_running, seconds=_DEATH_SECONDS, what=f"{process.name} has died")

@@ -88,6 +88,11 @@ class Oracle:
         """Distinct events of the run that are stored."""
         return int(self.ask_store(f"SELECT uniqExact(outbox, outbox_id) {_FROM_RUN.format(run=run)}")[0][0])
 
+    def copies_by_key(self, run: str) -> Counter[str]:
+        """How often each key of the run is stored."""
+        rows = self.ask_store(f"SELECT {_KEY}, count() {_FROM_RUN.format(run=run)} GROUP BY 1")
+        return Counter({key: int(count) for key, count in rows})
+
     def verdict(self, run: str, *, acknowledged: Collection[str] = ()) -> Verdict:
         """Compare, by identity and by key and md5 of the context. Only final when everything is drained."""
         events = self.ask_postgres("SELECT key, outbox, outbox_id, md5 FROM oracle_event WHERE run = %s", [run])
@@ -107,7 +112,7 @@ class Oracle:
             forgotten=sorted(set(acknowledged) - keys),
         )
 
-    def sample(self) -> list[str]:
+    def sample(self, run: str) -> list[str]:
         """I5 and I6 at this moment, as sentences about what breaks them. Raises OSError or psycopg2.Error.
 
         PostgreSQL is read first, in one snapshot. What it no longer holds then was deleted before, so it must have
@@ -116,14 +121,16 @@ class Oracle:
         broken = [
             f"I6: {outbox} {outbox_id} is in {count} open batches"
             for outbox, outbox_id, count in self.ask_postgres(
-                "SELECT outbox, id, count(*) FROM pipeline_batch, unnest(ids) AS id GROUP BY 1, 2 HAVING count(*) > 1"
+                "SELECT outbox, held, count(*) FROM pipeline_batch, unnest(ids) AS held"
+                " GROUP BY 1, 2 HAVING count(*) > 1"
             )
         ]
         deleted = self.ask_postgres(
-            "SELECT e.outbox, e.outbox_id FROM (SELECT * FROM oracle_event ORDER BY n DESC LIMIT %s) AS e"
+            "SELECT e.outbox, e.outbox_id FROM"
+            " (SELECT * FROM oracle_event WHERE run = %s ORDER BY n DESC LIMIT %s) AS e"
             " WHERE NOT EXISTS (SELECT FROM outbox_event AS o WHERE e.outbox = 'outbox_event' AND o.id = e.outbox_id)"
             " AND NOT EXISTS (SELECT FROM outbox_user AS o WHERE e.outbox = 'outbox_user' AND o.id = e.outbox_id)",
-            [_SAMPLED_EVENTS],
+            [run, _SAMPLED_EVENTS],
         )
         if deleted:
             lowest = min(outbox_id for _, outbox_id in deleted)

@@ -197,9 +197,11 @@ class Proxy:
         self._pump(link, self._pass_requests)
 
     def _pump(self, link: _Link, direction: Callable[[_Link], None]) -> None:
-        # A connection that breaks under our hands is what this is for.
-        with contextlib.suppress(OSError):
+        try:
             direction(link)
+        except OSError:
+            # The other side must learn that this one broke: RabbitMQ would go on feeding a dead consumer.
+            link.reset()
         if link.end_of_one_direction():
             with self._guard:
                 self._links.discard(link)

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 class Sampler:
     """Samples I5 and I6 in the background; a service that is away makes a sample fail, not the invariant."""
 
-    def __init__(self, oracle: Oracle, *, every_seconds: float) -> None:
+    def __init__(self, oracle: Oracle, run: str, *, every_seconds: float) -> None:
         self._oracle = oracle
+        self._run = run
         self._every_seconds = every_seconds
         self._is_stopped = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="sampler", daemon=True)
@@ -42,7 +43,7 @@ class Sampler:
     def _sample(self) -> None:
         while not self._is_stopped.wait(self._every_seconds):
             try:
-                seen = self._oracle.sample()
+                seen = self._oracle.sample(self._run)
             except (OSError, http.client.HTTPException, psycopg2.Error) as error:
                 self.failed_samples += 1
                 self.last_failure = f"{type(error).__name__} {error}"

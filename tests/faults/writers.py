@@ -15,10 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from django.db import DatabaseError, InterfaceError, connection, transaction
-from django.db.models import F
 
 from backend.outbox import Event, publish, publish_many
-from backend.outbox.models import OutboxEvent
 from backend.users.models import OutboxUser, User
 from backend.users.use_cases import CreateUser, CreateUserRequest, UserCreated
 
@@ -86,14 +84,26 @@ def create_users(run: str, count: int) -> list[str]:
     return [user.email for user in users]
 
 
-def commit_events(run: str, count: int, *, text: str = "something", at: Sequence[str] = ()) -> list[str]:
-    """`count` events in a transaction of their own. `at`: their times, by turns."""
-    with transaction.atomic():
+def commit_events(
+    run: str, count: int, *, text: str = "something", at: Sequence[str] = (), poison: int = 0
+) -> list[str]:
+    """`count` events in a transaction of their own. `at`: their times, by turns. `poison`: so many that no store takes.
+
+    Times are set behind publish(): it would refuse the poison.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
         keys = publish_events(run, [text] * count)
-        for number, moment in enumerate(at):
-            OutboxEvent.objects.annotate(turn=F("id") % len(at)).filter(
-                event_context__startswith=f'{{"key":"{run}', turn=number
-            ).update(event_date_time=moment)
+        if at:
+            cursor.execute(
+                "UPDATE outbox_event SET event_date_time = (%s::timestamptz[])[1 + id %% %s]"
+                " WHERE xid = pg_current_xact_id()",
+                [list(at), len(at)],
+            )
+        cursor.execute(
+            "UPDATE outbox_event SET event_date_time = 'infinity' WHERE id IN"
+            " (SELECT id FROM outbox_event WHERE xid = pg_current_xact_id() ORDER BY md5(id::text) LIMIT %s)",
+            [poison],
+        )
         return keys
 
 
@@ -148,12 +158,12 @@ class Writer(threading.Thread):
         self._random = random.Random(seed)
         self._pause_seconds = 1 / transactions_per_second
         self._big_every = big_every
-        self._is_stopped = threading.Event()
+        self._stopping = threading.Event()
         #: The error that ended the writer, if one did.
         self.error: BaseException | None = None
 
     def stop(self) -> None:
-        self._is_stopped.set()
+        self._stopping.set()
         self.join()
         if self.error is not None:
             raise self.error
@@ -161,7 +171,7 @@ class Writer(threading.Thread):
     def run(self) -> None:
         try:
             for number in itertools.count():
-                if self._is_stopped.wait(self._pause_seconds * self._random.uniform(0, 2)):
+                if self._stopping.wait(self._pause_seconds * self._random.uniform(0, 2)):
                     break
                 self._one(number)
         except BaseException as error:  # noqa: BLE001 - raised by stop(), in the thread that judges
@@ -185,7 +195,7 @@ class Writer(threading.Thread):
                 # An error before the COMMIT was sent means that there was none.
                 self._books.maybe.update(keys if is_committing else ())
                 self._books.failed += not is_committing
-            self._is_stopped.wait(0.2)
+            self._stopping.wait(0.2)
         else:
             with self._books.guard:
                 self._books.acknowledged.update(keys)

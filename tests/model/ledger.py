@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import psycopg2
 from django.conf import settings
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from tests.model.memory_store import Identity
 
 _CLEAR = """
 DELETE FROM pipeline_batch; DELETE FROM pipeline_window; DELETE FROM pipeline_deadletter; DELETE FROM pipeline_cursor;
-DELETE FROM outbox_user; DELETE FROM outbox_event; DELETE FROM users
+DELETE FROM outbox_user; DELETE FROM outbox_event; DELETE FROM users;
+SELECT setval(pg_get_serial_sequence(name, 'id'), 100, false)
+FROM unnest(ARRAY['outbox_user', 'outbox_event', 'users', 'pipeline_batch']) AS name
 """
 
 #: Into the past, in the order which they had.
-_EXPIRE = """
-UPDATE pipeline_window SET lease_until = timestamptz '2000-01-01' + (lease_until - timestamptz '1990-01-01') / 1e6
-WHERE acked_at IS NULL
-"""
+_EXPIRE = "UPDATE pipeline_window SET lease_until = lease_until - interval '10 years' WHERE acked_at IS NULL"
 
 #: Tables are truncated once in this many times: deleting is quicker, but leaves dead rows behind.
 _TRUNCATE_EVERY = 100
@@ -43,6 +41,17 @@ class Sample:
     open_windows: int
 
 
+class NumberedUuids:
+    """In place of the module `uuid` in `pipeline.window`: the same ones in the same order in each example."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def uuid4(self) -> UUID:
+        self.number += 1
+        return UUID(int=self.number)
+
+
 class Ledger:
     """A connection of its own, so that it sees what is committed and nothing else."""
 
@@ -56,12 +65,17 @@ class Ledger:
             dbname=default["NAME"],
         )
         self._connection.autocommit = True
+        self.uuids = NumberedUuids()
         self._clearings = 0
         self.execute("SET synchronous_commit = off; SET lock_timeout = '10s'")
 
     def clear(self) -> None:
-        self.execute(_TRUNCATE if self._clearings % _TRUNCATE_EVERY == 0 else _CLEAR)
+        """Also numbers and uuids begin again: what an example does must not hang on those before it."""
+        if self._clearings % _TRUNCATE_EVERY == 0:
+            self.execute(_TRUNCATE)
+        self.execute(_CLEAR)
         self._clearings += 1
+        self.uuids.number = 0
 
     def begin_cursors_here(self) -> None:
         """Leave out what was there before, and is deleted."""

@@ -19,7 +19,9 @@ from backend.eventlog.columns import ROW_COLUMNS
 from backend.eventlog.errors import OutcomeUnknown, RowsRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from backend.eventlog.schema import Migration
 
 _ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 
@@ -58,8 +60,14 @@ class MemoryStore:
         self._token_log_entries = token_log_entries
         self._writing = Lock()
 
-    def migrate(self) -> Sequence[str]:
+    def migrations(self) -> Sequence[Migration]:
         return []
+
+    def applied_migrations(self) -> Mapping[int, tuple[str, str]]:
+        return {}
+
+    def apply_migration(self, migration: Migration) -> None:
+        raise NotImplementedError("a store in memory has no schema")
 
     def problems(self) -> Sequence[str]:
         return []

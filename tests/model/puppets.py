@@ -24,7 +24,7 @@ _running = threading.local()
 
 
 class Order(Enum):
-    """What a puppet is told when it stands still; the faults concern the request to the store that it is about to send."""
+    """What a puppet is told when it stands still. The faults are those of the request that it is about to send."""
 
     GO_ON = auto()
     #: The process dies here.

@@ -37,7 +37,7 @@ class Race:
         self.first, self.second, self.third = puppets[:3]
         self._published: list[Batch] = []
         limits = Limits(batch_ids=100, batch_bytes=100_000, in_flight_rows=1000)
-        self._dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=self._published.append)
+        self._dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=self._enqueue)
         self._dispatcher.create_cursors()
 
     def seal_and_stop_before_writing(self) -> None:
@@ -70,6 +70,9 @@ class Race:
     def forget_all_tokens(self) -> None:
         self.store.token_log.clear()
 
+    def _enqueue(self, batch: Batch) -> None:
+        self._published.append(batch)
+
     def copies(self) -> set[int]:
         """How often the rows are stored."""
         return set(Counter(row.identity for row in self.store.rows).values())
@@ -93,11 +96,14 @@ def publish_users(*first_names: str) -> list[Identity]:
     return [("outbox_user", row.id) for row in rows]
 
 
-def publish_events(count: int) -> list[Identity]:
-    moment = datetime(2024, 1, 31, tzinfo=UTC)
+def publish_events(count: int, *, months: int = 1) -> list[Identity]:
+    """Of one month, or of several in turn."""
     with transaction.atomic():
         rows = OutboxEvent.objects.bulk_create(
-            OutboxEvent(event_type="paid", event_date_time=moment, event_context="{}") for _ in range(count)
+            OutboxEvent(
+                event_type="paid", event_date_time=datetime(2024, 1 + n % months, 1, tzinfo=UTC), event_context="{}"
+            )
+            for n in range(count)
         )
     return [("outbox_event", row.id) for row in rows]
 
@@ -224,3 +230,20 @@ def test_a_row_that_is_refused_only_when_it_is_replaced_stops_nothing_else(race:
 
     assert race.copies() == {1}
     assert race.ledger.sample().in_outbox == race.ledger.sample().dead == {rows[2]}
+
+
+def test_a_half_of_which_one_month_is_stored_is_completed_under_its_own_token(race: Race) -> None:
+    # Given a window written by halves, and its first owner about to send a half of two months
+    rows = publish_events(8, months=2)
+    race.store.poison = {rows[6]}
+    race.seal_and_stop_before_writing()
+    half = f"write {race.ledger.only_window()}:0-4"
+    race.run_to(race.first, half)
+
+    # When the second owner gets one month of it stored, the third one the rest, and the first one wakes up
+    race.take_over(race.second, stop=half)
+    race.second.tell(Order.FIRST_MONTH_ONLY)
+    race.take_over(race.third, stop="the end")
+    race.finish(race.first)
+
+    assert race.copies() == {1}

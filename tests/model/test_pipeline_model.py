@@ -1,4 +1,4 @@
-"""A model of the pipeline: any interleaving of its processes, any fault of the store, and the invariants after each step.
+"""A model of the pipeline: any interleaving of its processes and any fault of the store, invariants after each step.
 
 The code is the product's own, on the real PostgreSQL: `Dispatcher.tick`, `seal`, `deliver` (load, write, ack, split),
 `recover`, `deadletters`. It runs in puppets (puppets.py), which stand still at every failpoint and before every
@@ -6,8 +6,21 @@ request to the store; a rule says who goes on, and what happens to the request. 
 zombie is one that goes on after its lease has run out. The store (faulty_store.py) has a token log of two blocks in
 half of the examples.
 
-Invariants (docs/design.md): I1 no loss, I2 no phantom, I3 each once, I4 bytes equal, I5 a row gone from its outbox is
-in the store or was dropped, I6 a row is in one batch, I7 all drains when the faults are over.
+Invariants: I1 no loss, I2 no phantom, I3 each once, I4 bytes equal, I5 a row gone from its outbox is in the store or
+was dropped, I6 a row is in one batch, I7 all drains when the faults are over.
+
+What can double a row. An insert is *late* if it reaches the store after another owner has taken its window over and
+read it back: it was sent, or its sender stood still with it in hand, for longer than a lease and the store's time
+limit. A late insert is harmless, because the store drops it by its token, except when
+
+1. the store has *forgotten* the token: as many blocks as its token log holds were written since; or
+2. the store had *refused* the window, so that no token was remembered, the rows were written by halves, and it was
+   *mended* before the late insert: then it takes the window as a whole.
+
+In both cases the window's rows are stored twice, under the same window id. Nothing else doubles a row: not a forgotten
+token or a mended refusal without a late insert, nor a late insert without one of them. These two combinations are what
+the model lets pass (`FaultyStore._limit`), and no others; test_limits.py shows each of them, and what is just short
+of it. Rows that are lost after the store has acknowledged them are outside the model: it acknowledges what is on disk.
 """
 
 from __future__ import annotations
@@ -82,7 +95,7 @@ class Pipeline(RuleBasedStateMachine):
         self.queue: list[Batch] = []
         self.aggregators = [_accumulator(), _accumulator()]
         limits = Limits(batch_ids=2, batch_bytes=400, in_flight_rows=1000)
-        self.dispatchers = [Dispatcher(all_outboxes(), limits=limits, publish=self.queue.append) for _ in range(2)]
+        self.dispatchers = [Dispatcher(all_outboxes(), limits=limits, publish=self._enqueue) for _ in range(2)]
         self.dispatchers[0].create_cursors()
         self.ledger.begin_cursors_here()
         self.published: dict[Identity, str] = {}
@@ -207,7 +220,7 @@ class Pipeline(RuleBasedStateMachine):
     @precondition(lambda self: self.store.poison)
     @rule()
     def replay_dead_letters(self) -> None:
-        deadletters.replay(deadletters.find(None), publish=self.queue.append)
+        deadletters.replay(deadletters.find(None), publish=self._enqueue)
 
     @precondition(lambda self: self.store.poison)
     @rule()
@@ -251,7 +264,7 @@ class Pipeline(RuleBasedStateMachine):
             self.ledger.age_batches()
             while self.dispatchers[0].tick():
                 pass
-            deadletters.replay(deadletters.find(None), publish=self.queue.append)
+            deadletters.replay(deadletters.find(None), publish=self._enqueue)
             recover(self.store, should_stop=lambda: False)
         assert self._is_drained(), "I7: does not drain"
         # Now the zombies wake up, and what was under way arrives.
@@ -269,6 +282,9 @@ class Pipeline(RuleBasedStateMachine):
     def _is_drained(self) -> bool:
         sample = self.ledger.sample()
         return not (sample.in_outbox or sample.in_batches or sample.dead or sample.open_windows)
+
+    def _enqueue(self, batch: Batch) -> None:
+        self.queue.append(batch)
 
     # --- Puppets -----------------------------------------------------------------------------------------------------
 
