@@ -1,7 +1,7 @@
 # Everything a person types. Each command sets up what it needs, and does nothing twice.
 PYTHON = .venv/bin/python
 
-.PHONY: help setup demo run test chaos bench lint
+.PHONY: help setup demo run test chaos faults bench lint
 
 help: ## what can be typed
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 8
@@ -19,7 +19,10 @@ test: setup ## every test, on real services that the run starts itself
 	@$(PYTHON) -m pytest
 
 chaos: setup ## break everything for SECONDS (60) under load, with SEED, then count
-	@$(PYTHON) -m tests.chaos.soak --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
+	@$(PYTHON) -m tests.chaos.soak --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
+
+faults: setup ## the slow rows of the fault matrix (docs/guarantees.md)
+	@$(PYTHON) -m pytest -m slow
 
 bench: setup ## measure, as ratios between things of one run (ONLY=name for one)
 	@$(PYTHON) -m tests.benchmarks.bench $(if $(ONLY),--only $(ONLY))

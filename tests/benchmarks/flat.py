@@ -176,12 +176,25 @@ def _milliseconds_per_window(lab: Lab, rows: int) -> float:
 def _compared_ticks(
     lab: Lab, what: str, other: str, dispatcher: Callable[[], Dispatcher], publish: Callable[[], None]
 ) -> list[Figure]:
-    """A look that finds nothing, and one that finds rows, which are taken away afterwards."""
+    """A look that finds nothing, and one that finds rows, which are taken away afterwards.
+
+    A dispatcher may know without looking that nothing can be new while no transaction has ended at all. A database is
+    seldom as quiet as that, so both are measured.
+    """
 
     def idle() -> float:
         looking = dispatcher()
         looking.tick()
         return statistics.median(seconds_of_tick(looking) for _ in range(_IDLE_TICKS)) * 1e3
+
+    def idle_among_others() -> float:
+        looking = dispatcher()
+        looking.tick()
+        times = []
+        for _ in range(_IDLE_TICKS):
+            _commit_something_else()
+            times.append(seconds_of_tick(looking))
+        return statistics.median(times) * 1e3
 
     def busy() -> float:
         looking = dispatcher()
@@ -195,6 +208,7 @@ def _compared_ticks(
 
     return [
         _compared(lab, "idle dispatch tick", what, other, idle, unit="ms"),
+        _compared(lab, "idle dispatch tick while others commit", what, other, idle_among_others, unit="ms"),
         _compared(lab, "busy dispatch tick", what, other, busy, unit="ms"),
     ]
 
@@ -217,6 +231,12 @@ def _compared(lab: Lab, quantity: str, what: str, other: str, run: Callable[[], 
         partner=Partner(name=f"{other}, {unit}", values=small),
         bound=_FLAT,
     )
+
+
+def _commit_something_else() -> None:
+    """A transaction that has nothing to do with any outbox."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_current_xact_id()")
 
 
 def _dispatcher() -> Dispatcher:

@@ -57,7 +57,8 @@ _KINDS: Mapping[str, tuple[int, tuple[str, ...]]] = {
     "SIGTERM": (2, (*_WORKERS, "scheduler")),
     "purge": (2, _QUEUES),
     "delete": (1, _QUEUES),
-    "cut": (3, ("postgres", "rabbitmq", "clickhouse")),
+    "cut": (3, ("postgres", "rabbitmq", "clickhouse", "writers")),
+    "lose commit answers": (2, ("writers",)),
     "slow": (2, ("postgres", "rabbitmq", "clickhouse")),
     "black hole": (2, ("postgres", "rabbitmq", "clickhouse")),
     "refuse": (2, ("postgres", "rabbitmq", "clickhouse")),
@@ -82,6 +83,8 @@ def plan(seed: int, seconds: float) -> list[Strike]:
     return strikes
 
 
+#: To the program's first process alone, not to its workers.
+_SIGNALS = {"kill -9 master": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "immediate shutdown": signal.SIGQUIT}
 _LASTING = {"SIGSTOP", "slow", "black hole", "refuse", "drop answer"}
 
 
@@ -142,12 +145,8 @@ class Nemesis:
                 self._stack.kill(target)
             case "kill -9 worker":
                 self._worker(target).kill()
-            case "kill -9 master":
-                psutil.Process(self._pid(target)).kill()
-            case "immediate shutdown":
-                os.kill(self._pid(target), signal.SIGQUIT)
-            case "SIGTERM":
-                os.kill(self._pid(target), signal.SIGTERM)
+            case kind if kind in _SIGNALS:
+                os.kill(self._pid(target), _SIGNALS[kind])
             case "SIGSTOP":
                 process = self._worker(target)
                 process.suspend()
@@ -158,6 +157,9 @@ class Nemesis:
                 self._terminate_sessions()
             case "cut":
                 self._proxies[target].cut()
+            case "lose commit answers":
+                # Of the writers themselves: afterwards nobody but the oracle knows what was committed.
+                self._proxies[target].fail(Fault(kind=Kind.DROP_ANSWER, marker=b"COMMIT", times=3))
             case _:
                 self._fail_network(strike)
 

@@ -65,6 +65,8 @@ class Soak:
             "postgres": Proxy(stack.postgres.port),
             "rabbitmq": Proxy(stack.rabbitmq.amqp_port),
             "clickhouse": Proxy(stack.clickhouse.port),
+            # Between the writers of this process and PostgreSQL.
+            "writers": Proxy(stack.postgres.port),
         }
         self._oracle = Oracle(self._url, stack.clickhouse.port)
         self._watch = Watch(self._url)
@@ -76,6 +78,8 @@ class Soak:
 
     def run(self) -> int:
         """The exit code."""
+        os.environ["DATABASE_URL"] = with_port(self._url, self._proxies["writers"].port)
+        django.setup()
         from tests.faults.writers import Books
 
         self._start_application()
@@ -92,7 +96,7 @@ class Soak:
             self._drain()
         self._watch.stop()
         self._wait_until_all_run()
-        verdict = self._oracle.verdict(_RUN, acknowledged=books.acknowledged)
+        verdict = self._oracle.verdict(_RUN, acknowledged=books.acknowledged, maybe=books.maybe)
         self._problems += sampler.broken[:20]
         if not sampler.samples:
             self._problems.append(f"no sample of I5 and I6 could be taken: {sampler.last_failure}")
@@ -250,7 +254,7 @@ class Soak:
         yield "events committed", verdict.committed
         yield "transactions rolled back", books.rolled_back
         yield "transactions failed", books.failed
-        yield "events of lost COMMIT answers", len(books.maybe)
+        yield "events of lost COMMIT answers", f"{len(books.maybe)}, of which committed: {verdict.maybe_committed}"
         yield "events stored", verdict.stored
         for kind in ("lost", "doubled", "phantom", "altered", "forgotten"):
             yield kind, len(getattr(verdict, kind))
@@ -296,7 +300,6 @@ def main() -> int:
     shutil.rmtree(options.folder, ignore_errors=True)
     with Stack(options.folder, has_application=False, environment={"LOG_JSON": "true"}) as stack:
         os.environ.update(stack.environment)
-        django.setup()
         return Soak(stack, seconds=options.seconds, seed=seed).run()
 
 

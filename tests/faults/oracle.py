@@ -36,6 +36,8 @@ class Verdict:
     committed: int
     stored: int
     dead: int
+    #: Of the events whose COMMIT got no answer.
+    maybe_committed: int
     lost: list[Identity] = field(default_factory=list)
     doubled: list[Identity] = field(default_factory=list)
     doubled_keys: list[str] = field(default_factory=list)
@@ -55,7 +57,8 @@ class Verdict:
 class _Stored:
     copies: Counter[Identity]
     keys: Counter[str]
-    md5: dict[Identity, str]
+    #: Of every copy.
+    md5: set[tuple[Identity, str]]
 
 
 class Oracle:
@@ -93,7 +96,7 @@ class Oracle:
         rows = self.ask_store(f"SELECT {_KEY}, count() {_FROM_RUN.format(run=run)} GROUP BY 1")
         return Counter({key: int(count) for key, count in rows})
 
-    def verdict(self, run: str, *, acknowledged: Collection[str] = ()) -> Verdict:
+    def verdict(self, run: str, *, acknowledged: Collection[str] = (), maybe: Collection[str] = ()) -> Verdict:
         """Compare, by identity and by key and md5 of the context. Only final when everything is drained."""
         events = self.ask_postgres("SELECT key, outbox, outbox_id, md5 FROM oracle_event WHERE run = %s", [run])
         dead = set(self.ask_postgres("SELECT outbox, row_id FROM pipeline_deadletter"))
@@ -104,11 +107,12 @@ class Oracle:
             committed=len(committed),
             stored=len(stored.copies),
             dead=len(committed.keys() & dead),
+            maybe_committed=len(keys & set(maybe)),
             lost=sorted(committed.keys() - stored.copies.keys() - dead),
             doubled=sorted(identity for identity, copies in stored.copies.items() if copies > 1),
             doubled_keys=sorted(key for key, copies in stored.keys.items() if copies > 1),
             phantom=sorted(stored.copies.keys() - committed.keys()),
-            altered=sorted(i for i, md5 in stored.md5.items() if committed.get(i, md5) != md5),
+            altered=sorted({identity for identity, md5 in stored.md5 if committed.get(identity, md5) != md5}),
             forgotten=sorted(set(acknowledged) - keys),
         )
 
@@ -146,7 +150,7 @@ class Oracle:
         return _Stored(
             copies=Counter((outbox, int(outbox_id)) for outbox, outbox_id, _, _ in rows),
             keys=Counter(key for _, _, key, _ in rows),
-            md5={(outbox, int(outbox_id)): md5 for outbox, outbox_id, _, md5 in rows},
+            md5={((outbox, int(outbox_id)), md5) for outbox, outbox_id, _, md5 in rows},
         )
 
     def _count(self, sql: str, parameters: Sequence[object] = ()) -> int:

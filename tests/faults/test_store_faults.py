@@ -69,7 +69,7 @@ def test_a_store_behind_a_bad_network_costs_latency_only(run: Run, kind: Kind) -
     run.judge_when_drained(seconds=_DRAIN_SECONDS)
 
 
-@pytest.mark.parametrize("seconds", [3.5, 6])
+@pytest.mark.parametrize("seconds", [3.5, pytest.param(6, marks=pytest.mark.slow)])
 def test_an_insert_that_arrives_after_its_replay_is_stored_once(run: Run, seconds: float) -> None:
     """T12: the client has given up (3 s) and the lease has ended (1.5 s) when the first insert reaches the server."""
     run.fleet.store.fail(Fault(kind=Kind.LATE, marker=INSERT, times=1, seconds=seconds))
@@ -103,9 +103,12 @@ _ANSWERS = {
     "timeout": _answer("500 Error", code=159, text="Timeout exceeded (TIMEOUT_EXCEEDED)"),
     "shutting down": _answer("500 Error", code=236, text="Query was cancelled (ABORTED)"),
 }
+_FAST_ANSWERS = ("200 with an exception", "200 of somebody else", "200 with fewer rows", "too many parts", "disk full")
 
 
-@pytest.mark.parametrize("name", _ANSWERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in _FAST_ANSWERS else pytest.mark.slow) for name in _ANSWERS]
+)
 def test_an_answer_that_is_no_success_is_not_taken_for_one(run: Run, name: str) -> None:
     """T13, T31: answers that the endpoint of the tests cannot be made to give are given by the proxy, twice.
 

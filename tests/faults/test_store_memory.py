@@ -69,6 +69,7 @@ def test_rows_that_vanished_behind_their_token_are_written_again(killed_after_wr
     run.judge_when_drained(seconds=_DRAIN_SECONDS)
 
 
+@pytest.mark.slow
 def test_a_month_that_vanished_behind_its_token_is_written_again(killed_after_write: Run) -> None:
     """T15, T16: half of the window is there, the other half's token stands for nothing."""
     run = killed_after_write
@@ -88,6 +89,7 @@ def test_a_window_of_which_one_month_was_written_is_completed(killed_before_writ
     run.judge_when_drained(seconds=_DRAIN_SECONDS)
 
 
+@pytest.mark.slow
 def test_a_materialized_view_counts_each_event_once(run: Run) -> None:
     """T17: a view with a target of its own, a window replayed as a whole."""
     run.oracle.ask_store(

@@ -94,6 +94,15 @@ def test_a_batch_that_was_left_behind_keeps_its_time() -> None:
     assert waiting.seconds_until_due(now=0.75) == 0.5
 
 
+def test_a_window_nobody_was_free_to_take_grows_up_to_its_most_rows() -> None:
+    closing = Closing(rows=1000, payload_bytes=10_000, linger_seconds=1.0, most_rows=2000)
+    waiting: Accumulator[str] = Accumulator(closing)
+    for name in "abcde":
+        waiting.add(name, rows=500, payload_bytes=0, now=0.0)
+
+    assert [waiting.take(), waiting.take()] == [["a", "b", "c", "d"], ["e"]]
+
+
 def test_a_batch_larger_than_a_window_is_a_window_alone() -> None:
     waiting = accumulator()
     waiting.add("small", rows=1, payload_bytes=1, now=0.0)

@@ -1,0 +1,64 @@
+"""Every test of the suite runs once for each store. `only` names the stores that can show it, and why no others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from django.db import connection
+
+from backend.eventlog import schema
+from tests.conformance.subjects import ClickHouseSubject, MemorySubject, Subject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pytest_django.plugin import DjangoDbBlocker
+
+    from backend.eventlog.store import EventStore
+    from tests.services import Services
+
+SUBJECTS: dict[str, Callable[[Services], Subject]] = {"memory": MemorySubject, "clickhouse": ClickHouseSubject}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "only(*stores, reason): the stores that can show it, and why no others")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "subject" not in metafunc.fixturenames:
+        return
+    names: tuple[str, ...] = tuple(SUBJECTS)
+    for marker in metafunc.definition.iter_markers("only"):
+        assert marker.kwargs["reason"], "a test that leaves a store out says why"
+        assert set(marker.args) <= SUBJECTS.keys()
+        names = marker.args
+    metafunc.parametrize("subject", names, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(services: Services) -> None:
+    """The real database; of it, migrating a store takes a lock only."""
+    assert services.postgres.is_running
+
+
+@pytest.fixture
+def subject(
+    request: pytest.FixtureRequest,
+    services: Services,
+    django_db_setup: None,  # noqa: ARG001 - runs first
+    django_db_blocker: DjangoDbBlocker,
+) -> Iterator[Subject]:
+    """A store without a table."""
+    with django_db_blocker.unblock():
+        subject = SUBJECTS[request.param](services)
+        yield subject
+        subject.close()
+        connection.close()
+
+
+@pytest.fixture
+def store(subject: Subject) -> EventStore:
+    """The store, migrated and empty."""
+    schema.migrate(subject.store)
+    return subject.store

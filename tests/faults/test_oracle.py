@@ -1,0 +1,43 @@
+"""The judge itself: it sees each kind of fault, in the final comparison and in a sample."""
+
+from __future__ import annotations
+
+from tests.faults.conftest import Run
+
+_DRAIN_SECONDS = 60
+_COLUMNS = "event_type, event_date_time, environment, metadata_version, outbox, outbox_id, window_id, event_context"
+
+
+def test_the_oracle_sees_what_is_lost_doubled_made_up_and_altered(run: Run) -> None:
+    """Each fault is made by hand behind the product's back."""
+    run.fleet.steady()
+    run.publish(20)
+    run.judge_when_drained(seconds=_DRAIN_SECONDS)
+    run.sampler.pause()
+    lost, doubled, altered = (
+        int(row[0])
+        for row in run.oracle.ask_store(
+            f"SELECT outbox_id FROM event_log WHERE position(event_context, '{run.name}') > 0 ORDER BY 1 LIMIT 3"
+        )
+    )
+    _copy(run, doubled, "outbox_id", "event_context")
+    _copy(run, doubled, "outbox_id + 1000000000", "replaceOne(event_context, 'something', 'phantom')")
+    _copy(run, altered, "outbox_id", "concat(event_context, ' ')")
+    run.oracle.ask_store(f"ALTER TABLE event_log DELETE WHERE outbox_id = {lost} SETTINGS mutations_sync = 2")
+
+    verdict = run.oracle.verdict(run.name, acknowledged=["never committed"])
+
+    assert verdict.lost == [("outbox_event", lost)]
+    assert verdict.doubled == [("outbox_event", doubled), ("outbox_event", altered)]
+    assert verdict.phantom == [("outbox_event", doubled + 1_000_000_000)]
+    assert verdict.altered == [("outbox_event", altered)]
+    assert verdict.forgotten == ["never committed"]
+    assert len(verdict.doubled_keys) == 2
+    assert run.oracle.sample(run.name) == [f"I5: outbox_event {lost} is deleted and not stored"]
+
+
+def _copy(run: Run, outbox_id: int, new_id: str, new_context: str) -> None:
+    columns = _COLUMNS.replace("outbox_id", new_id).replace("event_context", new_context)
+    run.oracle.ask_store(
+        f"INSERT INTO event_log ({_COLUMNS}) SELECT {columns} FROM event_log WHERE outbox_id = {outbox_id} LIMIT 1"
+    )

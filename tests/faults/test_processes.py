@@ -1,0 +1,228 @@
+"""Processes that freeze, come twice, are told to stop, or do not come back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import psycopg2
+import pytest
+from django.conf import settings
+from django.core.management import call_command
+from django.db import connection
+
+from backend.outbox.models import all_outboxes
+from deploy.local.clickhouse import ClickHouse
+from deploy.local.errors import StartError
+from deploy.local.supervisor import Supervisor
+from pipeline.actors import publish_batch
+from pipeline.dispatch import Dispatcher, Limits
+from tests.faults.conftest import Run
+from tests.faults.fleet import family, freeze, thaw, wait_until_frozen
+from tests.faults.proxy import INSERT, Fault, Kind
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from deploy.local.process import Process
+
+_DRAIN_SECONDS = 60
+#: `SHUTDOWN_SECONDS` by default, and what ending the processes takes.
+_GRACE_SECONDS = 25
+
+
+@pytest.mark.parametrize("point", ["loaded", "written"])
+def test_an_aggregator_that_wakes_up_after_its_lease_does_no_harm(run: Run, point: str) -> None:
+    """T20: it stops itself before its insert, or before its ack; another one delivers the window; then it goes on."""
+    run.fleet.steady(has_aggregator=False)
+    zombie = run.fleet.aggregator(FAILPOINTS=f"{point}=stop@1")
+    run.fleet.ready(zombie)
+    run.publish(100)
+    wait_until_frozen(zombie, seconds=20)
+    run.wait_until_drained(seconds=_DRAIN_SECONDS)
+
+    thaw(zombie)
+
+    eventually(lambda: "window_lease_lost" in zombie.program.log.read_text(), seconds=20, what="its ack is refused")
+    run.judge_when_drained(seconds=_DRAIN_SECONDS)
+
+
+@pytest.mark.slow
+def test_a_frozen_aggregator_is_replaced_and_harmless_when_it_returns(run: Run) -> None:
+    """T20: SIGSTOP under load, longer than the lease, to all of it."""
+    run.fleet.steady()
+    victim = run.fleet.aggregator()
+    run.fleet.ready(victim)
+    writer = run.writer()
+    eventually(lambda: run.oracle.stored(run.name), seconds=30)
+    freeze(victim)
+    committed = len(run.books.acknowledged)
+    eventually(lambda: len(run.books.acknowledged) > committed + 200, seconds=30)
+    thaw(victim)
+    writer.stop()
+
+    run.judge_when_drained(seconds=_DRAIN_SECONDS)
+
+
+def test_dispatchers_beside_each_other_dispatch_each_row_once(run: Run) -> None:
+    """T27: three more dispatchers than there should be, at the same cursor, without any shift that keeps them apart."""
+    run.fleet.steady()
+    stopping = threading.Event()
+    errors: list[BaseException] = []
+    rivals = [threading.Thread(target=_dispatch_until, args=(stopping, errors)) for _ in range(3)]
+    for rival in rivals:
+        rival.start()
+    writer = run.writer(transactions_per_second=40)
+    eventually(lambda: len(run.books.acknowledged) > 500, seconds=60)
+    writer.stop()
+    stopping.set()
+    for rival in rivals:
+        rival.join()
+
+    assert not errors
+    run.judge_when_drained(seconds=_DRAIN_SECONDS)
+
+
+@pytest.mark.slow
+def test_two_schedulers_and_two_dispatchers_do_no_more_than_one(run: Run) -> None:
+    """T27: shifts that are started twice take the token from each other; one of each stays."""
+    run.fleet.steady()
+    run.fleet.ready(run.fleet.dispatcher())
+    writer = run.writer()
+    eventually(lambda: len(run.books.acknowledged) > 200, seconds=60)
+    writer.stop()
+
+    run.judge_when_drained(seconds=_DRAIN_SECONDS)
+    assert run.oracle.ask_postgres("SELECT name FROM pipeline_shift ORDER BY name") == [("dispatch",), ("recover",)]
+
+
+@pytest.mark.parametrize("signals", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_an_aggregator_told_to_stop_under_load_stops_in_time_and_loses_nothing(run: Run, signals: int) -> None:
+    """T32: SIGTERM drains what is sealed within the grace time; a second SIGTERM ends it at once."""
+    run.fleet.steady(has_aggregator=False)
+    leaving = run.fleet.aggregator()
+    run.fleet.ready(leaving)
+    writer = run.writer()
+    eventually(lambda: run.oracle.stored(run.name), seconds=30)
+
+    _terminate(leaving)
+    began = time.monotonic()
+    if signals == 2:
+        _terminate(leaving)
+    eventually(lambda: not leaving.is_running, seconds=_GRACE_SECONDS, what="it has stopped")
+    writer.stop()
+
+    assert time.monotonic() - began < _GRACE_SECONDS
+    run.judge_when_drained(seconds=_DRAIN_SECONDS)
+
+
+@pytest.mark.slow
+def test_an_aggregator_told_to_stop_while_the_store_hangs_stops_in_time(run: Run) -> None:
+    """T32: its window stays in the ledger."""
+    run.fleet.steady(has_aggregator=False)
+    leaving = run.fleet.aggregator(STORE_TIMEOUT_SECONDS="60")
+    run.fleet.ready(leaving)
+    run.fleet.store.fail(Fault(kind=Kind.HOLD_ANSWER, marker=INSERT, times=1))
+    run.publish(100)
+    eventually(lambda: run.fleet.store.answers_lost, seconds=20)
+
+    _terminate(leaving)
+
+    eventually(lambda: not leaving.is_running, seconds=_GRACE_SECONDS, what="it has stopped")
+    run.judge_when_drained(seconds=_DRAIN_SECONDS)
+
+
+def test_a_second_server_on_the_same_folder_says_so_and_ends(run: Run, tmp_path: Path) -> None:
+    """T33: the embedded engine opened twice. (That clients are made after the fork is shown by every worker here.)"""
+    first = run.fleet.services
+    second = ClickHouse(first.folder / "clickhouse", _free_port(), tmp_path / "second.log")
+    second.start()
+
+    with pytest.raises(StartError):
+        second.wait_until_ready()
+
+    assert not second.is_running
+    assert (tmp_path / "second.log").read_text().strip()
+    assert first.clickhouse.check_ready()
+
+
+def test_a_killed_dispatcher_is_replaced_at_once_and_its_shift_goes_on(run: Run, tmp_path: Path) -> None:
+    """T38: under its supervisor, without a scheduler: a new one is started within 5 seconds, not at the next minute.
+
+    What Python takes to start is left out, because it hangs on what else the machine does: the new one goes on with
+    the shift within 5 seconds of being ready.
+    """
+    run.fleet.kill_all()
+    with Supervisor(tmp_path / "supervised") as supervisor:
+        dispatcher = run.fleet.dispatcher()
+        run.fleet.release(dispatcher)
+        run.fleet.ready(dispatcher, run.fleet.aggregator())
+        dispatcher.kill()
+        supervisor.start(dispatcher)
+        run.publish(10)
+        run.wait_until_drained()
+        killed = dispatcher.pid
+
+        max(family(dispatcher), key=lambda process: process.num_threads()).kill()
+        run.publish(10)
+
+        eventually(lambda: supervisor.pid(dispatcher.name) not in {None, killed}, seconds=5, what="another is started")
+        dispatcher.wait_until_ready()
+        eventually(lambda: run.oracle.stored(run.name) == 20, seconds=5, what="the last ten are stored")
+
+    run.judge_when_drained(seconds=_DRAIN_SECONDS)
+
+
+def test_a_scheduler_that_died_is_reported_and_stops_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """T39: the shift goes on for as long as its process lives; `status` says that nobody starts new ones."""
+    run.fleet.steady()
+
+    def is_reported() -> bool:
+        _age_shifts(200)  # again and again: a shift that has just been sent is still to be taken
+        with pytest.raises(SystemExit) as exit_code:
+            call_command("pipeline", "status", "--json")
+        problems = json.loads(capsys.readouterr().out)["problems"]
+        return exit_code.value.code == 1 and any("scheduler" in problem for problem in problems)
+
+    eventually(is_reported, seconds=20)
+    run.publish(100)
+    run.judge_when_drained(seconds=_DRAIN_SECONDS)
+    _age_shifts(0)
+
+
+def _age_shifts(seconds: int) -> None:
+    with closing(psycopg2.connect(os.environ["DATABASE_URL"])) as own, own.cursor() as cursor:
+        cursor.execute("UPDATE pipeline_shift SET taken_at = clock_timestamp() - make_interval(secs => %s)", [seconds])
+        own.commit()
+
+
+def _dispatch_until(stopping: threading.Event, errors: list[BaseException]) -> None:
+    limits = Limits(batch_ids=20, batch_bytes=1_000_000, in_flight_rows=settings.MAX_OPEN_WINDOWS * 1000)
+    dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=publish_batch)
+    try:
+        while not stopping.wait(0.02):
+            dispatcher.tick()
+    except BaseException as error:  # noqa: BLE001 - raised where it is seen
+        errors.append(error)
+    finally:
+        connection.close()
+
+
+def _terminate(process: Process) -> None:
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGTERM)
+
+
+def _free_port() -> int:
+    import socket
+
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

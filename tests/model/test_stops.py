@@ -1,0 +1,86 @@
+"""What the model takes for granted of the product: where its processes can stand still, and in which order."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from django.db import transaction
+
+from backend.outbox.models import OutboxEvent, all_outboxes
+from pipeline.accumulate import Closing
+from pipeline.aggregator import Aggregator, _Waiting
+from pipeline.dispatch import Dispatcher, Limits
+from pipeline.recover import recover
+from tests.model.faulty_store import FaultyStore
+from tests.model.puppets import Order, Puppet
+
+if TYPE_CHECKING:
+    from pipeline.batch import Batch
+    from tests.model.ledger import Ledger
+
+
+def stops_of(puppet: Puppet) -> list[str]:
+    """Where the puppet stands, and will stand until the end of its job; requests without their tokens."""
+    stops = []
+    while puppet.stop is not None:
+        stops.append(puppet.stop.split()[0])
+        puppet.tell(Order.GO_ON)
+    return stops
+
+
+def dispatched(puppet: Puppet) -> tuple[list[str], Batch]:
+    """One event, brought into a batch by a dispatcher, and the dispatcher's stops."""
+    with transaction.atomic():
+        OutboxEvent.objects.create(event_type="paid", event_date_time=datetime(2024, 1, 1, tzinfo=UTC))
+    batches: list[Batch] = []
+
+    def publish(batch: Batch) -> None:
+        batches.append(batch)
+
+    limits = Limits(batch_ids=100, batch_bytes=1000, in_flight_rows=1000)
+    dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=publish)
+    dispatcher.create_cursors()
+    puppet.start(dispatcher.tick)
+    stops = stops_of(puppet)
+    (batch,) = batches
+    return stops, batch
+
+
+def test_a_dispatcher_can_die_before_and_after_its_commit_and_after_each_message(
+    ledger: Ledger, puppets: list[Puppet]
+) -> None:
+    stops, _ = dispatched(puppets[0])
+
+    assert stops == ["batches_inserted", "cursor_committed", "published"]
+    assert len(ledger.sample().in_batches) == 1
+
+
+def test_an_aggregator_seals_lets_its_members_go_and_then_loads_writes_and_acks(
+    ledger: Ledger, puppets: list[Puppet]
+) -> None:
+    _, batch = dispatched(puppets[0])
+    aggregator = Aggregator(FaultyStore(token_log_entries=2), closing=Closing(8, 1600, 0), writers=0)
+    member = _Waiting(batch.id)
+
+    puppets[0].start(lambda: aggregator._carry([member]))
+
+    assert puppets[0].stop == "sealed"
+    assert not member.is_let_go.is_set()
+    assert stops_of(puppets[0]) == ["sealed", "loaded", "write", "written", "acked"]
+    assert member.is_let_go.is_set()
+    assert not ledger.sample().in_outbox
+
+
+def test_a_replay_reads_back_before_and_after_it_writes(ledger: Ledger, puppets: list[Puppet]) -> None:
+    _, batch = dispatched(puppets[0])
+    store = FaultyStore(token_log_entries=2)
+    aggregator = Aggregator(store, closing=Closing(8, 1600, 0), writers=0)
+    puppets[0].start(lambda: aggregator._carry([_Waiting(batch.id)]))
+    puppets[0].die()
+
+    ledger.expire_leases()
+    puppets[1].start(lambda: recover(store, should_stop=lambda: False))
+
+    assert stops_of(puppets[1]) == ["loaded", "read_back", "write", "read_back", "written", "acked"]
+    assert len(store.rows) == 1
