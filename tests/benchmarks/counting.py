@@ -44,7 +44,8 @@ def counts(lab: Lab) -> list[Figure]:
         *figures,
         measured("counts: WAL per published user and event", [path.publish.wal_bytes / path.events], unit="bytes"),
         measured("counts: RabbitMQ messages per 1000 events", [path.messages_per_1000_events], unit="messages"),
-        measured("counts: SQL statements per idle tick", [len(path.idle_tick.statements)], unit=""),
+        measured("counts: SQL statements per tick, quiet database", [len(path.quiet_tick.statements)], unit=""),
+        measured("counts: SQL statements per tick, others commit", [len(path.idle_tick.statements)], unit=""),
         measured("counts: SQL statements per busy tick", [len(path.tick.statements)], unit=""),
         *_processes(lab),
     ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import subprocess
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import connection
 
 from backend.users.models import OutboxUser, User
@@ -21,14 +24,25 @@ CLICKHOUSE_DOWN = {"EVENT_STORE_URL": "clickhouse://127.0.0.1:1/default"}
 POSTGRES_DOWN = {"DATABASE_URL": "postgresql://towpath@127.0.0.1:1/towpath"}
 
 
-def status(**environment: str) -> dict[str, Any]:
-    done = manage("pipeline", "status", "--json", **environment)
-    answer: dict[str, Any] = json.loads(done.stdout)
+def here(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command in this process: a second faster than `manage`, for what needs no other environment."""
+    printed = io.StringIO()
+    code = 0
+    try:
+        call_command(*arguments, stdout=printed)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    return subprocess.CompletedProcess(arguments, code, printed.getvalue(), "")
+
+
+def status() -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(here("pipeline", "status", "--json").stdout)
     return answer
 
 
 def doctor(**environment: str) -> tuple[int, dict[str, dict[str, Any]]]:
-    done = manage("pipeline", "doctor", "--json", **environment)
+    arguments = ("pipeline", "doctor", "--json")
+    done = manage(*arguments, **environment) if environment else here(*arguments)
     return done.returncode, {finding["check"]: finding for finding in json.loads(done.stdout)}
 
 
@@ -71,11 +85,13 @@ def test_the_status_of_an_empty_pipeline_is_all_zero() -> None:
 def test_the_status_answers_while_rabbitmq_and_clickhouse_are_down() -> None:
     create_users(3)
 
-    assert status(**RABBITMQ_DOWN, **CLICKHOUSE_DOWN)["outboxes"]["outbox_user"]["pending"] == 3
+    done = manage("pipeline", "status", "--json", **RABBITMQ_DOWN, **CLICKHOUSE_DOWN)
+
+    assert json.loads(done.stdout)["outboxes"]["outbox_user"]["pending"] == 3
 
 
 def test_the_status_reports_that_no_shift_has_run() -> None:
-    done = manage("pipeline", "status")
+    done = here("pipeline", "status")
 
     assert done.returncode == 1
     assert "no dispatch shift has ever run" in done.stdout
@@ -167,7 +183,7 @@ def test_recover_delivers_what_is_stuck(event_log: EventLog) -> None:
     sealed()
     expire_leases()
 
-    done = manage("pipeline", "recover", "--json")
+    done = here("pipeline", "recover", "--json")
 
     assert (done.returncode, json.loads(done.stdout)) == (0, {"windows": 1})
     assert undelivered() == {}
@@ -176,8 +192,8 @@ def test_recover_delivers_what_is_stuck(event_log: EventLog) -> None:
 
 
 def test_migrating_the_event_log_again_says_that_nothing_is_to_do() -> None:
-    assert json.loads(manage("eventlog", "migrate", "--json").stdout) == {"done": []}
-    assert "up to date" in manage("eventlog", "migrate").stdout
+    assert json.loads(here("eventlog", "migrate", "--json").stdout) == {"done": []}
+    assert "up to date" in here("eventlog", "migrate").stdout
 
 
 def test_an_event_store_that_is_down_is_said_with_what_to_check() -> None:
@@ -190,4 +206,3 @@ def test_an_event_store_that_is_down_is_said_with_what_to_check() -> None:
 
 def test_an_unknown_action_is_wrong_usage() -> None:
     assert manage("pipeline", "dance").returncode == 2
-    assert manage("pipeline").returncode == 2
