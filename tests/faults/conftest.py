@@ -132,7 +132,3 @@ def empty_everything(event_log: EventLog) -> None:  # noqa: F811
         cursor.execute(f"TRUNCATE {', '.join(_TABLES)} CASCADE")
     event_log.clear()
     purge_queues()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes long; runs only when asked for (pytest -m slow)")

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from tests.model.ledger import Ledger
     from tests.model.memory_store import Identity
 
-#: Examples of a run; the long profile is `MODEL_EXAMPLES=20000 MODEL_SEED=any`.
+#: Examples of a run; the long profile is `MODEL_EXAMPLES=20000`.
 _EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "500"))
 _IS_LONG = "MODEL_EXAMPLES" in os.environ
 _STEPS = 30
