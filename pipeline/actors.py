@@ -28,6 +28,8 @@ _RECOVER_INTERVAL_SECONDS = 1.0
 
 #: Set when the worker process is told to stop.
 stopping = threading.Event()
+#: The first messages come to all actor threads at once. A cache alone would let each of them make its own.
+_making = threading.RLock()
 
 
 @dramatiq.actor(queue_name="aggregate", max_retries=0)
@@ -78,15 +80,25 @@ def publish_batch(batch: Batch) -> None:
     aggregate.send(batch=batch.id, outbox=batch.outbox, ids=batch.ids, bytes=batch.bytes)
 
 
-@functools.cache
 def event_store() -> EventStore:
     """The process's connection to the event store."""
+    with _making:
+        return _make_event_store()
+
+
+def aggregator() -> Aggregator:
+    """The process's aggregator."""
+    with _making:
+        return _make_aggregator()
+
+
+@functools.cache
+def _make_event_store() -> EventStore:
     return connect(settings.EVENT_STORE_URL, timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
 
 
 @functools.cache
-def aggregator() -> Aggregator:
-    """The process's aggregator."""
+def _make_aggregator() -> Aggregator:
     closing = Closing(
         settings.WINDOW_ROWS,
         settings.WINDOW_BYTES,
@@ -99,10 +111,10 @@ def aggregator() -> Aggregator:
 def start_stopping() -> None:
     """End the shifts and close windows at once; called before the worker waits for its actors."""
     stopping.set()
-    if aggregator.cache_info().currsize:
+    if _make_aggregator.cache_info().currsize:
         aggregator().hasten()
 
 
 def finish_stopping(*, timeout_seconds: float) -> bool:
     """Deliver what is sealed; called after the last actor has returned. True if all was done in time."""
-    return not aggregator.cache_info().currsize or aggregator().close(timeout_seconds=timeout_seconds)
+    return not _make_aggregator.cache_info().currsize or aggregator().close(timeout_seconds=timeout_seconds)
