@@ -16,6 +16,7 @@ from django.db.models import BooleanField, F, Func, TextField, Value
 from django.db.models.expressions import Combinable, RawSQL
 from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Coalesce
+from django.db.models.sql.datastructures import Join
 
 from backend.eventlog.columns import (
     ROW_COLUMNS,
@@ -90,7 +91,12 @@ def _rows_sql(outbox: type[Outbox], window_id: UUID) -> tuple[str, tuple[object,
     )
     is_member = Func(F("id"), members, arg_joiner=" = ANY", template="%(expressions)s", output_field=BooleanField())
     rows = outbox._default_manager.filter(is_member).order_by("id")
-    return rows.values_list(*(_value(column, known, event_columns) for column in ROW_COLUMNS)).query.sql_with_params()
+    query = rows.values_list(*(_value(column, known, event_columns) for column in ROW_COLUMNS)).query
+    # As outer joins, which the planner may not turn round: believing a table to be empty, it would start from users.
+    query.alias_map = {
+        alias: table.promote() if isinstance(table, Join) else table for alias, table in query.alias_map.items()
+    }
+    return query.sql_with_params()
 
 
 def _value(column: Column, known: Mapping[str, Combinable], event_columns: Mapping[str, Combinable]) -> Combinable:

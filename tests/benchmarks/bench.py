@@ -85,7 +85,11 @@ def main() -> int:
     """Exit code 0 also when a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.bench")
     parser.add_argument("--only", choices=_NAMES, help="one group of figures")
-    parser.add_argument("--quick", action="store_true", help="small sizes, once: shows the method, not the figures")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="small sizes, once unless --repeats says otherwise: shows the method, not the figures",
+    )
     parser.add_argument("--repeats", type=int, help="runs of each side (5)")
     parser.add_argument("--svg", action="store_true", help=f"draw {_SVG.relative_to(PROJECT)}")
     options = parser.parse_args()
@@ -111,7 +115,7 @@ def main() -> int:
 def _notes(sizes: Sizes, failed: list[str]) -> list[str]:
     notes = [f"{_machine()}; median of {sizes.repeats} runs in turns; {_JSON.relative_to(PROJECT)}"]
     if sizes.is_quick:
-        notes.append("QUICK: small sizes, run once. These numbers say that the benchmark works, and nothing else.")
+        notes.append("QUICK: small sizes. These numbers say that the benchmark works, and nothing else.")
     if failed:
         notes.append(f"NOT MEASURED: {', '.join(failed)} (errors above)")
     return notes

@@ -65,6 +65,8 @@ def orm_loop(lab: Lab, *, rows: int) -> float:
                 for row in batch
             ],
             column_names=STORED_COLUMNS,
+            # The driver's default waits for a flush of other clients' rows, too: the faster way is the fairer partner.
+            settings={"async_insert": 0},
         )
         OutboxUser.objects.filter(id__in=[row.id for row in batch]).delete()
     return time.perf_counter() - began

@@ -10,7 +10,7 @@ from backend.outbox.models import OutboxEvent
 from deploy.local.stack import DEFAULT_AGGREGATORS
 from tests.benchmarks import partners
 from tests.benchmarks.figure import Bound, Figure, Partner, in_turns, measured
-from tests.benchmarks.product import Product
+from tests.benchmarks.product import WARM_UP_EVENTS, Product
 from tests.benchmarks.traffic import publish_events
 
 if TYPE_CHECKING:
@@ -49,6 +49,9 @@ def _payload(lab: Lab, name: str, size: int) -> list[Figure]:
             return total / drain.seconds
 
     def bare_pipe() -> float:
+        lab.clear()
+        publish_events(WARM_UP_EVENTS)
+        partners.bare_pipe(lab, OutboxEvent, window_rows=1000)
         publish()
         # As many rows as a window of the product may have bytes.
         rows = max(1, min(1000, settings.WINDOW_BYTES // size))

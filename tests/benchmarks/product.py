@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from deploy.local.process import Process
     from tests.benchmarks.lab import Lab
 
+#: Carried before a clock starts, by the product and by what it is compared with alike.
+WARM_UP_EVENTS = 4000
+
 _POLL_SECONDS = 0.1
 #: A drain that takes no window for so long has failed.
 _STALL_SECONDS = 60.0
@@ -104,13 +107,13 @@ class Product:
             cursor.execute("DELETE FROM pipeline_shift")
         time.sleep(0.1)
 
-    def warm_up(self, publish: int = 4000) -> None:
+    def warm_up(self) -> None:
         """Connections made, code loaded, statements planned once: what a running system has behind it."""
         from tests.benchmarks.traffic import publish_backlog
 
         self._lab.clear()
-        publish_backlog(publish)
-        self.drain(publish)
+        publish_backlog(WARM_UP_EVENTS)
+        self.drain(WARM_UP_EVENTS)
 
     def drain(self, events: int) -> Drain:
         """Let the product carry the `events` rows that wait, and stop the clock at the last ack.

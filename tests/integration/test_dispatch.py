@@ -236,6 +236,8 @@ def test_a_dispatcher_does_not_wait_for_one_that_holds_the_cursor(session: Postg
     write_events(["{}"])
     with session.cursor() as cursor:
         cursor.execute("SELECT FROM pipeline_cursor FOR UPDATE")
+    with connection.cursor() as cursor:
+        cursor.execute("SET lock_timeout = '5s'")  # a dispatcher that waits fails, instead of hanging for ever
 
     # When this one ticks, it finds nothing to do
     dispatcher.tick()
