@@ -12,8 +12,8 @@ setup: ## make .venv and install the pinned dependencies
 demo: setup ## the whole pipeline on this machine: real traffic, a killed worker, the ledger at the end
 	@$(PYTHON) -m deploy.local.demo
 
-run: setup ## the whole pipeline on this machine, until Ctrl-C
-	@$(PYTHON) -m deploy.local.stack run
+run: setup ## the whole pipeline on this machine, until Ctrl-C (TRAFFIC=5: five sign-ups a second)
+	@$(PYTHON) -m deploy.local.stack run $(if $(TRAFFIC),--traffic $(TRAFFIC))
 
 test: setup ## every test, on real services that the run starts itself
 	@$(PYTHON) -m pytest

@@ -6,9 +6,8 @@ context, and compared with what the event store holds.
 
 from __future__ import annotations
 
-import json
+import itertools
 import os
-import random
 import shutil
 import sys
 import threading
@@ -16,7 +15,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import clickhouse_connect
 import pika
@@ -24,9 +23,10 @@ import urllib3
 
 from deploy.local.errors import LocalStackError
 from deploy.local.stack import DEFAULT_FOLDER, Stack, variables_of_this_process
+from deploy.local.traffic import compact, people, sign_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from clickhouse_connect.driver.client import Client
 
@@ -41,28 +41,12 @@ ROLL_BACK_EVERY = 10
 KILL_AT, PURGE_AT = 0.3, 0.6
 DRAIN_SECONDS = 120
 
-_FIRST_NAMES = (
-    "Ada",
-    "Grace",
-    "Łukasz",
-    "Zoë",
-    "李",
-    "Ole",
-    "José",
-    "\N{SNOWMAN}",
-    'Q"uote',
-    "Back\\slash",
-    "Tab\there",
-)
-_LAST_NAMES = ("Lovelace", "Hopper", "Kowalski", "Ødegård", "Wang", "O'Brien", "\N{GRINNING FACE}", "New\nline", "")
-
 
 @dataclass
 class Committed:
     """What the traffic committed, written down at the moment it knew."""
 
     contexts: Counter[str] = field(default_factory=Counter)
-    web_refused: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, contexts: list[str]) -> None:
@@ -126,11 +110,9 @@ def _store_client(url: str) -> Client:
 def _web_traffic(web_url: str, client: int, committed: Committed) -> None:
     """One user at a time, as from a browser, each request waiting for its answer."""
     http = urllib3.PoolManager(retries=False)
-    for context in _user_contexts(f"web{client}", WEB_EVENTS // WEB_CLIENTS):
-        answer = http.request("POST", f"{web_url}/api/users", json=context)
-        if answer.status != 201:  # noqa: PLR2004 - 201 Created
-            raise LocalStackError(f"POST /api/users answered {answer.status}: {answer.data[:200]!r}")
-        committed.add([_compact(context)])
+    for person in itertools.islice(people(f"web{client}"), WEB_EVENTS // WEB_CLIENTS):
+        sign_up(http, web_url, person)
+        committed.add([compact(person)])
 
 
 def _bulk_traffic(committed: Committed) -> None:
@@ -144,7 +126,7 @@ def _bulk_traffic(committed: Committed) -> None:
         report: int
         note: str
 
-    contexts = list(_user_contexts("bulk", BULK_USERS))
+    contexts = list(itertools.islice(people("bulk"), BULK_USERS))
     for number, start in enumerate(range(0, BULK_USERS, USERS_PER_TRANSACTION), start=1):
         chunk = contexts[start : start + USERS_PER_TRANSACTION]
         with transaction.atomic():
@@ -153,25 +135,11 @@ def _bulk_traffic(committed: Committed) -> None:
             is_rolled_back = number % ROLL_BACK_EVERY == 0
             transaction.set_rollback(is_rolled_back)
         if not is_rolled_back:
-            committed.add([_compact(context) for context in chunk])
+            committed.add([compact(context) for context in chunk])
     events = [ReportViewed(report=n, note=f"\x01\x7f\u2028 {n}") for n in range(BULK_EVENTS)]
     with transaction.atomic():
         publish_many(events)
-    committed.add([_compact({"report": event.report, "note": event.note}) for event in events])
-
-
-def _user_contexts(prefix: str, count: int) -> Iterator[dict[str, str]]:
-    chooser = random.Random(prefix)  # noqa: S311 - sample names, the same in every run
-    for n in range(count):
-        yield {
-            "email": f"{prefix}-{n}@example.com",
-            "first_name": chooser.choice(_FIRST_NAMES),
-            "last_name": chooser.choice(_LAST_NAMES),
-        }
-
-
-def _compact(context: dict[str, Any]) -> str:
-    return json.dumps(context, ensure_ascii=False, separators=(",", ":"))
+    committed.add([compact({"report": event.report, "note": event.note}) for event in events])
 
 
 def _break_things(stack: Stack, committed: Committed, store: Client, *, is_over: Callable[[], bool]) -> None:

@@ -26,6 +26,7 @@ from deploy.local.process import PROJECT
 from deploy.local.progress import Progress
 from deploy.local.rabbitmq import RabbitMQ
 from deploy.local.supervisor import Supervisor
+from deploy.local.traffic import start_live_traffic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -171,13 +172,15 @@ class Stack:
         write_private(self.folder / "stack.env", "".join(lines))
 
 
-def run(folder: Path, *, aggregators: int) -> None:
+def run(folder: Path, *, aggregators: int, sign_ups_per_second: float) -> None:
     """Run a stack until Ctrl-C or SIGTERM; a second one of them kills everything at once."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         with Stack(folder, aggregators=aggregators, environment=variables_of_this_process()) as stack:
             stack.progress.say(_summary(stack))
+            if sign_ups_per_second:
+                start_live_traffic(stack.environment["WEB_URL"], per_second=sign_ups_per_second)
             threading.Event().wait()
     except KeyboardInterrupt:
         pass
@@ -212,9 +215,10 @@ def main() -> int:
     parser.add_argument("command", choices=["run"])
     parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER)
     parser.add_argument("--aggregators", type=int, default=DEFAULT_AGGREGATORS)
+    parser.add_argument("--traffic", type=float, default=0, help="sign-ups per second, through the web API")
     options = parser.parse_args()
     try:
-        run(options.folder, aggregators=options.aggregators)
+        run(options.folder, aggregators=options.aggregators, sign_ups_per_second=options.traffic)
     except LocalStackError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1

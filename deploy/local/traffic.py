@@ -1,0 +1,73 @@
+"""Sample traffic through the web API: people who sign up."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import urllib3
+
+from deploy.local.errors import LocalStackError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CREATED = 201
+
+_FIRST_NAMES = (
+    "Ada",
+    "Grace",
+    "Łukasz",
+    "Zoë",
+    "李",
+    "Ole",
+    "José",
+    "\N{SNOWMAN}",
+    'Q"uote',
+    "Back\\slash",
+    "Tab\there",
+)
+_LAST_NAMES = ("Lovelace", "Hopper", "Kowalski", "Ødegård", "Wang", "O'Brien", "\N{GRINNING FACE}", "New\nline", "")
+
+
+def people(prefix: str) -> Iterator[dict[str, str]]:
+    """Sign-ups without end: the same ones for the same prefix."""
+    chooser = random.Random(prefix)  # noqa: S311 - sample names, no secrets
+    for n in itertools.count():
+        yield {
+            "email": f"{prefix}-{n}@example.com",
+            "first_name": chooser.choice(_FIRST_NAMES),
+            "last_name": chooser.choice(_LAST_NAMES),
+        }
+
+
+def sign_up(http: urllib3.PoolManager, web_url: str, person: dict[str, str]) -> None:
+    """POST one user. Raises LocalStackError unless it was created."""
+    answer = http.request("POST", f"{web_url}/api/users", json=person)
+    if answer.status != _CREATED:
+        raise LocalStackError(f"POST /api/users answered {answer.status}: {answer.data[:200]!r}")
+
+
+def compact(context: dict[str, Any]) -> str:
+    """The context as it must be stored, made without the code under test."""
+    return json.dumps(context, ensure_ascii=False, separators=(",", ":"))
+
+
+def start_live_traffic(web_url: str, *, per_second: float) -> None:
+    """People sign up in the background for as long as the process lives, also while the web is away for a moment."""
+
+    def post() -> None:
+        http = urllib3.PoolManager(retries=False)
+        for person in people(f"live{time.time_ns()}"):
+            try:
+                sign_up(http, web_url, person)
+            except (LocalStackError, urllib3.exceptions.HTTPError) as error:
+                print(f"  ! live traffic: {error}")
+                time.sleep(1)
+            time.sleep(1 / per_second)
+
+    threading.Thread(target=post, name="live-traffic", daemon=True).start()
