@@ -56,6 +56,9 @@ def _parse(text: str) -> dict[str, _Action]:
     return actions
 
 
+#: The signal stops the process, but not at once the thread that sent it: it must not get to the next stage meanwhile.
+_STOP_TAKES_SECONDS = 0.2
+
 _actions = _parse(settings.FAILPOINTS)
 _passages: Counter[str] = Counter()
 _counting = threading.Lock()
@@ -75,6 +78,7 @@ def _reach(point: Failpoint) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(_STOP_TAKES_SECONDS)
         case "sleep":
             time.sleep(action.argument)
         case _:
