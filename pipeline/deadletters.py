@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from django.conf import settings
 from django.db import connection, transaction
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from backend.outbox.models import all_outboxes
 from pipeline.batch import Batch
@@ -28,7 +28,7 @@ _FLOOD_PER_HOUR = 1000
 
 def is_flood() -> bool:
     """True if so many rows were refused lately that the event store's table must be at fault."""
-    return DeadLetter.objects.filter(at__gt=timezone.now() - timedelta(hours=1)).count() >= _FLOOD_PER_HOUR
+    return DeadLetter.objects.filter(at__gt=Now() - timedelta(hours=1)).count() >= _FLOOD_PER_HOUR
 
 
 def find(ids: Sequence[int] | None) -> list[DeadLetter]:

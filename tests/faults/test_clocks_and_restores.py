@@ -1,0 +1,296 @@
+"""Clocks that are wrong, and a PostgreSQL that is set back while the event store is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+from django.db import connection
+
+from backend.outbox.models import all_outboxes
+from deploy.local.postgres import binaries
+from deploy.local.process import setpriv
+from pipeline.dispatch import Dispatcher, Limits
+from pipeline.window import seal
+from tests.faults import writers
+from tests.faults.conftest import Run
+from tests.faults.fleet import freeze, thaw
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from pytest_django import Settings
+
+    from deploy.local.process import Process
+    from pipeline.batch import Batch
+
+_DRAIN_SECONDS = 60
+_HOUR = 3600
+#: So long that a busy machine does not let one run out, while an owner that lives holds it.
+_LEASE_SECONDS = 5.0
+_HOLD_SECONDS = 2.5
+
+#: Imported by Python before anything else that is imported by name.
+_SITECUSTOMIZE = """
+import datetime, os, time
+
+_SECONDS = int(os.environ["CLOCK_AHEAD_SECONDS"])
+_time, _time_ns, _datetime = time.time, time.time_ns, datetime.datetime
+
+class _Meta(type):
+    def __instancecheck__(cls, instance):
+        return isinstance(instance, _datetime)
+
+    def __subclasscheck__(cls, subclass):
+        return issubclass(subclass, _datetime)
+
+class datetime_(_datetime, metaclass=_Meta):
+    @classmethod
+    def now(cls, tz=None):
+        return _datetime.now(tz) + datetime.timedelta(seconds=_SECONDS)
+
+    @classmethod
+    def utcnow(cls):
+        return _datetime.now(datetime.timezone.utc).replace(tzinfo=None) + datetime.timedelta(seconds=_SECONDS)
+
+datetime_.__name__ = datetime_.__qualname__ = "datetime"
+time.time = lambda: _time() + _SECONDS
+time.time_ns = lambda: _time_ns() + _SECONDS * 1_000_000_000
+datetime.datetime = datetime_
+"""
+
+#: Slow also because one of the restores replaces the PostgreSQL cluster of the whole test run.
+pytestmark = pytest.mark.slow
+
+_Way = Literal["dumped, into the same cluster", "dumped, into a new cluster", "data folder"]
+_EVENTS = 20
+_USERS = 10
+
+
+@pytest.fixture(autouse=True)
+def _own_connection_closed() -> Iterator[None]:
+    """PostgreSQL may have been restarted under the tests' own connection."""
+    yield
+    connection.close()
+
+
+@pytest.mark.parametrize("seconds", [_HOUR, -_HOUR])
+def test_workers_whose_clocks_are_an_hour_off_deliver_everything_once(run: Run, tmp_path: Path, seconds: int) -> None:
+    """T28: the dispatcher's clock is an hour ahead and the aggregators' an hour behind, and the other way round.
+
+    One aggregator is killed with a window of its own, so that its lease must run out; another one lives and holds its
+    window for half of its lease, so that whoever saw leases by a clock of his own would take it over.
+
+    Shifted in the worker processes: `time.time`, `time.time_ns`, `datetime.now`, `utcnow` and `today`, and so
+    everything in Python that asks what time it is: log, message timestamps, dramatiq. Not shifted: the monotonic clock
+    (a wrong clock does not change that either), `time.localtime()` and `clock_gettime()`, the C libraries (libpq,
+    OpenSSL), and the services, the writers and the oracle.
+    """
+    (tmp_path / "sitecustomize.py").write_text(_SITECUSTOMIZE)
+    quick = {"LEASE_SECONDS": str(_LEASE_SECONDS), "UNSEALED_SECONDS": "30"}
+    run.fleet.kill_all()
+    ((began,),) = run.oracle.ask_postgres("SELECT clock_timestamp()")
+    dispatcher = run.fleet.dispatcher(**quick, **_clock(tmp_path, seconds))
+    logged_before = len(dispatcher.program.log.read_text())
+    doomed = run.fleet.aggregator(FAILPOINTS="sealed=kill@1", **quick, **_clock(tmp_path, -seconds))
+    run.fleet.ready(dispatcher, doomed)
+    run.publish(50)
+    run.fleet.wait_until_dead(doomed)
+
+    survivor = run.fleet.aggregator(FAILPOINTS=f"loaded=sleep:{_HOLD_SECONDS}@1", **quick, **_clock(tmp_path, -seconds))
+    run.fleet.ready(survivor)
+    run.publish(50)
+    run.create_users(50)
+
+    assert run.judge_when_drained(seconds=_DRAIN_SECONDS).stored == 150
+    assert abs(_seconds_ahead(dispatcher) - seconds) < 600
+    assert abs(_seconds_ahead(survivor) + seconds) < 600
+    # The killed one's window was taken over once, not before its time. Nobody took one from an owner that lived, nor
+    # a batch that an aggregator was still to seal.
+    (attempts, held_seconds), *others = run.oracle.ask_postgres(
+        "SELECT attempts, extract(epoch FROM acked_at - sealed_at)::float FROM pipeline_window"
+        " WHERE sealed_at > %s ORDER BY sealed_at",
+        [began],
+    )
+    assert attempts == 2
+    assert held_seconds >= _LEASE_SECONDS
+    assert {attempts for attempts, _ in others} == {1}
+    assert max(held_seconds for _, held_seconds in others) >= _HOLD_SECONDS
+    assert "batches_recovered" not in dispatcher.program.log.read_text()[logged_before:]
+
+
+@pytest.mark.parametrize("way", ["dumped, into the same cluster", "dumped, into a new cluster", "data folder"])
+def test_after_a_restore_of_postgresql_only_what_it_holds_again_is_stored_again(
+    run: Run, settings: Settings, tmp_path: Path, way: _Way
+) -> None:
+    """T34: what was committed after the backup is gone from PostgreSQL and stays in the store; its ids are used again.
+
+    The backup holds delivered events, and undelivered ones in each state: sealed, in a batch, not yet seen. By
+    pg_dump, sequences and cursor rewind, and transaction ids do not (the same cluster), or are others (a new one). By
+    pg_basebackup, transaction ids rewind, too.
+
+    The workers are frozen meanwhile and not replaced: they lose their sessions and remember what never happened.
+    """
+    settings.LEASE_SECONDS = 1
+    run.fleet.kill_all()
+    workers = (run.fleet.dispatcher(), run.fleet.aggregator())
+    run.fleet.ready(*workers)
+    delivered = _publish(run)
+    run.wait_until_drained(seconds=_DRAIN_SECONDS)
+    _freeze(run, workers)
+    sealed = _publish(run)
+    assert seal([batch.id for batch in _dispatch()]) is not None
+    batched = _publish(run)
+    assert _dispatch()
+    waiting = _publish(run)
+    backup = _Backup(run, tmp_path, way)
+    highest = _highest_ids(run)
+
+    # Life goes on, and is forgotten.
+    forgotten = _publish(run)
+    given_then = _ids_above(run, highest)
+    _thaw(workers)
+    run.judge_when_drained(seconds=_DRAIN_SECONDS)
+    _freeze(run, workers)
+    backup.restore()
+
+    # The same ids come again, with other events.
+    new = _publish(run)
+    assert _ids_above(run, highest) == given_then
+    _thaw(workers)
+    run.wait_until_drained(seconds=_DRAIN_SECONDS)
+
+    committed = {key for (key,) in run.oracle.ask_postgres("SELECT key FROM oracle_event WHERE run = %s", [run.name])}
+    copies = run.oracle.copies_by_key(run.name)
+    assert committed == delivered | sealed | batched | waiting | new
+    assert copies.keys() == committed | forgotten
+    assert max(copies.values()) <= 2
+    # What was sealed in the backup is replayed under its token, and found.
+    assert {key for key, count in copies.items() if count > 1} <= batched | waiting
+    assert not run.oracle.ask_postgres("SELECT FROM pipeline_deadletter")
+    assert not run.sampler.broken
+
+
+class _Backup:
+    """A backup of the running PostgreSQL, and its restore."""
+
+    def __init__(self, run: Run, folder: Path, way: _Way) -> None:
+        self._postgres = run.fleet.services.postgres
+        self._data = run.fleet.services.folder / "postgres" / "data"
+        self._copy = self._data.with_name("data.backup")
+        self._dump = folder / "dump"
+        self._way = way
+        if way == "data folder":
+            shutil.rmtree(self._copy, ignore_errors=True)
+            # As the account of the server, which must own its data.
+            command = setpriv(self._postgres.program)
+            self._call("pg_basebackup", "--checkpoint=fast", "--no-sync", f"--pgdata={self._copy}", before=command)
+        else:
+            self._call("pg_dump", "--format=custom", f"--file={self._dump}")
+
+    def restore(self) -> None:
+        connection.close()
+        match self._way:
+            case "data folder":
+                self._replace_data(self._copy)
+            case "dumped, into a new cluster":
+                self._replace_data(None)
+                self._call("pg_restore", "--exit-on-error", str(self._dump))
+            case _:
+                self._call("psql", "--command=DROP DATABASE towpath WITH (FORCE)", database="postgres")
+                self._call("psql", "--command=CREATE DATABASE towpath", database="postgres")
+                self._call("pg_restore", "--exit-on-error", str(self._dump))
+
+    def _replace_data(self, by: Path | None) -> None:
+        self._postgres.stop()
+        shutil.rmtree(self._data)
+        if by is not None:
+            by.rename(self._data)
+        self._postgres.start()
+        self._postgres.wait_until_ready()
+
+    def _call(self, program: str, *options: str, before: list[str] | None = None, database: str = "towpath") -> None:
+        url = f"{self._postgres.url.rpartition('/')[0]}/{database}"
+        done = subprocess.run(
+            [*(before or ()), str(binaries() / program), f"--dbname={url}", *options],
+            capture_output=True,
+            text=True,
+            cwd="/",
+            check=False,
+        )
+        assert not done.returncode, done.stderr
+
+
+def _clock(folder: Path, seconds: int) -> dict[str, str]:
+    """The environment of a worker whose clock is so many seconds ahead."""
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(paths), "CLOCK_AHEAD_SECONDS": str(seconds)}
+
+
+def _seconds_ahead(worker: Process) -> float:
+    """By how much the clock of a worker is ahead, from the last line of its log."""
+
+    def last_line() -> str:
+        lines = [line for line in worker.program.log.read_text().splitlines() if line.startswith('{"')]
+        return lines[-1] if lines else ""
+
+    logged = datetime.fromisoformat(json.loads(eventually(last_line, seconds=10))["timestamp"])
+    return logged.timestamp() - time.time()
+
+
+def _freeze(run: Run, workers: Sequence[Process]) -> None:
+    """SIGSTOP to all of them, at a moment at which none has a transaction open."""
+
+    def is_done() -> bool:
+        for worker in workers:
+            freeze(worker)
+        is_quiet = not run.oracle.ask_postgres(
+            "SELECT FROM pg_stat_activity WHERE backend_type = 'client backend' AND state <> 'idle'"
+            " AND pid <> pg_backend_pid()"
+        )
+        if not is_quiet:
+            _thaw(workers)
+        return is_quiet
+
+    eventually(is_done, seconds=20, what="the workers are frozen")
+
+
+def _thaw(workers: Sequence[Process]) -> None:
+    for worker in workers:
+        thaw(worker)
+
+
+def _publish(run: Run) -> set[str]:
+    """Events into both outboxes; their keys."""
+    keys = {*writers.commit_events(run.name, _EVENTS), *writers.commit_users(run.name, _USERS)}
+    run.books.acknowledged.update(keys)
+    return keys
+
+
+def _dispatch() -> list[Batch]:
+    """One dispatcher's look at everything, here, its messages lost."""
+    batches: list[Batch] = []
+
+    def lose(batch: Batch) -> None:
+        batches.append(batch)
+
+    limits = Limits(batch_ids=500, batch_bytes=1_000_000, in_flight_rows=10_000)
+    Dispatcher(all_outboxes(), limits=limits, publish=lose).tick()
+    return batches
+
+
+def _highest_ids(run: Run) -> dict[str, int]:
+    return dict(run.oracle.ask_postgres("SELECT outbox, max(outbox_id) FROM oracle_event GROUP BY outbox"))
+
+
+def _ids_above(run: Run, highest: dict[str, int]) -> set[tuple[str, int]]:
+    rows: list[tuple[str, int]] = run.oracle.ask_postgres("SELECT outbox, outbox_id FROM oracle_event")
+    return {(outbox, outbox_id) for outbox, outbox_id in rows if outbox_id > highest[outbox]}
