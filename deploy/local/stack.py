@@ -174,7 +174,7 @@ class Stack:
 
 def run(folder: Path, *, aggregators: int, sign_ups_per_second: float) -> None:
     """Run a stack until Ctrl-C or SIGTERM; a second one of them kills everything at once."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         with Stack(folder, aggregators=aggregators, environment=variables_of_this_process()) as stack:
