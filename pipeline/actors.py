@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Sequence
 
 import dramatiq
 from django.conf import settings
@@ -17,6 +18,7 @@ from backend.outbox.models import all_outboxes
 from pipeline.accumulate import Closing
 from pipeline.aggregator import Aggregator
 from pipeline.batch import Batch
+from pipeline.broker import enqueue_all
 from pipeline.dispatch import Dispatcher, Limits
 from pipeline.recover import recover
 from pipeline.shift import run_shift
@@ -48,7 +50,7 @@ def dispatch_shift() -> None:
             batch_bytes=max(1, settings.WINDOW_BYTES // 4),
             in_flight_rows=settings.MAX_OPEN_WINDOWS * max(settings.WINDOW_ROWS, settings.WINDOW_MAX_ROWS),
         ),
-        publish=publish_batch,
+        publish=publish_batches,
     )
     dispatcher_is_ready = False
 
@@ -75,9 +77,11 @@ def recover_shift() -> None:
         recover_shift.send()
 
 
-def publish_batch(batch: Batch) -> None:
-    """Send the batch's message; returns when RabbitMQ has confirmed it."""
-    aggregate.send(batch=batch.id, outbox=batch.outbox, ids=batch.ids, bytes=batch.bytes)
+def publish_batches(batches: Sequence[Batch]) -> None:
+    """Send the batches' messages; returns when RabbitMQ has confirmed all of them."""
+    enqueue_all(
+        [aggregate.message(batch=batch.id, outbox=batch.outbox, ids=batch.ids, bytes=batch.bytes) for batch in batches]
+    )
 
 
 def event_store() -> EventStore:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +19,7 @@ class Batch:
     bytes: int
 
 
-class PublishBatch(Protocol):
-    """Puts a batch's message onto RabbitMQ and returns when the broker has confirmed it, or raises."""
+class PublishBatches(Protocol):
+    """Puts a message for each batch onto RabbitMQ and returns when the broker has confirmed them all, or raises."""
 
-    def __call__(self, batch: Batch) -> None: ...
+    def __call__(self, batches: Sequence[Batch], /) -> None: ...

@@ -18,7 +18,7 @@ from pipeline.models import DeadLetter
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.batch import PublishBatch
+    from pipeline.batch import PublishBatches
 
 log = structlog.get_logger()
 
@@ -44,7 +44,7 @@ def event_of(letter: DeadLetter) -> dict[str, Any]:
     return dict(zip(columns, rows[0], strict=True)) if rows else {}
 
 
-def replay(letters: Sequence[DeadLetter], *, publish: PublishBatch) -> None:
+def replay(letters: Sequence[DeadLetter], *, publish: PublishBatches) -> None:
     """Send the rows through the pipeline again.
 
     They are in a batch again when this commits; if the power goes before its message is out, recovery seals the batch.
@@ -69,7 +69,7 @@ def replay(letters: Sequence[DeadLetter], *, publish: PublishBatch) -> None:
                 batches.append(Batch(cursor.fetchone()[0], outbox, ids, 0))
     for batch in batches:
         log.info("dead_letters_replayed", outbox=batch.outbox, rows=len(batch.ids))
-        publish(batch)
+    publish(batches)
 
 
 def drop(letters: Sequence[DeadLetter], *, by: str) -> None:

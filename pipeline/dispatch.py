@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from django.db.backends.utils import CursorWrapper
 
     from backend.outbox.models import Outbox
-    from pipeline.batch import PublishBatch
+    from pipeline.batch import PublishBatches
 
 log = structlog.get_logger()
 
@@ -60,7 +60,7 @@ class _CursorRow:
 class Dispatcher:
     """Moves what has been committed since the last look. One at a time works at an outbox: the cursor's row lock."""
 
-    def __init__(self, outboxes: Mapping[str, type[Outbox]], *, limits: Limits, publish: PublishBatch) -> None:
+    def __init__(self, outboxes: Mapping[str, type[Outbox]], *, limits: Limits, publish: PublishBatches) -> None:
         self._outboxes = outboxes
         self._limits = limits
         self._publish = publish
@@ -92,10 +92,10 @@ class Dispatcher:
         start = self._turn % len(waiting)
         batches, is_more = self._commit_pages([*waiting[start:], *waiting[:start]], room=room)
         failpoints.reach("cursor_committed")
-        # From here on the ledger has the batches. A message that is not confirmed costs latency only, so the first
-        # error ends the tick: with the broker away, each further attempt would hold the others up.
-        for batch in batches:
-            self._publish(batch)
+        # From here on the ledger has the batches. Messages that are not confirmed cost latency only: recovery finds
+        # the batches unsealed.
+        if batches:
+            self._publish(batches)
             failpoints.reach("published")
         rows_by_outbox = Counter[str]()
         for batch in batches:

@@ -6,12 +6,14 @@ until the ack, and gives the same rows in the same order.
 
 from __future__ import annotations
 
+import functools
 import io
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import connection
 from django.db.models import BooleanField, F, Func, TextField, Value
 from django.db.models.expressions import Combinable, RawSQL
 from django.db.models.fields.json import KeyTextTransform
@@ -32,7 +34,8 @@ from pipeline.errors import WindowTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from uuid import UUID
+
+    from _typeshed import ReadableBuffer as Buffer
 
     from backend.outbox.models import Outbox
     from pipeline.window import SealedWindow
@@ -40,6 +43,12 @@ if TYPE_CHECKING:
 #: Every row of a window is reached by index, whatever the planner believes. Statistics taken in the middle of a bulk
 #: insert say that the tables are empty; it then read all users for each row, and a window took 50 s instead of 30 ms.
 _INDEXES_ONLY = "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
+
+#: Stands for the window's id in the compiled statement.
+_ANY_WINDOW = str(uuid.uuid4())
+
+#: Rows are handed on in pieces of this size; the limit of a window's bytes is as exact as that.
+_BUFFER_BYTES = 1 << 20
 
 #: What an outbox that does not have a column's value gives, as COPY text.
 _DEFAULTS = {
@@ -66,28 +75,38 @@ def load(window: SealedWindow, *, max_bytes: int | None) -> LoadedWindow:
     """Read every row of the window. Raises WindowTooLarge when it has several rows and they exceed `max_bytes`."""
     outboxes = all_outboxes()
     body = _BoundedBody(max_bytes=max_bytes if window.row_count > 1 else None)
+    # psycopg2 calls write() for each row: the buffer's is C, and ours is called once for a MiB of rows.
+    buffer = io.BufferedWriter(body, _BUFFER_BYTES)
     counts: dict[str, int] = {}
     try:
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute(_INDEXES_ONLY)
+        with connection.cursor() as cursor:
             for name in window.rows:
                 copy = cursor.cursor.mogrify(*_rows_sql(outboxes[name], window.id)).decode()
-                cursor.copy_expert(f"COPY ({copy}) TO STDOUT", body)
+                # One message to the server, and so one transaction, in which alone the settings hold.
+                cursor.copy_expert(f"{_INDEXES_ONLY}; COPY ({copy}) TO STDOUT", buffer)
                 counts[name] = cursor.rowcount
+        buffer.flush()
     except WindowTooLarge:
         connection.close()  # the rest of the COPY is still on its way; a new connection is cheaper than reading it
         raise
     return LoadedWindow(body.getvalue(), counts)
 
 
-def _rows_sql(outbox: type[Outbox], window_id: UUID) -> tuple[str, tuple[object, ...]]:
+def _rows_sql(outbox: type[Outbox], window_id: uuid.UUID) -> tuple[str, tuple[object, ...]]:
+    sql, parameters = _rows_sql_of_any_window(outbox)
+    return sql, tuple(str(window_id) if parameter == _ANY_WINDOW else parameter for parameter in parameters)
+
+
+@functools.cache
+def _rows_sql_of_any_window(outbox: type[Outbox]) -> tuple[str, tuple[object, ...]]:
+    """Compiled once: for the ORM to put it together takes as long as for PostgreSQL to read a window's rows."""
     name = outbox.outbox_name()
-    known: dict[str, Combinable] = {"outbox": Value(name), "outbox_id": F("id"), "window_id": Value(str(window_id))}
+    known: dict[str, Combinable] = {"outbox": Value(name), "outbox_id": F("id"), "window_id": Value(_ANY_WINDOW)}
     event_columns = outbox.event_columns()
     # As an array that the planner knows nothing of, it is always looked up index by index. As a join or an IN, the
     # plan hangs on the statistics of a table that is empty or huge by turns: a window then took 27 s instead of 30 ms.
     members = RawSQL(
-        "ARRAY(SELECT unnest(ids) FROM pipeline_batch WHERE window_id = %s AND outbox = %s)", [window_id, name]
+        "ARRAY(SELECT unnest(ids) FROM pipeline_batch WHERE window_id = %s AND outbox = %s)", [_ANY_WINDOW, name]
     )
     is_member = Func(F("id"), members, arg_joiner=" = ANY", template="%(expressions)s", output_field=BooleanField())
     rows = outbox._default_manager.filter(is_member).order_by("id")
@@ -111,14 +130,26 @@ def _value(column: Column, known: Mapping[str, Combinable], event_columns: Mappi
             return Value(getattr(settings, setting))
 
 
-class _BoundedBody(io.BytesIO):
+class _BoundedBody(io.RawIOBase):
     """Refuses to grow beyond a limit, so that a worker's memory is bounded whatever the payloads are."""
 
     def __init__(self, *, max_bytes: int | None) -> None:
         super().__init__()
+        self._body = io.BytesIO()
         self._max_bytes = max_bytes
+        self._is_full = False
 
-    def write(self, data: bytes) -> int:  # type: ignore[override]
-        if self._max_bytes is not None and self.tell() + len(data) > self._max_bytes:
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer) -> int:
+        size = memoryview(data).nbytes
+        if self._is_full:
+            return size  # what the buffer above still held when it was told; nobody reads it
+        if self._max_bytes is not None and self._body.tell() + size > self._max_bytes:
+            self._is_full = True
             raise WindowTooLarge
-        return super().write(data)
+        return self._body.write(data)
+
+    def getvalue(self) -> bytes:
+        return self._body.getvalue()

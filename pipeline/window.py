@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 #: The longest pause before a window is tried again, seconds.
 _LONGEST_PAUSE_SECONDS = 30.0
 
+#: Seal and ack do not wait for the disk. A seal that a power cut undoes leaves its batches unsealed, and nothing was
+#: written: the commit of `begin_write`, which waits, comes before and makes the seal durable with it. An ack that is
+#: undone is done again, when the replay has found the window written.
+_MAY_BE_LOST = "SET LOCAL synchronous_commit = off;"
+
 
 @dataclass(frozen=True, slots=True)
 class SealedWindow:
@@ -61,7 +66,8 @@ def seal(batch_ids: Sequence[int]) -> SealedWindow | None:
     with connection.cursor() as cursor:
         cursor.execute(
             # Locked in the order of their ids: two sealers of overlapping batches would deadlock otherwise.
-            """
+            _MAY_BE_LOST
+            + """
 WITH unsealed AS MATERIALIZED (
     SELECT id FROM pipeline_batch WHERE id = ANY(%(batches)s) AND window_id IS NULL ORDER BY id FOR UPDATE
 ), sealed AS (
@@ -140,7 +146,7 @@ def ack(window: SealedWindow, *, delivered: Mapping[str, int], refused: Sequence
     names = [name for outbox in window.rows for name in ((outbox, outbox) if refused else (outbox,))]
     with connection.cursor() as cursor:
         cursor.execute(
-            f"""
+            f"""{_MAY_BE_LOST}
 WITH receipt AS (
     UPDATE pipeline_window SET acked_at = clock_timestamp(), delivered = %s, last_error = ''
     WHERE id = %s AND lease_token = %s AND acked_at IS NULL RETURNING id

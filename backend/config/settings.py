@@ -117,8 +117,8 @@ else:
 
 #: The dispatcher looks for committed outbox rows this often.
 DISPATCH_INTERVAL_SECONDS = _env.seconds("DISPATCH_INTERVAL_SECONDS", 1.0, minimum=0.01)
-#: Ids in one message, at most. Aggregator threads x BATCH_IDS must reach WINDOW_ROWS, or windows never fill.
-BATCH_IDS = _env.whole_number("BATCH_IDS", 500)
+#: Ids in one message, at most. Aggregator threads x BATCH_IDS must reach WINDOW_MAX_ROWS, or windows do not fill.
+BATCH_IDS = _env.whole_number("BATCH_IDS", 1000)
 #: A window closes at this many rows,
 WINDOW_ROWS = _env.whole_number("WINDOW_ROWS", 1000)
 #: (growing on to this many while every writer is busy and ids are waiting,)

@@ -70,7 +70,7 @@ class Application:
         return self._worker("dispatcher", queue="dispatch", threads=4)
 
     def aggregator(self, number: int) -> Process:
-        return self._worker(f"aggregator-{number}", queue="aggregate", threads=8)
+        return self._worker(f"aggregator-{number}", queue="aggregate", threads=12)
 
     def _worker(self, name: str, *, queue: str, threads: int) -> Process:
         return Process(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from django.db import connection
 
 from backend.outbox.models import all_outboxes
-from pipeline.actors import publish_batch
+from pipeline.actors import publish_batches
 from tests.benchmarks.figure import Bound, Figure, Partner, in_turns, measured
 from tests.benchmarks.in_process import Dispatched, make_dispatcher
 from tests.benchmarks.traffic import publish_events
@@ -16,7 +16,7 @@ from tests.benchmarks.traffic import publish_events
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.batch import PublishBatch
+    from pipeline.batch import PublishBatches
     from tests.benchmarks.lab import Lab
 
 
@@ -24,7 +24,7 @@ def dispatch(lab: Lab) -> list[Figure]:
     """The product's dispatcher and its publish function, in this process, with room for all ids in flight."""
     ids = lab.sizes.dispatch_ids
 
-    def run(publish: Callable[[], PublishBatch]) -> float:
+    def run(publish: Callable[[], PublishBatches]) -> float:
         lab.clear()
         publish_events(ids)
         dispatcher = make_dispatcher(all_outboxes(), publish=publish(), in_flight_rows=2 * ids)
@@ -38,7 +38,7 @@ def dispatch(lab: Lab) -> list[Figure]:
     rates = in_turns(
         {
             "into the ledger only": lambda: run(Dispatched),
-            "into RabbitMQ": lambda: run(lambda: publish_batch),
+            "into RabbitMQ": lambda: run(lambda: publish_batches),
         },
         repeats=lab.sizes.repeats,
         say=lab.say,

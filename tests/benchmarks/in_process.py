@@ -17,11 +17,11 @@ from pipeline.dispatch import Dispatcher, Limits
 from pipeline.window import seal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from backend.eventlog.store import EventStore
     from backend.outbox.models import Outbox
-    from pipeline.batch import Batch, PublishBatch
+    from pipeline.batch import Batch, PublishBatches
 
 
 @dataclass(slots=True)
@@ -30,12 +30,12 @@ class Dispatched:
 
     batches: list[Batch] = field(default_factory=list)
 
-    def __call__(self, batch: Batch) -> None:
-        self.batches.append(batch)
+    def __call__(self, batches: Sequence[Batch], /) -> None:
+        self.batches += batches
 
 
 def make_dispatcher(
-    outboxes: Mapping[str, type[Outbox]], *, publish: PublishBatch, in_flight_rows: int, batch_ids: int | None = None
+    outboxes: Mapping[str, type[Outbox]], *, publish: PublishBatches, in_flight_rows: int, batch_ids: int | None = None
 ) -> Dispatcher:
     """A dispatcher as `dispatch_shift` makes it, with cursors."""
     dispatcher = Dispatcher(

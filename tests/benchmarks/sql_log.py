@@ -32,13 +32,13 @@ _SETTINGS = {
 class Counts:
     """Filled when the counting ends."""
 
-    #: The first words of each statement, in order.
+    #: The first line of each message to the server (a round trip, of one statement or several), in order.
     statements: list[str] = field(default_factory=list)
     wal_bytes: int = 0
 
     def of(self, word: str) -> int:
-        """How many statements begin so."""
-        return sum(statement.startswith(word) for statement in self.statements)
+        """How many messages have a statement that begins so."""
+        return sum(bool(re.search(rf"(^|; ?){word}\b", statement)) for statement in self.statements)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from backend.outbox.models import all_outboxes
 from deploy.local.clickhouse import ClickHouse
 from deploy.local.errors import StartError
 from deploy.local.supervisor import Supervisor
-from pipeline.actors import publish_batch
+from pipeline.actors import publish_batches
 from pipeline.dispatch import Dispatcher, Limits
 from tests.faults.conftest import Run
 from tests.faults.fleet import family, freeze, thaw, wait_until_frozen
@@ -204,7 +204,7 @@ def _age_shifts(seconds: int) -> None:
 
 def _dispatch_until(stopping: threading.Event, errors: list[BaseException]) -> None:
     limits = Limits(batch_ids=20, batch_bytes=1_000_000, in_flight_rows=settings.MAX_OPEN_WINDOWS * 1000)
-    dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=publish_batch)
+    dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=publish_batches)
     try:
         while not stopping.wait(0.02):
             dispatcher.tick()

@@ -9,7 +9,9 @@ from backend.outbox.models import all_outboxes
 from pipeline.dispatch import Dispatcher, Limits
 
 if TYPE_CHECKING:
-    from pipeline.batch import Batch, PublishBatch
+    from collections.abc import Sequence
+
+    from pipeline.batch import Batch, PublishBatches
 
 #: Ticks after which a dispatcher that is still not done is taken to be stuck.
 _MOST_TICKS = 2000
@@ -21,8 +23,8 @@ class Sent:
     def __init__(self) -> None:
         self.batches: list[Batch] = []
 
-    def __call__(self, batch: Batch) -> None:
-        self.batches.append(batch)
+    def __call__(self, batches: Sequence[Batch], /) -> None:
+        self.batches += batches
 
     def ids(self, outbox: str) -> list[int]:
         """Every id that was sent, sorted, as often as it was sent."""
@@ -33,7 +35,11 @@ class Sent:
 
 
 def make_dispatcher(
-    publish: PublishBatch, *, batch_ids: int = 500, batch_bytes: int = 8 * 1024 * 1024, in_flight_rows: int = 1_000_000
+    publish: PublishBatches,
+    *,
+    batch_ids: int = 500,
+    batch_bytes: int = 8 * 1024 * 1024,
+    in_flight_rows: int = 1_000_000,
 ) -> Dispatcher:
     """A dispatcher over all outboxes, with its cursors in place."""
     limits = Limits(batch_ids=batch_ids, batch_bytes=batch_bytes, in_flight_rows=in_flight_rows)

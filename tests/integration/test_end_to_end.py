@@ -21,7 +21,7 @@ from django.db import connection
 
 from backend.users.models import User
 from backend.users.use_cases import UserCreated
-from pipeline.actors import publish_batch
+from pipeline.actors import publish_batches
 from pipeline.broker import queue_lengths
 from pipeline.models import Batch, Shift, Window
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
@@ -63,7 +63,7 @@ def clickhouse_down(services: Services) -> Iterator[contextlib.ExitStack]:
 
 def dispatch(*, batch_ids: int = 500) -> None:
     """Dispatch all that waits, onto the real RabbitMQ, from this process."""
-    dispatch_all(make_dispatcher(publish_batch, batch_ids=batch_ids))
+    dispatch_all(make_dispatcher(publish_batches, batch_ids=batch_ids))
 
 
 def bytes_nobody_has_read(port: int) -> int:
@@ -207,8 +207,7 @@ def test_messages_delivered_three_times_in_random_order_make_each_row_arrive_onc
     dispatch_all(make_dispatcher(sent, batch_ids=50))
     messages = sent.batches * 3
     random.shuffle(messages)
-    for batch in messages:
-        publish_batch(batch)
+    publish_batches(messages)
     assert queue_lengths()["aggregate"] == 120
 
     # When two aggregators take them

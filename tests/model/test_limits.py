@@ -37,7 +37,7 @@ class Race:
         self.first, self.second, self.third = puppets[:3]
         self._published: list[Batch] = []
         limits = Limits(batch_ids=100, batch_bytes=100_000, in_flight_rows=1000)
-        self._dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=self._enqueue)
+        self._dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=self._published.extend)
         self._dispatcher.create_cursors()
 
     def seal_and_stop_before_writing(self) -> None:
@@ -69,9 +69,6 @@ class Race:
 
     def forget_all_tokens(self) -> None:
         self.store.token_log.clear()
-
-    def _enqueue(self, batch: Batch) -> None:
-        self._published.append(batch)
 
     def copies(self) -> set[int]:
         """How often the rows are stored."""

@@ -95,7 +95,7 @@ class Pipeline(RuleBasedStateMachine):
         self.queue: list[Batch] = []
         self.aggregators = [_accumulator(), _accumulator()]
         limits = Limits(batch_ids=2, batch_bytes=400, in_flight_rows=1000)
-        self.dispatchers = [Dispatcher(all_outboxes(), limits=limits, publish=self._enqueue) for _ in range(2)]
+        self.dispatchers = [Dispatcher(all_outboxes(), limits=limits, publish=self.queue.extend) for _ in range(2)]
         self.dispatchers[0].create_cursors()
         self.ledger.begin_cursors_here()
         self.published: dict[Identity, str] = {}
@@ -220,7 +220,7 @@ class Pipeline(RuleBasedStateMachine):
     @precondition(lambda self: self.store.poison)
     @rule()
     def replay_dead_letters(self) -> None:
-        deadletters.replay(deadletters.find(None), publish=self._enqueue)
+        deadletters.replay(deadletters.find(None), publish=self.queue.extend)
 
     @precondition(lambda self: self.store.poison)
     @rule()
@@ -264,7 +264,7 @@ class Pipeline(RuleBasedStateMachine):
             self.ledger.age_batches()
             while self.dispatchers[0].tick():
                 pass
-            deadletters.replay(deadletters.find(None), publish=self._enqueue)
+            deadletters.replay(deadletters.find(None), publish=self.queue.extend)
             recover(self.store, should_stop=lambda: False)
         assert self._is_drained(), "I7: does not drain"
         # Now the zombies wake up, and what was under way arrives.
@@ -282,9 +282,6 @@ class Pipeline(RuleBasedStateMachine):
     def _is_drained(self) -> bool:
         sample = self.ledger.sample()
         return not (sample.in_outbox or sample.in_batches or sample.dead or sample.open_windows)
-
-    def _enqueue(self, batch: Batch) -> None:
-        self.queue.append(batch)
 
     # --- Puppets -----------------------------------------------------------------------------------------------------
 

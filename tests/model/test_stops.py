@@ -35,11 +35,8 @@ def dispatched(puppet: Puppet) -> tuple[list[str], Batch]:
         OutboxEvent.objects.create(event_type="paid", event_date_time=datetime(2024, 1, 1, tzinfo=UTC))
     batches: list[Batch] = []
 
-    def publish(batch: Batch) -> None:
-        batches.append(batch)
-
     limits = Limits(batch_ids=100, batch_bytes=1000, in_flight_rows=1000)
-    dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=publish)
+    dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=batches.extend)
     dispatcher.create_cursors()
     puppet.start(dispatcher.tick)
     stops = stops_of(puppet)
@@ -47,7 +44,7 @@ def dispatched(puppet: Puppet) -> tuple[list[str], Batch]:
     return stops, batch
 
 
-def test_a_dispatcher_can_die_before_and_after_its_commit_and_after_each_message(
+def test_a_dispatcher_can_die_before_and_after_its_commit_and_after_its_messages(
     ledger: Ledger, puppets: list[Puppet]
 ) -> None:
     stops, _ = dispatched(puppets[0])

@@ -14,7 +14,7 @@ from django.db import DatabaseError, InterfaceError
 
 from backend.eventlog.store import connect
 from pipeline import deadletters
-from pipeline.actors import publish_batch
+from pipeline.actors import publish_batches
 from pipeline.doctor import examine
 from pipeline.models import DeadLetter
 from pipeline.recover import recover
@@ -87,7 +87,7 @@ class Command(BaseCommand):
             self._confirm_drop(letters, is_sure=options["yes"])
             deadletters.drop(letters, by=getpass.getuser())
         elif what == "replay":
-            deadletters.replay(letters, publish=publish_batch)
+            deadletters.replay(letters, publish=publish_batches)
         self._show_deadletters(letters, as_json=as_json, with_context=what == "show")
         if not as_json and what in {"drop", "replay"}:
             self.stdout.write(f"{len(letters)} {'dropped' if what == 'drop' else 'on their way again'}")
