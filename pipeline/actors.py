@@ -10,9 +10,11 @@ import threading
 from collections.abc import Sequence
 
 import dramatiq
+import structlog
 from django.conf import settings
 from periodiq import cron
 
+from backend.eventlog.errors import EventStoreError
 from backend.eventlog.store import EventStore, connect
 from backend.outbox.models import all_outboxes
 from pipeline.accumulate import Closing
@@ -22,6 +24,8 @@ from pipeline.broker import enqueue_all
 from pipeline.dispatch import Dispatcher, Limits
 from pipeline.recover import recover
 from pipeline.shift import run_shift
+
+log = structlog.get_logger()
 
 #: Seconds between two looks while ids wait for room in flight.
 _BUSY_PAUSE_SECONDS = 0.02
@@ -110,6 +114,14 @@ def _make_aggregator() -> Aggregator:
         most_rows=settings.WINDOW_MAX_ROWS,
     )
     return Aggregator(event_store(), closing=closing, writers=settings.WINDOW_WRITERS)
+
+
+def warm_up() -> None:
+    """Load the event store's driver and connect: that takes up to a second, which the first event need not wait for."""
+    try:
+        event_store().now()
+    except EventStoreError as error:
+        log.warning("event_store_unreachable", error=str(error))
 
 
 def start_stopping() -> None:

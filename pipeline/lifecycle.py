@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import dramatiq
@@ -21,6 +22,11 @@ class PipelineLifecycle(dramatiq.Middleware):
         from pipeline import failpoints  # noqa: PLC0415
 
         failpoints.reach("message_acked")
+
+    def after_worker_boot(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
+        from pipeline import actors  # noqa: PLC0415
+
+        threading.Thread(target=actors.warm_up, name="warm-up", daemon=True).start()
 
     def before_worker_shutdown(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
         from pipeline import actors  # noqa: PLC0415

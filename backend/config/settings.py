@@ -125,8 +125,9 @@ WINDOW_ROWS = _env.whole_number("WINDOW_ROWS", 1000)
 WINDOW_MAX_ROWS = _env.whole_number("WINDOW_MAX_ROWS", 10_000)
 #: or this many payload bytes,
 WINDOW_BYTES = _env.whole_number("WINDOW_BYTES", 32 * 1024 * 1024, minimum=1024)
-#: or this long after its first id.
-WINDOW_LINGER_SECONDS = _env.seconds("WINDOW_LINGER_SECONDS", 1.0)
+#: or this long after its first id. The dispatcher gathers for DISPATCH_INTERVAL_SECONDS already; this is for the
+#: messages of one look to come together, and every look leaves its last window waiting for so long.
+WINDOW_LINGER_SECONDS = _env.seconds("WINDOW_LINGER_SECONDS", 0.1)
 #: Windows one aggregator process writes at the same time, each with a database connection of its own.
 WINDOW_WRITERS = _env.whole_number("WINDOW_WRITERS", 2)
 #: Dispatching pauses while more than this many windows' worth of ids is between dispatch and ack.
