@@ -214,11 +214,7 @@ def _start_over(name: str) -> None:
 def _page_sql(model: type[Outbox]) -> str:
     """One page into batches, and the cursor forward, in one statement and so in one snapshot."""
     table = connection.ops.quote_name(model.outbox_name())
-    size = (
-        f"octet_length(o.{connection.ops.quote_name(model.payload_column)})::bigint"
-        if model.payload_column
-        else "0::bigint"
-    )
+    size = f"octet_length(o.{connection.ops.quote_name(model.payload_column)})" if model.payload_column else "0"
     not_held = """(NOT %(is_rescan)s OR (
                   o.id NOT IN (SELECT unnest(ids) FROM pipeline_batch WHERE outbox = %(outbox)s)
                   AND o.id NOT IN (SELECT row_id FROM pipeline_deadletter WHERE outbox = %(outbox)s)))"""
@@ -248,27 +244,27 @@ WITH target AS MATERIALIZED (
     ORDER BY xid, id LIMIT %(max_rows)s
 ), numbered AS (
     SELECT id, bytes, (row_number() OVER ordered - 1) / %(batch_ids)s
-                      + (sum(bytes) OVER ordered)::bigint / %(batch_bytes)s AS part
-    FROM page WINDOW ordered AS (ORDER BY xid, id)
+                      + (sum(bytes) OVER ordered) / %(batch_bytes)s AS part
+    FROM page WINDOW ordered AS (ORDER BY xid, id ROWS UNBOUNDED PRECEDING)
 ), batches AS (
     INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at)
-    SELECT %(outbox)s, array_agg(id ORDER BY id), count(*), sum(bytes), clock_timestamp()
+    SELECT %(outbox)s, array_agg(id), count(*), sum(bytes), clock_timestamp()
     FROM numbered GROUP BY part ORDER BY part
     RETURNING id, ids, bytes
-), last AS (
-    SELECT xid, id, (SELECT count(*) FROM page) >= %(max_rows)s AS is_full FROM page ORDER BY xid DESC, id DESC LIMIT 1
+), last_of_full AS (
+    SELECT xid, id FROM page ORDER BY xid, id OFFSET %(max_rows)s - 1
 ), forward AS (
     UPDATE pipeline_cursor AS c SET
-        seen = CASE WHEN last.is_full THEN c.seen ELSE target.snapshot END,
-        target = CASE WHEN last.is_full THEN target.snapshot END,
-        page_xid = CASE WHEN last.is_full THEN last.xid END,
-        page_id = CASE WHEN last.is_full THEN last.id END,
-        is_rescan = c.is_rescan AND coalesce(last.is_full, false),
+        seen = CASE WHEN last.id IS NULL THEN target.snapshot ELSE c.seen END,
+        target = CASE WHEN last.id IS NULL THEN NULL ELSE target.snapshot END,
+        page_xid = last.xid,
+        page_id = last.id,
+        is_rescan = c.is_rescan AND last.id IS NOT NULL,
         dispatched_at = clock_timestamp()
-    FROM target LEFT JOIN last ON true
+    FROM target LEFT JOIN last_of_full AS last ON true
     WHERE c.outbox = %(outbox)s
 )
-SELECT id, ids, bytes, (SELECT is_full FROM last) FROM batches ORDER BY id
+SELECT id, ids, bytes, EXISTS (SELECT FROM last_of_full) FROM batches ORDER BY id
 """
 
 

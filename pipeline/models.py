@@ -102,7 +102,8 @@ class Batch(models.Model):
     class Meta:
         db_table = "pipeline_batch"
         indexes = (models.Index(fields=["dispatched_at"], name="batch_unsealed", condition=Q(window=None)),)
-        constraints = (TableStorage(name="batch_storage", parameters=_LEDGER_STORAGE, lz4_columns=("ids",)),)
+        # Compressing the lists took half of what dispatch costs PostgreSQL, to save two bytes of WAL per id.
+        constraints = (TableStorage(name="batch_storage", parameters=_LEDGER_STORAGE, uncompressed_columns=("ids",)),)
 
 
 class DeadLetter(models.Model):

@@ -48,12 +48,21 @@ class TableStorage(BaseConstraint):
     Parameters:
       parameters: what goes into `ALTER TABLE ... SET (...)`.
       lz4_columns: columns whose large values are compressed with lz4 (faster than pglz by far), if the server can.
+      uncompressed_columns: columns whose large values are stored as they are.
     """
 
-    def __init__(self, *, name: str, parameters: dict[str, Any], lz4_columns: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        parameters: dict[str, Any],
+        lz4_columns: tuple[str, ...] = (),
+        uncompressed_columns: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(name=name)
         self.parameters = parameters
         self.lz4_columns = tuple(lz4_columns)
+        self.uncompressed_columns = tuple(uncompressed_columns)
 
     def constraint_sql(self, model: type[models.Model] | None, schema_editor: BaseDatabaseSchemaEditor | None) -> str:
         if model is not None and schema_editor is not None:
@@ -71,7 +80,11 @@ class TableStorage(BaseConstraint):
             "EXCEPTION WHEN feature_not_supported OR syntax_error THEN NULL; END; "
             for column in self.lz4_columns
         )
-        return f"DO $$ BEGIN ALTER TABLE {table} SET ({settings}); {compression}END $$"
+        external = "".join(
+            f"ALTER TABLE {table} ALTER COLUMN {schema_editor.quote_name(column)} SET STORAGE EXTERNAL; "
+            for column in self.uncompressed_columns
+        )
+        return f"DO $$ BEGIN ALTER TABLE {table} SET ({settings}); {external}{compression}END $$"
 
     def remove_sql(self, model: type[models.Model] | None, schema_editor: BaseDatabaseSchemaEditor | None) -> str:
         if model is None or schema_editor is None:
@@ -83,7 +96,9 @@ class TableStorage(BaseConstraint):
 
     def deconstruct(self) -> tuple[str, Sequence[Any], dict[str, Any]]:
         path, args, kwargs = super().deconstruct()
-        return path, args, {**kwargs, "parameters": self.parameters, "lz4_columns": self.lz4_columns}
+        columns = {"lz4_columns": self.lz4_columns, "uncompressed_columns": self.uncompressed_columns}
+        given = {name: value for name, value in columns.items() if value}
+        return path, args, {**kwargs, "parameters": self.parameters, **given}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TableStorage) and self.deconstruct() == other.deconstruct()

@@ -97,7 +97,7 @@ class Migration(migrations.Migration):
             options={
                 'db_table': 'pipeline_batch',
                 'indexes': [models.Index(condition=models.Q(('window', None)), fields=['dispatched_at'], name='batch_unsealed')],
-                'constraints': [backend.outbox.fields.TableStorage(lz4_columns=('ids',), name='batch_storage', parameters={'autovacuum_analyze_scale_factor': 0, 'autovacuum_analyze_threshold': 5000, 'autovacuum_vacuum_cost_delay': 0, 'autovacuum_vacuum_scale_factor': 0, 'autovacuum_vacuum_threshold': 2000})],
+                'constraints': [backend.outbox.fields.TableStorage(name='batch_storage', parameters={'autovacuum_analyze_scale_factor': 0, 'autovacuum_analyze_threshold': 5000, 'autovacuum_vacuum_cost_delay': 0, 'autovacuum_vacuum_scale_factor': 0, 'autovacuum_vacuum_threshold': 2000}, uncompressed_columns=('ids',))],
             },
         ),
     ]
