@@ -7,13 +7,11 @@ socket of that name until the process ends; looking whether a port is free is no
 from __future__ import annotations
 
 import json
+import random
 import socket
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from deploy.local.errors import LocalStackError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 #: Not the services' usual ports, which other software of the machine may use or expect.
 PREFERRED = {
@@ -29,6 +27,10 @@ PREFERRED = {
 _WIDTH = {"rabbitmq_dist": 2}
 
 _ATTEMPTS = 100
+
+_EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+#: Below are the ports that well-known software expects to find free.
+_LOWEST = 20_000
 
 
 class Ports:
@@ -82,7 +84,6 @@ def _check_free(port: int) -> None:
 
 
 def _any_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """None that the kernel gives to outgoing connections: one of those could take it before the service does."""
+    first_ephemeral = int(_EPHEMERAL_PORTS.read_text().split()[0])
+    return random.randrange(min(_LOWEST, first_ephemeral - _ATTEMPTS), first_ephemeral)  # noqa: S311 - no secret

@@ -44,6 +44,7 @@ class FaultyStore(MemoryStore):
         self._stored_at: dict[Identity, int] = {}
         self._ever_remembered: set[Block] = set()
         self._refused_then_mended: dict[UUID, bool] = {}
+        self._stored_late_and_mended: set[Identity] = set()
 
     def job_starts(self, owner: Owner) -> None:
         self._started[owner] = self._tick()
@@ -111,19 +112,30 @@ class FaultyStore(MemoryStore):
                 limit = self._limit(row, sender, is_forgotten=is_forgotten)
                 (self.doubled_within_limits if limit else self.doubled)[row.identity] = limit or block[1]
             self._stored_at[row.identity] = moment
+            if self._refused_then_mended.get(row.window_id) and self._has_been_taken_over(row.window_id, sender):
+                self._stored_late_and_mended.add(row.identity)
 
     def _limit(self, row: StoredRow, sender: Owner, *, is_forgotten: bool) -> str | None:
         """Which of the documented limits doubled the row; None if none."""
-        looks = self._looks[row.window_id]
-        own = max([self._started.get(sender, 0), *(moment for moment, owner in looks if owner == sender)])
-        somebody_else_looked_since = any(moment > own and owner != sender for moment, owner in looks)
-        if not somebody_else_looked_since and self._stored_at[row.identity] < own:
+        if row.identity in self._stored_late_and_mended:
+            return "late and mended"  # a late insert stored a row that is a dead letter by now, and it was replayed
+        is_late = self._has_been_taken_over(row.window_id, sender)
+        if not is_late and self._stored_at[row.identity] < self._last_look(row.window_id, sender):
             return None  # the sender could have seen the row, and nobody had taken the window over
         if is_forgotten:
             return "late and forgotten"
         if self._refused_then_mended.get(row.window_id):
             return "late and mended"
         return None
+
+    def _last_look(self, window_id: UUID, sender: Owner) -> int:
+        own_looks = (moment for moment, owner in self._looks[window_id] if owner == sender)
+        return max([self._started.get(sender, 0), *own_looks])
+
+    def _has_been_taken_over(self, window_id: UUID, sender: Owner) -> bool:
+        """True if somebody else has looked at the window since the sender did."""
+        own = self._last_look(window_id, sender)
+        return any(moment > own and owner != sender for moment, owner in self._looks[window_id])
 
     def _tick(self) -> int:
         self._moment += 1
