@@ -186,16 +186,22 @@ class ClickHouseStore:
             raise OutcomeUnknown(f"the event store says that it took {written} of {row_count} rows")
 
     def read_back(self, window_id: UUID) -> set[tuple[str, int]]:
-        rows = self._query(
-            # As one array, because that is always one row: an empty answer is not the server's, and must not be taken
-            # for "nothing is stored". A replica that lags behind would report rows missing that are stored.
-            f"SELECT groupArray((outbox, outbox_id)) FROM {_TABLE} WHERE window_id = %s"
-            " SETTINGS select_sequential_consistency = 1",
-            str(window_id),
+        stored = self._array(
+            f"SELECT groupArray((outbox, outbox_id)) FROM {_TABLE} WHERE window_id = %s", str(window_id)
         )
-        if len(rows) != 1:
-            raise StoreUnavailable("the answer to the read-back is not the event store's: is EVENT_STORE_URL right?")
-        return {(str(outbox), int(outbox_id)) for outbox, outbox_id in rows[0][0]}
+        return {(str(outbox), int(outbox_id)) for outbox, outbox_id in stored}
+
+    def counts(self, window_ids: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
+        counts: dict[UUID, dict[str, int]] = {}
+        if window_ids:
+            found = self._array(
+                "SELECT groupArray((window_id, outbox, stored)) FROM (SELECT window_id, outbox, count() AS stored"
+                f" FROM {_TABLE} WHERE window_id IN %s GROUP BY window_id, outbox)",
+                tuple(str(window_id) for window_id in window_ids),
+            )
+            for window_id, outbox, stored in found:
+                counts.setdefault(window_id, {})[str(outbox)] = int(stored)
+        return counts
 
     def now(self) -> datetime:
         moment: datetime = self._query("SELECT now64(6, 'UTC')")[0][0]
@@ -205,6 +211,17 @@ class ClickHouseStore:
         client, self._client = self._client, None
         if client is not None:
             client.close()
+
+    def _array(self, sql: str, *parameters: object) -> Sequence[Any]:
+        """What is stored, asked for as one array, because that is always one row: an empty answer is not the server's,
+        and must not be taken for "nothing is stored".
+        """
+        # A replica that lags behind would report rows missing that are stored.
+        rows = self._query(f"{sql} SETTINGS select_sequential_consistency = 1", *parameters)
+        if len(rows) != 1:
+            raise StoreUnavailable("the answer to the read-back is not the event store's: is EVENT_STORE_URL right?")
+        found: Sequence[Any] = rows[0][0]
+        return found
 
     def _query(self, sql: str, *parameters: object) -> Sequence[Sequence[Any]]:
         try:

@@ -43,6 +43,12 @@ class EventStore(Protocol):
     def read_back(self, window_id: UUID) -> set[tuple[str, int]]:
         """(outbox, outbox_id) of every stored row of a window. Raises StoreUnavailable."""
 
+    def counts(self, window_ids: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
+        """Rows stored, per window and outbox; a window without rows is absent. For hundreds of windows in one query.
+
+        Raises StoreUnavailable.
+        """
+
     def now(self) -> datetime:
         """The store's clock. Raises StoreUnavailable."""
 

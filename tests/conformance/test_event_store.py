@@ -313,6 +313,40 @@ def test_what_is_written_is_read_back_at_once(store: EventStore) -> None:
         assert ("outbox_event", number) in store.read_back(WINDOW)
 
 
+def test_windows_are_counted_by_outbox(store: EventStore) -> None:
+    write(store, row(1), row(2), row(1, outbox="outbox_user"), row(3, window=OTHER_WINDOW), token=FIRST)
+    write(store, row(4, window=uuid4()), token=SECOND)
+
+    counts = store.counts([WINDOW, OTHER_WINDOW, uuid4()])
+
+    assert {window: dict(rows) for window, rows in counts.items()} == {
+        WINDOW: {"outbox_event": 2, "outbox_user": 1},
+        OTHER_WINDOW: {"outbox_event": 1},
+    }
+
+
+def test_a_row_stored_twice_counts_twice(store: EventStore) -> None:
+    write(store, row(1), token=FIRST)
+    write(store, row(1), token=SECOND)
+
+    assert dict(store.counts([WINDOW])[WINDOW]) == {"outbox_event": 2}
+
+
+def test_hundreds_of_windows_are_counted_at_once(store: EventStore) -> None:
+    windows = [uuid4() for _ in range(1000)]
+    write(store, *(row(number, window=window) for number, window in enumerate(windows)))
+
+    counts = store.counts(windows)
+
+    assert {window: dict(rows) for window, rows in counts.items()} == {w: {"outbox_event": 1} for w in windows}
+
+
+def test_of_no_window_nothing_is_counted(store: EventStore) -> None:
+    write(store, row(1))
+
+    assert dict(store.counts([])) == {}
+
+
 def test_fewer_rows_than_announced_are_an_unknown_outcome(store: EventStore) -> None:
     with pytest.raises(OutcomeUnknown):
         store.write(copy_text(row(1), row(2)), row_count=3, token=FIRST)
@@ -373,6 +407,8 @@ def test_a_store_that_is_down_is_unavailable_whatever_is_asked(
         write(store, row(1))
     with pytest.raises(StoreUnavailable):
         store.read_back(WINDOW)
+    with pytest.raises(StoreUnavailable):
+        store.counts([WINDOW])
     with pytest.raises(StoreUnavailable):
         store.now()
     with pytest.raises(StoreUnavailable):

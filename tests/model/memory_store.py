@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Lock
@@ -95,6 +95,13 @@ class MemoryStore:
 
     def read_back(self, window_id: UUID) -> set[Identity]:
         return {row.identity for row in self.rows if row.window_id == window_id}
+
+    def counts(self, window_ids: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
+        counts: dict[UUID, Counter[str]] = defaultdict(Counter)
+        for row in self.rows:
+            if row.window_id in window_ids:
+                counts[row.window_id][row.outbox] += 1
+        return counts
 
     def now(self) -> datetime:
         return datetime.now(UTC)

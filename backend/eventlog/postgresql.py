@@ -1,0 +1,324 @@
+"""The event store on PostgreSQL, on connections of its own: the only module that knows its SQL and its errors.
+
+A window's rows are copied into a table of the session's own first. Then one message has the server take the tokens, move
+the rows of those months whose token is new into the OBT, and commit: however the client ends, either all of that
+happens or nothing, and no lock ever waits for a client.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import psycopg2
+from psycopg2 import errorcodes
+
+from backend.eventlog.columns import ADDED_COLUMNS, ROW_COLUMNS, Column, Kind
+from backend.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, StoreUnavailable
+from backend.eventlog.postgresql_session import Sessions, first_line
+from backend.eventlog.schema import FIRST_COLUMN_NUMBER, Migration
+from backend.eventlog.store import STREAMED_COLUMNS, StoredEvent, stored_event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from psycopg2.extensions import cursor
+
+_TABLE = "event_log"
+
+#: Databases that exist on every server, to ask from whether ours does.
+_MAINTENANCE_DATABASE = "postgres"
+
+#: For how long a token is remembered. After that the pipeline's read-back is what keeps a row from being stored twice.
+_TOKEN_DAYS = 7
+
+#: Creating a month and adding a column exclude each other by this advisory lock.
+_SCHEMA_LOCK = 5_208_140_023
+
+#: How long a new column may wait for the table. Every write queues up behind it meanwhile.
+_LOCK_SECONDS = 5
+
+#: Rows that `stream` asks for at a time.
+_PAGE_ROWS = 1000
+
+_TYPES = {
+    Kind.TEXT: "text",
+    Kind.WHOLE_NUMBER: "bigint",
+    Kind.TIME: "timestamp with time zone",
+    Kind.UUID: "uuid",
+}
+_DEFAULTS = {
+    Kind.TEXT: "''",
+    Kind.WHOLE_NUMBER: "0",
+    Kind.TIME: "'1970-01-01 00:00:00+00'",
+    Kind.UUID: "'00000000-0000-0000-0000-000000000000'",
+}
+
+# The first index is for a search for a type and a time, the second for reading a window back. None of them is unique:
+# a key that has the months in it could not tell a row that is stored twice, and one without them cannot be had.
+_CREATE_TABLE = (
+    f"""
+CREATE TABLE IF NOT EXISTS {_TABLE} (
+    event_type text NOT NULL,
+    event_date_time timestamp with time zone NOT NULL,
+    environment text NOT NULL,
+    event_context text NOT NULL,
+    metadata_version bigint NOT NULL,
+    outbox text NOT NULL,
+    outbox_id bigint NOT NULL,
+    window_id uuid NOT NULL,
+    written_at timestamp with time zone NOT NULL DEFAULT clock_timestamp()
+) PARTITION BY RANGE (event_date_time)
+""",
+    f"CREATE INDEX IF NOT EXISTS {_TABLE}_by_type ON {_TABLE} (event_type, event_date_time, outbox, outbox_id)",
+    f"CREATE INDEX IF NOT EXISTS {_TABLE}_by_window ON {_TABLE} (window_id)",
+    f"""
+CREATE TABLE IF NOT EXISTS {_TABLE}_token (
+    token text NOT NULL,
+    month date NOT NULL,
+    written_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (token, month)
+)
+""",
+    f"CREATE INDEX IF NOT EXISTS {_TABLE}_token_by_time ON {_TABLE}_token (written_at)",
+)
+
+_CREATE_MIGRATIONS = f"""
+CREATE TABLE IF NOT EXISTS {_TABLE}_migration (
+    number integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,
+    applied_at timestamp with time zone NOT NULL DEFAULT clock_timestamp()
+)
+"""
+
+_COLUMN_TYPES = {column.name: _TYPES[column.kind] for column in ROW_COLUMNS} | {"written_at": _TYPES[Kind.TIME]}
+_NAMES = ", ".join(column.name for column in ROW_COLUMNS)
+
+#: Where the rows of a write are until they are known to be good; emptied by each commit. No store takes every time
+#: that a timestamp of PostgreSQL can be, infinity among them.
+_WINDOW = "event_log_window"
+_CREATE_WINDOW = f"""
+CREATE TEMPORARY TABLE IF NOT EXISTS {_WINDOW} (
+    {", ".join(f"{column.name} {_TYPES[column.kind]} NOT NULL" for column in ROW_COLUMNS)},
+    CONSTRAINT event_date_time_from_1900_to_2299
+        CHECK (event_date_time >= '1900-01-01 00:00:00+00' AND event_date_time < '2300-01-01 00:00:00+00')
+) ON COMMIT DELETE ROWS
+"""
+_MONTH = "date_trunc('month', event_date_time AT TIME ZONE 'UTC')::date"
+
+# Two tokens are forgotten for each that comes, so that they never pile up and no write has to clear many.
+_STORE = f"""
+WITH forgotten AS (
+    DELETE FROM {_TABLE}_token WHERE (token, month) IN (
+        SELECT token, month FROM {_TABLE}_token WHERE written_at < clock_timestamp() - interval '{_TOKEN_DAYS} days'
+        ORDER BY written_at LIMIT 2 FOR UPDATE SKIP LOCKED
+    )
+), fresh AS (
+    INSERT INTO {_TABLE}_token (token, month) SELECT %s, month FROM unnest(%s::date[]) AS month ORDER BY month
+    ON CONFLICT DO NOTHING RETURNING month
+)
+INSERT INTO {_TABLE} ({_NAMES}) SELECT {_NAMES} FROM {_WINDOW} WHERE {_MONTH} IN (SELECT month FROM fresh);
+COMMIT
+"""
+
+# As a table that is attached when it is complete: created as a partition, it would lock readers and writers out.
+_CREATE_MONTH = f"""
+DO $$ BEGIN
+    PERFORM pg_advisory_xact_lock({_SCHEMA_LOCK});
+    IF to_regclass('{{name}}') IS NULL THEN
+        CREATE TABLE {{name}} (LIKE {_TABLE} INCLUDING ALL);
+        ALTER TABLE {_TABLE} ATTACH PARTITION {{name}} FOR VALUES FROM ('{{first}} 00:00:00+00') TO ('{{next}} 00:00:00+00');
+    END IF;
+END $$
+"""
+
+#: Errors of a server that ends while it works at a statement, or does not know itself what became of it.
+_ENDING = frozenset(
+    {errorcodes.ADMIN_SHUTDOWN, errorcodes.CRASH_SHUTDOWN, errorcodes.STATEMENT_COMPLETION_UNKNOWN}
+)
+
+
+class PostgreSQLStore:
+    """An `EventStore` in a PostgreSQL database. Safe to share between threads; connects at first use."""
+
+    def __init__(self, url: str, *, timeout_seconds: float) -> None:
+        self._sessions = Sessions(url, timeout_seconds=timeout_seconds)
+        #: Those that were there when last looked.
+        self._months: set[date] = set()
+
+    def migrations(self) -> Sequence[Migration]:
+        return [
+            Migration(1, f"table {_TABLE}", _CREATE_TABLE),
+            *(
+                Migration(FIRST_COLUMN_NUMBER + place, f"column {column.name}", (_add_column(column),))
+                for place, column in enumerate(ADDED_COLUMNS)
+            ),
+        ]
+
+    def applied_migrations(self) -> Mapping[int, tuple[str, str]]:
+        if not self._has_database():
+            return {}
+        if self._sessions.query("SELECT to_regclass(%s)", [f"{_TABLE}_migration"]) == [(None,)]:
+            return {}
+        rows = self._sessions.query(f"SELECT number, name, checksum FROM {_TABLE}_migration")
+        return {number: (name, checksum) for number, name, checksum in rows}
+
+    def apply_migration(self, migration: Migration) -> None:
+        if not self._has_database():
+            name = '"' + self._sessions.database.replace('"', '""') + '"'
+            self._sessions.query_elsewhere(
+                f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'", database=_MAINTENANCE_DATABASE
+            )
+        try:
+            with self._sessions.cursor() as cursor:
+                cursor.execute(f"BEGIN; SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
+                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_SCHEMA_LOCK])
+                for statement in (_CREATE_MIGRATIONS, *migration.statements):
+                    cursor.execute(statement)
+                cursor.execute(
+                    f"INSERT INTO {_TABLE}_migration (number, name, checksum) VALUES (%s, %s, %s)",
+                    [migration.number, migration.name, migration.checksum],
+                )
+                cursor.execute("COMMIT")
+        except psycopg2.Error as error:
+            raise StoreUnavailable(f"{first_line(error)}: run it again") from error
+
+    def problems(self) -> Sequence[str]:
+        rows = self._sessions.query(
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
+            " WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
+            [_TABLE],
+        )
+        columns = dict(rows)
+        if not columns:
+            return [f"table {_TABLE} does not exist: run `python manage.py eventlog migrate`"]
+        found = [
+            f"column {name} is {columns.get(name, 'missing')}, not {wanted}: run `python manage.py eventlog migrate`"
+            for name, wanted in _COLUMN_TYPES.items()
+            if columns.get(name) != wanted
+        ]
+        if self._sessions.query("SELECT current_setting('fsync')") != [("on",)]:
+            found.append("fsync is off: a power cut loses what was acknowledged; set it to on in postgresql.conf")
+        if self._sessions.query("SELECT current_setting('server_encoding')") != [("UTF8",)]:
+            found.append("the database's encoding is not UTF8: give the event store a database that has it")
+        return found
+
+    def write(self, rows: bytes, *, row_count: int, token: str) -> None:
+        with self._sessions.cursor() as cursor:
+            try:
+                months, copied = _copy(cursor, rows)
+            except psycopg2.Error as error:
+                raise _refused(error) or StoreUnavailable(first_line(error)) from error
+            if copied < row_count:
+                raise OutcomeUnknown(f"{copied} of {row_count} rows were sent to the event store")
+            self._create(months - self._months)
+            try:
+                cursor.execute(_STORE, [token, sorted(months)])
+            except psycopg2.Error as error:
+                raise self._translated(error) from error
+
+    def read_back(self, window_id: UUID) -> set[tuple[str, int]]:
+        rows = self._sessions.query(f"SELECT outbox, outbox_id FROM {_TABLE} WHERE window_id = %s", [str(window_id)])
+        return {(outbox, outbox_id) for outbox, outbox_id in rows}
+
+    def counts(self, window_ids: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
+        counts: dict[UUID, dict[str, int]] = {}
+        rows = self._sessions.query(
+            f"SELECT window_id::text, outbox, count(*) FROM {_TABLE} WHERE window_id = ANY(%s::uuid[]) GROUP BY 1, 2",
+            [[str(window_id) for window_id in window_ids]],
+        )
+        for window_id, outbox, stored in rows:
+            counts.setdefault(UUID(window_id), {})[outbox] = stored
+        return counts
+
+    def stream(
+        self, event_type: str, *, since: datetime | None = None, until: datetime | None = None
+    ) -> Iterator[StoredEvent]:
+        conditions = ["event_type = %s"]
+        parameters: list[object] = [event_type]
+        for moment, comparison in ((since, ">="), (until, "<")):
+            if moment is not None:
+                conditions.append(f"event_date_time {comparison} %s")
+                parameters.append(moment)
+        after = ""
+        position: list[object] = []
+        while True:
+            # The ties come with it, so that a row that is stored twice is streamed twice also at the end of a page.
+            rows = self._sessions.query(
+                f"SELECT {', '.join(STREAMED_COLUMNS)} FROM {_TABLE} WHERE {' AND '.join(conditions)} {after}"
+                f" ORDER BY event_date_time, outbox, outbox_id FETCH FIRST {_PAGE_ROWS} ROWS WITH TIES",
+                [*parameters, *position],
+            )
+            for row in rows:
+                event = stored_event(row)
+                yield event
+            if len(rows) < _PAGE_ROWS:
+                return
+            after = "AND (event_date_time, outbox, outbox_id) > (%s, %s, %s)"
+            position = [event.event_date_time, event.outbox, event.outbox_id]
+
+    def now(self) -> datetime:
+        moment: datetime = self._sessions.query("SELECT clock_timestamp()")[0][0]
+        return moment.astimezone(UTC)
+
+    def close(self) -> None:
+        self._sessions.close()
+
+    def _has_database(self) -> bool:
+        try:
+            self._sessions.query("SELECT 1")
+        except StoreUnavailable:
+            name = self._sessions.database
+            found = self._sessions.query_elsewhere(
+                "SELECT FROM pg_database WHERE datname = %s", [name], database=_MAINTENANCE_DATABASE
+            )
+            if found:
+                raise
+            return False
+        return True
+
+    def _create(self, months: set[date]) -> None:
+        """Make sure that the months have partitions."""
+        for month in sorted(months):
+            following = date(month.year + month.month // 12, month.month % 12 + 1, 1)
+            self._sessions.query(_CREATE_MONTH.format(name=f"{_TABLE}_{month:%Y_%m}", first=month, next=following))
+            self._months.add(month)
+
+    def _translated(self, error: psycopg2.Error) -> EventStoreError:
+        """What an error of the last message means."""
+        code = error.pgcode or ""
+        if code == errorcodes.CHECK_VIOLATION and not error.diag.constraint_name:
+            self._months.clear()
+            return StoreUnavailable("a month's partition has been taken away; it is created again")
+        # Without an answer, or with one that the server gives when it ends, the commit may have been done.
+        if not code or code.startswith("08") or code in _ENDING:
+            return OutcomeUnknown(first_line(error))
+        return _refused(error) or StoreUnavailable(first_line(error))
+
+
+def _copy(cursor: cursor, rows: bytes) -> tuple[set[date], int]:
+    """The rows into the session's own table; their months, and how many they are."""
+    cursor.execute(f"BEGIN; {_CREATE_WINDOW}")
+    cursor.copy_expert(f"COPY {_WINDOW} ({_NAMES}) FROM STDIN", io.BytesIO(rows))
+    copied = cursor.rowcount
+    cursor.execute(f"SELECT DISTINCT {_MONTH} FROM {_WINDOW}")
+    return {month for (month,) in cursor.fetchall()}, copied
+
+
+def _refused(error: psycopg2.Error) -> RowsRefused | None:
+    """RowsRefused if the rows are at fault; its text quotes nothing of them."""
+    code = error.pgcode or ""
+    # Data exceptions, violated constraints, and a value too large for an index.
+    if code[:2] not in {"22", "23"} and code != errorcodes.PROGRAM_LIMIT_EXCEEDED:
+        return None
+    message = re.sub(r'".*"', '"..."', first_line(error), flags=re.DOTALL)
+    place = re.search(r"line \d+(?:, column \w+)?", error.diag.context or "")
+    constraint = f" ({error.diag.constraint_name})" if error.diag.constraint_name else ""
+    return RowsRefused(f"{message}{constraint}" + (f" in {place[0]}" if place else "") + f" (code {code})")
+
+
+def _add_column(column: Column) -> str:
+    kind = f"{_TYPES[column.kind]} NOT NULL DEFAULT {_DEFAULTS[column.kind]}"
+    return f"ALTER TABLE {_TABLE} ADD COLUMN IF NOT EXISTS {column.name} {kind}"

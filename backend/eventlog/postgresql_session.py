@@ -1,0 +1,175 @@
+"""Sessions of the event store on PostgreSQL: lent to one thread at a time, each use within a limit of time.
+
+libpq waits for an answer for as long as the connection seems alive. Whoever uses a session here waits for
+`timeout_seconds` at most: then the connection is shut down, which ends the wait with an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, parse_dsn
+
+from backend.eventlog.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from psycopg2.extensions import connection, cursor
+
+_CONNECT_SECONDS = 5
+
+#: What every session starts with. A server where commits need not be on disk is asked for ours to be. A session of a
+#: process that stands still must not keep a transaction open.
+_SET_UP = """
+SET TIME ZONE 'UTC';
+SET client_min_messages = warning;
+SET statement_timeout = {statement_milliseconds};
+SET idle_in_transaction_session_timeout = {idle_milliseconds};
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
+"""
+
+
+class Session:
+    """A connection in autocommit mode: transactions are begun and ended by statements."""
+
+    def __init__(self, connection: connection) -> None:
+        self._connection = connection
+        # A handle of its own, so that whoever shuts the connection down never meets another file of this number.
+        self._socket = socket.socket(fileno=os.dup(connection.fileno()))
+
+    @contextlib.contextmanager
+    def limited(self, *, seconds: float) -> Iterator[cursor]:
+        """A cursor whose statements fail once the time is over. Afterwards the session is usable or closed."""
+        timer = threading.Timer(seconds, self.cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            with self._connection.cursor() as cursor:
+                yield cursor
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            timer.cancel()
+            # Either the timer will never cut, or it has done so before the session can be lent again.
+            timer.join()
+
+    def cut(self) -> None:
+        """End every wait on the connection, from any thread."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def is_usable(self) -> bool:
+        """True if it is connected and between two transactions, as far as can be known without asking the server."""
+        if self._connection.closed or self._connection.info.transaction_status != TRANSACTION_STATUS_IDLE:
+            return False
+        # At rest, a server only ever sends its goodbye.
+        said_goodbye, _, _ = select.select([self._socket], [], [], 0)
+        return not said_goodbye
+
+    def close(self) -> None:
+        with contextlib.suppress(psycopg2.Error):
+            self._connection.close()
+        self._socket.close()
+
+
+class Sessions:
+    """Connects when no session is at rest; as many as there are threads that use one at the same time."""
+
+    def __init__(self, url: str, *, timeout_seconds: float) -> None:
+        self._parameters: dict[str, Any] = {
+            "connect_timeout": _CONNECT_SECONDS,
+            "fallback_application_name": "event store",
+            "client_encoding": "UTF8",
+            **parse_dsn(url),
+        }
+        self._timeout_seconds = timeout_seconds
+        milliseconds = max(1000, int(timeout_seconds * 1000))
+        # The server gives up before we do: a statement must not go on when nobody waits for it any more.
+        self._set_up = _SET_UP.format(statement_milliseconds=milliseconds * 8 // 10, idle_milliseconds=milliseconds)
+        self._at_rest: list[Session] = []
+        self._guard = threading.Lock()
+
+    @property
+    def database(self) -> str:
+        """The name of the database."""
+        return str(self._parameters.get("dbname", ""))
+
+    @contextlib.contextmanager
+    def cursor(self) -> Iterator[cursor]:
+        """Raises StoreUnavailable when no connection can be made. Errors of the statements are psycopg2's."""
+        session = self._taken() or self._connected()
+        with session.limited(seconds=self._timeout_seconds) as cursor:
+            yield cursor
+        with self._guard:
+            self._at_rest.append(session)
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The rows of one statement. Raises StoreUnavailable."""
+        try:
+            with self.cursor() as cursor:
+                cursor.execute(sql, list(parameters) or None)
+                return cursor.fetchall() if cursor.description else []
+        except psycopg2.Error as error:
+            raise StoreUnavailable(first_line(error)) from error
+
+    def query_elsewhere(self, sql: str, parameters: Sequence[object] = (), *, database: str) -> list[tuple[Any, ...]]:
+        """The same in another database of the server, on a connection for this once."""
+        session = Session(_connect({**self._parameters, "dbname": database}))
+        try:
+            with session.limited(seconds=self._timeout_seconds) as cursor:
+                cursor.execute(sql, list(parameters) or None)
+                return cursor.fetchall() if cursor.description else []
+        except psycopg2.Error as error:
+            raise StoreUnavailable(first_line(error)) from error
+        finally:
+            session.close()
+
+    def close(self) -> None:
+        """Close what is at rest."""
+        while (session := self._pop()) is not None:
+            session.close()
+
+    def _taken(self) -> Session | None:
+        while (session := self._pop()) is not None:
+            if session.is_usable():
+                return session
+            session.close()
+        return None
+
+    def _pop(self) -> Session | None:
+        with self._guard:
+            return self._at_rest.pop() if self._at_rest else None
+
+    def _connected(self) -> Session:
+        session = Session(_connect(self._parameters))
+        try:
+            with session.limited(seconds=self._timeout_seconds) as cursor:
+                cursor.execute(self._set_up)
+        except psycopg2.Error as error:
+            raise StoreUnavailable(first_line(error)) from error
+        return session
+
+
+def _connect(parameters: dict[str, Any]) -> connection:
+    try:
+        connection = psycopg2.connect(**parameters)
+    except psycopg2.OperationalError as error:
+        text = first_line(error)
+        missing = " (run `python manage.py eventlog migrate`)" if text.endswith("does not exist") else ""
+        raise StoreUnavailable(text + missing) from error
+    connection.autocommit = True
+    return connection
+
+
+def first_line(error: psycopg2.Error) -> str:
+    """The error without its details, in which the server quotes rows."""
+    text = (error.diag.message_primary or str(error)).strip()
+    return text.splitlines()[0] if text else type(error).__name__
