@@ -1,5 +1,7 @@
 """The event store on ClickHouse: the only module that knows the driver, the SQL dialect and the server's error codes.
 
+A server over HTTP, or `chdb:///folder`: the same engine inside this process, for one process at a time.
+
 A window is one INSERT with the window's token. What makes that idempotent, and durable when it returns, is pinned
 here: on the table (token log, fsync) and on every insert (one block per month, no asynchronous inserts).
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import re
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -19,14 +21,16 @@ from urllib3.exceptions import MaxRetryError, NewConnectionError
 from backend.eventlog.columns import ADDED_COLUMNS, ROW_COLUMNS, Column, Kind
 from backend.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, StoreUnavailable
 from backend.eventlog.schema import FIRST_COLUMN_NUMBER, Migration
+from backend.eventlog.store import STREAMED_COLUMNS, StoredEvent, stored_event
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from uuid import UUID
 
     from clickhouse_connect.driver.client import Client
 
 _TABLE = "event_log"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: Tokens the table remembers. A replay is recognised while fewer inserts than this came in between; after that
 #: the pipeline's read-back is what keeps a row from being stored twice.
@@ -77,6 +81,9 @@ CREATE TABLE IF NOT EXISTS {_TABLE}_migration (
 ) ENGINE = MergeTree ORDER BY number
 """
 
+#: Rows that `stream` asks for at a time.
+_PAGE_ROWS = 1000
+
 _INSERT_SETTINGS = {
     # On by default since 26.2. It answers before the rows are stored, or batches them out of our tokens' reach.
     "async_insert": 0,
@@ -101,7 +108,7 @@ _CODES_OUTCOME_UNKNOWN = frozenset({3, 159, 209, 210, 319, 394})
 
 
 class ClickHouseStore:
-    """An `EventStore` on a ClickHouse server (HTTP). Safe to share between threads; connects at first use."""
+    """An `EventStore` on a ClickHouse engine. Safe to share between threads; connects at first use."""
 
     def __init__(self, url: str, *, timeout_seconds: float) -> None:
         self._url = url
@@ -203,6 +210,35 @@ class ClickHouseStore:
                 counts.setdefault(window_id, {})[str(outbox)] = int(stored)
         return counts
 
+    def stream(
+        self, event_type: str, *, since: datetime | None = None, until: datetime | None = None
+    ) -> Iterator[StoredEvent]:
+        conditions = ["event_type = %s"]
+        parameters: list[object] = [event_type]
+        for moment, comparison in ((since, ">="), (until, "<")):
+            if moment is not None:
+                conditions.append(f"event_date_time {comparison} {_MOMENT}")
+                parameters.append(_microseconds(moment))
+        after = ""
+        position: list[object] = []
+        while True:
+            # The ties come with it, so that a row that is stored twice is streamed twice also at the end of a page.
+            rows = self._query(
+                f"SELECT {', '.join(STREAMED_COLUMNS)} FROM {_TABLE} WHERE {' AND '.join(conditions)} {after}"
+                f" ORDER BY event_date_time, outbox, outbox_id LIMIT {_PAGE_ROWS} WITH TIES",
+                *parameters,
+                *position,
+            )
+            for row in rows:
+                event = stored_event(row)
+                yield event
+            if len(rows) < _PAGE_ROWS:
+                return
+            # The first condition is for the sorting key, which the second does not use.
+            after = f"AND event_date_time >= {_MOMENT} AND (event_date_time, outbox, outbox_id) > ({_MOMENT}, %s, %s)"
+            microseconds = _microseconds(event.event_date_time)
+            position = [microseconds, microseconds, event.outbox, event.outbox_id]
+
     def now(self) -> datetime:
         moment: datetime = self._query("SELECT now64(6, 'UTC')")[0][0]
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -243,6 +279,8 @@ class ClickHouseStore:
 
     def _connect(self) -> Client:
         parts = urlsplit(self._url)
+        if parts.scheme == "chdb":
+            return _embedded(parts.netloc + unquote(parts.path))
         secure = parts.scheme in {"clickhouses", "https"}
         options: dict[str, Any] = dict(parse_qsl(parts.query))
         try:
@@ -261,6 +299,23 @@ class ClickHouseStore:
             )
         except ClickHouseError as error:
             raise StoreUnavailable(_brief(error)) from error
+
+
+def _embedded(folder: str) -> Client:
+    """The engine in this process. Its data is in the folder, which no other process may have open."""
+    try:
+        return clickhouse_connect.get_client(interface="chdb", path=folder)
+    except ImportError as error:
+        raise StoreUnavailable("chdb:// needs the package chdb: type pip install chdb") from error
+    except ClickHouseError as error:
+        raise StoreUnavailable(f"{_brief(error)}: chdb:// is for one process, is it open in another?") from error
+
+
+_MOMENT = "fromUnixTimestamp64Micro(toInt64(%s), 'UTC')"
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def _add_column(column: Column) -> str:

@@ -1,8 +1,8 @@
 """The event store on PostgreSQL, on connections of its own: the only module that knows its SQL and its errors.
 
-A window's rows are copied into a table of the session's own first. Then one message has the server take the tokens, move
-the rows of those months whose token is new into the OBT, and commit: however the client ends, either all of that
-happens or nothing, and no lock ever waits for a client.
+A window's rows are copied into a table of the session's own first. Then one message has the server take the tokens,
+move the rows of those months whose token is new into the OBT, and commit: however the client ends, all of that happens
+or nothing, and no lock ever waits for a client.
 """
 
 from __future__ import annotations
@@ -129,15 +129,14 @@ DO $$ BEGIN
     PERFORM pg_advisory_xact_lock({_SCHEMA_LOCK});
     IF to_regclass('{{name}}') IS NULL THEN
         CREATE TABLE {{name}} (LIKE {_TABLE} INCLUDING ALL);
-        ALTER TABLE {_TABLE} ATTACH PARTITION {{name}} FOR VALUES FROM ('{{first}} 00:00:00+00') TO ('{{next}} 00:00:00+00');
+        ALTER TABLE {_TABLE} ATTACH PARTITION {{name}}
+            FOR VALUES FROM ('{{first}} 00:00:00+00') TO ('{{next}} 00:00:00+00');
     END IF;
 END $$
 """
 
 #: Errors of a server that ends while it works at a statement, or does not know itself what became of it.
-_ENDING = frozenset(
-    {errorcodes.ADMIN_SHUTDOWN, errorcodes.CRASH_SHUTDOWN, errorcodes.STATEMENT_COMPLETION_UNKNOWN}
-)
+_ENDING = frozenset({errorcodes.ADMIN_SHUTDOWN, errorcodes.CRASH_SHUTDOWN, errorcodes.STATEMENT_COMPLETION_UNKNOWN})
 
 
 class PostgreSQLStore:

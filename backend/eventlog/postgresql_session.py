@@ -21,7 +21,8 @@ from backend.eventlog.errors import StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from psycopg2.extensions import connection, cursor
+    from psycopg2.extensions import connection as connection_type
+    from psycopg2.extensions import cursor as cursor_type
 
 _CONNECT_SECONDS = 5
 
@@ -39,13 +40,13 @@ SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('sync
 class Session:
     """A connection in autocommit mode: transactions are begun and ended by statements."""
 
-    def __init__(self, connection: connection) -> None:
+    def __init__(self, connection: connection_type) -> None:
         self._connection = connection
         # A handle of its own, so that whoever shuts the connection down never meets another file of this number.
         self._socket = socket.socket(fileno=os.dup(connection.fileno()))
 
     @contextlib.contextmanager
-    def limited(self, *, seconds: float) -> Iterator[cursor]:
+    def limited(self, *, seconds: float) -> Iterator[cursor_type]:
         """A cursor whose statements fail once the time is over. Afterwards the session is usable or closed."""
         timer = threading.Timer(seconds, self.cut)
         timer.daemon = True
@@ -103,7 +104,7 @@ class Sessions:
         return str(self._parameters.get("dbname", ""))
 
     @contextlib.contextmanager
-    def cursor(self) -> Iterator[cursor]:
+    def cursor(self) -> Iterator[cursor_type]:
         """Raises StoreUnavailable when no connection can be made. Errors of the statements are psycopg2's."""
         session = self._taken() or self._connected()
         with session.limited(seconds=self._timeout_seconds) as cursor:
@@ -158,9 +159,9 @@ class Sessions:
         return session
 
 
-def _connect(parameters: dict[str, Any]) -> connection:
+def _connect(parameters: dict[str, Any]) -> connection_type:
     try:
-        connection = psycopg2.connect(**parameters)
+        connection: connection_type = psycopg2.connect(**parameters)
     except psycopg2.OperationalError as error:
         text = first_line(error)
         missing = " (run `python manage.py eventlog migrate`)" if text.endswith("does not exist") else ""

@@ -1,18 +1,66 @@
-"""The event store: the narrow interface to whatever holds the OBT, and the choice of one by its URL."""
+"""The event store: the narrow interface to whatever holds the OBT, and the choice of one by its URL.
+
+How to write another one: docs/stores.md.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
-from urllib.parse import urlsplit
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit, urlunsplit
+from uuid import UUID
 
 from django.core.exceptions import ImproperlyConfigured
 
+from backend.eventlog.columns import ADDED_COLUMNS
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import datetime
-    from uuid import UUID
+    from collections.abc import Iterator, Mapping, Sequence
 
     from backend.eventlog.schema import Migration
+
+#: The local stack's event store, and the other name of EVENT_STORE_URL.
+DEFAULT_URL = "clickhouse://127.0.0.1:18129/default"
+URL_ALIAS = "CLICKHOUSE_URL"
+
+#: The database that `postgresql://`, without a host, means on the application's own server.
+_OWN_DATABASE = "event_log"
+
+_CLICKHOUSE = frozenset({"clickhouse", "clickhouses", "http", "https", "chdb"})
+_POSTGRESQL = frozenset({"postgresql", "postgres"})
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """A row of the OBT. `added` has the values of `ADDED_COLUMNS`, by name."""
+
+    event_type: str
+    event_date_time: datetime
+    environment: str
+    event_context: str
+    metadata_version: int
+    outbox: str
+    outbox_id: int
+    window_id: UUID
+    written_at: datetime
+    added: Mapping[str, object] = field(default_factory=dict)
+
+
+#: What a store reads for `stored_event`.
+STREAMED_COLUMNS = (
+    *(one.name for one in fields(StoredEvent) if one.name != "added"),
+    *(column.name for column in ADDED_COLUMNS),
+)
+
+
+def stored_event(row: Sequence[Any]) -> StoredEvent:
+    """The event of a row of `STREAMED_COLUMNS`. A time without a zone is taken to be in UTC."""
+    values = dict(zip(STREAMED_COLUMNS, row, strict=True))
+    added = {column.name: values.pop(column.name) for column in ADDED_COLUMNS}
+    for name in ("event_date_time", "written_at"):
+        values[name] = values[name].replace(tzinfo=UTC) if values[name].tzinfo is None else values[name].astimezone(UTC)
+    return StoredEvent(**{**values, "window_id": UUID(str(values["window_id"]))}, added=added)
 
 
 class EventStore(Protocol):
@@ -49,6 +97,15 @@ class EventStore(Protocol):
         Raises StoreUnavailable.
         """
 
+    def stream(
+        self, event_type: str, *, since: datetime | None = None, until: datetime | None = None
+    ) -> Iterator[StoredEvent]:
+        """The events of a type, `since <= event_date_time < until`, the oldest first; as many as there are.
+
+        Nothing stays open in the store between two of them. Events that are written meanwhile may come or not. Raises
+        StoreUnavailable, also in the middle.
+        """
+
     def now(self) -> datetime:
         """The store's clock. Raises StoreUnavailable."""
 
@@ -56,15 +113,30 @@ class EventStore(Protocol):
         """Give back the connections."""
 
 
-def connect(url: str, *, timeout_seconds: float) -> EventStore:
-    """The store that `url` names. Connects at first use, so that it can be made while the store is down.
+def completed(url: str, *, database_url: str) -> str:
+    """The URL of EVENT_STORE_URL in full: `postgresql://` alone is a database of its own beside the application's.
 
-    Raises ImproperlyConfigured for a URL no store knows.
+    Raises ImproperlyConfigured for a URL that no store knows.
     """
-    scheme = urlsplit(url).scheme
-    if scheme in {"clickhouse", "clickhouses", "http", "https"}:
-        # Late, so that a process that never writes never loads the driver.
-        from backend.eventlog.clickhouse import ClickHouseStore  # noqa: PLC0415
+    parts = urlsplit(url)
+    if parts.scheme not in _CLICKHOUSE | _POSTGRESQL:
+        raise ImproperlyConfigured(
+            f"no store knows {parts.scheme!r}: use clickhouse://host:8123/database, postgresql://host:5432/database, "
+            "postgresql:// or chdb:///folder"
+        )
+    if parts.scheme in _POSTGRESQL:
+        server = parts if parts.netloc else urlsplit(database_url)
+        return urlunsplit(server._replace(path=parts.path.strip("/") or _OWN_DATABASE))
+    return url
 
-        return ClickHouseStore(url, timeout_seconds=timeout_seconds)
-    raise ImproperlyConfigured(f"EVENT_STORE_URL: no store knows {scheme!r}: use clickhouse://host:8123/database")
+
+def connect(url: str, *, timeout_seconds: float) -> EventStore:
+    """The store that `url` names. Connects at first use, so that it can be made while the store is down."""
+    # Late, so that a process that never writes never loads a driver.
+    if urlsplit(url).scheme in _POSTGRESQL:
+        from backend.eventlog.postgresql import PostgreSQLStore  # noqa: PLC0415
+
+        return PostgreSQLStore(url, timeout_seconds=timeout_seconds)
+    from backend.eventlog.clickhouse import ClickHouseStore  # noqa: PLC0415
+
+    return ClickHouseStore(url, timeout_seconds=timeout_seconds)

@@ -8,7 +8,13 @@ import pytest
 from django.db import connection
 
 from backend.eventlog import schema
-from tests.conformance.subjects import ClickHouseSubject, MemorySubject, Subject
+from tests.conformance.subjects import (
+    ClickHouseSubject,
+    EmbeddedSubject,
+    MemorySubject,
+    PostgreSQLSubject,
+    Subject,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,7 +24,12 @@ if TYPE_CHECKING:
     from backend.eventlog.store import EventStore
     from tests.services import Services
 
-SUBJECTS: dict[str, Callable[[Services], Subject]] = {"memory": MemorySubject, "clickhouse": ClickHouseSubject}
+SUBJECTS: dict[str, Callable[[Services], Subject]] = {
+    "memory": MemorySubject,
+    "clickhouse": ClickHouseSubject,
+    "chdb": EmbeddedSubject,
+    "postgresql": PostgreSQLSubject,
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
 import clickhouse_connect
+import psycopg2
 
+from backend.eventlog.columns import ADDED_COLUMNS
 from backend.eventlog.store import EventStore, connect
 from tests.model.memory_store import MemoryStore, StoredRow
 
 if TYPE_CHECKING:
+    from clickhouse_connect.driver.client import Client
+
     from tests.services import Services
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -30,19 +36,20 @@ class Subject(Protocol):
         """Leave nothing behind."""
 
 
-class RemoteSubject(Subject, Protocol):
+class SchemaSubject(Subject, Protocol):
+    """A store with a schema."""
+
+    def execute(self, sql: str) -> None:
+        """What somebody does to the store's database by hand."""
+
+
+class RemoteSubject(SchemaSubject, Protocol):
     """A store with a schema, behind an address."""
 
     port: int
 
     def connect(self, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> EventStore:
         """The same store through another port of this machine."""
-
-    def create_without_column(self, column: str) -> None:
-        """The table as it would be had somebody dropped a column."""
-
-    def create_without_setting(self, setting: str) -> None:
-        """The table as it would be had somebody reset a setting."""
 
 
 class MemorySubject:
@@ -59,24 +66,19 @@ class MemorySubject:
         """Nothing is left."""
 
 
-class ClickHouseSubject:
-    """ClickHouse over HTTP, in a database of the test's own."""
+class _Engine:
+    """What the two ways of reaching ClickHouse have in common. Text is read by its hexadecimal digits: no format's
+    escapes are in between.
+    """
 
-    def __init__(self, services: Services) -> None:
-        self.port = services.clickhouse.port
-        self._admin = clickhouse_connect.get_client(host="127.0.0.1", port=self.port, autogenerate_session_id=False)
-        self._admin.command("DROP DATABASE IF EXISTS conformance")
-        self._admin.command("CREATE DATABASE conformance")
-        self.store = self.connect(self.port)
-
-    def connect(self, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> EventStore:
-        return connect(f"clickhouse://127.0.0.1:{port}/conformance", timeout_seconds=timeout_seconds)
+    store: EventStore
+    _admin: Client
 
     def rows(self) -> list[StoredRow]:
-        """Text by its hexadecimal digits: no format's escapes are in between."""
+        added = ", ".join(column.name for column in ADDED_COLUMNS)
         found = self._admin.query(
             "SELECT outbox, outbox_id, toString(window_id), event_type, toUnixTimestamp64Micro(event_date_time),"
-            " environment, metadata_version, hex(event_context) FROM conformance.event_log ORDER BY outbox, outbox_id"
+            f" environment, metadata_version, hex(event_context), {added} FROM event_log ORDER BY outbox, outbox_id"
         ).result_rows
         return [
             StoredRow(
@@ -88,17 +90,107 @@ class ClickHouseSubject:
                 environment=environment,
                 metadata_version=int(version),
                 event_context=bytes.fromhex(context),
+                added=tuple(added),
             )
-            for outbox, outbox_id, window_id, event_type, microseconds, environment, version, context in found
+            for outbox, outbox_id, window_id, event_type, microseconds, environment, version, context, *added in found
         ]
 
-    def create_without_column(self, column: str) -> None:
-        self._admin.command(f"ALTER TABLE conformance.event_log DROP COLUMN {column}")
+    def execute(self, sql: str) -> None:
+        self._admin.command(sql)
 
-    def create_without_setting(self, setting: str) -> None:
-        self._admin.command(f"ALTER TABLE conformance.event_log RESET SETTING {setting}")
+
+class ClickHouseSubject(_Engine):
+    """ClickHouse over HTTP, in a database of the test's own."""
+
+    def __init__(self, services: Services) -> None:
+        self.port = services.clickhouse.port
+        with closing(clickhouse_connect.get_client(host="127.0.0.1", port=self.port)) as client:
+            client.command("DROP DATABASE IF EXISTS conformance")
+            client.command("CREATE DATABASE conformance")
+        self._admin = clickhouse_connect.get_client(
+            host="127.0.0.1", port=self.port, database="conformance", autogenerate_session_id=False
+        )
+        self.store = self.connect(self.port)
+
+    def connect(self, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> EventStore:
+        return connect(f"clickhouse://127.0.0.1:{port}/conformance", timeout_seconds=timeout_seconds)
 
     def close(self) -> None:
         self.store.close()
         self._admin.command("DROP DATABASE conformance")
         self._admin.close()
+
+
+class EmbeddedSubject(_Engine):
+    """ClickHouse's engine in this process, which can have one folder open only: that of the test run."""
+
+    def __init__(self, services: Services) -> None:
+        folder = services.folder / "embedded"
+        self._admin = clickhouse_connect.get_client(interface="chdb", path=str(folder))
+        self._drop_tables()
+        self.store = connect(f"chdb://{folder}", timeout_seconds=_TIMEOUT_SECONDS)
+
+    def close(self) -> None:
+        self.store.close()
+        self._drop_tables()
+        self._admin.close()
+
+    def _drop_tables(self) -> None:
+        for table in ("event_log", "event_log_migration"):
+            self._admin.command(f"DROP TABLE IF EXISTS {table} SYNC")
+
+
+class PostgreSQLSubject:
+    """A database beside the application's, on the same server. The first test finds that it does not exist."""
+
+    def __init__(self, services: Services) -> None:
+        self.port = services.postgres.port
+        self._server = urlsplit(services.postgres.url)
+        self.store = self.connect(self.port)
+        if self._ask("SELECT FROM pg_database WHERE datname = 'conformance'", database="postgres"):
+            self._drop_tables()
+
+    def connect(self, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> EventStore:
+        server = self._server._replace(
+            path="conformance", netloc=f"{self._server.username}:{self._server.password}@127.0.0.1:{port}"
+        )
+        return connect(urlunsplit(server), timeout_seconds=timeout_seconds)
+
+    def rows(self) -> list[StoredRow]:
+        added = ", ".join(column.name for column in ADDED_COLUMNS)
+        found = self._ask(
+            "SELECT outbox, outbox_id, window_id::text, event_type,"
+            " (extract(epoch FROM event_date_time) * 1000000)::bigint, environment, metadata_version,"
+            f" encode(convert_to(event_context, 'UTF8'), 'hex'), {added} FROM event_log ORDER BY outbox, outbox_id"
+        )
+        return [
+            StoredRow(
+                outbox=outbox,
+                outbox_id=outbox_id,
+                window_id=UUID(window_id),
+                event_type=event_type,
+                event_date_time=_EPOCH + timedelta(microseconds=microseconds),
+                environment=environment,
+                metadata_version=version,
+                event_context=bytes.fromhex(context),
+                added=tuple(added),
+            )
+            for outbox, outbox_id, window_id, event_type, microseconds, environment, version, context, *added in found
+        ]
+
+    def execute(self, sql: str) -> None:
+        self._ask(sql)
+
+    def close(self) -> None:
+        self.store.close()
+        self._drop_tables()
+
+    def _drop_tables(self) -> None:
+        self._ask("DROP TABLE IF EXISTS event_log, event_log_token, event_log_migration")
+
+    def _ask(self, sql: str, *, database: str = "conformance") -> list[tuple[Any, ...]]:
+        with closing(psycopg2.connect(urlunsplit(self._server._replace(path=database)))) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(sql)
+                return cursor.fetchall() if cursor.description else []

@@ -1,7 +1,7 @@
 """The store conformance suite: what the pipeline relies on, shown of every store.
 
-Expectations are written by hand. A new store is one more subject (subjects.py) and passes all of it, or is marked
-`only` with the reason.
+Expectations are written by hand. A new store is one more subject (subjects.py) and passes all of it, or is left out of
+a test by `only`, with the reason (docs/stores.md).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import pytest
 from backend.eventlog import schema
 from backend.eventlog.columns import ADDED_COLUMNS
 from backend.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
-from backend.eventlog.store import EventStore
+from backend.eventlog.store import EventStore, StoredEvent
 from deploy.local.ports import Ports
 from tests.conformance.answers import Answer, Endpoint, Silence
-from tests.conformance.subjects import RemoteSubject, Subject
+from tests.conformance.subjects import RemoteSubject, SchemaSubject, Subject
 from tests.model.memory_store import StoredRow
 
 WINDOW = UUID("11111111-2222-3333-4444-555555555555")
@@ -27,8 +27,11 @@ OTHER_WINDOW = UUID("99999999-2222-3333-4444-555555555555")
 FIRST, SECOND = "first", "second"
 MOMENT = datetime(2024, 2, 29, 12, 30, 15, 123456, tzinfo=UTC)
 
-has_a_schema = pytest.mark.only("clickhouse", reason="the memory store has no schema that could be wrong")
-has_an_address = pytest.mark.only("clickhouse", reason="the memory store is behind no network")
+has_a_schema = pytest.mark.only("clickhouse", "chdb", "postgresql", reason="memory has no schema that could be wrong")
+has_settings = pytest.mark.only(
+    "clickhouse", "chdb", reason="PostgreSQL keeps its promises without settings of a table"
+)
+has_an_address = pytest.mark.only("clickhouse", "postgresql", reason="the others are in this process")
 speaks_http = pytest.mark.only("clickhouse", reason="these are answers of ClickHouse's HTTP interface")
 
 
@@ -98,20 +101,20 @@ def test_a_store_without_a_table_says_how_to_get_one(subject: Subject) -> None:
 
 
 @has_a_schema
-def test_a_missing_column_is_named(store: EventStore, subject: RemoteSubject) -> None:
-    subject.create_without_column("event_context")
+def test_a_missing_column_is_named(store: EventStore, subject: SchemaSubject) -> None:
+    subject.execute("ALTER TABLE event_log DROP COLUMN event_context")
 
     (problem,) = store.problems()
 
     assert "column event_context is missing" in problem
 
 
-@has_a_schema
+@has_settings
 @pytest.mark.parametrize(
     "setting", ["non_replicated_deduplication_window", "fsync_after_insert", "fsync_part_directory"]
 )
-def test_a_missing_setting_is_named_with_what_to_do(store: EventStore, subject: RemoteSubject, setting: str) -> None:
-    subject.create_without_setting(setting)
+def test_a_missing_setting_is_named_with_what_to_do(store: EventStore, subject: SchemaSubject, setting: str) -> None:
+    subject.execute(f"ALTER TABLE event_log RESET SETTING {setting}")
 
     (problem,) = store.problems()
 
@@ -249,7 +252,7 @@ def test_a_refused_write_does_not_use_its_token_up(store: EventStore, subject: S
 
 REFUSED = {
     "a time of infinity": copy_text(row(2)).replace(b"2024-02-29 12:30:15.123456+00", b"infinity"),
-    "a time that is none": copy_text(row(2)).replace(b"2024-02-29 12:30:15.123456+00", b"yesterday"),
+    "a time that is none": copy_text(row(2)).replace(b"2024-02-29 12:30:15.123456+00", b"soon"),
     "no time": copy_text(row(2)).replace(b"2024-02-29 12:30:15.123456+00", b""),
     "a number that is none": copy_text(row(2)).replace(b"\t2\t", b"\ttwo\t", 1),
     "a window id that is none": copy_text(row(2)).replace(str(WINDOW).encode(), b"not-a-uuid"),
@@ -352,6 +355,72 @@ def test_fewer_rows_than_announced_are_an_unknown_outcome(store: EventStore) -> 
         store.write(copy_text(row(1), row(2)), row_count=3, token=FIRST)
 
 
+# --- Streaming -------------------------------------------------------------------------------------------------------
+
+
+def test_a_type_is_streamed_by_time(store: EventStore) -> None:
+    moments = [datetime(2024, month, 1, tzinfo=UTC) for month in (3, 1, 2)]
+    write(store, *(row(number, moment=moment) for number, moment in enumerate(moments)), row(9, event_type="refunded"))
+
+    assert [event.outbox_id for event in store.stream("paid")] == [1, 2, 0]
+
+
+def test_a_stream_begins_and_ends_where_it_is_asked_to(store: EventStore) -> None:
+    """`since` is in, `until` is out, to the microsecond."""
+    write(store, *(row(number, moment=MOMENT + timedelta(microseconds=number)) for number in range(5)))
+
+    streamed = store.stream("paid", since=MOMENT + timedelta(microseconds=1), until=MOMENT + timedelta(microseconds=4))
+
+    assert [event.outbox_id for event in streamed] == [1, 2, 3]
+
+
+def test_a_stream_gives_every_column(store: EventStore) -> None:
+    context = '{"a": "b\\n\t\x01 😀"}'
+    began = store.now()
+    (actor, *others) = ("user:7", *("" for _ in ADDED_COLUMNS[1:]))
+    stored = copy_text(row(7, context=context.encode(), version=3)).replace(b"\t\t\t\n", b"\tuser:7\t\t\n")
+    store.write(stored, row_count=1, token=FIRST)
+
+    (event,) = store.stream("paid")
+
+    assert event == StoredEvent(
+        event_type="paid",
+        event_date_time=MOMENT,
+        environment="test",
+        event_context=context,
+        metadata_version=3,
+        outbox="outbox_event",
+        outbox_id=7,
+        window_id=WINDOW,
+        written_at=event.written_at,
+        added=dict(zip((column.name for column in ADDED_COLUMNS), (actor, *others), strict=True)),
+    )
+    assert began <= event.written_at <= store.now()
+
+
+def test_a_stream_of_many_pages_leaves_nothing_out(store: EventStore) -> None:
+    """Many events of one moment, and a row that is stored twice, wherever a page ends."""
+    write(store, *(row(number) for number in range(1500)), token=FIRST)
+    write(store, *(row(number) for number in range(1500, 3000)), *(row(number) for number in range(1500)), token=SECOND)
+
+    assert [event.outbox_id for event in store.stream("paid")] == sorted([*range(3000), *range(1500)])
+
+
+def test_a_stream_that_is_left_in_the_middle_leaves_the_store_usable(store: EventStore, subject: Subject) -> None:
+    write(store, row(1), row(2))
+
+    assert next(store.stream("paid")).outbox_id == 1
+    write(store, row(3), token=SECOND)
+
+    assert subject.rows() == [row(1), row(2), row(3)]
+
+
+def test_of_an_unknown_type_nothing_is_streamed(store: EventStore) -> None:
+    write(store, row(1))
+
+    assert list(store.stream("'; DROP TABLE event_log; --")) == []
+
+
 # --- Clock, threads, closing -----------------------------------------------------------------------------------------
 
 
@@ -409,6 +478,8 @@ def test_a_store_that_is_down_is_unavailable_whatever_is_asked(
         store.read_back(WINDOW)
     with pytest.raises(StoreUnavailable):
         store.counts([WINDOW])
+    with pytest.raises(StoreUnavailable):
+        next(store.stream("paid"))
     with pytest.raises(StoreUnavailable):
         store.now()
     with pytest.raises(StoreUnavailable):

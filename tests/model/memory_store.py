@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, OrderedDict, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Lock
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from backend.eventlog.columns import ROW_COLUMNS
+from backend.eventlog.columns import ADDED_COLUMNS, ROW_COLUMNS
 from backend.eventlog.errors import OutcomeUnknown, RowsRefused
+from backend.eventlog.store import StoredEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from backend.eventlog.schema import Migration
 
@@ -41,6 +42,9 @@ class StoredRow:
     environment: str
     metadata_version: int
     event_context: bytes
+    #: The values of ADDED_COLUMNS, in their order.
+    added: tuple[str, ...] = ("",) * len(ADDED_COLUMNS)
+    written_at: datetime = field(default_factory=lambda: datetime.now(UTC), compare=False)
 
     @property
     def identity(self) -> Identity:
@@ -103,6 +107,30 @@ class MemoryStore:
                 counts[row.window_id][row.outbox] += 1
         return counts
 
+    def stream(
+        self, event_type: str, *, since: datetime | None = None, until: datetime | None = None
+    ) -> Iterator[StoredEvent]:
+        found = [
+            row
+            for row in self.rows
+            if row.event_type == event_type
+            and (since is None or row.event_date_time >= since)
+            and (until is None or row.event_date_time < until)
+        ]
+        for row in sorted(found, key=lambda row: (row.event_date_time, row.identity)):
+            yield StoredEvent(
+                event_type=row.event_type,
+                event_date_time=row.event_date_time,
+                environment=row.environment,
+                event_context=row.event_context.decode(),
+                metadata_version=row.metadata_version,
+                outbox=row.outbox,
+                outbox_id=row.outbox_id,
+                window_id=row.window_id,
+                written_at=row.written_at,
+                added={column.name: value for column, value in zip(ADDED_COLUMNS, row.added, strict=True)},
+            )
+
     def now(self) -> datetime:
         return datetime.now(UTC)
 
@@ -126,7 +154,7 @@ def _parse_row(line: bytes) -> StoredRow:
     fields = [_unescaped(field) for field in line.split(b"\t")]
     if len(fields) != len(ROW_COLUMNS):
         raise RowsRefused(f"Cannot parse input: {len(fields)} columns, expected {len(ROW_COLUMNS)}")
-    outbox, outbox_id, window_id, event_type, event_date_time, environment, metadata_version, event_context, *_ = fields
+    outbox, outbox_id, window_id, event_type, event_date_time, environment, metadata_version, event_context = fields[:8]
     try:
         return StoredRow(
             outbox=outbox.decode(),
@@ -137,6 +165,7 @@ def _parse_row(line: bytes) -> StoredRow:
             environment=environment.decode(),
             metadata_version=_natural(metadata_version),
             event_context=event_context,
+            added=tuple(value.decode() for value in fields[8:]),
         )
     except ValueError:
         raise RowsRefused("Cannot parse input: a value is not of its column's type") from None
