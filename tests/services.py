@@ -1,5 +1,8 @@
 """The services of one test run: PostgreSQL, RabbitMQ and the ClickHouse endpoint, empty, on free ports.
 
+With `EVENT_STORE_URL=postgresql://` the event store is a database on the run's PostgreSQL, and no ClickHouse is
+started; the tests in tests/faults are the same then.
+
 A pytest plugin (`-p tests.services`): it puts the URLs into the environment when it is imported, which is before
 pytest-django reads Django's settings. The services themselves start with the first test that asks for them, so a run of
 unit tests needs none. One that cannot start ends the run: nothing is skipped.
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import pytest
 
+from backend.eventlog.store import completed
 from deploy.local.clickhouse import ClickHouse
 from deploy.local.errors import LocalStackError
 from deploy.local.ports import Ports
@@ -58,12 +62,18 @@ class Services:
     postgres: Postgres
     rabbitmq: RabbitMQ
     clickhouse: ClickHouse
+    event_store_url: str
     #: A port that nothing listens on, held for a web server.
     web_port: int
 
     @property
+    def is_store_postgresql(self) -> bool:
+        """True if the event store is not ClickHouse."""
+        return self.event_store_url.startswith("postgresql:")
+
+    @property
     def all(self) -> tuple[Process, ...]:
-        return (self.postgres, self.rabbitmq, self.clickhouse)
+        return (self.postgres, self.rabbitmq, *(() if self.is_store_postgresql else (self.clickhouse,)))
 
     def start(self) -> None:
         """Return when all of them answer; raises LocalStackError."""
@@ -109,9 +119,12 @@ def _chosen_ports(folder: Path, number: int) -> Ports:
 
 def _make_services(folder: Path, ports: Ports) -> Services:
     log = folder / "log"
+    postgres = Postgres(folder / "postgres", ports.choose("postgres"), log / "postgres.log")
+    clickhouse = ClickHouse(folder / "clickhouse", ports.choose("clickhouse"), log / "clickhouse.log")
+    is_asked_for = os.environ.get("EVENT_STORE_URL") == "postgresql://"
     return Services(
         folder=folder,
-        postgres=Postgres(folder / "postgres", ports.choose("postgres"), log / "postgres.log"),
+        postgres=postgres,
         rabbitmq=RabbitMQ(
             folder / "rabbitmq",
             ports.choose("amqp"),
@@ -119,7 +132,8 @@ def _make_services(folder: Path, ports: Ports) -> Services:
             ports.choose("rabbitmq_dist"),
             log / "rabbitmq.log",
         ),
-        clickhouse=ClickHouse(folder / "clickhouse", ports.choose("clickhouse"), log / "clickhouse.log"),
+        clickhouse=clickhouse,
+        event_store_url=completed("postgresql://", database_url=postgres.url) if is_asked_for else clickhouse.url,
         web_port=ports.choose("web"),
     )
 
@@ -131,7 +145,7 @@ def _set_environment(services: Services) -> None:
         "DJANGO_SETTINGS_MODULE": "backend.config.settings",
         "DATABASE_URL": services.postgres.url,
         "RABBITMQ_URL": services.rabbitmq.url,
-        "EVENT_STORE_URL": services.clickhouse.url,
+        "EVENT_STORE_URL": services.event_store_url,
         "SECRET_KEY": "only-for-tests",
         "ALLOWED_HOSTS": "127.0.0.1,localhost",
         "ENVIRONMENT": "test",

@@ -17,6 +17,7 @@ from periodiq import PeriodiqMiddleware
 from backend.config.broker_url import with_safe_defaults
 from backend.config.environment import Environment, database_settings
 from backend.config.logs import configure_logging
+from backend.eventlog import store
 from pipeline.lifecycle import PipelineLifecycle
 
 django_stubs_ext.monkeypatch()
@@ -93,7 +94,11 @@ USE_TZ = True
 
 DATABASE_URL = _env.text("DATABASE_URL", "postgresql://towpath@127.0.0.1:54329/towpath")
 RABBITMQ_URL = _env.text("RABBITMQ_URL", "amqp://127.0.0.1:56729")
-EVENT_STORE_URL = _env.text("EVENT_STORE_URL", _env.text("CLICKHOUSE_URL", "clickhouse://127.0.0.1:18129/default"))
+EVENT_STORE_URL = _env.text("EVENT_STORE_URL", _env.text(store.URL_ALIAS, store.DEFAULT_URL))
+try:
+    EVENT_STORE_URL = store.completed(EVENT_STORE_URL, database_url=DATABASE_URL)
+except ImproperlyConfigured as error:
+    _env.problem(f"EVENT_STORE_URL: {error}")
 
 DATABASES: dict[str, Any] = {}
 try:

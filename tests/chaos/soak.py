@@ -31,6 +31,7 @@ from tests.chaos.visitors import Visitor, broken_promises
 from tests.faults.oracle import Oracle, Verdict
 from tests.faults.proxy import Proxy, with_port
 from tests.faults.sampler import Sampler
+from tests.faults.stores import ClickHouse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -68,7 +69,7 @@ class Soak:
             # Between the writers of this process and PostgreSQL.
             "writers": Proxy(stack.postgres.port),
         }
-        self._oracle = Oracle(self._url, stack.clickhouse.port)
+        self._oracle = Oracle(self._url, ClickHouse(stack.clickhouse.port))
         self._watch = Watch(self._url)
         self._nemesis = Nemesis(stack, self._proxies, plan(seed, seconds))
         web_port = int(stack.environment["WEB_URL"].rpartition(":")[2])

@@ -1,10 +1,14 @@
-"""Tests that break things for real: each publishes events of its own and is judged by the oracle."""
+"""Tests that break things for real: each publishes events of its own and is judged by the oracle.
+
+The event store is the local stack's, or PostgreSQL: `EVENT_STORE_URL=postgresql:// pytest tests/faults`.
+"""
 
 from __future__ import annotations
 
 import os
 import uuid
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 from django.db import connection
@@ -13,7 +17,8 @@ from tests.faults import writers
 from tests.faults.fleet import Fleet
 from tests.faults.oracle import Oracle, Verdict
 from tests.faults.sampler import Sampler
-from tests.integration.conftest import django_db_setup, event_log  # noqa: F401 - fixtures
+from tests.faults.stores import StoreOfRun, store_of
+from tests.integration.conftest import django_db_setup  # noqa: F401 - a fixture
 from tests.integration.queues import purge_queues
 from tests.waiting import eventually
 
@@ -22,7 +27,6 @@ if TYPE_CHECKING:
 
     from pytest_django.plugin import DjangoDbBlocker
 
-    from tests.integration.event_log import EventLog
     from tests.services import Services
 
 _TABLES = (
@@ -34,6 +38,18 @@ _SAMPLE_EVERY_SECONDS = 0.25
 _REST_SECONDS = 5
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "clickhouse(reason): what PostgreSQL as the event store cannot show, and why")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if urlsplit(os.environ["EVENT_STORE_URL"]).scheme.startswith("clickhouse"):
+        return
+    for item in items:
+        for marker in item.iter_markers("clickhouse"):
+            item.add_marker(pytest.mark.skip(reason=f"about ClickHouse: {marker.kwargs['reason']}"))
+
+
 class Run:
     """One test's events, and the judgement over them."""
 
@@ -41,6 +57,7 @@ class Run:
         self.name = name
         self.fleet = fleet
         self.oracle = oracle
+        self.store = oracle.store
         self.sampler = sampler
         self.books = writers.Books()
         self._writers: list[writers.Writer] = []
@@ -86,7 +103,7 @@ class Run:
 
 @pytest.fixture(scope="session")
 def oracle(django_db_setup: None, services: Services) -> Oracle:  # noqa: ARG001, F811 - migrated before
-    oracle = Oracle(os.environ["DATABASE_URL"], services.clickhouse.port)
+    oracle = Oracle(os.environ["DATABASE_URL"], store_of(services))
     oracle.create()
     return oracle
 
@@ -94,8 +111,7 @@ def oracle(django_db_setup: None, services: Services) -> Oracle:  # noqa: ARG001
 @pytest.fixture(scope="module")
 def bare_fleet(
     services: Services,
-    oracle: Oracle,  # noqa: ARG001 - its table
-    event_log: EventLog,  # noqa: F811
+    oracle: Oracle,
     django_db_blocker: DjangoDbBlocker,
     request: pytest.FixtureRequest,
 ) -> Iterator[Fleet]:
@@ -104,21 +120,21 @@ def bare_fleet(
         django_db_blocker.unblock(),
         Fleet(services, log_folder=services.folder / "log" / request.module.__name__.rpartition(".")[2]) as fleet,
     ):
-        empty_everything(event_log)
+        empty_everything(oracle.store)
         yield fleet
         fleet.kill_all()
-        empty_everything(event_log)
+        empty_everything(oracle.store)
         connection.close()
 
 
 @pytest.fixture
-def run(bare_fleet: Fleet, oracle: Oracle, event_log: EventLog) -> Iterator[Run]:  # noqa: F811
+def run(bare_fleet: Fleet, oracle: Oracle) -> Iterator[Run]:
     """A run on a fleet that is at rest, sampled all the time. What the test before could not deliver is wiped."""
     try:
         eventually(lambda: not oracle.undelivered(), seconds=_REST_SECONDS)
     except AssertionError:
         bare_fleet.kill_all()
-        empty_everything(event_log)
+        empty_everything(oracle.store)
     name = f"r{uuid.uuid4().hex[:8]}-"
     with Sampler(oracle, name, every_seconds=_SAMPLE_EVERY_SECONDS) as sampler:
         run = Run(name, bare_fleet, oracle, sampler)
@@ -127,8 +143,8 @@ def run(bare_fleet: Fleet, oracle: Oracle, event_log: EventLog) -> Iterator[Run]
         run.stop_writers()
 
 
-def empty_everything(event_log: EventLog) -> None:  # noqa: F811
+def empty_everything(store: StoreOfRun) -> None:
     with connection.cursor() as cursor:
         cursor.execute(f"TRUNCATE {', '.join(_TABLES)} CASCADE")
-    event_log.clear()
+    store.clear()
     purge_queues()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 import psutil
 
 from tests.faults.proxy import Proxy, with_port
+from tests.faults.stores import store_of
 from tests.integration.workers import QUICK, Workers
 from tests.waiting import eventually
 
@@ -30,7 +31,7 @@ class Fleet:
         self.services = services
         self.postgres = Proxy(services.postgres.port)
         self.rabbitmq = Proxy(services.rabbitmq.amqp_port)
-        self.store = Proxy(services.clickhouse.port)
+        self.store = Proxy(store_of(services).port)
         self._workers = Workers(services, log_folder=log_folder)
         self._running: list[Process] = []
         self._steady: list[Process] = []

@@ -1,11 +1,10 @@
 """The oracle: what was committed, written down by the committing transactions themselves, against what is stored.
 
-It shares no code with the product: PostgreSQL and the ClickHouse endpoint are asked directly, with SQL of its own.
+It shares no code with the product: PostgreSQL and the event store are asked directly, with SQL of its own.
 """
 
 from __future__ import annotations
 
-import http.client
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -15,6 +14,8 @@ import psycopg2
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+
+    from tests.faults.stores import StoreOfRun
 
 Identity = tuple[str, int]
 
@@ -64,9 +65,9 @@ class _Stored:
 class Oracle:
     """Reads both ends. `run` limits what it looks at to the events of one run."""
 
-    def __init__(self, database_url: str, clickhouse_port: int) -> None:
+    def __init__(self, database_url: str, store: StoreOfRun) -> None:
         self._database_url = database_url
-        self._clickhouse_port = clickhouse_port
+        self.store = store
 
     def create(self) -> None:
         self.ask_postgres(_CREATE)
@@ -89,11 +90,11 @@ class Oracle:
 
     def stored(self, run: str) -> int:
         """Distinct events of the run that are stored."""
-        return int(self.ask_store(f"SELECT uniqExact(outbox, outbox_id) {_FROM_RUN.format(run=run)}")[0][0])
+        return int(self.store.ask(f"SELECT count(DISTINCT (outbox, outbox_id)) {self._of(run)}")[0][0])
 
     def copies_by_key(self, run: str) -> Counter[str]:
         """How often each key of the run is stored."""
-        rows = self.ask_store(f"SELECT {_KEY}, count() {_FROM_RUN.format(run=run)} GROUP BY 1")
+        rows = self.store.ask(f"SELECT {self.store.key}, count(*) {self._of(run)} GROUP BY 1")
         return Counter({key: int(count) for key, count in rows})
 
     def verdict(self, run: str, *, acknowledged: Collection[str] = (), maybe: Collection[str] = ()) -> Verdict:
@@ -138,20 +139,22 @@ class Oracle:
         )
         if deleted:
             lowest = min(outbox_id for _, outbox_id in deleted)
-            found = self.ask_store(f"SELECT outbox, outbox_id FROM event_log WHERE outbox_id >= {lowest}")
+            found = self.store.ask(f"SELECT outbox, outbox_id FROM event_log WHERE outbox_id >= {lowest}")
             missing = set(deleted) - {(outbox, int(outbox_id)) for outbox, outbox_id in found}
             broken += [f"I5: {outbox} {outbox_id} is deleted and not stored" for outbox, outbox_id in sorted(missing)]
         return broken
 
     def _stored(self, run: str) -> _Stored:
-        rows = self.ask_store(
-            f"SELECT outbox, outbox_id, {_KEY}, lower(hex(MD5(event_context))) {_FROM_RUN.format(run=run)}"
-        )
+        rows = self.store.ask(f"SELECT outbox, outbox_id, {self.store.key}, {self.store.md5} {self._of(run)}")
         return _Stored(
             copies=Counter((outbox, int(outbox_id)) for outbox, outbox_id, _, _ in rows),
             keys=Counter(key for _, _, key, _ in rows),
             md5={((outbox, int(outbox_id)), md5) for outbox, outbox_id, _, md5 in rows},
         )
+
+    def _of(self, run: str) -> str:
+        """Rows whose key is one of the run's."""
+        return f"FROM event_log WHERE {self.store.key} LIKE '{run}%'"
 
     def _count(self, sql: str, parameters: Sequence[object] = ()) -> int:
         return int(self.ask_postgres(sql, parameters)[0][0])
@@ -162,17 +165,3 @@ class Oracle:
             with connection.cursor() as cursor:
                 cursor.execute(sql, list(parameters))
                 return cursor.fetchall() if cursor.description else []
-
-    def ask_store(self, sql: str) -> list[list[str]]:
-        with closing(http.client.HTTPConnection("127.0.0.1", self._clickhouse_port, timeout=30)) as connection:
-            connection.request("POST", "/?default_format=TabSeparated", body=sql.encode())
-            response = connection.getresponse()
-            body = response.read().decode()
-        if response.status != http.client.OK:
-            raise OSError(body[:500])
-        return [line.split("\t") for line in body.splitlines()]
-
-
-#: The writers put the key first into every context.
-_KEY = 'extract(substring(event_context, 1, 200), \'^."(?:key|email)":"([^"]*)\')'
-_FROM_RUN = f"FROM event_log WHERE startsWith({_KEY}, '{{run}}')"

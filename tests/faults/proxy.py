@@ -18,9 +18,6 @@ from urllib.parse import urlsplit, urlunsplit
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: In an INSERT into the event store, and in nothing else that is sent to it.
-INSERT = b"insert_deduplication_token"
-
 _CHUNK_BYTES = 64 * 1024
 #: How long nothing must come before a request is taken as complete (`Kind.ANSWER`).
 _QUIET_SECONDS = 0.2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.conftest import Run
-from tests.faults.proxy import INSERT, Fault, Kind
+from tests.faults.proxy import Fault, Kind
 from tests.integration.workers import SHIFTS
 from tests.waiting import eventually
 
@@ -51,7 +51,7 @@ def test_aggregators_killed_at_each_stage_lose_and_double_nothing(run: Run) -> N
 def test_an_aggregator_killed_after_its_insert_was_sent_loses_and_doubles_nothing(run: Run) -> None:
     """T6: the request is sent and executed, its answer is on the way."""
     run.fleet.steady(has_aggregator=False)
-    run.fleet.store.fail(Fault(kind=Kind.HOLD_ANSWER, marker=INSERT, times=1))
+    run.fleet.store.fail(Fault(kind=Kind.HOLD_ANSWER, marker=run.store.insert, times=1))
     doomed = run.fleet.aggregator(STORE_TIMEOUT_SECONDS="60")
     run.fleet.ready(doomed)
     run.publish(100)

@@ -33,7 +33,7 @@ def wedged(run: Run) -> Iterator[Run]:
 
 @pytest.mark.parametrize("size", [1000, pytest.param(30, marks=pytest.mark.slow)])
 def test_one_row_that_the_store_refuses_harms_only_itself(wedged: Run, size: int) -> None:
-    """T29: a time that ClickHouse does not know. The window is halved down to the row; the others arrive."""
+    """T29: a time that no store takes. The window is halved down to the row; the others arrive."""
     run = wedged
     run.fleet.steady()
     run.publish(size, poison=1)

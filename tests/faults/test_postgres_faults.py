@@ -14,7 +14,7 @@ from django.db import connection, transaction
 
 from tests.faults import writers
 from tests.faults.conftest import Run
-from tests.faults.proxy import INSERT, Fault, Kind
+from tests.faults.proxy import Fault, Kind
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def test_sessions_terminated_during_a_write_cost_a_lease_and_no_row(run: Run) ->
     """T19: every session of the aggregator is ended while its insert is on the way."""
     run.fleet.steady(has_aggregator=False)
     run.fleet.ready(run.fleet.aggregator(PGAPPNAME="doomed"))
-    run.fleet.store.fail(Fault(kind=Kind.LATE, marker=INSERT, times=1, seconds=1))
+    run.fleet.store.fail(Fault(kind=Kind.LATE, marker=run.store.insert, times=1, seconds=1))
     run.publish(100)
     eventually(lambda: run.fleet.store.struck, seconds=20, what="the insert is on its way")
 

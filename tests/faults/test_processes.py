@@ -24,7 +24,7 @@ from pipeline.actors import publish_batches
 from pipeline.dispatch import Dispatcher, Limits
 from tests.faults.conftest import Run
 from tests.faults.fleet import family, freeze, thaw, wait_until_frozen
-from tests.faults.proxy import INSERT, Fault, Kind
+from tests.faults.proxy import Fault, Kind
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def test_an_aggregator_told_to_stop_while_the_store_hangs_stops_in_time(run: Run
     run.fleet.steady(has_aggregator=False)
     leaving = run.fleet.aggregator(STORE_TIMEOUT_SECONDS="60")
     run.fleet.ready(leaving)
-    run.fleet.store.fail(Fault(kind=Kind.HOLD_ANSWER, marker=INSERT, times=1))
+    run.fleet.store.fail(Fault(kind=Kind.HOLD_ANSWER, marker=run.store.insert, times=1))
     run.publish(100)
     eventually(lambda: run.fleet.store.answers_lost, seconds=20)
 
@@ -138,6 +138,7 @@ def test_an_aggregator_told_to_stop_while_the_store_hangs_stops_in_time(run: Run
     run.judge_when_drained(seconds=_DRAIN_SECONDS)
 
 
+@pytest.mark.clickhouse(reason="the engine is ClickHouse's")
 def test_a_second_server_on_the_same_folder_says_so_and_ends(run: Run, tmp_path: Path) -> None:
     """T33: the embedded engine opened twice. (That clients are made after the fork is shown by every worker here.)"""
     first = run.fleet.services

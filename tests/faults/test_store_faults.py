@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.faults.conftest import Run
-from tests.faults.proxy import INSERT, Fault, Kind
+from tests.faults.proxy import Fault, Kind
 from tests.waiting import eventually
 
 _DRAIN_SECONDS = 40
@@ -21,7 +21,7 @@ def _steady_fleet(run: Run) -> None:
 @pytest.mark.parametrize("kind", [Kind.DROP_ANSWER, Kind.HOLD_ANSWER])
 def test_an_insert_whose_answer_is_lost_is_not_repeated(run: Run, kind: Kind) -> None:
     """T9: the answer is dropped with the connection, or never comes."""
-    run.fleet.store.fail(Fault(kind=kind, marker=INSERT, times=1))
+    run.fleet.store.fail(Fault(kind=kind, marker=run.store.insert, times=1))
     run.publish(100)
 
     run.judge_when_drained(seconds=_DRAIN_SECONDS)
@@ -31,7 +31,7 @@ def test_an_insert_whose_answer_is_lost_is_not_repeated(run: Run, kind: Kind) ->
 @pytest.mark.parametrize("after_bytes", [0, 700, 9_000])
 def test_an_insert_that_is_cut_on_its_way_is_repeated(run: Run, after_bytes: int) -> None:
     """T10: nothing, only the head, or a part of the rows arrives."""
-    run.fleet.store.fail(Fault(kind=Kind.CUT, marker=INSERT, times=1, after_bytes=after_bytes))
+    run.fleet.store.fail(Fault(kind=Kind.CUT, marker=run.store.insert_begins, times=1, after_bytes=after_bytes))
     run.publish(100, text="x" * 100)
 
     run.judge_when_drained(seconds=_DRAIN_SECONDS)
@@ -72,7 +72,7 @@ def test_a_store_behind_a_bad_network_costs_latency_only(run: Run, kind: Kind) -
 @pytest.mark.parametrize("seconds", [3.5, pytest.param(6, marks=pytest.mark.slow)])
 def test_an_insert_that_arrives_after_its_replay_is_stored_once(run: Run, seconds: float) -> None:
     """T12: the client has given up (3 s) and the lease has ended (1.5 s) when the first insert reaches the server."""
-    run.fleet.store.fail(Fault(kind=Kind.LATE, marker=INSERT, times=1, seconds=seconds))
+    run.fleet.store.fail(Fault(kind=Kind.LATE, marker=run.store.insert, times=1, seconds=seconds))
     began = time.monotonic()
     run.publish(100)
 
@@ -106,6 +106,7 @@ _ANSWERS = {
 _FAST_ANSWERS = ("200 with an exception", "200 of somebody else", "200 with fewer rows", "too many parts", "disk full")
 
 
+@pytest.mark.clickhouse(reason="the answers are those of ClickHouse's HTTP interface")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in _FAST_ANSWERS else pytest.mark.slow) for name in _ANSWERS]
 )
@@ -114,7 +115,7 @@ def test_an_answer_that_is_no_success_is_not_taken_for_one(run: Run, name: str) 
 
     The rows do not reach the store until a real answer is given.
     """
-    run.fleet.store.fail(Fault(kind=Kind.ANSWER, marker=INSERT, times=2, answer=_ANSWERS[name]))
+    run.fleet.store.fail(Fault(kind=Kind.ANSWER, marker=run.store.insert, times=2, answer=_ANSWERS[name]))
     run.publish(100)
     run.create_users(5)
 

@@ -79,6 +79,7 @@ def test_a_database_that_is_not_postgresql_is_refused(url: str) -> None:
 def test_the_settings_report_every_bad_variable_at_once() -> None:
     bad = {
         "DATABASE_URL": "mysql://root@127.0.0.1/towpath",
+        "EVENT_STORE_URL": "mysql://root@127.0.0.1/towpath",
         "WINDOW_ROWS": "0",
         "LEASE_SECONDS": "soon",
         "SECRET_KEY": "x",
@@ -94,4 +95,4 @@ def test_the_settings_report_every_bad_variable_at_once() -> None:
     )
 
     assert done.returncode == 1
-    assert all(name in done.stderr for name in ("DATABASE_URL", "WINDOW_ROWS", "LEASE_SECONDS"))
+    assert all(name in done.stderr for name in ("DATABASE_URL", "EVENT_STORE_URL", "WINDOW_ROWS", "LEASE_SECONDS"))
