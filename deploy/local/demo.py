@@ -17,18 +17,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import clickhouse_connect
 import pika
 import urllib3
 
 from deploy.local.errors import LocalStackError
+from deploy.local.event_log import open_event_log
 from deploy.local.stack import DEFAULT_FOLDER, Stack, variables_of_this_process
 from deploy.local.traffic import compact, people, sign_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clickhouse_connect.driver.client import Client
+    from deploy.local.event_log import EventLog
 
 WEB_CLIENTS = 6
 WEB_EVENTS = 3_000
@@ -63,9 +63,11 @@ def main() -> int:
     folder = DEFAULT_FOLDER / "demo"
     if not os.environ.get("DATABASE_URL"):
         shutil.rmtree(folder, ignore_errors=True)
-    print("Towpath: a Django application's events, through RabbitMQ, into ClickHouse\n")
+    variables = variables_of_this_process()
+    store = "PostgreSQL" if variables.get("EVENT_STORE_URL", "").startswith("postgres") else "ClickHouse"
+    print(f"Towpath: a Django application's events, through RabbitMQ, into {store}\n")
     try:
-        with Stack(folder, environment=variables_of_this_process()) as stack:
+        with Stack(folder, environment=variables) as stack:
             return _run(stack)
     except LocalStackError as error:
         print(f"\n{error}", file=sys.stderr)
@@ -76,7 +78,7 @@ def main() -> int:
 
 def _run(stack: Stack) -> int:
     _connect_django(stack)
-    store = _store_client(stack.environment["EVENT_STORE_URL"])
+    store = open_event_log(stack.environment["EVENT_STORE_URL"])
     committed = Committed()
     before = _stored_contexts(store)
     began = time.monotonic()
@@ -101,10 +103,6 @@ def _connect_django(stack: Stack) -> None:
     import django  # noqa: PLC0415 - the settings read the stack's URLs, which are known only now
 
     django.setup()
-
-
-def _store_client(url: str) -> Client:
-    return clickhouse_connect.get_client(dsn=url.replace("clickhouse://", "http://"), autogenerate_session_id=False)
 
 
 def _web_traffic(web_url: str, client: int, committed: Committed) -> None:
@@ -142,7 +140,7 @@ def _bulk_traffic(committed: Committed) -> None:
     committed.add([compact({"report": event.report, "note": event.note}) for event in events])
 
 
-def _break_things(stack: Stack, committed: Committed, store: Client, *, is_over: Callable[[], bool]) -> None:
+def _break_things(stack: Stack, committed: Committed, store: EventLog, *, is_over: Callable[[], bool]) -> None:
     expected = WEB_EVENTS + BULK_USERS * (1 - 1 / ROLL_BACK_EVERY) + BULK_EVENTS
     is_killed = is_purged = False
     while not is_over():
@@ -174,7 +172,7 @@ def _purge_queue(stack: Stack) -> None:
     _say(f"purged RabbitMQ's queue 'aggregate': {purged} message(s) gone")
 
 
-def _wait_until_drained(committed: Committed, store: Client) -> bool:
+def _wait_until_drained(committed: Committed, store: EventLog) -> bool:
     """True if everything that was committed has left the outboxes in time."""
     from pipeline.status import read_status  # noqa: PLC0415 - as in _connect_django
 
@@ -188,14 +186,14 @@ def _wait_until_drained(committed: Committed, store: Client) -> bool:
     return False
 
 
-def _show_progress(committed: Committed, store: Client) -> None:
+def _show_progress(committed: Committed, store: EventLog) -> None:
     from pipeline.status import read_status  # noqa: PLC0415 - as in _connect_django
 
     outboxes = read_status().outboxes.values()
     ages = [outbox.oldest_age_seconds for outbox in outboxes if outbox.oldest_age_seconds is not None]
     line = (
         f"published {committed.count():>8,}   in flight {sum(o.in_flight for o in outboxes):>7,}"
-        f"   stored {int(store.query('SELECT count() FROM event_log').result_rows[0][0]):>8,}"
+        f"   stored {int(store.query('SELECT count(*) FROM event_log')[0][0]):>8,}"
         f"   oldest {max(ages, default=0):>5.1f} s"
     )
     if sys.stdout.isatty():
@@ -218,32 +216,30 @@ def _say(text: str) -> None:
     print(f"{start}  ! {text}", flush=True)
 
 
-def _stored_contexts(store: Client) -> Counter[str]:
-    return Counter(row[0] for row in store.query("SELECT event_context FROM event_log").result_rows)
+def _stored_contexts(store: EventLog) -> Counter[str]:
+    return Counter(row[0] for row in store.query("SELECT event_context FROM event_log"))
 
 
-def _show_figures(store: Client, committed: Committed, seconds: float) -> None:
-    per_second = store.query(
-        "SELECT toUnixTimestamp(written_at) AS second, count() FROM event_log GROUP BY second ORDER BY second"
-    ).result_rows
-    most = max(count for _, count in per_second)
-    first = per_second[0][0]
-    counts = {second - first: count for second, count in per_second}
+def _show_figures(store: EventLog, committed: Committed, seconds: float) -> None:
+    rows = store.query("SELECT event_context, event_date_time, written_at, window_id FROM event_log")
+    first = min(written_at for _, _, written_at, _ in rows)
+    counts = Counter(int((written_at - first).total_seconds()) for _, _, written_at, _ in rows)
+    most = max(counts.values())
     print("\n\nEvents stored in each second:\n")
     for second in range(max(counts) + 1):
-        count = counts.get(second, 0)
+        count = counts[second]
         print(f"  {second:>4} s {count:>7,} {'█' * round(40 * count / most)}")
     print("\nFrom commit to stored, the kill and the purge included (seconds):\n")
     print(f"  {'':<28}{'p50':>8}{'p99':>8}{'max':>8}")
     for name, prefix in (("web API, one by one", "web"), ("bulk transactions", "bulk")):
-        half, most_of_all, longest = store.query(
-            "SELECT quantileExact(0.5)(age), quantileExact(0.99)(age), max(age) FROM"
-            " (SELECT toFloat64(written_at) - toFloat64(event_date_time) AS age FROM event_log"
-            " WHERE startsWith(event_context, %s))",
-            parameters=[f'{{"email":"{prefix}'],
-        ).result_rows[0]
-        print(f"  {name:<28}{half:>8.2f}{most_of_all:>8.2f}{longest:>8.2f}")
-    windows = store.query("SELECT uniqExact(window_id) FROM event_log").result_rows[0][0]
+        ages = sorted(
+            (written_at - event_date_time).total_seconds()
+            for context, event_date_time, written_at, _ in rows
+            if context.startswith(f'{{"email":"{prefix}')
+        )
+        half, nearly_all, longest = (ages[int(share * (len(ages) - 1))] for share in (0.5, 0.99, 1))
+        print(f"  {name:<28}{half:>8.2f}{nearly_all:>8.2f}{longest:>8.2f}")
+    windows = len({window_id for *_, window_id in rows})
     print(f"\n  {committed.count():,} events in {windows:,} inserts, {seconds:.0f} s in all\n")
 
 

@@ -16,6 +16,9 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from django.core.exceptions import ImproperlyConfigured
+
+from backend.eventlog.store import completed
 from deploy.local.application import MIGRATIONS, Application
 from deploy.local.clickhouse import ClickHouse
 from deploy.local.credentials import remembered_secret, write_private
@@ -135,7 +138,10 @@ class Stack:
             )
             store = self.clickhouse.url
             services.append(self.clickhouse)
-        variables["EVENT_STORE_URL"] = store
+        try:
+            variables["EVENT_STORE_URL"] = completed(store, database_url=variables["DATABASE_URL"])
+        except ImproperlyConfigured as error:
+            raise LocalStackError(f"EVENT_STORE_URL: {error}") from error
         return services
 
     def _complete_environment(self, web_port: int) -> None:
