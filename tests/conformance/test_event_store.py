@@ -6,9 +6,11 @@ a test by `only`, with the reason (docs/stores.md).
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.db import connection
 
 from backend.eventlog import schema
 from backend.eventlog.errors import RowsRefused
@@ -33,6 +35,33 @@ def test_migrating_a_second_time_does_nothing(subject: Subject) -> None:
 
 def test_a_migrated_store_has_no_problems(store: EventStore) -> None:
     assert list(store.problems()) == []
+
+
+@has_a_schema
+def test_migrations_at_the_same_time_apply_each_step_once(subject: Subject) -> None:
+    def migrate(_: int) -> list[int]:
+        try:
+            return [migration.number for migration in schema.migrate(subject.store)]
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        applied = [number for numbers in pool.map(migrate, range(4)) for number in numbers]
+
+    assert applied == [migration.number for migration in subject.store.migrations()]
+
+
+@has_a_schema
+def test_a_migration_that_was_done_but_not_recorded_is_done_again(store: EventStore, subject: SchemaSubject) -> None:
+    """As after a crash between the two."""
+    write(store, row(1))
+    subject.execute("DROP TABLE event_log_migration")
+
+    schema.migrate(store)
+
+    assert list(store.problems()) == []
+    assert subject.rows() == [row(1)]
+    assert {one.state for one in schema.states(store)} == {"applied"}
 
 
 @has_a_schema
