@@ -172,15 +172,20 @@ class PostgreSQLStore:
             )
         try:
             with self._sessions.cursor() as cursor:
-                cursor.execute(f"BEGIN; SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
-                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_SCHEMA_LOCK])
-                for statement in (_CREATE_MIGRATIONS, *migration.statements):
-                    cursor.execute(statement)
-                cursor.execute(
+                record = cursor.mogrify(
                     f"INSERT INTO {_TABLE}_migration (number, name, checksum) VALUES (%s, %s, %s)",
                     [migration.number, migration.name, migration.checksum],
+                ).decode()
+                cursor.execute(
+                    ";".join(
+                        (
+                            f"BEGIN; SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'",
+                            f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})",
+                            *(_CREATE_MIGRATIONS, *migration.statements, record),
+                            "COMMIT",
+                        )
+                    )
                 )
-                cursor.execute("COMMIT")
         except psycopg2.Error as error:
             raise StoreUnavailable(f"{first_line(error)}: run it again") from error
 

@@ -14,6 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
+from django.core.exceptions import ImproperlyConfigured
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, parse_dsn
 
 from backend.eventlog.errors import StoreUnavailable
@@ -44,11 +45,13 @@ class Session:
         self._connection = connection
         # A handle of its own, so that whoever shuts the connection down never meets another file of this number.
         self._socket = socket.socket(fileno=os.dup(connection.fileno()))
+        self._cutting = threading.Lock()
 
     @contextlib.contextmanager
     def limited(self, *, seconds: float) -> Iterator[cursor_type]:
-        """A cursor whose statements fail once the time is over. Afterwards the session is usable or closed."""
-        timer = threading.Timer(seconds, self.cut)
+        """A cursor whose statements fail once the time is over. Afterwards the session is at rest or closed."""
+        is_over = threading.Event()
+        timer = threading.Timer(seconds, self._cut, [is_over])
         timer.daemon = True
         timer.start()
         try:
@@ -58,14 +61,15 @@ class Session:
             self.close()
             raise
         finally:
+            with self._cutting:
+                is_over.set()
             timer.cancel()
-            # Either the timer will never cut, or it has done so before the session can be lent again.
-            timer.join()
 
-    def cut(self) -> None:
-        """End every wait on the connection, from any thread."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+    def _cut(self, is_over: threading.Event) -> None:
+        """End every wait on the connection, from another thread."""
+        with self._cutting, contextlib.suppress(OSError):
+            if not is_over.is_set():
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     def is_usable(self) -> bool:
         """True if it is connected and between two transactions, as far as can be known without asking the server."""
@@ -89,7 +93,7 @@ class Sessions:
             "connect_timeout": _CONNECT_SECONDS,
             "fallback_application_name": "event store",
             "client_encoding": "UTF8",
-            **parse_dsn(url),
+            **_parsed(url),
         }
         self._timeout_seconds = timeout_seconds
         milliseconds = max(1000, int(timeout_seconds * 1000))
@@ -159,13 +163,20 @@ class Sessions:
         return session
 
 
+def _parsed(url: str) -> dict[str, Any]:
+    try:
+        return parse_dsn(url)
+    except psycopg2.ProgrammingError as error:
+        raise ImproperlyConfigured(f"EVENT_STORE_URL: {first_line(error)}") from error
+
+
 def _connect(parameters: dict[str, Any]) -> connection_type:
     try:
         connection: connection_type = psycopg2.connect(**parameters)
     except psycopg2.OperationalError as error:
         text = first_line(error)
-        missing = " (run `python manage.py eventlog migrate`)" if text.endswith("does not exist") else ""
-        raise StoreUnavailable(text + missing) from error
+        is_missing = 'database "' in text and text.endswith("does not exist")
+        raise StoreUnavailable(text + " (run `python manage.py eventlog migrate`)" * is_missing) from error
     connection.autocommit = True
     return connection
 

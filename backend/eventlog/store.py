@@ -124,6 +124,8 @@ def completed(url: str, *, database_url: str) -> str:
             f"no store knows {parts.scheme!r}: use clickhouse://host:8123/database, postgresql://host:5432/database, "
             "postgresql:// or chdb:///folder"
         )
+    if parts.scheme == "chdb" and not parts.netloc + parts.path:
+        raise ImproperlyConfigured("chdb:// needs a folder, in which the events are kept: chdb:///folder")
     if parts.scheme in _POSTGRESQL:
         server = parts if parts.netloc else urlsplit(database_url)
         return urlunsplit(server._replace(path=parts.path.strip("/") or _OWN_DATABASE))
@@ -131,7 +133,7 @@ def completed(url: str, *, database_url: str) -> str:
 
 
 def connect(url: str, *, timeout_seconds: float) -> EventStore:
-    """The store that `url` names. Connects at first use, so that it can be made while the store is down."""
+    """The store of a `completed` URL. Connects at first use, so that it can be made while the store is down."""
     # Late, so that a process that never writes never loads a driver.
     if urlsplit(url).scheme in _POSTGRESQL:
         from backend.eventlog.postgresql import PostgreSQLStore  # noqa: PLC0415

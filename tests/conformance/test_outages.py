@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -10,10 +12,12 @@ import pytest
 from backend.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
 from backend.eventlog.store import EventStore
 from deploy.local.ports import Ports
+from deploy.local.process import PROJECT
 from tests.conformance.answers import Answer, Endpoint, Silence
 from tests.conformance.rows import WINDOW, row, write
 from tests.conformance.subjects import RemoteSubject, Subject
 from tests.model.memory_store import StoredRow
+from tests.services import Services
 
 has_an_address = pytest.mark.only("clickhouse", "postgresql", reason="the others are in this process")
 speaks_http = pytest.mark.only("clickhouse", reason="these are answers of ClickHouse's HTTP interface")
@@ -61,6 +65,18 @@ def test_a_closed_store_opens_again_when_it_is_used(store: EventStore, subject: 
 
 
 # --- Outages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.only("chdb", reason="only this engine lives in a process")
+def test_an_embedded_store_that_another_process_has_open_says_so(store: EventStore, services: Services) -> None:
+    assert list(store.problems()) == []
+    url = f"chdb://{services.folder / 'embedded'}"
+    ask = f"from backend.eventlog.store import connect; connect({url!r}, timeout_seconds=5).now()"
+
+    done = subprocess.run([sys.executable, "-c", ask], cwd=PROJECT, capture_output=True, text=True, check=False)
+
+    assert "StoreUnavailable" in done.stderr.splitlines()[-1]
+    assert "one process" in done.stderr.splitlines()[-1]
 
 
 @has_an_address

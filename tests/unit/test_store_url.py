@@ -1,0 +1,36 @@
+"""Which store EVENT_STORE_URL names."""
+
+from __future__ import annotations
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from backend.eventlog.store import completed, connect
+
+DATABASE = "postgresql://towpath:s%40cret@db:5433/towpath?sslmode=require"
+
+
+@pytest.mark.parametrize(
+    ("url", "complete"),
+    [
+        ("postgresql://", "postgresql://towpath:s%40cret@db:5433/event_log?sslmode=require"),
+        ("postgresql:///logs", "postgresql://towpath:s%40cret@db:5433/logs?sslmode=require"),
+        ("postgresql://other", "postgresql://other/event_log"),
+        ("postgresql://u:p@other:1/logs?connect_timeout=9", "postgresql://u:p@other:1/logs?connect_timeout=9"),
+        ("clickhouse://u:p@other:8123/logs", "clickhouse://u:p@other:8123/logs"),
+        ("chdb:///var/lib/events", "chdb:///var/lib/events"),
+    ],
+)
+def test_a_url_is_completed_from_the_applications_database(url: str, complete: str) -> None:
+    assert completed(url, database_url=DATABASE) == complete
+
+
+@pytest.mark.parametrize(("url", "why"), [("mysql://root@db/logs", "'mysql'"), ("", "''"), ("chdb://", "a folder")])
+def test_a_url_that_no_store_knows_is_refused(url: str, why: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=why):
+        completed(url, database_url=DATABASE)
+
+
+def test_a_misspelt_option_of_postgresql_is_refused() -> None:
+    with pytest.raises(ImproperlyConfigured, match="EVENT_STORE_URL"):
+        connect("postgresql://db/logs?sslmod=require", timeout_seconds=1)

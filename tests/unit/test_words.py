@@ -1,0 +1,22 @@
+"""The event store can be replaced: nothing but its own module, and the choice of one by its URL, knows which it is."""
+
+from __future__ import annotations
+
+import re
+
+from deploy.local.process import PROJECT
+
+#: The store's own module, and the choice by the URL's scheme.
+_MAY_KNOW = {"backend/eventlog/clickhouse.py", "backend/eventlog/store.py"}
+_WORDS = re.compile(r"clickhouse|chdb", re.IGNORECASE)
+
+
+def test_clickhouse_is_named_in_its_store_module_only() -> None:
+    named = {
+        f"{path.relative_to(PROJECT)}"
+        for folder in ("backend", "pipeline")
+        for path in (PROJECT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and _WORDS.search(path.read_text(encoding="utf-8"))
+    }
+
+    assert named == _MAY_KNOW
