@@ -58,16 +58,17 @@ _DEFAULTS = {
 }
 
 # The first index is for a search for a type and a time, the second for reading a window back. None of them is unique:
-# a key that has the months in it could not tell a row that is stored twice, and one without them cannot be had.
+# a key that has the months in it could not tell a row that is stored twice, and one without them cannot be had. The
+# order of text is that of its bytes, so that no update of the machine's locales can break an index.
 _CREATE_TABLE = (
     f"""
 CREATE TABLE IF NOT EXISTS {_TABLE} (
-    event_type text NOT NULL,
+    event_type text COLLATE "C" NOT NULL,
     event_date_time timestamp with time zone NOT NULL,
     environment text NOT NULL,
     event_context text NOT NULL,
     metadata_version bigint NOT NULL,
-    outbox text NOT NULL,
+    outbox text COLLATE "C" NOT NULL,
     outbox_id bigint NOT NULL,
     window_id uuid NOT NULL,
     written_at timestamp with time zone NOT NULL DEFAULT clock_timestamp()
@@ -304,8 +305,7 @@ class PostgreSQLStore:
 
 def _copy(cursor: cursor, rows: bytes) -> tuple[set[date], int]:
     """The rows into the session's own table; their months, and how many they are."""
-    cursor.execute(f"BEGIN; {_CREATE_WINDOW}")
-    cursor.copy_expert(f"COPY {_WINDOW} ({_NAMES}) FROM STDIN", io.BytesIO(rows))
+    cursor.copy_expert(f"BEGIN; {_CREATE_WINDOW}; COPY {_WINDOW} ({_NAMES}) FROM STDIN", io.BytesIO(rows))
     copied = cursor.rowcount
     cursor.execute(f"SELECT DISTINCT {_MONTH} FROM {_WINDOW}")
     return {month for (month,) in cursor.fetchall()}, copied
