@@ -1,4 +1,4 @@
-"""The event store on PostgreSQL, on connections of its own: the only module that knows its SQL and its errors.
+"""The event store on PostgreSQL, on connections of its own (postgresql_session), in its own tables (postgresql_schema).
 
 A window's rows are copied into a table of the session's own first. Then one message has the server take the tokens,
 move the rows of those months whose token is new into the OBT, and commit: however the client ends, all of that happens
@@ -16,10 +16,20 @@ from uuid import UUID
 import psycopg2
 from psycopg2 import errorcodes
 
-from backend.eventlog.columns import ADDED_COLUMNS, ROW_COLUMNS, Column, Kind
+from backend.eventlog.columns import ROW_COLUMNS
 from backend.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, StoreUnavailable
+from backend.eventlog.postgresql_schema import (
+    COLUMN_TYPES,
+    CREATE_MIGRATIONS,
+    CREATE_WINDOW,
+    MONTH,
+    SCHEMA_LOCK,
+    TABLE,
+    WINDOW,
+    create_partition,
+    migrations,
+)
 from backend.eventlog.postgresql_session import Sessions, first_line
-from backend.eventlog.schema import FIRST_COLUMN_NUMBER, Migration
 from backend.eventlog.store import STREAMED_COLUMNS, StoredEvent, stored_event
 
 if TYPE_CHECKING:
@@ -27,7 +37,7 @@ if TYPE_CHECKING:
 
     from psycopg2.extensions import cursor
 
-_TABLE = "event_log"
+    from backend.eventlog.schema import Migration
 
 #: Databases that exist on every server, to ask from whether ours does.
 _MAINTENANCE_DATABASE = "postgres"
@@ -35,105 +45,27 @@ _MAINTENANCE_DATABASE = "postgres"
 #: For how long a token is remembered. After that the pipeline's read-back is what keeps a row from being stored twice.
 _TOKEN_DAYS = 7
 
-#: Creating a month and adding a column exclude each other by this advisory lock.
-_SCHEMA_LOCK = 5_208_140_023
-
 #: How long a new column may wait for the table. Every write queues up behind it meanwhile.
 _LOCK_SECONDS = 5
 
 #: Rows that `stream` asks for at a time.
 _PAGE_ROWS = 1000
 
-_TYPES = {
-    Kind.TEXT: "text",
-    Kind.WHOLE_NUMBER: "bigint",
-    Kind.TIME: "timestamp with time zone",
-    Kind.UUID: "uuid",
-}
-_DEFAULTS = {
-    Kind.TEXT: "''",
-    Kind.WHOLE_NUMBER: "0",
-    Kind.TIME: "'1970-01-01 00:00:00+00'",
-    Kind.UUID: "'00000000-0000-0000-0000-000000000000'",
-}
-
-# The first index is for a search for a type and a time, the second for reading a window back. None of them is unique:
-# a key that has the months in it could not tell a row that is stored twice, and one without them cannot be had. The
-# order of text is that of its bytes, so that no update of the machine's locales can break an index.
-_CREATE_TABLE = (
-    f"""
-CREATE TABLE IF NOT EXISTS {_TABLE} (
-    event_type text COLLATE "C" NOT NULL,
-    event_date_time timestamp with time zone NOT NULL,
-    environment text NOT NULL,
-    event_context text NOT NULL,
-    metadata_version bigint NOT NULL,
-    outbox text COLLATE "C" NOT NULL,
-    outbox_id bigint NOT NULL,
-    window_id uuid NOT NULL,
-    written_at timestamp with time zone NOT NULL DEFAULT clock_timestamp()
-) PARTITION BY RANGE (event_date_time)
-""",
-    f"CREATE INDEX IF NOT EXISTS {_TABLE}_by_type ON {_TABLE} (event_type, event_date_time, outbox, outbox_id)",
-    f"CREATE INDEX IF NOT EXISTS {_TABLE}_by_window ON {_TABLE} (window_id)",
-    f"""
-CREATE TABLE IF NOT EXISTS {_TABLE}_token (
-    token text NOT NULL,
-    month date NOT NULL,
-    written_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
-    PRIMARY KEY (token, month)
-)
-""",
-    f"CREATE INDEX IF NOT EXISTS {_TABLE}_token_by_time ON {_TABLE}_token (written_at)",
-)
-
-_CREATE_MIGRATIONS = f"""
-CREATE TABLE IF NOT EXISTS {_TABLE}_migration (
-    number integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,
-    applied_at timestamp with time zone NOT NULL DEFAULT clock_timestamp()
-)
-"""
-
-_COLUMN_TYPES = {column.name: _TYPES[column.kind] for column in ROW_COLUMNS} | {"written_at": _TYPES[Kind.TIME]}
 _NAMES = ", ".join(column.name for column in ROW_COLUMNS)
-
-#: Where the rows of a write are until they are known to be good; emptied by each commit. No store takes every time
-#: that a timestamp of PostgreSQL can be, infinity among them.
-_WINDOW = "event_log_window"
-_CREATE_WINDOW = f"""
-CREATE TEMPORARY TABLE IF NOT EXISTS {_WINDOW} (
-    {", ".join(f"{column.name} {_TYPES[column.kind]} NOT NULL" for column in ROW_COLUMNS)},
-    CONSTRAINT event_date_time_from_1900_to_2299
-        CHECK (event_date_time >= '1900-01-01 00:00:00+00' AND event_date_time < '2300-01-01 00:00:00+00')
-) ON COMMIT DELETE ROWS
-"""
-_MONTH = "date_trunc('month', event_date_time AT TIME ZONE 'UTC')::date"
 
 # Two tokens are forgotten for each that comes, so that they never pile up and no write has to clear many.
 _STORE = f"""
 WITH forgotten AS (
-    DELETE FROM {_TABLE}_token WHERE (token, month) IN (
-        SELECT token, month FROM {_TABLE}_token WHERE written_at < clock_timestamp() - interval '{_TOKEN_DAYS} days'
+    DELETE FROM {TABLE}_token WHERE (token, month) IN (
+        SELECT token, month FROM {TABLE}_token WHERE written_at < clock_timestamp() - interval '{_TOKEN_DAYS} days'
         ORDER BY written_at LIMIT 2 FOR UPDATE SKIP LOCKED
     )
 ), fresh AS (
-    INSERT INTO {_TABLE}_token (token, month) SELECT %s, month FROM unnest(%s::date[]) AS month ORDER BY month
+    INSERT INTO {TABLE}_token (token, month) SELECT %s, month FROM unnest(%s::date[]) AS month ORDER BY month
     ON CONFLICT DO NOTHING RETURNING month
 )
-INSERT INTO {_TABLE} ({_NAMES}) SELECT {_NAMES} FROM {_WINDOW} WHERE {_MONTH} IN (SELECT month FROM fresh);
+INSERT INTO {TABLE} ({_NAMES}) SELECT {_NAMES} FROM {WINDOW} WHERE {MONTH} IN (SELECT month FROM fresh);
 COMMIT
-"""
-
-# As a table that is attached when it is complete: created as a partition, it would lock readers and writers out.
-_CREATE_MONTH = f"""
-DO $$ BEGIN
-    PERFORM pg_advisory_xact_lock({_SCHEMA_LOCK});
-    IF to_regclass('{{name}}') IS NULL THEN
-        CREATE TABLE {{name}} (LIKE {_TABLE} INCLUDING ALL);
-        ALTER TABLE {_TABLE} ATTACH PARTITION {{name}}
-            FOR VALUES FROM ('{{first}} 00:00:00+00') TO ('{{next}} 00:00:00+00');
-    END IF;
-END $$
 """
 
 #: Errors of a server that ends while it works at a statement, or does not know itself what became of it.
@@ -149,20 +81,14 @@ class PostgreSQLStore:
         self._months: set[date] = set()
 
     def migrations(self) -> Sequence[Migration]:
-        return [
-            Migration(1, f"table {_TABLE}", _CREATE_TABLE),
-            *(
-                Migration(FIRST_COLUMN_NUMBER + place, f"column {column.name}", (_add_column(column),))
-                for place, column in enumerate(ADDED_COLUMNS)
-            ),
-        ]
+        return migrations()
 
     def applied_migrations(self) -> Mapping[int, tuple[str, str]]:
         if not self._has_database():
             return {}
-        if self._sessions.query("SELECT to_regclass(%s)", [f"{_TABLE}_migration"]) == [(None,)]:
+        if self._sessions.query("SELECT to_regclass(%s)", [f"{TABLE}_migration"]) == [(None,)]:
             return {}
-        rows = self._sessions.query(f"SELECT number, name, checksum FROM {_TABLE}_migration")
+        rows = self._sessions.query(f"SELECT number, name, checksum FROM {TABLE}_migration")
         return {number: (name, checksum) for number, name, checksum in rows}
 
     def apply_migration(self, migration: Migration) -> None:
@@ -174,15 +100,15 @@ class PostgreSQLStore:
         try:
             with self._sessions.cursor() as cursor:
                 record = cursor.mogrify(
-                    f"INSERT INTO {_TABLE}_migration (number, name, checksum) VALUES (%s, %s, %s)",
+                    f"INSERT INTO {TABLE}_migration (number, name, checksum) VALUES (%s, %s, %s)",
                     [migration.number, migration.name, migration.checksum],
                 ).decode()
                 cursor.execute(
                     ";".join(
                         (
                             f"BEGIN; SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'",
-                            f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})",
-                            *(_CREATE_MIGRATIONS, *migration.statements, record),
+                            f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})",
+                            *(CREATE_MIGRATIONS, *migration.statements, record),
                             "COMMIT",
                         )
                     )
@@ -194,14 +120,14 @@ class PostgreSQLStore:
         rows = self._sessions.query(
             "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
             " WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
-            [_TABLE],
+            [TABLE],
         )
         columns = dict(rows)
         if not columns:
-            return [f"table {_TABLE} does not exist: run `python manage.py eventlog migrate`"]
+            return [f"table {TABLE} does not exist: run `python manage.py eventlog migrate`"]
         found = [
             f"column {name} is {columns.get(name, 'missing')}, not {wanted}: run `python manage.py eventlog migrate`"
-            for name, wanted in _COLUMN_TYPES.items()
+            for name, wanted in COLUMN_TYPES.items()
             if columns.get(name) != wanted
         ]
         if self._sessions.query("SELECT current_setting('fsync')") != [("on",)]:
@@ -225,13 +151,13 @@ class PostgreSQLStore:
                 raise self._translated(error) from error
 
     def read_back(self, window_id: UUID) -> set[tuple[str, int]]:
-        rows = self._sessions.query(f"SELECT outbox, outbox_id FROM {_TABLE} WHERE window_id = %s", [str(window_id)])
+        rows = self._sessions.query(f"SELECT outbox, outbox_id FROM {TABLE} WHERE window_id = %s", [str(window_id)])
         return {(outbox, outbox_id) for outbox, outbox_id in rows}
 
     def counts(self, window_ids: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
         counts: dict[UUID, dict[str, int]] = {}
         rows = self._sessions.query(
-            f"SELECT window_id::text, outbox, count(*) FROM {_TABLE} WHERE window_id = ANY(%s::uuid[]) GROUP BY 1, 2",
+            f"SELECT window_id::text, outbox, count(*) FROM {TABLE} WHERE window_id = ANY(%s::uuid[]) GROUP BY 1, 2",
             [[str(window_id) for window_id in window_ids]],
         )
         for window_id, outbox, stored in rows:
@@ -252,7 +178,7 @@ class PostgreSQLStore:
         while True:
             # The ties come with it, so that a row that is stored twice is streamed twice also at the end of a page.
             rows = self._sessions.query(
-                f"SELECT {', '.join(STREAMED_COLUMNS)} FROM {_TABLE} WHERE {' AND '.join(conditions)} {after}"
+                f"SELECT {', '.join(STREAMED_COLUMNS)} FROM {TABLE} WHERE {' AND '.join(conditions)} {after}"
                 f" ORDER BY event_date_time, outbox, outbox_id FETCH FIRST {_PAGE_ROWS} ROWS WITH TIES",
                 [*parameters, *position],
             )
@@ -287,8 +213,7 @@ class PostgreSQLStore:
     def _create(self, months: set[date]) -> None:
         """Make sure that the months have partitions."""
         for month in sorted(months):
-            following = date(month.year + month.month // 12, month.month % 12 + 1, 1)
-            self._sessions.query(_CREATE_MONTH.format(name=f"{_TABLE}_{month:%Y_%m}", first=month, next=following))
+            self._sessions.query(create_partition(month))
             self._months.add(month)
 
     def _translated(self, error: psycopg2.Error) -> EventStoreError:
@@ -305,9 +230,9 @@ class PostgreSQLStore:
 
 def _copy(cursor: cursor, rows: bytes) -> tuple[set[date], int]:
     """The rows into the session's own table; their months, and how many they are."""
-    cursor.copy_expert(f"BEGIN; {_CREATE_WINDOW}; COPY {_WINDOW} ({_NAMES}) FROM STDIN", io.BytesIO(rows))
+    cursor.copy_expert(f"BEGIN; {CREATE_WINDOW}; COPY {WINDOW} ({_NAMES}) FROM STDIN", io.BytesIO(rows))
     copied = cursor.rowcount
-    cursor.execute(f"SELECT DISTINCT {_MONTH} FROM {_WINDOW}")
+    cursor.execute(f"SELECT DISTINCT {MONTH} FROM {WINDOW}")
     return {month for (month,) in cursor.fetchall()}, copied
 
 
@@ -321,8 +246,3 @@ def _refused(error: psycopg2.Error) -> RowsRefused | None:
     place = re.search(r"line \d+(?:, column \w+)?", error.diag.context or "")
     constraint = f" ({error.diag.constraint_name})" if error.diag.constraint_name else ""
     return RowsRefused(f"{message}{constraint}" + (f" in {place[0]}" if place else "") + f" (code {code})")
-
-
-def _add_column(column: Column) -> str:
-    kind = f"{_TYPES[column.kind]} NOT NULL DEFAULT {_DEFAULTS[column.kind]}"
-    return f"ALTER TABLE {_TABLE} ADD COLUMN IF NOT EXISTS {column.name} {kind}"
