@@ -21,7 +21,7 @@ from urllib3.exceptions import MaxRetryError, NewConnectionError
 from backend.eventlog.columns import ADDED_COLUMNS, ROW_COLUMNS, Column, Kind
 from backend.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, StoreUnavailable
 from backend.eventlog.schema import FIRST_COLUMN_NUMBER, Migration
-from backend.eventlog.store import STREAMED_COLUMNS, StoredEvent, stored_event
+from backend.eventlog.store import STREAMED_COLUMNS, Digest, StoredEvent, stored_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -239,6 +239,22 @@ class ClickHouseStore:
             microseconds = _microseconds(event.event_date_time)
             position = [microseconds, microseconds, event.outbox, event.outbox_id]
 
+    def digests(self, table: str | None, *, since: datetime, until: datetime, slack: timedelta) -> Iterator[Digest]:
+        inside = f"event_date_time >= {_MOMENT} AND event_date_time < {_MOMENT}"
+        sql = (
+            "SELECT toString(event_type) AS type, lower(hex(MD5(event_context))) AS digest,"
+            f" toUnixTimestamp64Micro(toDateTime64(min(event_date_time), 6, 'UTC')), countIf({inside}), count()"
+            f" FROM {_quoted(table or _TABLE)} WHERE {inside} GROUP BY type, digest ORDER BY type, digest"
+        )
+        parameters = [_microseconds(moment) for moment in (since, until, since - slack, until + slack)]
+        try:
+            with self._connected().query_rows_stream(sql, parameters=parameters) as rows:
+                for event_type, digest, microseconds, count, around in rows:
+                    at = _EPOCH + timedelta(microseconds=int(microseconds))
+                    yield Digest(str(event_type), str(digest), at, int(count), int(around))
+        except ClickHouseError as error:
+            raise StoreUnavailable(_brief(error)) from error
+
     def now(self) -> datetime:
         moment: datetime = self._query("SELECT now64(6, 'UTC')")[0][0]
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -316,6 +332,10 @@ _MOMENT = "fromUnixTimestamp64Micro(toInt64(%s), 'UTC')"
 
 def _microseconds(moment: datetime) -> int:
     return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _quoted(table: str) -> str:
+    return ".".join("`" + part.replace("\\", "\\\\").replace("`", "\\`") + "`" for part in table.split("."))
 
 
 def _add_column(column: Column) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -30,7 +30,7 @@ from backend.eventlog.postgresql_schema import (
     migrations,
 )
 from backend.eventlog.postgresql_session import Sessions, first_line
-from backend.eventlog.store import STREAMED_COLUMNS, StoredEvent, stored_event
+from backend.eventlog.store import STREAMED_COLUMNS, Digest, StoredEvent, stored_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -189,6 +189,17 @@ class PostgreSQLStore:
                 return
             after = "AND (event_date_time, outbox, outbox_id) > (%s, %s, %s)"
             position = [event.event_date_time, event.outbox, event.outbox_id]
+
+    def digests(self, table: str | None, *, since: datetime, until: datetime, slack: timedelta) -> Iterator[Digest]:
+        name = ".".join('"' + part.replace('"', '""') + '"' for part in (table or TABLE).split("."))
+        inside = "event_date_time >= %s AND event_date_time < %s"
+        rows = self._sessions.query(
+            'SELECT event_type::text COLLATE "C", md5(event_context::text), min(event_date_time::timestamptz),'
+            f" count(*) FILTER (WHERE {inside}), count(*) FROM {name} WHERE {inside} GROUP BY 1, 2 ORDER BY 1, 2",
+            [since, until, since - slack, until + slack],
+        )
+        for event_type, digest, first_at, count, around in rows:
+            yield Digest(event_type, digest, first_at.astimezone(UTC), count, around)
 
     def now(self) -> datetime:
         moment: datetime = self._sessions.query("SELECT clock_timestamp()")[0][0]

@@ -6,7 +6,7 @@ How to write another one: docs/stores.md.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
@@ -63,6 +63,23 @@ def stored_event(row: Sequence[Any]) -> StoredEvent:
     return StoredEvent(**{**values, "window_id": UUID(str(values["window_id"]))}, added=added)
 
 
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """How many rows of one type and context a table has: `inside` a period, and `around` it, which includes those."""
+
+    event_type: str
+    #: Of the context's bytes, in hexadecimal digits.
+    md5: str
+    #: The time of the earliest of them.
+    first_at: datetime
+    inside: int
+    around: int
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.event_type, self.md5
+
+
 class EventStore(Protocol):
     """What the pipeline needs of a store. Rows travel as PostgreSQL COPY text, columns as in `ROW_COLUMNS`.
 
@@ -93,6 +110,14 @@ class EventStore(Protocol):
 
     def counts(self, window_ids: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
         """Rows stored, per window and outbox; a window without rows is absent. For hundreds of windows in one query.
+
+        Raises StoreUnavailable.
+        """
+
+    def digests(self, table: str | None, *, since: datetime, until: datetime, slack: timedelta) -> Iterator[Digest]:
+        """What a table of the store holds from `since` to before `until`, and within `slack` around that, in the
+        order of (event_type, md5). `table` is the OBT if None, else any table or view, also `schema.table`, with the
+        columns event_type, event_date_time and event_context.
 
         Raises StoreUnavailable.
         """

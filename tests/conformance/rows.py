@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from backend.eventlog.columns import ADDED_COLUMNS
-from tests.model.memory_store import StoredRow
+from backend.eventlog.memory import StoredRow
 
 if TYPE_CHECKING:
     from backend.eventlog.store import EventStore

@@ -12,8 +12,8 @@ import clickhouse_connect
 import psycopg2
 
 from backend.eventlog.columns import ADDED_COLUMNS
+from backend.eventlog.memory import MemoryStore, StoredRow
 from backend.eventlog.store import EventStore, connect
-from tests.model.memory_store import MemoryStore, StoredRow
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client

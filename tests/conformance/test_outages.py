@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from backend.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
+from backend.eventlog.memory import StoredRow
 from backend.eventlog.store import EventStore
 from deploy.local.ports import Ports
 from deploy.local.process import PROJECT
 from tests.conformance.answers import Answer, Endpoint, Silence
 from tests.conformance.rows import WINDOW, row, write
 from tests.conformance.subjects import RemoteSubject, Subject
-from tests.model.memory_store import StoredRow
 from tests.services import Services
 
 has_an_address = pytest.mark.only("clickhouse", "postgresql", reason="the others are in this process")

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
-from tests.model.memory_store import MemoryStore, by_month, parse
+from backend.eventlog.memory import MemoryStore, by_month, parse
 from tests.model.puppets import Order, current_puppet, stand_still
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from tests.model.memory_store import Block, Identity, StoredRow
+    from backend.eventlog.memory import Block, Identity, StoredRow
 
 Owner = tuple[str, int]  # puppet, job
 

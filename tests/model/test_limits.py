@@ -23,9 +23,9 @@ from tests.model.faulty_store import FaultyStore
 from tests.model.puppets import Order, Puppet
 
 if TYPE_CHECKING:
+    from backend.eventlog.memory import Identity
     from pipeline.batch import Batch
     from tests.model.ledger import Ledger
-    from tests.model.memory_store import Identity
 
 
 class Race:

@@ -58,9 +58,9 @@ from tests.model.puppets import Order, Puppet, stand_still
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from backend.eventlog.memory import Identity
     from pipeline.batch import Batch
     from tests.model.ledger import Ledger
-    from tests.model.memory_store import Identity
 
 #: Examples of a run; the long profile is `MODEL_EXAMPLES=20000`.
 _EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "500"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from backend.eventlog import schema
+from backend.eventlog.memory import MemoryStore
 from backend.eventlog.schema import Migration, SchemaConflictError
-from tests.model.memory_store import MemoryStore
 
 TABLE = Migration(1, "table", ("CREATE TABLE t",))
 INDEX = Migration(2, "index", ("CREATE INDEX i",))

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
-from argparse import ArgumentParser
+import re
+from argparse import ArgumentParser, ArgumentTypeError
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from backend.eventlog import schema
+from backend.eventlog.comparison import SIDES, Comparison, compare
 from backend.eventlog.errors import EventStoreError
 from backend.eventlog.store import EventStore, connect
+
+#: Younger events may not be in the event log yet.
+_STILL_ON_ITS_WAY = timedelta(minutes=5)
 
 
 class Command(BaseCommand):
@@ -24,13 +30,25 @@ class Command(BaseCommand):
         migrate.add_argument("--plan", action="store_true", help="show what would be done, and do nothing")
         migrate.add_argument("--check", action="store_true", help="do nothing; exit code 1 if something is to be done")
         status = actions.add_parser("status", help="every migration, and whether it is applied")
-        for action in (migrate, status):
+        comparison = actions.add_parser(
+            "compare", help="compare event_log with a table that should hold the same events"
+        )
+        comparison.add_argument("--with", dest="table", type=_table, required=True, help="the other table, or a view")
+        comparison.add_argument("--at", metavar="URL", help="the store that has it (default: EVENT_STORE_URL)")
+        comparison.add_argument("--since", type=_moment, help="ISO 8601, in UTC (default: a day before --until)")
+        comparison.add_argument("--until", type=_moment, help="ISO 8601, in UTC (default: five minutes ago)")
+        comparison.add_argument(
+            "--slack-seconds", type=float, default=60, help="between the two clock readings of an event"
+        )
+        comparison.add_argument("--limit", type=int, default=20, help="differences shown, at most")
+        for action in (migrate, status, comparison):
             action.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *_args: Any, **options: Any) -> None:  # noqa: ANN401 - Django's signature
+        actions = {"migrate": self._migrate, "status": self._status, "compare": self._compare}
         store = connect(settings.EVENT_STORE_URL, timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
         try:
-            is_well = self._status(store, options) if options["action"] == "status" else self._migrate(store, options)
+            is_well = actions[options["action"]](store, options)
         except EventStoreError as error:
             raise CommandError(f"The event store does not answer: {error}. Is EVENT_STORE_URL right?") from error
         except schema.SchemaConflictError as error:
@@ -61,3 +79,78 @@ class Command(BaseCommand):
             for one in states:
                 self.stdout.write(f"{one.number:>4}  {one.state:<8}  {one.name}")
         return all(one.state == "applied" for one in states)
+
+    def _compare(self, store: EventStore, options: dict[str, Any]) -> bool:
+        until = options["until"] or datetime.now(UTC) - _STILL_ON_ITS_WAY
+        since = options["since"] or until - timedelta(days=1)
+        if since >= until:
+            raise CommandError("--since must be before --until.", returncode=2)
+        there = store
+        if options["at"]:
+            there = connect(options["at"], timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
+        try:
+            found = compare(
+                store,
+                there,
+                options["table"],
+                since=since,
+                until=until,
+                slack=timedelta(seconds=options["slack_seconds"]),
+                most_differences=options["limit"],
+            )
+        except EventStoreError as error:
+            raise CommandError(f"The tables cannot be compared: {error}") from error
+        finally:
+            there.close()
+        names = {"here": "event_log", "there": options["table"]}
+        if options["json"]:
+            self.stdout.write(json.dumps(_as_json(found, since=since, until=until)))
+        else:
+            self.stdout.write("\n".join([f"from {since.isoformat()} to {until.isoformat()}", *_as_lines(found, names)]))
+        return found.is_equal
+
+
+def _table(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?", text):
+        raise ArgumentTypeError(f"{text!r} is not the name of a table: write TABLE or SCHEMA.TABLE")
+    return text
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is not a time: write it as 2026-03-04T05:00") from error
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _as_lines(found: Comparison, names: dict[str, str]) -> list[str]:
+    lines = [f"{'event_type':<32}{'hour':<20}{names['here']:>16}{names['there']:>24}"]
+    lines += [
+        f"{event_type:<32}{hour:%Y-%m-%d %H}:00    {rows['here']:>16,}{rows['there']:>24,}"
+        for (event_type, hour), rows in sorted(found.rows.items())
+    ]
+    for side in SIDES:
+        lines.append(f"only in {names[side]}: {found.missing[side]:,} row(s)")
+        lines += [
+            f"  {one.event_type}  {one.at.isoformat()}  md5 {one.md5}  {one.rows:,} row(s)"
+            for one in found.differences
+            if one.side == side
+        ]
+    if not found.rows:
+        lines.append("No events in this period: nothing was compared.")
+    return lines
+
+
+def _as_json(found: Comparison, *, since: datetime, until: datetime) -> dict[str, Any]:
+    return {
+        "since": since.isoformat(),
+        "until": until.isoformat(),
+        "is_equal": found.is_equal,
+        "hours": [
+            {"event_type": event_type, "hour": hour.isoformat(), **{side: rows[side] for side in SIDES}}
+            for (event_type, hour), rows in sorted(found.rows.items())
+        ],
+        "missing": {side: found.missing[side] for side in SIDES},
+        "differences": [{**asdict(one), "at": one.at.isoformat()} for one in found.differences],
+    }

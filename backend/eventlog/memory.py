@@ -1,4 +1,5 @@
-"""An event store in memory that behaves as the real ones do, for the tests that must decide what goes wrong in it.
+"""The event store in memory, which behaves as the real ones do: for the testing kit (pipeline/testing) and for tests
+that must decide what goes wrong in a store.
 
 It passes the conformance suite (tests/conformance): rows are parsed as a store parses them, an insert is one block for
 each month, and the token log has an entry for each block, of which it forgets the oldest.
@@ -10,14 +11,15 @@ import math
 import re
 from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from hashlib import md5
 from threading import Lock
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from backend.eventlog.columns import ADDED_COLUMNS, ROW_COLUMNS
-from backend.eventlog.errors import OutcomeUnknown, RowsRefused
-from backend.eventlog.store import StoredEvent
+from backend.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
+from backend.eventlog.store import Digest, StoredEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -130,6 +132,18 @@ class MemoryStore:
                 written_at=row.written_at,
                 added={column.name: value for column, value in zip(ADDED_COLUMNS, row.added, strict=True)},
             )
+
+    def digests(self, table: str | None, *, since: datetime, until: datetime, slack: timedelta) -> Iterator[Digest]:
+        if table is not None:
+            raise StoreUnavailable(f"a store in memory has no table {table}")
+        times: dict[tuple[str, str], list[datetime]] = defaultdict(list)
+        for row in self.rows:
+            if since - slack <= row.event_date_time < until + slack:
+                digest = md5(row.event_context, usedforsecurity=False).hexdigest()
+                times[row.event_type, digest].append(row.event_date_time)
+        for (event_type, digest), around in sorted(times.items()):
+            inside = [time for time in around if since <= time < until]
+            yield Digest(event_type, digest, min(around), len(inside), len(around))
 
     def now(self) -> datetime:
         return datetime.now(UTC)

@@ -1,0 +1,73 @@
+"""What a table holds, context by context: the comparison with an old log stands on it (`eventlog compare`)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from hashlib import md5
+
+import pytest
+
+from backend.eventlog.errors import StoreUnavailable
+from backend.eventlog.store import Digest, EventStore
+from tests.conformance.rows import MOMENT, SECOND, row, write
+
+HOUR = timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
+MICROSECOND = timedelta(microseconds=1)
+
+
+def digests(store: EventStore, *, since: timedelta = -HOUR, until: timedelta = HOUR) -> list[Digest]:
+    return list(store.digests(None, since=MOMENT + since, until=MOMENT + until, slack=MINUTE))
+
+
+def hexadecimal(context: bytes) -> str:
+    return md5(context, usedforsecurity=False).hexdigest()
+
+
+def test_rows_are_counted_by_type_and_context(store: EventStore) -> None:
+    write(store, row(1, context=b"a"), row(2, context=b"b\t\\"), row(3, context=b"a", moment=MOMENT + MINUTE))
+    write(store, row(4, context=b"a", event_type="B"), row(5, context=b"a", event_type="\xe9"), token=SECOND)
+
+    found = digests(store)
+
+    assert sorted(found, key=lambda one: one.key) == found
+    assert {one.key: (one.inside, one.around, one.first_at) for one in found} == {
+        ("B", hexadecimal(b"a")): (1, 1, MOMENT),
+        ("paid", hexadecimal(b"a")): (2, 2, MOMENT),
+        ("paid", hexadecimal(b"b\t\\")): (1, 1, MOMENT),
+        ("\xe9", hexadecimal(b"a")): (1, 1, MOMENT),
+    }
+
+
+def test_a_period_has_its_start_and_not_its_end(store: EventStore) -> None:
+    write(
+        store,
+        row(1, context=b"before", moment=MOMENT - MICROSECOND),
+        row(2, context=b"start", moment=MOMENT),
+        row(3, context=b"last", moment=MOMENT + HOUR - MICROSECOND),
+        row(4, context=b"end", moment=MOMENT + HOUR),
+    )
+
+    found = {one.md5: (one.inside, one.around) for one in digests(store, since=timedelta(), until=HOUR)}
+
+    assert found == {
+        hexadecimal(b"before"): (0, 1),
+        hexadecimal(b"start"): (1, 1),
+        hexadecimal(b"last"): (1, 1),
+        hexadecimal(b"end"): (0, 1),
+    }
+
+
+def test_what_is_further_away_than_the_slack_is_not_there(store: EventStore) -> None:
+    write(store, row(1, moment=MOMENT - MINUTE - MICROSECOND), row(2, moment=MOMENT + HOUR + MINUTE))
+
+    assert digests(store, since=timedelta(), until=HOUR) == []
+
+    write(store, row(3, moment=MOMENT - MINUTE), row(4, moment=MOMENT + HOUR + MINUTE - MICROSECOND), token=SECOND)
+
+    assert [(one.inside, one.around) for one in digests(store, since=timedelta(), until=HOUR)] == [(0, 2)]
+
+
+def test_a_table_that_is_not_there_is_an_error(store: EventStore) -> None:
+    with pytest.raises(StoreUnavailable, match="no_such_table"):
+        list(store.digests("no_such_table", since=MOMENT, until=MOMENT + HOUR, slack=MINUTE))
