@@ -9,7 +9,9 @@ import pytest
 from django.test import Client
 
 from backend.users.models import OutboxUser, User
-from backend.users.use_cases import CreateUser, CreateUserOutcome, CreateUserRequest
+from backend.users.use_cases import CreateUser, CreateUserOutcome, CreateUserRequest, UserCreated
+from pipeline.testing.delivering import Deliver
+from pipeline.testing.published import Published
 
 ADA = {"email": "ada@example.com", "first_name": "Ada", "last_name": "Lovelace"}
 
@@ -25,23 +27,33 @@ def admin() -> Client:
     return client
 
 
-def test_a_post_creates_the_user_and_its_event() -> None:
+def test_a_post_creates_the_user_and_its_event(published: Published) -> None:
     response = post(ADA)
 
     assert response.status_code == 201
     user = User.objects.get()
     assert response.json() == {"id": user.id, **ADA}
-    assert [row.user_id for row in OutboxUser.objects.all()] == [user.id]
+    published.one(UserCreated, **ADA)
 
 
-def test_a_taken_email_is_a_conflict_and_no_event() -> None:
+def test_what_a_post_publishes_is_stored_with_the_request_that_caused_it(deliver: Deliver) -> None:
+    response = post(ADA)
+
+    stored = deliver().one(UserCreated)
+
+    assert stored.event_context == UserCreated(**ADA).model_dump_json()
+    assert dict(stored.bound) == {"request_id": response["X-Request-ID"], "ip": "127.0.0.1"}
+
+
+def test_a_taken_email_is_a_conflict_and_no_event(published: Published) -> None:
     post(ADA)
 
     response = post({**ADA, "first_name": "Another"})
 
     assert response.status_code == 409
     assert response.json() == {"error": "User with this email already exists"}
-    assert (User.objects.count(), OutboxUser.objects.count()) == (1, 1)
+    assert User.objects.count() == 1
+    published.one(UserCreated)
 
 
 @pytest.mark.parametrize(
@@ -59,12 +71,15 @@ def test_a_taken_email_is_a_conflict_and_no_event() -> None:
         ({"is_staff": True}, "is_staff"),
     ],
 )
-def test_a_bad_value_is_refused_with_the_name_of_its_field(change: dict[str, object], field: str) -> None:
+def test_a_bad_value_is_refused_with_the_name_of_its_field(
+    published: Published, change: dict[str, object], field: str
+) -> None:
     response = post({**ADA, **change})
 
     assert response.status_code == 422
     assert [problem["loc"][-1] for problem in response.json()["detail"]] == [field]
-    assert (User.objects.count(), OutboxUser.objects.count()) == (0, 0)
+    assert User.objects.count() == 0
+    published.none()
 
 
 def test_a_missing_field_is_named() -> None:
@@ -88,17 +103,17 @@ def test_the_api_documents_itself() -> None:
     assert Client().get("/api/docs").status_code == 200
 
 
-def test_the_admin_s_form_creates_the_user_through_the_use_case(admin: Client) -> None:
+def test_the_admin_s_form_creates_the_user_through_the_use_case(admin: Client, published: Published) -> None:
     response = admin.post("/admin/users/user/add/", ADA)
 
     assert response.status_code == 302
     user = User.objects.get(email=ADA["email"])
-    assert [row.user_id for row in OutboxUser.objects.all()] == [user.id]
+    published.one(UserCreated, **ADA)
     assert not user.is_staff
     assert not user.has_usable_password()
 
 
-def test_the_admin_s_form_refuses_what_the_use_case_refuses(admin: Client) -> None:
+def test_the_admin_s_form_refuses_what_the_use_case_refuses(admin: Client, published: Published) -> None:
     CreateUser().execute(CreateUserRequest(**ADA))
 
     taken = admin.post("/admin/users/user/add/", ADA)
@@ -106,7 +121,7 @@ def test_the_admin_s_form_refuses_what_the_use_case_refuses(admin: Client) -> No
 
     assert (taken.status_code, bad.status_code) == (200, 200)
     assert "already exists" in taken.content.decode()
-    assert OutboxUser.objects.count() == 1
+    published.one(UserCreated)
 
 
 def test_the_admin_shows_the_error_of_a_race_that_was_lost_after_the_form_s_check(
@@ -120,14 +135,14 @@ def test_the_admin_shows_the_error_of_a_race_that_was_lost_after_the_form_s_chec
     assert CreateUser.EMAIL_TAKEN in response.content.decode()
 
 
-def test_changing_a_user_in_the_admin_publishes_no_creation(admin: Client) -> None:
+def test_changing_a_user_in_the_admin_publishes_no_creation(admin: Client, published: Published) -> None:
     user = User.objects.create(email="old@example.com", first_name="A", last_name="B")
 
     response = admin.post(f"/admin/users/user/{user.id}/change/", {**ADA, "is_active": "on"})
 
     assert response.status_code == 302
     assert User.objects.get(id=user.id).email == ADA["email"]
-    assert OutboxUser.objects.count() == 0
+    published.none(UserCreated)
 
 
 def test_undelivered_events_can_be_looked_at_in_the_admin_and_not_changed(admin: Client) -> None:
