@@ -84,11 +84,7 @@ def _dispatcher(batches: list[Batch]) -> Dispatcher:
         batch_bytes=max(1, settings.WINDOW_BYTES // 4),
         in_flight_rows=settings.MAX_OPEN_WINDOWS * max(settings.WINDOW_ROWS, settings.WINDOW_MAX_ROWS),
     )
-
-    def keep(batch: Batch) -> None:
-        batches.append(batch)
-
-    dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=keep)
+    dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=batches.extend)
     dispatcher.create_cursors()
     with connection.cursor() as cursor:
         cursor.execute(_START_OVER)
