@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 from django.apps import AppConfig
+from django.core.checks import register
+
+from pipeline.checks import check_settings, require_settings
 
 
 class PipelineConfig(AppConfig):
     name = "pipeline"
     label = "pipeline"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def __init__(self, app_name: str, app_module: ModuleType) -> None:
+        # Not in a system check: without DRAMATIQ_BROKER, django_dramatiq's own defaults fail first, in its __init__.
+        require_settings()
+        super().__init__(app_name, app_module)
+
+    def ready(self) -> None:
+        register(check_settings)

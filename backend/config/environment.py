@@ -6,6 +6,8 @@ stack writes (`.local/stack.env`).
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import environ
@@ -13,7 +15,6 @@ from django.core.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
 
 T = TypeVar("T")
@@ -68,9 +69,10 @@ class Environment:
         self._problems.append(text)
 
     def check(self) -> None:
-        """Raise ImproperlyConfigured with one line for each bad variable, if there is any."""
-        if self._problems:
-            raise ImproperlyConfigured("The environment is not usable:\n  - " + "\n  - ".join(self._problems))
+        """Raise ImproperlyConfigured with one line for each bad variable read since the last check, if there is any."""
+        problems, self._problems = self._problems, []
+        if problems:
+            raise ImproperlyConfigured("The environment is not usable:\n  - " + "\n  - ".join(problems))
 
     def _parse(self, name: str, parse: Callable[[str], T], default: T, expected: str) -> T:
         raw = self._variables.get(name)
@@ -111,3 +113,10 @@ def database_settings(url: str) -> dict[str, object]:
     if settings.get("ENGINE") != "django.db.backends.postgresql":
         raise ImproperlyConfigured("it must be a postgresql:// URL")
     return settings
+
+
+#: What an unset DATABASE_URL means.
+LOCAL_DATABASE_URL = "postgresql://towpath@127.0.0.1:54329/towpath"
+
+#: This process's environment.
+env = Environment(os.environ, fallback_file=Path(__file__).resolve().parents[2] / ".local" / "stack.env")

@@ -27,7 +27,8 @@ def _mask(value: object) -> str | None:
 def _hash(value: object) -> str | None:
     if value is None:
         return None
-    return hmac.new(settings.EVENT_HASH_KEY.encode(), str(value).encode(), sha256).hexdigest()
+    key = settings.EVENT_HASH_KEY or settings.SECRET_KEY
+    return hmac.new(key.encode(), str(value).encode(), sha256).hexdigest()
 
 
 class _Protected:

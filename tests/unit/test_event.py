@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 from pydantic import ValidationError
 
 from backend.outbox import Event
+from backend.outbox.event import Hashed
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
 
 
 class UserDeactivated(Event):
@@ -28,6 +32,10 @@ class OrderV2PlacedAbroad(OrderV2Placed):
 
 class SentA(Event):
     pass
+
+
+class AddressSeen(Event):
+    ip: Hashed[str]
 
 
 @pytest.mark.parametrize(
@@ -58,3 +66,15 @@ def test_an_event_takes_no_unknown_field_and_does_not_change() -> None:
     event = UserDeactivated(reason="")
     with pytest.raises(ValidationError, match="frozen"):
         event.reason = "another"  # type: ignore[misc]
+
+
+def test_without_a_key_of_its_own_a_value_is_hashed_with_the_secret_key(settings: Settings) -> None:
+    settings.EVENT_HASH_KEY = ""
+    settings.SECRET_KEY = "the project's"  # noqa: S105 - of this test
+    by_default = AddressSeen(ip="127.0.0.1").model_dump_json()
+    settings.EVENT_HASH_KEY = "the project's"
+    by_its_own = AddressSeen(ip="127.0.0.1").model_dump_json()
+    settings.EVENT_HASH_KEY = "another"
+
+    assert by_default == by_its_own
+    assert by_default != AddressSeen(ip="127.0.0.1").model_dump_json()

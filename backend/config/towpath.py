@@ -1,0 +1,88 @@
+"""Every setting that Towpath needs, from the environment: for settings.py here, and for a project that adopts it.
+
+There it is `from backend.config.towpath import *` at the top; what stands below wins (docs/adopting.md). Each variable
+is explained in README.md, "Settings".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import django_stubs_ext
+from django.core.exceptions import ImproperlyConfigured
+from periodiq import PeriodiqMiddleware
+
+from backend.config.broker_url import with_safe_defaults
+from backend.config.environment import LOCAL_DATABASE_URL
+from backend.config.environment import env as _env
+from backend.eventlog import store as _store
+from pipeline.lifecycle import PipelineLifecycle
+
+django_stubs_ext.monkeypatch()
+
+# --- RabbitMQ and the event store. An unset URL means the local stack's ------------------------------------------
+
+RABBITMQ_URL = _env.text("RABBITMQ_URL", "amqp://127.0.0.1:56729")
+EVENT_STORE_URL = _env.text("EVENT_STORE_URL", _env.text(_store.URL_ALIAS, _store.DEFAULT_URL))
+try:
+    EVENT_STORE_URL = _store.completed(EVENT_STORE_URL, database_url=_env.text("DATABASE_URL", LOCAL_DATABASE_URL))
+except ImproperlyConfigured as _error:
+    _env.problem(f"EVENT_STORE_URL: {_error}")
+
+#: Goes into the `environment` column of every event.
+ENVIRONMENT = _env.text("ENVIRONMENT", "local")
+
+# --- The pipeline ------------------------------------------------------------------------------------------------
+
+#: The dispatcher looks for committed outbox rows this often.
+DISPATCH_INTERVAL_SECONDS = _env.seconds("DISPATCH_INTERVAL_SECONDS", 1.0, minimum=0.01)
+#: Ids in one message, at most. Aggregator threads x BATCH_IDS must reach WINDOW_MAX_ROWS, or windows do not fill.
+BATCH_IDS = _env.whole_number("BATCH_IDS", 1000)
+#: A window closes at this many rows,
+WINDOW_ROWS = _env.whole_number("WINDOW_ROWS", 1000)
+#: (growing on to this many while every writer is busy and ids are waiting,)
+WINDOW_MAX_ROWS = _env.whole_number("WINDOW_MAX_ROWS", 10_000)
+#: or this many payload bytes,
+WINDOW_BYTES = _env.whole_number("WINDOW_BYTES", 32 * 1024 * 1024, minimum=1024)
+#: or this long after its first id. The dispatcher gathers for DISPATCH_INTERVAL_SECONDS already; this is for the
+#: messages of one look to come together, and every look leaves its last window waiting for so long.
+WINDOW_LINGER_SECONDS = _env.seconds("WINDOW_LINGER_SECONDS", 0.1)
+#: Windows one aggregator process writes at the same time, each with a database connection of its own.
+WINDOW_WRITERS = _env.whole_number("WINDOW_WRITERS", 2)
+#: Dispatching pauses while more than this many windows' worth of ids is between dispatch and ack.
+MAX_OPEN_WINDOWS = _env.whole_number("MAX_OPEN_WINDOWS", 16)
+#: A window whose owner has not renewed its lease for this long is taken over.
+LEASE_SECONDS = _env.seconds("LEASE_SECONDS", 10.0, minimum=0.1)
+#: A batch that no aggregator has sealed for this long is sealed by recovery.
+UNSEALED_SECONDS = _env.seconds("UNSEALED_SECONDS", 15.0, minimum=0.1)
+#: A stopping worker ends within this time: it delivers what it has sealed, the rest is recovered by others.
+SHUTDOWN_SECONDS = _env.seconds("SHUTDOWN_SECONDS", 20.0, minimum=1.0)
+#: How long the event store may take for one insert.
+STORE_TIMEOUT_SECONDS = _env.seconds("STORE_TIMEOUT_SECONDS", 30.0, minimum=1.0)
+#: The key of `Hashed` fields, SECRET_KEY if empty. One of its own, so that SECRET_KEY can change without the hashes.
+EVENT_HASH_KEY = _env.text("EVENT_HASH_KEY", "")
+#: An event's context may not be larger.
+EVENT_CONTEXT_MAX_BYTES = _env.whole_number("EVENT_CONTEXT_MAX_BYTES", 16 * 1024 * 1024)
+
+#: For tests only: where a process shall die (pipeline/failpoints.py).
+FAILPOINTS = _env.text("FAILPOINTS", "")
+
+DRAMATIQ_BROKER: dict[str, Any] = {
+    "BROKER": "dramatiq.brokers.rabbitmq.RabbitmqBroker",
+    "OPTIONS": {"url": with_safe_defaults(RABBITMQ_URL), "confirm_delivery": True},
+    # In full, because the defaults of django-dramatiq 0.15 do not import under dramatiq 2. Left out on purpose:
+    # TimeLimit (it raises in the middle of transactions) and AdminMiddleware (it writes three rows per message).
+    "MIDDLEWARE": [
+        # A tick means "make sure a shift is running", which holds however old the tick is; periodiq's own
+        # default drops ticks older than 30 s, and with them the redelivered shift of a killed dispatcher.
+        PeriodiqMiddleware(skip_delay=24 * 3600),
+        "dramatiq.middleware.Retries",
+        "django_dramatiq.middleware.DbConnectionsMiddleware",
+        "backend.outbox.middleware.EventContextCarrier",
+        PipelineLifecycle(),
+    ],
+}
+# "tasks" is django-dramatiq's own default: a project may have such modules.
+DRAMATIQ_AUTODISCOVER_MODULES = ["actors", "tasks"]
+
+_env.check()

@@ -1,0 +1,99 @@
+"""The checks of a project's settings, and that they know every setting."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.conf import global_settings
+from django.core.exceptions import ImproperlyConfigured
+
+from deploy.local.process import PROJECT
+from pipeline.checks import SETTINGS, check_settings, require_settings
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
+
+ROOMS = ("backend/outbox", "backend/eventlog", "pipeline")
+
+
+def problems() -> dict[str, str]:
+    """What is found: the text and its hint, by id."""
+    return {str(found.id): f"{found.msg} {found.hint}" for found in check_settings()}
+
+
+def test_every_setting_that_the_product_reads_is_required() -> None:
+    files = [path for room in ROOMS for path in (PROJECT / room).rglob("*.py")]
+    read = {name for path in files for name in re.findall(r"\bsettings\.([A-Z_]+)\b", path.read_text())}
+
+    assert len(files) > 40
+    # ENVIRONMENT is read by its name, as a column of the event log.
+    assert {name for name in read if not hasattr(global_settings, name)} | {"ENVIRONMENT"} == set(SETTINGS)
+
+
+def test_missing_settings_are_named_with_what_to_write(settings: Settings) -> None:
+    del settings.WINDOW_ROWS
+    del settings.DRAMATIQ_BROKER
+
+    with pytest.raises(ImproperlyConfigured) as caught:
+        require_settings()
+
+    assert str(caught.value) == (
+        "The settings have no DRAMATIQ_BROKER, WINDOW_ROWS: write `from backend.config.towpath import *` at their top."
+    )
+
+
+def test_the_project_s_own_settings_are_well() -> None:
+    require_settings()
+    assert check_settings() == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "periodiq.PeriodiqMiddleware",
+        "dramatiq.middleware.retries.Retries",
+        "django_dramatiq.middleware.DbConnectionsMiddleware",
+        "pipeline.lifecycle.PipelineLifecycle",
+    ],
+)
+def test_a_broker_without_what_the_pipeline_needs_is_refused(settings: Settings, path: str) -> None:
+    name = path.rpartition(".")[2]
+    kept = [one for one in settings.DRAMATIQ_BROKER["MIDDLEWARE"] if name not in {_name(one), type(one).__name__}]
+    settings.DRAMATIQ_BROKER = {**settings.DRAMATIQ_BROKER, "MIDDLEWARE": kept}
+
+    assert list(problems()) == ["pipeline.E004"]
+    assert f"DRAMATIQ_BROKER has no {path}: " in problems()["pipeline.E004"]
+    assert "backend.config.towpath" in problems()["pipeline.E004"]
+
+
+def _name(middleware: Any) -> str:  # noqa: ANN401 - what the setting may hold
+    return str(middleware).rpartition(".")[2]
+
+
+def test_a_time_limit_is_warned_of(settings: Settings) -> None:
+    middleware = [*settings.DRAMATIQ_BROKER["MIDDLEWARE"], "dramatiq.middleware.TimeLimit"]
+    settings.DRAMATIQ_BROKER = {**settings.DRAMATIQ_BROKER, "MIDDLEWARE": middleware}
+
+    assert "Leave it out" in problems()["pipeline.W001"]
+
+
+@pytest.mark.parametrize("app", ["backend.outbox", "backend.eventlog", "django_dramatiq"])
+def test_an_app_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, app: str) -> None:
+    monkeypatch.setattr("pipeline.checks.apps.is_installed", lambda name: name != app)
+
+    assert problems() == {"pipeline.E003": f"{app} is not in INSTALLED_APPS. Add it."}
+
+
+def test_another_database_than_postgresql_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.checks.connection.vendor", "sqlite")
+
+    assert "The default database is sqlite" in problems()["pipeline.E001"]
+    assert "Use PostgreSQL 13 or later" in problems()["pipeline.E001"]
+
+
+def test_psycopg_3_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("django.db.backends.postgresql.psycopg_any.is_psycopg3", True)
+
+    assert "pip uninstall psycopg" in problems()["pipeline.E002"]
