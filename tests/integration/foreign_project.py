@@ -1,0 +1,134 @@
+"""A project of somebody else's, made by `startproject`, to which the blocks of a page of the docs are applied."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from deploy.local.process import PROJECT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_SCRIPTS = Path(sys.executable).parent
+_MOST_SECONDS = 240
+
+#: A block that is to be tried: what is to be done with it, the file if it is one, and its text.
+_BLOCK = re.compile(r"^<!-- try: (\w+) ?(\S*) -->\n```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """`action` is prepend, append or write (to `file`), run, or start."""
+
+    action: str
+    file: str
+    text: str
+
+
+def blocks(page: str) -> Iterator[Block]:
+    """The blocks of a page of docs/ that are to be tried, in order."""
+    text = (PROJECT / "docs" / page).read_text(encoding="utf-8")
+    for action, file, block in _BLOCK.findall(text):
+        yield Block(action, file, block)
+
+
+class ForeignProject:
+    """A fresh project in `folder`; what it starts is killed at the end, with its descendants."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.folder = folder
+        self._environment = environment
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        self.run("django-admin startproject mysite .")
+        # The checkout is beside the project, as the page has it.
+        (self.folder.parent / "towpath").symlink_to(PROJECT)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._started:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def apply(self, block: Block, *, environment: Mapping[str, str] | None = None) -> None:
+        """Do with a block what its mark says; commands with these variables changed."""
+        path = self.folder / block.file
+        match block.action:
+            case "prepend":
+                path.write_text(block.text + path.read_text())
+            case "append":
+                path.write_text(path.read_text() + block.text)
+            case "write":
+                path.write_text(block.text)
+            case "run":
+                for command in block.text.splitlines():
+                    self.run(command, environment=environment)
+            case "start":
+                for command in block.text.splitlines():
+                    self._start(command)
+            case _:
+                raise AssertionError(f"nobody knows how to try {block.action!r}")
+
+    def run(self, command: str, *, exit_code: int = 0, environment: Mapping[str, str] | None = None) -> str:
+        """What it prints; fails, with all of that, when it ends with another exit code."""
+        done = subprocess.run(
+            shlex.split(command),
+            cwd=self.folder,
+            env={**self._variables(), **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_MOST_SECONDS,
+            check=False,
+        )
+        assert done.returncode == exit_code, f"{command} ended with {done.returncode}:\n{done.stdout}"
+        return done.stdout
+
+    def are_all_running(self) -> bool:
+        """True; fails, with what it printed last, when a started process has ended."""
+        for number, process in enumerate(self._started):
+            assert process.poll() is None, f"{process.args!r} ended:\n{self._log(number).read_text()[-3000:]}"
+        return bool(self._started)
+
+    def _start(self, command: str) -> None:
+        with self._log(len(self._started)).open("wb") as log:
+            process = subprocess.Popen(
+                shlex.split(command),
+                cwd=self.folder,
+                env=self._variables(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._started.append(process)
+
+    def _log(self, number: int) -> Path:
+        return self.folder.parent / f"process-{number}.log"
+
+    def _variables(self) -> dict[str, str]:
+        """Nearly nothing of this test run's own: its variables are this application's."""
+        kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
+        installed = str(self.folder.parent / "installed")
+        return {
+            **kept,
+            "PATH": f"{_SCRIPTS}:{os.environ['PATH']}",
+            "PYTHONPATH": installed,
+            # pip without a network: the dependencies are in the tests' own environment. (0 means "no isolation".)
+            "PIP_TARGET": installed,
+            "PIP_NO_DEPS": "1",
+            "PIP_NO_INDEX": "1",
+            "PIP_NO_BUILD_ISOLATION": "0",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            **self._environment,
+        }

@@ -1,0 +1,164 @@
+"""docs/adopting.md, word for word, on a fresh project."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from datetime import UTC, datetime, timedelta
+from hashlib import md5
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import clickhouse_connect
+import pytest
+from django.db import connection
+
+from deploy.local.process import PROJECT
+from tests.integration.foreign_project import ForeignProject, blocks
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from clickhouse_connect.driver.client import Client
+
+    from tests.services import Services
+
+#: What the project has already: a table of its own, and an insert in the request.
+OLD_LOG = """
+import os
+import clickhouse_connect
+
+def insert_into_old_log(event_type, event_date_time, event_context):
+    client = clickhouse_connect.get_client(dsn=os.environ["OLD_LOG_URL"])
+    client.insert(
+        "old_event_log",
+        [[event_type, event_date_time, event_context]],
+        column_names=["event_type", "event_date_time", "event_context"],
+    )
+    client.close()
+"""
+CREATE_OLD_TABLE = """
+CREATE TABLE mysite.old_event_log (event_type String, event_date_time DateTime64(3, 'UTC'), event_context String)
+ENGINE = MergeTree ORDER BY event_date_time
+"""
+#: No service listens there.
+NOWHERE = {"RABBITMQ_URL": "amqp://127.0.0.1:9", "EVENT_STORE_URL": "clickhouse://127.0.0.1:9/default"}
+
+
+@pytest.fixture
+def clickhouse(services: Services) -> Iterator[Client]:
+    client = clickhouse_connect.get_client(
+        host="127.0.0.1", port=services.clickhouse.port, autogenerate_session_id=False
+    )
+    client.command("CREATE DATABASE mysite")
+    client.command(CREATE_OLD_TABLE)
+    yield client
+    client.command("DROP DATABASE mysite")
+    client.close()
+
+
+@pytest.fixture
+def project(services: Services, clickhouse: Client, tmp_path: Path) -> Iterator[ForeignProject]:
+    assert clickhouse.ping()
+    postgres = urlsplit(services.postgres.url)
+    environment = {
+        "PGHOST": postgres.hostname or "",
+        "PGPORT": str(postgres.port),
+        "PGUSER": postgres.username or "",
+        "PGPASSWORD": postgres.password or "",
+        "RABBITMQ_URL": services.rabbitmq.url,
+        "EVENT_STORE_URL": f"clickhouse://127.0.0.1:{services.clickhouse.port}/mysite",
+        "OLD_LOG_URL": f"http://127.0.0.1:{services.clickhouse.port}/mysite",
+        "ENVIRONMENT": "adopted",
+    }
+    folder = tmp_path / "mysite"
+    folder.mkdir()
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE DATABASE mysite")
+        with ForeignProject(folder, environment) as project:
+            (folder / "mysite" / "old_log.py").write_text(OLD_LOG)
+            yield project
+        cursor.execute("DROP DATABASE mysite WITH (FORCE)")
+
+
+def shell(project: ForeignProject, code: str) -> None:
+    project.run(shlex.join(["python", "manage.py", "shell", "-c", f"from mysite.accounts import *\n{code}"]))
+
+
+def stored(clickhouse: Client) -> list[tuple[Any, ...]]:
+    rows = clickhouse.query(
+        "SELECT outbox, event_type, environment, event_context, metadata_version FROM mysite.event_log"
+        " ORDER BY event_context"
+    )
+    return [tuple(row) for row in rows.result_rows]
+
+
+def compare(project: ForeignProject, *, exit_code: int) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    since, until = now - timedelta(days=1), now + timedelta(minutes=1)
+    period = f"--since {since:%Y-%m-%dT%H:%M:%S} --until {until:%Y-%m-%dT%H:%M:%S}"
+    command = f"python manage.py eventlog compare --with old_event_log {period} --json"
+    printed = project.run(command, exit_code=exit_code)
+    found: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    return found
+
+
+@pytest.mark.timeout(600)
+def test_a_fresh_project_adopts_towpath_by_the_page_and_compares_its_logs(
+    project: ForeignProject, clickhouse: Client
+) -> None:
+    # Given a project to which every block of the page has been applied, in order
+    for block in blocks("adopting.md"):
+        project.apply(block, environment=NOWHERE if "pytest" in block.text else None)
+    assert project.are_all_running()
+
+    # When it publishes
+    shell(project, "open_account('ada'); open_account('bob')")
+
+    # Then the pipeline delivers to the real store, started by the scheduler's next tick, which may take a minute
+    expected = [("outbox_event", "account_opened", "adopted", f'{{"name":"{name}"}}', 1) for name in ("ada", "bob")]
+    eventually(lambda: project.are_all_running() and stored(clickhouse) == expected, seconds=180)
+    # And the old log has the same events
+    assert compare(project, exit_code=0)["missing"] == {"here": 0, "there": 0}
+
+    # When one is only published, and another only inserted
+    shell(project, "with transaction.atomic(): publish(AccountOpened(name='only here'))")
+    shell(
+        project,
+        "event = AccountOpened(name='only there')\n"
+        "insert_into_old_log(event.event_type, timezone.now(), event.model_dump_json())",
+    )
+    eventually(lambda: project.are_all_running() and len(stored(clickhouse)) == 3, seconds=60)
+
+    # Then the comparison names both, each with its side
+    found = compare(project, exit_code=1)
+    assert sorted((one["side"], one["event_type"], one["md5"], one["rows"]) for one in found["differences"]) == [
+        ("here", "account_opened", md5(b'{"name":"only here"}', usedforsecurity=False).hexdigest(), 1),
+        ("there", "account_opened", md5(b'{"name":"only there"}', usedforsecurity=False).hexdigest(), 1),
+    ]
+
+
+def test_a_project_that_left_a_step_out_is_told_which(project: ForeignProject) -> None:
+    # Given a project without the settings, and with the database of `startproject`
+    settings = project.folder / "mysite" / "settings.py"
+    install, _, apps, *_ = blocks("adopting.md")
+    project.apply(install)
+    project.apply(apps)
+
+    without_settings = project.run("python manage.py check", exit_code=1)
+    settings.write_text("from backend.config.towpath import *\n" + settings.read_text())
+    with_sqlite = project.run("python manage.py migrate", exit_code=1)
+
+    assert "write `from backend.config.towpath import *` at their top" in without_settings
+    assert "(pipeline.E001) The default database is sqlite" in with_sqlite
+    assert "HINT: Use PostgreSQL 13 or later for the project's default database." in with_sqlite
+
+
+def test_the_page_names_the_comparison_and_every_block_has_its_mark() -> None:
+    page = (PROJECT / "docs" / "adopting.md").read_text(encoding="utf-8")
+
+    assert "python manage.py eventlog compare --with old_event_log --since" in page
+    # All but that one are tried.
+    assert page.count("\n```") // 2 == len(list(blocks("adopting.md"))) + 1
