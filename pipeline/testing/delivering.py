@@ -14,6 +14,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.test import override_settings
 
+from backend.eventlog.columns import ADDED_COLUMNS
 from backend.outbox.models import all_outboxes
 from pipeline.accumulate import Accumulator, Closing
 from pipeline.delivery import Delivery, deliver
@@ -102,5 +103,5 @@ def _found(row: StoredRow) -> FoundEvent:
         row.metadata_version,
         row.event_date_time,
         row.event_context.decode(),
-        {name: value for name, value in row.added.items() if value},
+        {column.name: value for column, value in zip(ADDED_COLUMNS, row.added, strict=True) if value},
     )

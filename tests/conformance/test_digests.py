@@ -10,6 +10,7 @@ import pytest
 from backend.eventlog.errors import StoreUnavailable
 from backend.eventlog.store import Digest, EventStore
 from tests.conformance.rows import MOMENT, SECOND, row, write
+from tests.conformance.subjects import SchemaSubject
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
@@ -71,3 +72,21 @@ def test_what_is_further_away_than_the_slack_is_not_there(store: EventStore) -> 
 def test_a_table_that_is_not_there_is_an_error(store: EventStore) -> None:
     with pytest.raises(StoreUnavailable, match="no_such_table"):
         list(store.digests("no_such_table", since=MOMENT, until=MOMENT + HOUR, slack=MINUTE))
+
+
+@pytest.mark.only("clickhouse", "chdb", "postgresql", reason="a store in memory has no table but its own")
+def test_a_table_is_named_with_or_without_its_schema(
+    request: pytest.FixtureRequest, store: EventStore, subject: SchemaSubject
+) -> None:
+    write(store, row(1), row(2, context=b"a"))
+    subject.execute("CREATE VIEW old_log AS SELECT event_type, event_date_time, event_context FROM event_log")
+    schema = {"clickhouse": "conformance", "chdb": "default", "postgresql": "public"}[
+        request.node.callspec.params["subject"]
+    ]
+
+    expected = digests(store)
+
+    assert len(expected) == 2
+    for table in ("event_log", "old_log", f"{schema}.old_log"):
+        assert list(store.digests(table, since=MOMENT - HOUR, until=MOMENT + HOUR, slack=MINUTE)) == expected
+    subject.execute("DROP VIEW old_log")

@@ -10,12 +10,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 
 from backend.eventlog import schema
 from backend.eventlog.comparison import SIDES, Comparison, compare
 from backend.eventlog.errors import EventStoreError
-from backend.eventlog.store import EventStore, connect
+from backend.eventlog.store import EventStore, completed, connect
 
 #: Younger events may not be in the event log yet.
 _STILL_ON_ITS_WAY = timedelta(minutes=5)
@@ -87,7 +88,7 @@ class Command(BaseCommand):
             raise CommandError("--since must be before --until.", returncode=2)
         there = store
         if options["at"]:
-            there = connect(options["at"], timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
+            there = connect(_store_url(options["at"]), timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
         try:
             found = compare(
                 store,
@@ -114,6 +115,13 @@ def _table(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?", text):
         raise ArgumentTypeError(f"{text!r} is not the name of a table: write TABLE or SCHEMA.TABLE")
     return text
+
+
+def _store_url(url: str) -> str:
+    try:
+        return completed(url, database_url=url)
+    except ImproperlyConfigured as error:
+        raise CommandError(f"--at: {error}", returncode=2) from error
 
 
 def _moment(text: str) -> datetime:
