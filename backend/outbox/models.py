@@ -8,23 +8,21 @@ of `LeanOutbox` or `FrozenOutbox` is all that a new outbox takes: the pipeline f
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.apps import apps
-from django.db import connection, models
+from django.db import models
 from django.db.models import F, Value
 
 from backend.outbox.context import bound
-from backend.outbox.errors import NotInTransaction
 from backend.outbox.event import Event
 from backend.outbox.fields import CurrentXid, TableStorage, Xid8Field
+from backend.outbox.insert import OutboxQuerySet, require_transaction
 from backend.outbox.lean import context_json
 
 if TYPE_CHECKING:
     from django.db.models.expressions import Combinable
-
-M = TypeVar("M", bound=models.Model)
 
 #: A queue's table: dead rows come as fast as live ones, so vacuum goes by count and not by share, without pausing,
 #: and does not truncate (that takes an exclusive lock each time the queue runs empty).
@@ -38,14 +36,6 @@ _QUEUE_STORAGE = {
     "autovacuum_analyze_threshold": 100000,
     "vacuum_truncate": "off",
 }
-
-
-class OutboxQuerySet(models.QuerySet[M]):
-    """Rows of an outbox, which are only ever inserted with what they report."""
-
-    def bulk_create(self, objs: Iterable[M], *args: Any, **kwargs: Any) -> list[M]:  # noqa: ANN401 - Django's signature
-        require_transaction()
-        return super().bulk_create(objs, *args, **kwargs)
 
 
 class Outbox(models.Model):
@@ -181,9 +171,3 @@ def base_fields(outbox: type[Outbox]) -> dict[str, models.Field[Any, Any]]:
     """The fields that every outbox of this kind has, by name."""
     kind = next(kind for kind in (LeanOutbox, FrozenOutbox, Outbox) if issubclass(outbox, kind))
     return {field.name: field for field in kind._meta.local_fields}
-
-
-def require_transaction() -> None:
-    """Raise NotInTransaction outside `transaction.atomic()`."""
-    if not connection.in_atomic_block:
-        raise NotInTransaction

@@ -18,13 +18,13 @@ from django.utils import timezone
 from backend.outbox.context import bound_json
 from backend.outbox.errors import EventNotStorable
 from backend.outbox.event import Event, stored_context
-from backend.outbox.models import FrozenOutbox, outbox_of, require_transaction
+from backend.outbox.insert import ROWS_PER_STATEMENT, insert, require_transaction
+from backend.outbox.models import FrozenOutbox, outbox_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: An INSERT takes this many rows, or this many characters of context: more only make the statement's text larger.
-_ROWS_PER_STATEMENT = 1000
+#: An INSERT takes this many characters of context, at most: its text is held in memory, several times over.
 _CHARACTERS_PER_STATEMENT = 8 * 1024 * 1024
 
 #: What `publish_many` takes: an event, or one with a time of its own.
@@ -93,7 +93,7 @@ def _chunks(events: Iterable[_Item], at: datetime | None) -> Iterator[list[_Froz
     for item in events:
         chunk.append(_frozen(item, at) if isinstance(item, Event) else _frozen(*item))
         characters += chunk[-1].characters
-        if len(chunk) >= _ROWS_PER_STATEMENT or characters >= _CHARACTERS_PER_STATEMENT:
+        if len(chunk) >= ROWS_PER_STATEMENT or characters >= _CHARACTERS_PER_STATEMENT:
             yield chunk
             chunk, characters = [], 0
     if chunk:
@@ -104,21 +104,14 @@ def _insert(chunk: Sequence[_Frozen]) -> None:
     by_outbox: dict[type[FrozenOutbox], list[tuple[Any, ...]]] = {}
     for one in chunk:
         by_outbox.setdefault(one.outbox, []).append(one.row)
-    # By hand, because the ORM would make an object and a query of each event, which costs more than the row itself.
-    with connection.cursor() as cursor:
-        for outbox, rows in by_outbox.items():
-            into, placeholders = _insert_sql(outbox)
-            cursor.execute(f"{into} VALUES {', '.join([placeholders] * len(rows))}", [*itertools.chain(*rows)])
+    for outbox, rows in by_outbox.items():
+        insert(outbox._meta.db_table, _columns(outbox), rows)
 
 
 @functools.cache
-def _insert_sql(outbox: type[FrozenOutbox]) -> tuple[str, str]:
-    """`INSERT INTO` up to its values, and the placeholders of a row."""
-    quote = connection.ops.quote_name
-    columns = ["event_type", "event_date_time", "event_context", "metadata_version", "bound"]
-    columns += [str(field.column) for field in _own_fields(outbox)]
-    names = ", ".join(map(quote, columns))
-    return f"INSERT INTO {quote(outbox._meta.db_table)} ({names})", f"({', '.join(['%s'] * len(columns))})"
+def _columns(outbox: type[FrozenOutbox]) -> tuple[str, ...]:
+    own = [str(field.column) for field in _own_fields(outbox)]
+    return ("event_type", "event_date_time", "event_context", "metadata_version", "bound", *own)
 
 
 @functools.cache

@@ -57,11 +57,11 @@ class ChangeUserForm(_UserForm):
         fields = tuple(UpdateAccountRequest.model_fields)
 
     def as_request(self) -> UpdateAccountRequest:
-        values = {name: self.cleaned_data[name] for name in self.Meta.fields}
         return UpdateAccountRequest(
             **{
                 name: sorted(value.values_list("pk", flat=True)) if isinstance(value, QuerySet) else value
-                for name, value in values.items()
+                for name, value in self.cleaned_data.items()
+                if name in UpdateAccountRequest.model_fields
             }
         )
 
