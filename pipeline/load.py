@@ -127,7 +127,7 @@ def _value(column: Column, known: Mapping[str, Combinable], event_columns: Mappi
             return event_columns[column.name]
         case FromEvent():
             value = event_columns.get(column.name, Value(None))
-            return Coalesce(Cast(value, TextField()), Value(_DEFAULTS[column.kind]))
+            return Coalesce(Cast(value, TextField()), Value(_DEFAULTS[column.kind]), output_field=TextField())
         case FromContext(key):
             return Coalesce(KeyTextTransform(key, "bound"), Value(_DEFAULTS[column.kind]), output_field=TextField())
         case FromSetting(setting):
