@@ -166,7 +166,9 @@ def _frozen(outbox: type[Outbox]) -> Iterator[_Problem]:
     if not issubclass(outbox, FrozenOutbox):
         return
     for event in outbox.events:
-        if missing := set(outbox.own_columns()) - event.model_fields.keys():
+        if not (isinstance(event, type) and issubclass(event, Event)):
+            yield f"`events` names {event!r}, which is no Event class", "Name the classes of its events."
+        elif missing := set(outbox.own_columns()) - event.model_fields.keys():
             names = ", ".join(sorted(missing))
             yield (
                 f"publish() could not fill its column(s) {names}: {event.__name__} has no such field",

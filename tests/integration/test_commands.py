@@ -196,6 +196,10 @@ def test_migrating_the_event_log_again_says_that_nothing_is_to_do() -> None:
     assert "up to date" in here("eventlog", "migrate").stdout
 
 
+def test_no_migration_is_missing() -> None:
+    assert here("makemigrations", "--check", "--dry-run").returncode == 0
+
+
 def test_an_event_store_that_is_down_is_said_with_what_to_check() -> None:
     done = manage("eventlog", "migrate", **CLICKHOUSE_DOWN)
 

@@ -93,6 +93,7 @@ def child_of_a_table() -> type[Outbox]:
         (lambda: lean(event_date_time="user__email"), 6, "event_date_time: .* is a Email", "DateTimeField"),
         (lambda: lean(event_date_time="user__last_login"), 6, "event_date_time: .* can be NULL", "Allow None"),
         (lambda: lean(event_date_time="user__updated_at"), 6, "auto_now", "auto_now_add"),
+        (lambda: frozen(events=("paid",)), 7, "'paid', which is no Event class", "Name the classes"),
         (lambda: frozen(events=(Paid,), currency=models.TextField()), 7, "currency: Paid has no such", "Name the col"),
     ],
 )
