@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import pytest
 from django.db import models
-from pydantic import AfterValidator, ConfigDict, EmailStr, Field, computed_field, model_serializer
+from pydantic import AfterValidator, ConfigDict, EmailStr, Field, StringConstraints, computed_field, model_serializer
 
 from backend.outbox import Event
 from backend.outbox.checks import problems_of
@@ -82,6 +82,8 @@ def _stripped(value: str) -> str:
         (bytes, "text"),
         (EmailStr, "text"),
         (Annotated[str, AfterValidator(_stripped)], "text"),
+        (Annotated[str, StringConstraints(to_lower=True)], "text"),
+        (Sensitive[str] | None, "text_or_none"),
         (Annotated[str, Field(strict=True)] | list[str], "text"),
         (Decimal, "amount"),
     ],

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.core.checks import CheckMessage, run_checks
 from django.db import models
-from django.test.utils import isolate_apps
 from pytest_django import Settings
 
 from backend.outbox.checks import check_outboxes, problems_between, problems_of
 from backend.outbox.fields import Xid8Field
-from backend.outbox.models import FrozenOutbox, LeanOutbox, Outbox, OutboxEvent
+from backend.outbox.models import FrozenOutbox, LeanOutbox, Outbox, OutboxEvent, all_outboxes
 from backend.users.models import OutboxUser, OutboxUserChange
 from tests.unit.outboxes import Maybe, Paid, Renamed, frozen, lean, made, meta_of, user_key
 
@@ -164,9 +164,12 @@ def test_two_events_of_one_type_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
     assert problem.hint
 
 
-@isolate_apps("backend.users")
-def test_a_proxy_of_an_outbox_is_no_outbox_of_its_own() -> None:
+def test_a_proxy_of_an_outbox_is_no_outbox_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     meta = type("Meta", (), {"app_label": "users", "proxy": True})
-    type("ShownOutboxUser", (OutboxUser,), {"__module__": __name__, "Meta": meta})
+    proxy = made("ShownOutboxUser", OutboxUser, {"__module__": __name__, "Meta": meta})
+    installed = SimpleNamespace(get_models=lambda: [OutboxUser, proxy])
+    for module in ("checks", "models"):
+        monkeypatch.setattr(f"backend.outbox.{module}.apps", installed)
 
     assert check_outboxes() == []
+    assert all_outboxes() == {"outbox_user": OutboxUser}
