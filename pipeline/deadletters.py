@@ -40,7 +40,7 @@ def find(ids: Sequence[int] | None) -> list[DeadLetter]:
 def event_of(letter: DeadLetter) -> dict[str, Any]:
     """The refused event, as it would be loaded; empty if its outbox row is gone."""
     columns = all_outboxes()[letter.outbox].event_columns()
-    rows = all_outboxes()[letter.outbox]._default_manager.filter(id=letter.row_id).values_list(*columns.values())
+    rows = all_outboxes()[letter.outbox]._base_manager.filter(id=letter.row_id).values_list(*columns.values())
     return dict(zip(columns, rows[0], strict=True)) if rows else {}
 
 
@@ -76,6 +76,6 @@ def drop(letters: Sequence[DeadLetter], *, by: str) -> None:
     """Delete the events for good, and log who did."""
     for letter in letters:
         with transaction.atomic():
-            all_outboxes()[letter.outbox]._default_manager.filter(id=letter.row_id).delete()
+            all_outboxes()[letter.outbox]._base_manager.filter(id=letter.row_id).delete()
             DeadLetter.objects.filter(id=letter.id).delete()
         log.warning("dead_letter_dropped", outbox=letter.outbox, row_id=letter.row_id, error=letter.error, by=by)

@@ -17,10 +17,11 @@ from django.db import connection
 from django.db.models import BooleanField, F, Func, TextField, Value
 from django.db.models.expressions import Combinable, RawSQL
 from django.db.models.fields.json import KeyTextTransform
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Cast, Coalesce
 from django.db.models.sql.datastructures import Join
 
 from backend.eventlog.columns import (
+    BASE_COLUMNS,
     ROW_COLUMNS,
     Column,
     FromContext,
@@ -109,7 +110,7 @@ def _rows_sql_of_any_window(outbox: type[Outbox]) -> tuple[str, tuple[object, ..
         "ARRAY(SELECT unnest(ids) FROM pipeline_batch WHERE window_id = %s AND outbox = %s)", [_ANY_WINDOW, name]
     )
     is_member = Func(F("id"), members, arg_joiner=" = ANY", template="%(expressions)s", output_field=BooleanField())
-    rows = outbox._default_manager.filter(is_member).order_by("id")
+    rows = outbox._base_manager.filter(is_member).order_by("id")
     query = rows.values_list(*(_value(column, known, event_columns) for column in ROW_COLUMNS)).query
     # As outer joins, which the planner may not turn round: believing a table to be empty, it would start from users.
     query.alias_map = {
@@ -122,8 +123,11 @@ def _value(column: Column, known: Mapping[str, Combinable], event_columns: Mappi
     match column.source:
         case FromPipeline():
             return known[column.name]
+        case FromEvent() if column in BASE_COLUMNS:
+            return event_columns[column.name]
         case FromEvent():
-            return event_columns.get(column.name, Value(_DEFAULTS[column.kind]))
+            value = event_columns.get(column.name, Value(None))
+            return Coalesce(Cast(value, TextField()), Value(_DEFAULTS[column.kind]), output_field=TextField())
         case FromContext(key):
             return Coalesce(KeyTextTransform(key, "bound"), Value(_DEFAULTS[column.kind]), output_field=TextField())
         case FromSetting(setting):

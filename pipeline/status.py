@@ -117,7 +117,7 @@ def _oldest_age_seconds(model: type[Outbox]) -> float | None:
     """By the event's own time: a row does not record when it was committed."""
     is_dead = DeadLetter.objects.filter(outbox=model.outbox_name(), row_id=OuterRef("id"))
     oldest: datetime | None = (
-        model._default_manager.filter(~Exists(is_dead))
+        model._base_manager.filter(~Exists(is_dead))
         .order_by("xid", "id")
         .values_list(model.event_columns()["event_date_time"], flat=True)
         .first()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hmac
 import json
 import re
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
 
 from django.conf import settings
-from pydantic import BaseModel, ConfigDict, PlainSerializer
-from pydantic_core import PydanticSerializationError
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, PlainSerializer
+from pydantic_core import CoreSchema
 
 from backend.outbox.errors import EventNotStorable, EventTooLarge
 
@@ -31,15 +32,21 @@ def _hash(value: object) -> str | None:
     return hmac.new(key.encode(), str(value).encode(), sha256).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
 class _Protected:
-    """Marks a field whose value never reaches a table."""
+    """Marks a field whose value never reaches a table: `how` says what is stored instead."""
+
+    how: str
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "protected": self.how}
 
 
 #: `password: Sensitive[str]`: stored as `***`.
-Sensitive = Annotated[T, _Protected(), PlainSerializer(_mask, return_type=str | None)]
+Sensitive = Annotated[T, PlainSerializer(_mask, return_type=str | None), _Protected("masked")]
 
 #: `ip: Hashed[str]`: stored as its HMAC-SHA256 under EVENT_HASH_KEY, so that equal values can be told to be equal.
-Hashed = Annotated[T, _Protected(), PlainSerializer(_hash, return_type=str | None)]
+Hashed = Annotated[T, PlainSerializer(_hash, return_type=str | None), _Protected("hashed")]
 
 
 class Event(BaseModel):
@@ -49,8 +56,15 @@ class Event(BaseModel):
     stored as `metadata_version`: raise it when the fields change.
     """
 
-    # NaN and infinity have no JSON; pydantic would store null in their place.
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        # NaN and infinity have no JSON; pydantic would store null in their place.
+        allow_inf_nan=False,
+        ser_json_inf_nan="constants",
+        # An error's text goes into logs; what the event says does not.
+        hide_input_in_errors=True,
+    )
 
     event_type: ClassVar[str] = "event"
     version: ClassVar[int] = 1
@@ -78,7 +92,7 @@ def stored_context(event: Event) -> str:
     """
     try:
         context = event.model_dump_json()
-    except PydanticSerializationError as error:
+    except ValueError as error:  # pydantic's own error is one, and so is what it raises for a circular reference
         _refuse(event, f"not a JSON value, or a lone surrogate: {error}", error)
     size = len(context.encode())
     if size > settings.EVENT_CONTEXT_MAX_BYTES:
@@ -103,19 +117,3 @@ def _refuse(event: Event, reason: str, cause: Exception | None = None) -> NoRetu
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
-
-
-def all_events() -> dict[tuple[str, int], type[Event]]:
-    """Every event class that has been imported, by type and version. Raises ValueError when two share both."""
-    found: dict[tuple[str, int], type[Event]] = {}
-    waiting: list[Any] = [Event]
-    while waiting:
-        for event in waiting.pop().__subclasses__():
-            waiting.append(event)
-            other = found.setdefault((event.event_type, event.version), event)
-            if other is not event:
-                raise ValueError(
-                    f"{other.__module__}.{other.__name__} and {event.__module__}.{event.__name__} are both"
-                    f" {event.event_type!r} version {event.version}: rename one, or raise its version"
-                )
-    return dict(sorted(found.items()))

@@ -1,27 +1,28 @@
 """Outbox tables: every row is an event that is not yet in the event store.
 
 A row is inserted in the transaction of what it reports and deleted by the pipeline's ack, never updated. A subclass
-of `LeanOutbox` or `FrozenOutbox` is all that a new outbox takes: the pipeline finds it by itself.
+of `LeanOutbox` or `FrozenOutbox` is all that a new outbox takes: the pipeline finds it by itself, and
+`backend.outbox.checks` refuses one that would lose events.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.apps import apps
 from django.db import models
-from django.db.models import F, Func, TextField, Value
-from django.db.models.functions import Cast, Coalesce
+from django.db.models import F, Value
 
 from backend.outbox.context import bound
+from backend.outbox.event import Event
 from backend.outbox.fields import CurrentXid, TableStorage, Xid8Field
+from backend.outbox.insert import OutboxQuerySet, require_transaction
+from backend.outbox.lean import context_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from django.db.models.expressions import Combinable
-
-    from backend.outbox.event import Event
 
 #: A queue's table: dead rows come as fast as live ones, so vacuum goes by count and not by share, without pausing,
 #: and does not truncate (that takes an exclusive lock each time the queue runs empty).
@@ -52,10 +53,17 @@ class Outbox(models.Model):
     #: knows without reading the payload).
     payload_column: ClassVar[str | None] = None
 
+    objects = OutboxQuerySet.as_manager()
+
     class Meta:
         abstract = True
-        indexes = (models.Index(fields=["xid", "id"], name="%(class)s_xid_id"),)
+        # Without a name: Django makes one of the table's, which is unique and short enough for any class.
+        indexes = (models.Index(fields=["xid", "id"]),)
         constraints = (TableStorage(name="%(class)s_storage", parameters=_QUEUE_STORAGE),)
+
+    def save(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Django's signature
+        require_transaction()
+        super().save(*args, **kwargs)
 
     @classmethod
     def outbox_name(cls) -> str:
@@ -63,8 +71,16 @@ class Outbox(models.Model):
         return cls._meta.db_table
 
     @classmethod
+    def own_columns(cls) -> tuple[str, ...]:
+        """The columns that the subclass adds: a column of the event log that is `FromEvent` is filled by its name."""
+        return tuple(field.attname for field in cls._meta.concrete_fields if field.name not in base_fields(cls))
+
+    @classmethod
     def event_columns(cls) -> Mapping[str, Combinable]:
-        """`event_type`, `event_date_time`, `event_context` and `metadata_version` of a row, as ORM expressions."""
+        """`event_type`, `event_date_time`, `event_context` and `metadata_version` of a row, as ORM expressions.
+
+        And its own columns, by their names.
+        """
         raise NotImplementedError(f"{cls.__name__} must be a LeanOutbox or a FrozenOutbox")
 
 
@@ -91,15 +107,21 @@ class LeanOutbox(Outbox):
     @classmethod
     def event_columns(cls) -> Mapping[str, Combinable]:
         return {
+            **{name: F(name) for name in cls.own_columns()},
             "event_type": Value(cls.event.event_type),
             "event_date_time": F(cls.event_date_time),
-            "event_context": _compact_json({name: cls.event_context[name] for name in cls.event.model_fields}),
+            "event_context": context_json(cls.event, cls.event_context),
             "metadata_version": Value(cls.event.version),
         }
 
 
 class FrozenOutbox(Outbox):
-    """An outbox by value: a row holds the event as it was when it was published."""
+    """An outbox by value: a row holds the event as it was when it was published.
+
+    Class attributes:
+      events: the Event classes that `publish()` puts here instead of into the general outbox. Columns that the
+        subclass adds are filled from the event's fields of the same names.
+    """
 
     event_type = models.TextField()
     event_date_time = models.DateTimeField()
@@ -107,6 +129,8 @@ class FrozenOutbox(Outbox):
     metadata_version = models.BigIntegerField(default=1)
 
     payload_column = "event_context"
+
+    events: ClassVar[tuple[type[Event], ...]] = ()
 
     class Meta(Outbox.Meta):
         abstract = True
@@ -116,7 +140,8 @@ class FrozenOutbox(Outbox):
 
     @classmethod
     def event_columns(cls) -> Mapping[str, Combinable]:
-        return {name: F(name) for name in ("event_type", "event_date_time", "event_context", "metadata_version")}
+        names = ("event_type", "event_date_time", "event_context", "metadata_version", *cls.own_columns())
+        return {name: F(name) for name in names}
 
 
 class OutboxEvent(FrozenOutbox):
@@ -129,14 +154,20 @@ class OutboxEvent(FrozenOutbox):
 
 def all_outboxes() -> dict[str, type[Outbox]]:
     """Every concrete outbox of the installed apps, by name, in the order of the names."""
-    models_found = (model for model in apps.get_models() if issubclass(model, Outbox))
-    return {model.outbox_name(): model for model in sorted(models_found, key=lambda model: model.outbox_name())}
+    found = (model for model in apps.get_models() if issubclass(model, Outbox) and not model._meta.proxy)
+    return {model.outbox_name(): model for model in sorted(found, key=lambda model: model.outbox_name())}
 
 
-def _compact_json(paths: Mapping[str, str]) -> Combinable:
-    """The object as `pydantic` dumps it: no blanks, the same escapes (PostgreSQL's to_json has them, too)."""
-    parts: list[Any] = []
-    for position, (name, path) in enumerate(paths.items()):
-        parts.append(Value(("{" if position == 0 else ",") + f'"{name}":'))
-        parts.append(Coalesce(Cast(Func(F(path), function="to_json"), TextField()), Value("null")))
-    return Func(*parts, Value("}"), function="CONCAT", output_field=TextField())
+@functools.cache
+def outbox_of(event: type[Event]) -> type[FrozenOutbox]:
+    """Where `publish()` puts events of this class."""
+    for outbox in all_outboxes().values():
+        if issubclass(outbox, FrozenOutbox) and event in outbox.events:
+            return outbox
+    return OutboxEvent
+
+
+def base_fields(outbox: type[Outbox]) -> dict[str, models.Field[Any, Any]]:
+    """The fields that every outbox of this kind has, by name."""
+    kind = next(kind for kind in (LeanOutbox, FrozenOutbox, Outbox) if issubclass(outbox, kind))
+    return {field.name: field for field in kind._meta.local_fields}

@@ -1,4 +1,4 @@
-"""The HTTP API of users."""
+"""The HTTP API of users. Anybody may sign up; changing and deleting takes a session with Django's own permission."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ from typing import Any
 
 from django.http import HttpRequest
 from ninja import Router, Schema, Status
+from ninja.security import django_auth
 
-from backend.users.use_cases import CreateUser, CreateUserRequest
+from backend.users.use_cases import (
+    NOT_FOUND,
+    CreateUser,
+    CreateUserRequest,
+    DeleteUser,
+    UpdateUser,
+    UpdateUserRequest,
+)
 
 router = Router(tags=["users"])
 
 
 class UserOut(Schema):
-    """A user that was created."""
+    """A user as it is stored."""
 
     id: int
     email: str
@@ -22,7 +30,7 @@ class UserOut(Schema):
 
 
 class ErrorOut(Schema):
-    """Why nothing was created."""
+    """Why nothing was done."""
 
     error: str
 
@@ -34,3 +42,35 @@ def create_user(request: HttpRequest, payload: CreateUserRequest) -> Status[Any]
     if outcome.result is None:
         return Status(409, {"error": outcome.error})
     return Status(201, outcome.result)
+
+
+@router.patch(
+    "/{int:user_id}",
+    response={200: UserOut, 403: ErrorOut, 404: ErrorOut, 409: ErrorOut},
+    auth=django_auth,
+    summary="Change a user",
+)
+def update_user(request: HttpRequest, user_id: int, payload: UpdateUserRequest) -> Status[Any]:
+    """Changes what is given and publishes `user_updated` with what changed. 409 when the email address is taken."""
+    if not request.user.has_perm("users.change_user"):
+        return Status(403, {"error": "You may not change users"})
+    outcome = UpdateUser().execute(user_id, payload)
+    if outcome.result is None:
+        return Status(404 if outcome.error == NOT_FOUND else 409, {"error": outcome.error})
+    return Status(200, outcome.result)
+
+
+@router.delete(
+    "/{int:user_id}",
+    response={204: None, 403: ErrorOut, 404: ErrorOut, 409: ErrorOut},
+    auth=django_auth,
+    summary="Delete a user",
+)
+def delete_user(request: HttpRequest, user_id: int) -> Status[Any]:
+    """Deletes the user and publishes `user_deleted`. 409 while events about the user are still being delivered."""
+    if not request.user.has_perm("users.delete_user"):
+        return Status(403, {"error": "You may not delete users"})
+    outcome = DeleteUser().execute(user_id)
+    if outcome.error:
+        return Status(404 if outcome.error == NOT_FOUND else 409, {"error": outcome.error})
+    return Status(204, None)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pydantic import BaseModel, JsonValue
+
 from backend.outbox import Event
+from backend.outbox.event import Hashed
 
 
 class UserCreated(Event):
@@ -11,3 +14,47 @@ class UserCreated(Event):
     email: str
     first_name: str
     last_name: str
+
+
+class Change(BaseModel):
+    """A field's value before and after."""
+
+    old: JsonValue
+    new: JsonValue
+
+
+class UserUpdated(Event):
+    """Fields of a user were changed: those, and only those, with their values before and after."""
+
+    user_id: int
+    changes: dict[str, Change]
+
+
+class UserDeleted(Event):
+    """A user was deleted; this is who it was."""
+
+    user_id: int
+    email: str
+    first_name: str
+    last_name: str
+
+
+class UserLoggedIn(Event):
+    """A user signed in."""
+
+    user_id: int
+
+
+class UserLoggedOut(Event):
+    """A user signed out."""
+
+    user_id: int
+
+
+class UserLoginFailed(Event):
+    """Somebody tried to sign in, and was refused.
+
+    The name is hashed because people type passwords into the wrong field; the password is in no event at all.
+    """
+
+    user_name: Hashed[str]

@@ -1,4 +1,4 @@
-"""Users, and the outbox of their creation."""
+"""Users, and the outboxes of what happens to them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.contrib.auth.models import PermissionsMixin
 from django.db import models
 
-from backend.outbox.models import LeanOutbox
-from backend.users.events import UserCreated
+from backend.outbox.models import FrozenOutbox, LeanOutbox
+from backend.users.events import UserCreated, UserDeleted, UserUpdated
 
 
 class UserManager(BaseUserManager["User"]):
@@ -63,3 +63,16 @@ class OutboxUser(LeanOutbox):
     class Meta(LeanOutbox.Meta):
         db_table = "outbox_user"
         verbose_name = "undelivered user event"
+
+
+class OutboxUserChange(FrozenOutbox):
+    """A user was changed or deleted, and the event store does not know it yet."""
+
+    events = (UserUpdated, UserDeleted)
+
+    #: Not a foreign key: the event outlives the user.
+    user_id = models.BigIntegerField()
+
+    class Meta(FrozenOutbox.Meta):
+        db_table = "outbox_user_change"
+        verbose_name = "undelivered change of a user"

@@ -7,12 +7,29 @@ from typing import Annotated
 
 import email_validator
 from django.db import IntegrityError, transaction
+from django.db.models import ProtectedError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from backend.users.events import UserCreated
+from backend.outbox import publish
+from backend.outbox.models import Outbox
+from backend.users.events import Change, UserCreated, UserDeleted, UserUpdated
 from backend.users.models import OutboxUser, User
 
-__all__ = ["CreateUser", "CreateUserOutcome", "CreateUserRequest", "UserCreated"]
+__all__ = [
+    "CreateUser",
+    "CreateUserOutcome",
+    "CreateUserRequest",
+    "DeleteUser",
+    "DeleteUserOutcome",
+    "UpdateAccountRequest",
+    "UpdateUser",
+    "UpdateUserOutcome",
+    "UpdateUserRequest",
+    "UserCreated",
+]
+
+EMAIL_TAKEN = "User with this email already exists"
+NOT_FOUND = "There is no such user"
 
 
 def _without_nul(value: str) -> str:
@@ -52,7 +69,7 @@ class CreateUserOutcome:
 class CreateUser:
     """Creates a user and publishes `user_created`, both or neither."""
 
-    EMAIL_TAKEN = "User with this email already exists"
+    EMAIL_TAKEN = EMAIL_TAKEN
 
     def execute(self, request: CreateUserRequest) -> CreateUserOutcome:
         """Of requests that race for one email, exactly one gets the user; the others get the error and no event."""
@@ -66,8 +83,112 @@ class CreateUser:
         except IntegrityError as error:
             if not _is_about_email(error):
                 raise
-            return CreateUserOutcome(result=None, error=self.EMAIL_TAKEN)
+            return CreateUserOutcome(result=None, error=EMAIL_TAKEN)
         return CreateUserOutcome(result=user, error="")
+
+
+class UpdateUserRequest(BaseModel):
+    """New values; None leaves a value as it is. Raises ValidationError, which names the field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    email: Email | None = None
+    first_name: Name | None = None
+    last_name: Name | None = None
+
+
+class UpdateAccountRequest(UpdateUserRequest):
+    """What only an administrator may change."""
+
+    is_active: bool | None = None
+    is_staff: bool | None = None
+    is_superuser: bool | None = None
+    #: Primary keys, all of them.
+    groups: list[int] | None = None
+    user_permissions: list[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateUserOutcome:
+    """`result` is the user as it is now, or None with the reason in `error`."""
+
+    result: User | None
+    error: str
+
+
+class UpdateUser:
+    """Changes a user and publishes `user_updated` with what changed, both or neither; no event if nothing did."""
+
+    def execute(self, user_id: int, request: UpdateUserRequest) -> UpdateUserOutcome:
+        """The values before are those of this change: whoever changes the user at the same time waits."""
+        try:
+            with transaction.atomic():
+                user = User.objects.select_for_update().filter(pk=user_id).first()
+                if user is None:
+                    return UpdateUserOutcome(result=None, error=NOT_FOUND)
+                if changes := _apply(request, user):
+                    publish(UserUpdated(user_id=user.pk, changes=changes))
+        except IntegrityError as error:
+            if not _is_about_email(error):
+                raise
+            return UpdateUserOutcome(result=None, error=EMAIL_TAKEN)
+        return UpdateUserOutcome(result=user, error="")
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteUserOutcome:
+    """`error` is empty, or says why the user is still there."""
+
+    error: str
+
+
+class DeleteUser:
+    """Deletes a user and publishes `user_deleted`, both or neither.
+
+    Not while an event that is read through the user's row is undelivered: deleting the row would lose the event. That
+    takes a second or two after the user was created (longer while the event store is away), and the caller is told
+    to try again.
+    """
+
+    NOT_FOUND = NOT_FOUND
+    UNDELIVERED = "Events about this user are still being delivered. Try again in a few seconds"
+
+    def execute(self, user_id: int) -> DeleteUserOutcome:
+        """Whoever publishes an event about the user at the same time waits, and then finds no user."""
+        with transaction.atomic():
+            user = User.objects.select_for_update().filter(pk=user_id).first()
+            if user is None:
+                return DeleteUserOutcome(error=NOT_FOUND)
+            event = UserDeleted(user_id=user.pk, email=user.email, first_name=user.first_name, last_name=user.last_name)
+            try:
+                user.delete()
+            except ProtectedError as error:
+                # Raised before anything is deleted.
+                if not all(isinstance(one, Outbox) for one in error.protected_objects):
+                    raise
+                return DeleteUserOutcome(error=self.UNDELIVERED)
+            publish(event)
+        return DeleteUserOutcome(error="")
+
+
+def _apply(request: UpdateUserRequest, user: User) -> dict[str, Change]:
+    """Save what is asked for and is not so already; that, before and after."""
+    changes: dict[str, Change] = {}
+    update_fields = ["updated_at"]
+    for name, new in request.model_dump(exclude_none=True).items():
+        is_membership = name in {"groups", "user_permissions"}
+        old = sorted(getattr(user, name).values_list("pk", flat=True)) if is_membership else getattr(user, name)
+        if old == new:
+            continue
+        changes[name] = Change(old=old, new=new)
+        if is_membership:
+            getattr(user, name).set(new)
+        else:
+            setattr(user, name, new)
+            update_fields.append(name)
+    if changes:
+        user.save(update_fields=update_fields)
+    return changes
 
 
 def _is_about_email(error: IntegrityError) -> bool:

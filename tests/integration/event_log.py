@@ -28,6 +28,15 @@ class StoredEvent:
     metadata_version: int
 
 
+@dataclass(frozen=True, slots=True)
+class Who:
+    """The columns of a row that are filled from what was bound."""
+
+    actor: str
+    request_id: str
+    ip: str
+
+
 class EventLog:
     """Reads and clears the OBT."""
 
@@ -70,6 +79,11 @@ class EventLog:
             )
             for outbox, outbox_id, window_id, event_type, microseconds, environment, context, version in rows
         ]
+
+    def who(self) -> list[Who]:
+        """All rows, in the order of `events()`."""
+        rows = self._rows("SELECT actor, request_id, ip FROM event_log ORDER BY outbox, outbox_id")
+        return [Who(*row) for row in rows]
 
     def written_at(self) -> datetime:
         """When the last row was written, by the store's clock."""

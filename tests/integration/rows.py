@@ -50,6 +50,7 @@ def undelivered() -> dict[str, int]:
             """
 SELECT name, n FROM (
     SELECT 'outbox_user' AS name, count(*) AS n FROM outbox_user
+    UNION ALL SELECT 'outbox_user_change', count(*) FROM outbox_user_change
     UNION ALL SELECT 'outbox_event', count(*) FROM outbox_event
     UNION ALL SELECT 'batches', count(*) FROM pipeline_batch
     UNION ALL SELECT 'open windows', count(*) FROM pipeline_window WHERE acked_at IS NULL

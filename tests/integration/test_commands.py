@@ -78,7 +78,7 @@ def test_the_status_counts_what_is_pending_in_flight_and_done() -> None:
 def test_the_status_of_an_empty_pipeline_is_all_zero() -> None:
     assert status()["outboxes"] == {
         name: {"pending": 0, "in_flight": 0, "dead_letters": 0, "oldest_age_seconds": None}
-        for name in ("outbox_event", "outbox_user")
+        for name in ("outbox_event", "outbox_user", "outbox_user_change")
     }
 
 
@@ -194,6 +194,10 @@ def test_recover_delivers_what_is_stuck(event_log: EventLog) -> None:
 def test_migrating_the_event_log_again_says_that_nothing_is_to_do() -> None:
     assert json.loads(here("eventlog", "migrate", "--json").stdout) == {"done": []}
     assert "up to date" in here("eventlog", "migrate").stdout
+
+
+def test_no_migration_is_missing() -> None:
+    assert here("makemigrations", "--check", "--dry-run").returncode == 0
 
 
 def test_an_event_store_that_is_down_is_said_with_what_to_check() -> None:

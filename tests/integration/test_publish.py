@@ -14,7 +14,7 @@ from django.db.models import ProtectedError
 
 from backend.outbox import Event, publish, publish_many
 from backend.outbox.models import OutboxEvent, all_outboxes
-from backend.users.models import OutboxUser, User
+from backend.users.models import OutboxUser, OutboxUserChange, User
 from backend.users.use_cases import CreateUser, CreateUserOutcome, CreateUserRequest, UserCreated
 from deploy.local.process import PROJECT
 from tests.integration.threads import all_at_once
@@ -183,4 +183,8 @@ def test_a_row_carries_the_id_of_the_transaction_that_wrote_it_also_inside_a_sav
 
 
 def test_every_outbox_is_found_by_itself() -> None:
-    assert all_outboxes() == {"outbox_event": OutboxEvent, "outbox_user": OutboxUser}
+    assert all_outboxes() == {
+        "outbox_event": OutboxEvent,
+        "outbox_user": OutboxUser,
+        "outbox_user_change": OutboxUserChange,
+    }

@@ -6,9 +6,11 @@ import json
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Group
 from django.test import Client
 
-from backend.users.models import OutboxUser, User
+from backend.users.admin import UserAdmin
+from backend.users.models import OutboxUser, OutboxUserChange, User
 from backend.users.use_cases import CreateUser, CreateUserOutcome, CreateUserRequest, UserCreated
 from pipeline.testing.delivering import Deliver
 from pipeline.testing.published import Published
@@ -152,3 +154,135 @@ def test_undelivered_events_can_be_looked_at_in_the_admin_and_not_changed(admin:
     assert "ada@example.com" in admin.get("/admin/users/outboxuser/").content.decode()
     assert admin.get("/admin/users/outboxuser/add/").status_code == 403
     assert admin.post(f"/admin/users/outboxuser/{row.id}/delete/", {"post": "yes"}).status_code == 403
+
+
+# --- Changing and deleting ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bob() -> User:
+    return User.objects.create(email="bob@example.com", first_name="Bob", last_name="B")
+
+
+def published() -> list[tuple[str, int, str | None]]:
+    """(type, user, actor) of the undelivered changes."""
+    rows = OutboxUserChange.objects.order_by("id")
+    return [(row.event_type, row.user_id, (row.bound or {}).get("actor")) for row in rows]
+
+
+def patch(client: Client, user: User, body: object) -> Any:  # noqa: ANN401
+    return client.patch(f"/api/users/{user.pk}", json.dumps(body), content_type="application/json")
+
+
+def test_a_patch_changes_what_it_gives_and_says_who_did_it(admin: Client, bob: User) -> None:
+    response = patch(admin, bob, {"first_name": "Robert"})
+
+    assert response.status_code == 200
+    assert response.json() == {
+        "id": bob.pk,
+        "email": "bob@example.com",
+        "first_name": "Robert",
+        "last_name": "B",
+    }
+    root = User.objects.get(email="root@example.com")
+    assert published() == [("user_updated", bob.pk, f"user:{root.pk}")]
+
+
+def test_a_patch_that_cannot_be_done_says_why(admin: Client, bob: User) -> None:
+    User.objects.create(email="taken@example.com")
+
+    assert patch(admin, bob, {"email": "taken@example.com"}).status_code == 409
+    assert patch(admin, bob, {"email": "no address"}).status_code == 422
+    assert patch(admin, bob, {"is_superuser": True}).status_code == 422
+    bob.pk += 1_000_000
+    assert patch(admin, bob, {"first_name": "Robert"}).status_code == 404
+    assert published() == []
+
+
+def test_a_delete_deletes_and_is_a_conflict_while_the_creation_is_undelivered(admin: Client, bob: User) -> None:
+    new = post(ADA).json()["id"]
+
+    refused = admin.delete(f"/api/users/{new}")
+    done = admin.delete(f"/api/users/{bob.pk}")
+    gone = admin.delete(f"/api/users/{bob.pk}")
+
+    assert (refused.status_code, done.status_code, gone.status_code) == (409, 204, 404)
+    assert "Try again in a few seconds" in refused.json()["error"]
+    assert [type_ for type_, _, _ in published()] == ["user_deleted"]
+
+
+def test_changing_and_deleting_takes_a_session_with_the_permission(bob: User) -> None:
+    clerk = Client()
+    clerk.force_login(User.objects.create(email="clerk@example.com", is_staff=True))
+
+    for client, status in ((Client(), 401), (clerk, 403)):
+        assert patch(client, bob, {"first_name": "Robert"}).status_code == status
+        assert client.delete(f"/api/users/{bob.pk}").status_code == status
+    assert published() == []
+
+
+def test_changing_takes_a_csrf_token_where_there_is_a_session(bob: User) -> None:
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(User.objects.create_superuser("root@example.com", "secret", first_name="R", last_name="R"))
+
+    assert patch(client, bob, {"first_name": "Robert"}).status_code == 403
+    assert published() == []
+
+
+def test_the_admin_changes_a_user_through_the_use_case(admin: Client, bob: User) -> None:
+    group = Group.objects.create(name="auditors")
+    form = {"email": "bob@example.com", "first_name": "Bob", "last_name": "Builder", "groups": [group.pk]}
+
+    response = admin.post(f"/admin/users/user/{bob.pk}/change/", form)
+
+    assert response.status_code == 302
+    row = OutboxUserChange.objects.get()
+    assert json.loads(row.event_context)["changes"] == {
+        "last_name": {"old": "B", "new": "Builder"},
+        "is_active": {"old": True, "new": False},
+        "groups": {"old": [], "new": [group.pk]},
+    }
+    assert [one.name for one in User.objects.get(pk=bob.pk).groups.all()] == ["auditors"]
+
+
+def test_the_admin_s_change_form_refuses_what_the_use_case_refuses(admin: Client, bob: User) -> None:
+    form = {"email": "bob@", "first_name": "Bob", "last_name": "B"}
+
+    assert admin.post(f"/admin/users/user/{bob.pk}/change/", form).status_code == 200
+    assert published() == []
+
+
+def test_the_admin_deletes_one_and_many_through_the_use_case(admin: Client, bob: User) -> None:
+    others = [User.objects.create(email=f"{n}@example.com") for n in range(2)]
+
+    one = admin.post(f"/admin/users/user/{bob.pk}/delete/", {"post": "yes"})
+    chosen = {"action": "delete_selected", "_selected_action": [user.pk for user in others], "post": "yes"}
+    many = admin.post("/admin/users/user/", chosen)
+
+    assert (one.status_code, many.status_code) == (302, 302)
+    assert sorted((type_, user) for type_, user, _ in published()) == [
+        ("user_deleted", user.pk) for user in sorted([bob, *others], key=lambda user: user.pk)
+    ]
+
+
+def test_the_admin_says_that_a_user_with_an_undelivered_event_cannot_be_deleted_yet(
+    admin: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post(ADA)
+    user = User.objects.get(email=ADA["email"])
+
+    # On the page that asks whether to delete
+    page = admin.get(f"/admin/users/user/{user.pk}/delete/").content.decode()
+    assert "undelivered user event" in page
+    assert admin.post(f"/admin/users/user/{user.pk}/delete/", {"post": "yes"}).status_code != 302
+
+    # And when the event was published after that page had looked
+    monkeypatch.setattr(UserAdmin, "get_deleted_objects", lambda *_: ([], {}, set(), []))
+    url, chosen = f"/admin/users/user/{user.pk}/delete/", {"action": "delete_selected", "_selected_action": [user.pk]}
+    for response in (
+        admin.post(url, {"post": "yes"}, follow=True),
+        admin.post("/admin/users/user/", {**chosen, "post": "yes"}, follow=True),
+    ):
+        assert "still being delivered. Try again in a few seconds" in response.content.decode()
+    assert User.objects.filter(pk=user.pk).exists()
+    assert published() == []

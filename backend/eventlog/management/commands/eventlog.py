@@ -17,6 +17,7 @@ from backend.eventlog import schema
 from backend.eventlog.comparison import SIDES, Comparison, compare
 from backend.eventlog.errors import EventStoreError
 from backend.eventlog.store import EventStore, completed, connect
+from backend.outbox import registry
 
 #: Younger events may not be in the event log yet.
 _STILL_ON_ITS_WAY = timedelta(minutes=5)
@@ -42,10 +43,17 @@ class Command(BaseCommand):
             "--slack-seconds", type=float, default=60, help="between the two clock readings of an event"
         )
         comparison.add_argument("--limit", type=int, default=20, help="differences shown, at most")
-        for action in (migrate, status, comparison):
+        events = actions.add_parser("events", help="the catalogue of event types")
+        events.add_argument("--markdown", action="store_true", help="print a page of Markdown")
+        events.add_argument("--write", action="store_true", help="add new types and versions to the checked-in files")
+        events.add_argument("--check", action="store_true", help="exit code 1 if the checked-in files do not agree")
+        for action in (migrate, status, comparison, events):
             action.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *_args: Any, **options: Any) -> None:  # noqa: ANN401 - Django's signature
+        if options["action"] == "events":
+            self._events(options)
+            return
         actions = {"migrate": self._migrate, "status": self._status, "compare": self._compare}
         store = connect(settings.EVENT_STORE_URL, timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
         try:
@@ -80,6 +88,22 @@ class Command(BaseCommand):
             for one in states:
                 self.stdout.write(f"{one.number:>4}  {one.state:<8}  {one.name}")
         return all(one.state == "applied" for one in states)
+
+    def _events(self, options: dict[str, Any]) -> None:
+        if options["write"]:
+            for path in registry.write():
+                self.stdout.write(f"written: {path}")
+        if options["write"] or options["check"]:
+            problems = registry.problems()
+            for problem in problems:
+                self.stderr.write(problem)
+            if problems:
+                raise SystemExit(1)
+            return
+        show = (
+            registry.as_json if options["json"] else registry.as_markdown if options["markdown"] else registry.as_text
+        )
+        self.stdout.write(show(registry.catalogue()))
 
     def _compare(self, store: EventStore, options: dict[str, Any]) -> bool:
         until = options["until"] or datetime.now(UTC) - _STILL_ON_ITS_WAY

@@ -1,0 +1,187 @@
+"""System checks: an outbox that would lose or change events is refused before anything runs, with what to do.
+
+They run with every `manage.py` command that runs checks: `check`, `migrate`, `runserver`, `test`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from django.apps import apps
+from django.core.checks import CheckMessage, Error, Tags, register
+from django.db import DEFAULT_DB_ALIAS, models, router
+
+from backend.outbox import lean
+from backend.outbox.event import Event
+from backend.outbox.fields import TableStorage
+from backend.outbox.models import FrozenOutbox, LeanOutbox, Outbox, base_fields
+from backend.outbox.registry import installed_events
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+#: A problem and its hint.
+_Problem = tuple[str, str]
+
+
+@register(Tags.models)
+def check_outboxes(app_configs: Sequence[object] | None = None, **_kwargs: object) -> list[CheckMessage]:  # noqa: ARG001 - Django's signature
+    """Every outbox of the installed apps, and the outboxes and events among each other."""
+    outboxes = [model for model in apps.get_models() if issubclass(model, Outbox) and not model._meta.proxy]
+    found = [error for outbox in outboxes for error in problems_of(outbox)]
+    return [*found, *problems_between(outboxes), *_event_problems()]
+
+
+def problems_of(outbox: type[Outbox]) -> Iterator[CheckMessage]:
+    """What is wrong with one outbox."""
+    for number, check in _CHECKS.items():
+        for problem, hint in check(outbox):
+            yield Error(f"{outbox.__name__}: {problem}.", hint=hint, obj=outbox, id=f"outbox.E{number:03}")
+
+
+def problems_between(outboxes: Iterable[type[Outbox]]) -> Iterator[CheckMessage]:
+    """Names and events that two outboxes claim."""
+    by_name: dict[str, list[type[Outbox]]] = defaultdict(list)
+    by_event: dict[type[Event], list[type[Outbox]]] = defaultdict(list)
+    for outbox in outboxes:
+        by_name[outbox.outbox_name()].append(outbox)
+        for event in outbox.events if issubclass(outbox, FrozenOutbox) else ():
+            by_event[event].append(outbox)
+    for name, same in by_name.items():
+        if len(same) > 1:
+            yield Error(
+                f"{_labels(same)} have one name, {name!r}: the pipeline would see only one of them.",
+                hint="Give each a db_table of its own.",
+                obj=same[0],
+                id="outbox.E020",
+            )
+    for event, same in by_event.items():
+        if len(same) > 1:
+            yield Error(
+                f"{_labels(same)} both name {event.__name__} in `events`: publish() could not know where to put it.",
+                hint="Name it in one of them.",
+                obj=same[0],
+                id="outbox.E021",
+            )
+
+
+def _event_problems() -> Iterator[CheckMessage]:
+    try:
+        installed_events()
+    except ValueError as error:
+        yield Error(f"{error}.", hint="Two events of one type cannot be told apart in the log.", id="outbox.E030")
+
+
+def _labels(outboxes: Iterable[type[Outbox]]) -> str:
+    return " and ".join(outbox._meta.label for outbox in outboxes)
+
+
+def _kind(outbox: type[Outbox]) -> Iterator[_Problem]:
+    if not issubclass(outbox, LeanOutbox | FrozenOutbox):
+        yield "it is neither a LeanOutbox nor a FrozenOutbox", "Subclass one of them: they say what the event is."
+    if outbox._meta.parents:
+        yield (
+            "it inherits from another table, so that its rows are not in its own",
+            "Subclass LeanOutbox or FrozenOutbox, or a model with `abstract = True`.",
+        )
+
+
+def _managed(outbox: type[Outbox]) -> Iterator[_Problem]:
+    if not outbox._meta.managed:
+        yield (
+            "it is not managed, so nothing makes sure that its table has the columns and defaults of an outbox",
+            "Remove `managed = False`, and let makemigrations create the table.",
+        )
+    if router.db_for_write(outbox) != DEFAULT_DB_ALIAS:
+        yield (
+            f"it is routed to the database {router.db_for_write(outbox)!r}, where the pipeline does not look",
+            "Keep outboxes, and what they report, in the database 'default'.",
+        )
+
+
+def _inherited_fields(outbox: type[Outbox]) -> Iterator[_Problem]:
+    for name, field in base_fields(outbox).items():
+        own = {field.name: field for field in outbox._meta.concrete_fields}.get(name)
+        if own is not None and own.deconstruct()[1:] == field.deconstruct()[1:]:
+            continue
+        loss = "its rows would never be dispatched" if name == "xid" else "the pipeline relies on it"
+        yield (
+            f"its field {name!r} is not the one that every outbox has ({_default_of(name)}); {loss}",
+            f"Remove {name!r} from the class.",
+        )
+
+
+def _default_of(name: str) -> str:
+    return "an xid8 whose default is pg_current_xact_id()" if name == "xid" else "as in backend.outbox.models"
+
+
+def _inherited_meta(outbox: type[Outbox]) -> Iterator[_Problem]:
+    has_index = any(index.fields[:2] == ["xid", "id"] for index in outbox._meta.indexes)
+    has_storage = any(isinstance(one, TableStorage) for one in outbox._meta.constraints)
+    if not has_index or not has_storage:
+        missing = "index on (xid, id)" if not has_index else "storage parameters"
+        base = "LeanOutbox" if issubclass(outbox, LeanOutbox) else "FrozenOutbox"
+        yield (
+            f"it has not inherited the {missing}: every look of the dispatcher would read the whole table",
+            f"Write `class Meta({base}.Meta):`, and extend `indexes` and `constraints` rather than replace them.",
+        )
+
+
+def _foreign_keys(outbox: type[Outbox]) -> Iterator[_Problem]:
+    for field in outbox._meta.concrete_fields:
+        if not isinstance(field, models.ForeignKey):
+            continue
+        on_delete = field.remote_field.on_delete
+        if on_delete not in (models.PROTECT, models.RESTRICT, models.DO_NOTHING):
+            what = "delete" if on_delete is models.CASCADE else "change"
+            yield (
+                f"deleting what {field.name!r} points to would {what} events that are not delivered yet",
+                f"Give {field.name!r} on_delete=models.PROTECT.",
+            )
+        elif not getattr(field, "db_constraint", True):
+            yield (
+                f"{field.name!r} has no constraint in the database: what it points to could be deleted under it",
+                f"Remove db_constraint=False from {field.name!r}.",
+            )
+
+
+def _lean(outbox: type[Outbox]) -> Iterator[_Problem]:
+    if not issubclass(outbox, LeanOutbox):
+        return
+    event = getattr(outbox, "event", None)
+    if not (isinstance(event, type) and issubclass(event, Event)):
+        yield "`event` is no Event class", "Write `event = ...`, the class whose type and version the rows get."
+    elif not isinstance(getattr(outbox, "event_date_time", None), str):
+        yield "`event_date_time` is no path", 'Say which field is the event\'s time, as in "user__created_at".'
+    elif not isinstance(getattr(outbox, "event_context", None), Mapping):
+        yield "`event_context` is missing", "Give the path of each of the event's fields."
+    else:
+        yield from lean.time_problems(outbox, outbox.event_date_time)
+        yield from lean.problems_of(outbox, event, outbox.event_context)
+
+
+def _frozen(outbox: type[Outbox]) -> Iterator[_Problem]:
+    if not issubclass(outbox, FrozenOutbox):
+        return
+    for event in outbox.events:
+        if not (isinstance(event, type) and issubclass(event, Event)):
+            yield f"`events` names {event!r}, which is no Event class", "Name the classes of its events."
+        elif missing := set(outbox.own_columns()) - event.model_fields.keys():
+            names = ", ".join(sorted(missing))
+            yield (
+                f"publish() could not fill its column(s) {names}: {event.__name__} has no such field",
+                "Name the columns like fields of each event in `events`, or leave the event out.",
+            )
+
+
+_CHECKS: dict[int, Callable[[Any], Iterator[_Problem]]] = {
+    1: _kind,
+    2: _managed,
+    3: _inherited_fields,
+    4: _inherited_meta,
+    5: _foreign_keys,
+    6: _lean,
+    7: _frozen,
+}

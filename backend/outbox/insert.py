@@ -1,0 +1,113 @@
+"""Insert: rows of an outbox, in statements written by hand, because the ORM's cost more than the rows themselves.
+
+What is out of the ordinary (a `save` of its own, receivers of Django's signals, expressions as values) is left to
+the ORM.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+from django.db import DEFAULT_DB_ALIAS, connection, models
+from django.db.models.expressions import DatabaseDefault
+from django.db.models.signals import post_save, pre_save
+
+from backend.outbox.errors import NotInTransaction
+
+M = TypeVar("M", bound=models.Model)
+
+#: An INSERT takes this many rows: more only make the statement's text larger.
+ROWS_PER_STATEMENT = 1000
+
+#: PostgreSQL gives these.
+_GIVEN = ("id", "xid")
+
+
+class OutboxQuerySet(models.QuerySet[M]):
+    """Rows of an outbox, which are inserted in the transaction of what they report, or not at all."""
+
+    def create(self, **values: Any) -> M:  # noqa: ANN401 - as Django's
+        """As Django's. Raises NotInTransaction outside `transaction.atomic()`."""
+        require_transaction()
+        row = self.model(**values)
+        if not self._is_ordinary() or not _has_ordinary_values(row):
+            row.save(force_insert=True, using=self.db)
+            return row
+        _insert_objects(self.model, [row])
+        return row
+
+    def bulk_create(self, objs: Iterable[M], *args: Any, **kwargs: Any) -> list[M]:  # noqa: ANN401
+        """As Django's, a thousand rows to a statement. Raises NotInTransaction outside `transaction.atomic()`."""
+        require_transaction()
+        rows = list(objs)
+        if args or kwargs or not self._is_ordinary() or not all(map(_has_ordinary_values, rows)):
+            return super().bulk_create(rows, *args, **kwargs)
+        for start in range(0, len(rows), ROWS_PER_STATEMENT):
+            _insert_objects(self.model, rows[start : start + ROWS_PER_STATEMENT])
+        return rows
+
+    def _is_ordinary(self) -> bool:
+        """True if nothing but an INSERT belongs to saving a row."""
+        from backend.outbox.models import Outbox  # noqa: PLC0415 - which imports this module
+
+        is_watched = pre_save.has_listeners(self.model) or post_save.has_listeners(self.model)
+        return self.model.save is Outbox.save and not is_watched and self.db == DEFAULT_DB_ALIAS
+
+
+def require_transaction() -> None:
+    """Raise NotInTransaction outside `transaction.atomic()`."""
+    if not connection.in_atomic_block:
+        raise NotInTransaction
+
+
+def insert(table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, returning: str = "") -> list[Any]:
+    """One statement for all rows; what it returns, in the order of the rows."""
+    with connection.cursor() as cursor:
+        into, values = _insert_sql(table, tuple(columns))
+        cursor.execute(f"{into} VALUES {', '.join([values] * len(rows))} {returning}", [*itertools.chain(*rows)])
+        return cursor.fetchall() if returning else []
+
+
+@functools.cache
+def _insert_sql(table: str, columns: tuple[str, ...]) -> tuple[str, str]:
+    """`INSERT INTO` up to its values, and the placeholders of a row."""
+    quote = connection.ops.quote_name
+    names = ", ".join(map(quote, columns))
+    return f"INSERT INTO {quote(table)} ({names})", f"({', '.join(['%s'] * len(columns))})"
+
+
+def _insert_objects(model: type[M], rows: Sequence[M]) -> None:
+    fields = _fields(model)
+    values = [[field.get_db_prep_save(field.pre_save(row, add=True), connection) for field in fields] for row in rows]
+    columns = [str(field.column) for field in fields]
+    found = insert(model._meta.db_table, columns, values, returning="RETURNING id")
+    for row, (id_,) in zip(rows, found, strict=True):
+        row.pk = id_
+        row._state.adding = False
+        row._state.db = DEFAULT_DB_ALIAS
+
+
+@functools.cache
+def _fields(model: type[models.Model]) -> tuple[models.Field[Any, Any], ...]:
+    return tuple(field for field in model._meta.concrete_fields if field.name not in _GIVEN)
+
+
+@functools.cache
+def _foreign_keys(model: type[models.Model]) -> frozenset[str]:
+    return frozenset(field.attname for field in _fields(model) if field.is_relation)
+
+
+def _has_ordinary_values(row: models.Model) -> bool:
+    """True if the row's values are values, and PostgreSQL is to give id and xid."""
+    values = row.__dict__
+    if values["id"] is not None or not isinstance(values["xid"], DatabaseDefault):
+        return False
+    foreign_keys = _foreign_keys(type(row))
+    # None may be an object that was saved after it was assigned, or was not saved at all; the ORM sees to that.
+    return not any(
+        values[field.attname] is None if field.attname in foreign_keys else hasattr(values[field.attname], "as_sql")
+        for field in _fields(type(row))
+    )

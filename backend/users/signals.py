@@ -1,0 +1,41 @@
+"""Sign-ins and sign-outs, published from Django's own signals, so that every way of signing in is covered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
+from django.db import transaction
+from django.dispatch import receiver
+
+from backend.outbox import Event, publish
+from backend.outbox.context import bind
+from backend.users.events import UserLoggedIn, UserLoggedOut, UserLoginFailed
+from backend.users.models import User
+
+
+@receiver(user_logged_in, dispatch_uid="publish_user_logged_in")
+def publish_login(user: User, **_kwargs: Any) -> None:  # noqa: ANN401 - Django's signature
+    # The request began before anybody was signed in.
+    with bind(actor=f"user:{user.pk}"):
+        _publish(UserLoggedIn(user_id=user.pk))
+
+
+@receiver(user_logged_out, dispatch_uid="publish_user_logged_out")
+def publish_logout(user: User | None, **_kwargs: Any) -> None:  # noqa: ANN401
+    # Nobody was signed in: a visit to the sign-out page is no event.
+    if user is not None:
+        _publish(UserLoggedOut(user_id=user.pk))
+
+
+@receiver(user_login_failed, dispatch_uid="publish_user_login_failed")
+def publish_login_failure(credentials: Mapping[str, Any], **_kwargs: Any) -> None:  # noqa: ANN401
+    # Only the name is taken: the other credentials are secrets, under whatever key.
+    name = credentials.get("username", credentials.get(User.USERNAME_FIELD))
+    _publish(UserLoginFailed(user_name="" if name is None else str(name)))
+
+
+def _publish(event: Event) -> None:
+    with transaction.atomic():
+        publish(event)

@@ -1,0 +1,175 @@
+"""The system checks: an outbox that would lose or change events is refused, with what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.core.checks import CheckMessage, run_checks
+from django.db import models
+from pytest_django import Settings
+
+from backend.outbox.checks import check_outboxes, problems_between, problems_of
+from backend.outbox.fields import Xid8Field
+from backend.outbox.models import FrozenOutbox, LeanOutbox, Outbox, OutboxEvent, all_outboxes
+from backend.users.models import OutboxUser, OutboxUserChange
+from tests.unit.outboxes import Maybe, Paid, Renamed, frozen, lean, made, meta_of, user_key
+
+
+def test_the_outboxes_of_the_application_are_well() -> None:
+    assert check_outboxes() == []
+    assert [problem for one in (OutboxEvent, OutboxUser, OutboxUserChange) for problem in problems_of(one)] == []
+
+
+def test_the_checks_run_with_those_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.outbox.checks.problems_of", lambda outbox: iter([CheckMessage(40, outbox.__name__)]))
+
+    assert {problem.msg for problem in run_checks(tags=["models"])} >= {"OutboxEvent", "OutboxUser"}
+
+
+def test_outboxes_that_are_well_are_not_complained_of() -> None:
+    assert list(problems_of(lean())) == []
+    assert list(problems_of(lean(user=user_key(on_delete=models.RESTRICT)))) == []
+    assert list(problems_of(lean(user=user_key(on_delete=models.DO_NOTHING)))) == []
+    assert list(problems_of(frozen(events=(Paid,), amount=models.BigIntegerField()))) == []
+
+
+def without_meta(base: Any) -> Callable[[], type[Outbox]]:  # noqa: ANN401
+    return lambda: made(
+        "OutboxBare",
+        base,
+        {
+            "__module__": __name__,
+            "Meta": type("Meta", (), {"app_label": "users"}),
+            "user": user_key(),
+            "event": Renamed,
+            "event_date_time": "user__created_at",
+            "event_context": {"email": "user__email"},
+        },
+    )
+
+
+def child_of_a_table() -> type[Outbox]:
+    body = {"__module__": __name__, "Meta": type("Meta", (), {"app_label": "users"})}
+    return made("OutboxChild", frozen(), body)
+
+
+@pytest.mark.parametrize(
+    ("make", "identity", "text", "hint"),
+    [
+        (lambda: lean(user=user_key(on_delete=models.CASCADE)), 5, "'user' points to would delete", "models.PROTECT"),
+        (lambda: frozen(who=user_key(on_delete=models.CASCADE)), 5, "'who' points to would delete", "models.PROTECT"),
+        (lambda: lean(user=user_key(on_delete=models.SET_NULL, null=True), event=Maybe), 5, "would change", "PROTECT"),
+        (lambda: lean(user=user_key(on_delete=models.SET(1))), 5, "would change events", "models.PROTECT"),
+        (lambda: lean(user=user_key(db_constraint=False)), 5, "no constraint", "Remove db_constraint=False"),
+        (lambda: lean(xid=models.BigIntegerField(null=True)), 3, "'xid'.*never be dispatched", "Remove 'xid'"),
+        (lambda: lean(xid=Xid8Field()), 3, r"'xid'.*default is pg_current_xact_id\(\)", "Remove 'xid'"),
+        (lambda: lean(xid=None, Meta=meta_of(LeanOutbox, indexes=())), 3, "'xid'", "Remove 'xid'"),
+        (lambda: frozen(event_context=models.JSONField()), 3, "'event_context'", "Remove 'event_context'"),
+        (lambda: frozen(Meta=meta_of(FrozenOutbox, managed=False)), 2, "not managed", "Remove `managed = False`"),
+        (without_meta(LeanOutbox), 4, r"index on \(xid, id\)", r"class Meta\(LeanOutbox\.Meta\)"),
+        (
+            lambda: frozen(Meta=meta_of(FrozenOutbox, constraints=())),
+            4,
+            "storage parameters",
+            r"class Meta\(FrozenOutbox\.Meta\)",
+        ),
+        (child_of_a_table, 1, "another table", "Subclass LeanOutbox or FrozenOutbox"),
+        (lambda: lean(event=None), 6, "`event` is no Event class", "Write `event"),
+        (lambda: lean(event_date_time=None), 6, "`event_date_time` is no path", "created_at"),
+        (lambda: lean(event_date_time=models.DateTimeField()), 6, "`event_date_time` is no path", "created_at"),
+        (lambda: lean(event_context=None), 6, "`event_context` is missing", "Give the path"),
+        (lambda: lean(event_context={}), 6, "differ in email", "a path for each field"),
+        (lambda: lean(event_context={"email": "user__email", "age": "id"}), 6, "differ in age", "for nothing else"),
+        (lambda: lean(event_context={"email": "user__mail"}), 6, "'user__mail' leads nowhere", "as for values"),
+        (lambda: lean(event_context={"email": "user__email__x"}), 6, "'email' is no foreign key", "as for values"),
+        (lambda: lean(event_context={"email": "user__groups__name"}), 6, "'groups' may stand for several", "values"),
+        (lambda: lean(event_context={"email": "user__email__lower"}), 6, "leads nowhere", "as for values"),
+        (lambda: lean(event_context={"email": "user__created_at"}), 6, "is a DateTimeField", "FrozenOutbox"),
+        (lambda: lean(event_date_time="user__birthday"), 6, "'user__birthday' leads nowhere", "as for values"),
+        (lambda: lean(event_date_time="user__email"), 6, "event_date_time: .* is a Email", "DateTimeField"),
+        (lambda: lean(event_date_time="user__last_login"), 6, "event_date_time: .* can be NULL", "Allow None"),
+        (lambda: lean(event_date_time="user__updated_at"), 6, "auto_now", "auto_now_add"),
+        (lambda: frozen(events=("paid",)), 7, "'paid', which is no Event class", "Name the classes"),
+        (lambda: frozen(events=(Paid,), currency=models.TextField()), 7, "currency: Paid has no such", "Name the col"),
+    ],
+)
+def test_an_outbox_that_would_lose_events_is_refused(
+    make: Callable[[], type[Outbox]], identity: int, text: str, hint: str
+) -> None:
+    outbox = make()
+
+    (problem,) = [problem for problem in problems_of(outbox) if problem.id == f"outbox.E{identity:03}"]
+
+    assert problem.is_serious()
+    assert problem.obj is outbox
+    assert re.search(text, problem.msg), problem.msg
+    assert re.search(hint, problem.hint or ""), problem.hint
+
+
+def test_an_outbox_that_is_neither_lean_nor_frozen_is_refused() -> None:
+    meta = meta_of(Outbox)
+    outbox = made("OutboxOther", Outbox, {"__module__": __name__, "Meta": meta})
+
+    (problem,) = problems_of(outbox)
+
+    assert problem.id == "outbox.E001"
+    assert "neither a LeanOutbox nor a FrozenOutbox" in problem.msg
+
+
+def test_an_outbox_in_another_database_is_refused(settings: Settings) -> None:
+    class Router:
+        def db_for_write(self, _model: object, **_hints: object) -> str:
+            return "archive"
+
+    settings.DATABASE_ROUTERS = [Router()]
+
+    (problem,) = problems_of(frozen())
+
+    assert problem.id == "outbox.E002"
+    assert "'archive'" in problem.msg
+
+
+def test_two_outboxes_with_one_name_are_refused() -> None:
+    (problem,) = problems_between([lean(), frozen(Meta=meta_of(FrozenOutbox, db_table="outbox_lean"))])
+
+    assert problem.id == "outbox.E020"
+    assert "users.OutboxLean and users.OutboxFrozen have one name, 'outbox_lean'" in problem.msg
+    assert "db_table" in (problem.hint or "")
+
+
+def test_an_event_that_two_outboxes_claim_is_refused() -> None:
+    other = frozen(events=(Paid,), Meta=meta_of(FrozenOutbox, db_table="another"))
+
+    (problem,) = problems_between([frozen(events=(Paid,)), other])
+
+    assert problem.id == "outbox.E021"
+    assert "Paid" in problem.msg
+    assert "in one of them" in (problem.hint or "")
+
+
+def test_two_events_of_one_type_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice() -> None:
+        raise ValueError("A and B are both 'paid' version 1: rename one")
+
+    monkeypatch.setattr("backend.outbox.checks.installed_events", twice)
+
+    (problem,) = check_outboxes()
+
+    assert problem.id == "outbox.E030"
+    assert "both 'paid' version 1" in problem.msg
+    assert problem.hint
+
+
+def test_a_proxy_of_an_outbox_is_no_outbox_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    meta = type("Meta", (), {"app_label": "users", "proxy": True})
+    proxy = made("ShownOutboxUser", OutboxUser, {"__module__": __name__, "Meta": meta})
+    installed = SimpleNamespace(get_models=lambda: [OutboxUser, proxy])
+    for module in ("checks", "models"):
+        monkeypatch.setattr(f"backend.outbox.{module}.apps", installed)
+
+    assert check_outboxes() == []
+    assert all_outboxes() == {"outbox_user": OutboxUser}
