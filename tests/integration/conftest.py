@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: Everything that a test can have written, dependants by CASCADE. Identities are not restarted: a message of the
 #: test before, late, must not meet a batch of this one.
 _TABLES = (
-    *("outbox_user", "outbox_event", "users", "django_session"),
+    *("outbox_user", "outbox_event", "users", "django_session", "axes_accessattempt", "axes_accesslog"),
     *("pipeline_batch", "pipeline_window", "pipeline_deadletter", "pipeline_cursor", "pipeline_shift"),
 )
 
