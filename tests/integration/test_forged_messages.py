@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dramatiq
 import pytest
 
-from pipeline.actors import aggregate, publish_batch
+from pipeline.actors import aggregate, publish_batches
 from pipeline.broker import queue_lengths
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
 from tests.integration.rows import create_users, undelivered, write_events
@@ -56,7 +56,7 @@ def test_forged_messages_store_nothing_and_stop_nobody(workers: Workers, event_l
     workers.aggregator(**{**QUICK, "WINDOW_WRITERS": "1"})
     eventually(lambda: not queue_lengths()["aggregate"], seconds=WAIT_SECONDS)
     create_users(1, prefix="after")
-    dispatch_all(make_dispatcher(publish_batch))
+    dispatch_all(make_dispatcher(publish_batches))
 
     # Then what was dispatched is stored once, as the ledger has it
     eventually(lambda: undelivered() == {}, seconds=WAIT_SECONDS)
