@@ -7,8 +7,9 @@ from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.csrf import csrf_exempt
 from ninja import NinjaAPI
-from ninja.errors import HttpError
+from ninja.errors import HttpError, ValidationError
 
 from backend.users.api import router as users_router
 
@@ -35,6 +36,14 @@ def _not_json(_request: HttpRequest, error: HttpError) -> HttpResponse:
     )
 
 
+@api.exception_handler(ValidationError)
+def _not_valid(request: HttpRequest, error: ValidationError) -> HttpResponse:
+    # WSGI has no word for a body whose length is not known, and Django reads none: "missing" would be a riddle.
+    if "Transfer-Encoding" in request.headers:
+        return _answer(411, "Send the body with its Content-Length, not in chunks")
+    return JsonResponse({"detail": error.errors}, status=422)
+
+
 @api.exception_handler(OperationalError)
 @api.exception_handler(InterfaceError)
 def _database_away(_request: HttpRequest, error: Exception) -> HttpResponse:
@@ -45,6 +54,7 @@ def _database_away(_request: HttpRequest, error: Exception) -> HttpResponse:
     return response
 
 
+@csrf_exempt  # it does nothing, and a form's token is not what the client has forgotten
 def not_found(_request: HttpRequest, _rest: str = "") -> HttpResponse:
     """What every address under /api/ answers that the API does not have."""
     return _answer(404, "Nothing is at this address. The API's addresses: /api/docs")

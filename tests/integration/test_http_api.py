@@ -48,6 +48,16 @@ def test_a_body_that_is_too_large_is_told_how_large_it_may_be() -> None:
     assert (User.objects.count(), OutboxUser.objects.count()) == (0, 0)
 
 
+def test_a_body_in_chunks_is_told_to_have_a_length() -> None:
+    # As gunicorn hands it on: with its header, and without a length.
+    response = Client().post(
+        "/api/users", "", content_type="application/json", headers={"Transfer-Encoding": "chunked"}
+    )
+
+    assert response.status_code == 411
+    assert "Content-Length" in response.json()["detail"]
+
+
 @pytest.mark.parametrize("method", ["get", "put", "patch", "delete"])
 def test_another_method_is_told_which_there_is(method: str) -> None:
     response = getattr(Client(), method)("/api/users")
@@ -58,7 +68,9 @@ def test_another_method_is_told_which_there_is(method: str) -> None:
 
 @pytest.mark.parametrize("path", ["/api/users/", "/api/nothing", "/api/", "/api/nothing%00here"])
 def test_an_address_the_api_does_not_have_is_told_so(path: str) -> None:
-    response = Client().post(path, json.dumps(ADA), content_type="application/json")
+    client = Client(enforce_csrf_checks=True)
+
+    response = client.post(path, json.dumps(ADA), content_type="application/json")
 
     assert response.status_code == 404
     assert "/api/docs" in response.json()["detail"]
