@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
 import subprocess
@@ -113,10 +114,18 @@ def test_every_secret_can_come_from_a_file(tmp_path: Path) -> None:
     assert read == {**secrets, "password": "s3cret-of-postgres"}
 
 
-def test_hashes_of_events_fall_back_to_the_secret_key() -> None:
-    without = {name: value for name, value in PRODUCTION.items() if name != "EVENT_HASH_KEY"}
+@pytest.mark.parametrize("name", ["EVENT_HASH_KEY", "SECRET_KEY"])
+def test_hashes_of_events_have_a_key_of_their_own_or_the_secret_key(name: str) -> None:
+    without = {key: value for key, value in PRODUCTION.items() if key != "EVENT_HASH_KEY" or name == key}
+    code = (
+        "from backend.outbox.event import Event, Hashed\n"
+        "class Called(Event): number: Hashed[str]\n"
+        "print(Called(number='555').model_dump()['number'])"
+    )
 
-    assert settings_as_read(without)["EVENT_HASH_KEY"] == KEY
+    done = manage(without, "shell", "--no-imports", "-c", code)
+
+    assert done.stdout.strip() == hmac.new(PRODUCTION[name].encode(), b"555", "sha256").hexdigest(), done.stderr
 
 
 def test_a_bad_url_is_named_and_not_shown() -> None:
