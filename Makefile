@@ -27,8 +27,9 @@ faults: setup ## the slow rows of the fault matrix (docs/guarantees.md)
 bench: setup ## measure, as ratios between things of one run (ONLY=name for one)
 	@$(PYTHON) -m tests.benchmarks.bench $(if $(ONLY),--only $(ONLY))
 
-lint: setup ## ruff, mypy and the import contracts
+lint: setup ## ruff, bandit, mypy and the import contracts
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
+	@.venv/bin/bandit --quiet --configfile pyproject.toml --recursive backend pipeline deploy manage.py
 	@DEBUG=true .venv/bin/mypy backend pipeline deploy tests manage.py
 	@.venv/bin/lint-imports --no-cache

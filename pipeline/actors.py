@@ -32,6 +32,9 @@ _BUSY_PAUSE_SECONDS = 0.02
 #: Seconds between two looks for stuck batches and windows.
 _RECOVER_INTERVAL_SECONDS = 1.0
 
+#: bigint's.
+_LARGEST_ID = 2**63 - 1
+
 #: Set when the worker process is told to stop.
 stopping = threading.Event()
 #: The first messages come to all actor threads at once. A cache alone would let each of them make its own.
@@ -41,6 +44,9 @@ _making = threading.RLock()
 @dramatiq.actor(queue_name="aggregate", max_retries=0)
 def aggregate(*, batch: int, outbox: str, ids: list[int], bytes: int) -> None:  # noqa: A002, ARG001 - the message's words
     """A batch for a window. The message is acked when the window is sealed."""
+    # Not the dispatcher's, then: PostgreSQL would refuse it however often it is tried, and the window with it.
+    if not (type(batch) is type(bytes) is int and 0 < batch <= _LARGEST_ID):
+        raise ValueError("a message that the dispatcher has not sent")
     aggregator().submit(batch, rows=len(ids), payload_bytes=bytes)
 
 

@@ -11,7 +11,9 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models.functions import Now
 
+from backend.outbox import Event
 from backend.outbox.models import all_outboxes
+from backend.outbox.publishing import publish as publish_event
 from pipeline.batch import Batch
 from pipeline.models import DeadLetter
 
@@ -24,6 +26,15 @@ log = structlog.get_logger()
 
 #: More dead letters than this within an hour are no accident of single rows: from then on the rows are kept open.
 _FLOOD_PER_HOUR = 1000
+
+
+class DeadLetterDropped(Event):
+    """An event was deleted without having been stored."""
+
+    outbox: str
+    outbox_id: int
+    error: str
+    dropped_by: str
 
 
 def is_flood() -> bool:
@@ -73,9 +84,12 @@ def replay(letters: Sequence[DeadLetter], *, publish: PublishBatches) -> None:
 
 
 def drop(letters: Sequence[DeadLetter], *, by: str) -> None:
-    """Delete the events for good, and log who did."""
+    """Delete the events for good. That it was done, and by whom, is an event itself: in the same transaction."""
     for letter in letters:
         with transaction.atomic():
+            publish_event(
+                DeadLetterDropped(outbox=letter.outbox, outbox_id=letter.row_id, error=letter.error, dropped_by=by)
+            )
             all_outboxes()[letter.outbox]._base_manager.filter(id=letter.row_id).delete()
             DeadLetter.objects.filter(id=letter.id).delete()
         log.warning("dead_letter_dropped", outbox=letter.outbox, row_id=letter.row_id, error=letter.error, by=by)

@@ -46,7 +46,8 @@ _PORTS_PER_RUN = 10
 
 #: Variables of a developer's shell that would change what is tested.
 _FOREIGN = (
-    *("DEBUG", "CLICKHOUSE_URL", "CSRF_TRUSTED_ORIGINS", "HTTPS_ONLY"),
+    *("DEBUG", "CLICKHOUSE_URL", "CSRF_TRUSTED_ORIGINS", "HTTPS_ONLY", "EVENT_HASH_KEY"),
+    *("DATABASE_URL_FILE", "RABBITMQ_URL_FILE", "EVENT_STORE_URL_FILE", "SECRET_KEY_FILE", "EVENT_HASH_KEY_FILE"),
     *("DISPATCH_INTERVAL_SECONDS", "BATCH_IDS", "WINDOW_ROWS", "WINDOW_MAX_ROWS", "WINDOW_BYTES"),
     *("WINDOW_LINGER_SECONDS", "WINDOW_WRITERS", "SHUTDOWN_SECONDS", "MAX_OPEN_WINDOWS"),
     *("LEASE_SECONDS", "UNSEALED_SECONDS", "STORE_TIMEOUT_SECONDS"),
@@ -146,7 +147,7 @@ def _set_environment(services: Services) -> None:
         "DATABASE_URL": services.postgres.url,
         "RABBITMQ_URL": services.rabbitmq.url,
         "EVENT_STORE_URL": services.event_store_url,
-        "SECRET_KEY": "only-for-tests",
+        "SECRET_KEY": "only-for-tests-but-as-long-as-a-real-one-has-to-be",
         "ALLOWED_HOSTS": "127.0.0.1,localhost",
         "ENVIRONMENT": "test",
         "LOG_JSON": "true",

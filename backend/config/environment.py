@@ -1,7 +1,7 @@
 """Read the environment once, and report everything that is wrong with it at once.
 
 A value comes from the process's environment or, where the variable is unset, from the file a running local
-stack writes (`.local/stack.env`).
+stack writes (`.local/stack.env`). A secret may also be in a file of its own, which `<NAME>_FILE` names.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -20,12 +21,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 N = TypeVar("N", int, float)
 
+#: A shorter key could be found by trying: it signs sessions, and keeps hashed values from being guessed.
+_SHORTEST_KEY = 32
+_FEWEST_CHARACTERS = 5
+_A_KEY = "a long random text (python -c 'import secrets; print(secrets.token_urlsafe(50))')"
+
 
 class Environment:
     """Typed reads of variables. A bad value is noted, not raised: `check()` raises once, naming every one."""
 
     def __init__(self, variables: Mapping[str, str], *, fallback_file: Path) -> None:
-        self._variables = {**_read_env_file(fallback_file), **{k: v for k, v in variables.items() if v != ""}}
+        self._own = {name: value for name, value in variables.items() if value != ""}
+        self._variables = {**_read_env_file(fallback_file), **self._own}
         self._problems: list[str] = []
 
     def text(self, name: str, default: str) -> str:
@@ -57,12 +64,50 @@ class Environment:
     def seconds(self, name: str, default: float, *, minimum: float = 0.0) -> float:
         return self._parse(name, _at_least(float, minimum), default, f"a number of seconds, {minimum:g} or more")
 
-    def secret(self, name: str, *, default: str | None) -> str:
-        """A value without which nothing may start, unless `default` is given."""
-        value = self._variables.get(name, default)
-        if value is None:
-            self.problem(f"{name} is not set: set it to a long random text (or DEBUG=true on a developer's machine)")
-            return ""
+    def secret(self, name: str, default: str) -> str:
+        """A text that may also be the content of the file that `<name>_FILE` names. No problem ever quotes it."""
+        path = self._own.get(f"{name}_FILE")
+        if path is None:
+            return self.text(name, default)
+        if name in self._own:
+            self.problem(f"{name} and {name}_FILE are both set: unset one of them")
+            return default
+        try:
+            value = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not a text"
+            self.problem(f"{name}_FILE: cannot read {path!r} ({reason}): correct the path, or the file's rights")
+            return default
+        if not value:
+            self.problem(f"{name}_FILE: {path!r} is empty")
+            return default
+        return value
+
+    def key(self, name: str, *, default: str | None, may_be_weak: bool) -> str:
+        """A secret that nobody can guess. Without a default, nothing may start unless it is set."""
+        problems_before = len(self._problems)
+        value = self.secret(name, default or "")
+        if value == default or len(self._problems) > problems_before:
+            return value
+        if not value:
+            self.problem(f"{name} is not set: set it to {_A_KEY} (or DEBUG=true on a developer's machine)")
+        elif not may_be_weak and _is_weak(value):
+            self.problem(f"{name} is too easy to guess: set it to {_A_KEY}")
+        return value
+
+    def url(self, name: str, default: str, *, schemes: tuple[str, ...] = ()) -> str:
+        """A secret that is a URL, with one of these schemes if any are named."""
+        value = self.secret(name, default)
+        try:
+            parts = urlsplit(value)
+            # Read for its check, which finds a password with an unescaped character in it.
+            _ = parts.port
+        except ValueError:
+            self.problem(f"{name} is not a URL: percent-encode what is special in its user name and password")
+            return default
+        if schemes and parts.scheme not in schemes:
+            self.problem(f"{name} must be a {schemes[0]}:// URL")
+            return default
         return value
 
     def problem(self, text: str) -> None:
@@ -70,7 +115,7 @@ class Environment:
 
     def check(self) -> None:
         """Raise ImproperlyConfigured with one line for each bad variable read since the last check, if there is any."""
-        problems, self._problems = self._problems, []
+        problems, self._problems = dict.fromkeys(self._problems), []
         if problems:
             raise ImproperlyConfigured("The environment is not usable:\n  - " + "\n  - ".join(problems))
 
@@ -83,6 +128,11 @@ class Environment:
         except (ValueError, KeyError):
             self.problem(f"{name} is {raw!r}: it must be {expected}")
             return default
+
+
+def _is_weak(key: str) -> bool:
+    """True if a key is short, monotonous, or an example of Django's."""
+    return len(key) < _SHORTEST_KEY or len(set(key)) < _FEWEST_CHARACTERS or key.startswith("django-insecure-")
 
 
 def _at_least(kind: Callable[[str], N], minimum: float) -> Callable[[str], N]:
@@ -105,13 +155,8 @@ def _read_env_file(path: Path) -> dict[str, str]:
 
 
 def database_settings(url: str) -> dict[str, object]:
-    """Django's DATABASES entry for a `postgresql://` URL; what the URL says in its query goes to libpq.
-
-    Raises ImproperlyConfigured when it is not a PostgreSQL URL.
-    """
+    """Django's DATABASES entry for a `postgresql://` URL; what the URL says in its query goes to libpq."""
     settings: dict[str, object] = environ.Env.db_url_config(url)
-    if settings.get("ENGINE") != "django.db.backends.postgresql":
-        raise ImproperlyConfigured("it must be a postgresql:// URL")
     return settings
 
 

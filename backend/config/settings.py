@@ -6,9 +6,8 @@ Each variable is explained in README.md, "Settings".
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from typing import Any
-
-from django.core.exceptions import ImproperlyConfigured
 
 from backend.config.environment import LOCAL_DATABASE_URL, database_settings
 from backend.config.environment import env as _env
@@ -17,7 +16,7 @@ from backend.config.logs import configure_logging
 # --- The application ---------------------------------------------------------------------------------------------
 
 DEBUG = _env.flag("DEBUG", default=False)
-SECRET_KEY = _env.secret("SECRET_KEY", default="not-a-secret-debug-only" if DEBUG else None)
+SECRET_KEY = _env.key("SECRET_KEY", default="not-a-secret-debug-only" if DEBUG else None, may_be_weak=DEBUG)
 ALLOWED_HOSTS = _env.names("ALLOWED_HOSTS", ["127.0.0.1", "localhost"] if DEBUG else [])
 CSRF_TRUSTED_ORIGINS = _env.names("CSRF_TRUSTED_ORIGINS", [])
 
@@ -31,6 +30,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
+    "axes",
     "django_dramatiq",
     "ninja",
     "backend.outbox",
@@ -40,6 +40,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "backend.config.content_security.ContentSecurityPolicyMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -48,6 +49,7 @@ MIDDLEWARE = [
     "backend.outbox.middleware.EventContextMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 TEMPLATES: list[dict[str, Any]] = [
     {
@@ -64,9 +66,21 @@ TEMPLATES: list[dict[str, Any]] = [
 ]
 AUTH_USER_MODEL = "users.User"
 AUTH_PASSWORD_VALIDATORS = [
-    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
 ]
+# Failed logins are counted in PostgreSQL, so that all web processes count together. By name and address: a stranger
+# who knows an operator's name cannot lock them out, unless a proxy gives both the same address.
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AXES_FAILURE_LIMIT = 5
+AXES_COOLOFF_TIME = timedelta(minutes=15)
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_RESET_ON_SUCCESS = True
+#: Off: a line of its own at each start of each process.
+AXES_VERBOSE = False
+#: The field of the admin's form; axes would look for the model's (`email`), find nothing, and count nobody.
+AXES_USERNAME_FORM_FIELD = "username"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 STATIC_URL = "static/"
 # The admin's own files are served from where they are installed: there is nothing to collect.
@@ -77,25 +91,20 @@ USE_TZ = True
 
 # --- The database; the other two services are in towpath.py ------------------------------------------------------
 
-DATABASE_URL = _env.text("DATABASE_URL", LOCAL_DATABASE_URL)
+DATABASE_URL = _env.url("DATABASE_URL", LOCAL_DATABASE_URL, schemes=("postgresql", "postgres"))
 
-DATABASES: dict[str, Any] = {}
-try:
-    DATABASES["default"] = database_settings(DATABASE_URL)
-except (ImproperlyConfigured, ValueError) as error:
-    _env.problem(f"DATABASE_URL: {error}")
-else:
-    DATABASES["default"]["CONN_MAX_AGE"] = None
-    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
-    DATABASES["default"]["OPTIONS"] = {
-        # A dead peer is noticed within seconds, also in the middle of a statement; libpq waits for minutes.
-        "connect_timeout": 5,
-        "keepalives_idle": 10,
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 20_000,
-        **DATABASES["default"].get("OPTIONS", {}),
-    }
+DATABASES: dict[str, Any] = {"default": database_settings(DATABASE_URL)}
+DATABASES["default"]["CONN_MAX_AGE"] = None
+DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
+DATABASES["default"]["OPTIONS"] = {
+    # A dead peer is noticed within seconds, also in the middle of a statement; libpq waits for minutes.
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+    **DATABASES["default"].get("OPTIONS", {}),
+}
 
 # --- Logs and safe transport -------------------------------------------------------------------------------------
 
@@ -105,10 +114,21 @@ configure_logging(json=_env.flag("LOG_JSON", default=not sys.stderr.isatty()), l
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
-#: True behind a proxy that speaks TLS: cookies are then sent over TLS only.
+#: A request's body may not be larger. A sign-up is a few hundred bytes.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
+#: True behind a proxy that speaks TLS and says so in X-Forwarded-Proto (overwriting what the client sent there):
+#: cookies over TLS only, everything else is redirected, and browsers remember it for a year.
 HTTPS_ONLY = _env.flag("HTTPS_ONLY", default=False)
 SESSION_COOKIE_SECURE = HTTPS_ONLY
 CSRF_COOKIE_SECURE = HTTPS_ONLY
+SECURE_SSL_REDIRECT = HTTPS_ONLY
+#: Probes and scrapers come from inside, without the proxy.
+SECURE_REDIRECT_EXEMPT = [r"^(healthz|readyz|metrics)$"]
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS_ONLY else None
+SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS_ONLY else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS_ONLY
+# Preloading (W021) cannot be taken back, and speaks for every host of the domain: its owner's decision, not ours.
+SILENCED_SYSTEM_CHECKS = ["security.W021"]
 
 # --- The pipeline: last, because it checks all that was read -----------------------------------------------------
 

@@ -22,10 +22,10 @@ django_stubs_ext.monkeypatch()
 
 # --- RabbitMQ and the event store. An unset URL means the local stack's ------------------------------------------
 
-RABBITMQ_URL = _env.text("RABBITMQ_URL", "amqp://127.0.0.1:56729")
-EVENT_STORE_URL = _env.text("EVENT_STORE_URL", _env.text(_store.URL_ALIAS, _store.DEFAULT_URL))
+RABBITMQ_URL = _env.url("RABBITMQ_URL", "amqp://127.0.0.1:56729", schemes=("amqp", "amqps"))
+EVENT_STORE_URL = _env.url("EVENT_STORE_URL", _env.url("CLICKHOUSE_URL", _store.DEFAULT_URL))
 try:
-    EVENT_STORE_URL = _store.completed(EVENT_STORE_URL, database_url=_env.text("DATABASE_URL", LOCAL_DATABASE_URL))
+    EVENT_STORE_URL = _store.completed(EVENT_STORE_URL, database_url=_env.url("DATABASE_URL", LOCAL_DATABASE_URL))
 except ImproperlyConfigured as _error:
     _env.problem(f"EVENT_STORE_URL: {_error}")
 
@@ -60,7 +60,7 @@ SHUTDOWN_SECONDS = _env.seconds("SHUTDOWN_SECONDS", 20.0, minimum=1.0)
 #: How long the event store may take for one insert.
 STORE_TIMEOUT_SECONDS = _env.seconds("STORE_TIMEOUT_SECONDS", 30.0, minimum=1.0)
 #: The key of `Hashed` fields, SECRET_KEY if empty. One of its own, so that SECRET_KEY can change without the hashes.
-EVENT_HASH_KEY = _env.text("EVENT_HASH_KEY", "")
+EVENT_HASH_KEY = _env.key("EVENT_HASH_KEY", default="", may_be_weak=_env.flag("DEBUG", default=False))
 #: An event's context may not be larger.
 EVENT_CONTEXT_MAX_BYTES = _env.whole_number("EVENT_CONTEXT_MAX_BYTES", 16 * 1024 * 1024)
 

@@ -5,12 +5,8 @@ from __future__ import annotations
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
-from ninja import NinjaAPI
 
-from backend.users.api import router as users_router
-
-api = NinjaAPI(title="Towpath", version="1", description="A sample application that publishes its events.")
-api.add_router("/users", users_router)
+from backend.config.api import api, not_found
 
 
 def healthz(_request: HttpRequest) -> HttpResponse:
@@ -20,6 +16,8 @@ def healthz(_request: HttpRequest) -> HttpResponse:
 
 urlpatterns = [
     path("admin/", admin.site.urls),
+    path("api/", not_found),  # before ninja's root, which is a page in HTML
     path("api/", api.urls),
+    path("api/<path:_rest>", not_found),
     path("healthz", healthz),
 ]

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
     from backend.eventlog.schema import Migration
 
-#: The local stack's event store, and the other name of EVENT_STORE_URL.
+#: The local stack's event store.
 DEFAULT_URL = "clickhouse://127.0.0.1:18129/default"
-URL_ALIAS = "CLICKHOUSE_URL"
 
 #: The database that `postgresql://`, without a host, means on the application's own server.
 _OWN_DATABASE = "event_log"

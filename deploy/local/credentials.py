@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def remembered_secret(file: Path) -> str:
     """The secret in the file; the first call makes a random one (letters, digits, `-` and `_`)."""
     if not file.exists():
-        write_private(file, secrets.token_urlsafe(32))
+        write_private(file, secrets.token_urlsafe(48))
     return file.read_text()
 
 

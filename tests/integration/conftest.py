@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 #: test before, late, must not meet a batch of this one.
 _TABLES = (
     *("outbox_user", "outbox_user_change", "outbox_event", "users", "auth_group", "django_session"),
+    *("axes_accessattempt", "axes_accesslog"),
     *("pipeline_batch", "pipeline_window", "pipeline_deadletter", "pipeline_cursor", "pipeline_shift"),
 )
 

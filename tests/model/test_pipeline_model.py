@@ -228,6 +228,8 @@ class Pipeline(RuleBasedStateMachine):
         letters = deadletters.find(None)[:1]
         self.dropped |= {(letter.outbox, letter.row_id) for letter in letters}
         deadletters.drop(letters, by="the model")
+        audit = OutboxEvent.objects.filter(event_type="dead_letter_dropped").values_list("id", "event_context")
+        self.published.update({("outbox_event", id_): context for id_, context in audit})
 
     # --- Invariants --------------------------------------------------------------------------------------------------
 

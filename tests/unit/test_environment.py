@@ -59,7 +59,7 @@ def test_all_bad_values_are_reported_at_once_with_their_names(tmp_path: Path) ->
     env.seconds("PAUSE", 1)
     env.seconds("WAIT", 1)
     env.flag("DEBUG", default=False)
-    env.secret("SECRET_KEY", default=None)
+    env.key("SECRET_KEY", default=None, may_be_weak=False)
 
     with pytest.raises(ImproperlyConfigured) as raised:
         env.check()
@@ -69,11 +69,82 @@ def test_all_bad_values_are_reported_at_once_with_their_names(tmp_path: Path) ->
     assert "must be a whole number, 1 or more" in lines[0]
 
 
-@pytest.mark.filterwarnings("ignore:Engine not recognized")
-@pytest.mark.parametrize("url", ["mysql://root@127.0.0.1/towpath", "sqlite:///x", "", "towpath"])
-def test_a_database_that_is_not_postgresql_is_refused(url: str) -> None:
-    with pytest.raises((ImproperlyConfigured, ValueError)):
-        database_settings(url)
+@pytest.mark.parametrize("url", ["mysql://root@127.0.0.1/towpath", "sqlite:///x", "towpath", "postgresql://a:b/c@d"])
+def test_a_database_that_is_not_postgresql_is_refused(url: str, tmp_path: Path) -> None:
+    env = environment({"DATABASE_URL": url}, tmp_path)
+
+    assert env.url("DATABASE_URL", "postgresql://here/db", schemes=("postgresql",)) == "postgresql://here/db"
+    with pytest.raises(ImproperlyConfigured, match="DATABASE_URL"):
+        env.check()
+
+
+def test_what_a_database_url_says_is_kept() -> None:
+    settings = database_settings("postgresql://me:p%40ss@host:5433/db?sslmode=verify-full&connect_timeout=9")
+
+    assert (settings["USER"], settings["PASSWORD"], settings["HOST"], settings["PORT"]) == ("me", "p@ss", "host", 5433)
+    assert settings["OPTIONS"] == {"sslmode": "verify-full", "connect_timeout": 9}
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("", "is not set"),
+        ("only-for-tests", "is too easy to guess"),
+        ("x" * 60, "is too easy to guess"),
+        ("django-insecure-" + "abcdefghij" * 4, "is too easy to guess"),
+    ],
+)
+def test_a_key_that_is_missing_or_weak_is_refused_and_not_shown(value: str, problem: str, tmp_path: Path) -> None:
+    env = environment({"KEY": value}, tmp_path)
+
+    env.key("KEY", default=None, may_be_weak=False)
+
+    with pytest.raises(ImproperlyConfigured, match=f"KEY {problem}") as raised:
+        env.check()
+    assert not value or value not in str(raised.value)
+
+
+def test_a_default_is_taken_for_a_key_and_a_weak_one_where_that_is_allowed(tmp_path: Path) -> None:
+    env = environment({"WEAK": "x"}, tmp_path)
+
+    assert env.key("KEY", default="the default", may_be_weak=False) == "the default"
+    assert env.key("WEAK", default=None, may_be_weak=True) == "x"
+    env.check()
+
+
+# --- Secrets from files ------------------------------------------------------------------------------------------
+
+
+def test_a_secret_s_file_comes_before_the_file_of_the_running_stack(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text(" mine\n")
+    env = environment({"URL_FILE": str(tmp_path / "url")}, tmp_path, "URL=theirs\n")
+
+    assert env.secret("URL", "default") == "mine"
+    env.check()
+
+
+@pytest.mark.parametrize(
+    ("content", "also_set", "problem"),
+    [
+        (None, {}, "KEY_FILE: cannot read"),
+        (b"", {}, "KEY_FILE: "),
+        (b" \n", {}, "is empty"),
+        (b"\xff\xfe", {}, "it is not a text"),
+        (b"secret", {"KEY": "secret"}, "KEY and KEY_FILE are both set"),
+    ],
+)
+def test_a_secret_s_file_that_is_of_no_use_is_named(
+    content: bytes | None, also_set: dict[str, str], problem: str, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+    env = environment({"KEY_FILE": str(tmp_path / "key"), **also_set}, tmp_path)
+
+    env.key("KEY", default=None, may_be_weak=True)
+
+    with pytest.raises(ImproperlyConfigured, match=problem) as raised:
+        env.check()
+    assert len(str(raised.value).splitlines()) == 2
 
 
 def test_the_settings_report_every_bad_variable_at_once() -> None:
@@ -82,7 +153,7 @@ def test_the_settings_report_every_bad_variable_at_once() -> None:
         "EVENT_STORE_URL": "mysql://root@127.0.0.1/towpath",
         "WINDOW_ROWS": "0",
         "LEASE_SECONDS": "soon",
-        "SECRET_KEY": "x",
+        "SECRET_KEY": "weak",
     }
 
     done = subprocess.run(
@@ -95,4 +166,6 @@ def test_the_settings_report_every_bad_variable_at_once() -> None:
     )
 
     assert done.returncode == 1
-    assert all(name in done.stderr for name in ("DATABASE_URL", "EVENT_STORE_URL", "WINDOW_ROWS", "LEASE_SECONDS"))
+    names = ("DATABASE_URL", "EVENT_STORE_URL", "WINDOW_ROWS", "LEASE_SECONDS", "SECRET_KEY")
+    assert all(name in done.stderr for name in names)
+    assert "Traceback" not in done.stderr

@@ -6,8 +6,8 @@ import re
 
 from deploy.local.process import PROJECT
 
-#: The store's own module, and the choice by the URL's scheme.
-_MAY_KNOW = {"backend/eventlog/clickhouse.py", "backend/eventlog/store.py"}
+#: The store's own module, the choice by the URL's scheme, and the variable CLICKHOUSE_URL (which the brief names).
+_MAY_KNOW = {"backend/eventlog/clickhouse.py", "backend/eventlog/store.py", "backend/config/towpath.py"}
 _WORDS = re.compile(r"clickhouse|chdb", re.IGNORECASE)
 
 

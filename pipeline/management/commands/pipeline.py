@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import json
+import os
+import pwd
 from argparse import ArgumentParser
 from dataclasses import asdict
 from typing import Any
@@ -85,7 +86,7 @@ class Command(BaseCommand):
             raise CommandError(f"No dead letter has the number {min(missing)}: see `pipeline deadletters list`.")
         if what == "drop":
             self._confirm_drop(letters, is_sure=options["yes"])
-            deadletters.drop(letters, by=getpass.getuser())
+            deadletters.drop(letters, by=_operator())
         elif what == "replay":
             deadletters.replay(letters, publish=publish_batches)
         self._show_deadletters(letters, as_json=as_json, with_context=what == "show")
@@ -118,6 +119,15 @@ class Command(BaseCommand):
             return
         for one in shown:
             self.stdout.write("  ".join(f"{name}={value}" for name, value in one.items()))
+
+
+def _operator() -> str:
+    """The account that runs this: the system's word for it, not that of a variable."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        # A container's account need not have a name.
+        return f"uid {os.getuid()}"
 
 
 def _as_table(status: Status) -> str:

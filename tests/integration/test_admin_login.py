@@ -1,0 +1,107 @@
+"""Logging in to the admin: guesses are counted in PostgreSQL, for all web processes together."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import urllib3
+from axes.models import AccessAttempt
+from django.conf import settings
+from django.db.models import F
+from django.test import Client
+
+from backend.users.models import User
+
+if TYPE_CHECKING:
+    from tests.integration.workers import Workers
+    from tests.services import Services
+
+ROOT = "root@example.com"
+PASSWORD = "correct horse battery staple"  # noqa: S105 - of a test's own account
+
+LOCKED = 429
+
+
+@pytest.fixture(autouse=True)
+def accounts() -> None:
+    for email in (ROOT, "other@example.com"):
+        User.objects.create_superuser(email, PASSWORD, first_name="R", last_name="R")
+
+
+def log_in(password: str, *, email: str = ROOT, address: str = "192.0.2.1") -> Any:  # noqa: ANN401 - the test client's
+    return Client(REMOTE_ADDR=address).post("/admin/login/", {"username": email, "password": password})
+
+
+def guess(times: int) -> None:
+    for number in range(times):
+        assert log_in(f"guess {number}").status_code in {200, LOCKED}
+
+
+def test_after_five_wrong_passwords_the_right_one_is_refused_too() -> None:
+    guess(settings.AXES_FAILURE_LIMIT)
+
+    assert log_in(PASSWORD).status_code == LOCKED
+
+
+def test_one_guess_less_locks_nobody_out() -> None:
+    guess(settings.AXES_FAILURE_LIMIT - 1)
+
+    assert log_in(PASSWORD).status_code == 302
+    # A success starts the count again.
+    guess(settings.AXES_FAILURE_LIMIT - 1)
+    assert log_in(PASSWORD).status_code == 302
+
+
+def test_a_stranger_locks_out_neither_other_accounts_nor_the_owner_elsewhere() -> None:
+    guess(settings.AXES_FAILURE_LIMIT)
+
+    assert log_in(PASSWORD, email="other@example.com").status_code == 302
+    assert log_in(PASSWORD, address="192.0.2.2").status_code == 302
+
+
+def test_a_lock_ends_by_itself() -> None:
+    guess(settings.AXES_FAILURE_LIMIT)
+    assert log_in(PASSWORD).status_code == LOCKED
+
+    AccessAttempt.objects.update(attempt_time=F("attempt_time") - settings.AXES_COOLOFF_TIME - timedelta(seconds=1))
+
+    assert log_in(PASSWORD).status_code == 302
+
+
+def test_guesses_in_one_web_process_count_in_the_others(services: Services, workers: Workers) -> None:
+    # Given all guesses but one, made in this process
+    workers.web()
+    workers.wait_until_ready()
+    for number in range(settings.AXES_FAILURE_LIMIT - 1):
+        log_in(f"guess {number}", address="127.0.0.1")
+
+    # When the last one is made in another
+    page = f"http://127.0.0.1:{services.web_port}/admin/login/"
+    with urllib3.PoolManager() as http:
+        shown = http.request("GET", page)
+        cookie = shown.headers["Set-Cookie"].split(";", 1)[0]
+        field = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', shown.data.decode())
+        assert field is not None
+        answer = http.request(
+            "POST",
+            page,
+            fields={"username": ROOT, "password": "guess", "csrfmiddlewaretoken": field[1]},
+            encode_multipart=False,
+            headers={"Cookie": cookie},
+            redirect=False,
+        )
+
+    # Then the account is locked in both
+    assert answer.status == LOCKED
+    assert log_in(PASSWORD, address="127.0.0.1").status_code == LOCKED
+
+
+def test_a_password_is_kept_nowhere() -> None:
+    guess(1)
+
+    (attempt,) = AccessAttempt.objects.values()
+    assert attempt["username"] == ROOT
+    assert "guess" not in str(attempt)

@@ -1,0 +1,25 @@
+"""What the admin may do with evidence: look at it. Holds for models that are registered later, too."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.test import RequestFactory
+
+from backend.outbox.models import Outbox
+from backend.users.models import OutboxUser, User
+
+
+def test_nobody_adds_changes_or_deletes_undelivered_events_or_the_ledger() -> None:
+    request = RequestFactory().get("/admin/")
+    request.user = User.objects.create_superuser("root@example.com", "secret", first_name="R", last_name="R")
+    evidence = {
+        model: site
+        for model, site in admin.site._registry.items()
+        if issubclass(model, Outbox) or model._meta.app_label == "pipeline"
+    }
+    assert OutboxUser in evidence
+
+    for model, site in evidence.items():
+        rights = site.get_model_perms(request)
+        assert rights == {"add": False, "change": False, "delete": False, "view": True}, model
+        assert site.get_actions(request) == {}, model

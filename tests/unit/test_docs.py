@@ -1,0 +1,224 @@
+"""The documentation names only what exists, and leaves out no setting."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import itertools
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+import pytest
+from django.core.management import get_commands, load_command_class
+from django.core.management.base import BaseCommand, CommandError
+
+from deploy.local.process import PROJECT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+#: What is said of the present. (The change log speaks of the past.)
+PAGES = sorted(
+    page
+    for page in (*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md"), *PROJECT.glob("deploy/**/*.md"))
+    if page.name != "CHANGELOG.md"
+)
+#: Variables of other programs.
+FOREIGN = {"OTEL_EXPORTER_OTLP_ENDPOINT"}
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(PROJECT)) for page in PAGES])
+
+
+def prose(page: Path) -> str:
+    """The page without its blocks of code."""
+    return FENCED.sub("", page.read_text())
+
+
+def command_lines(page: Path) -> Iterator[str]:
+    """Everything on the page that is set as code, a line each."""
+    for language, block in FENCED.findall(page.read_text()):
+        if language not in {"python", "sql", "xml", "yaml"}:
+            yield from block.replace("\\\n", " ").splitlines()
+    yield from re.findall(r"`([^`\n]+)`", prose(page))
+
+
+def source() -> str:
+    """All code and configuration of the project, in one text."""
+    kinds = ("py", "toml", "yml", "yaml", "sql", "xml", "conf", "json", "sh")
+    folders = ("backend", "pipeline", "deploy", "tests")
+    files = [
+        *(path for folder in folders for kind in kinds for path in PROJECT.glob(f"{folder}/**/*.{kind}")),
+        *(PROJECT / name for name in ("Makefile", "manage.py", "pyproject.toml", "docker-compose.yml", ".env.example")),
+    ]
+    return "\n".join(path.read_text() for path in files if path.is_file())
+
+
+# --- Commands ----------------------------------------------------------------------------------------------------
+
+
+@each_page
+def test_every_make_target_exists(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+
+    named = {target for line in command_lines(page) for target in re.findall(r"\bmake ([a-z-]+)", line)}
+
+    assert named <= targets
+
+
+@each_page
+def test_every_module_that_is_run_exists(page: Path) -> None:
+    modules = {name for line in command_lines(page) for name in re.findall(r"python3? -m ([\w.]+)", line)}
+
+    assert [name for name in modules if importlib.util.find_spec(name) is None] == []
+
+
+@each_page
+def test_every_management_command_is_understood(page: Path) -> None:
+    """Each is given to the command's own parser, with one of its alternatives (`a|b`) after the other."""
+    problems = []
+    for line in command_lines(page):
+        for words in re.findall(r"manage\.py ([^;&]*)", line):
+            problems += [
+                f"{' '.join(arguments)}: {error}" for arguments in alternatives(words) if (error := refusal(arguments))
+            ]
+
+    assert problems == []
+
+
+def alternatives(words: str) -> list[tuple[str, ...]]:
+    """`a b|c NUMBER ... [--d]` as the command lines (a, b) and (a, c): what stands for something else is left out."""
+    arguments = shlex.split(words.split(" | ", maxsplit=1)[0], comments=True)
+    given = [argument for argument in arguments if re.fullmatch(r"[\w|./:=@*,-]+", argument) and argument != "..."]
+    return list(itertools.product(*(word.split("|") for word in given if not word.isupper())))
+
+
+def refusal(arguments: tuple[str, ...]) -> str:
+    """Why the command line is not one; empty when it is."""
+    name, *rest = arguments
+    app = get_commands().get(name)
+    if app is None:
+        return "there is no such command"
+    command = app if isinstance(app, BaseCommand) else load_command_class(app, name)
+    try:
+        command.create_parser("manage.py", name).parse_args(rest)
+    except CommandError as error:
+        # A command that is only spoken of needs no action.
+        return "" if not rest and "required" in str(error) else str(error)
+    except SystemExit as stop:
+        return f"exit code {stop.code}"
+    return ""
+
+
+# --- Settings ----------------------------------------------------------------------------------------------------
+
+
+def settings_read() -> tuple[set[str], set[str]]:
+    """The environment variables that the settings read, and those among them that can be given by a file."""
+    names, secrets = set(), set()
+    for path in PROJECT.glob("backend/config/*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            match call:
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name(id="_env"), attr=kind), args=[ast.Constant(str(name)), *_]
+                ) if kind != "problem":
+                    names.add(name)
+                    if kind in {"secret", "key", "url"}:
+                        secrets.add(name)
+                case ast.Call(func=ast.Attribute(value=ast.Name(id="_env"), attr=kind)):
+                    assert kind in {"check", "problem"}, f"{path}:{call.lineno}: which variable is read must be plain"
+    return names, secrets
+
+
+def settings_documented() -> tuple[set[str], str]:
+    """The names in the README's table of settings, aliases included; and the text of its section."""
+    section = (PROJECT / "README.md").read_text().split("\n## Settings\n", 1)[1].split("\n## ", 1)[0]
+    names = re.findall(r"^\| `([A-Z_]+)` \|", section, re.MULTILINE)
+    return {*names, *re.findall(r"Alias: `([A-Z_]+)`", section)}, section
+
+
+def test_every_setting_is_in_the_readme_s_table_and_nothing_else_is() -> None:
+    assert settings_documented()[0] == settings_read()[0]
+
+
+def test_every_secret_is_documented_to_come_from_a_file_too() -> None:
+    _, secrets = settings_read()
+    _, section = settings_documented()
+
+    assert set(re.findall(r"`([A-Z_]+_FILE)`", section)) == {f"{name}_FILE" for name in secrets}
+
+
+@each_page
+def test_every_name_in_capitals_is_one_of_the_project_s(page: Path) -> None:
+    """A setting that was renamed or removed is found here, and so is a misspelt one."""
+    known = set(re.findall(r"[A-Z][A-Z0-9_]+", source())) | {f"{name}_FILE" for name in settings_read()[1]}
+
+    named = {
+        name for line in command_lines(page) for name in re.findall(r"(?<![\w.])[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b", line)
+    }
+
+    assert named - known - FOREIGN == set()
+
+
+# --- Tests -------------------------------------------------------------------------------------------------------
+
+
+@each_page
+def test_every_test_that_is_named_exists(page: Path) -> None:
+    """A claim with the name of its test is worth what the test is worth, but not less."""
+    files = list(PROJECT.glob("tests/**/*.py"))
+    known = {path.stem for path in files}
+    known |= {name for path in files for name in re.findall(r"def (test_\w+)", path.read_text())}
+
+    named = {name for line in command_lines(page) for name in re.findall(r"\btest_\w+", line)}
+
+    assert named - known == set()
+
+
+# --- Links -------------------------------------------------------------------------------------------------------
+
+
+def anchors(page: Path) -> set[str]:
+    """The names under which a page's headings can be linked to."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(page: Path) -> list[str]:
+    text = re.sub(r"`[^`\n]+`", "", prose(page))
+    return [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"\w+:", link)]
+
+
+@pytest.mark.parametrize("page", [*PAGES, PROJECT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
+    broken = []
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+
+    assert broken == []
+
+
+def test_every_page_is_reached_from_the_index() -> None:
+    index = PROJECT / "docs" / "README.md"
+    linked = {(index.parent / link).resolve() for link in links(index)}
+
+    missing = {page for page in PROJECT.glob("docs/*.md") if page != index} - linked
+
+    assert missing == set()
+    assert "docs/README.md" in links(PROJECT / "README.md")
+
+
+def test_the_checks_find_what_is_wrong() -> None:
+    assert refusal(("pipeline", "status", "--json")) == ""
+    assert refusal(("pipeline", "dance"))
+    assert refusal(("pipeline", "status", "--loud"))
+    assert refusal(("dance",))
+    assert alternatives("pipeline deadletters list|show NUMBER ...  # all") == [
+        ("pipeline", "deadletters", "list"),
+        ("pipeline", "deadletters", "show"),
+    ]

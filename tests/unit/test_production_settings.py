@@ -1,0 +1,143 @@
+"""Settings as in production: nothing that `check --deploy` warns of, no default that works, secrets from files."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from deploy.local.process import PROJECT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+KEY = "3Vb0QmJ-ZkYx8uTf1rWc6nHs9aLd2eGp7iKo4wEyRtUvXzSb5CqMjN_hPg"
+SERVICES = {
+    "DATABASE_URL": "postgresql://towpath:s3cret-of-postgres@db.internal:5432/towpath",
+    "RABBITMQ_URL": "amqps://towpath:s3cret-of-rabbitmq@mq.internal:5671/towpath",
+    "EVENT_STORE_URL": "clickhouses://writer:s3cret-of-clickhouse@ch.internal:8443/default",
+}
+PRODUCTION = {
+    **SERVICES,
+    "SECRET_KEY": KEY,
+    "EVENT_HASH_KEY": KEY[::-1],
+    "ALLOWED_HOSTS": "events.example.com",
+    "HTTPS_ONLY": "true",
+    "ENVIRONMENT": "production",
+}
+
+
+def manage(environment: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """manage.py with these variables and none of the tests' own."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=PROJECT,
+        env={**kept, **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def check(environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return manage(environment, "check", "--deploy", "--fail-level", "WARNING")
+
+
+def test_django_s_deployment_check_finds_nothing() -> None:
+    done = check(PRODUCTION)
+
+    assert done.returncode == 0, done.stderr
+    assert "no issues" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [({"HTTPS_ONLY": "false"}, "security.W008"), ({"DEBUG": "true"}, "security.W018")],
+)
+def test_the_deployment_check_looks_at_these_settings(change: dict[str, str], warning: str) -> None:
+    done = check({**PRODUCTION, **change})
+
+    assert done.returncode == 1
+    assert warning in done.stderr
+
+
+def test_a_key_that_can_be_guessed_is_refused_outside_of_debug() -> None:
+    done = check({**PRODUCTION, "SECRET_KEY": "not-a-secret-debug-only", "EVENT_HASH_KEY": "x" * 60})
+
+    assert done.returncode == 1
+    assert "- SECRET_KEY is too easy to guess" in done.stderr
+    assert "- EVENT_HASH_KEY is too easy to guess" in done.stderr
+
+
+def test_nothing_starts_without_a_key_outside_of_debug() -> None:
+    without = {name: value for name, value in PRODUCTION.items() if not name.endswith("_KEY")}
+
+    done = check(without)
+
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if line.startswith("  - ")] == [
+        line for line in done.stderr.splitlines() if "- SECRET_KEY is not set" in line
+    ]
+
+
+def settings_as_read(environment: Mapping[str, str]) -> dict[str, str]:
+    """What the settings say in a process of their own."""
+    code = (
+        "import json; from django.conf import settings as s; print(json.dumps({"
+        "'DATABASE_URL': s.DATABASE_URL, 'RABBITMQ_URL': s.RABBITMQ_URL, 'EVENT_STORE_URL': s.EVENT_STORE_URL,"
+        "'SECRET_KEY': s.SECRET_KEY, 'EVENT_HASH_KEY': s.EVENT_HASH_KEY,"
+        "'password': s.DATABASES['default']['PASSWORD']}))"
+    )
+    done = manage(environment, "shell", "--no-imports", "-c", code)
+    assert done.returncode == 0, done.stderr
+    values: dict[str, str] = json.loads(done.stdout)
+    return values
+
+
+def test_every_secret_can_come_from_a_file(tmp_path: Path) -> None:
+    secrets = {name: PRODUCTION[name] for name in (*SERVICES, "SECRET_KEY", "EVENT_HASH_KEY")}
+    environment = {name: value for name, value in PRODUCTION.items() if name not in secrets}
+    for name, value in secrets.items():
+        (tmp_path / name).write_text(f"{value}\n")
+        environment[f"{name}_FILE"] = str(tmp_path / name)
+
+    read = settings_as_read(environment)
+
+    assert read == {**secrets, "password": "s3cret-of-postgres"}
+
+
+@pytest.mark.parametrize("name", ["EVENT_HASH_KEY", "SECRET_KEY"])
+def test_hashes_of_events_have_a_key_of_their_own_or_the_secret_key(name: str) -> None:
+    without = {key: value for key, value in PRODUCTION.items() if key != "EVENT_HASH_KEY" or name == key}
+    code = (
+        "from backend.outbox.event import Event, Hashed\n"
+        "class Called(Event): number: Hashed[str]\n"
+        "print(Called(number='555').model_dump()['number'])"
+    )
+
+    done = manage(without, "shell", "--no-imports", "-c", code)
+
+    assert done.stdout.strip() == hmac.new(PRODUCTION[name].encode(), b"555", "sha256").hexdigest(), done.stderr
+
+
+def test_a_bad_url_is_named_and_not_shown() -> None:
+    bad = {
+        "DATABASE_URL": "mysql://towpath:s3cret-of-postgres@db.internal/towpath",
+        # An unescaped slash in a password.
+        "RABBITMQ_URL": "amqp://towpath:s3cret/of-rabbitmq@mq.internal/towpath",
+        "EVENT_STORE_URL": "clickhouse://writer:s3cret-of-\N{DOUBLE QUESTION MARK}@ch.internal/default",
+    }
+
+    done = check({**PRODUCTION, **bad})
+
+    assert done.returncode == 1
+    assert all(f"- {name} " in done.stderr for name in bad)
+    assert "s3cret" not in done.stdout + done.stderr
