@@ -87,7 +87,7 @@ def test_queues_are_of_the_type_that_the_virtual_host_is_made_with_and_capped(
     deployment.send_shifts()
 
     email = f"{uuid.uuid4().hex}@example.com"
-    eventually(lambda: _signed_up(deployment, email), seconds=_WAIT_SECONDS, what="the web answers")
+    eventually(lambda: signed_up(deployment, email), seconds=_WAIT_SECONDS, what="the web answers")
     eventually(lambda: email in stored_emails(clickhouse), seconds=_WAIT_SECONDS, what="the event is stored")
 
     queues = {queue["name"]: queue for queue in _ask(deployment, f"queues/{deployment.vhost}")}
@@ -113,7 +113,7 @@ def test_a_full_queue_refuses_messages_and_costs_latency_only(deployment: Deploy
     emails = [f"{uuid.uuid4().hex}@example.com" for _ in range(5)]
     deployment.start("web")
     for email in emails:
-        eventually(lambda: _signed_up(deployment, email), seconds=_WAIT_SECONDS, what="the web answers")  # noqa: B023
+        eventually(lambda: signed_up(deployment, email), seconds=_WAIT_SECONDS, what="the web answers")  # noqa: B023
 
     deployment.start("dispatcher")
     deployment.send_shifts()
@@ -153,7 +153,7 @@ def _policy(deployment: Deployment, queue: str) -> dict[str, Any]:
     return policy or {}
 
 
-def _signed_up(deployment: Deployment, email: str) -> bool:
+def signed_up(deployment: Deployment, email: str) -> bool:
     try:
         return deployment.sign_up(email) in {201, 409}
     except urllib3.exceptions.HTTPError:
