@@ -68,7 +68,7 @@ def grants() -> Iterator[str]:
 
 
 def _columns_without_payload(outbox: type[Outbox]) -> set[str]:
-    return {field.column for field in outbox._meta.concrete_fields} - {outbox.payload_column}
+    return {str(field.column) for field in outbox._meta.concrete_fields if field.column != outbox.payload_column}
 
 
 def _columns_read(outbox: type[Outbox]) -> dict[str, set[str]]:
@@ -80,13 +80,13 @@ def _columns_read(outbox: type[Outbox]) -> dict[str, set[str]]:
     read: dict[str, set[str]] = defaultdict(set)
     for source in query.alias_map.values():
         if isinstance(source, Join):
-            for left, right in source.join_fields:
+            for left, right in source.join_fields:  # type: ignore[attr-defined]  # the stubs are of Django 4
                 read[tables[source.parent_alias]].add(left.column)
                 read[source.table_name].add(right.column)
     for selected, _, _ in compiler.select:
         for part in selected.flatten():
             if isinstance(part, Col):
-                read[tables[part.alias]].add(part.target.column)
+                read[tables[part.alias]].add(str(part.target.column))
     return read
 
 

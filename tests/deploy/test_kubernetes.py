@@ -57,7 +57,7 @@ def test_the_kustomizations_name_every_file_and_change_only_what_is_there() -> N
         used = {*kustomization["resources"], *(patch["path"] for patch in patches if "path" in patch)}
         assert {path.name for path in folder.glob("*.yaml")} - used == {"kustomization.yaml"}
         for patch in patches:
-            document = yaml.safe_load((folder / patch["path"]).read_text()) if "path" in patch else None
+            document: Any = yaml.safe_load((folder / patch["path"]).read_text()) if "path" in patch else None
             target = patch.get("target") or {"kind": document["kind"], "name": document["metadata"]["name"]}
             matching = [one for one in BASE if one["kind"] == target["kind"] and _matches(target["name"], one)]
             assert matching, f"nothing to patch: {patch}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -29,10 +30,21 @@ _WAIT_SECONDS = 90
 _OURS = [name + suffix for name in QUEUES for suffix in ("", ".DQ", ".XQ")]
 
 
+@pytest.fixture(scope="module")
+def url(migrated: Deployment) -> Iterator[str]:
+    """A virtual host that nothing has been declared in, as the application gets to it."""
+    own = dataclasses.replace(migrated, vhost=f"rights-{uuid.uuid4().hex}")
+    environment = own.environment("migrate")
+    definitions = setup.definitions(environment["RABBITMQ_URL"], queue_type="classic")
+    setup.import_definitions(environment["RABBITMQ_ADMIN_URL"], definitions)
+    yield environment["RABBITMQ_URL"]
+    _ask(own, f"vhosts/{own.vhost}", method="DELETE")
+
+
 @pytest.fixture
-def channel(migrated: Deployment) -> Iterator[Any]:
+def channel(url: str) -> Iterator[Any]:
     """A channel with the rights of the application."""
-    with contextlib.closing(_connect(migrated.environment("aggregator")["RABBITMQ_URL"])) as connection:
+    with contextlib.closing(_connect(url)) as connection:
         yield connection.channel()
 
 
@@ -63,8 +75,7 @@ def test_the_user_is_refused_everything_else(channel: Any, forbidden: Callable[[
     assert refused.value.reply_code == 403
 
 
-def test_the_user_reaches_no_other_virtual_host_and_no_management(migrated: Deployment) -> None:
-    url = migrated.environment("aggregator")["RABBITMQ_URL"]
+def test_the_user_reaches_no_other_virtual_host_and_no_management(url: str, migrated: Deployment) -> None:
     user, password = urlsplit(url).username, urlsplit(url).password
     with pytest.raises(pika.exceptions.ProbableAccessDeniedError):
         _connect(urlsplit(url)._replace(path="/%2F").geturl())
@@ -126,16 +137,16 @@ def test_a_full_queue_refuses_messages_and_costs_latency_only(deployment: Deploy
 
 
 @pytest.mark.parametrize(
-    ("url", "queue_type", "named"),
+    ("broker", "queue_type", "named"),
     [
         ("amqp://host/towpath", "classic", "RABBITMQ_URL"),
         ("amqp://user:password@host", "classic", "vhost"),
         ("amqp://user:password@host/towpath", "mirrored", "RABBITMQ_QUEUE_TYPE"),
     ],
 )
-def test_a_definition_that_cannot_be_made_names_the_variable(url: str, queue_type: str, named: str) -> None:
+def test_a_definition_that_cannot_be_made_names_the_variable(broker: str, queue_type: str, named: str) -> None:
     with pytest.raises(setup.SetupError, match=named):
-        setup.definitions(url, queue_type=queue_type)
+        setup.definitions(broker, queue_type=queue_type)
 
 
 def _dead_letters(queue: str) -> dict[str, str]:

