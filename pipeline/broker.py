@@ -33,7 +33,7 @@ def queue_lengths() -> dict[str, int]:
                     lengths[queue] = channel.queue_declare(queue, passive=True).method.message_count
                 except pika.exceptions.ChannelClosedByBroker:
                     lengths[queue] = 0  # nobody has used it yet; the broker has closed the channel over it
-    except pika.exceptions.AMQPError as error:
+    except (pika.exceptions.AMQPError, OSError) as error:  # a certificate that is not trusted is an OSError
         raise BrokerUnreachable(f"RabbitMQ is not reachable: {type(error).__name__} {error}".strip()) from error
     return lengths
 

@@ -9,6 +9,9 @@ unit tests needs none. One that cannot start ends the run: nothing is skipped.
 
 Each run holds a folder `.local/test/<n>` by a file lock, so that runs at the same time do not meet; the next run in a
 folder clears what the last one left there for reading.
+
+With TEST_SERVICES=given, the run uses the services of DATABASE_URL, RABBITMQ_URL (and RABBITMQ_MANAGEMENT_URL) and
+EVENT_STORE_URL, on this machine, and neither starts nor stops any: tests marked `own_services` are then left out.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ import json
 import os
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, cast
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
     from deploy.local.process import Process
 
 _RUNS = PROJECT / ".local" / "test"
+#: True if the services are somebody else's.
+ARE_GIVEN = os.environ.get("TEST_SERVICES") == "given"
 
 #: Where the ports of a run are looked for first: not those of the local stack, which may want to start meanwhile.
 _FIRST_PORT = 21_000
@@ -91,6 +97,31 @@ class Services:
         self.postgres.wait_until_stopped()
 
 
+class _Given:
+    """A service that runs already, as far as tests need it that leave it alone."""
+
+    is_running = True
+
+    def __init__(self, variable: str) -> None:
+        self.url = os.environ[variable]
+        parts = urlsplit(self.url)
+        self.port = self.amqp_port = parts.port
+        self.user, self.password = unquote(parts.username or ""), unquote(parts.password or "")
+        self.management_url = os.environ.get("RABBITMQ_MANAGEMENT_URL", "")
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(f"{self.url} is not this run's own, so it has no {name}: mark the test `own_services`")
+
+
+@dataclass(frozen=True, slots=True)
+class _GivenServices(Services):
+    def start(self) -> None:
+        """They run."""
+
+    def stop(self) -> None:
+        """They go on."""
+
+
 def _hold_free_folder() -> tuple[int, Path, TextIO]:
     """The first folder that no other run holds, cleared; it is held until the file is closed."""
     for number in itertools.count():
@@ -119,6 +150,15 @@ def _chosen_ports(folder: Path, number: int) -> Ports:
 
 
 def _make_services(folder: Path, ports: Ports) -> Services:
+    if ARE_GIVEN:
+        return _GivenServices(
+            folder=folder,
+            postgres=cast("Postgres", _Given("DATABASE_URL")),
+            rabbitmq=cast("RabbitMQ", _Given("RABBITMQ_URL")),
+            clickhouse=cast("ClickHouse", _Given("EVENT_STORE_URL")),
+            event_store_url=os.environ["EVENT_STORE_URL"],
+            web_port=ports.choose("web"),
+        )
     log = folder / "log"
     postgres = Postgres(folder / "postgres", ports.choose("postgres"), log / "postgres.log")
     clickhouse = ClickHouse(folder / "clickhouse", ports.choose("clickhouse"), log / "clickhouse.log")
@@ -158,7 +198,7 @@ _number, _folder, _lock = _hold_free_folder()
 _ports = _chosen_ports(_folder, _number)
 try:
     _services = _make_services(_folder, _ports)
-except LocalStackError as error:
+except (LocalStackError, KeyError) as error:
     raise pytest.UsageError(f"The services of the tests cannot be started: {error}") from error
 _set_environment(_services)
 
@@ -176,7 +216,16 @@ def services() -> Iterator[Services]:
 
 
 def pytest_report_header() -> str:
-    return f"services: on demand, data and logs in {_folder}"
+    return f"services: {'given by URL' if ARE_GIVEN else 'on demand'}, data and logs in {_folder}"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, and count as deselected, what needs services of the run's own."""
+    if ARE_GIVEN:
+        own = [item for item in items if item.get_closest_marker("own_services")]
+        config.hook.pytest_deselected(items=own)
+        items[:] = [item for item in items if item not in own]
 
 
 def pytest_unconfigure() -> None:

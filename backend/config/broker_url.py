@@ -13,10 +13,19 @@ _DEFAULTS = {
     "connection_attempts": "2",
     "retry_delay": "0.5",
 }
+#: RabbitMQ's names for files of certificates in an `amqps://` URL, and those of pika's `ssl_options`.
+_TLS_FILES = {"cacertfile": "cafile", "certfile": "certfile", "keyfile": "keyfile"}
 
 
 def with_safe_defaults(url: str) -> str:
-    """`url` with heartbeat and timeouts added to its query; what the query sets itself is kept."""
+    """`url` with heartbeat and timeouts added to its query; what the query sets itself is kept.
+
+    `amqps://...?cacertfile=/path` trusts that authority only, and checks the host's name; `certfile` and `keyfile`
+    are the client's own certificate. Without `cacertfile` the system's authorities are trusted.
+    """
     parts = urlsplit(url)
     query = {**_DEFAULTS, **dict(parse_qsl(parts.query))}
+    files = {pika: query.pop(name) for name, pika in _TLS_FILES.items() if name in query}
+    if files:
+        query["ssl_options"] = repr(files)
     return urlunsplit(parts._replace(path=parts.path or "/%2F", query=urlencode(query)))

@@ -1,10 +1,14 @@
-"""Sample traffic through the web API: people who sign up."""
+"""Sample traffic through the web API: people who sign up.
+
+python -m deploy.local.traffic http://127.0.0.1:8029 5       (five a second, until it is stopped)
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
 import random
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -59,15 +63,22 @@ def compact(context: dict[str, Any]) -> str:
 
 def start_live_traffic(web_url: str, *, per_second: float) -> None:
     """People sign up in the background for as long as the process lives, also while the web is away for a moment."""
+    threading.Thread(
+        target=sign_up_without_end, args=(web_url,), kwargs={"per_second": per_second}, name="live-traffic", daemon=True
+    ).start()
 
-    def post() -> None:
-        http = urllib3.PoolManager(retries=False)
-        for person in people(f"live{time.time_ns()}"):
-            try:
-                sign_up(http, web_url, person)
-            except (LocalStackError, urllib3.exceptions.HTTPError) as error:
-                print(f"  ! live traffic: {error}")
-                time.sleep(1)
-            time.sleep(1 / per_second)
 
-    threading.Thread(target=post, name="live-traffic", daemon=True).start()
+def sign_up_without_end(web_url: str, *, per_second: float) -> None:
+    """People sign up, also while the web is away for a moment."""
+    http = urllib3.PoolManager(retries=False)
+    for person in people(f"live{time.time_ns()}"):
+        try:
+            sign_up(http, web_url, person)
+        except (LocalStackError, urllib3.exceptions.HTTPError) as error:
+            print(f"  ! live traffic: {error}")
+            time.sleep(1)
+        time.sleep(1 / per_second)
+
+
+if __name__ == "__main__":
+    sign_up_without_end(sys.argv[1], per_second=float(sys.argv[2]))

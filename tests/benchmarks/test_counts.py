@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from backend.eventlog.store import EventStore
     from tests.services import Services
 
+#: The statements are counted in the log of the run's own server.
+pytestmark = pytest.mark.own_services
+
 EVENTS = 20_000
 
 

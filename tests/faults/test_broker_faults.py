@@ -62,6 +62,7 @@ def test_a_queue_that_refuses_its_arguments_does_not_stop_delivery(
 
 
 @pytest.mark.slow
+@pytest.mark.own_services
 def test_a_killed_rabbitmq_costs_latency_only(run: Run) -> None:
     """T23: kill -9 under load, and the start of a new node on the same data."""
     run.fleet.steady()
@@ -80,6 +81,7 @@ def test_a_killed_rabbitmq_costs_latency_only(run: Run) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.own_services
 def test_a_blocked_rabbitmq_stops_dispatch_and_nothing_else(run: Run) -> None:
     """T24: memory alarm. Publishing gives up within 30 s, and what is in the ledger is sealed by recovery meanwhile."""
     run.fleet.steady()

@@ -128,6 +128,7 @@ def test_workers_whose_clocks_are_an_hour_off_deliver_everything_once(run: Run, 
 
 
 @pytest.mark.parametrize("way", ["dumped, into the same cluster", "dumped, into a new cluster", "data folder"])
+@pytest.mark.own_services
 def test_after_a_restore_of_postgresql_only_what_it_holds_again_is_stored_again(
     run: Run, settings: Settings, tmp_path: Path, way: _Way
 ) -> None:

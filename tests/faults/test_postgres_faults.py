@@ -32,6 +32,7 @@ def _own_connection_closed() -> Iterator[None]:
     connection.close()
 
 
+@pytest.mark.own_services
 def test_an_immediate_shutdown_of_postgresql_loses_no_commit(run: Run) -> None:
     """T18: SIGQUIT (as `pg_ctl stop -m immediate`) under load, twice; lost COMMIT answers are resolved by the oracle.
 
@@ -50,6 +51,7 @@ def test_an_immediate_shutdown_of_postgresql_loses_no_commit(run: Run) -> None:
 
 @pytest.mark.parametrize("point", ["sealed", "loaded", "written", "acked"])
 @pytest.mark.slow
+@pytest.mark.own_services
 def test_an_immediate_shutdown_of_postgresql_at_a_stage_does_no_harm(run: Run, point: str) -> None:
     """T18: PostgreSQL dies while an aggregator is between two stages."""
     run.fleet.steady(has_aggregator=False)

@@ -139,6 +139,7 @@ def test_an_aggregator_told_to_stop_while_the_store_hangs_stops_in_time(run: Run
 
 
 @pytest.mark.clickhouse(reason="the engine is ClickHouse's")
+@pytest.mark.own_services
 def test_a_second_server_on_the_same_folder_says_so_and_ends(run: Run, tmp_path: Path) -> None:
     """T33: the embedded engine opened twice. (That clients are made after the fork is shown by every worker here.)"""
     first = run.fleet.services

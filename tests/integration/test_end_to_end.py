@@ -255,6 +255,7 @@ def test_an_aggregator_killed_before_it_seals_gives_its_messages_to_another_one(
     assert_delivered_within(event_log, committed=10, seconds=WAIT_SECONDS)
 
 
+@pytest.mark.own_services
 def test_an_aggregator_killed_between_seal_and_write_leaves_a_window_that_is_recovered(
     workers: Workers, event_log: EventLog, clickhouse_down: contextlib.ExitStack
 ) -> None:
@@ -277,6 +278,7 @@ def test_an_aggregator_killed_between_seal_and_write_leaves_a_window_that_is_rec
     assert [event.window_id for event in event_log.events()] == [str(window.id)] * 10
 
 
+@pytest.mark.own_services
 def test_an_aggregator_killed_while_its_insert_is_on_the_way_leaves_each_row_once(
     workers: Workers, event_log: EventLog, services: Services, frozen_clickhouse: contextlib.ExitStack
 ) -> None:
@@ -400,6 +402,7 @@ def test_an_aggregator_that_is_told_to_stop_leaves_no_window_open(workers: Worke
 # --- The store away ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.own_services
 def test_a_store_that_was_away_gets_everything_when_it_is_back(
     workers: Workers, event_log: EventLog, clickhouse_down: contextlib.ExitStack
 ) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pika
 import psutil
 import psycopg2
+import pytest
 
 from deploy.local.ports import PREFERRED, Ports
 from deploy.local.stack import Stack
@@ -32,6 +33,7 @@ def take(ports: tuple[int, ...], stack: ExitStack) -> None:
             listener.listen()
 
 
+@pytest.mark.own_services
 def test_the_stack_runs_beside_others_survives_kills_and_leaves_nothing(tmp_path: Path) -> None:
     with ExitStack() as others:
         take((*USUAL_PORTS, *PREFERRED.values()), others)

@@ -1,0 +1,30 @@
+-- Made by `python -m deploy.clickhouse.tables`: the tables on replicas. Run it as an administrator, on one replica,
+-- before `manage.py eventlog migrate`, which then finds the tables and records its migrations. Needs Keeper, and the
+-- macros `cluster`, `shard` and `replica` on each server. One shard: a window is read back where it was written.
+
+CREATE TABLE IF NOT EXISTS event_log_migration ON CLUSTER '{cluster}' (
+    number UInt32, name String, checksum String, applied_at DateTime('UTC') DEFAULT now()
+) ENGINE = ReplicatedMergeTree ORDER BY number;
+
+CREATE TABLE IF NOT EXISTS event_log ON CLUSTER '{cluster}' (
+    event_type      String CODEC(ZSTD(1)),
+    event_date_time DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
+    environment     String CODEC(ZSTD(1)),
+    event_context   String CODEC(ZSTD(3)),
+    metadata_version UInt64 CODEC(ZSTD(1)),
+    outbox          String CODEC(ZSTD(1)),
+    outbox_id       UInt64 CODEC(Delta, ZSTD(1)),
+    window_id       UUID CODEC(ZSTD(1)),
+    written_at      DateTime64(6, 'UTC') DEFAULT now64(6, 'UTC') CODEC(Delta, ZSTD(1)),
+    INDEX window_id_bloom window_id TYPE bloom_filter(0.001) GRANULARITY 1
+)
+ENGINE = ReplicatedMergeTree
+PARTITION BY toYYYYMM(event_date_time)
+ORDER BY (event_type, event_date_time, outbox, outbox_id)
+SETTINGS replicated_deduplication_window_seconds = 604800, replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+
+ALTER TABLE event_log ADD COLUMN IF NOT EXISTS actor String CODEC(ZSTD(1));
+
+ALTER TABLE event_log ADD COLUMN IF NOT EXISTS request_id String CODEC(ZSTD(1));
+
+ALTER TABLE event_log ADD COLUMN IF NOT EXISTS ip String CODEC(ZSTD(1));

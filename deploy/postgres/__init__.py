@@ -1,0 +1,1 @@
+"""PostgreSQL of a deployment: its roles, and what each may do."""

@@ -1,0 +1,106 @@
+"""What the roles of roles.sql may do with each table, derived from the models: a new outbox needs no word here.
+
+Invariant: whoever takes over the web can neither read the payload of an undelivered event, nor change or delete one,
+nor change the ledger (its status pages and metrics read it); whoever takes over a worker reads, of the application's
+tables, only what lean outboxes refer to.
+
+    python -m deploy.postgres.grants       (as the tables' owner, after each `manage.py migrate`)
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import django
+from django.apps import apps
+from django.db import connection, transaction
+from django.db.models.expressions import Col
+from django.db.models.sql.datastructures import Join
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backend.outbox.models import Outbox
+
+_WEB = "towpath_web"
+_PIPELINE = "towpath_pipeline"
+_MIGRATIONS = "django_migrations"
+
+
+def apply() -> int:
+    """Set every grant anew, in one transaction, so that a running process never misses one; how many there are."""
+    statements = list(grants())
+    with transaction.atomic(), connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+    return len(statements)
+
+
+def grants() -> Iterator[str]:
+    """The statements, beginning with those that take everything away."""
+    from backend.outbox.models import OutboxEvent, all_outboxes  # noqa: PLC0415 - the apps are ready only now
+
+    outboxes = all_outboxes()
+    ledger = {model._meta.db_table for model in apps.get_app_config("pipeline").get_models()}
+    models = [model for model in apps.get_models(include_auto_created=True) if model._meta.managed]
+    application = {model._meta.db_table for model in models} - set(outboxes) - ledger
+    for table in sorted({*outboxes, *ledger, *application, _MIGRATIONS}):
+        yield f"REVOKE ALL ON {_quoted(table)} FROM {_WEB}, {_PIPELINE}"
+    yield f"GRANT SELECT ON {_quoted(_MIGRATIONS)} TO {_WEB}, {_PIPELINE}"
+    for table in sorted(application):
+        yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON {_quoted(table)} TO {_WEB}"
+    for table in sorted(ledger):
+        yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON {_quoted(table)} TO {_PIPELINE}"
+        yield f"GRANT SELECT ON {_quoted(table)} TO {_WEB}"
+    read_through: dict[str, set[str]] = defaultdict(set)
+    for table, outbox in outboxes.items():
+        # An insert returns the row's id, and deleting a user asks whether an event points to it.
+        yield f"GRANT INSERT, SELECT ({_columns(_columns_without_payload(outbox))}) ON {_quoted(table)} TO {_WEB}"
+        # The rows of a restored database get the xid of the transaction that finds them (Dispatcher).
+        yield f"GRANT SELECT, DELETE, UPDATE (xid) ON {_quoted(table)} TO {_PIPELINE}"
+        for referred, columns in _columns_read(outbox).items():
+            if referred in application:
+                read_through[referred] |= columns
+    # That somebody has dropped a dead letter is an event.
+    yield f"GRANT INSERT ON {_quoted(OutboxEvent.outbox_name())} TO {_PIPELINE}"
+    for table, columns in sorted(read_through.items()):
+        yield f"GRANT SELECT ({_columns(columns)}) ON {_quoted(table)} TO {_PIPELINE}"
+
+
+def _columns_without_payload(outbox: type[Outbox]) -> set[str]:
+    return {str(field.column) for field in outbox._meta.concrete_fields if field.column != outbox.payload_column}
+
+
+def _columns_read(outbox: type[Outbox]) -> dict[str, set[str]]:
+    """By table, the columns that the query of an event's columns reads, taken from the query that Django makes."""
+    query = outbox._default_manager.values_list(*outbox.event_columns().values()).query
+    compiler = query.get_compiler(connection=connection)
+    compiler.as_sql()
+    tables = {alias: source.table_name for alias, source in query.alias_map.items()}
+    read: dict[str, set[str]] = defaultdict(set)
+    for source in query.alias_map.values():
+        if isinstance(source, Join):
+            for left, right in source.join_fields:  # type: ignore[attr-defined]  # the stubs are of Django 4
+                read[tables[source.parent_alias]].add(left.column)
+                read[source.table_name].add(right.column)
+    for selected, _, _ in compiler.select:
+        for part in selected.flatten():
+            if isinstance(part, Col):
+                read[tables[part.alias]].add(str(part.target.column))
+    return read
+
+
+def _columns(names: set[str]) -> str:
+    return ", ".join(_quoted(name) for name in sorted(names))
+
+
+def _quoted(name: str) -> str:
+    return connection.ops.quote_name(name)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "backend.config.settings")
+    django.setup()
+    print(f"{apply()} grants and revocations")  # noqa: T201 - a command line

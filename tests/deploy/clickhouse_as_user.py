@@ -1,0 +1,79 @@
+"""The local ClickHouse endpoint with the rights and limits that users.sql gives to one user.
+
+chDB has a single session user and no storage for others, but it takes a file of users: there, its user gets the grants
+and the profile of the one asked for, word by word, and the engine enforces them.
+
+    python -m tests.deploy.clickhouse_as_user --user towpath_writer --data DIR --port N
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from deploy.local.clickhouse_server import Server
+from deploy.local.process import PROJECT
+
+USERS_SQL = PROJECT / "deploy" / "clickhouse" / "users.sql"
+
+
+def statements() -> list[str]:
+    """The statements of users.sql, without comments."""
+    text = re.sub(r"--[^\n]*", "", USERS_SQL.read_text())
+    return [" ".join(statement.split()) for statement in text.split(";") if statement.strip()]
+
+
+def grants(user: str) -> list[str]:
+    """What is granted to the user, each as `GRANT ... ON ...`."""
+    found = (re.fullmatch(r"(GRANT .*) TO ([\w, ]+)", statement) for statement in statements())
+    return [match[1] for match in found if match and user in match[2].split(", ")]
+
+
+def profile(user: str) -> dict[str, str]:
+    """The settings of the user's profile; empty when it has none."""
+    for statement in statements():
+        match = re.fullmatch(rf"CREATE SETTINGS PROFILE OR REPLACE {user} SETTINGS (.*)", statement)
+        if match:
+            pairs = (part.split(" = ") for part in match[1].split(", "))
+            return {name: value.strip("'") for name, value in pairs}
+    return {}
+
+
+def main() -> None:
+    """Serve one data folder on one port, as one user, until SIGTERM."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--user", required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--port", type=int, required=True)
+    options = parser.parse_args()
+    os.environ["TZ"] = "UTC"
+    options.data.mkdir(parents=True, exist_ok=True)
+    users = options.data.with_suffix(".users.xml")
+    config = options.data.with_suffix(".config.xml")
+    users.write_text(_users_file(options.user))
+    config.write_text(f"<clickhouse><users_config>{users}</users_config></clickhouse>")
+    server = Server(data=Path(f"{options.data}?config-file={config}"), host="127.0.0.1", port=options.port)
+    server.run()
+    os._exit(0)
+
+
+def _users_file(user: str) -> str:
+    settings = "".join(f"<{name}>{value}</{name}>" for name, value in profile(user).items())
+    # The endpoint changes databases by USE, which asks for a right; a server's HTTP interface does not.
+    allowed = [*grants(user), "GRANT SHOW DATABASES ON default.*"]
+    queries = "".join(f"<query>{escape(grant)}</query>" for grant in allowed)
+    return f"""<clickhouse>
+<profiles><default>{settings}</default></profiles>
+<quotas><default/></quotas>
+<users><default>
+<password></password><networks><ip>127.0.0.1</ip></networks><profile>default</profile><quota>default</quota>
+<grants>{queries}</grants>
+</default></users>
+</clickhouse>"""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""A deployment on the run's services, in a database, a virtual host and an event store of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import clickhouse_connect
+import pytest
+
+from tests.deploy.compose import new_env
+from tests.deploy.deployment import Deployment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clickhouse_connect.driver.client import Client
+
+    from tests.services import Services
+
+
+@pytest.fixture(scope="session")
+def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What a newcomer has in `.env`."""
+    return new_env(tmp_path_factory.mktemp("env"))
+
+
+@pytest.fixture(scope="session")
+def clickhouse(services: Services) -> Iterator[Client]:
+    """The event store, past the product's own code."""
+    client = clickhouse_connect.get_client(
+        host="127.0.0.1", port=services.clickhouse.port, autogenerate_session_id=False
+    )
+    client.command("CREATE DATABASE IF NOT EXISTS deployed")
+    yield client
+    client.command("DROP DATABASE deployed")
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def migrated(
+    services: Services, variables: dict[str, str], clickhouse: Client, tmp_path_factory: pytest.TempPathFactory
+) -> Deployment:
+    """A deployment whose roles, tables, rights and queues are as the one-shot `migrate` leaves them."""
+    assert clickhouse
+    deployment = Deployment(services, variables, tmp_path_factory.mktemp("deployment"))
+    deployment.create_database()
+    deployment.run("migrate")
+    return deployment
+
+
+@pytest.fixture
+def deployment(migrated: Deployment, request: pytest.FixtureRequest) -> Iterator[Deployment]:
+    """Processes of a migrated deployment; what the test leaves running is killed."""
+    folder = migrated.services.folder / "log" / request.node.name[:80]
+    with Deployment(migrated.services, migrated.variables, folder) as deployment:
+        yield deployment
+
+
+def stored_emails(clickhouse: Client, database: str = "deployed") -> list[str]:
+    """The email addresses of the events in the store, sorted, as often as they are stored."""
+    rows = clickhouse.query(
+        f"SELECT JSONExtractString(event_context, 'email') AS email FROM {database}.event_log ORDER BY email"
+    ).result_rows
+    return [str(email) for (email,) in rows if email]

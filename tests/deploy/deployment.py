@@ -1,0 +1,159 @@
+"""A deployment on the services of the test run: what docker-compose.yml says, but for the addresses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote, urlsplit
+
+import psycopg2
+import urllib3
+
+from deploy.local.postgres import binaries
+from deploy.local.process import PROJECT, Process, Program
+from tests.deploy.compose import compose
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tests.services import Services
+
+#: Everything happens soon.
+_QUICK = {"DISPATCH_INTERVAL_SECONDS": "0.1", "WINDOW_LINGER_SECONDS": "0.3"}
+_SEND_SHIFTS = (
+    "import django; django.setup();"
+    "from pipeline.actors import dispatch_shift, recover_shift; dispatch_shift.send(); recover_shift.send()"
+)
+#: What a service says when a right is missing, in a log.
+_REFUSALS = ("permission denied", "ACCESS_REFUSED", "ACCESS_DENIED", "Not enough privileges")
+
+
+@dataclass
+class Deployment:
+    """Starts processes of roles with the environment that the compose file gives them."""
+
+    services: Services
+    variables: Mapping[str, str]
+    log_folder: Path
+    database: str = "deployed"
+    vhost: str = "towpath"
+    event_store: str = "deployed"
+    #: Replaces what the compose file says, in every role.
+    changes: dict[str, str] = field(default_factory=dict)
+    _started: list[Process] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._started:
+            process.kill()
+
+    def environment(self, service: str) -> dict[str, str]:
+        """The compose file's, with the addresses of this run's services."""
+        given = {
+            name: str(value) for name, value in compose(self.variables)["services"][service]["environment"].items()
+        }
+        given["DATABASE_URL"] = self._moved(given["DATABASE_URL"], self.services.postgres.port, self.database)
+        # The run's own administrator has the name of the compose file's user.
+        broker = given["RABBITMQ_URL"].replace("//towpath:", "//deployed:")
+        given["RABBITMQ_URL"] = self._moved(broker, self.services.rabbitmq.amqp_port, self.vhost)
+        # The local endpoint knows no users: what the ClickHouse users may do is shown in test_clickhouse.py.
+        store = self._moved(given["EVENT_STORE_URL"], self.services.clickhouse.port, self.event_store)
+        given["EVENT_STORE_URL"] = store
+        if "RABBITMQ_ADMIN_URL" in given:
+            rabbitmq = self.services.rabbitmq
+            port = urlsplit(rabbitmq.management_url).port
+            admin = f"{quote(rabbitmq.user)}:{quote(rabbitmq.password)}@127.0.0.1:{port}"
+            given["RABBITMQ_ADMIN_URL"] = f"http://{admin}"
+        # METRICS_PORT: the containers have an address each, these processes share one.
+        own = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "METRICS_PORT": ""}
+        return {**given, **own, **_QUICK, **self.changes, "BIND": f"127.0.0.1:{self.services.web_port}"}
+
+    def create_database(self) -> None:
+        """An empty database with the roles of roles.sql."""
+        with closing(self.connect_as_superuser("postgres")) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(f"DROP DATABASE IF EXISTS {self.database} WITH (FORCE)")
+                cursor.execute(f"CREATE DATABASE {self.database}")
+        self.apply_roles()
+
+    def apply_roles(self) -> None:
+        superuser = self._moved(self.services.postgres.url, self.services.postgres.port, self.database)
+        subprocess.run(
+            [
+                *(binaries() / "psql", "-v", "ON_ERROR_STOP=1", "--no-psqlrc", "--quiet", superuser),
+                *("--file", PROJECT / "deploy" / "postgres" / "roles.sql"),
+            ],
+            env={**os.environ, **self.variables},
+            check=True,
+        )
+
+    def run(self, role: str, *arguments: str, service: str = "") -> str:
+        """Run `deploy/role` to its end, as the container of this service does; what it printed."""
+        return self._run(["deploy/role", role, *arguments], service or role)
+
+    def manage(self, service: str, *arguments: str) -> str:
+        return self._run([sys.executable, "manage.py", *arguments], service)
+
+    def start(self, role: str) -> Process:
+        """Start `deploy/role`; it is killed with the deployment."""
+        process = Process(
+            Program(
+                name=role,
+                argv=("deploy/role", role),
+                log=self.log_folder / f"{role}.log",
+                environment=self.environment(role),
+            )
+        )
+        self._started.append(process)
+        process.start()
+        return process
+
+    def send_shifts(self) -> None:
+        """What the scheduler does once a minute."""
+        self._run([sys.executable, "-c", _SEND_SHIFTS], "scheduler")
+
+    def sign_up(self, email: str) -> int:
+        """The status of the web's answer."""
+        person = {"email": email, "first_name": "A", "last_name": "B"}
+        url = f"http://127.0.0.1:{self.services.web_port}/api/users"
+        return urllib3.PoolManager(retries=False, timeout=30).request("POST", url, json=person).status
+
+    def connect(self, service: str) -> Any:  # noqa: ANN401 - psycopg2's connection
+        """A connection with the rights of this service."""
+        return psycopg2.connect(self.environment(service)["DATABASE_URL"])
+
+    def connect_as_superuser(self, database: str = "") -> Any:  # noqa: ANN401
+        url = self._moved(self.services.postgres.url, self.services.postgres.port, database or self.database)
+        return psycopg2.connect(url)
+
+    def refusals(self) -> list[str]:
+        """Lines of the processes' logs in which a service refused something for want of a right."""
+        lines = [line for log in self.log_folder.glob("*.log") for line in log.read_text().splitlines()]
+        return [line for line in lines if any(refusal in line for refusal in _REFUSALS)]
+
+    def _run(self, command: list[str], service: str) -> str:
+        done = subprocess.run(
+            command,
+            cwd=PROJECT,
+            env={**os.environ, **self.environment(service)},
+            capture_output=True,
+            text=True,
+            timeout=110,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    @staticmethod
+    def _moved(url: str, port: int, path: str) -> str:
+        parts = urlsplit(url)
+        user = parts.netloc.rpartition("@")[0]
+        return parts._replace(netloc=f"{user}@127.0.0.1:{port}" if user else f"127.0.0.1:{port}", path=path).geturl()

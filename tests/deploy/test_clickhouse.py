@@ -1,0 +1,206 @@
+"""deploy/clickhouse on the real engine: rights and limits of each user, and the files of the tables."""
+
+from __future__ import annotations
+
+import re
+import sys
+import uuid
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import chdb
+import clickhouse_connect
+import pytest
+from clickhouse_connect.driver.exceptions import DatabaseError
+
+from backend.eventlog.columns import ROW_COLUMNS, Kind
+from backend.eventlog.store import connect
+from deploy.clickhouse.tables import files
+from deploy.local.clickhouse import is_answering
+from deploy.local.process import PROJECT, Process, Program
+from tests.deploy.clickhouse_as_user import grants, profile, statements
+from tests.local_stack.conftest import any_free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from clickhouse_connect.driver.client import Client
+
+_VALUES = {Kind.TEXT: "a", Kind.WHOLE_NUMBER: "1", Kind.TIME: "2026-03-04 05:06:07.1+00", Kind.UUID: str(uuid.uuid4())}
+_NOT_GRANTED = 497
+_READ_ONLY = 164
+_USERS = ("towpath_migrator", "towpath_writer", "towpath_reader")
+
+
+class Endpoint:
+    """The engine over one data folder, as one user after the other: a folder has one process at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @contextmanager
+    def as_user(self, user: str) -> Iterator[int]:
+        """The port of the endpoint."""
+        port = any_free_port()
+        argv = (sys.executable, "-m", "tests.deploy.clickhouse_as_user", "--user", user)
+        process = Process(
+            Program(
+                name=user,
+                argv=(*argv, "--data", str(self._folder / "data"), "--port", str(port)),
+                log=self._folder / f"{user}.log",
+                is_ready=lambda: is_answering(f"http://127.0.0.1:{port}/ping"),
+            )
+        )
+        process.start()
+        try:
+            process.wait_until_ready()
+            yield port
+        finally:
+            process.stop()
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path) -> Endpoint:
+    """An engine with the database `towpath`, which an administrator has made."""
+    endpoint = Endpoint(tmp_path)
+    script = (
+        f"from chdb.state.sqlitelike import Connection; c = Connection({str(tmp_path / 'data')!r});"
+        "c.query('CREATE DATABASE towpath'); c.close()"
+    )
+    admin = Process(Program(name="admin", argv=(sys.executable, "-c", script), log=tmp_path / "admin.log"))
+    admin.start()
+    admin.wait_until_done()
+    return endpoint
+
+
+def test_each_user_may_do_its_part_and_no_more(endpoint: Endpoint) -> None:
+    """The engine enforces the grants of users.sql while the product's own code migrates, writes and reads back."""
+    window = uuid.uuid4()
+    values = {**_VALUES, Kind.UUID: str(window)}
+    row = "\t".join(values[column.kind] for column in ROW_COLUMNS).encode() + b"\n"
+
+    with endpoint.as_user("towpath_migrator") as port:
+        store = connect(f"clickhouse://127.0.0.1:{port}/towpath", timeout_seconds=20)
+        for migration in store.migrations():
+            store.apply_migration(migration)
+        assert set(store.applied_migrations()) == {migration.number for migration in store.migrations()}
+        assert store.problems() == []
+        store.close()
+        _refused(port, "DROP TABLE event_log")
+        _refused(port, "TRUNCATE TABLE event_log")
+        _refused(port, "ALTER TABLE event_log DROP COLUMN actor")
+        _refused(port, "ALTER TABLE event_log DELETE WHERE 1")
+        _refused(port, "CREATE DATABASE other")
+
+    with endpoint.as_user("towpath_writer") as port:
+        store = connect(f"clickhouse://127.0.0.1:{port}/towpath", timeout_seconds=20)
+        store.write(row, row_count=1, token=str(window))
+        store.write(row, row_count=1, token=str(window))
+        assert store.read_back(window) == {("a", 1)}
+        assert store.problems() == []
+        assert store.now()
+        assert set(store.applied_migrations()) == {migration.number for migration in store.migrations()}
+        store.close()
+        _refused(port, "SELECT event_context FROM event_log")
+        _refused(port, "SELECT * FROM event_log")
+        _refused(port, "ALTER TABLE event_log DELETE WHERE 1")
+        _refused(port, "DELETE FROM event_log WHERE 1")
+        _refused(port, "ALTER TABLE event_log DROP PARTITION '202603'")
+        _refused(port, "ALTER TABLE event_log ADD COLUMN x String")
+        _refused(port, "INSERT INTO event_log_migration (number) SELECT 1")
+
+    with endpoint.as_user("towpath_reader") as port:
+        client = _client(port)
+        assert client.query("SELECT outbox_id, event_context FROM event_log").result_rows == [(1, "a")]
+        _refused(port, "INSERT INTO event_log (outbox) SELECT 'forged'")
+        _refused(port, "ALTER TABLE event_log DELETE WHERE 1")
+        _refused(port, "SET max_memory_usage = 0", code=_READ_ONLY)
+        _refused(port, "SELECT sleep(1) SETTINGS max_execution_time = 0", code=_READ_ONLY)
+        for name, value in profile("towpath_reader").items():
+            in_force = client.query("SELECT value FROM system.settings WHERE name = %s", [name]).result_rows
+            assert in_force == [(value,)]
+        client.close()
+
+
+def test_the_engine_understands_every_statement_of_users_sql() -> None:
+    """Users cannot be made in the embedded engine: its parser reads the statements, its list has the settings."""
+    for statement in statements():
+        _parse(statement)
+    known = set(_embedded("SELECT name FROM system.settings").split())
+    for user in ("towpath_writer", "towpath_reader"):
+        assert profile(user)
+        assert set(profile(user)) <= known
+
+
+def test_every_statement_of_users_sql_is_taken_over_by_the_test() -> None:
+    """A statement that the tests above do not recognise would not be tested."""
+    made = r"CREATE (DATABASE IF NOT EXISTS towpath|SETTINGS PROFILE OR REPLACE \w+ .*|USER OR REPLACE \w+ .*)"
+    granted = [grant for user in _USERS for grant in grants(user)]
+    for statement in statements():
+        assert re.fullmatch(made, statement) or statement.rpartition(" TO ")[0] in granted, statement
+    for user in _USERS:
+        assert grants(user)
+        (creation,) = (one for one in statements() if one.startswith(f"CREATE USER OR REPLACE {user} "))
+        assert creation.endswith(f"SETTINGS PROFILE '{user}'") == bool(profile(user))
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: path.name)
+def test_the_file_of_the_tables_says_what_the_migrations_say(path: Path) -> None:
+    assert path.read_text() == files()[path], "run: python -m deploy.clickhouse.tables"
+
+
+def test_the_single_node_file_makes_a_table_that_the_migrations_find_up_to_date(endpoint: Endpoint) -> None:
+    with endpoint.as_user("towpath_migrator") as port:
+        client = _client(port)
+        for statement in _statements(PROJECT / "deploy" / "clickhouse" / "event_log.sql"):
+            client.command(statement)
+        client.close()
+        store = connect(f"clickhouse://127.0.0.1:{port}/towpath", timeout_seconds=20)
+        assert store.problems() == []
+        for migration in store.migrations():
+            store.apply_migration(migration)
+        assert store.problems() == []
+        store.close()
+
+
+def test_the_replicated_file_differs_in_what_replicas_need_only() -> None:
+    """Replication needs Keeper, which the embedded engine has not: its parser reads the file, its list the settings."""
+    text = "\n".join(_statements(PROJECT / "deploy" / "clickhouse" / "event_log_replicated.sql"))
+    for statement in _statements(PROJECT / "deploy" / "clickhouse" / "event_log_replicated.sql"):
+        _parse(statement)
+    assert text.count("ENGINE = ReplicatedMergeTree") == text.count("CREATE TABLE") == text.count("ON CLUSTER") == 2
+    assert "non_replicated" not in text
+    known = set(_embedded("SELECT name FROM system.replicated_merge_tree_settings").split())
+    named = {word for line in text.splitlines() if line.startswith("SETTINGS") for word in re.findall(r"(\w+) =", line)}
+    assert {"replicated_deduplication_window", "replicated_deduplication_window_seconds"} <= named <= known
+
+
+def _embedded(sql: str) -> str:
+    """The answer of the engine in this process."""
+    return str(chdb.query(sql, "TSV"))  # type: ignore[no-untyped-call]
+
+
+def _parse(statement: str) -> None:
+    """Fails unless the engine's parser understands the statement."""
+    quoted = statement.replace("\\", "\\\\").replace("'", "\\'")
+    assert _embedded(f"SELECT formatQuery('{quoted}')").strip()
+
+
+def _statements(path: Path) -> list[str]:
+    text = re.sub(r"^--[^\n]*\n", "", path.read_text(), flags=re.MULTILINE)
+    return [statement.strip() for statement in text.split(";") if statement.strip()]
+
+
+def _client(port: int) -> Client:
+    return clickhouse_connect.get_client(
+        host="127.0.0.1", port=port, database="towpath", autogenerate_session_id=False, query_limit=0
+    )
+
+
+def _refused(port: int, sql: str, *, code: int = _NOT_GRANTED) -> None:
+    client = _client(port)
+    with pytest.raises(DatabaseError) as refused:
+        client.command(sql)
+    client.close()
+    assert refused.value.code == code, f"{sql}: {refused.value}"

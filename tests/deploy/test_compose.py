@@ -1,0 +1,240 @@
+"""docker-compose.yml, .env.example and deploy/role, read together with the application's settings."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from deploy.local.process import PROJECT
+from tests.deploy.compose import EXAMPLE, FILE, ROLES, compose, new_env, read_env, variables
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: Read by the settings, but no business of a deployment: for tests, and another name of EVENT_STORE_URL.
+_NOT_DEPLOYED = {"FAILPOINTS", "CLICKHOUSE_URL"}
+#: Of the image (where heartbeats are) or of a role (where it shows its metrics), and no choice of a deployment.
+_OF_THE_IMAGE = {"HEARTBEAT_DIR", "METRICS_PORT"}
+#: In the containers' environment, but not for the settings: for deploy/role and the modules it runs.
+_NOT_SETTINGS = {"ROLE", "WEB_WORKERS", "GRANT_ROLES", "RABBITMQ_ADMIN_URL", "RABBITMQ_QUEUE_TYPE"}
+#: Written in compose, not in `.env`, because they are made of other variables.
+_COMPOSED = {"DATABASE_URL", "RABBITMQ_URL", "EVENT_STORE_URL"}
+
+
+@pytest.fixture(scope="module")
+def filled(variables: dict[str, str]) -> dict[str, Any]:
+    """The compose file with the variables of a new `.env`."""
+    return compose(variables)
+
+
+def test_the_file_is_valid_by_the_schema_of_the_compose_specification() -> None:
+    check_schema("vendor.compose-spec", FILE)
+
+
+def test_every_variable_is_explained_in_the_example_and_has_the_same_default_there() -> None:
+    explained = {name: (value, not commented) for commented, name, value in _example()}
+    for name, default in variables().items():
+        if name == "TAG":
+            continue
+        assert name in explained, f"say in .env.example what {name} is"
+        value, is_asked_for = explained[name]
+        assert is_asked_for == (default is None), f"{name}: asked for in .env.example, or has a default here, not both"
+        if default:
+            assert value == default, f"{name} has two defaults"
+    assert set(explained) == set(variables()) - {"TAG"}
+
+
+def test_nothing_has_a_password_of_its_own() -> None:
+    secrets = {name for name in variables() if "PASSWORD" in name or name.endswith("_KEY")}
+    assert len(secrets) > 10
+    assert all(variables()[name] is None for name in secrets)
+    assert all(value == "" for commented, name, value in _example() if name in secrets)
+    with pytest.raises(KeyError, match="deploy/new-env"):
+        compose({})
+
+
+def test_a_new_env_has_a_secret_of_its_own_for_each_and_is_never_overwritten(tmp_path: Path) -> None:
+    made = new_env(tmp_path)
+
+    secrets = [made[name] for name, default in variables().items() if default is None]
+    assert len(set(secrets)) == len(secrets)
+    assert all(re.fullmatch(r"[0-9a-f]{48}", secret) for secret in secrets)
+    assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
+    again = subprocess.run([PROJECT / "deploy" / "new-env", tmp_path], capture_output=True, text=True, check=False)
+    assert again.returncode == 1
+    assert "exists" in again.stderr
+    assert read_env(tmp_path / ".env") == made
+
+
+def test_every_setting_reaches_every_role_and_no_variable_is_unknown(filled: dict[str, Any]) -> None:
+    read = _variables_of_the_settings() - _NOT_DEPLOYED - _OF_THE_IMAGE
+    for role in (*ROLES, "migrate"):
+        given = set(filled["services"][role]["environment"])
+        assert read - given == set(), f"{role} does not get them: add them to x-settings and to .env.example"
+        assert given - read - _NOT_SETTINGS - _OF_THE_IMAGE == set(), f"nobody reads what {role} gets"
+    assert read - _COMPOSED - {name for _, name, _ in _example()} == set()
+
+
+def test_the_settings_have_the_defaults_that_the_example_says(variables: dict[str, str]) -> None:
+    """With the example's defaults written out, the settings are those without them."""
+    defaults = {name: value for commented, name, value in _example() if commented and value}
+    code = (
+        "import json, django; from django.conf import settings as s; django.setup();"
+        f"print(json.dumps({{n: getattr(s, n, None) for n in {sorted(defaults)!r}}}, sort_keys=True))"
+    )
+    environment = {str(key): str(value) for key, value in compose(variables)["services"]["web"]["environment"].items()}
+    bare, written_out = (
+        json.loads(_python("-c", code, **(environment | changes)).stdout)
+        for changes in ({}, {name: defaults[name] for name in defaults if name not in {"ALLOWED_HOSTS", "ENVIRONMENT"}})
+    )
+    assert bare == written_out
+
+
+def test_what_runs_has_limits_a_way_to_restart_and_a_check_of_its_health(filled: dict[str, Any]) -> None:
+    for name, service in filled["services"].items():
+        is_one_shot = name == "migrate"
+        assert service["restart"] == ("no" if is_one_shot else "unless-stopped"), name
+        assert service["mem_limit"], name
+        own_image = service["image"].startswith("towpath:")
+        assert own_image or service["healthcheck"]["test"], name
+        assert own_image or re.search(r":v?\d+(\.\d+)*(-[a-z]+)?$", service["image"]), f"{name}: pin a version"
+        for other, condition in service.get("depends_on", {}).items():
+            wanted = "service_completed_successfully" if other == "migrate" else "service_healthy"
+            assert condition["condition"] == wanted, f"{name} -> {other}"
+            assert other == "migrate" or "healthcheck" in filled["services"][other] or other in ROLES
+
+
+def test_a_container_gets_longer_to_stop_than_the_worker_takes(filled: dict[str, Any]) -> None:
+    shutdown_seconds = next(int(value) for _, name, value in _example() if name == "SHUTDOWN_SECONDS")
+    for role in ROLES:
+        grace = filled["services"][role]["stop_grace_period"]
+        assert int(grace.removesuffix("s")) > shutdown_seconds
+
+
+def test_everything_is_published_on_loopback_only(filled: dict[str, Any]) -> None:
+    published = {name: service["ports"] for name, service in filled["services"].items() if "ports" in service}
+    assert set(published) == {"web", "rabbitmq", "prometheus", "grafana"}
+    assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
+
+
+def test_the_application_runs_unprivileged_on_a_file_system_it_cannot_change(filled: dict[str, Any]) -> None:
+    for role in (*ROLES, "migrate", "traffic"):
+        service = filled["services"][role]
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_urls_name_services_of_the_file_and_the_ports_they_are_asked_for_their_health_on(
+    filled: dict[str, Any],
+) -> None:
+    services = filled["services"]
+    ports = {"postgres": 5432, "rabbitmq": 5672, "clickhouse": 8123}
+    for role in (*ROLES, "migrate"):
+        environment = services[role]["environment"]
+        for name in ("DATABASE_URL", "RABBITMQ_URL", "EVENT_STORE_URL"):
+            parts = urlsplit(environment[name])
+            assert parts.hostname in services
+            assert parts.port == ports[str(parts.hostname)]
+            assert parts.hostname in services[role]["depends_on"] or "migrate" in services[role]["depends_on"]
+    assert f"//clickhouse:{ports['clickhouse']}/ping" in " ".join(services["clickhouse"]["healthcheck"]["test"])
+    dockerfile = (PROJECT / "deploy" / "Dockerfile").read_text()
+    (exposed,) = re.findall(r"^EXPOSE (\d+)$", dockerfile, re.MULTILINE)
+    assert f"0.0.0.0:{exposed}" in (PROJECT / "deploy" / "role").read_text()
+    assert services["web"]["ports"][0].endswith(f":{exposed}")
+    assert urlsplit(services["traffic"]["environment"]["WEB_URL"]).port == int(exposed)
+    hosts = services["web"]["environment"]["ALLOWED_HOSTS"].split(",")
+    assert {"web", "127.0.0.1"} <= set(hosts), "the demo traffic and the health check ask for these"
+
+
+def test_every_mounted_file_of_the_project_exists(filled: dict[str, Any]) -> None:
+    mounted = {
+        volume.split(":")[0]
+        for service in filled["services"].values()
+        for volume in service.get("volumes", [])
+        if volume.startswith("./")
+    }
+    # Prometheus' and Grafana's files come with the metrics.
+    for source in sorted(mounted - {path for path in mounted if "prometheus" in path or "grafana" in path}):
+        assert (PROJECT / source).exists(), source
+    named = {
+        volume.split(":")[0]
+        for service in filled["services"].values()
+        for volume in service.get("volumes", [])
+        if not volume.startswith("./")
+    }
+    assert named == set(filled["volumes"])
+
+
+def test_an_unknown_role_is_refused_with_the_names_of_all() -> None:
+    done = subprocess.run(
+        [PROJECT / "deploy" / "role", "cook"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": os.environ["PATH"]},
+    )
+    assert done.returncode == 2
+    assert all(role in done.stderr for role in (*ROLES, "migrate", "demo"))
+
+
+def test_the_roles_run_the_commands_that_the_readme_says() -> None:
+    script = (PROJECT / "deploy" / "role").read_text()
+    table = re.findall(
+        r"^\| (web|scheduler|dispatcher|aggregator) \| `([^`]+)`", (PROJECT / "README.md").read_text(), re.MULTILINE
+    )
+    assert len(table) == len(ROLES)
+    for role, command in table:
+        assert f'"{role} run")' in script
+        assert f"exec {command}" in script, f"{role}: README.md and deploy/role differ"
+
+
+def check_schema(schema: str, *files: Path) -> None:
+    """Fails with the reasons when a file is not valid by a schema that check-jsonschema ships."""
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def _variables_of_the_settings() -> set[str]:
+    """The names that the settings ask the environment for."""
+    trees = [ast.parse(path.read_text()) for path in (PROJECT / "backend" / "config").glob("*.py")]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
+    return {
+        str(ast.literal_eval(call.args[0]))
+        for call in calls
+        if isinstance(call.func, ast.Attribute)
+        and ast.unparse(call.func.value) in {"_env", "env"}
+        and call.func.attr != "problem"
+        and isinstance(call.args[0], ast.Constant)
+    }
+
+
+def _example() -> list[tuple[bool, str, str]]:
+    """(is commented out, name, value) of each variable of .env.example."""
+    found = re.findall(r"^(#?)([A-Z_]+)=(.*)$", EXAMPLE.read_text(), re.MULTILINE)
+    return [(bool(commented), name, value) for commented, name, value in found]
+
+
+def _python(*arguments: str, **environment: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=PROJECT,
+        env={
+            "PATH": os.environ["PATH"],
+            "DJANGO_SETTINGS_MODULE": "backend.config.settings",
+            **{name: str(value) for name, value in environment.items()},
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )

