@@ -40,7 +40,7 @@ def apply() -> int:
 
 def grants() -> Iterator[str]:
     """The statements, beginning with those that take everything away."""
-    from backend.outbox.models import OutboxEvent, all_outboxes  # noqa: PLC0415 - the apps are ready only now
+    from backend.outbox.models import all_outboxes  # noqa: PLC0415 - the apps are ready only now
 
     outboxes = all_outboxes()
     ledger = {model._meta.db_table for model in apps.get_app_config("pipeline").get_models()}
@@ -63,8 +63,6 @@ def grants() -> Iterator[str]:
         for referred, columns in _columns_read(outbox).items():
             if referred in application:
                 read_through[referred] |= columns
-    # That somebody has dropped a dead letter is an event.
-    yield f"GRANT INSERT ON {_quoted(OutboxEvent.outbox_name())} TO {_PIPELINE}"
     for table, columns in sorted(read_through.items()):
         yield f"GRANT SELECT ({_columns(columns)}) ON {_quoted(table)} TO {_PIPELINE}"
 

@@ -67,7 +67,7 @@ def test_a_new_env_has_a_secret_of_its_own_for_each_and_is_never_overwritten(tmp
 
     secrets = [made[name] for name, default in variables().items() if default is None]
     assert len(set(secrets)) == len(secrets)
-    assert all(re.fullmatch(r"[0-9a-f]{48}", secret) for secret in secrets)
+    assert all(re.fullmatch(r"[0-9a-f]{64}", secret) for secret in secrets)
     assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
     again = subprocess.run([PROJECT / "deploy" / "new-env", tmp_path], capture_output=True, text=True, check=False)
     assert again.returncode == 1

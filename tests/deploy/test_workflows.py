@@ -20,8 +20,8 @@ from tests.deploy.test_compose import check_schema
 
 _WORKFLOW = PROJECT / ".github" / "workflows" / "ci.yml"
 _DOCKERFILE = (PROJECT / "deploy" / "Dockerfile").read_text()
-#: Imported where an extra is used only.
-_OPTIONAL = {"opentelemetry", "chdb"}
+#: Imported where an extra is used only, and by the testing kit.
+_OPTIONAL = {"opentelemetry", "chdb", "pytest"}
 _PROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 
 
