@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -63,6 +63,16 @@ class Accumulator(Generic[T]):
             return 0.0
         # The time starts at the window's first batch: one that came after a quiet spell gets the whole linger.
         return max(0.0, self._waiting[0].since + self._closing.linger_seconds - now)
+
+    def reason_to_close(self) -> Literal["rows", "bytes", "linger"]:
+        """Which limit the waiting batches have reached; `linger` when neither of the others."""
+        if self._rows >= self._closing.rows:
+            return "rows"
+        return "bytes" if self._payload_bytes >= self._closing.payload_bytes else "linger"
+
+    def waited_seconds(self, now: float) -> float:
+        """For how long the first batch has waited; 0 when none does."""
+        return now - self._waiting[0].since if self._waiting else 0.0
 
     def take(self) -> list[T]:
         """The batches of one window: as many of the oldest as its limits hold, and never none if any is waiting."""

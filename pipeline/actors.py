@@ -17,6 +17,7 @@ from periodiq import cron
 from backend.eventlog.errors import EventStoreError
 from backend.eventlog.store import EventStore, connect
 from backend.outbox.models import all_outboxes
+from pipeline import heartbeat
 from pipeline.accumulate import Closing
 from pipeline.aggregator import Aggregator
 from pipeline.batch import Batch
@@ -24,6 +25,7 @@ from pipeline.broker import enqueue_all
 from pipeline.dispatch import Dispatcher, Limits
 from pipeline.recover import recover
 from pipeline.shift import run_shift
+from pipeline.verify import purge_receipts, verify_receipts
 
 log = structlog.get_logger()
 
@@ -87,8 +89,17 @@ def recover_shift() -> None:
         recover_shift.send()
 
 
+@dramatiq.actor(queue_name="dispatch", periodic=cron("* * * * *"), max_retries=0)
+def verify() -> None:
+    """Compare the receipts of the last minute with the event store, and purge old ones. The next tick does the rest."""
+    with heartbeat.progress("verify"):
+        verify_receipts(event_store(), should_stop=stopping.is_set)
+        purge_receipts(should_stop=stopping.is_set)
+
+
 def publish_batches(batches: Sequence[Batch]) -> None:
     """Send the batches' messages; returns when RabbitMQ has confirmed all of them."""
+    heartbeat.turn()
     enqueue_all(
         [aggregate.message(batch=batch.id, outbox=batch.outbox, ids=batch.ids, bytes=batch.bytes) for batch in batches]
     )
@@ -128,6 +139,11 @@ def warm_up() -> None:
         event_store().now()
     except EventStoreError as error:
         log.warning("event_store_unreachable", error=str(error))
+
+
+def writers() -> Sequence[threading.Thread]:
+    """The threads that write this process's windows; none before the first message."""
+    return aggregator().writers if _make_aggregator.cache_info().currsize else ()
 
 
 def start_stopping() -> None:

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 import structlog
 from django.db import DatabaseError, InterfaceError, connection
 
-from pipeline import failpoints
+from pipeline import failpoints, heartbeat, metrics
 from pipeline.accumulate import Accumulator
 from pipeline.delivery import Delivery, deliver
 from pipeline.window import seal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backend.eventlog.store import EventStore
     from pipeline.accumulate import Closing
     from pipeline.window import SealedWindow
@@ -54,6 +56,11 @@ class Aggregator:
         for writer in self._writers:
             writer.start()
 
+    @property
+    def writers(self) -> Sequence[threading.Thread]:
+        """The threads that write windows: without one of them, this process delivers less or nothing."""
+        return self._writers
+
     def submit(self, batch_id: int, *, rows: int, payload_bytes: int) -> None:
         """Return once the batch is sealed into a window, or was before."""
         waiting = _Waiting(batch_id)
@@ -82,7 +89,8 @@ class Aggregator:
     def _write_windows(self) -> None:
         failures = 0
         while members := self._next_window():
-            delivery = self._carry(members)
+            with heartbeat.progress("window writer"):
+                delivery = self._carry(members)
             failures = failures + 1 if delivery is Delivery.POSTPONED else 0
             if failures:
                 # The store does not take windows now. Sealing more of them at full speed would help nobody.
@@ -95,6 +103,9 @@ class Aggregator:
             while True:
                 due_in_seconds = self._waiting.seconds_until_due(time.monotonic())
                 if due_in_seconds is not None and (due_in_seconds <= 0 or self._is_hastened.is_set()):
+                    reason = self._waiting.reason_to_close() if due_in_seconds <= 0 else "shutdown"
+                    metrics.windows.labels(reason).inc()
+                    metrics.stage_seconds.labels("accumulate").observe(self._waiting.waited_seconds(time.monotonic()))
                     return self._waiting.take()
                 if self._is_closed and due_in_seconds is None:
                     return []
@@ -127,6 +138,7 @@ class Aggregator:
             try:
                 return seal(batch_ids)
             except (DatabaseError, InterfaceError) as error:
+                heartbeat.turn()
                 connection.close()
                 failures += 1
                 log.warning("seal_failed", batches=len(batch_ids), failures=failures, error=str(error))

@@ -11,10 +11,10 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models.functions import Now
 
-from backend.outbox import Event
 from backend.outbox.models import all_outboxes
 from backend.outbox.publishing import publish as publish_event
 from pipeline.batch import Batch
+from pipeline.events import DeadLetterDropped
 from pipeline.models import DeadLetter
 
 if TYPE_CHECKING:
@@ -26,15 +26,6 @@ log = structlog.get_logger()
 
 #: More dead letters than this within an hour are no accident of single rows: from then on the rows are kept open.
 _FLOOD_PER_HOUR = 1000
-
-
-class DeadLetterDropped(Event):
-    """An event was deleted without having been stored."""
-
-    outbox: str
-    outbox_id: int
-    error: str
-    dropped_by: str
 
 
 def is_flood() -> bool:

@@ -15,7 +15,7 @@ import structlog
 from django.conf import settings
 
 from backend.eventlog.errors import OutcomeUnknown, StoreUnavailable
-from pipeline import deadletters, failpoints, lease
+from pipeline import deadletters, failpoints, lease, metrics, stages, tracing
 from pipeline.errors import LeaseLost, SchemaRefused, WindowTooLarge
 from pipeline.load import load
 from pipeline.window import ack, begin_write, mark_halved, note_error, retry_later, split
@@ -45,44 +45,55 @@ class Delivery(Enum):
 
 def deliver(window: SealedWindow, store: EventStore) -> Delivery:
     """Carry a sealed window into the event store and delete it from the outbox, in that order."""
-    started = time.monotonic()
+    started = moment = time.monotonic()
     context = log.bind(window=str(window.id), rows=window.row_count, attempt=window.attempts)
-    with lease.held(window):
+    with lease.held(window), tracing.of_window(window):
         try:
             loaded = _load(window)
+            metrics.loaded_bytes.inc(len(loaded.rows))
+            moment = stages.done("load", moment, context, bytes=len(loaded.rows))
             failpoints.reach("loaded")
             begin_write(window)
             refused = write(store, window, loaded, mark_halved=lambda: mark_halved(window))
             if refused and deadletters.is_flood():
                 raise SchemaRefused(f"too many rows within the hour: {refused[0].error}")  # noqa: TRY301
+            moment = stages.done("write", moment, context)
             failpoints.reach("written")
             # The rows are on the store's disk from here on. If the power goes before the ack commits, the replay
             # reads back all of them and only acks.
-            ack(window, delivered=_delivered(loaded, refused), refused=refused)
+            delivered = _delivered(loaded, refused)
+            ack(window, delivered=delivered, refused=refused)
             failpoints.reach("acked")
+            total_seconds = round(time.monotonic() - started, 4)
+            stages.done("ack", moment, context, total_seconds=total_seconds, **stages.origins(loaded.rows))
         except WindowTooLarge:
             return _split(window)
         except LeaseLost:
+            metrics.leases_lost.inc()
             context.warning("window_lease_lost")
             return Delivery.LEASE_LOST
         except StoreUnavailable as error:
+            metrics.retries.labels("unavailable").inc()
             pause = retry_later(window, error=str(error))
             context.warning("window_postponed", error=str(error), retry_in_seconds=round(pause, 1))
             return Delivery.POSTPONED
         except OutcomeUnknown as error:
             # Not given back at once: the insert may still be running. The replay reads back first.
+            metrics.retries.labels("unknown").inc()
             note_error(window, error=str(error))
             context.warning("window_outcome_unknown", error=str(error))
             return Delivery.POSTPONED
         except SchemaRefused as error:
+            metrics.retries.labels("schema").inc()
             pause = retry_later(window, error=f"the event store refuses {error}: compare its table with `eventlog`")
             context.error("schema_refused", error=str(error), retry_in_seconds=round(pause, 1))
             return Delivery.POSTPONED
+    stages.acked(delivered, loaded.rows)
     for row in refused:
+        metrics.refused_rows.labels(row.outbox).inc()
         context.error("row_dead_lettered", outbox=row.outbox, row_id=row.row_id, error=row.error)
     if loaded.row_count < window.row_count:
         context.error("rows_missing_in_outbox", missing=window.row_count - loaded.row_count)
-    context.info("window_acked", bytes=len(loaded.rows), seconds=round(time.monotonic() - started, 3))
     return Delivery.ACKED
 
 

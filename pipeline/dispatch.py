@@ -7,6 +7,7 @@ seals them. A message is only ever a hint: none of them is the sole copy of anyt
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections import Counter
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 from django.db import connection, transaction
 
-from pipeline import failpoints
+from pipeline import failpoints, metrics
 from pipeline.batch import Batch
 from pipeline.snapshot import Position, Snapshot, unseen
 
@@ -86,6 +87,7 @@ class Dispatcher:
 
     def tick(self) -> bool:
         """Dispatch what is there, as far as the limit of rows in flight allows. True if some had to stay."""
+        started = time.monotonic()
         room = self._limits.in_flight_rows - self._rows_in_flight()
         waiting = self._outboxes_with_news()
         if not waiting or room < min(self._limits.batch_ids, self._limits.in_flight_rows):
@@ -95,16 +97,19 @@ class Dispatcher:
         start = self._turn % len(waiting)
         batches, is_more = self._commit_pages([*waiting[start:], *waiting[:start]], room=room)
         failpoints.reach("cursor_committed")
+        rows_by_outbox = Counter[str]()
+        for batch in batches:
+            rows_by_outbox[batch.outbox] += len(batch.ids)
+            metrics.batches.labels(batch.outbox).inc()
+            metrics.published_rows.labels(batch.outbox).inc(len(batch.ids))
         # From here on the ledger has the batches. Messages that are not confirmed cost latency only: recovery finds
         # the batches unsealed.
         if batches:
             self._publish(batches)
             failpoints.reach("published")
-        rows_by_outbox = Counter[str]()
-        for batch in batches:
-            rows_by_outbox[batch.outbox] += len(batch.ids)
-        if batches:
-            log.info("batches_dispatched", batches=len(batches), rows=dict(rows_by_outbox))
+            seconds = time.monotonic() - started
+            metrics.stage_seconds.labels("dispatch").observe(seconds)
+            log.info("batches_dispatched", batches=len(batches), rows=dict(rows_by_outbox), seconds=round(seconds, 4))
         return is_more
 
     def _commit_pages(self, names: Sequence[str], *, room: int) -> tuple[list[Batch], bool]:

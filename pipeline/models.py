@@ -68,11 +68,13 @@ class Window(models.Model):
     attempts = models.IntegerField(default=1)
     is_halved = models.BooleanField(db_default=False)
     is_write_begun = models.BooleanField(db_default=False)
+    #: Why the last attempt failed; of a receipt, how the event store contradicts it.
     last_error = models.TextField(default="")
     rows = models.IntegerField()
     bytes = models.BigIntegerField()
     sealed_at = models.DateTimeField()
     acked_at = models.DateTimeField(null=True)
+    #: Receipt: when the event store was found to hold exactly `delivered`.
     verified_at = models.DateTimeField(null=True)
     #: Receipt: rows that were loaded, written and deleted, by outbox.
     delivered = models.JSONField(null=True)
@@ -85,6 +87,11 @@ class Window(models.Model):
         indexes = (
             models.Index(fields=["lease_until"], name="window_open_lease", condition=Q(acked_at=None)),
             models.Index(fields=["acked_at"], name="window_acked"),
+            models.Index(
+                fields=["acked_at"],
+                name="window_unverified",
+                condition=Q(acked_at__isnull=False, verified_at=None),
+            ),
         )
         constraints = (TableStorage(name="window_storage", parameters=_LEDGER_STORAGE),)
 

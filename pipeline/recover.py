@@ -12,6 +12,7 @@ import structlog
 from django.conf import settings
 from django.db import connection
 
+from pipeline import metrics
 from pipeline.accumulate import Accumulator, Closing
 from pipeline.delivery import deliver
 from pipeline.window import claim_expired, seal
@@ -35,10 +36,13 @@ def recover(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
             return recovered
         window = seal(batch_ids)
         if window is not None:
+            metrics.windows.labels("recovery").inc()
+            metrics.recovered.labels("batches").inc()
             log.warning("batches_recovered", window=str(window.id), batches=len(batch_ids), rows=window.row_count)
             deliver(window, store)
             recovered += 1
     while not should_stop() and (window := claim_expired()) is not None:
+        metrics.recovered.labels("window").inc()
         log.warning("window_recovered", window=str(window.id), attempt=window.attempts)
         deliver(window, store)
         recovered += 1

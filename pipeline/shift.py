@@ -15,6 +15,8 @@ import structlog
 from django.db import DatabaseError, InterfaceError, connection
 from dramatiq.errors import BrokerError
 
+from pipeline import heartbeat
+
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
@@ -34,19 +36,21 @@ def run_shift(name: str, work: Callable[[], float], *, stopping: threading.Event
     """
     token = None
     failures = 0
-    while not stopping.is_set():
-        try:
-            token = token or _take(name)
-            if not _has_token(name, token):
-                return False
-            pause = work()
-            failures = 0
-        except (DatabaseError, InterfaceError, BrokerError) as error:
-            connection.close()
-            failures += 1
-            pause = min(0.1 * 2.0**failures, _LONGEST_PAUSE_SECONDS)
-            log.warning("shift_interrupted", shift=name, error=str(error), retry_in_seconds=pause)
-        stopping.wait(pause)
+    with heartbeat.progress(f"{name} shift"):
+        while not stopping.is_set():
+            heartbeat.turn()
+            try:
+                token = token or _take(name)
+                if not _has_token(name, token):
+                    return False
+                pause = work()
+                failures = 0
+            except (DatabaseError, InterfaceError, BrokerError) as error:
+                connection.close()
+                failures += 1
+                pause = min(0.1 * 2.0**failures, _LONGEST_PAUSE_SECONDS)
+                log.warning("shift_interrupted", shift=name, error=str(error), retry_in_seconds=pause)
+            stopping.wait(pause)
     return True
 
 

@@ -43,6 +43,7 @@ class Status:
     open_windows: int
     expired_leases: int
     receipts: int
+    mismatched_receipts: int
     dead_letters: int
     shifts: dict[str, dict[str, float]]
     errors: list[str]
@@ -63,9 +64,11 @@ def read_status() -> Status:
         cursor.execute(
             "SELECT count(*) FILTER (WHERE acked_at IS NULL),"
             " count(*) FILTER (WHERE acked_at IS NULL AND lease_until < clock_timestamp()),"
-            " count(*) FILTER (WHERE acked_at IS NOT NULL) FROM pipeline_window"
+            " count(*) FILTER (WHERE acked_at IS NOT NULL),"
+            " count(*) FILTER (WHERE acked_at IS NOT NULL AND verified_at IS NULL AND last_error <> '')"
+            " FROM pipeline_window"
         )
-        open_windows, expired, receipts = cursor.fetchone()
+        open_windows, expired, receipts, mismatched = cursor.fetchone()
         cursor.execute(
             "SELECT last_error, count(*) FROM pipeline_window WHERE acked_at IS NULL AND last_error <> ''"
             " GROUP BY last_error ORDER BY count(*) DESC LIMIT 5"
@@ -88,10 +91,16 @@ def read_status() -> Status:
         open_windows=open_windows,
         expired_leases=expired,
         receipts=receipts,
+        mismatched_receipts=mismatched,
         dead_letters=dead_letters,
         shifts=shifts,
         errors=errors,
-        problems=[*_shift_problems(shifts), *_dead_letter_problems(dead_letters), *errors],
+        problems=[
+            *_shift_problems(shifts),
+            *_mismatch_problems(mismatched),
+            *_dead_letter_problems(dead_letters),
+            *errors,
+        ],
     )
 
 
@@ -109,19 +118,21 @@ def _outbox_status(model: type[Outbox]) -> OutboxStatus:
         pending=rows - int(in_flight) - dead,
         in_flight=int(in_flight),
         dead_letters=dead,
-        oldest_age_seconds=_oldest_age_seconds(model),
+        oldest_age_seconds=oldest_age_seconds(model),
     )
 
 
-def _oldest_age_seconds(model: type[Outbox]) -> float | None:
-    """By the event's own time: a row does not record when it was committed."""
+def oldest_age_seconds(model: type[Outbox]) -> float | None:
+    """The age of the oldest event in an outbox that is no dead letter, by the event's own time: a row does not record
+    when it was committed. None when there is none."""
+    rows = model._base_manager
     is_dead = DeadLetter.objects.filter(outbox=model.outbox_name(), row_id=OuterRef("id"))
-    oldest: datetime | None = (
-        model._base_manager.filter(~Exists(is_dead))
-        .order_by("xid", "id")
-        .values_list(model.event_columns()["event_date_time"], flat=True)
-        .first()
-    )
+    oldest_id = rows.filter(~Exists(is_dead)).order_by("xid", "id").values_list("id", flat=True).first()
+    if oldest_id is None:
+        return None
+    # In a second look: joined with what a lean row points to, the planner may choose to sort all of it first.
+    event_date_time = model.event_columns()["event_date_time"]
+    oldest: datetime | None = rows.filter(id=oldest_id).values_list(event_date_time, flat=True).first()
     return None if oldest is None else round(max(0.0, (timezone.now() - oldest).total_seconds()), 3)
 
 
@@ -140,6 +151,12 @@ def _shift_problems(shifts: dict[str, dict[str, float]]) -> list[str]:
                 f"no new {name} shift for {shift['taken_seconds_ago']:.0f} s: is the scheduler (periodiq) running?"
             )
     return problems
+
+
+def _mismatch_problems(mismatched: int) -> list[str]:
+    if not mismatched:
+        return []
+    return [f"{mismatched} window(s) of which the event store does not hold what was delivered: run `pipeline verify`"]
 
 
 def _dead_letter_problems(dead_letters: int) -> list[str]:

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import json
 import random
+import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import structlog
 from django.conf import settings
 from django.db import connection, transaction
 
+from pipeline import stages
 from pipeline.errors import LeaseLost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+log = structlog.get_logger()
 
 #: The longest pause before a window is tried again, seconds.
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -62,6 +67,7 @@ def seal(batch_ids: Sequence[int]) -> SealedWindow | None:
     A compare-and-set: however often a message is delivered, its batch gets into one window. If the power goes before
     the commit, the batches are unsealed as before; after it, the window's lease runs out and `recover` delivers it.
     """
+    started = time.monotonic()
     window_id, lease_token = uuid.uuid4(), uuid.uuid4()
     with connection.cursor() as cursor:
         cursor.execute(
@@ -91,7 +97,11 @@ SELECT outbox, sum(rows) FROM sealed GROUP BY outbox ORDER BY outbox
             },
         )
         rows = {outbox: int(count) for outbox, count in cursor.fetchall()}
-    return SealedWindow(window_id, lease_token, 1, rows) if rows else None
+    if not rows:
+        return None
+    context = log.bind(window=str(window_id), rows=sum(rows.values()))
+    stages.done("seal", started, context, batches=len(batch_ids))
+    return SealedWindow(window_id, lease_token, 1, rows)
 
 
 def renew(windows: Sequence[SealedWindow]) -> None:

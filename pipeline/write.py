@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from backend.eventlog.errors import OutcomeUnknown, RowsRefused
+from pipeline import stages
 from pipeline.errors import SchemaRefused
 from pipeline.window import RefusedRow
 
@@ -69,7 +70,8 @@ def _replace_missing(store: EventStore, window: SealedWindow, missing: list[byte
     for series in range(1, window.attempts + 1):
         log.warning("rows_missing_behind_token", window=str(window.id), rows=len(missing), series=series)
         try:
-            store.write(b"".join(missing), row_count=len(missing), token=f"{window.id}:{series}")
+            with stages.insert():
+                store.write(b"".join(missing), row_count=len(missing), token=f"{window.id}:{series}")
         except RowsRefused as error:
             raise OutcomeUnknown(f"rows that it took before are refused now: {error}") from error
         missing = _not_in(store.read_back(window.id), missing)
@@ -96,7 +98,8 @@ def _insert(
         missing = _not_in(stored, _lines(rows))
         rows, row_count = b"".join(missing), len(missing)
     try:
-        store.write(rows, row_count=row_count, token=str(window.id))
+        with stages.insert():
+            store.write(rows, row_count=row_count, token=str(window.id))
     except RowsRefused as error:
         log.warning("window_refused", window=str(window.id), rows=row_count, error=str(error))
         if loaded.row_count == 1:
@@ -137,7 +140,8 @@ def _insert_halves(
 
 def _refusal(store: EventStore, lines: list[bytes], *, token: str) -> RowsRefused | None:
     try:
-        store.write(b"".join(lines), row_count=len(lines), token=token)
+        with stages.insert():
+            store.write(b"".join(lines), row_count=len(lines), token=token)
     except RowsRefused as error:
         return error
     return None

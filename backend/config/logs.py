@@ -1,26 +1,40 @@
-"""Logs: structlog for everything, one line per event, also for what the libraries say through `logging`."""
+"""Logs: structlog for everything, one line per event, also for what the libraries say through `logging`.
+
+Payloads and secrets do not get into them: PostgreSQL's errors are logged without the row that they quote, tracebacks
+without local variables, and a password of the environment is blanked out wherever it turns up.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 import structlog
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
-def configure_logging(*, json: bool, level: str) -> None:
-    """Send all logs to stderr: as JSON lines, or in colours for a person at a terminal."""
+#: Shorter ones would blank out parts of ordinary words.
+_SHORTEST_SECRET = 6
+#: What follows in an error of PostgreSQL quotes values: of the row, the key, the line of a COPY, the statement.
+_QUOTED_VALUES = re.compile(r"^(DETAIL|CONTEXT|LINE \d+):.*$", re.MULTILINE)
+
+
+def configure_logging(*, json: bool, level: str, secrets: Iterable[str] = ()) -> None:
+    """Send all logs to stderr, as JSON lines or in colours for a person at a terminal, without the secrets: each is one
+    itself, or a URL with a password."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        # Never the tracebacks of `rich`, which show the local variables.
+        structlog.processors.format_exc_info,
+        without_quoted_values,
     ]
-    renderer: list[structlog.typing.Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-        if json
-        else [structlog.dev.ConsoleRenderer()]
-    )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -29,11 +43,58 @@ def configure_logging(*, json: bool, level: str) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+        _WithoutSecrets(
+            secrets=secrets,
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(),
+            ],
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     # pika reports each step of a connection attempt; dramatiq reports the outcome.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+
+def without_quoted_values(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Takes out of every text what PostgreSQL quotes in its errors."""
+    return {
+        name: _QUOTED_VALUES.sub(r"\1: (left out)", value) if isinstance(value, str) and "\n" in value else value
+        for name, value in event.items()
+    }
+
+
+class _WithoutSecrets(structlog.stdlib.ProcessorFormatter):
+    """Blanks secrets out of the finished line, whichever field they are in."""
+
+    def __init__(
+        self,
+        *,
+        secrets: Iterable[str],
+        foreign_pre_chain: list[structlog.typing.Processor],
+        processors: list[structlog.typing.Processor],
+    ) -> None:
+        super().__init__(foreign_pre_chain=foreign_pre_chain, processors=processors)
+        self._secrets = tuple(dict.fromkeys(part for secret in secrets for part in _parts(secret)))
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        for secret in self._secrets:
+            line = line.replace(secret, "***")
+        return line
+
+
+def _parts(secret: str) -> list[str]:
+    """The secret, or the password of a URL as it is written there and as it is meant."""
+    if "://" in secret:
+        try:
+            written = urlsplit(secret).password or ""
+        except ValueError:
+            return []
+        found = {written, unquote(written)}
+    else:
+        found = {secret}
+    return sorted((part for part in found if len(part) >= _SHORTEST_SECRET), key=len, reverse=True)

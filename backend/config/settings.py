@@ -39,6 +39,7 @@ INSTALLED_APPS = [
     "pipeline",
 ]
 MIDDLEWARE = [
+    "backend.config.health.HealthMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "backend.config.content_security.ContentSecurityPolicyMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -106,10 +107,7 @@ DATABASES["default"]["OPTIONS"] = {
     **DATABASES["default"].get("OPTIONS", {}),
 }
 
-# --- Logs and safe transport -------------------------------------------------------------------------------------
-
-LOGGING_CONFIG = None
-configure_logging(json=_env.flag("LOG_JSON", default=not sys.stderr.isatty()), level=_env.text("LOG_LEVEL", "INFO"))
+# --- Safe transport ----------------------------------------------------------------------------------------------
 
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
@@ -130,6 +128,22 @@ SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS_ONLY
 # Preloading (W021) cannot be taken back, and speaks for every host of the domain: its owner's decision, not ours.
 SILENCED_SYSTEM_CHECKS = ["security.W021"]
 
-# --- The pipeline: last, because it checks all that was read -----------------------------------------------------
+_LOG_JSON = _env.flag("LOG_JSON", default=not sys.stderr.isatty())
+_LOG_LEVEL = _env.text("LOG_LEVEL", "INFO")
 
+# --- The pipeline: after the rest, because it checks all that was read -------------------------------------------
+
+from backend.config import towpath as _towpath  # noqa: E402
 from backend.config.towpath import *  # noqa: E402, F403
+
+if _towpath.TRACING:
+    MIDDLEWARE.insert(1, "pipeline.spans.RequestSpans")
+
+# --- Logs --------------------------------------------------------------------------------------------------------
+
+LOGGING_CONFIG = None
+configure_logging(
+    json=_LOG_JSON,
+    level=_LOG_LEVEL,
+    secrets=(SECRET_KEY, _towpath.EVENT_HASH_KEY, DATABASE_URL, _towpath.RABBITMQ_URL, _towpath.EVENT_STORE_URL),
+)

@@ -64,6 +64,20 @@ EVENT_HASH_KEY = _env.key("EVENT_HASH_KEY", default="", may_be_weak=_env.flag("D
 #: An event's context may not be larger.
 EVENT_CONTEXT_MAX_BYTES = _env.whole_number("EVENT_CONTEXT_MAX_BYTES", 16 * 1024 * 1024)
 
+#: Receipts of delivered windows are kept for this long, once they are verified.
+RECEIPT_DAYS = _env.whole_number("RECEIPT_DAYS", 30)
+
+#: A worker serves its metrics on this port; 0: it does not. The web process serves the ledger's at /metrics.
+METRICS_PORT = _env.whole_number("METRICS_PORT", 0, minimum=0)
+#: The folder of this process's heartbeat, which `python -m pipeline.probe` reads; none: no heartbeat.
+HEARTBEAT_DIR = _env.text("HEARTBEAT_DIR", "")
+#: A worker whose work has not moved for this long is wedged: its heartbeat stops.
+WEDGED_SECONDS = _env.seconds("WEDGED_SECONDS", max(120.0, 4 * STORE_TIMEOUT_SECONDS), minimum=1.0)
+if WEDGED_SECONDS <= STORE_TIMEOUT_SECONDS:
+    _env.problem("WEDGED_SECONDS must be more than STORE_TIMEOUT_SECONDS: an insert may take that long")
+#: Send traces to OTEL_EXPORTER_OTLP_ENDPOINT (needs `pip install towpath[tracing]`).
+TRACING = _env.flag("TRACING", default=False)
+
 #: For tests only: where a process shall die (pipeline/failpoints.py).
 FAILPOINTS = _env.text("FAILPOINTS", "")
 
@@ -82,6 +96,8 @@ DRAMATIQ_BROKER: dict[str, Any] = {
         PipelineLifecycle(),
     ],
 }
+if TRACING:
+    DRAMATIQ_BROKER["MIDDLEWARE"].append("pipeline.spans.MessageSpans")
 # "tasks" is django-dramatiq's own default: a project may have such modules.
 DRAMATIQ_AUTODISCOVER_MODULES = ["actors", "tasks"]
 

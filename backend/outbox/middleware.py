@@ -1,4 +1,7 @@
-"""Binds the context of a request, and carries the context of whoever sent a message to the actor that works on it."""
+"""Binds the context of a request, and carries the context of whoever sent a message to the actor that works on it.
+
+Both for the events that are published there, and for every line that is logged there: request id and actor.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,21 @@ from collections.abc import Callable
 from typing import Any
 
 import dramatiq
+import structlog
 from django.http import HttpRequest, HttpResponse
 
 from backend.outbox.context import bind, bound
 
 #: A request id from outside is taken only if it can do no harm in a log line.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
+
+
+#: What of the context is logged: an application may bind what belongs into the event log, but not into logs.
+_LOGGED = ("request_id", "actor")
+
+
+def _logged(**values: str | None) -> dict[str, str]:
+    return {name: value for name in _LOGGED if (value := values.get(name)) is not None}
 
 
 class EventContextMiddleware:
@@ -33,7 +45,8 @@ class EventContextMiddleware:
         request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
         user = getattr(request, "user", None)
         actor = f"user:{user.pk}" if user is not None and user.is_authenticated else None
-        with bind(request_id=request_id, ip=request.META.get("REMOTE_ADDR"), actor=actor):
+        logged = structlog.contextvars.bound_contextvars(**_logged(request_id=request_id, actor=actor))
+        with bind(request_id=request_id, ip=request.META.get("REMOTE_ADDR"), actor=actor), logged:
             response = self._get_response(request)
         response["X-Request-ID"] = request_id
         return response
@@ -51,7 +64,9 @@ class EventContextCarrier(dramatiq.Middleware):
 
     def before_process_message(self, _broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
         self._open.stack = contextlib.ExitStack()
-        self._open.stack.enter_context(bind(**message.options.get("event_context", {})))
+        values = message.options.get("event_context", {})
+        self._open.stack.enter_context(bind(**values))
+        self._open.stack.enter_context(structlog.contextvars.bound_contextvars(**_logged(**values)))
 
     def after_process_message(
         self,

@@ -51,7 +51,7 @@ Email = Annotated[str, Field(max_length=254), AfterValidator(_deliverable_in_for
 class CreateUserRequest(BaseModel):
     """Raises pydantic's ValidationError, which names the field, when a value cannot be stored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     email: Email
     first_name: Name

@@ -39,6 +39,9 @@ _SETTINGS = {
     "logging_collector": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
+    # Payloads do not belong in logs: no statement of a failed query, and no row that an error quotes.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
 }
 
 

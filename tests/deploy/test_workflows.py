@@ -78,7 +78,7 @@ def test_the_image_installs_the_application_alone_in_the_versions_of_the_lock_fi
     lock = (PROJECT / "requirements.lock").read_text().splitlines()
     pinned = {canonicalize_name(Requirement(line).name) for line in lock if line}
     needed: set[str] = set()
-    todo = [Requirement(text) for text in _PROJECT["dependencies"]]
+    todo = [Requirement(text) for text in (*_PROJECT["dependencies"], *_PROJECT["optional-dependencies"]["tracing"])]
     while todo:
         requirement = todo.pop()
         name = canonicalize_name(requirement.name)

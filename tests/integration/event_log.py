@@ -94,6 +94,16 @@ class EventLog:
         """Lose rows; the store's token log stays as it is."""
         self._client.command(f"ALTER TABLE event_log DELETE WHERE {condition} SETTINGS mutations_sync = 1")
 
+    def copy_window(self, window_id: str) -> None:
+        """Store a window's rows a second time."""
+        self._client.command(f"INSERT INTO event_log SELECT * FROM event_log WHERE window_id = '{window_id}'")
+
+    def create_table(self, name: str, *, like: str) -> None:
+        self._client.command(f"CREATE TABLE {name} AS {like}")
+
+    def drop_table(self, name: str) -> None:
+        self._client.command(f"DROP TABLE {name}")
+
     def alter(self, change: str) -> None:
         self._client.command(f"ALTER TABLE event_log {change}")
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import pwd
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, InterfaceError
 
+from backend.eventlog.errors import EventStoreError
 from backend.eventlog.store import connect
 from pipeline import deadletters
 from pipeline.actors import publish_batches
@@ -20,6 +22,7 @@ from pipeline.doctor import examine
 from pipeline.models import DeadLetter
 from pipeline.recover import recover
 from pipeline.status import Status, read_status
+from pipeline.verify import Ledger, read_ledger, verify_receipts
 
 
 class Command(BaseCommand):
@@ -33,7 +36,13 @@ class Command(BaseCommand):
             ("recover", "take up what is stuck now, in this process"),
         ):
             actions.add_parser(name, help=text).add_argument("--json", action="store_true", help="print JSON")
+        self._add_verify(actions.add_parser("verify", help="compare receipts with the event store; print the ledger"))
         self._add_deadletters(actions.add_parser("deadletters", help="rows that the event store refuses"))
+
+    def _add_verify(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--since", type=_moment, help="rows dispatched from then on; default: a day ago")
+        parser.add_argument("--until", type=_moment, help="rows dispatched before then; default: now")
+        parser.add_argument("--json", action="store_true", help="print JSON")
 
     def _add_deadletters(self, parser: ArgumentParser) -> None:
         parser.add_argument("what", choices=["list", "show", "replay", "drop"])
@@ -47,10 +56,14 @@ class Command(BaseCommand):
         try:
             if options["action"] == "deadletters":
                 is_well = self._deadletters(options)
+            elif options["action"] == "verify":
+                is_well = self._verify(options)
             else:
                 is_well = actions[options["action"]](as_json=options["json"])
         except (DatabaseError, InterfaceError) as error:
             raise CommandError(f"PostgreSQL does not answer, or is not migrated: {error}") from error
+        except EventStoreError as error:
+            raise CommandError(f"The event store does not answer ({error}): see `pipeline doctor`.") from error
         if not is_well:
             raise SystemExit(1)
 
@@ -75,6 +88,15 @@ class Command(BaseCommand):
         store.close()
         self.stdout.write(json.dumps({"windows": windows}) if as_json else f"{windows} window(s) taken up")
         return True
+
+    def _verify(self, options: dict[str, Any]) -> bool:
+        since = options["since"] or datetime.now(UTC) - timedelta(days=1)
+        store = connect(settings.EVENT_STORE_URL, timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
+        ledger = read_ledger(store, since=since, until=options["until"])
+        verify_receipts(store, should_stop=lambda: False)
+        store.close()
+        self.stdout.write(json.dumps(ledger.as_json()) if options["json"] else _as_ledger(ledger))
+        return not ledger.mismatches
 
     def _deadletters(self, options: dict[str, Any]) -> bool:
         what, ids, as_json = options["what"], options["ids"], options["json"]
@@ -119,6 +141,31 @@ class Command(BaseCommand):
             return
         for one in shown:
             self.stdout.write("  ".join(f"{name}={value}" for name, value in one.items()))
+
+
+def _moment(text: str) -> datetime:
+    """A time of the command line: ISO 8601, in UTC unless it says otherwise."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is no time: write it as 2026-11-24 or 2026-11-24T06:00:00+00:00") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _as_ledger(ledger: Ledger) -> str:
+    names = ("committed", "stored", "pending", "in_flight", "dead", "missing")
+    lines = [f"{'outbox':<24}" + "".join(f"{name.replace('_', ' '):>12}" for name in names)]
+    for outbox, rows in ledger.outboxes.items():
+        lines.append(f"{outbox:<24}" + "".join(f"{getattr(rows, name):>12,}" for name in names))
+    lines += ["", f"{ledger.windows:,} window(s) compared with the event store, {len(ledger.mismatches):,} differ"]
+    lines += [
+        f"! window {one.window}, dispatched {one.dispatched_at:%Y-%m-%d %H:%M:%S} UTC,"
+        f" acked {one.acked_at:%Y-%m-%d %H:%M:%S} UTC: {one.difference()}"
+        for one in ledger.mismatches
+    ]
+    if ledger.mismatches:
+        lines.append("PostgreSQL does not hold these rows any more: docs/runbook.md, TowpathReceiptMismatch")
+    return "\n".join(lines)
 
 
 def _operator() -> str:

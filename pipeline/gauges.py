@@ -1,0 +1,131 @@
+"""The gauges of the ledger, read from PostgreSQL when they are asked for: true whatever else is down.
+
+Bounded, whatever the backlog: index scans that stop early, a statement timeout, and one reading every few seconds.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from django.db import connection, transaction
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from backend.outbox.models import all_outboxes
+from pipeline import metrics
+from pipeline.status import oldest_age_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from django.db.backends.utils import CursorWrapper
+
+    from backend.outbox.models import Outbox
+    from pipeline.metrics import LedgerGauge
+
+#: Rows are counted up to here; beyond it, PostgreSQL's statistics are taken.
+_COUNTED_ROWS = 10_000
+#: However often anybody asks, the database is not asked more often than this.
+_FRESH_SECONDS = 2.0
+_TIMEOUT_MILLISECONDS = 3000
+
+#: (label's value, value)
+Sample = tuple[str, float]
+
+
+class LedgerCollector(Collector):
+    """Every `LEDGER_GAUGES`. Raises DatabaseError or InterfaceError while PostgreSQL does not answer in time."""
+
+    def __init__(self) -> None:
+        self._reading = threading.Lock()
+        self._read_at = float("-inf")
+        self._read: dict[LedgerGauge, list[Sample]] = {}
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        with self._reading:
+            if time.monotonic() - self._read_at > _FRESH_SECONDS:
+                self._read = read_gauges()
+                self._read_at = time.monotonic()
+            return [_family(gauge, self._read[gauge]) for gauge in metrics.LEDGER_GAUGES]
+
+
+def read_gauges() -> dict[LedgerGauge, list[Sample]]:
+    """Every gauge's samples, of one moment."""
+    found: dict[LedgerGauge, list[Sample]] = {gauge: [] for gauge in metrics.LEDGER_GAUGES}
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        # Index scans only: a sequential one would read all the empty pages that a backlog has left behind.
+        cursor.execute(
+            "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"
+            f" SET LOCAL statement_timeout = {_TIMEOUT_MILLISECONDS}"
+        )
+        for name, model in all_outboxes().items():
+            for gauge, value in _of_outbox(cursor, model).items():
+                found[gauge].append((name, value))
+        for gauges, sql in _QUERIES.items():
+            cursor.execute(sql)
+            for row in cursor.fetchall():
+                label, values = (row[0], row[1:]) if gauges[0].label else ("", row)
+                for gauge, value in zip(gauges, values, strict=True):
+                    if value is not None:
+                        found[gauge].append((label, float(value)))
+    return found
+
+
+_QUERIES: dict[tuple[LedgerGauge, ...], str] = {
+    (metrics.last_dispatch,): "SELECT outbox, extract(epoch FROM dispatched_at)::float8 FROM pipeline_cursor",
+    (metrics.shift_alive_age_seconds, metrics.shift_taken_age_seconds): (
+        "SELECT name, extract(epoch FROM clock_timestamp() - alive_at)::float8,"
+        " extract(epoch FROM clock_timestamp() - taken_at)::float8 FROM pipeline_shift"
+    ),
+    # What is in flight is bounded by MAX_OPEN_WINDOWS; each of these has an index of just these rows.
+    (metrics.unsealed_batches,): "SELECT count(*) FROM pipeline_batch WHERE window_id IS NULL",
+    (metrics.open_windows, metrics.expired_leases): (
+        "SELECT count(*), count(*) FILTER (WHERE lease_until < clock_timestamp()) FROM pipeline_window"
+        " WHERE acked_at IS NULL"
+    ),
+    (metrics.unverified_age_seconds,): (
+        "SELECT coalesce(extract(epoch FROM clock_timestamp() - min(acked_at)), 0)::float8 FROM pipeline_window"
+        " WHERE acked_at IS NOT NULL AND verified_at IS NULL"
+    ),
+    (metrics.mismatched_windows,): (
+        "SELECT count(*) FROM (SELECT FROM pipeline_window"
+        f" WHERE acked_at IS NOT NULL AND verified_at IS NULL AND last_error <> '' LIMIT {_COUNTED_ROWS}) AS counted"
+    ),
+}
+
+
+def _of_outbox(cursor: CursorWrapper, model: type[Outbox]) -> dict[LedgerGauge, float]:
+    name = model.outbox_name()
+    table = connection.ops.quote_name(name)
+    cursor.execute(
+        f"SELECT (SELECT count(*) FROM (SELECT id FROM {table} ORDER BY id LIMIT {_COUNTED_ROWS}) AS counted),"
+        f" pg_stat_get_live_tuples(%s::regclass),"
+        " (SELECT coalesce(sum(rows), 0) FROM pipeline_batch WHERE outbox = %s),"
+        " (SELECT count(*) FROM pipeline_deadletter WHERE outbox = %s)",
+        [table, name, name],
+    )
+    counted, estimated, in_flight, dead = cursor.fetchone()
+    rows = counted if counted < _COUNTED_ROWS else max(counted, estimated)
+    return {
+        metrics.pending_rows: max(0, rows - int(in_flight) - dead),
+        metrics.in_flight_rows: int(in_flight),
+        metrics.dead_letters: dead,
+        metrics.oldest_age_seconds: oldest_age_seconds(model) or 0.0,
+    }
+
+
+def _family(gauge: LedgerGauge, samples: list[Sample]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(gauge.name, gauge.help, labels=[gauge.label] if gauge.label else None)
+    for label, value in samples:
+        family.add_metric([label] if gauge.label else [], value)
+    return family
+
+
+#: What the web process serves.
+LEDGER = CollectorRegistry()
+LEDGER.register(LedgerCollector())
+ProcessCollector(registry=LEDGER)

@@ -1,0 +1,119 @@
+"""The heartbeat of real processes: alive while they wait for whatever is away, dead when they are wedged."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+from pytest_django import Settings
+
+from pipeline import heartbeat
+from pipeline.probe import silence
+from tests.integration.rows import create_users
+from tests.integration.workers import QUICK, Workers
+from tests.waiting import eventually
+
+WAIT_SECONDS = 60
+
+#: Nobody listens on port 1.
+EVERYTHING_DOWN = {
+    "RABBITMQ_URL": "amqp://127.0.0.1:1",
+    "EVENT_STORE_URL": "clickhouse://127.0.0.1:1/default",
+    "DATABASE_URL": "postgresql://towpath@127.0.0.1:1/towpath",
+}
+#: An insert of these workers takes 3 s at most.
+WEDGED_SOON = {**QUICK, "WEDGED_SECONDS": "4"}
+
+
+def beats(folder: Path, role: str) -> float:
+    """When the role's last heartbeat was; 0 without one."""
+    try:
+        return float(json.loads((folder / role).read_text())["at"])
+    except FileNotFoundError:
+        return 0.0
+
+
+def wait_until_alive(folder: Path, role: str) -> None:
+    """Return when a second heartbeat has followed the first."""
+    first = eventually(lambda: beats(folder, role), seconds=WAIT_SECONDS, what=f"the {role} has a heartbeat")
+    eventually(lambda: beats(folder, role) > first, seconds=WAIT_SECONDS, what=f"the {role} renews it")
+    assert silence(folder, role) == ""
+
+
+def wait_until_silent(folder: Path, role: str) -> None:
+    """Return when the heartbeat has not been renewed for three times as long as it takes."""
+    eventually(
+        lambda: time.monotonic() - beats(folder, role) > 3 * heartbeat._EVERY_SECONDS,
+        seconds=WAIT_SECONDS,
+        what=f"the {role} is silent",
+    )
+
+
+def test_idle_and_busy_workers_have_a_heartbeat(workers: Workers, tmp_path: Path) -> None:
+    workers.dispatcher(**QUICK, HEARTBEAT_DIR=str(tmp_path))
+    workers.aggregator(**QUICK, HEARTBEAT_DIR=str(tmp_path))
+    workers.wait_until_ready()
+    create_users(100)
+
+    wait_until_alive(tmp_path, "dispatcher")
+    wait_until_alive(tmp_path, "aggregator")
+
+
+def test_workers_that_wait_for_services_that_are_down_are_alive(workers: Workers, tmp_path: Path) -> None:
+    workers.aggregator(**WEDGED_SOON, **EVERYTHING_DOWN, HEARTBEAT_DIR=str(tmp_path))
+
+    wait_until_alive(tmp_path, "aggregator")
+    began = beats(tmp_path, "aggregator")
+    eventually(
+        lambda: beats(tmp_path, "aggregator") > began + 6, seconds=WAIT_SECONDS, what="it goes on for longer than that"
+    )
+
+
+def test_an_aggregator_that_is_wedged_in_a_window_is_dead(workers: Workers, tmp_path: Path) -> None:
+    workers.dispatcher(**QUICK)
+    workers.aggregator(**WEDGED_SOON, HEARTBEAT_DIR=str(tmp_path), FAILPOINTS="loaded=sleep:600")
+    workers.wait_until_ready()
+    wait_until_alive(tmp_path, "aggregator")
+
+    create_users(10)
+
+    wait_until_silent(tmp_path, "aggregator")
+
+
+def test_a_dispatcher_that_is_wedged_in_a_shift_is_dead(workers: Workers, tmp_path: Path) -> None:
+    workers.dispatcher(**WEDGED_SOON, HEARTBEAT_DIR=str(tmp_path), FAILPOINTS="cursor_committed=sleep:600")
+    workers.wait_until_ready()
+    wait_until_alive(tmp_path, "dispatcher")
+
+    create_users(10)
+
+    wait_until_silent(tmp_path, "dispatcher")
+
+
+def test_the_scheduler_s_heartbeat_is_its_tick(workers: Workers, tmp_path: Path) -> None:
+    workers.scheduler(HEARTBEAT_DIR=str(tmp_path))
+
+    eventually(lambda: beats(tmp_path, "scheduler"), seconds=WAIT_SECONDS)
+    assert silence(tmp_path, "scheduler") == ""
+
+
+def test_a_heartbeat_that_cannot_be_written_stops_nothing(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    settings.HEARTBEAT_DIR = str(tmp_path / "file")
+
+    heartbeat.beat("aggregator", within_seconds=1)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_work_within_work_moves_both() -> None:
+    with heartbeat.progress("outer"), heartbeat.progress("inner"):
+        works = heartbeat._under_way[threading.get_ident()]
+        before = [work.moved_at for work in works]
+
+        heartbeat.turn()
+
+        assert [work.name for work in works] == ["outer", "inner"]
+        assert all(work.moved_at > moved_at for work, moved_at in zip(works, before, strict=True))

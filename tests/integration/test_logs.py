@@ -1,0 +1,226 @@
+"""Logs: an event per stage, the request that caused it, and never a payload or a secret, whatever goes wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import urllib3
+from django.db import connection
+
+from deploy.local.process import PROJECT
+from pipeline.models import DeadLetter, Window
+from tests.integration.event_log import EventLog
+from tests.integration.invariants import assert_delivered_within
+from tests.integration.manage import manage
+from tests.integration.rows import create_users, undelivered, write_events
+from tests.integration.workers import QUICK, Workers
+from tests.services import Services
+from tests.waiting import eventually
+
+WAIT_SECONDS = 60
+
+#: In every payload and password of this test, and nowhere else in the world.
+MARK = f"swordfish{uuid.uuid4().hex}"
+
+
+def lines(folder: Path, process: str) -> list[dict[str, Any]]:
+    """The JSON lines that a process has logged."""
+    found = []
+    for line in (folder / f"{process}.log").read_text().splitlines():
+        start = line.find("{")
+        if start >= 0 and line.endswith("}"):
+            found.append(json.loads(line[start:]))
+    return found
+
+
+@pytest.fixture
+def folder(services: Services, request: pytest.FixtureRequest) -> Path:
+    """Where this test's processes log to."""
+    name: str = request.node.name
+    return services.folder / "log" / name[:80]
+
+
+def post(services: Services, body: bytes | dict[str, str], **headers: str) -> int:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    url = f"http://127.0.0.1:{services.web_port}/api/users"
+    headers = {"Content-Type": "application/json", **headers}
+    return urllib3.PoolManager().request("POST", url, body=data, headers=headers).status
+
+
+def test_each_stage_of_a_window_is_one_line_with_its_rows_and_seconds_and_the_request(
+    workers: Workers, event_log: EventLog, services: Services, folder: Path
+) -> None:
+    workers.dispatcher(**QUICK)
+    workers.aggregator(**QUICK)
+    workers.web()
+    workers.wait_until_ready()
+
+    # When a request publishes an event
+    ada = {"email": "ada@example.com", "first_name": "Ada", "last_name": "L"}
+    assert post(services, ada, **{"X-Request-ID": "request-of-ada"}) == 201
+    assert_delivered_within(event_log, committed=1, seconds=WAIT_SECONDS)
+
+    # Then the stages of its window can be read, and lead back to the request
+    window = str(Window.objects.get().id)
+    by_event = eventually(lambda: _stages_of(folder, window), seconds=WAIT_SECONDS)
+    for event in ("window_sealed", "window_loaded", "window_written", "window_acked"):
+        (line,) = by_event[event]
+        assert line["rows"] == 1
+        assert 0 <= line["seconds"] < WAIT_SECONDS
+    assert by_event["window_acked"][0]["request_ids"] == ["request-of-ada"]
+    dispatched = [line for line in lines(folder, "dispatcher") if line["event"] == "batches_dispatched"]
+    assert [line["rows"] for line in dispatched] == [{"outbox_user": 1}]
+
+
+def _stages_of(folder: Path, window: str) -> dict[str, list[dict[str, Any]]]:
+    by_event: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in lines(folder, "aggregator-1"):
+        if line.get("window") == window:
+            by_event[line["event"]].append(line)
+    return by_event if "window_acked" in by_event else {}
+
+
+def test_no_payload_and_no_secret_gets_into_any_output(workers: Workers, services: Services, folder: Path) -> None:
+    # Given processes that say all they can, with the mark in their keys
+    loud = {**QUICK, "LOG_LEVEL": "DEBUG", "SECRET_KEY": f"key-{MARK}", "EVENT_HASH_KEY": f"hash-{MARK}"}
+    workers.dispatcher(**loud)
+    workers.aggregator(**loud)
+    workers.web(**loud)
+    workers.wait_until_ready()
+
+    # When payloads with the mark go every way: stored, taken, wrong, cut off, refused by a constraint of the database
+    marked = {"email": f"{MARK}@example.com", "first_name": MARK, "last_name": MARK}
+    assert post(services, marked) == 201
+    assert post(services, marked) == 409
+    assert post(services, {**marked, "email": f"{MARK} is no address"}) == 422
+    assert post(services, {**marked, "extra": MARK}) == 422
+    assert post(services, json.dumps(marked).encode()[:-5]) == 400
+    with constraint_on_users(f"first_name <> 'other{MARK}'"):
+        assert post(services, {**marked, "email": f"o{MARK}@example.com", "first_name": f"other{MARK}"}) == 500
+    eventually(lambda: not undelivered(), seconds=WAIT_SECONDS)
+
+    # And are refused by the event store, whose errors quote what they refuse: a row, and all rows of a window
+    write_events([json.dumps({"secret": MARK})] * 20)
+    write_events([json.dumps({"secret": MARK})], at="infinity")
+    eventually(lambda: DeadLetter.objects.count() == 1, seconds=WAIT_SECONDS)
+    write_events([json.dumps({"secret": MARK})] * 20, at="infinity")
+    eventually(lambda: Window.objects.filter(last_error__contains="refuses").exists(), seconds=WAIT_SECONDS)
+
+    printed = manage("pipeline", "deadletters", "list").stdout
+
+    # Then nobody has said it, nor the passwords of the real services
+    output = {path.name: path.read_text(errors="replace") for path in [*folder.glob("*.log"), *_logs_of(services)]}
+    passwords = (urlsplit(os.environ[name]).password or MARK for name in ("DATABASE_URL", "RABBITMQ_URL"))
+    assert leaks({**output, "deadletters list": printed}, MARK, *passwords) == []
+    # (They did say something.)
+    assert "row_dead_lettered" in output["aggregator-1.log"]
+    assert "IntegrityError" in output["web.log"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "url"),
+    [
+        ("DATABASE_URL", f"postgresql://towpath:{MARK}@127.0.0.1:1/towpath"),
+        ("DATABASE_URL", f"postgresql://towpath:{MARK}@127.0.0.1:POSTGRES/towpath"),
+        ("DATABASE_URL", f"postgresql://towpath:{MARK}/slash@127.0.0.1:1/towpath"),
+        ("DATABASE_URL", f"mysql://towpath:{MARK}@127.0.0.1:1/towpath"),
+        ("RABBITMQ_URL", f"amqp://towpath:{MARK}@127.0.0.1:1"),
+        ("RABBITMQ_URL", f"amqp://towpath:{MARK}@127.0.0.1:RABBITMQ"),
+        ("RABBITMQ_URL", f"amqp://towpath:{MARK}/slash@127.0.0.1:1"),
+        ("EVENT_STORE_URL", f"clickhouse://default:{MARK}@127.0.0.1:1/default"),
+        ("EVENT_STORE_URL", f"clickhouse://default:{MARK}/slash@127.0.0.1:1/default"),
+        ("EVENT_STORE_URL", f"unknown://default:{MARK}@127.0.0.1:1/default"),
+    ],
+)
+def test_the_password_of_a_url_that_leads_nowhere_is_not_printed(variable: str, url: str, services: Services) -> None:
+    ports = {"POSTGRES": services.postgres.port, "RABBITMQ": services.rabbitmq.amqp_port}
+    for name, port in ports.items():
+        url = url.replace(name, str(port))
+
+    done = manage("pipeline", "doctor", LOG_LEVEL="DEBUG", **{variable: url})
+
+    assert done.returncode != 0
+    assert leaks({"stdout": done.stdout, "stderr": done.stderr}, MARK) == []
+
+
+def leaks(output: Mapping[str, str], *secrets: str) -> list[str]:
+    """The lines that say a secret."""
+    return [
+        f"{name}: {line[:2000]}"
+        for name, text in output.items()
+        for line in text.splitlines()
+        if any(secret in line for secret in secrets)
+    ]
+
+
+def _logs_of(services: Services) -> list[Path]:
+    return [service.program.log for service in services.all]
+
+
+@contextlib.contextmanager
+def constraint_on_users(condition: str) -> Iterator[None]:
+    """A CHECK on the users table, for a while."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE users ADD CONSTRAINT of_a_test CHECK ({condition})")
+    yield
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE users DROP CONSTRAINT of_a_test")
+
+
+def test_a_traceback_shows_no_local_variable_and_no_row(tmp_path: Path) -> None:
+    """Also for a person at a terminal, where tracebacks may be in colours and with all variables."""
+    script = tmp_path / "fails.py"
+    script.write_text(
+        """
+import sys
+import structlog
+from backend.config.logs import configure_logging
+
+configure_logging(json=False, level="INFO", secrets=["postgresql://u:" + sys.argv[1] + "url@h/d"])
+log = structlog.get_logger()
+
+def fail(payload):
+    raise ValueError("bad\\nDETAIL:  Failing row contains (" + payload + ")\\nCONTEXT:  COPY t, line 1: " + payload)
+
+try:
+    fail(sys.argv[1])
+except ValueError:
+    log.exception("failed")
+log.info("connected", to=sys.argv[1] + "url")
+"""
+    )
+
+    done = subprocess.run(
+        [sys.executable, str(script), MARK],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    assert "ValueError: bad" in done.stderr
+    assert "connected" in done.stderr
+    assert MARK not in done.stdout + done.stderr
+
+
+def test_a_user_created_in_bulk_is_nobody_s_request(workers: Workers, event_log: EventLog, folder: Path) -> None:
+    workers.dispatcher(**QUICK)
+    workers.aggregator(**QUICK)
+    create_users(3)
+    assert_delivered_within(event_log, committed=3, seconds=WAIT_SECONDS)
+
+    window = str(Window.objects.get().id)
+    by_event = eventually(lambda: _stages_of(folder, window), seconds=WAIT_SECONDS)
+    assert "request_ids" not in by_event["window_acked"][0]

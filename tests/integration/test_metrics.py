@@ -1,0 +1,232 @@
+"""Metrics against the truth: what is scraped is what has happened."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import cast
+
+import pytest
+from django.conf import settings
+from django.db import connection
+from django.test import Client
+
+from backend.eventlog.errors import OutcomeUnknown
+from backend.eventlog.store import EventStore, connect
+from pipeline import gauges
+from pipeline.delivery import Delivery, deliver
+from pipeline.gauges import read_gauges
+from pipeline.metrics import LEDGER_GAUGES, dead_letters, pending_rows
+from pipeline.models import Cursor, Window
+from pipeline.recover import recover
+from tests.integration.event_log import EventLog
+from tests.integration.invariants import assert_delivered_within
+from tests.integration.rows import create_users, write_events
+from tests.integration.scraping import Counted, Samples, free_port, scrape
+from tests.integration.windows import dispatched, expire_leases, sealed, taken_over
+from tests.integration.workers import QUICK, Workers
+from tests.services import Services
+from tests.waiting import eventually
+
+WAIT_SECONDS = 60
+
+
+@pytest.fixture
+def always_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gauges, "_FRESH_SECONDS", -1.0)
+
+
+def ledger() -> Samples:
+    """What the web process serves."""
+    response = Client().get("/metrics")
+    assert response.status_code == 200, response.content
+    return Samples(response.content.decode())
+
+
+# --- Real processes ----------------------------------------------------------------------------------------------
+
+
+def test_every_role_counts_what_really_happened(workers: Workers, event_log: EventLog, services: Services) -> None:
+    # Given the processes of the application, each with its metrics
+    ports = {"dispatcher": free_port(), "aggregator": free_port()}
+    workers.dispatcher(**QUICK, METRICS_PORT=str(ports["dispatcher"]))
+    workers.aggregator(**QUICK, METRICS_PORT=str(ports["aggregator"]))
+    workers.web()
+    workers.wait_until_ready()
+
+    # When rows are delivered
+    create_users(2500)
+    write_events(["{}"] * 7)
+    assert_delivered_within(event_log, committed=2507, seconds=WAIT_SECONDS)
+
+    # Then the dispatcher has counted what was committed
+    dispatcher = scrape(ports["dispatcher"])
+    assert dispatcher.of("towpath_published_rows_total", outbox="outbox_user") == 2500
+    assert dispatcher.of("towpath_published_rows_total", outbox="outbox_event") == 7
+    assert dispatcher.of("towpath_batches_total", outbox="outbox_user") >= 2500 / settings.BATCH_IDS
+    assert dispatcher.of("towpath_stage_seconds_count", stage="dispatch") >= 1
+
+    # And the aggregator what was stored (it counts when the ledger has it already)
+    windows = Window.objects.count()
+    aggregator = eventually(
+        lambda: (found := scrape(ports["aggregator"])).of("towpath_window_rows_count") == windows and found,
+        seconds=WAIT_SECONDS,
+    )
+    assert aggregator
+    assert aggregator.of("towpath_acked_rows_total", outbox="outbox_user") == 2500
+    assert aggregator.of("towpath_acked_rows_total", outbox="outbox_event") == 7
+    assert aggregator["towpath_window_rows_sum"] == 2507
+    assert aggregator.of("towpath_inserts_total", outcome="stored") == windows
+    assert aggregator.of("towpath_inserts_total", outcome="refused") == 0
+    assert sum(aggregator.of("towpath_windows_total", reason=reason) for reason in ("rows", "linger")) == windows
+    for stage in ("accumulate", "seal", "load", "write", "ack"):
+        assert aggregator.of("towpath_stage_seconds_count", stage=stage) == windows, stage
+    assert aggregator["towpath_loaded_bytes_total"] > 100 * 2507
+    assert aggregator["towpath_end_to_end_seconds_count"] >= windows
+
+    # And the web process says that nothing is left
+    web = scrape(services.web_port)
+    for outbox in ("outbox_user", "outbox_event"):
+        for gauge in ("pending_rows", "in_flight_rows", "oldest_age_seconds", "dead_letters"):
+            assert web.of(f"towpath_{gauge}", outbox=outbox) == 0, gauge
+    assert web.of("towpath_shift_alive_age_seconds", shift="dispatch") < WAIT_SECONDS
+    dispatched_at = Cursor.objects.get(outbox="outbox_user").dispatched_at
+    assert dispatched_at is not None
+    assert web.of("towpath_last_dispatch_timestamp_seconds", outbox="outbox_user") == pytest.approx(
+        dispatched_at.timestamp()
+    )
+
+
+def test_a_worker_whose_metrics_port_is_taken_delivers_all_the_same(
+    workers: Workers, event_log: EventLog, services: Services
+) -> None:
+    workers.dispatcher(**QUICK)
+    workers.aggregator(**QUICK, METRICS_PORT=str(services.postgres.port))
+    workers.wait_until_ready()
+
+    create_users(5)
+
+    assert_delivered_within(event_log, committed=5, seconds=WAIT_SECONDS)
+
+
+# --- The ledger's gauges -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("always_fresh")
+def test_the_ledger_s_gauges_are_those_of_the_tables(store: EventStore) -> None:
+    # Given rows in every state
+    create_users(2, prefix="delivered")
+    deliver(sealed(), store)
+    create_users(3, prefix="sealed")
+    sealed()
+    expire_leases()
+    create_users(4, prefix="unsealed")
+    write_events(["{}"] * 5)
+    dispatched()
+    create_users(6, prefix="pending")
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE users SET created_at = now() - interval '1 hour' WHERE email LIKE 'sealed%'")
+
+    found = ledger()
+
+    assert found.of("towpath_pending_rows", outbox="outbox_user") == 6
+    assert found.of("towpath_in_flight_rows", outbox="outbox_user") == 7
+    assert found.of("towpath_in_flight_rows", outbox="outbox_event") == 5
+    assert found.of("towpath_oldest_age_seconds", outbox="outbox_user") == pytest.approx(3600, abs=60)
+    assert found["towpath_open_windows"] == 1
+    assert found["towpath_expired_leases"] == 1
+    assert found["towpath_unsealed_batches"] == 2
+    assert 0 < found["towpath_unverified_age_seconds"] < WAIT_SECONDS
+    assert found["towpath_mismatched_windows"] == 0
+
+
+@pytest.mark.usefixtures("always_fresh")
+def test_every_gauge_that_is_declared_is_served() -> None:
+    create_users(1)
+    dispatched()
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO pipeline_shift VALUES ('dispatch', gen_random_uuid(), now(), now())")
+
+    assert {gauge.name for gauge in LEDGER_GAUGES} <= ledger().names()
+
+
+def test_a_large_backlog_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gauges, "_COUNTED_ROWS", 10)
+    create_users(500)
+    write_events(["{}"] * 4)
+
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE outbox_user")  # the statistics are a second or so behind otherwise
+
+    found = dict(read_gauges()[pending_rows])
+
+    assert found == {"outbox_user": 500, "outbox_event": 4}
+
+
+# --- What goes wrong ---------------------------------------------------------------------------------------------
+
+
+def test_a_refused_row_is_counted_where_it_is_refused(store: EventStore) -> None:
+    write_events(["{}"] * 20)
+    write_events(["{}"], at="infinity")
+    counted = Counted()
+
+    assert deliver(sealed(), store) is Delivery.ACKED
+
+    assert counted.of("towpath_inserts_total", outcome="refused") >= 2  # the window, and the row by itself
+    assert counted.of("towpath_refused_rows_total", outbox="outbox_event") == 1
+    assert counted.of("towpath_acked_rows_total", outbox="outbox_event") == 20
+    assert dict(read_gauges()[dead_letters])["outbox_event"] == 1
+
+
+def test_a_store_that_is_away_is_counted_as_unavailable() -> None:
+    create_users(3)
+    counted = Counted()
+
+    assert deliver(sealed(), connect("clickhouse://127.0.0.1:1/default", timeout_seconds=1)) is Delivery.POSTPONED
+
+    assert counted.of("towpath_inserts_total", outcome="unavailable") == 1
+    assert counted.of("towpath_retries_total", reason="unavailable") == 1
+    assert counted.of("towpath_inserts_total", outcome="stored") == 0
+
+
+class _LosesAnswers:
+    """Never says how an insert has ended."""
+
+    def write(self, rows: bytes, *, row_count: int, token: str) -> None:  # noqa: ARG002
+        raise OutcomeUnknown("connection cut")
+
+
+def test_a_lost_answer_is_counted_as_unknown() -> None:
+    create_users(3)
+    counted = Counted()
+
+    assert deliver(sealed(), cast("EventStore", _LosesAnswers())) is Delivery.POSTPONED
+
+    assert counted.of("towpath_inserts_total", outcome="unknown") == 1
+    assert counted.of("towpath_retries_total", reason="unknown") == 1
+
+
+def test_a_lost_lease_and_what_recovers_are_counted(store: EventStore) -> None:
+    create_users(3)
+    window = sealed()
+    taken_over(window)
+    expire_leases()
+    counted = Counted()
+
+    assert deliver(window, store) is Delivery.LEASE_LOST
+    recover(store, should_stop=lambda: False)
+
+    assert counted.of("towpath_leases_lost_total") == 1
+    assert counted.of("towpath_recovered_total", what="window") == 1
+    assert counted.of("towpath_acked_rows_total", outbox="outbox_user") == 3
+
+
+def test_the_end_to_end_latency_is_that_of_the_events_own_time(store: EventStore) -> None:
+    hour_ago = datetime.fromtimestamp(datetime.now(UTC).timestamp() - 3600, UTC).isoformat()
+    write_events(["{}", "{}"], at=hour_ago)
+    counted = Counted()
+
+    deliver(sealed(), store)
+
+    assert counted.of("towpath_end_to_end_seconds_count") == 2
+    assert counted.of("towpath_end_to_end_seconds_sum") == pytest.approx(2 * 3600, abs=120)

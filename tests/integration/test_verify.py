@@ -1,0 +1,265 @@
+"""Verify: receipts against the event store, the ledger of a period, and what is purged."""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+from structlog.testing import capture_logs
+
+from backend.eventlog.store import EventStore, connect
+from pipeline.delivery import Delivery, deliver
+from pipeline.gauges import read_gauges
+from pipeline.metrics import mismatched_windows, unverified_age_seconds
+from pipeline.models import Window
+from pipeline.status import read_status
+from pipeline.verify import purge_receipts, read_ledger, verify_receipts
+from tests.integration.event_log import EventLog
+from tests.integration.manage import manage
+from tests.integration.rows import create_users, write_events
+from tests.integration.windows import dispatched, sealed
+
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def delivered(store: EventStore, *, users: int = 0, events: int = 0) -> Window:
+    """The receipt of one window of so many rows."""
+    create_users(users, prefix=f"verify{Window.objects.count()}-")
+    write_events(["{}"] * events)
+    window = sealed()
+    assert deliver(window, store) is Delivery.ACKED
+    return Window.objects.get(id=window.id)
+
+
+def verified(store: EventStore) -> int:
+    return verify_receipts(store, should_stop=lambda: False)
+
+
+def test_receipts_that_the_store_confirms_are_verified(store: EventStore) -> None:
+    delivered(store, users=3, events=2)
+    delivered(store, users=4)
+
+    assert verified(store) == 0
+
+    assert Window.objects.filter(verified_at=None).count() == 0
+    assert read_gauges()[unverified_age_seconds] == [("", 0.0)]
+
+
+def test_a_window_whose_rows_are_lost_is_an_alarm_with_its_details(store: EventStore, event_log: EventLog) -> None:
+    # Given a window of which the store has lost a row, and one that is whole
+    lost = delivered(store, users=3, events=2)
+    whole = delivered(store, users=4)
+    event_log.delete_where(
+        f"window_id = '{lost.id}' AND outbox = 'outbox_user' AND outbox_id = (SELECT min(outbox_id) FROM event_log"
+        f" WHERE window_id = '{lost.id}' AND outbox = 'outbox_user')"
+    )
+
+    # When receipts are verified
+    with capture_logs() as logs:
+        assert verified(store) == 1
+
+    # Then the whole one is verified; the other is not, and log, metric and status say so
+    assert Window.objects.get(verified_at=None).id == lost.id
+    assert Window.objects.exclude(verified_at=None).get().id == whole.id
+    (alarm,) = [line for line in logs if line["event"] == "receipt_mismatch"]
+    assert alarm["log_level"] == "error"
+    assert alarm["window"] == str(lost.id)
+    assert alarm["delivered"] == {"outbox_user": 3, "outbox_event": 2}
+    assert alarm["stored"] == {"outbox_user": 2, "outbox_event": 2}
+    assert read_gauges()[mismatched_windows] == [("", 1.0)]
+    assert [problem for problem in read_status().problems if "1 window(s) of which the event store" in problem]
+
+    # And it is not logged again as long as nothing changes
+    with capture_logs() as logs:
+        assert verified(store) == 1
+    assert not [line for line in logs if line["event"] == "receipt_mismatch"]
+
+
+def test_a_doubled_row_is_an_alarm(store: EventStore, event_log: EventLog) -> None:
+    receipt = delivered(store, users=2)
+    event_log.copy_window(str(receipt.id))
+
+    assert verified(store) == 1
+
+
+def test_a_window_whose_rows_come_back_is_verified_in_the_end(store: EventStore, event_log: EventLog) -> None:
+    delivered(store, users=2)
+    event_log.rename_table("event_log", "event_log_away")
+    event_log.create_table("event_log", like="event_log_away")
+    try:
+        assert verified(store) == 1
+    finally:
+        event_log.drop_table("event_log")
+        event_log.rename_table("event_log_away", "event_log")
+
+    assert verified(store) == 0
+
+    assert Window.objects.get().last_error == ""
+    assert read_gauges()[mismatched_windows] == [("", 0.0)]
+
+
+def test_nothing_is_decided_while_the_store_is_away(store: EventStore) -> None:
+    delivered(store, users=2)
+    away = connect("clickhouse://127.0.0.1:1/default", timeout_seconds=1)
+
+    assert verified(away) == 0
+
+    receipt = Window.objects.get()
+    assert (receipt.verified_at, receipt.last_error) == (None, "")
+
+
+def test_the_receipt_of_a_window_that_was_empty_when_it_was_loaded_is_verified(store: EventStore) -> None:
+    write_events(["{}"])
+    window = sealed()
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM outbox_event")
+    deliver(window, store)
+
+    assert verified(store) == 0
+    assert Window.objects.exclude(verified_at=None).count() == 1
+
+
+def test_more_receipts_than_fit_one_query_are_all_verified(store: EventStore) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, last_error, rows, bytes, sealed_at,"
+            " acked_at, delivered, dispatched_from, dispatched_to)"
+            " SELECT gen_random_uuid(), gen_random_uuid(), now(), 1, '', 0, 0, now(), now(), '{}', now(), now()"
+            " FROM generate_series(1, 1000)"
+        )
+
+    assert verified(store) == 0
+    assert Window.objects.exclude(verified_at=None).count() == 1000
+
+
+# --- The ledger of a period --------------------------------------------------------------------------------------
+
+
+def test_the_ledger_adds_up_whatever_is_under_way(store: EventStore) -> None:
+    # Given rows in every state
+    delivered(store, users=3)
+    create_users(2, prefix="sealed")
+    sealed()
+    create_users(4, prefix="unsealed")
+    dispatched()
+    create_users(5, prefix="pending")
+    with connection.cursor() as cursor:
+        (dead_id,) = create_users(1, prefix="dead")
+        cursor.execute(
+            "INSERT INTO pipeline_deadletter (outbox, row_id, error, window_id, at)"
+            " VALUES ('outbox_user', %s, 'refused', gen_random_uuid(), clock_timestamp())",
+            [dead_id],
+        )
+
+    users = read_ledger(store, since=LONG_AGO, until=None).outboxes["outbox_user"]
+
+    assert (users.stored, users.pending, users.in_flight, users.dead, users.missing) == (3, 5, 6, 1, 0)
+    assert users.committed == 15
+
+
+def test_the_ledger_of_a_period_leaves_out_what_was_dispatched_before_or_after(store: EventStore) -> None:
+    delivered(store, users=3)
+    between = datetime.now(UTC)
+    delivered(store, users=4)
+
+    before = read_ledger(store, since=LONG_AGO, until=between)
+    after = read_ledger(store, since=between, until=None)
+
+    assert (before.windows, before.outboxes["outbox_user"].stored) == (1, 3)
+    assert (after.windows, after.outboxes["outbox_user"].stored) == (1, 4)
+
+
+def test_the_ledger_counts_lost_rows_as_missing(store: EventStore, event_log: EventLog) -> None:
+    receipt = delivered(store, users=3, events=2)
+    event_log.delete_where(f"window_id = '{receipt.id}' AND outbox = 'outbox_event'")
+
+    ledger = read_ledger(store, since=LONG_AGO, until=None)
+
+    events = ledger.outboxes["outbox_event"]
+    assert (events.committed, events.stored, events.missing) == (2, 0, 2)
+    assert ledger.outboxes["outbox_user"].missing == 0
+    assert [one.difference() for one in ledger.mismatches] == ["outbox_event: 0 stored of 2"]
+
+
+# --- The command -------------------------------------------------------------------------------------------------
+
+
+def command(*arguments: str) -> tuple[int, dict[str, Any]]:
+    printed = io.StringIO()
+    try:
+        call_command("pipeline", "verify", "--json", *arguments, stdout=printed)
+    except SystemExit as stop:
+        return int(stop.code or 0), json.loads(printed.getvalue())
+    return 0, json.loads(printed.getvalue())
+
+
+def test_the_command_prints_the_ledger_and_verifies(store: EventStore) -> None:
+    delivered(store, users=3)
+
+    code, ledger = command()
+
+    assert code == 0
+    assert ledger["windows"] == 1
+    users = ledger["outboxes"]["outbox_user"]
+    assert users == {"committed": 3, "stored": 3, "pending": 0, "in_flight": 0, "dead": 0, "missing": 0}
+    assert Window.objects.exclude(verified_at=None).count() == 1
+
+
+def test_the_command_finds_a_lost_row_and_says_which_window(store: EventStore, event_log: EventLog) -> None:
+    receipt = delivered(store, users=3)
+    event_log.clear()
+
+    done = manage("pipeline", "verify", "--since", "2020-01-01")
+
+    assert done.returncode == 1
+    assert f"window {receipt.id}" in done.stdout
+    assert "outbox_user: 0 stored of 3" in done.stdout
+    assert "docs/runbook.md" in done.stdout
+
+
+def test_a_time_that_is_none_is_wrong_usage() -> None:
+    done = manage("pipeline", "verify", "--since", "yesterday")
+
+    assert done.returncode == 2
+    assert "'yesterday' is no time" in done.stderr
+
+
+def test_a_store_that_is_away_is_said_in_one_line(store: EventStore) -> None:
+    delivered(store, users=1)
+
+    done = manage("pipeline", "verify", EVENT_STORE_URL="clickhouse://127.0.0.1:1/default")
+
+    assert done.returncode == 1
+    assert "The event store does not answer" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# --- Purging -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("days", "is_verified", "is_purged"), [(31, True, True), (29, True, False), (31, False, False)]
+)
+def test_verified_receipts_are_purged_after_receipt_days(
+    store: EventStore, *, days: int, is_verified: bool, is_purged: bool
+) -> None:
+    delivered(store, users=1)
+    then = datetime.now(UTC) - timedelta(days=days)
+    Window.objects.update(acked_at=then, verified_at=then if is_verified else None)
+
+    assert purge_receipts(should_stop=lambda: False) == int(is_purged)
+    assert Window.objects.exists() != is_purged
+
+
+def test_an_open_window_is_never_purged(store: EventStore) -> None:  # noqa: ARG001
+    create_users(1)
+    sealed()
+    Window.objects.update(sealed_at=LONG_AGO, dispatched_from=LONG_AGO)
+
+    assert purge_receipts(should_stop=lambda: False) == 0
+    assert Window.objects.exists()

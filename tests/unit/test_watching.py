@@ -1,0 +1,136 @@
+"""Alert rules, dashboard and documentation against the metrics that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, get_args
+
+import promql_parser
+import pytest
+import yaml
+from prometheus_client import REGISTRY, Metric
+
+from deploy.local.process import PROJECT
+from pipeline import metrics
+
+STAGES = ("publish", "dispatch", "accumulate", "seal", "load", "write", "ack", "recover", "verify")
+
+#: What Prometheus itself makes of a scrape.
+OF_PROMETHEUS = {"up"}
+
+
+def declared() -> dict[str, set[str]]:
+    """Every series name that the pipeline can have, with its labels."""
+    found = {gauge.name: {gauge.label} if gauge.label else set() for gauge in metrics.LEDGER_GAUGES}
+    for metric in _counted():
+        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}[metric.type]
+        labels = {label for sample in metric.samples for label in sample.labels} or _labels(metric.name)
+        for suffix in suffixes:
+            found[metric.name + suffix] = labels
+    return found
+
+
+def _counted() -> list[Metric]:
+    return [metric for metric in REGISTRY.collect() if metric.name.startswith("towpath_")]
+
+
+def _labels(name: str) -> set[str]:
+    """Of a metric that has no series yet."""
+    for declaration in vars(metrics).values():
+        if getattr(declaration, "_name", None) == name:
+            return set(declaration._labelnames)
+    return set()
+
+
+def expressions() -> list[tuple[str, str]]:
+    """(where, PromQL) of every alert rule and every panel."""
+    found = [(rule["alert"], rule["expr"]) for rule in alerts()]
+    for panel in panels():
+        # Grafana puts a duration in the place of this variable.
+        found += [(panel["title"], one["expr"].replace("$__rate_interval", "1m")) for one in panel.get("targets", [])]
+    return found
+
+
+def alerts() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((PROJECT / "deploy/prometheus/alerts.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def panels() -> list[dict[str, Any]]:
+    dashboard: dict[str, Any] = json.loads((PROJECT / "deploy/grafana/dashboards/towpath.json").read_text())
+    found: list[dict[str, Any]] = dashboard["panels"]
+    return found
+
+
+@pytest.mark.parametrize(("where", "expression"), expressions())
+def test_rules_and_panels_use_metrics_and_labels_that_exist(where: str, expression: str) -> None:
+    promql_parser.parse(expression)  # raises ValueError
+
+    known = declared()
+    names = set(re.findall(r"\b(?:towpath_\w+|up)\b", re.sub(r'"[^"]*"', "", expression)))
+    assert names, where
+    assert names <= known.keys() | OF_PROMETHEUS, where
+    labels = {label for name in names for label in known.get(name, {"job", "instance"})} | {"le"}
+    grouped = {label for by in re.findall(r"by \(([^)]*)\)", expression) for label in by.split(", ")}
+    selected = set(re.findall(r"(\w+)=~?\"", expression))
+    assert grouped | selected <= labels, where
+
+
+@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
+def test_every_alert_has_its_section_in_the_runbook(rule: dict[str, Any]) -> None:
+    runbook = (PROJECT / "docs/runbook.md").read_text()
+
+    assert rule["annotations"]["runbook"] == f"docs/runbook.md#{rule['alert'].lower()}"
+    assert f"\n## {rule['alert']}\n" in runbook
+    assert rule["labels"]["severity"] in {"warning", "critical"}
+
+
+def test_the_runbook_has_no_section_of_an_alert_that_does_not_exist() -> None:
+    sections = re.findall(r"^## (Towpath\w+)$", (PROJECT / "docs/runbook.md").read_text(), re.MULTILINE)
+
+    assert sorted(sections) == sorted(rule["alert"] for rule in alerts())
+
+
+def test_no_alert_is_about_a_depth() -> None:
+    depths = ("towpath_pending_rows", "towpath_in_flight_rows", "towpath_unsealed_batches", "towpath_open_windows")
+
+    assert not [rule["alert"] for rule in alerts() for depth in depths if depth in rule["expr"]]
+
+
+def test_the_dashboard_has_a_row_for_each_stage_in_the_order_of_the_flow() -> None:
+    assert tuple(panel["title"] for panel in panels() if panel["type"] == "row") == STAGES
+
+
+def test_every_metric_is_on_the_dashboard() -> None:
+    shown = " ".join(one["expr"] for panel in panels() for one in panel.get("targets", []))
+
+    names = {gauge.name for gauge in metrics.LEDGER_GAUGES} | {metric.name for metric in _counted()}
+    assert not [name for name in names if not re.search(rf"\b{name}(_total|_bucket|_sum|_count)?\b", shown)]
+
+
+def test_every_metric_is_documented_and_nothing_else() -> None:
+    text = (PROJECT / "docs/operating.md").read_text()
+    documented = set(re.findall(r"^\| `(towpath_\w+)", text, re.MULTILINE))
+
+    exposed = {gauge.name for gauge in metrics.LEDGER_GAUGES}
+    exposed |= {metric.name + ("_total" if metric.type == "counter" else "") for metric in _counted()}
+    assert documented == exposed
+
+
+def test_every_value_of_a_closed_label_is_documented() -> None:
+    text = (PROJECT / "docs/operating.md").read_text()
+
+    vocabularies = (metrics.Stage, metrics.Closed, metrics.Inserted, metrics.Retried, metrics.Recovered)
+    for vocabulary in (*vocabularies, metrics.Verified):
+        for value in get_args(vocabulary):
+            assert f"`{value}`" in text, value
+
+
+def test_the_metrics_have_the_words_of_the_stages() -> None:
+    """Prometheus's conventions: base units, and `_total` on counters only."""
+    for name in declared():
+        assert re.fullmatch(r"towpath_[a-z_]+", name)
+        assert not re.search(r"_(ms|milliseconds|minutes|kb|mb)\b", name)
+    for gauge in metrics.LEDGER_GAUGES:
+        assert not gauge.name.endswith("_total")
