@@ -8,6 +8,7 @@ import pytest
 
 from tests.faults.conftest import Run
 from tests.faults.proxy import INSERT, Fault, Kind
+from tests.faults.reported import problems
 from tests.waiting import eventually
 
 _DRAIN_SECONDS = 40
@@ -110,16 +111,20 @@ _FAST_ANSWERS = ("200 with an exception", "200 of somebody else", "200 with fewe
     "name", [pytest.param(name, marks=[] if name in _FAST_ANSWERS else pytest.mark.slow) for name in _ANSWERS]
 )
 def test_an_answer_that_is_no_success_is_not_taken_for_one(run: Run, name: str) -> None:
-    """T13, T31: answers that the endpoint of the tests cannot be made to give are given by the proxy, twice.
+    """T13, T31: answers that the endpoint of the tests cannot be made to give are given by the proxy, again and again.
 
-    The rows do not reach the store until a real answer is given.
+    The rows do not reach the store until a real answer is given, and `status` says why.
     """
-    run.fleet.store.fail(Fault(kind=Kind.ANSWER, marker=INSERT, times=2, answer=_ANSWERS[name]))
+    run.fleet.store.fail(Fault(kind=Kind.ANSWER, marker=INSERT, answer=_ANSWERS[name]))
     run.publish(100)
     run.create_users(5)
+    eventually(lambda: run.fleet.store.struck >= 2, seconds=30, what="it has been tried twice")
+    eventually(lambda: problems("open window"), seconds=10, what="status says so")
+    assert run.oracle.stored(run.name) == 0
+
+    run.fleet.heal()
 
     run.judge_when_drained(seconds=_DRAIN_SECONDS)
-    assert run.fleet.store.struck == 2
 
 
 def _errors(run: Run) -> int:
