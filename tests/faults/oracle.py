@@ -161,7 +161,7 @@ class Oracle:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(sql, list(parameters))
-                return cursor.fetchall() if cursor.description else []
+                return [] if cursor.description is None else cursor.fetchall()
 
     def ask_store(self, sql: str) -> list[list[str]]:
         with closing(http.client.HTTPConnection("127.0.0.1", self._clickhouse_port, timeout=30)) as connection:
