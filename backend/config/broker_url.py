@@ -5,8 +5,8 @@ from __future__ import annotations
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 #: Without heartbeats a half-open socket lives until TCP gives up; without the blocked timeout a memory alarm
-#: holds a publisher for ever. dramatiq tries six times to publish: a blocked broker holds the dispatcher up for six
-#: times this long, then recovery delivers without it. (pika's names and units, seconds.)
+#: holds a publisher for ever. The dispatcher tries twice, dramatiq six times: so many times this long a blocked broker
+#: holds them up, then recovery delivers without it. (pika's names and units, seconds.)
 _DEFAULTS = {
     "heartbeat": "30",
     "blocked_connection_timeout": "5",
