@@ -109,6 +109,7 @@ def test_a_postgresql_whose_disk_is_full_refuses_changes_with_their_events_and_g
     else:
         with pytest.raises(psycopg2.Error):
             _write_wal_until_refused(run)
+        assert "PANIC" in postgres.program.log.read_text()
     stored = run.oracle.stored(run.name)
     connection.close()
 
