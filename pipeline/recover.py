@@ -13,8 +13,8 @@ from django.conf import settings
 from django.db import connection
 
 from pipeline.accumulate import Accumulator, Closing
-from pipeline.delivery import deliver
-from pipeline.window import claim_expired, seal
+from pipeline.delivery import Delivery, deliver
+from pipeline.window import claim_expired, has_room, seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,20 +28,25 @@ _BATCHES_PER_ROUND = 1000
 
 
 def recover(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
-    """Deliver what is overdue now; how many windows that was."""
+    """Deliver what is overdue now; how many windows that was.
+
+    Ends at the first one that the store does not take: the shift says that it is alive, and comes again.
+    """
     recovered = 0
-    for batch_ids in _overdue_windows():
+    for batch_ids in _overdue_windows() if has_room() else ():
         if should_stop():
             return recovered
         window = seal(batch_ids)
         if window is not None:
             log.warning("batches_recovered", window=str(window.id), batches=len(batch_ids), rows=window.row_count)
-            deliver(window, store)
             recovered += 1
+            if deliver(window, store) is Delivery.POSTPONED:
+                return recovered
     while not should_stop() and (window := claim_expired()) is not None:
         log.warning("window_recovered", window=str(window.id), attempt=window.attempts)
-        deliver(window, store)
         recovered += 1
+        if deliver(window, store) is Delivery.POSTPONED:
+            return recovered
     return recovered
 
 

@@ -163,8 +163,12 @@ def _all_messages(
     taken: list[tuple[pika.BasicProperties, bytes]] = []
 
     def take() -> bool:
-        while (answer := channel.basic_get("aggregate", auto_ack=True))[0] is not None:
-            taken.append((answer[1], answer[2]))
+        # A test before may have deleted the queue: until the dispatcher has declared it, a look costs the channel.
+        own = channel.connection.channel()
+        with suppress(pika.exceptions.ChannelClosedByBroker):
+            while (answer := own.basic_get("aggregate", auto_ack=True))[0] is not None:
+                taken.append((answer[1], answer[2]))
+            own.close()
         return len(taken) >= count
 
     eventually(take, seconds=30, what=f"{count} batches of {run.name} are dispatched")

@@ -39,9 +39,10 @@ def test_an_insert_that_is_cut_on_its_way_is_repeated(run: Run, after_bytes: int
     assert run.fleet.store.struck == 1
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seconds", [4, pytest.param(120, marks=pytest.mark.slow)])
 def test_a_store_that_is_down_costs_latency_only(run: Run, seconds: int) -> None:
-    """T11: windows wait with a backoff, their number is bounded; after ten minutes it is no different."""
+    """T11: windows wait with a backoff, and their number is bounded, however long it takes."""
     run.fleet.store.fail(Fault(kind=Kind.REFUSE))
     writer = run.writer()
     deadline = time.monotonic() + seconds
@@ -50,7 +51,8 @@ def test_a_store_that_is_down_costs_latency_only(run: Run, seconds: int) -> None
         time.sleep(0.5)
     writer.stop()
     attempts = run.oracle.ask_postgres("SELECT coalesce(sum(attempts), 0) FROM pipeline_window WHERE acked_at IS NULL")
-    assert int(attempts[0][0]) < 32 * (3 + seconds)
+    # Each one's pause doubles to 30 s.
+    assert int(attempts[0][0]) <= (16 + 3) * (7 + seconds / 20)
 
     run.fleet.heal()
 
@@ -133,6 +135,6 @@ def _errors(run: Run) -> int:
 
 
 def _assert_open_windows_are_bounded(run: Run) -> None:
-    """MAX_OPEN_WINDOWS is 32 full ones; two writers seal no further while the store does not take any."""
+    """MAX_OPEN_WINDOWS (16), and what two writers and recovery had sealed when that was reached."""
     found = run.oracle.ask_postgres("SELECT count(*) FROM pipeline_window WHERE acked_at IS NULL")
-    assert int(found[0][0]) <= 64
+    assert int(found[0][0]) <= 16 + 3
