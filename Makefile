@@ -18,8 +18,9 @@ run: setup ## the whole pipeline on this machine, until Ctrl-C (TRAFFIC=5: five 
 test: setup ## every test, on real services that the run starts itself
 	@$(PYTHON) -m pytest
 
-chaos: setup ## break everything for SECONDS (60) under load, with SEED, then count
+chaos: setup ## break everything for SECONDS (60) under load, with SEED, then count; then `make faults`, unless FAULTS=0
 	@$(PYTHON) -m tests.chaos.soak --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
+	$(if $(filter 0,$(FAULTS)),,@$(PYTHON) -m pytest -m slow)
 
 faults: setup ## the slow rows of the fault matrix (docs/guarantees.md)
 	@$(PYTHON) -m pytest -m slow

@@ -20,7 +20,7 @@ from django.db import DatabaseError, InterfaceError, connection
 from pipeline import failpoints, heartbeat, metrics
 from pipeline.accumulate import Accumulator
 from pipeline.delivery import Delivery, deliver
-from pipeline.window import seal
+from pipeline.window import has_room, seal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,6 +95,8 @@ class Aggregator:
             if failures:
                 # The store does not take windows now. Sealing more of them at full speed would help nobody.
                 self._pause(failures)
+                while not (self._is_hastened.is_set() or _has_room()):
+                    self._pause(failures)
         connection.close()
 
     def _next_window(self) -> list[_Waiting]:
@@ -148,3 +150,11 @@ class Aggregator:
 
     def _pause(self, failures: int) -> None:
         self._is_hastened.wait(min(0.25 * 2.0 ** min(failures, 8), _LONGEST_PAUSE_SECONDS) * random.uniform(0.75, 1.25))
+
+
+def _has_room() -> bool:
+    try:
+        return has_room()
+    except (DatabaseError, InterfaceError):
+        connection.close()
+        return True  # the seal waits until PostgreSQL is there

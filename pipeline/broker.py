@@ -95,7 +95,7 @@ def problems() -> list[str]:
     if any(not one.heartbeat for one in parameters):
         found.append("heartbeats are off: remove heartbeat=0 from RABBITMQ_URL")
     if any(not one.blocked_connection_timeout for one in parameters):
-        found.append("no blocked_connection_timeout: remove it from RABBITMQ_URL, the default is 30 s")
+        found.append("no blocked_connection_timeout: remove it from RABBITMQ_URL, the default is 5 s")
     return found
 
 

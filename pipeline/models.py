@@ -135,6 +135,9 @@ class Shift(models.Model):
     taken_at = models.DateTimeField()
     #: Written every few seconds while the shift works: what `status` and `doctor` judge it by.
     alive_at = models.DateTimeField()
+    #: When and by what a shift of this name was interrupted last.
+    interrupted_at = models.DateTimeField(null=True)
+    last_error = models.TextField(db_default="")
 
     class Meta:
         db_table = "pipeline_shift"

@@ -14,8 +14,8 @@ from django.db import connection
 
 from pipeline import metrics
 from pipeline.accumulate import Accumulator, Closing
-from pipeline.delivery import deliver
-from pipeline.window import claim_expired, seal
+from pipeline.delivery import Delivery, deliver
+from pipeline.window import claim_expired, has_room, seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,9 +29,12 @@ _BATCHES_PER_ROUND = 1000
 
 
 def recover(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
-    """Deliver what is overdue now; how many windows that was."""
+    """Deliver what is overdue now; how many windows that was.
+
+    Ends at the first one that the store does not take: the shift says that it is alive, and comes again.
+    """
     recovered = 0
-    for batch_ids in _overdue_windows():
+    for batch_ids in _overdue_windows() if has_room() else ():
         if should_stop():
             return recovered
         window = seal(batch_ids)
@@ -39,13 +42,15 @@ def recover(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
             metrics.windows.labels("recovery").inc()
             metrics.recovered.labels("batches").inc()
             log.warning("batches_recovered", window=str(window.id), batches=len(batch_ids), rows=window.row_count)
-            deliver(window, store)
             recovered += 1
+            if deliver(window, store) is Delivery.POSTPONED:
+                return recovered
     while not should_stop() and (window := claim_expired()) is not None:
         metrics.recovered.labels("window").inc()
         log.warning("window_recovered", window=str(window.id), attempt=window.attempts)
-        deliver(window, store)
         recovered += 1
+        if deliver(window, store) is Delivery.POSTPONED:
+            return recovered
     return recovered
 
 

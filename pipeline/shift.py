@@ -8,6 +8,7 @@ guarded where it happens (the cursor's lock, the seal, the lease).
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,8 @@ def run_shift(name: str, work: Callable[[], float], *, stopping: threading.Event
                 failures += 1
                 pause = min(0.1 * 2.0**failures, _LONGEST_PAUSE_SECONDS)
                 log.warning("shift_interrupted", shift=name, error=str(error), retry_in_seconds=pause)
+                with contextlib.suppress(DatabaseError, InterfaceError):
+                    _note_interruption(name, error)
             stopping.wait(pause)
     return True
 
@@ -65,6 +68,15 @@ def _take(name: str) -> uuid.UUID:
         )
     log.info("shift_taken", shift=name)
     return token
+
+
+def _note_interruption(name: str, error: Exception) -> None:
+    """For `status`. Not taken back when it is over: only the next message that is published shows that."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE pipeline_shift SET interrupted_at = clock_timestamp(), last_error = %s WHERE name = %s",
+            [f"{type(error).__name__} {error}"[:500], name],
+        )
 
 
 def _has_token(name: str, token: uuid.UUID) -> bool:

@@ -22,6 +22,10 @@ SHIFT_SILENT_SECONDS = 20
 #: The scheduler starts a new shift every minute.
 SCHEDULER_SILENT_SECONDS = 100
 
+#: Longer than a dispatcher tries to publish to a RabbitMQ that is blocked before it gives up, so that the reason can be
+#: seen all the time.
+INTERRUPTION_SHOWN_SECONDS = 60
+
 
 @dataclass(frozen=True, slots=True)
 class OutboxStatus:
@@ -82,6 +86,12 @@ def read_status() -> Status:
             name: {"alive_seconds_ago": round(alive, 1), "taken_seconds_ago": round(taken, 1)}
             for name, alive, taken in cursor.fetchall()
         }
+        cursor.execute(
+            "SELECT name, extract(epoch FROM clock_timestamp() - interrupted_at)::int, last_error FROM pipeline_shift"
+            " WHERE interrupted_at > clock_timestamp() - make_interval(secs => %s) ORDER BY name",
+            [INTERRUPTION_SHOWN_SECONDS],
+        )
+        errors += [f"the {name} shift was interrupted {ago} s ago: {error}" for name, ago, error in cursor.fetchall()]
         outboxes = {name: _outbox_status(model) for name, model in all_outboxes().items()}
     dead_letters = sum(outbox.dead_letters for outbox in outboxes.values())
     return Status(

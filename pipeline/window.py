@@ -198,6 +198,19 @@ def retry_later(window: SealedWindow, *, error: str) -> float:
     return pause
 
 
+def has_room() -> bool:
+    """True if fewer than MAX_OPEN_WINDOWS windows wait after a failed attempt: so long, more may be sealed.
+
+    Batches wait as well as windows do, and cost nothing meanwhile; each open window is tried again and again.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) < %s FROM pipeline_window WHERE acked_at IS NULL AND last_error <> ''",
+            [settings.MAX_OPEN_WINDOWS],
+        )
+        return bool(cursor.fetchone()[0])
+
+
 def note_error(window: SealedWindow, *, error: str) -> None:
     """Record why an attempt failed and leave the lease to run out."""
     with connection.cursor() as cursor:

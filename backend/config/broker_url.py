@@ -5,10 +5,11 @@ from __future__ import annotations
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 #: Without heartbeats a half-open socket lives until TCP gives up; without the blocked timeout a memory alarm
-#: holds a publisher for ever. (pika's names and units, seconds.)
+#: holds a publisher for ever. The dispatcher tries twice, dramatiq six times: so many times this long a blocked broker
+#: holds them up, then recovery delivers without it. (pika's names and units, seconds.)
 _DEFAULTS = {
     "heartbeat": "30",
-    "blocked_connection_timeout": "30",
+    "blocked_connection_timeout": "5",
     "socket_timeout": "10",
     "connection_attempts": "2",
     "retry_delay": "0.5",

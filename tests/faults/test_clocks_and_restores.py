@@ -13,24 +13,28 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 from django.db import connection
 
-from backend.outbox.models import all_outboxes
 from deploy.local.postgres import binaries
 from deploy.local.process import setpriv
-from pipeline.dispatch import Dispatcher, Limits
 from pipeline.window import seal
-from tests.faults import writers
 from tests.faults.conftest import Run
-from tests.faults.fleet import freeze, thaw
+from tests.faults.stages import (
+    committed_keys,
+    dispatch_without_messages,
+    freeze_between_transactions,
+    highest_ids,
+    ids_above,
+    publish_both,
+    thaw_all,
+)
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
     from pytest_django import Settings
 
     from deploy.local.process import Process
-    from pipeline.batch import Batch
 
 _DRAIN_SECONDS = 60
 _HOUR = 3600
@@ -71,8 +75,6 @@ datetime.datetime = datetime_
 pytestmark = pytest.mark.slow
 
 _Way = Literal["dumped, into the same cluster", "dumped, into a new cluster", "data folder"]
-_EVENTS = 20
-_USERS = 10
 
 
 @pytest.fixture(autouse=True)
@@ -144,32 +146,32 @@ def test_after_a_restore_of_postgresql_only_what_it_holds_again_is_stored_again(
     run.fleet.kill_all()
     workers = (run.fleet.dispatcher(), run.fleet.aggregator())
     run.fleet.ready(*workers)
-    delivered = _publish(run)
+    delivered = publish_both(run)
     run.wait_until_drained(seconds=_DRAIN_SECONDS)
-    _freeze(run, workers)
-    sealed = _publish(run)
-    assert seal([batch.id for batch in _dispatch()]) is not None
-    batched = _publish(run)
-    assert _dispatch()
-    waiting = _publish(run)
+    freeze_between_transactions(run, workers)
+    sealed = publish_both(run)
+    assert seal([batch.id for batch in dispatch_without_messages()]) is not None
+    batched = publish_both(run)
+    assert dispatch_without_messages()
+    waiting = publish_both(run)
     backup = _Backup(run, tmp_path, way)
-    highest = _highest_ids(run)
+    highest = highest_ids(run)
 
     # Life goes on, and is forgotten.
-    forgotten = _publish(run)
-    given_then = _ids_above(run, highest)
-    _thaw(workers)
+    forgotten = publish_both(run)
+    given_then = ids_above(run, highest)
+    thaw_all(workers)
     run.judge_when_drained(seconds=_DRAIN_SECONDS)
-    _freeze(run, workers)
+    freeze_between_transactions(run, workers)
     backup.restore()
 
     # The same ids come again, with other events.
-    new = _publish(run)
-    assert _ids_above(run, highest) == given_then
-    _thaw(workers)
+    new = publish_both(run)
+    assert ids_above(run, highest) == given_then
+    thaw_all(workers)
     run.wait_until_drained(seconds=_DRAIN_SECONDS)
 
-    committed = {key for (key,) in run.oracle.ask_postgres("SELECT key FROM oracle_event WHERE run = %s", [run.name])}
+    committed = committed_keys(run)
     copies = run.oracle.copies_by_key(run.name)
     assert committed == delivered | sealed | batched | waiting | new
     assert copies.keys() == committed | forgotten
@@ -245,49 +247,3 @@ def _seconds_ahead(worker: Process) -> float:
 
     logged = datetime.fromisoformat(json.loads(eventually(last_line, seconds=10))["timestamp"])
     return logged.timestamp() - time.time()
-
-
-def _freeze(run: Run, workers: Sequence[Process]) -> None:
-    """SIGSTOP to all of them, at a moment at which none has a transaction open."""
-
-    def is_done() -> bool:
-        for worker in workers:
-            freeze(worker)
-        is_quiet = not run.oracle.ask_postgres(
-            "SELECT FROM pg_stat_activity WHERE backend_type = 'client backend' AND state <> 'idle'"
-            " AND pid <> pg_backend_pid()"
-        )
-        if not is_quiet:
-            _thaw(workers)
-        return is_quiet
-
-    eventually(is_done, seconds=20, what="the workers are frozen")
-
-
-def _thaw(workers: Sequence[Process]) -> None:
-    for worker in workers:
-        thaw(worker)
-
-
-def _publish(run: Run) -> set[str]:
-    """Events into both outboxes; their keys."""
-    keys = {*writers.commit_events(run.name, _EVENTS), *writers.commit_users(run.name, _USERS)}
-    run.books.acknowledged.update(keys)
-    return keys
-
-
-def _dispatch() -> list[Batch]:
-    """One dispatcher's look at everything, here, its messages lost."""
-    batches: list[Batch] = []
-    limits = Limits(batch_ids=500, batch_bytes=1_000_000, in_flight_rows=10_000)
-    Dispatcher(all_outboxes(), limits=limits, publish=batches.extend).tick()
-    return batches
-
-
-def _highest_ids(run: Run) -> dict[str, int]:
-    return dict(run.oracle.ask_postgres("SELECT outbox, max(outbox_id) FROM oracle_event GROUP BY outbox"))
-
-
-def _ids_above(run: Run, highest: dict[str, int]) -> set[tuple[str, int]]:
-    rows: list[tuple[str, int]] = run.oracle.ask_postgres("SELECT outbox, outbox_id FROM oracle_event")
-    return {(outbox, outbox_id) for outbox, outbox_id in rows if outbox_id > highest[outbox]}

@@ -71,10 +71,12 @@ def test_a_dispatcher_killed_between_two_steps_loses_and_doubles_nothing(run: Ru
     run.fleet.aggregator()
     run.publish(100)
     run.create_users(30)
+    writer = run.writer(transactions_per_second=20)
 
     _start_shifts()
     run.fleet.wait_until_dead(doomed)
     run.fleet.idle_dispatcher(BATCH_IDS="20")
+    writer.stop()
 
     run.judge_when_drained(seconds=_RECOVERY_SECONDS)
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.faults.conftest import Run
 from tests.faults.proxy import Fault, Kind
+from tests.faults.reported import problems
 from tests.waiting import eventually
 
 _DRAIN_SECONDS = 40
@@ -38,9 +39,10 @@ def test_an_insert_that_is_cut_on_its_way_is_repeated(run: Run, after_bytes: int
     assert run.fleet.store.struck == 1
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seconds", [4, pytest.param(120, marks=pytest.mark.slow)])
 def test_a_store_that_is_down_costs_latency_only(run: Run, seconds: int) -> None:
-    """T11: windows wait with a backoff, their number is bounded; after ten minutes it is no different."""
+    """T11: windows wait with a backoff, and their number is bounded, however long it takes."""
     run.fleet.store.fail(Fault(kind=Kind.REFUSE))
     writer = run.writer()
     deadline = time.monotonic() + seconds
@@ -49,7 +51,8 @@ def test_a_store_that_is_down_costs_latency_only(run: Run, seconds: int) -> None
         time.sleep(0.5)
     writer.stop()
     attempts = run.oracle.ask_postgres("SELECT coalesce(sum(attempts), 0) FROM pipeline_window WHERE acked_at IS NULL")
-    assert int(attempts[0][0]) < 32 * (3 + seconds)
+    # Each one's pause doubles to 30 s.
+    assert int(attempts[0][0]) <= (16 + 3) * (7 + seconds / 20)
 
     run.fleet.heal()
 
@@ -111,16 +114,20 @@ _FAST_ANSWERS = ("200 with an exception", "200 of somebody else", "200 with fewe
     "name", [pytest.param(name, marks=[] if name in _FAST_ANSWERS else pytest.mark.slow) for name in _ANSWERS]
 )
 def test_an_answer_that_is_no_success_is_not_taken_for_one(run: Run, name: str) -> None:
-    """T13, T31: answers that the endpoint of the tests cannot be made to give are given by the proxy, twice.
+    """T13, T31: answers that the endpoint of the tests cannot be made to give are given by the proxy, again and again.
 
-    The rows do not reach the store until a real answer is given.
+    The rows do not reach the store until a real answer is given, and `status` says why.
     """
-    run.fleet.store.fail(Fault(kind=Kind.ANSWER, marker=run.store.insert, times=2, answer=_ANSWERS[name]))
+    run.fleet.store.fail(Fault(kind=Kind.ANSWER, marker=run.store.insert, answer=_ANSWERS[name]))
     run.publish(100)
     run.create_users(5)
+    eventually(lambda: run.fleet.store.struck >= 2, seconds=30, what="it has been tried twice")
+    eventually(lambda: problems("open window"), seconds=10, what="status says so")
+    assert run.oracle.stored(run.name) == 0
+
+    run.fleet.heal()
 
     run.judge_when_drained(seconds=_DRAIN_SECONDS)
-    assert run.fleet.store.struck == 2
 
 
 def _errors(run: Run) -> int:
@@ -129,6 +136,6 @@ def _errors(run: Run) -> int:
 
 
 def _assert_open_windows_are_bounded(run: Run) -> None:
-    """MAX_OPEN_WINDOWS is 32 full ones; two writers seal no further while the store does not take any."""
+    """MAX_OPEN_WINDOWS (16), and what two writers and recovery had sealed when that was reached."""
     found = run.oracle.ask_postgres("SELECT count(*) FROM pipeline_window WHERE acked_at IS NULL")
-    assert int(found[0][0]) <= 64
+    assert int(found[0][0]) <= 16 + 3

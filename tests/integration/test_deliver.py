@@ -421,6 +421,28 @@ def test_recovery_stops_between_two_windows_when_it_is_told_to(store: EventStore
     assert undelivered() == {"outbox_user": 10, "batches": 1}
 
 
+def test_recovery_seals_no_more_while_the_store_leaves_so_many_windows_waiting(
+    event_log: EventLog, store: EventStore, settings: Settings
+) -> None:
+    # Given a store that is down, and overdue batches, as they come all the time
+    settings.MAX_OPEN_WINDOWS = 3
+    down = connect("clickhouse://127.0.0.1:1/default", timeout_seconds=5)
+    for number in range(6):
+        create_users(10, prefix=f"n{number}")
+        dispatched()
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE pipeline_batch SET dispatched_at = clock_timestamp() - interval '1 minute'")
+
+        recover(down, should_stop=lambda: False)
+
+    # Then the number of windows is bounded, and the rest waits as batches until the store is back
+    assert undelivered() == {"outbox_user": 60, "batches": 6, "open windows": 3}
+    expire_leases()
+    recover(store, should_stop=lambda: False)
+    recover(store, should_stop=lambda: False)
+    assert_delivered(event_log, committed=60)
+
+
 def test_the_written_time_is_the_store_s(store: EventStore, event_log: EventLog) -> None:
     create_users(1)
     before = store.now()

@@ -239,3 +239,21 @@ def test_a_stop_finishes_the_running_request(client: Client, server: ClickHouse)
     assert server.exit_code == 0
     server.start()
     server.wait_until_ready()
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ("ADD CONSTRAINT small CHECK id < 10", 469),
+        ("MODIFY SETTING parts_to_delay_insert = 1, parts_to_throw_insert = 1", 252),
+    ],
+)
+def test_rows_that_the_table_does_not_take_are_not_acknowledged(client: Client, change: str, code: int) -> None:
+    """The rows can be parsed; it is the table that says no, after the last of them."""
+    client.raw_insert("t", COLUMNS, tsv(ROWS[:1]), fmt="TabSeparated")
+    client.command(f"ALTER TABLE t {change}")
+
+    with pytest.raises(DatabaseError, match=f"Code: {code}"):
+        client.raw_insert("t", COLUMNS, tsv(ROWS), fmt="TabSeparated")
+
+    assert count(client) == 1
