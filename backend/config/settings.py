@@ -82,6 +82,7 @@ AXES_RESET_ON_SUCCESS = True
 AXES_VERBOSE = False
 #: The field of the admin's form; axes would look for the model's (`email`), find nothing, and count nobody.
 AXES_USERNAME_FORM_FIELD = "username"
+AXES_USERNAME_CALLABLE = "backend.users.throttling.typed_name"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 STATIC_URL = "static/"
 # The admin's own files are served from where they are installed: there is nothing to collect.

@@ -76,8 +76,9 @@ class Session:
         if self._connection.closed or self._connection.info.transaction_status != TRANSACTION_STATUS_IDLE:
             return False
         # At rest, a server only ever sends its goodbye.
-        said_goodbye, _, _ = select.select([self._socket], [], [], 0)
-        return not said_goodbye
+        at_rest = select.poll()  # select() knows no descriptor above 1023
+        at_rest.register(self._socket, select.POLLIN)
+        return not at_rest.poll(0)
 
     def close(self) -> None:
         with contextlib.suppress(psycopg2.Error):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
@@ -124,8 +124,12 @@ class ClickHouseSubject(_Engine):
 class EmbeddedSubject(_Engine):
     """ClickHouse's engine in this process, which can have one folder open only: that of the test run."""
 
+    #: Never closed: each time chDB's engine starts again, a dozen file descriptors are left behind.
+    _keeper: ClassVar[Client | None] = None
+
     def __init__(self, services: Services) -> None:
         folder = services.folder / "embedded"
+        type(self)._keeper = self._keeper or clickhouse_connect.get_client(interface="chdb", path=str(folder))
         self._admin = clickhouse_connect.get_client(interface="chdb", path=str(folder))
         self._drop_tables()
         self.store = connect(f"chdb://{folder}", timeout_seconds=_TIMEOUT_SECONDS)

@@ -71,7 +71,10 @@ def test_a_web_process_without_its_database_lives_but_is_not_ready(workers: Work
 
 def test_a_web_process_whose_migrations_are_missing_is_not_ready() -> None:
     with connection.cursor() as cursor:
-        cursor.execute("UPDATE django_migrations SET app = 'away' WHERE app = 'pipeline' AND name LIKE '0002%'")
+        cursor.execute(
+            "UPDATE django_migrations SET app = 'away' WHERE app = 'pipeline'"
+            " AND name = (SELECT max(name) FROM django_migrations WHERE app = 'pipeline')"
+        )
     try:
         response = Client().get("/readyz")
     finally:

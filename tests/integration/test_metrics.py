@@ -159,7 +159,7 @@ def test_a_large_backlog_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
 
     found = dict(read_gauges()[pending_rows])
 
-    assert found == {"outbox_user": 500, "outbox_event": 4}
+    assert found == {"outbox_user": 500, "outbox_event": 4, "outbox_user_change": 0}
 
 
 # --- What goes wrong ---------------------------------------------------------------------------------------------
