@@ -43,6 +43,9 @@ _TABLE_SETTINGS = {
     "fsync_after_insert": 1,
     "fsync_part_directory": 1,
 }
+#: Windows make parts of a thousand rows under steady load. Merged as soon as there are a few, they took a third of the
+#: engine's time; ten at once are merged less often. Costs nothing in correctness, and up to nine small parts to read.
+_MERGE_SETTINGS = {"min_parts_to_merge_at_once": 10}
 
 _TYPES = {Kind.TEXT: "String", Kind.WHOLE_NUMBER: "UInt64", Kind.TIME: "DateTime64(6, 'UTC')", Kind.UUID: "UUID"}
 _CODECS = {
@@ -70,7 +73,7 @@ CREATE TABLE IF NOT EXISTS {_TABLE} (
 ENGINE = MergeTree
 PARTITION BY toYYYYMM(event_date_time)
 ORDER BY (event_type, event_date_time, outbox, outbox_id)
-SETTINGS {", ".join(f"{name} = {value}" for name, value in _TABLE_SETTINGS.items())}
+SETTINGS {", ".join(f"{name} = {value}" for name, value in (_TABLE_SETTINGS | _MERGE_SETTINGS).items())}
 """
 
 _COLUMN_TYPES = {column.name: _TYPES[column.kind] for column in ROW_COLUMNS} | {"written_at": _TYPES[Kind.TIME]}

@@ -19,7 +19,7 @@ CREATE TABLE IF NOT EXISTS event_log (
 ENGINE = MergeTree
 PARTITION BY toYYYYMM(event_date_time)
 ORDER BY (event_type, event_date_time, outbox, outbox_id)
-SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1, min_parts_to_merge_at_once = 10;
 
 ALTER TABLE event_log ADD COLUMN IF NOT EXISTS actor String CODEC(ZSTD(1));
 
