@@ -42,6 +42,12 @@ _IS_OF_ANOTHER_CLUSTER = (
 )
 
 
+#: For the dispatcher's own connection: each look is a few probes of an index, whatever the planner believes.
+_INDEX_PROBES_ONLY = (
+    "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """`batch_ids` ids or `batch_bytes` payload bytes to a batch; `in_flight_rows` between dispatch and ack."""
@@ -187,8 +193,8 @@ class Dispatcher:
         if connection.connection is not self._prepared_on:
             cursor.execute("SELECT count(*) FROM pg_prepared_statements WHERE name = %s", [self._news_name])
             if cursor.fetchone() == (0,):
-                # A plan made while a table is empty must not read all of it when it has grown: index scans only.
-                cursor.execute(f"SET enable_seqscan = off; PREPARE {self._news_name} AS {self._news_sql}")
+                # A plan made while a table is empty must not read all of it, dead rows too, when it has grown.
+                cursor.execute(f"{_INDEX_PROBES_ONLY}; PREPARE {self._news_name} AS {self._news_sql}")
             self._prepared_on = connection.connection
         cursor.execute(f"EXECUTE {self._news_name}")
         found: list[tuple[str, bool, bool]] = cursor.fetchall()

@@ -161,7 +161,7 @@ def database_settings(url: str) -> dict[str, object]:
 
 
 #: What an unset DATABASE_URL means.
-LOCAL_DATABASE_URL = "postgresql://towpath@127.0.0.1:54329/towpath"
+LOCAL_DATABASE_URL = "postgresql://towpath@127.0.0.1:24329/towpath"
 
 #: This process's environment.
 env = Environment(os.environ, fallback_file=Path(__file__).resolve().parents[2] / ".local" / "stack.env")

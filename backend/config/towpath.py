@@ -22,7 +22,7 @@ django_stubs_ext.monkeypatch()
 
 # --- RabbitMQ and the event store. An unset URL means the local stack's ------------------------------------------
 
-RABBITMQ_URL = _env.url("RABBITMQ_URL", "amqp://127.0.0.1:56729", schemes=("amqp", "amqps"))
+RABBITMQ_URL = _env.url("RABBITMQ_URL", "amqp://127.0.0.1:26729", schemes=("amqp", "amqps"))
 EVENT_STORE_URL = _env.url("EVENT_STORE_URL", _env.url("CLICKHOUSE_URL", _store.DEFAULT_URL))
 try:
     EVENT_STORE_URL = _store.completed(EVENT_STORE_URL, database_url=_env.url("DATABASE_URL", LOCAL_DATABASE_URL))

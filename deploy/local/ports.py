@@ -13,10 +13,11 @@ from pathlib import Path
 
 from deploy.local.errors import LocalStackError
 
-#: Not the services' usual ports, which other software of the machine may use or expect.
+#: Not the services' usual ports, which other software of the machine may use or expect, and none of those from 32768
+#: on, which the kernel gives to outgoing connections.
 PREFERRED = {
-    "postgres": 54329,
-    "amqp": 56729,
+    "postgres": 24329,
+    "amqp": 26729,
     "rabbitmq_management": 15679,
     "rabbitmq_dist": 25679,
     "clickhouse": 18129,

@@ -1,6 +1,6 @@
 """`make bench`: the figures of the pipeline on this machine, beside their partners and targets, as one table.
 
-    python -m tests.benchmarks.bench [--only NAME] [--quick] [--repeats N] [--svg]
+    python -m tests.benchmarks.bench [--only NAME] [--quick] [--repeats N]
 
 A missed target is said in the table and changes no exit code: the machine may be busy. 1 means that a figure could not
 be measured.
@@ -91,7 +91,6 @@ def main() -> int:
         help="small sizes, once unless --repeats says otherwise: shows the method, not the figures",
     )
     parser.add_argument("--repeats", type=int, help="runs of each side (5)")
-    parser.add_argument("--svg", action="store_true", help=f"draw {_SVG.relative_to(PROJECT)}")
     options = parser.parse_args()
     sizes = QUICK if options.quick else FULL
     if options.repeats:
@@ -106,7 +105,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     _JSON.write_text(as_json(figures), encoding="utf-8")
-    if options.svg:
+    if not options.only and not options.quick:
         _SVG.write_text(draw(figures, note=_machine()), encoding="utf-8")
     sys.stdout.write(f"\n{as_table(figures, notes=_notes(sizes, failed))}\n")
     return 1 if failed else 0
