@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import sys
 import uuid
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-import chdb
 import clickhouse_connect
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from clickhouse_connect.driver.client import Client
+
+    from tests.services import Services
 
 _VALUES = {Kind.TEXT: "a", Kind.WHOLE_NUMBER: "1", Kind.TIME: "2026-03-04 05:06:07.1+00", Kind.UUID: str(uuid.uuid4())}
 _NOT_GRANTED = 497
@@ -123,11 +125,11 @@ def test_each_user_may_do_its_part_and_no_more(endpoint: Endpoint) -> None:
         client.close()
 
 
-def test_the_engine_understands_every_statement_of_users_sql() -> None:
+def test_the_engine_understands_every_statement_of_users_sql(services: Services) -> None:
     """Users cannot be made in the embedded engine: its parser reads the statements, its list has the settings."""
     for statement in statements():
-        _parse(statement)
-    known = set(_embedded("SELECT name FROM system.settings").split())
+        _parse(services, statement)
+    known = set(_embedded(services, "SELECT name FROM system.settings").split())
     for user in ("towpath_writer", "towpath_reader"):
         assert profile(user)
         assert set(profile(user)) <= known
@@ -164,27 +166,32 @@ def test_the_single_node_file_makes_a_table_that_the_migrations_find_up_to_date(
         store.close()
 
 
-def test_the_replicated_file_differs_in_what_replicas_need_only() -> None:
+def test_the_replicated_file_differs_in_what_replicas_need_only(services: Services) -> None:
     """Replication needs Keeper, which the embedded engine has not: its parser reads the file, its list the settings."""
     text = "\n".join(_statements(PROJECT / "deploy" / "clickhouse" / "event_log_replicated.sql"))
     for statement in _statements(PROJECT / "deploy" / "clickhouse" / "event_log_replicated.sql"):
-        _parse(statement)
+        _parse(services, statement)
     assert text.count("ENGINE = ReplicatedMergeTree") == text.count("CREATE TABLE") == text.count("ON CLUSTER") == 2
     assert "non_replicated" not in text
-    known = set(_embedded("SELECT name FROM system.replicated_merge_tree_settings").split())
+    known = set(_embedded(services, "SELECT name FROM system.replicated_merge_tree_settings").split())
     named = {word for line in text.splitlines() if line.startswith("SETTINGS") for word in re.findall(r"(\w+) =", line)}
     assert {"replicated_deduplication_window", "replicated_deduplication_window_seconds"} <= named <= known
 
 
-def _embedded(sql: str) -> str:
-    """The answer of the engine in this process."""
-    return str(chdb.query(sql, "TSV"))  # type: ignore[no-untyped-call]
+def _embedded(services: Services, sql: str) -> str:
+    """The answer of the engine behind the run's endpoint."""
+    with closing(http.client.HTTPConnection("127.0.0.1", services.clickhouse.port, timeout=30)) as connection:
+        connection.request("POST", "/?default_format=TabSeparated", body=sql.encode())
+        response = connection.getresponse()
+        text = response.read().decode()
+    assert response.status == http.client.OK, text
+    return text
 
 
-def _parse(statement: str) -> None:
+def _parse(services: Services, statement: str) -> None:
     """Fails unless the engine's parser understands the statement."""
     quoted = statement.replace("\\", "\\\\").replace("'", "\\'")
-    assert _embedded(f"SELECT formatQuery('{quoted}')").strip()
+    assert _embedded(services, f"SELECT formatQuery('{quoted}')").strip()
 
 
 def _statements(path: Path) -> list[str]:
