@@ -5,14 +5,16 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from tests.benchmarks.figure import short
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tests.benchmarks.figure import Figure
 
-_WIDTH, _LABELS, _VALUES = 960, 430, 210
+_WIDTH, _LABELS, _VALUES = 1080, 440, 310
 _ROW, _BAR, _TOP = 26, 14, 58
-#: A bar ends here, in multiples of the target; what is better is marked with an arrow.
+#: A bar ends here, in multiples of the target.
 _LONGEST = 3.0
 
 _STYLE = """
@@ -55,8 +57,8 @@ def _row(figure: Figure, top: int, unit: float) -> list[str]:
     score = _score(figure)
     length = min(score, _LONGEST) * unit
     middle = top + _BAR / 2 + 5
-    shown = f"{figure.ratio:.2f} x" if figure.ratio is not None else f"{figure.value:,.4g} {figure.unit}"
-    value = escape(f"{shown}{' and more' if score > _LONGEST else ''} ({figure.target})")
+    shown = f"{figure.ratio:.2f} x" if figure.ratio is not None else f"{short(figure.value)} {figure.unit}"
+    value = escape(f"{shown} ({figure.target})")
     kind = "met" if figure.met else "missed"
     bar = f'class="{kind}" x="{_LABELS}" y="{top}" width="{max(length, 1):.1f}"'
     return [

@@ -51,7 +51,7 @@ def measured(
     value = statistics.median(values)
     if partner is None:
         met = None if bound is None else bound.is_kept(value)
-        target = "" if bound is None else f"{bound.kind} {_short(bound.limit)} {unit}"
+        target = "" if bound is None else f"{bound.kind} {short(bound.limit)} {unit}"
         return Figure(name=name, value=value, unit=unit, target=target, met=met)
     ratios = [own / other for own, other in zip(values, partner.values, strict=True)]
     ratio = statistics.median(ratios)
@@ -59,7 +59,7 @@ def measured(
         name=name,
         value=value,
         unit=unit,
-        partner=f"{partner.name}: {_short(statistics.median(partner.values))}",
+        partner=f"{partner.name}: {short(statistics.median(partner.values))}",
         ratio=ratio,
         target="" if bound is None else f"{bound.kind} {bound.limit:g} x",
         met=None if bound is None else bound.is_kept(ratio),
@@ -74,7 +74,7 @@ def in_turns(
     for turn in range(repeats):
         for name, run in sides.items():
             values[name].append(run())
-            say(f"    {turn + 1}/{repeats}  {name:<44} {_short(values[name][-1]):>12} {unit}")
+            say(f"    {turn + 1}/{repeats}  {name:<44} {short(values[name][-1]):>12} {unit}")
     return values
 
 
@@ -84,7 +84,7 @@ def as_table(figures: Sequence[Figure], *, notes: Sequence[str] = ()) -> str:
     rows = [
         (
             figure.name,
-            _short(figure.value),
+            short(figure.value),
             figure.unit,
             figure.partner,
             "" if figure.ratio is None else f"{figure.ratio:.2f} x",
@@ -116,7 +116,8 @@ def as_json(figures: Sequence[Figure]) -> str:
     return json.dumps([asdict(figure) for figure in figures], indent=2) + "\n"
 
 
-def _short(number: float) -> str:
+def short(number: float) -> str:
+    """Three digits that say something."""
     if number == 0:
         return "0"
     if abs(number) >= 100:
