@@ -293,13 +293,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.soak")
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=None, help="default: a random one, printed")
-    parser.add_argument("--folder", type=Path, default=_FOLDER)
+    parser.add_argument(
+        "--folder", type=Path, default=None, help=f"default: {_FOLDER.name}/SEED, so that seeds run together"
+    )
     options = parser.parse_args()
     seed = random.randrange(10_000) if options.seed is None else options.seed
     for name in ("DATABASE_URL", "RABBITMQ_URL", "EVENT_STORE_URL", "CLICKHOUSE_URL", "FAILPOINTS"):
         os.environ.pop(name, None)
-    shutil.rmtree(options.folder, ignore_errors=True)
-    with Stack(options.folder, has_application=False, environment={"LOG_JSON": "true"}) as stack:
+    folder = options.folder or _FOLDER / str(seed)
+    shutil.rmtree(folder, ignore_errors=True)
+    with Stack(folder, has_application=False, environment={"LOG_JSON": "true"}) as stack:
         os.environ.update(stack.environment)
         return Soak(stack, seconds=options.seconds, seed=seed).run()
 
