@@ -78,8 +78,7 @@ class Dispatcher:
         self._prepared_on: object = None
         self._turn = 0
         self._page_sql = {name: _page_sql(model) for name, model in outboxes.items()}
-        self._news_sql = _news_sql(outboxes)
-        self._news_name = f"towpath_news_{zlib.crc32(self._news_sql.encode()):08x}"
+        self._news_name = ""
 
     def create_cursors(self) -> None:
         """Give each outbox that has none a cursor that has seen nothing."""
@@ -124,11 +123,16 @@ class Dispatcher:
         batches: list[Batch] = []
         is_more = False
         with transaction.atomic(), connection.cursor() as cursor:
+            # The locks come first and in a statement of their own: the snapshot of the statement that reads the rows
+            # must be younger than the cursor it starts from, or rows would be dispatched twice.
+            cursors = _lock_cursors(cursor, names)
             for name in names:
                 if room <= 0:
                     is_more = True
                     break
-                page, is_full = self._take_page(cursor, name, max_rows=min(share, room, _PAGE_ROWS))
+                if name not in cursors:
+                    continue  # another dispatcher is at it
+                page, is_full = self._take_page(cursor, name, cursors[name], max_rows=min(share, room, _PAGE_ROWS))
                 room -= sum(len(batch.ids) for batch in page)
                 batches += page
                 is_more |= is_full
@@ -137,13 +141,10 @@ class Dispatcher:
             self._highest_batch = max(batch.id for batch in batches)
         return batches, is_more
 
-    def _take_page(self, cursor: CursorWrapper, name: str, *, max_rows: int) -> tuple[list[Batch], bool]:
+    def _take_page(
+        self, cursor: CursorWrapper, name: str, row: _CursorRow, *, max_rows: int
+    ) -> tuple[list[Batch], bool]:
         """The next page's batches, and whether there may be another page."""
-        # The lock comes first and in a statement of its own: the snapshot of the statement that reads the rows must
-        # be younger than the cursor it starts from, or rows would be dispatched twice.
-        row = _lock_cursor(cursor, name)
-        if row is None:
-            return [], False
         stretches = unseen(row.seen, row.page)
         cursor.execute(
             self._page_sql[name],
@@ -189,31 +190,34 @@ class Dispatcher:
         return waiting
 
     def _news(self, cursor: CursorWrapper) -> list[tuple[str, bool, bool]]:
-        # Prepared, because with fifty outboxes planning takes seven times as long as the look itself.
+        # Prepared, because with fifty outboxes planning takes many times as long as the look itself.
         if connection.connection is not self._prepared_on:
+            cursor.execute(f"SELECT {_CLUSTER}")
+            sql = _news_sql(self._outboxes, cluster=int(cursor.fetchone()[0]))
+            self._news_name = f"towpath_news_{zlib.crc32(sql.encode()):08x}"
             cursor.execute("SELECT count(*) FROM pg_prepared_statements WHERE name = %s", [self._news_name])
             if cursor.fetchone() == (0,):
                 # A plan made while a table is empty must not read all of it, dead rows too, when it has grown.
-                cursor.execute(f"{_INDEX_PROBES_ONLY}; PREPARE {self._news_name} AS {self._news_sql}")
+                cursor.execute(f"{_INDEX_PROBES_ONLY}; PREPARE {self._news_name} AS {sql}")
             self._prepared_on = connection.connection
         cursor.execute(f"EXECUTE {self._news_name}")
         found: list[tuple[str, bool, bool]] = cursor.fetchall()
         return found
 
 
-def _lock_cursor(cursor: CursorWrapper, name: str) -> _CursorRow | None:
-    """The cursor of an outbox, locked for this transaction. None when another dispatcher has it."""
+def _lock_cursors(cursor: CursorWrapper, names: Sequence[str]) -> dict[str, _CursorRow]:
+    """The cursors of the outboxes, locked for this transaction; without those that another dispatcher has."""
     cursor.execute(
-        "SELECT seen::text, target::text, page_xid::text, page_id, is_rescan "
-        "FROM pipeline_cursor WHERE outbox = %s FOR UPDATE SKIP LOCKED",
-        [name],
+        "SELECT outbox, seen::text, target::text, page_xid::text, page_id, is_rescan "
+        "FROM pipeline_cursor WHERE outbox = ANY(%s) FOR UPDATE SKIP LOCKED",
+        [list(names)],
     )
-    found = cursor.fetchone()
-    if found is None:
-        return None
-    seen, target, page_xid, page_id, is_rescan = found
-    page = None if page_xid is None else Position(int(page_xid), page_id)
-    return _CursorRow(Snapshot.parse(seen), target, page, is_rescan)
+    return {
+        name: _CursorRow(
+            Snapshot.parse(seen), target, None if page_xid is None else Position(int(page_xid), page_id), is_rescan
+        )
+        for name, seen, target, page_xid, page_id, is_rescan in cursor.fetchall()
+    }
 
 
 def _start_over(name: str) -> None:
@@ -293,23 +297,24 @@ SELECT id, ids, bytes, EXISTS (SELECT FROM last_of_full) FROM batches ORDER BY i
 """
 
 
-def _news_sql(outboxes: Iterable[str]) -> str:
+def _news_sql(outboxes: Iterable[str], *, cluster: int) -> str:
     """For each outbox, what a tick must know: two probes of its index, an unfinished run of pages, a rewound cursor.
 
-    The row and the snapshot it is compared with are read in one statement: in two, a cursor that another dispatcher
-    moves in between would look rewound.
+    The rows and the snapshots they are compared with are read in one statement: in two, a cursor that another
+    dispatcher moves in between would look rewound.
     """
-    probe = """
-SELECT c.outbox, c.target IS NOT NULL
-        OR EXISTS (SELECT FROM {table} AS o WHERE o.xid >= pg_snapshot_xmax(c.seen))
-        OR EXISTS (SELECT FROM pg_snapshot_xip(c.seen) AS open (xid) JOIN {table} AS o ON o.xid = open.xid),
-    {elsewhere}
-FROM pipeline_cursor AS c WHERE c.outbox = {name}"""
-    return " UNION ALL ".join(
-        probe.format(
-            name=f"'{name.replace(chr(39), 2 * chr(39))}'",
-            table=connection.ops.quote_name(name),
-            elsewhere=_IS_OF_ANOTHER_CLUSTER,
-        )
-        for name in outboxes
+    tables = {"'" + name.replace("'", "''") + "'": connection.ops.quote_name(name) for name in outboxes}
+    probes = " ".join(
+        f"WHEN {name} THEN EXISTS (SELECT FROM {table} AS o WHERE o.xid >= c.next_xid)"
+        f" OR EXISTS (SELECT FROM {table} AS o WHERE o.xid = ANY (c.open_xids))"
+        for name, table in tables.items()
     )
+    # What the probes need of a snapshot is taken from it once (OFFSET 0), and the cluster's identifier is read once
+    # for a connection (from a file): with fifty outboxes, either would cost as much as all the probes.
+    return f"""
+SELECT c.outbox, c.target IS NOT NULL OR CASE c.outbox {probes} END,
+       c.cluster <> '{cluster}' OR pg_snapshot_xmax(pg_current_snapshot()) < c.next_xid
+FROM (SELECT outbox, target, cluster, pg_snapshot_xmax(seen) AS next_xid,
+             ARRAY(SELECT pg_snapshot_xip(seen)) AS open_xids
+      FROM pipeline_cursor WHERE outbox IN ({", ".join(tables)}) OFFSET 0) AS c
+"""
