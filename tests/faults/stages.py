@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from backend.outbox.models import all_outboxes
 from pipeline.dispatch import Dispatcher, Limits
+from pipeline.window import seal
 from tests.faults import writers
 from tests.faults.fleet import freeze, thaw
 from tests.waiting import eventually
@@ -26,6 +27,21 @@ def publish_both(run: Run) -> set[str]:
     keys = {*writers.commit_events(run.name, _EVENTS), *writers.commit_users(run.name, _USERS)}
     run.books.acknowledged.update(keys)
     return keys
+
+
+def publish_in_each_stage(run: Run, workers: Sequence[Process], *, drain_seconds: float) -> tuple[set[str], set[str]]:
+    """Events that the workers deliver before they are frozen, then some in a window, in a batch, and not yet seen.
+
+    The keys of those with a window (delivered or not), and of those without.
+    """
+    delivered = publish_both(run)
+    run.wait_until_drained(seconds=drain_seconds)
+    freeze_between_transactions(run, workers)
+    sealed = publish_both(run)
+    assert seal([batch.id for batch in dispatch_without_messages()]) is not None
+    batched = publish_both(run)
+    assert dispatch_without_messages()
+    return delivered | sealed, batched | publish_both(run)
 
 
 def dispatch_without_messages() -> list[Batch]:

@@ -15,15 +15,14 @@ from django.db import connection
 
 from deploy.local.postgres import binaries
 from deploy.local.process import setpriv
-from pipeline.window import seal
 from tests.faults.conftest import Run
 from tests.faults.stages import (
     committed_keys,
-    dispatch_without_messages,
     freeze_between_transactions,
     highest_ids,
     ids_above,
     publish_both,
+    publish_in_each_stage,
     thaw_all,
 )
 from tests.waiting import eventually
@@ -146,14 +145,7 @@ def test_after_a_restore_of_postgresql_only_what_it_holds_again_is_stored_again(
     run.fleet.kill_all()
     workers = (run.fleet.dispatcher(), run.fleet.aggregator())
     run.fleet.ready(*workers)
-    delivered = publish_both(run)
-    run.wait_until_drained(seconds=_DRAIN_SECONDS)
-    freeze_between_transactions(run, workers)
-    sealed = publish_both(run)
-    assert seal([batch.id for batch in dispatch_without_messages()]) is not None
-    batched = publish_both(run)
-    assert dispatch_without_messages()
-    waiting = publish_both(run)
+    with_window, without = publish_in_each_stage(run, workers, drain_seconds=_DRAIN_SECONDS)
     backup = _Backup(run, tmp_path, way)
     highest = highest_ids(run)
 
@@ -173,11 +165,11 @@ def test_after_a_restore_of_postgresql_only_what_it_holds_again_is_stored_again(
 
     committed = committed_keys(run)
     copies = run.oracle.copies_by_key(run.name)
-    assert committed == delivered | sealed | batched | waiting | new
+    assert committed == with_window | without | new
     assert copies.keys() == committed | forgotten
     assert max(copies.values()) <= 2
     # What was sealed in the backup is replayed under its token, and found.
-    assert {key for key, count in copies.items() if count > 1} <= batched | waiting
+    assert {key for key, count in copies.items() if count > 1} <= without
     assert not run.oracle.ask_postgres("SELECT FROM pipeline_deadletter")
     assert not run.sampler.broken
 

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 from django.db import connection
 
-from pipeline.window import seal
 from tests.faults.conftest import Run
 from tests.faults.stages import (
     committed_keys,
-    dispatch_without_messages,
     freeze_between_transactions,
     highest_ids,
     ids_above,
     publish_both,
+    publish_in_each_stage,
     thaw_all,
 )
 from tests.faults.standby import Standby
@@ -106,14 +105,7 @@ def test_after_a_failover_to_an_asynchronous_standby_only_what_it_did_not_know_t
     run.fleet.kill_all()
     workers = (run.fleet.dispatcher(), run.fleet.aggregator())
     run.fleet.ready(*workers)
-    delivered = publish_both(run)
-    run.wait_until_drained(seconds=_DRAIN_SECONDS)
-    freeze_between_transactions(run, workers)
-    sealed = publish_both(run)
-    assert seal([batch.id for batch in dispatch_without_messages()]) is not None
-    batched = publish_both(run)
-    assert dispatch_without_messages()
-    waiting = publish_both(run)
+    with_window, without = publish_in_each_stage(run, workers, drain_seconds=_DRAIN_SECONDS)
     highest = highest_ids(run)
     standby.wait_until_caught_up()
 
@@ -135,10 +127,10 @@ def test_after_a_failover_to_an_asynchronous_standby_only_what_it_did_not_know_t
 
     committed = committed_keys(run)
     copies = run.oracle.copies_by_key(run.name)
-    assert committed == delivered | sealed | batched | waiting | new | run.books.acknowledged
+    assert committed == with_window | without | new | run.books.acknowledged
     assert forgotten.isdisjoint(committed)
     assert copies.keys() >= committed | forgotten
-    assert {key for key, count in copies.items() if count > 1} == batched | waiting
+    assert {key for key, count in copies.items() if count > 1} == without
     assert max(copies.values()) == 2
     assert not run.oracle.ask_postgres("SELECT FROM pipeline_deadletter")
     assert not run.sampler.broken
