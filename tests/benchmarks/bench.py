@@ -31,7 +31,7 @@ _SVG = PROJECT / "docs" / "bench.svg"
 #: In the order of the table. The functions are imported when Django is set up.
 _NAMES = (
     *("end_to_end", "windows", "latency", "publish", "payloads"),
-    *("dispatch", "flat", "idle", "counts", "growth"),
+    *("dispatch", "flat", "idle", "counts", "growth", "processor"),
 )
 
 
@@ -42,6 +42,7 @@ def _figures_of() -> Mapping[str, Callable[[Lab], list[Figure]]]:
         end_to_end,
         flat,
         payloads,
+        processor,
         publishing,
         rates,
     )
@@ -57,6 +58,7 @@ def _figures_of() -> Mapping[str, Callable[[Lab], list[Figure]]]:
         "idle": counting.idle,
         "counts": counting.counts,
         "growth": end_to_end.growth,
+        "processor": processor.processor_time,
     }
 
 

@@ -85,9 +85,9 @@ def idle(lab: Lab) -> list[Figure]:
         product.begin_shifts()
         time.sleep(_SETTLE_SECONDS)
         for _ in range(lab.sizes.repeats):
-            used, began = product.cpu_seconds(), time.monotonic()
+            used, began = sum(product.cpu_seconds().values()), time.monotonic()
             time.sleep(seconds)
-            shares.append((product.cpu_seconds() - used) / (time.monotonic() - began) * 100)
+            shares.append((sum(product.cpu_seconds().values()) - used) / (time.monotonic() - began) * 100)
         # Apart: logging costs the server something, and the product nothing.
         with counting(lab.postgres_log), counted(lab.postgres_log, is_own=False) as all_counts:
             time.sleep(seconds)

@@ -173,13 +173,9 @@ class Product:
             sampler.join()
             over_idle += [peak - start for peak, start in zip(peaks, idle, strict=True)]
 
-    def cpu_seconds(self) -> float:
-        """Processor time that all processes have used so far."""
-        return sum(
-            times.user + times.system
-            for process in self._processes
-            for times in (each.cpu_times() for each in _tree(process))
-        )
+    def cpu_seconds(self) -> dict[str, float]:
+        """Processor time that each process has used so far, by its name."""
+        return {process.name: cpu_seconds(process) for process in self._processes}
 
     @property
     def _processes(self) -> list[Process]:
@@ -190,6 +186,15 @@ def _acked_rows() -> int:
     with connection.cursor() as cursor:
         cursor.execute("SELECT coalesce(sum(rows), 0) FROM pipeline_window WHERE acked_at IS NOT NULL")
         return int(cursor.fetchone()[0])
+
+
+def cpu_seconds(process: Process) -> float:
+    """Processor time of the process and all its descendants so far, ended ones too."""
+    seconds = 0.0
+    for each in _tree(process):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            seconds += sum(each.cpu_times()[:4])  # own and ended children's, in user mode and in the kernel
+    return seconds
 
 
 def _tree(process: Process) -> list[psutil.Process]:
