@@ -99,9 +99,16 @@ class Watch:
         return int(_query(self.database_url, "SELECT count(*) FROM pipeline_window WHERE attempts > 1")[0][0])
 
     def in_flight(self) -> InFlight:
-        """What is between dispatch and ack now: what an aggregator holds that is killed now is among it."""
+        """What is between dispatch and ack now: what aggregators hold that are killed now."""
         batches = _query(self.database_url, "SELECT id, window_id IS NOT NULL FROM pipeline_batch")
         return InFlight(tuple(id_ for id_, _ in batches), tuple(id_ for id_, is_sealed in batches if is_sealed))
+
+    def wait_until_sealed(self, *, seconds: float) -> InFlight:
+        """What is between dispatch and ack at a moment at which some of it is in a window."""
+        deadline = time.monotonic() + seconds
+        while not (held := self.in_flight()).sealed and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return held
 
     def wait_until_stored(self, held: InFlight, *, seconds: float) -> bool:
         """Note how long it takes until none of it is left. False if it takes longer than `seconds`."""

@@ -164,4 +164,7 @@ class Oracle:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(sql, list(parameters))
-                return cursor.fetchall() if cursor.description else []
+                if cursor.description:
+                    return cursor.fetchall()
+                # Rows without columns (SELECT FROM ...) are rows, too, though psycopg2 has nothing to fetch of them.
+                return [()] * cursor.rowcount if str(cursor.statusmessage).startswith("SELECT") else []

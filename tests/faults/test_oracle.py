@@ -36,6 +36,12 @@ def test_the_oracle_sees_what_is_lost_doubled_made_up_and_altered(run: Run) -> N
     assert run.oracle.sample(run.name) == [f"I5: outbox_event {lost} is deleted and not stored"]
 
 
+def test_the_oracle_sees_rows_without_columns(run: Run) -> None:
+    assert run.oracle.ask_postgres("SELECT FROM generate_series(1, 2)") == [(), ()]
+    assert run.oracle.ask_postgres("SELECT FROM generate_series(1, 0)") == []
+    assert run.oracle.ask_postgres("SET lock_timeout = 0") == []
+
+
 def _copy(run: Run, outbox_id: int, new_id: str, new_context: str) -> None:
     columns = _COLUMNS.replace("outbox_id", new_id).replace("event_context", new_context)
     run.store.ask(
