@@ -67,7 +67,7 @@ EVENT_CONTEXT_MAX_BYTES = _env.whole_number("EVENT_CONTEXT_MAX_BYTES", 16 * 1024
 #: Receipts of delivered windows are kept for this long, once they are verified.
 RECEIPT_DAYS = _env.whole_number("RECEIPT_DAYS", 30)
 
-#: A worker serves its metrics on this port; 0: it does not. The web process serves the ledger's at /metrics.
+#: Workers and the scheduler serve metrics on this port; 0: they do not. The web process has the ledger's, at /metrics.
 METRICS_PORT = _env.whole_number("METRICS_PORT", 0, minimum=0)
 #: The folder of this process's heartbeat, which `python -m pipeline.probe` reads; none: no heartbeat.
 HEARTBEAT_DIR = _env.text("HEARTBEAT_DIR", "")

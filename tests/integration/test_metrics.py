@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import cast
+from urllib.error import URLError
 
 import pytest
 from django.conf import settings
@@ -13,6 +15,7 @@ from django.test import Client
 from backend.eventlog.errors import OutcomeUnknown
 from backend.eventlog.store import EventStore, connect
 from pipeline import gauges
+from pipeline.broker import queue_lengths
 from pipeline.delivery import Delivery, deliver
 from pipeline.gauges import read_gauges
 from pipeline.metrics import LEDGER_GAUGES, dead_letters, pending_rows
@@ -94,6 +97,33 @@ def test_every_role_counts_what_really_happened(workers: Workers, event_log: Eve
     assert web.of("towpath_last_dispatch_timestamp_seconds", outbox="outbox_user") == pytest.approx(
         dispatched_at.timestamp()
     )
+
+
+def test_the_scheduler_serves_when_rabbitmq_has_last_taken_each_of_its_messages(workers: Workers) -> None:
+    port, began = free_port(), time.time()
+    workers.scheduler(METRICS_PORT=str(port))
+
+    scraped = eventually(lambda: _if_ticked(port, "verify"), seconds=WAIT_SECONDS)  # the last of three
+
+    assert scraped
+    assert queue_lengths()["dispatch"] >= 3  # nobody works at them here
+    for actor in ("dispatch_shift", "recover_shift", "verify"):
+        assert began <= scraped.of("towpath_last_tick_timestamp_seconds", actor=actor) <= time.time()
+
+
+def test_a_scheduler_whose_metrics_port_is_taken_ticks_all_the_same(workers: Workers, services: Services) -> None:
+    workers.scheduler(METRICS_PORT=str(services.postgres.port))
+
+    eventually(lambda: queue_lengths()["dispatch"] >= 3, seconds=WAIT_SECONDS)
+
+
+def _if_ticked(port: int, actor: str) -> Samples | None:
+    try:
+        found = scrape(port)
+        found.of("towpath_last_tick_timestamp_seconds", actor=actor)
+    except (URLError, KeyError):
+        return None
+    return found
 
 
 def test_a_worker_whose_metrics_port_is_taken_delivers_all_the_same(
