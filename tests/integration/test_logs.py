@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 import urllib3
 from django.db import connection
 
 from deploy.local.process import PROJECT
+from pipeline.broker import queue_lengths
 from pipeline.models import DeadLetter, Window
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered_within
@@ -35,13 +37,9 @@ MARK = f"swordfish{uuid.uuid4().hex}"
 
 
 def lines(folder: Path, process: str) -> list[dict[str, Any]]:
-    """The JSON lines that a process has logged."""
-    found = []
-    for line in (folder / f"{process}.log").read_text().splitlines():
-        start = line.find("{")
-        if start >= 0 and line.endswith("}"):
-            found.append(json.loads(line[start:]))
-    return found
+    """The lines of a process's whole output, each of which is JSON. (It may be writing the last one now.)"""
+    text = (folder / f"{process}.log").read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 @pytest.fixture
@@ -89,6 +87,70 @@ def _stages_of(folder: Path, window: str) -> dict[str, list[dict[str, Any]]]:
         if line.get("window") == window:
             by_event[line["event"]].append(line)
     return by_event if "window_acked" in by_event else {}
+
+
+def test_every_line_of_every_role_is_json_from_the_first_to_the_last(
+    workers: Workers, event_log: EventLog, folder: Path
+) -> None:
+    # Given every role, with all that the libraries say, and one more worker
+    started = {
+        "scheduler": workers.scheduler(LOG_LEVEL="DEBUG"),
+        "dispatcher": workers.dispatcher(**QUICK, LOG_LEVEL="DEBUG"),
+        "aggregator-1": workers.aggregator(**QUICK, LOG_LEVEL="DEBUG"),
+        "aggregator-2": workers.aggregator(2, **QUICK, LOG_LEVEL="DEBUG"),
+        "web": workers.web(LOG_LEVEL="DEBUG"),
+    }
+    workers.wait_until_ready()
+    create_users(3)
+    assert_delivered_within(event_log, committed=3, seconds=WAIT_SECONDS)
+    eventually(lambda: "verify" in (folder / "scheduler.log").read_text(), seconds=WAIT_SECONDS)
+
+    # When the worker process of one is killed, and the others are told to end
+    (worker,) = [
+        one for one in psutil.Process(started["aggregator-2"].pid).children() if "launch" in str(one.cmdline())
+    ]
+    worker.kill()
+    eventually(lambda: not started["aggregator-2"].is_running, seconds=WAIT_SECONDS)
+    for process in started.values():
+        process.stop()
+
+    # Then all that they have ever said is JSON, also what their masters say of the others
+    said = {name: [line["event"] for line in lines(folder, name)] for name in started}
+    for name in started:
+        assert {"event", "level", "logger", "timestamp"} <= set.intersection(*map(set, lines(folder, name))), name
+    assert said["scheduler"][0].startswith("Starting Periodiq")
+    assert "Loading broker..." in said["dispatcher"]
+    assert any("booting up" in event for event in said["dispatcher"])
+    assert "worker_drained" in said["aggregator-1"]
+    assert any("exited unexpectedly" in event for event in said["aggregator-2"])
+    assert any("Starting gunicorn" in event for event in said["web"])
+    assert any("Shutting down" in event for event in said["web"])
+
+
+@pytest.mark.parametrize(("level", "hears_info", "hears_debug"), [("WARNING", False, False), ("INFO", True, False)])
+def test_the_scheduler_s_log_has_the_level_of_the_settings(
+    workers: Workers, folder: Path, *, level: str, hears_info: bool, hears_debug: bool
+) -> None:
+    """periodiq sets another one."""
+    workers.scheduler(LOG_LEVEL=level)
+
+    eventually(lambda: queue_lengths()["dispatch"] >= 3, seconds=WAIT_SECONDS)
+
+    levels = {line["level"] for line in lines(folder, "scheduler")}
+    assert ("info" in levels, "debug" in levels) == (hears_info, hears_debug)
+
+
+def test_a_program_that_is_none_of_ours_is_wrong_usage() -> None:
+    for arguments in ((), ("cook",)):
+        done = subprocess.run(
+            [sys.executable, "-m", "backend.config.launch", *arguments],
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, "dramatiq or periodiq" in done.stderr) == (2, True)
 
 
 def test_no_payload_and_no_secret_gets_into_any_output(workers: Workers, services: Services, folder: Path) -> None:
@@ -212,6 +274,42 @@ log.info("connected", to=sys.argv[1] + "url")
 
     assert "ValueError: bad" in done.stderr
     assert "connected" in done.stderr
+    assert MARK not in done.stdout + done.stderr
+
+
+def test_what_python_says_itself_is_json_without_the_row(tmp_path: Path) -> None:
+    """A thread that dies, and a warning."""
+    script = tmp_path / "dies.py"
+    script.write_text(
+        """
+import sys, threading, warnings
+from backend.config.logs import configure_logging
+
+configure_logging(json=True, level="INFO", secrets=[sys.argv[1] + "key"])
+
+def fail():
+    raise ValueError("bad\\nDETAIL:  Failing row contains (" + sys.argv[1] + ")")
+
+thread = threading.Thread(target=fail, name="writer")
+thread.start()
+thread.join()
+warnings.warn("mind " + sys.argv[1] + "key")
+"""
+    )
+
+    done = subprocess.run(
+        [sys.executable, str(script), MARK],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    died, warned = (json.loads(line) for line in done.stderr.splitlines())
+    assert (died["event"], died["thread"], died["level"]) == ("thread_died", "writer", "error")
+    assert "ValueError: bad" in died["exception"]
+    assert "UserWarning: mind ***" in warned["event"]
     assert MARK not in done.stdout + done.stderr
 
 
