@@ -14,7 +14,7 @@ from django.test import Client
 
 from backend.eventlog.errors import OutcomeUnknown
 from backend.eventlog.store import EventStore, connect
-from pipeline import gauges
+from pipeline import gauges, status
 from pipeline.broker import queue_lengths
 from pipeline.delivery import Delivery, deliver
 from pipeline.gauges import read_gauges
@@ -180,7 +180,7 @@ def test_every_gauge_that_is_declared_is_served() -> None:
 
 
 def test_a_large_backlog_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gauges, "_COUNTED_ROWS", 10)
+    monkeypatch.setattr(status, "COUNTED_ROWS", 10)
     create_users(500)
     write_events(["{}"] * 4)
 
