@@ -77,11 +77,12 @@ class PipelineLifecycle(dramatiq.Middleware):
 
 
 def _serve_metrics() -> None:
+    from backend.outbox.models import all_outboxes  # noqa: PLC0415
     from pipeline import metrics  # noqa: PLC0415
 
     if settings.METRICS_PORT:
         try:
-            metrics.serve(settings.METRICS_PORT)
+            metrics.serve(settings.METRICS_PORT, outboxes=all_outboxes())
         except OSError as error:
             # Events are worth more than figures about them.
             log.error("metrics_not_served", port=settings.METRICS_PORT, error=str(error))  # noqa: TRY400

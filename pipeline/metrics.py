@@ -8,9 +8,12 @@ web process is scraped (pipeline/gauges.py), so that they are true whatever else
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Stage = Literal["dispatch", "accumulate", "seal", "load", "write", "ack"]
 #: Why a window was closed: enough rows or bytes, the linger time over, the process stopping, or found by recovery.
@@ -93,7 +96,7 @@ LEDGER_GAUGES = (
     *(unverified_age_seconds, mismatched_windows),
 )
 
-# A series that appears with its first error has no rate then: each begins with 0.
+# A series that appears with its first error has no rate then: each begins with 0. (Those of an outbox: in `serve`.)
 for _metric, _values in (
     (windows, get_args(Closed)),
     (stage_seconds, get_args(Stage)),
@@ -106,6 +109,9 @@ for _metric, _values in (
         _metric.labels(_value)
 
 
-def serve(port: int) -> None:
+def serve(port: int, *, outboxes: Iterable[str]) -> None:
     """Serve this process's metrics at http://*:port/metrics. Raises OSError when something else has the port."""
+    for metric in (published_rows, batches, acked_rows, refused_rows):
+        for outbox in outboxes:
+            metric.labels(outbox)
     start_http_server(port)

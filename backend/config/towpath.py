@@ -77,6 +77,12 @@ if WEDGED_SECONDS <= STORE_TIMEOUT_SECONDS:
     _env.problem("WEDGED_SECONDS must be more than STORE_TIMEOUT_SECONDS: an insert may take that long")
 #: Send traces to OTEL_EXPORTER_OTLP_ENDPOINT (needs `pip install towpath[tracing]`).
 TRACING = _env.flag("TRACING", default=False)
+if TRACING:
+    try:
+        import opentelemetry.exporter.otlp.proto.http
+        import opentelemetry.sdk  # noqa: F401
+    except ModuleNotFoundError as _error:
+        _env.problem(f"TRACING needs {_error.name}, which is not installed: pip install 'towpath[tracing]'")
 
 #: For tests only: where a process shall die (pipeline/failpoints.py).
 FAILPOINTS = _env.text("FAILPOINTS", "")
