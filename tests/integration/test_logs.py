@@ -5,27 +5,37 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import psutil
 import pytest
 import urllib3
 from django.db import connection
+from django.test import Client
+from structlog.testing import capture_logs
 
+from backend.eventlog.store import EventStore, connect
+from backend.users.models import User
 from deploy.local.process import PROJECT
 from pipeline.broker import queue_lengths
+from pipeline.delivery import Delivery, deliver
 from pipeline.models import DeadLetter, Window
+from pipeline.recover import recover
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered_within
 from tests.integration.manage import manage
 from tests.integration.rows import create_users, undelivered, write_events
+from tests.integration.scraping import get
+from tests.integration.stores import LosesAnswers
+from tests.integration.windows import dispatched, expire_leases, sealed
 from tests.integration.workers import QUICK, Workers
 from tests.services import Services
 from tests.waiting import eventually
@@ -78,7 +88,8 @@ def test_each_stage_of_a_window_is_one_line_with_its_rows_and_seconds_and_the_re
         assert 0 <= line["seconds"] < WAIT_SECONDS
     assert by_event["window_acked"][0]["request_ids"] == ["request-of-ada"]
     dispatched = [line for line in lines(folder, "dispatcher") if line["event"] == "batches_dispatched"]
-    assert [line["rows"] for line in dispatched] == [{"outbox_user": 1}]
+    assert [(line["rows"], line["batches"]) for line in dispatched] == [({"outbox_user": 1}, 1)]
+    assert 0 <= dispatched[0]["seconds"] < WAIT_SECONDS
 
 
 def _stages_of(folder: Path, window: str) -> dict[str, list[dict[str, Any]]]:
@@ -87,6 +98,109 @@ def _stages_of(folder: Path, window: str) -> dict[str, list[dict[str, Any]]]:
         if line.get("window") == window:
             by_event[line["event"]].append(line)
     return by_event if "window_acked" in by_event else {}
+
+
+def test_the_actor_of_a_request_is_in_the_line_of_its_window(store: EventStore) -> None:
+    client = Client()
+    root = User.objects.create_superuser("root@example.com", "secret", first_name="R", last_name="R")
+    client.force_login(root)
+    deliver(sealed(), store)  # the sign-in
+    ada = {"email": "ada@example.com", "first_name": "Ada", "last_name": "L"}
+    client.post("/api/users", ada, content_type="application/json", headers={"X-Request-ID": "request-of-root"})
+
+    with capture_logs() as logs:
+        assert deliver(sealed(), store) is Delivery.ACKED
+
+    (acked,) = [line for line in logs if line["event"] == "window_acked"]
+    assert (acked["actors"], acked["request_ids"]) == ([f"user:{root.pk}"], ["request-of-root"])
+
+
+def test_recovery_says_what_it_has_taken_up(store: EventStore) -> None:
+    # Given a window that nobody delivers any more, and batches that nobody has sealed
+    create_users(3)
+    window = sealed()
+    expire_leases()
+    create_users(4, prefix="unsealed")
+    dispatched(batch_ids=2)
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE pipeline_batch SET dispatched_at = now() - interval '1 minute' WHERE window_id IS NULL")
+
+    with capture_logs() as logs:
+        recover(store, should_stop=lambda: False)
+
+    told = [line for line in logs if line["event"].endswith("_recovered")]
+    assert [line["event"] for line in told] == ["batches_recovered", "window_recovered"]
+    assert (told[0]["batches"], told[0]["rows"]) == (2, 4)
+    assert (told[1]["window"], told[1]["attempt"]) == (str(window.id), 2)
+    assert [line["rows"] for line in logs if line["event"] == "window_acked"] == [4, 3]
+
+
+def test_a_delivery_that_fails_says_which_window_it_was_and_why(store: EventStore) -> None:
+    # Given windows for a store that is away, that loses its answer, that refuses every row, and one that is lost
+    away = connect("clickhouse://127.0.0.1:1/default", timeout_seconds=1)
+    events = {}
+    with capture_logs() as logs:
+        for event, to, at in (
+            ("window_postponed", away, "2026-11-24"),
+            ("window_outcome_unknown", cast("EventStore", LosesAnswers()), "2026-11-24"),
+            ("schema_refused", store, "infinity"),
+        ):
+            write_events(["{}"] * 20, at=at)
+            events[event] = window = sealed()
+            assert deliver(window, to) is Delivery.POSTPONED
+        write_events(["{}"] * 20)
+        events["window_lease_lost"] = window = sealed()
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE pipeline_window SET lease_token = gen_random_uuid()")
+        assert deliver(window, store) is Delivery.LEASE_LOST
+
+    # Then each has its line
+    told = {line["event"]: line for line in logs if line["event"] in events}
+    assert {event: line["window"] for event, line in told.items()} == {e: str(w.id) for e, w in events.items()}
+    assert all((line["rows"], line["attempt"]) == (20, 1) for line in told.values())
+    assert {event for event, line in told.items() if line.get("retry_in_seconds", 0) > 0} == {
+        "window_postponed",
+        "schema_refused",
+    }
+    assert all(line["error"] for event, line in told.items() if event != "window_lease_lost")
+    assert {event for event, line in told.items() if line["log_level"] == "error"} == {"schema_refused"}
+
+
+def test_what_is_logged_during_a_request_names_it(workers: Workers, services: Services, folder: Path) -> None:
+    workers.web()
+    workers.wait_until_ready()
+
+    ada = {"email": "ada@example.com", "first_name": "refused", "last_name": "L"}
+    with constraint_on_users("first_name <> 'refused'"):
+        assert post(services, ada, **{"X-Request-ID": "request-of-ada"}) == 500
+
+    told = eventually(lambda: [one for one in lines(folder, "web") if "exception" in one], seconds=WAIT_SECONDS)
+    assert [line["request_id"] for line in told] == ["request-of-ada"] * len(told)
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "environment", "is_json"),
+    [(True, {}, False), (False, {}, True), (True, {"LOG_JSON": "true"}, True), (False, {"LOG_JSON": "false"}, False)],
+)
+def test_logs_are_for_people_at_a_terminal_and_json_elsewhere(
+    *, is_terminal: bool, environment: dict[str, str], is_json: bool
+) -> None:
+    script = "import backend.config.settings, structlog; structlog.get_logger().info('hello', to='you')"
+    ours, theirs = pty.openpty() if is_terminal else os.pipe()
+    subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=PROJECT,
+        env={**{name: value for name, value in os.environ.items() if name != "LOG_JSON"}, **environment},
+        stderr=theirs,
+        timeout=60,
+        check=True,
+    )
+    line = os.read(ours, 10_000).decode()
+    os.close(ours)
+    os.close(theirs)
+
+    assert "hello" in line
+    assert line.startswith("{") == is_json
 
 
 def test_every_line_of_every_role_is_json_from_the_first_to_the_last(
@@ -158,6 +272,7 @@ def test_no_payload_and_no_secret_gets_into_any_output(workers: Workers, service
     loud = {**QUICK, "LOG_LEVEL": "DEBUG", "SECRET_KEY": f"key-{MARK}", "EVENT_HASH_KEY": f"hash-{MARK}"}
     workers.dispatcher(**loud)
     workers.aggregator(**loud)
+    workers.scheduler(**loud)
     workers.web(**loud)
     workers.wait_until_ready()
 
@@ -179,14 +294,27 @@ def test_no_payload_and_no_secret_gets_into_any_output(workers: Workers, service
     write_events([json.dumps({"secret": MARK})] * 20, at="infinity")
     eventually(lambda: Window.objects.filter(last_error__contains="refuses").exists(), seconds=WAIT_SECONDS)
 
-    printed = manage("pipeline", "deadletters", "list").stdout
+    # And whoever looks at the pipeline is told of them
+    said = {"metrics": get(f"http://127.0.0.1:{services.web_port}/metrics")[1]}
+    said["readyz"] = get(f"http://127.0.0.1:{services.web_port}/readyz?full=1")[1]
+    for arguments in (
+        ("status",),
+        ("doctor",),
+        ("verify",),
+        ("deadletters", "list"),
+        ("deadletters", "list", "--json"),
+    ):
+        done = manage("pipeline", *arguments)
+        said[" ".join(arguments)] = done.stdout + done.stderr
 
     # Then nobody has said it, nor the passwords of the real services
     output = {path.name: path.read_text(errors="replace") for path in [*folder.glob("*.log"), *_logs_of(services)]}
     passwords = (urlsplit(os.environ[name]).password or MARK for name in ("DATABASE_URL", "RABBITMQ_URL"))
-    assert leaks({**output, "deadletters list": printed}, MARK, *passwords) == []
+    assert leaks({**output, **said}, MARK, *passwords) == []
     # (They did say something.)
     assert "row_dead_lettered" in output["aggregator-1.log"]
+    assert "dispatch_shift" in output["scheduler.log"]
+    assert "refuses" in said["status"]
     assert "IntegrityError" in output["web.log"]
 
 

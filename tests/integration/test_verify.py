@@ -6,8 +6,10 @@ import contextlib
 import io
 import json
 import re
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 import pytest
 from django.core.management import call_command
@@ -15,7 +17,9 @@ from django.db import connection
 from structlog.testing import capture_logs
 
 from backend.eventlog.store import EventStore, connect
-from pipeline import status
+from pipeline import status, verify
+from pipeline.actors import dispatch_shift, recover_shift
+from pipeline.actors import verify as tick
 from pipeline.delivery import Delivery, deliver
 from pipeline.doctor import examine
 from pipeline.gauges import read_gauges
@@ -27,6 +31,8 @@ from tests.integration.event_log import EventLog
 from tests.integration.manage import manage
 from tests.integration.rows import create_users, write_events
 from tests.integration.windows import dispatched, sealed
+from tests.integration.workers import Workers
+from tests.waiting import eventually
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -218,9 +224,43 @@ def test_the_receipt_of_a_window_that_was_empty_when_it_was_loaded_is_verified(s
 
 def test_more_receipts_than_fit_one_query_are_all_verified(store: EventStore) -> None:
     insert_receipts(1000, age="1 minute")
+    counting = Counting(store)
 
-    assert verified(store) == 0
+    assert verified(cast("EventStore", counting)) == 0
+
     assert Window.objects.exclude(verified_at=None).count() == 1000
+    assert counting.asked == [300, 300, 300, 100]
+    assert verified(cast("EventStore", counting)) == 0
+    assert len(counting.asked) == 4  # what is verified is not asked for again
+
+
+class Counting:
+    """How many windows each query has asked for."""
+
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+        self.asked: list[int] = []
+
+    def counts(self, windows: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
+        self.asked.append(len(windows))
+        return self._store.counts(windows)
+
+
+def test_the_dispatcher_verifies_and_purges_at_each_tick(store: EventStore, workers: Workers) -> None:
+    fresh = delivered(store, users=3)
+    insert_receipts(5, age="31 days", verified=True)
+
+    workers.idle_dispatcher()
+    tick.send()
+
+    eventually(lambda: Window.objects.exclude(verified_at=None).filter(id=fresh.id).exists(), seconds=60)
+    eventually(lambda: Window.objects.count() == 1, seconds=60)
+
+
+def test_the_dispatcher_s_work_is_due_every_minute() -> None:
+    due = {actor.actor_name: str(actor.options["periodic"]) for actor in (dispatch_shift, recover_shift, tick)}
+
+    assert due == {"dispatch_shift": "* * * * *", "recover_shift": "* * * * *", "verify": "* * * * *"}
 
 
 # --- The ledger of a period --------------------------------------------------------------------------------------
@@ -308,6 +348,24 @@ def test_the_command_finds_a_lost_row_and_says_which_window(store: EventStore, e
     assert "docs/runbook.md" in done.stdout
 
 
+def test_the_command_looks_at_the_period_that_it_is_told(store: EventStore) -> None:
+    for days in (1, 2, 3):
+        receipt = delivered(store, users=days)
+        then = datetime.now(UTC) - timedelta(days=days, hours=-1)
+        Window.objects.filter(id=receipt.id).update(acked_at=then, dispatched_from=then, dispatched_to=then)
+    create_users(4, prefix="pending")
+    since, until = (datetime.now(UTC) - timedelta(days=days) for days in (3, 1))
+
+    code, ledger = command("--since", since.isoformat(), "--until", until.isoformat())
+
+    # Pending rows belong to no period that has an end
+    users = ledger["outboxes"]["outbox_user"]
+    assert (code, ledger["windows"], users["stored"], users["pending"]) == (0, 2, 5, 0)
+    code, ledger = command()
+    users = ledger["outboxes"]["outbox_user"]
+    assert (code, ledger["windows"], users["stored"], users["pending"]) == (0, 1, 1, 4)
+
+
 def test_a_time_that_is_none_is_wrong_usage() -> None:
     done = manage("pipeline", "verify", "--since", "yesterday")
 
@@ -340,6 +398,24 @@ def test_verified_receipts_are_purged_after_receipt_days(
 
     assert purge_receipts(should_stop=lambda: False) == int(is_purged)
     assert Window.objects.exists() != is_purged
+
+
+def test_receipts_are_purged_in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "_RECEIPTS_PER_DELETE", 10)
+    monkeypatch.setattr(verify, "_DELETES_PER_ROUND", 3)
+    insert_receipts(45, age="31 days", verified=True)
+    left = []
+
+    def should_stop() -> bool:
+        left.append(Window.objects.count())
+        return len(left) == 3
+
+    assert purge_receipts(should_stop=should_stop) == 20
+    assert left == [45, 35, 25]
+
+    # And no more of them in one round than it may make steps
+    insert_receipts(45, age="31 days", verified=True)
+    assert purge_receipts(should_stop=lambda: False) == 30
 
 
 def test_an_open_window_is_never_purged(store: EventStore) -> None:  # noqa: ARG001
