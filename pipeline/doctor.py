@@ -14,7 +14,7 @@ from backend.eventlog.errors import EventStoreError
 from backend.eventlog.store import connect
 from pipeline import broker
 from pipeline.errors import BrokerUnreachable
-from pipeline.status import read_status
+from pipeline.status import mismatch_problems, read_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,8 +67,11 @@ def _postgresql() -> Iterator[Finding]:
         synchronous_commit != "off",
         synchronous_commit if synchronous_commit != "off" else "off: a power cut can undo commits; set it to on",
     )
-    problems = [problem for problem in read_status().problems if "shift" in problem]
+    status = read_status()
+    problems = [problem for problem in status.problems if "shift" in problem]
     yield Finding("shifts", not problems, "; ".join(problems) or "dispatch and recover shifts are alive")
+    problems = mismatch_problems(status.mismatched_receipts, since=status.mismatched_since)
+    yield Finding("receipts", not problems, "; ".join(problems) or "none is known to differ from the event store")
 
 
 def _rabbitmq() -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from backend.outbox.models import all_outboxes
 from pipeline import metrics
-from pipeline.status import oldest_age_seconds
+from pipeline.status import read_mismatches, read_outbox, take_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from backend.outbox.models import Outbox
     from pipeline.metrics import LedgerGauge
 
-#: Rows are counted up to here; beyond it, PostgreSQL's statistics are taken.
-_COUNTED_ROWS = 10_000
 #: However often anybody asks, the database is not asked more often than this.
 _FRESH_SECONDS = 2.0
 _TIMEOUT_MILLISECONDS = 3000
@@ -56,12 +54,8 @@ def read_gauges() -> dict[LedgerGauge, list[Sample]]:
     """Every gauge's samples, of one moment."""
     found: dict[LedgerGauge, list[Sample]] = {gauge: [] for gauge in metrics.LEDGER_GAUGES}
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        # Index scans only: a sequential one would read all the empty pages that a backlog has left behind.
-        cursor.execute(
-            "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"
-            f" SET LOCAL statement_timeout = {_TIMEOUT_MILLISECONDS}"
-        )
+        take_snapshot(cursor)
+        cursor.execute(f"SET LOCAL statement_timeout = {_TIMEOUT_MILLISECONDS}")
         for name, model in all_outboxes().items():
             for gauge, value in _of_outbox(cursor, model).items():
                 found[gauge].append((name, value))
@@ -72,6 +66,7 @@ def read_gauges() -> dict[LedgerGauge, list[Sample]]:
                 for gauge, value in zip(gauges, values, strict=True):
                     if value is not None:
                         found[gauge].append((label, float(value)))
+        found[metrics.mismatched_windows].append(("", float(read_mismatches(cursor)[0])))
     return found
 
 
@@ -91,30 +86,16 @@ _QUERIES: dict[tuple[LedgerGauge, ...], str] = {
         "SELECT coalesce(extract(epoch FROM clock_timestamp() - min(acked_at)), 0)::float8 FROM pipeline_window"
         " WHERE acked_at IS NOT NULL AND verified_at IS NULL"
     ),
-    (metrics.mismatched_windows,): (
-        "SELECT count(*) FROM (SELECT FROM pipeline_window"
-        f" WHERE acked_at IS NOT NULL AND verified_at IS NULL AND last_error <> '' LIMIT {_COUNTED_ROWS}) AS counted"
-    ),
 }
 
 
 def _of_outbox(cursor: CursorWrapper, model: type[Outbox]) -> dict[LedgerGauge, float]:
-    name = model.outbox_name()
-    table = connection.ops.quote_name(name)
-    cursor.execute(
-        f"SELECT (SELECT count(*) FROM (SELECT id FROM {table} ORDER BY id LIMIT {_COUNTED_ROWS}) AS counted),"
-        f" pg_stat_get_live_tuples(%s::regclass),"
-        " (SELECT coalesce(sum(rows), 0) FROM pipeline_batch WHERE outbox = %s),"
-        " (SELECT count(*) FROM pipeline_deadletter WHERE outbox = %s)",
-        [table, name, name],
-    )
-    counted, estimated, in_flight, dead = cursor.fetchone()
-    rows = counted if counted < _COUNTED_ROWS else max(counted, estimated)
+    outbox = read_outbox(cursor, model)
     return {
-        metrics.pending_rows: max(0, rows - int(in_flight) - dead),
-        metrics.in_flight_rows: int(in_flight),
-        metrics.dead_letters: dead,
-        metrics.oldest_age_seconds: oldest_age_seconds(model) or 0.0,
+        metrics.pending_rows: outbox.pending,
+        metrics.in_flight_rows: outbox.in_flight,
+        metrics.dead_letters: outbox.dead_letters,
+        metrics.oldest_age_seconds: outbox.oldest_age_seconds or 0.0,
     }
 
 

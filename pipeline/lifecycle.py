@@ -1,5 +1,6 @@
 """Ties the pipeline to the life of a dramatiq worker: metrics and heartbeat from its start; SIGTERM drains what is
-sealed, then the process ends."""
+sealed, then the process ends. And to that of the scheduler: metrics from its first tick, each of which is a heartbeat.
+"""
 
 from __future__ import annotations
 
@@ -23,28 +24,34 @@ class PipelineLifecycle(dramatiq.Middleware):
     def __init__(self) -> None:
         self._deadline = 0.0
         self._is_worker = False
+        self._has_ticked = False
 
     def after_worker_boot(self, _broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        from pipeline import actors, heartbeat, metrics  # noqa: PLC0415
+        from pipeline import actors, heartbeat  # noqa: PLC0415
 
         threading.Thread(target=actors.warm_up, name="warm-up", daemon=True).start()
         self._is_worker = True
         role = heartbeat.role_of(worker.consumer_whitelist)
         heartbeat.start(role, threads=lambda: _threads_that_must_live(worker))
-        if settings.METRICS_PORT:
-            try:
-                metrics.serve(settings.METRICS_PORT)
-            except OSError as error:
-                # Events are worth more than figures about them.
-                log.error("metrics_not_served", port=settings.METRICS_PORT, error=str(error))  # noqa: TRY400
+        _serve_metrics()
 
     def before_enqueue(self, _broker: dramatiq.Broker, message: dramatiq.Message[Any], _delay: int | None) -> None:
-        # The scheduler does nothing but send ticks, each of which is its heartbeat; before it, because it lives also
-        # while the broker does not take them.
-        if settings.HEARTBEAT_DIR and not self._is_worker and "scheduled_at" in message.options:
+        # Before the tick, because the scheduler lives also while the broker does not take it.
+        if self._is_tick(message):
             from pipeline import heartbeat  # noqa: PLC0415
 
-            heartbeat.beat("scheduler", within_seconds=heartbeat.SCHEDULER_WITHIN_SECONDS)
+            if settings.HEARTBEAT_DIR:
+                heartbeat.beat("scheduler", within_seconds=heartbeat.SCHEDULER_WITHIN_SECONDS)
+            # periodiq tells nobody that it has started, but ticks as soon as it has.
+            if not self._has_ticked:
+                self._has_ticked = True
+                _serve_metrics()
+
+    def after_enqueue(self, _broker: dramatiq.Broker, message: dramatiq.Message[Any], _delay: int | None) -> None:
+        if self._is_tick(message):
+            from pipeline import metrics  # noqa: PLC0415
+
+            metrics.last_tick.labels(message.actor_name).set_to_current_time()
 
     def after_ack(self, _broker: dramatiq.Broker, _message: dramatiq.MessageProxy) -> None:
         from pipeline import failpoints  # noqa: PLC0415
@@ -63,6 +70,22 @@ class PipelineLifecycle(dramatiq.Middleware):
 
         is_drained = actors.finish_stopping(timeout_seconds=max(1.0, self._deadline - time.monotonic()))
         log.info("worker_drained" if is_drained else "worker_stopped_undrained")
+
+    def _is_tick(self, message: dramatiq.Message[Any]) -> bool:
+        """True if this process is the scheduler, which sends nothing else. A worker may send a tick again, to retry."""
+        return not self._is_worker and "scheduled_at" in message.options
+
+
+def _serve_metrics() -> None:
+    from backend.outbox.models import all_outboxes  # noqa: PLC0415
+    from pipeline import metrics  # noqa: PLC0415
+
+    if settings.METRICS_PORT:
+        try:
+            metrics.serve(settings.METRICS_PORT, outboxes=all_outboxes())
+        except OSError as error:
+            # Events are worth more than figures about them.
+            log.error("metrics_not_served", port=settings.METRICS_PORT, error=str(error))  # noqa: TRY400
 
 
 def _threads_that_must_live(worker: dramatiq.Worker) -> Iterator[threading.Thread]:

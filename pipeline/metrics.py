@@ -1,16 +1,19 @@
 """Every metric of the pipeline, declared once, with its name, in the order of the flow. docs/operating.md says more.
 
-Counters and histograms belong to the process that counts: a worker serves its own on METRICS_PORT. They are touched
-once per window or per tick, never per row. The gauges of the ledger are read from PostgreSQL when the web process is
-scraped (pipeline/gauges.py), so that they are true whatever else is down.
+Counters and histograms belong to the process that counts: workers and the scheduler serve their own on METRICS_PORT.
+They are touched once per window or per tick, never per row. The gauges of the ledger are read from PostgreSQL when the
+web process is scraped (pipeline/gauges.py), so that they are true whatever else is down.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from prometheus_client import Counter, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Stage = Literal["dispatch", "accumulate", "seal", "load", "write", "ack"]
 #: Why a window was closed: enough rows or bytes, the linger time over, the process stopping, or found by recovery.
@@ -27,6 +30,10 @@ _STAGE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.
 _END_TO_END_SECONDS = (0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 900, 3600, 6 * 3600, 24 * 3600)
 _WINDOW_ROWS = (1, 10, 100, 500, 1000, 2000, 5000, 10_000, 20_000)
 
+#: By actor, so that only the scheduler has any: without a label, every worker would say that it was in 1970.
+last_tick = Gauge(
+    "towpath_last_tick_timestamp_seconds", "When RabbitMQ last took the scheduler's message to this actor", ["actor"]
+)
 published_rows = Counter(
     "towpath_published_rows", "Committed outbox rows, counted when dispatch puts them into a batch", ["outbox"]
 )
@@ -89,7 +96,7 @@ LEDGER_GAUGES = (
     *(unverified_age_seconds, mismatched_windows),
 )
 
-# A series that appears with its first error has no rate then: each begins with 0.
+# A series that appears with its first error has no rate then: each begins with 0. (Those of an outbox: in `serve`.)
 for _metric, _values in (
     (windows, get_args(Closed)),
     (stage_seconds, get_args(Stage)),
@@ -102,6 +109,9 @@ for _metric, _values in (
         _metric.labels(_value)
 
 
-def serve(port: int) -> None:
+def serve(port: int, *, outboxes: Iterable[str]) -> None:
     """Serve this process's metrics at http://*:port/metrics. Raises OSError when something else has the port."""
+    for metric in (published_rows, batches, acked_rows, refused_rows):
+        for outbox in outboxes:
+            metric.labels(outbox)
     start_http_server(port)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, TextIO
 from urllib.parse import unquote, urlsplit
 
 import structlog
@@ -41,7 +42,9 @@ def configure_logging(*, json: bool, level: str, secrets: Iterable[str] = ()) ->
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping().get(level.upper(), 20)),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToStderr()
+    # periodiq sets the root logger's level itself.
+    handler.setLevel(level.upper())
     handler.setFormatter(
         _WithoutSecrets(
             secrets=secrets,
@@ -55,6 +58,10 @@ def configure_logging(*, json: bool, level: str, secrets: Iterable[str] = ()) ->
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     # pika reports each step of a connection attempt; dramatiq reports the outcome.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
+    # What Python would write to stderr itself, past all this.
+    logging.captureWarnings(capture=True)
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _log_death
 
 
 def without_quoted_values(
@@ -65,6 +72,23 @@ def without_quoted_values(
         name: _QUOTED_VALUES.sub(r"\1: (left out)", value) if isinstance(value, str) and "\n" in value else value
         for name, value in event.items()
     }
+
+
+def _log_death(died: threading.ExceptHookArgs) -> None:
+    if died.exc_type is not SystemExit and died.exc_value is not None:
+        name = died.thread.name if died.thread else "unknown"
+        structlog.get_logger("threading").error("thread_died", thread=name, exc_info=died.exc_value)
+
+
+class _ToStderr(logging.StreamHandler[TextIO]):
+    """To what is stderr at that moment: in a worker of dramatiq, the pipe in which its master gathers all lines."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
 
 
 class _WithoutSecrets(structlog.stdlib.ProcessorFormatter):

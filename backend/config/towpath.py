@@ -67,7 +67,7 @@ EVENT_CONTEXT_MAX_BYTES = _env.whole_number("EVENT_CONTEXT_MAX_BYTES", 16 * 1024
 #: Receipts of delivered windows are kept for this long, once they are verified.
 RECEIPT_DAYS = _env.whole_number("RECEIPT_DAYS", 30)
 
-#: A worker serves its metrics on this port; 0: it does not. The web process serves the ledger's at /metrics.
+#: Workers and the scheduler serve metrics on this port; 0: they do not. The web process has the ledger's, at /metrics.
 METRICS_PORT = _env.whole_number("METRICS_PORT", 0, minimum=0)
 #: The folder of this process's heartbeat, which `python -m pipeline.probe` reads; none: no heartbeat.
 HEARTBEAT_DIR = _env.text("HEARTBEAT_DIR", "")
@@ -77,6 +77,12 @@ if WEDGED_SECONDS <= STORE_TIMEOUT_SECONDS:
     _env.problem("WEDGED_SECONDS must be more than STORE_TIMEOUT_SECONDS: an insert may take that long")
 #: Send traces to OTEL_EXPORTER_OTLP_ENDPOINT (needs `pip install towpath[tracing]`).
 TRACING = _env.flag("TRACING", default=False)
+if TRACING:
+    try:
+        import opentelemetry.exporter.otlp.proto.http
+        import opentelemetry.sdk  # noqa: F401
+    except ModuleNotFoundError as _error:
+        _env.problem(f"TRACING needs {_error.name}, which is not installed: pip install 'towpath[tracing]'")
 
 #: For tests only: where a process shall die (pipeline/failpoints.py).
 FAILPOINTS = _env.text("FAILPOINTS", "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploy.local.clickhouse import is_answering
@@ -12,9 +11,10 @@ from deploy.local.process import Process, Program
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
-_SCRIPTS = Path(sys.executable).parent
 _MANAGE = (sys.executable, "manage.py")
+_LAUNCH = (sys.executable, "-m", "backend.config.launch")
 
 #: gunicorn keeps there the heartbeats of its workers, which must not wait for a disk.
 _MEMORY_FOLDER = "/dev/shm"  # noqa: S108 - gunicorn makes files with random names in it
@@ -47,7 +47,7 @@ class Application:
                 argv=(
                     *(sys.executable, "-m", "gunicorn", "backend.config.wsgi", "--bind", f"127.0.0.1:{port}"),
                     *("--worker-class", "gthread", "--workers", "1", "--threads", "8", "--graceful-timeout", "10"),
-                    *("--worker-tmp-dir", _MEMORY_FOLDER),
+                    *("--worker-tmp-dir", _MEMORY_FOLDER, "--logger-class", "backend.config.gunicorn_logs.Logger"),
                 ),
                 log=self._log("web"),
                 environment=self._environment,
@@ -60,7 +60,7 @@ class Application:
         return Process(
             Program(
                 name="scheduler",
-                argv=(str(_SCRIPTS / "periodiq"), "django_dramatiq.setup", "pipeline.actors"),
+                argv=(*_LAUNCH, "periodiq", "--verbose", "django_dramatiq.setup", "pipeline.actors"),
                 log=self._log("scheduler"),
                 environment=self._environment,
             )
@@ -77,7 +77,8 @@ class Application:
             Program(
                 name=name,
                 argv=(
-                    *(*_MANAGE, "rundramatiq", "--processes", "1", "--threads", str(threads), "--queues", queue),
+                    *(*_LAUNCH, "dramatiq", "django_dramatiq.setup", "pipeline.actors", "--processes", "1"),
+                    *("--threads", str(threads), "--queues", queue),
                     *("--worker-shutdown-timeout", str(_WORKER_SHUTDOWN_MILLISECONDS)),
                 ),
                 log=self._log(name),

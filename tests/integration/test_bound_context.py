@@ -9,6 +9,7 @@ from typing import Any
 
 import dramatiq
 import pytest
+import structlog
 from django.conf import settings
 from django.db import connection, transaction
 from django.test import Client
@@ -91,9 +92,14 @@ def broker() -> Iterator[RabbitmqBroker]:
     broker.close()
 
 
-def test_an_actor_s_events_carry_what_was_bound_where_its_message_was_sent(broker: RabbitmqBroker) -> None:
+def test_an_actor_s_events_and_log_lines_carry_what_was_bound_where_its_message_was_sent(
+    broker: RabbitmqBroker,
+) -> None:
+    in_log_lines = {}
+
     @dramatiq.actor(broker=broker, queue_name="carried")
     def work(step: str) -> None:
+        in_log_lines[step] = structlog.contextvars.get_contextvars()
         with contextlib.closing(connection):
             note(step)
             if step == "first":
@@ -123,6 +129,7 @@ def test_an_actor_s_events_carry_what_was_bound_where_its_message_was_sent(broke
         "last": {"actor": "job:nightly"},
         "sent by the first": of_the_request,
     }
+    assert in_log_lines == {step: values or {} for step, values in bound_by_step().items()}
 
 
 def test_the_application_s_own_broker_carries_the_context() -> None:

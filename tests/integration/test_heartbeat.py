@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
+import dramatiq
+import pytest
 from pytest_django import Settings
 
-from pipeline import heartbeat
+from deploy.local.process import PROJECT
+from pipeline import actors, heartbeat
+from pipeline.lifecycle import _threads_that_must_live
 from pipeline.probe import silence
 from tests.integration.rows import create_users
 from tests.integration.workers import QUICK, Workers
@@ -61,14 +68,25 @@ def test_idle_and_busy_workers_have_a_heartbeat(workers: Workers, tmp_path: Path
     wait_until_alive(tmp_path, "aggregator")
 
 
-def test_workers_that_wait_for_services_that_are_down_are_alive(workers: Workers, tmp_path: Path) -> None:
-    workers.aggregator(**WEDGED_SOON, **EVERYTHING_DOWN, HEARTBEAT_DIR=str(tmp_path))
+@pytest.mark.parametrize(
+    ("role", "down"),
+    [
+        ("aggregator", EVERYTHING_DOWN),
+        ("dispatcher", EVERYTHING_DOWN),
+        # It has its shifts then, which get nowhere.
+        ("dispatcher", {name: url for name, url in EVERYTHING_DOWN.items() if name != "RABBITMQ_URL"}),
+    ],
+    ids=["aggregator", "dispatcher", "dispatcher with RabbitMQ"],
+)
+def test_workers_that_wait_for_services_that_are_down_are_alive(
+    role: str, down: dict[str, str], workers: Workers, tmp_path: Path
+) -> None:
+    getattr(workers, role)(**WEDGED_SOON, **down, HEARTBEAT_DIR=str(tmp_path))
 
-    wait_until_alive(tmp_path, "aggregator")
-    began = beats(tmp_path, "aggregator")
-    eventually(
-        lambda: beats(tmp_path, "aggregator") > began + 6, seconds=WAIT_SECONDS, what="it goes on for longer than that"
-    )
+    wait_until_alive(tmp_path, role)
+    began = beats(tmp_path, role)
+    eventually(lambda: beats(tmp_path, role) > began + 6, seconds=WAIT_SECONDS, what="it goes on for longer than that")
+    assert silence(tmp_path, role) == ""
 
 
 def test_an_aggregator_that_is_wedged_in_a_window_is_dead(workers: Workers, tmp_path: Path) -> None:
@@ -95,8 +113,75 @@ def test_a_dispatcher_that_is_wedged_in_a_shift_is_dead(workers: Workers, tmp_pa
 def test_the_scheduler_s_heartbeat_is_its_tick(workers: Workers, tmp_path: Path) -> None:
     workers.scheduler(HEARTBEAT_DIR=str(tmp_path))
 
-    eventually(lambda: beats(tmp_path, "scheduler"), seconds=WAIT_SECONDS)
+    at = eventually(lambda: beats(tmp_path, "scheduler"), seconds=WAIT_SECONDS)
     assert silence(tmp_path, "scheduler") == ""
+
+    # Two ticks later, without another one, it would be dead
+    beat = json.loads((tmp_path / "scheduler").read_text())
+    (tmp_path / "scheduler").write_text(json.dumps({**beat, "at": at - 131}))
+    assert "more than 130 s" in silence(tmp_path, "scheduler")
+
+
+def test_a_scheduler_without_rabbitmq_ends_for_its_supervisor_to_start_it_again(
+    workers: Workers, tmp_path: Path
+) -> None:
+    """Nobody needs a probe to find that out."""
+    scheduler = workers.scheduler(HEARTBEAT_DIR=str(tmp_path), RABBITMQ_URL=EVERYTHING_DOWN["RABBITMQ_URL"])
+
+    eventually(lambda: not scheduler.is_running, seconds=WAIT_SECONDS)
+    assert scheduler.exit_code == 1
+
+
+def test_a_process_one_of_whose_threads_has_died_is_dead(tmp_path: Path) -> None:
+    script = """
+import sys, threading
+import django
+django.setup()
+from pipeline import heartbeat
+
+writer = threading.Thread(target=sys.stdin.readline, name="writer")
+writer.start()
+heartbeat.start("aggregator", threads=lambda: [threading.main_thread(), writer])
+threading.Event().wait()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=PROJECT,
+        env={**os.environ, "HEARTBEAT_DIR": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stderr is not None
+    try:
+        wait_until_alive(tmp_path, "aggregator")
+
+        process.stdin.write("end\n")
+        process.stdin.flush()
+
+        wait_until_silent(tmp_path, "aggregator")
+    finally:
+        process.kill()
+        with process:
+            told = [json.loads(line) for line in process.stderr]
+    assert [(line["event"], line["reasons"]) for line in told] == [("process_wedged", ["thread writer is dead"])]
+
+
+def test_the_threads_that_must_live_are_those_of_the_worker_and_its_writers() -> None:
+    worker = dramatiq.Worker(dramatiq.get_broker(), queues={"nobody-s"}, worker_threads=3)
+    assert [*_threads_that_must_live(worker)] == []
+    worker.start()
+    try:
+        alive = [*_threads_that_must_live(worker)]
+        assert len(alive) == 3 + len(worker.consumers)
+        assert all(thread.is_alive() for thread in alive)
+        assert {*actors.aggregator().writers} <= {*_threads_that_must_live(worker)}
+    finally:
+        worker.stop()
+        actors.aggregator().close(timeout_seconds=WAIT_SECONDS)
+        actors._make_aggregator.cache_clear()
+        actors._make_event_store.cache_clear()
 
 
 def test_a_heartbeat_that_cannot_be_written_stops_nothing(settings: Settings, tmp_path: Path) -> None:

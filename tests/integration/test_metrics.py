@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
 from datetime import UTC, datetime
-from typing import cast
+from typing import cast, get_args
+from urllib.error import URLError
 
 import pytest
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from structlog.testing import capture_logs
 
-from backend.eventlog.errors import OutcomeUnknown
 from backend.eventlog.store import EventStore, connect
-from pipeline import gauges
+from pipeline import gauges, status
+from pipeline.accumulate import Closing
+from pipeline.aggregator import Aggregator
+from pipeline.broker import queue_lengths
 from pipeline.delivery import Delivery, deliver
-from pipeline.gauges import read_gauges
-from pipeline.metrics import LEDGER_GAUGES, dead_letters, pending_rows
+from pipeline.gauges import LEDGER, LedgerCollector, read_gauges
+from pipeline.metrics import LEDGER_GAUGES, Closed, dead_letters, pending_rows
 from pipeline.models import Cursor, Window
 from pipeline.recover import recover
+from pipeline.verify import verify_receipts
+from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered_within
 from tests.integration.rows import create_users, write_events
 from tests.integration.scraping import Counted, Samples, free_port, scrape
+from tests.integration.stores import LosesAnswers
 from tests.integration.windows import dispatched, expire_leases, sealed, taken_over
 from tests.integration.workers import QUICK, Workers
 from tests.services import Services
@@ -33,6 +44,13 @@ WAIT_SECONDS = 60
 @pytest.fixture
 def always_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gauges, "_FRESH_SECONDS", -1.0)
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing has been read before."""
+    (collector,) = [one for one in LEDGER._collector_to_names if isinstance(one, LedgerCollector)]
+    monkeypatch.setattr(collector, "_read_at", float("-inf"))
 
 
 def ledger() -> Samples:
@@ -77,6 +95,7 @@ def test_every_role_counts_what_really_happened(workers: Workers, event_log: Eve
     assert aggregator["towpath_window_rows_sum"] == 2507
     assert aggregator.of("towpath_inserts_total", outcome="stored") == windows
     assert aggregator.of("towpath_inserts_total", outcome="refused") == 0
+    assert aggregator.of("towpath_refused_rows_total", outbox="outbox_event") == 0  # there before the first one is
     assert sum(aggregator.of("towpath_windows_total", reason=reason) for reason in ("rows", "linger")) == windows
     for stage in ("accumulate", "seal", "load", "write", "ack"):
         assert aggregator.of("towpath_stage_seconds_count", stage=stage) == windows, stage
@@ -94,6 +113,33 @@ def test_every_role_counts_what_really_happened(workers: Workers, event_log: Eve
     assert web.of("towpath_last_dispatch_timestamp_seconds", outbox="outbox_user") == pytest.approx(
         dispatched_at.timestamp()
     )
+
+
+def test_the_scheduler_serves_when_rabbitmq_has_last_taken_each_of_its_messages(workers: Workers) -> None:
+    port, began = free_port(), time.time()
+    workers.scheduler(METRICS_PORT=str(port))
+
+    scraped = eventually(lambda: _if_ticked(port, "verify"), seconds=WAIT_SECONDS)  # the last of three
+
+    assert scraped
+    assert queue_lengths()["dispatch"] >= 3  # nobody works at them here
+    for actor in ("dispatch_shift", "recover_shift", "verify"):
+        assert began <= scraped.of("towpath_last_tick_timestamp_seconds", actor=actor) <= time.time()
+
+
+def test_a_scheduler_whose_metrics_port_is_taken_ticks_all_the_same(workers: Workers, services: Services) -> None:
+    workers.scheduler(METRICS_PORT=str(services.postgres.port))
+
+    eventually(lambda: queue_lengths()["dispatch"] >= 3, seconds=WAIT_SECONDS)
+
+
+def _if_ticked(port: int, actor: str) -> Samples | None:
+    try:
+        found = scrape(port)
+        found.of("towpath_last_tick_timestamp_seconds", actor=actor)
+    except (URLError, KeyError):
+        return None
+    return found
 
 
 def test_a_worker_whose_metrics_port_is_taken_delivers_all_the_same(
@@ -150,7 +196,7 @@ def test_every_gauge_that_is_declared_is_served() -> None:
 
 
 def test_a_large_backlog_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gauges, "_COUNTED_ROWS", 10)
+    monkeypatch.setattr(status, "COUNTED_ROWS", 10)
     create_users(500)
     write_events(["{}"] * 4)
 
@@ -189,18 +235,21 @@ def test_a_store_that_is_away_is_counted_as_unavailable() -> None:
     assert counted.of("towpath_inserts_total", outcome="stored") == 0
 
 
-class _LosesAnswers:
-    """Never says how an insert has ended."""
+def test_a_window_whose_rows_are_all_refused_is_counted_as_the_schema_s_fault(store: EventStore) -> None:
+    write_events(["{}"] * 20, at="infinity")
+    counted = Counted()
 
-    def write(self, rows: bytes, *, row_count: int, token: str) -> None:  # noqa: ARG002
-        raise OutcomeUnknown("connection cut")
+    assert deliver(sealed(), store) is Delivery.POSTPONED
+
+    assert counted.of("towpath_retries_total", reason="schema") == 1
+    assert dict(read_gauges()[dead_letters])["outbox_event"] == 0
 
 
 def test_a_lost_answer_is_counted_as_unknown() -> None:
     create_users(3)
     counted = Counted()
 
-    assert deliver(sealed(), cast("EventStore", _LosesAnswers())) is Delivery.POSTPONED
+    assert deliver(sealed(), cast("EventStore", LosesAnswers())) is Delivery.POSTPONED
 
     assert counted.of("towpath_inserts_total", outcome="unknown") == 1
     assert counted.of("towpath_retries_total", reason="unknown") == 1
@@ -219,6 +268,105 @@ def test_a_lost_lease_and_what_recovers_are_counted(store: EventStore) -> None:
     assert counted.of("towpath_leases_lost_total") == 1
     assert counted.of("towpath_recovered_total", what="window") == 1
     assert counted.of("towpath_acked_rows_total", outbox="outbox_user") == 3
+
+
+def test_batches_that_recovery_takes_up_are_counted(store: EventStore) -> None:
+    create_users(3)
+    dispatched()
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE pipeline_batch SET dispatched_at = now() - interval '1 minute'")
+    counted = Counted()
+
+    recover(store, should_stop=lambda: False)
+
+    assert counted.of("towpath_recovered_total", what="batches") == 1
+    assert counted.of("towpath_recovered_total", what="window") == 0
+    assert counted.of("towpath_windows_total", reason="recovery") == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "closing"),
+    [
+        ("rows", Closing(3, 1024**2, linger_seconds=3600)),
+        ("bytes", Closing(1000, 1, linger_seconds=3600)),
+        ("linger", Closing(1000, 1024**2, linger_seconds=0.3)),
+        ("shutdown", Closing(1000, 1024**2, linger_seconds=3600)),
+    ],
+)
+def test_a_window_is_counted_by_the_reason_for_which_it_was_closed(
+    reason: str, closing: Closing, store: EventStore
+) -> None:
+    write_events(["{}"] * 3)
+    sent = Sent()
+    dispatch_all(make_dispatcher(sent))
+    (batch,) = sent.batches
+    aggregator = Aggregator(store, closing=closing, writers=1)
+    counted = Counted()
+
+    actor = threading.Thread(
+        target=aggregator.submit, args=[batch.id], kwargs={"rows": len(batch.ids), "payload_bytes": batch.bytes}
+    )
+    actor.start()
+    if reason == "shutdown":
+        aggregator.hasten()
+    actor.join(WAIT_SECONDS)
+
+    assert aggregator.close(timeout_seconds=WAIT_SECONDS)
+    assert {one: counted.of("towpath_windows_total", reason=one) for one in get_args(Closed)} == {
+        one: int(one == reason) for one in get_args(Closed)
+    }
+    assert Window.objects.get().acked_at is not None
+
+
+def test_receipts_are_counted_by_what_the_store_says_of_them(store: EventStore, event_log: EventLog) -> None:
+    for number in range(3):
+        create_users(1, prefix=f"n{number}")
+        deliver(sealed(), store)
+    event_log.delete_where(f"window_id = '{Window.objects.earliest('acked_at').id}'")
+    counted = Counted()
+
+    verify_receipts(store, should_stop=lambda: False)
+
+    assert counted.of("towpath_verified_windows_total", outcome="match") == 2
+    assert counted.of("towpath_verified_windows_total", outcome="mismatch") == 1
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_ledger_that_does_not_answer_in_time_is_not_measured() -> None:
+    """Rather none than figures of who knows when; the scrape does not hang."""
+    locked, is_measured = threading.Event(), threading.Event()
+
+    def lock() -> None:
+        with contextlib.closing(connection), transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE pipeline_window IN ACCESS EXCLUSIVE MODE")
+            locked.set()
+            is_measured.wait(WAIT_SECONDS)
+
+    holder = threading.Thread(target=lock)
+    holder.start()
+    try:
+        assert locked.wait(WAIT_SECONDS)
+        began = time.monotonic()
+        with capture_logs() as logs:
+            response = Client().get("/metrics")
+    finally:
+        is_measured.set()
+        holder.join()
+
+    assert response.status_code == 503
+    assert time.monotonic() - began < 10
+    assert [line["event"] for line in logs] == ["ledger_not_measured"]
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_the_ledger_is_read_once_in_two_seconds_however_many_ask() -> None:
+    with CaptureQueriesContext(connection) as read:
+        ledger()
+    with CaptureQueriesContext(connection) as read_again:
+        ledger()
+
+    assert len(read) > 10
+    assert len(read_again) == 0
 
 
 def test_the_end_to_end_latency_is_that_of_the_events_own_time(store: EventStore) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,18 +16,29 @@ from typing import Any
 
 import pytest
 import urllib3
+from django.db import transaction
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.trace import SpanContext
 
+from backend.outbox import Event, publish
+from backend.outbox.context import bind
 from deploy.local.process import PROJECT
+from pipeline import spans
 from pipeline.models import Window
-from pipeline.spans import _MOST_REQUESTS
+from pipeline.spans import _MOST_BATCHES, _MOST_REQUESTS, _links, _remember
+from pipeline.window import seal
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered_within
+from tests.integration.windows import dispatched
 from tests.integration.workers import QUICK, Workers
 from tests.services import Services
 from tests.waiting import eventually
 
 WAIT_SECONDS = 60
+
+
+class Seen(Event):
+    number: int
 
 
 class Collector:
@@ -167,5 +180,47 @@ def test_nothing_of_opentelemetry_is_imported_while_tracing_is_off() -> None:
     assert json.loads(done.stdout) == []
 
 
+def test_tracing_without_the_extra_says_what_to_install() -> None:
+    script = "import sys; sys.modules['opentelemetry'] = None; import backend.config.settings"
+    for is_on in (True, False):
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=PROJECT,
+            env={**os.environ, "TRACING": str(is_on)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert ("pip install 'towpath[tracing]'" in done.stderr) == is_on
+        assert (done.returncode == 0) == (not is_on)
+
+
 def test_the_links_of_one_window_are_few() -> None:
-    assert _MOST_REQUESTS <= 128  # what OpenTelemetry's SDK keeps of a span's links, by default
+    # Given a window of more batches and more requests than a span links to
+    requests = max(_MOST_BATCHES, _MOST_REQUESTS) + 8
+    for number in range(requests):
+        with bind(traceparent=f"00-{number + 1:032x}-{number + 1:016x}-01"), transaction.atomic():
+            publish(Seen(number=number))
+    ids = dispatched(batch_ids=1)
+    window = seal(ids)
+    assert window is not None
+    assert len(ids) == requests
+    for batch in ids:
+        _remember(batch, SpanContext(trace_id=1, span_id=2**32 + batch, is_remote=True))
+
+    links = _links(window)
+
+    assert len(links) == _MOST_BATCHES + _MOST_REQUESTS <= 128  # what the SDK keeps of a span's links, by default
+    linked = {link.context.span_id for link in links}
+    assert len(linked & {2**32 + batch for batch in ids}) == _MOST_BATCHES
+    assert len(linked & set(range(1, requests + 1))) == _MOST_REQUESTS
+
+
+def test_messages_whose_window_never_comes_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    remembered: OrderedDict[int, SpanContext] = OrderedDict()
+    monkeypatch.setattr(spans, "_messages", remembered)
+    for batch in range(spans._MOST_MESSAGES + 10):
+        _remember(batch, SpanContext(trace_id=1, span_id=batch + 1, is_remote=True))
+
+    assert [*remembered] == [*range(10, spans._MOST_MESSAGES + 10)]

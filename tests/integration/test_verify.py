@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import re
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 import pytest
 from django.core.management import call_command
@@ -13,7 +17,11 @@ from django.db import connection
 from structlog.testing import capture_logs
 
 from backend.eventlog.store import EventStore, connect
+from pipeline import status, verify
+from pipeline.actors import dispatch_shift, recover_shift
+from pipeline.actors import verify as tick
 from pipeline.delivery import Delivery, deliver
+from pipeline.doctor import examine
 from pipeline.gauges import read_gauges
 from pipeline.metrics import mismatched_windows, unverified_age_seconds
 from pipeline.models import Window
@@ -23,6 +31,8 @@ from tests.integration.event_log import EventLog
 from tests.integration.manage import manage
 from tests.integration.rows import create_users, write_events
 from tests.integration.windows import dispatched, sealed
+from tests.integration.workers import Workers
+from tests.waiting import eventually
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -80,6 +90,94 @@ def test_a_window_whose_rows_are_lost_is_an_alarm_with_its_details(store: EventS
     assert not [line for line in logs if line["event"] == "receipt_mismatch"]
 
 
+def test_status_and_doctor_name_the_command_that_shows_what_differs(store: EventStore, event_log: EventLog) -> None:
+    """Also when it was dispatched before the day that `pipeline verify` looks at by itself."""
+    assert receipts_of_the_doctor() == {"is_ok": True, "detail": "none is known to differ from the event store"}
+    lost = delivered(store, users=3)
+    Window.objects.update(
+        **{name: datetime.now(UTC) - timedelta(days=3) for name in ("acked_at", "dispatched_from", "dispatched_to")}
+    )
+    event_log.clear()
+    assert verified(store) == 1
+
+    finding = receipts_of_the_doctor()
+    (problem,) = [problem for problem in read_status().problems if "event store" in problem]
+
+    assert finding == {"is_ok": False, "detail": problem}
+    python, script, *typed = re.findall(r"`([^`]+)`", problem)[0].split()
+    assert (python, script) == ("python", "manage.py")
+    shown = manage(*typed)
+    assert shown.returncode == 1
+    assert f"window {lost.id}" in shown.stdout
+
+
+def receipts_of_the_doctor() -> dict[str, Any]:
+    (finding,) = [finding for finding in examine() if finding.check == "receipts"]
+    return {"is_ok": finding.is_ok, "detail": finding.detail}
+
+
+def test_the_status_reads_no_more_however_many_receipts_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given receipts that are verified, one that the store contradicts, and, because verify has not run since, many more
+    monkeypatch.setattr(status, "COUNTED_ROWS", 100)
+    insert_receipts(5000, age="2 days", verified=True)
+    insert_receipts(1, age="1 day", error="outbox_user: 0 stored of 3")
+    insert_receipts(3000, age="1 hour")
+    create_users(2000)
+    tuples_read()  # what was inserted is counted now, and not once more after ANALYZE has counted it
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE pipeline_window, outbox_user")
+
+    before = tuples_read()
+    found = read_status()
+    read = tuples_read() - before
+
+    assert (found.receipts, found.outboxes["outbox_user"].pending) == (8001, 2000)
+    assert found.mismatched_receipts == 1
+    assert datetime.fromisoformat(found.mismatched_since) == pytest.approx(
+        datetime.now(UTC) - timedelta(days=1), abs=timedelta(minutes=5)
+    )
+    assert 100 < read < 1000
+    assert "are estimates" in _table_of_the_status()
+
+
+def test_mismatches_that_are_too_many_to_count_are_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "COUNTED_ROWS", 10)
+    insert_receipts(20, age="1 day", error="outbox_user: 0 stored of 3")
+
+    (problem,) = [problem for problem in read_status().problems if "event store" in problem]
+
+    assert problem.startswith("10 or more window(s)")
+
+
+def _table_of_the_status() -> str:
+    printed = io.StringIO()
+    with contextlib.suppress(SystemExit):  # no shift runs
+        call_command("pipeline", "status", stdout=printed)
+    return printed.getvalue()
+
+
+def insert_receipts(count: int, *, age: str, verified: bool = False, error: str = "") -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, last_error, rows, bytes, sealed_at,"
+            " acked_at, verified_at, delivered, dispatched_from, dispatched_to)"
+            " SELECT gen_random_uuid(), gen_random_uuid(), t, 1, %s, 0, 0, t, t, CASE WHEN %s THEN t END, '{}', t, t"
+            " FROM (SELECT now() - %s::interval + n * interval '1 ms' AS t FROM generate_series(1, %s) AS n) AS times",
+            [error, verified, age, count],
+        )
+
+
+def tuples_read() -> int:
+    """How much has been read of all tables and indexes of the database, by anybody, so far."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_stat_force_next_flush()")
+        cursor.execute(
+            "SELECT (SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) FROM pg_stat_user_tables)"
+            " + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes)"
+        )
+        return int(cursor.fetchone()[0])
+
+
 def test_a_doubled_row_is_an_alarm(store: EventStore, event_log: EventLog) -> None:
     receipt = delivered(store, users=2)
     event_log.copy_window(str(receipt.id))
@@ -125,16 +223,44 @@ def test_the_receipt_of_a_window_that_was_empty_when_it_was_loaded_is_verified(s
 
 
 def test_more_receipts_than_fit_one_query_are_all_verified(store: EventStore) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, last_error, rows, bytes, sealed_at,"
-            " acked_at, delivered, dispatched_from, dispatched_to)"
-            " SELECT gen_random_uuid(), gen_random_uuid(), now(), 1, '', 0, 0, now(), now(), '{}', now(), now()"
-            " FROM generate_series(1, 1000)"
-        )
+    insert_receipts(1000, age="1 minute")
+    counting = Counting(store)
 
-    assert verified(store) == 0
+    assert verified(cast("EventStore", counting)) == 0
+
     assert Window.objects.exclude(verified_at=None).count() == 1000
+    assert counting.asked == [300, 300, 300, 100]
+    assert verified(cast("EventStore", counting)) == 0
+    assert len(counting.asked) == 4  # what is verified is not asked for again
+
+
+class Counting:
+    """How many windows each query has asked for."""
+
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+        self.asked: list[int] = []
+
+    def counts(self, windows: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
+        self.asked.append(len(windows))
+        return self._store.counts(windows)
+
+
+def test_the_dispatcher_verifies_and_purges_at_each_tick(store: EventStore, workers: Workers) -> None:
+    fresh = delivered(store, users=3)
+    insert_receipts(5, age="31 days", verified=True)
+
+    workers.idle_dispatcher()
+    tick.send()
+
+    eventually(lambda: Window.objects.exclude(verified_at=None).filter(id=fresh.id).exists(), seconds=60)
+    eventually(lambda: Window.objects.count() == 1, seconds=60)
+
+
+def test_the_dispatcher_s_work_is_due_every_minute() -> None:
+    due = {actor.actor_name: str(actor.options["periodic"]) for actor in (dispatch_shift, recover_shift, tick)}
+
+    assert due == {"dispatch_shift": "* * * * *", "recover_shift": "* * * * *", "verify": "* * * * *"}
 
 
 # --- The ledger of a period --------------------------------------------------------------------------------------
@@ -222,6 +348,24 @@ def test_the_command_finds_a_lost_row_and_says_which_window(store: EventStore, e
     assert "docs/runbook.md" in done.stdout
 
 
+def test_the_command_looks_at_the_period_that_it_is_told(store: EventStore) -> None:
+    for days in (1, 2, 3):
+        receipt = delivered(store, users=days)
+        then = datetime.now(UTC) - timedelta(days=days, hours=-1)
+        Window.objects.filter(id=receipt.id).update(acked_at=then, dispatched_from=then, dispatched_to=then)
+    create_users(4, prefix="pending")
+    since, until = (datetime.now(UTC) - timedelta(days=days) for days in (3, 1))
+
+    code, ledger = command("--since", since.isoformat(), "--until", until.isoformat())
+
+    # Pending rows belong to no period that has an end
+    users = ledger["outboxes"]["outbox_user"]
+    assert (code, ledger["windows"], users["stored"], users["pending"]) == (0, 2, 5, 0)
+    code, ledger = command()
+    users = ledger["outboxes"]["outbox_user"]
+    assert (code, ledger["windows"], users["stored"], users["pending"]) == (0, 1, 1, 4)
+
+
 def test_a_time_that_is_none_is_wrong_usage() -> None:
     done = manage("pipeline", "verify", "--since", "yesterday")
 
@@ -254,6 +398,24 @@ def test_verified_receipts_are_purged_after_receipt_days(
 
     assert purge_receipts(should_stop=lambda: False) == int(is_purged)
     assert Window.objects.exists() != is_purged
+
+
+def test_receipts_are_purged_in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "_RECEIPTS_PER_DELETE", 10)
+    monkeypatch.setattr(verify, "_DELETES_PER_ROUND", 3)
+    insert_receipts(45, age="31 days", verified=True)
+    left = []
+
+    def should_stop() -> bool:
+        left.append(Window.objects.count())
+        return len(left) == 3
+
+    assert purge_receipts(should_stop=should_stop) == 20
+    assert left == [45, 35, 25]
+
+    # And no more of them in one round than it may make steps
+    insert_receipts(45, age="31 days", verified=True)
+    assert purge_receipts(should_stop=lambda: False) == 30
 
 
 def test_an_open_window_is_never_purged(store: EventStore) -> None:  # noqa: ARG001

@@ -13,8 +13,12 @@ from prometheus_client import REGISTRY, Metric
 
 from deploy.local.process import PROJECT
 from pipeline import metrics
+from tests.deploy.compose import FILE, ROLES
 
 STAGES = ("publish", "dispatch", "accumulate", "seal", "load", "write", "ack", "recover", "verify")
+
+#: Where gunicorn listens in a container (deploy/role).
+WEB_PORT = 8000
 
 #: What Prometheus itself makes of a scrape.
 OF_PROMETHEUS = {"up"}
@@ -24,7 +28,7 @@ def declared() -> dict[str, set[str]]:
     """Every series name that the pipeline can have, with its labels."""
     found = {gauge.name: {gauge.label} if gauge.label else set() for gauge in metrics.LEDGER_GAUGES}
     for metric in _counted():
-        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}[metric.type]
+        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}[metric.type]
         labels = {label for sample in metric.samples for label in sample.labels} or _labels(metric.name)
         for suffix in suffixes:
             found[metric.name + suffix] = labels
@@ -92,6 +96,35 @@ def test_the_runbook_has_no_section_of_an_alert_that_does_not_exist() -> None:
     assert sorted(sections) == sorted(rule["alert"] for rule in alerts())
 
 
+def test_every_role_is_scraped_and_missed_when_it_is_away() -> None:
+    scraped = {one["job_name"] for one in scrape_configs()}
+    (down,) = [rule["expr"] for rule in alerts() if rule["alert"] == "TowpathWorkerDown"]
+
+    assert {f"towpath-{role}" for role in ROLES} <= scraped
+    # Of the web process's metrics, the ledger's, `TowpathUnmeasured` says when they are missing.
+    (jobs,) = re.findall(r'up\{job=~"([^"]+)"\} == 0', down)
+    assert set(jobs.split("|")) == {f"towpath-{role}" for role in ROLES} - {"towpath-web"}
+
+
+def test_the_roles_are_scraped_where_the_compose_file_makes_them_serve() -> None:
+    composed = yaml.safe_load(FILE.read_text())
+    ports = {role: int(composed["services"][role]["environment"].get("METRICS_PORT", WEB_PORT)) for role in ROLES}
+
+    for one in scrape_configs():
+        for found in one.get("dns_sd_configs", []):
+            (name,) = found["names"]
+            assert one["job_name"] == f"towpath-{name}"
+            assert found["port"] == ports.pop(name)
+    assert ports == {}
+
+
+def scrape_configs() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = yaml.safe_load((PROJECT / "deploy/prometheus/prometheus.yml").read_text())[
+        "scrape_configs"
+    ]
+    return found
+
+
 def test_no_alert_is_about_a_depth() -> None:
     depths = ("towpath_pending_rows", "towpath_in_flight_rows", "towpath_unsealed_batches", "towpath_open_windows")
 
@@ -116,6 +149,16 @@ def test_every_metric_is_documented_and_nothing_else() -> None:
     exposed = {gauge.name for gauge in metrics.LEDGER_GAUGES}
     exposed |= {metric.name + ("_total" if metric.type == "counter" else "") for metric in _counted()}
     assert documented == exposed
+
+
+def test_every_log_event_that_is_documented_is_logged() -> None:
+    text = (PROJECT / "docs/operating.md").read_text()
+    (table,) = re.findall(r"^\| event \| stage .*?\n(?=\n)", text, re.MULTILINE | re.DOTALL)
+    events = {event for row in table.splitlines()[2:] for event in re.findall(r"`(\w+)`", row.split("|")[1])}
+    source = "\n".join(path.read_text() for path in (PROJECT / "pipeline").glob("*.py"))
+
+    assert len(events) > 10
+    assert {event for event in events if f'"{event}"' not in source} == set()
 
 
 def test_every_value_of_a_closed_label_is_documented() -> None:

@@ -21,7 +21,7 @@ from pipeline.actors import publish_batches
 from pipeline.doctor import examine
 from pipeline.models import DeadLetter
 from pipeline.recover import recover
-from pipeline.status import Status, read_status
+from pipeline.status import COUNTED_ROWS, Status, read_status
 from pipeline.verify import Ledger, read_ledger, verify_receipts
 
 
@@ -191,4 +191,6 @@ def _as_table(status: Status) -> str:
         *(f"{name} shift: alive {shift['alive_seconds_ago']:.0f} s ago" for name, shift in status.shifts.items()),
         *(f"! {problem}" for problem in status.problems),
     ]
+    if status.has_estimates():
+        lines.append(f"(pending rows and receipts above {COUNTED_ROWS:,} are estimates)")
     return "\n".join(lines)
