@@ -118,9 +118,7 @@ class Proxy:
 
     def heal(self) -> None:
         """Let everything through. Connections that lost bytes are cut."""
-        previous = self._switch(None)
-        if previous is not None and previous.kind is Kind.REFUSE:
-            self._listen()
+        self._switch(None)
         for link in self._all_links():
             if link.struck_by is not None and link.struck_by.kind is Kind.HOLD_ANSWER:
                 link.reset()
@@ -139,13 +137,14 @@ class Proxy:
         self._listener.close()
         self.cut()
 
-    def _switch(self, fault: Fault | None) -> Fault | None:
+    def _switch(self, fault: Fault | None) -> None:
         with self._guard:
             previous, self._fault = self._fault, fault
             self._times_left = None if fault is None else fault.times
             self.struck = self.answers_lost = 0
             self._guard.notify_all()
-        return previous
+        if previous is not None and previous.kind is Kind.REFUSE:
+            self._listen()
 
     def _all_links(self) -> list[_Link]:
         with self._guard:

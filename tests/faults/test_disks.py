@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 _DRAIN_SECONDS = 90
-#: More than the two files of 16 MiB that PostgreSQL may take for its WAL before the disk is filled: it needs another one
-#: to get up again, when what the test has filled is given back.
+#: More than the two files of 16 MiB that PostgreSQL may take for its WAL before the disk is filled: it needs another
+#: one to get up again, when what the test has filled is given back.
 _FREE_MEBIBYTES = 64
 _MEBIBYTE = 1024 * 1024
 

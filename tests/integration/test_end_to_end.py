@@ -364,8 +364,9 @@ def test_a_killed_dispatcher_is_replaced_by_another_one_without_waiting_for_the_
 def test_everything_killed_in_the_middle_of_a_backlog_delivers_each_event_once_after_a_restart(
     workers: Workers, event_log: EventLog
 ) -> None:
-    # Given a backlog that is half delivered
-    processes = [workers.dispatcher(**QUICK), workers.aggregator(1, **QUICK), workers.aggregator(2, **QUICK)]
+    # Given a backlog that is half delivered, so slowly that it still is when the kill takes effect
+    slow = {**QUICK, "WINDOW_MAX_ROWS": "1000", "FAILPOINTS": "written=sleep:0.2"}
+    processes = [workers.dispatcher(**QUICK), workers.aggregator(1, **slow), workers.aggregator(2, **slow)]
     workers.wait_until_ready()
     create_users(30_000)
     eventually(lambda: event_log.count() > 5000, seconds=WAIT_SECONDS)
