@@ -28,6 +28,7 @@ from opentelemetry.trace import Link, SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from backend.outbox.context import bind
+from backend.outbox.middleware import ActorContext
 from pipeline.heartbeat import role_of
 
 if TYPE_CHECKING:
@@ -87,12 +88,9 @@ class RequestSpans:
             return self._get_response(request)
 
 
-class MessageSpans(dramatiq.Middleware):
+class MessageSpans(ActorContext):
     """dramatiq middleware: a span for each message that is sent, and for the work at it. Shifts have none: a trace of
     a whole minute shows nothing."""
-
-    def __init__(self) -> None:
-        self._working = threading.local()
 
     def before_worker_boot(self, _broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         # Before the first message, which may be there already.
@@ -111,32 +109,17 @@ class MessageSpans(dramatiq.Middleware):
         with _tracer.start_as_current_span(f"send {message.queue_name}", kind=SpanKind.PRODUCER):
             message.options.update(trace=_carrier())
 
-    def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
+    @contextlib.contextmanager
+    def context_of(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> Iterator[None]:
         if _is_periodic(broker, message):
+            yield
             return
-        self._working.stack = contextlib.ExitStack()
         parent = _format.extract(message.options.get("trace", {}))
-        span = self._working.stack.enter_context(
-            _tracer.start_as_current_span(f"process {message.queue_name}", context=parent, kind=SpanKind.CONSUMER)
-        )
-        if (batch := message.kwargs.get("batch")) is not None:
-            _remember(batch, span.get_span_context())
-
-    def after_process_message(
-        self,
-        broker: dramatiq.Broker,
-        message: dramatiq.MessageProxy,
-        *,
-        result: Any | None = None,  # noqa: ANN401, ARG002 - dramatiq's signature
-        exception: BaseException | None = None,  # noqa: ARG002
-    ) -> None:
-        self.after_skip_message(broker, message)
-
-    def after_skip_message(self, _broker: dramatiq.Broker, _message: dramatiq.MessageProxy) -> None:
-        stack = getattr(self._working, "stack", None)
-        if stack is not None:
-            self._working.stack = None
-            stack.close()
+        name = f"process {message.queue_name}"
+        with _tracer.start_as_current_span(name, context=parent, kind=SpanKind.CONSUMER) as span:
+            if (batch := message.kwargs.get("batch")) is not None:
+                _remember(batch, span.get_span_context())
+            yield
 
 
 @contextlib.contextmanager

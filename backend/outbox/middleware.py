@@ -9,7 +9,8 @@ import contextlib
 import re
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import dramatiq
@@ -52,21 +53,22 @@ class EventContextMiddleware:
         return response
 
 
-class EventContextCarrier(dramatiq.Middleware):
-    """dramatiq middleware: an actor's events carry the context that was bound where its message was sent."""
+class ActorContext(dramatiq.Middleware):
+    """dramatiq middleware: enters a context before an actor works on a message, and leaves it however that ends.
+
+    In the actor's own thread. A subclass says which context.
+    """
 
     def __init__(self) -> None:
-        self._open = threading.local()
+        self._entered = threading.local()
 
-    def before_enqueue(self, _broker: dramatiq.Broker, message: dramatiq.Message[Any], _delay: int | None) -> None:
-        if (values := bound()) is not None:
-            message.options.setdefault("event_context", values)
+    def context_of(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> AbstractContextManager[object]:
+        """The context in which the message is processed."""
+        raise NotImplementedError
 
-    def before_process_message(self, _broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
-        self._open.stack = contextlib.ExitStack()
-        values = message.options.get("event_context", {})
-        self._open.stack.enter_context(bind(**values))
-        self._open.stack.enter_context(structlog.contextvars.bound_contextvars(**_logged(**values)))
+    def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
+        self._entered.stack = contextlib.ExitStack()
+        self._entered.stack.enter_context(self.context_of(broker, message))
 
     def after_process_message(
         self,
@@ -79,7 +81,21 @@ class EventContextCarrier(dramatiq.Middleware):
         self.after_skip_message(broker, message)
 
     def after_skip_message(self, _broker: dramatiq.Broker, _message: dramatiq.MessageProxy) -> None:
-        stack = getattr(self._open, "stack", None)
+        stack = getattr(self._entered, "stack", None)
         if stack is not None:
-            self._open.stack = None
+            self._entered.stack = None
             stack.close()
+
+
+class EventContextCarrier(ActorContext):
+    """dramatiq middleware: an actor's events carry the context that was bound where its message was sent."""
+
+    def before_enqueue(self, _broker: dramatiq.Broker, message: dramatiq.Message[Any], _delay: int | None) -> None:
+        if (values := bound()) is not None:
+            message.options.setdefault("event_context", values)
+
+    @contextlib.contextmanager
+    def context_of(self, _broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> Iterator[None]:
+        values = message.options.get("event_context", {})
+        with bind(**values), structlog.contextvars.bound_contextvars(**_logged(**values)):
+            yield
