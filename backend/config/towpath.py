@@ -31,6 +31,8 @@ except ImproperlyConfigured as _error:
 
 #: Goes into the `environment` column of every event.
 ENVIRONMENT = _env.text("ENVIRONMENT", "local")
+#: Proxies in front of the web that append to X-Forwarded-For. With 0 it is ignored: anybody can send one.
+TRUSTED_PROXIES = _env.whole_number("TRUSTED_PROXIES", 0, minimum=0)
 
 # --- The pipeline ------------------------------------------------------------------------------------------------
 
