@@ -13,7 +13,6 @@ from django.core.exceptions import ImproperlyConfigured
 from periodiq import PeriodiqMiddleware
 
 from backend.config.broker_url import with_safe_defaults
-from backend.config.environment import LOCAL_DATABASE_URL
 from backend.config.environment import env as _env
 from backend.eventlog import store as _store
 from pipeline.lifecycle import PipelineLifecycle
@@ -25,7 +24,7 @@ django_stubs_ext.monkeypatch()
 RABBITMQ_URL = _env.url("RABBITMQ_URL", "amqp://127.0.0.1:26729", schemes=("amqp", "amqps"))
 EVENT_STORE_URL = _env.url("EVENT_STORE_URL", _env.url("CLICKHOUSE_URL", _store.DEFAULT_URL))
 try:
-    EVENT_STORE_URL = _store.completed(EVENT_STORE_URL, database_url=_env.url("DATABASE_URL", LOCAL_DATABASE_URL))
+    EVENT_STORE_URL = _store.checked(EVENT_STORE_URL)
 except ImproperlyConfigured as _error:
     _env.problem(f"EVENT_STORE_URL: {_error}")
 

@@ -156,6 +156,22 @@ def test_a_project_that_left_a_step_out_is_told_which(project: ForeignProject) -
     assert "HINT: Use PostgreSQL 13 or later for the project's default database." in with_sqlite
 
 
+def test_a_project_may_keep_its_event_log_beside_its_own_database(project: ForeignProject) -> None:
+    for block in list(blocks("adopting.md"))[:4]:
+        project.apply(block)
+    url = {"EVENT_STORE_URL": "postgresql:///mysite_events"}
+
+    with connection.cursor() as cursor:
+        try:
+            project.run("python manage.py eventlog migrate", environment=url)
+
+            project.run("python manage.py eventlog status", environment=url)  # all applied, or it would fail
+            cursor.execute("SELECT count(*) FROM pg_database WHERE datname = 'mysite_events'")
+            assert cursor.fetchone() == (1,)
+        finally:
+            cursor.execute("DROP DATABASE IF EXISTS mysite_events WITH (FORCE)")
+
+
 def test_the_page_names_the_comparison_and_every_block_has_its_mark() -> None:
     page = (PROJECT / "docs" / "adopting.md").read_text(encoding="utf-8")
 
