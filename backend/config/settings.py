@@ -131,7 +131,7 @@ SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS_ONLY
 SILENCED_SYSTEM_CHECKS = ["security.W021"]
 
 _LOG_JSON = _env.flag("LOG_JSON", default=not sys.stderr.isatty())
-_LOG_LEVEL = _env.text("LOG_LEVEL", "INFO")
+_LOG_LEVEL = _env.choice("LOG_LEVEL", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 
 # --- The pipeline: after the rest, because it checks all that was read -------------------------------------------
 

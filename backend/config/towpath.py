@@ -69,7 +69,7 @@ EVENT_CONTEXT_MAX_BYTES = _env.whole_number("EVENT_CONTEXT_MAX_BYTES", 16 * 1024
 RECEIPT_DAYS = _env.whole_number("RECEIPT_DAYS", 30)
 
 #: Workers and the scheduler serve metrics on this port; 0: they do not. The web process has the ledger's, at /metrics.
-METRICS_PORT = _env.whole_number("METRICS_PORT", 0, minimum=0)
+METRICS_PORT = _env.whole_number("METRICS_PORT", 0, minimum=0, maximum=65535)
 #: The folder of this process's heartbeat, which `python -m pipeline.probe` reads; none: no heartbeat.
 HEARTBEAT_DIR = _env.text("HEARTBEAT_DIR", "")
 #: A worker whose work has not moved for this long is wedged: its heartbeat stops.
