@@ -63,7 +63,9 @@ class Command(BaseCommand):
         except (DatabaseError, InterfaceError) as error:
             raise CommandError(f"PostgreSQL does not answer, or is not migrated: {error}") from error
         except EventStoreError as error:
-            raise CommandError(f"The event store does not answer ({error}): see `pipeline doctor`.") from error
+            raise CommandError(
+                f"The event store does not answer, or refuses ({error}): see `pipeline doctor`."
+            ) from error
         if not is_well:
             raise SystemExit(1)
 
