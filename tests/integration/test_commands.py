@@ -12,6 +12,7 @@ from django.core.management import call_command
 from django.db import connection
 
 from backend.users.models import OutboxUser, User
+from pipeline.models import Window
 from pipeline.window import ack
 from tests.integration.event_log import EventLog
 from tests.integration.manage import manage
@@ -110,6 +111,19 @@ def test_the_status_reports_a_shift_that_has_gone_silent() -> None:
     assert len(problems) == 2
     assert "the dispatch shift was last alive" in problems[0]
     assert "no new recover shift" in problems[1]
+
+
+def test_the_status_reports_rows_that_somebody_has_deleted() -> None:
+    create_users(3)
+    done = sealed()
+    ack(done, delivered={"outbox_user": 1})
+    Window.objects.update(missing=2)
+
+    answer = status()
+
+    assert answer["missing_rows"] == 2
+    assert [problem for problem in answer["problems"] if "2 row(s) of 1 window(s) were deleted" in problem]
+    assert "TowpathRowsMissing" in here("pipeline", "status").stdout
 
 
 def test_a_database_that_is_down_is_said_in_one_line() -> None:
