@@ -15,7 +15,7 @@ demo: setup ## the whole pipeline on this machine: real traffic, a killed worker
 run: setup ## the whole pipeline on this machine, until Ctrl-C (TRAFFIC=5: five sign-ups a second)
 	@$(PYTHON) -m deploy.local.stack run $(if $(TRAFFIC),--traffic $(TRAFFIC))
 
-test: setup ## every test, on real services that the run starts itself
+test: setup ## every test but the slow ones (`make faults`), on real services that the run starts itself
 	@$(PYTHON) -m pytest
 
 chaos: setup ## break everything for SECONDS (60) under load, with SEED, then count; then `make faults`, unless FAULTS=0

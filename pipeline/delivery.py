@@ -18,6 +18,7 @@ from backend.eventlog.errors import OutcomeUnknown, StoreUnavailable
 from pipeline import deadletters, failpoints, lease, metrics, stages, tracing
 from pipeline.errors import LeaseLost, SchemaRefused, WindowTooLarge
 from pipeline.load import load
+from pipeline.models import Window
 from pipeline.window import ack, begin_write, mark_halved, note_error, retry_later, split
 from pipeline.write import write
 
@@ -51,6 +52,7 @@ def deliver(window: SealedWindow, store: EventStore) -> Delivery:
         try:
             loaded = _load(window)
             metrics.loaded_bytes.inc(len(loaded.rows))
+            missing = _missing(window, loaded)
             moment = stages.done("load", moment, context, bytes=len(loaded.rows))
             failpoints.reach("loaded")
             begin_write(window)
@@ -92,9 +94,27 @@ def deliver(window: SealedWindow, store: EventStore) -> Delivery:
     for row in refused:
         metrics.refused_rows.labels(row.outbox).inc()
         context.error("row_dead_lettered", outbox=row.outbox, row_id=row.row_id, error=row.error)
-    if loaded.row_count < window.row_count:
-        context.error("rows_missing_in_outbox", missing=window.row_count - loaded.row_count)
+    for outbox, rows in missing.items():
+        metrics.missing_rows.labels(outbox).inc(rows)
+        context.error("rows_missing_in_outbox", outbox=outbox, missing=rows)
     return Delivery.ACKED
+
+
+def _missing(window: SealedWindow, loaded: LoadedWindow) -> dict[str, int]:
+    """Rows of the window that are not in their outbox any more, by outbox, noted in the ledger.
+
+    Before the ack, so that the receipt says it, whatever becomes of this process.
+    """
+    missing = {
+        outbox: rows - loaded.counts.get(outbox, 0)
+        for outbox, rows in window.rows.items()
+        if loaded.counts.get(outbox, 0) < rows
+    }
+    if missing:
+        Window.objects.filter(id=window.id, lease_token=window.lease_token, acked_at=None).update(
+            missing=sum(missing.values())
+        )
+    return missing
 
 
 def _delivered(loaded: LoadedWindow, refused: Sequence[RefusedRow]) -> dict[str, int]:

@@ -26,6 +26,14 @@ _OLDEST_POSTGRESQL = 130000
 _LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=5)
 
 
+#: What PostgreSQL's promise to keep what it has committed stands on; the last is that of this process's own role.
+_DURABLE = {
+    "fsync": "a power cut loses commits and can ruin the database; ALTER SYSTEM SET fsync = on, and reload",
+    "full_page_writes": "a power cut can leave half-written pages; ALTER SYSTEM SET full_page_writes = on, and reload",
+    "synchronous_commit": "a power cut can undo commits; set it to on, for the server or the role (ALTER ROLE ... SET)",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One check: `is_ok`, and what was found or what to do."""
@@ -52,21 +60,21 @@ def _postgresql() -> Iterator[Finding]:
         yield Finding("PostgreSQL", False, f"version {shown}: the dispatcher's cursor needs 13 or later")
         return
     yield Finding("PostgreSQL", True, f"version {shown}")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp()")
+        (database_now,) = cursor.fetchone()
+        cursor.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [list(_DURABLE)])
+        durable = dict(cursor.fetchall())
+    yield _clock("PostgreSQL clock", database_now)
+    for setting, if_off in _DURABLE.items():
+        is_on = durable[setting] != "off"
+        yield Finding(setting, is_on, durable[setting] if is_on else f"off: {if_off}")
     executor = MigrationExecutor(connection)
     missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
     if missing:
         yield Finding("migrations", False, f"{len(missing)} not applied: run `python manage.py migrate`")
         return
     yield Finding("migrations", True, "all applied")
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp(), current_setting('synchronous_commit')")
-        database_now, synchronous_commit = cursor.fetchone()
-    yield _clock("PostgreSQL clock", database_now)
-    yield Finding(
-        "synchronous_commit",
-        synchronous_commit != "off",
-        synchronous_commit if synchronous_commit != "off" else "off: a power cut can undo commits; set it to on",
-    )
     status = read_status()
     problems = [problem for problem in status.problems if "shift" in problem]
     yield Finding("shifts", not problems, "; ".join(problems) or "dispatch and recover shifts are alive")

@@ -42,6 +42,9 @@ windows = Counter("towpath_windows", "Windows closed by accumulate or recover, b
 window_rows = Histogram("towpath_window_rows", "Rows of each delivered window", buckets=_WINDOW_ROWS)
 stage_seconds = Histogram("towpath_stage_seconds", "Seconds a stage took", ["stage"], buckets=_STAGE_SECONDS)
 loaded_bytes = Counter("towpath_loaded_bytes", "Bytes of rows read by load, as COPY text")
+missing_rows = Counter(
+    "towpath_missing_rows", "Rows of delivered windows that were deleted from their outbox before the load", ["outbox"]
+)
 inserts = Counter("towpath_inserts", "Inserts sent to the event store, by outcome", ["outcome"])
 acked_rows = Counter("towpath_acked_rows", "Rows stored in the event store and deleted from their outbox", ["outbox"])
 refused_rows = Counter("towpath_refused_rows", "Rows the event store refused: dead letters", ["outbox"])
@@ -111,7 +114,7 @@ for _metric, _values in (
 
 def serve(port: int, *, outboxes: Iterable[str]) -> None:
     """Serve this process's metrics at http://*:port/metrics. Raises OSError when something else has the port."""
-    for metric in (published_rows, batches, acked_rows, refused_rows):
+    for metric in (published_rows, batches, missing_rows, acked_rows, refused_rows):
         for outbox in outboxes:
             metric.labels(outbox)
     start_http_server(port)

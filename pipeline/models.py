@@ -71,6 +71,8 @@ class Window(models.Model):
     #: Why the last attempt failed; of a receipt, how the event store contradicts it.
     last_error = models.TextField(default="")
     rows = models.IntegerField()
+    #: Of these, rows that somebody else had deleted from their outbox before the load: they are not stored.
+    missing = models.IntegerField(db_default=0)
     bytes = models.BigIntegerField()
     sealed_at = models.DateTimeField()
     acked_at = models.DateTimeField(null=True)
@@ -92,6 +94,7 @@ class Window(models.Model):
                 name="window_unverified",
                 condition=Q(acked_at__isnull=False, verified_at=None),
             ),
+            models.Index(fields=["acked_at"], name="window_missing", condition=Q(missing__gt=0)),
         )
         constraints = (TableStorage(name="window_storage", parameters=_LEDGER_STORAGE),)
 

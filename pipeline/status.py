@@ -60,6 +60,8 @@ class Status:
     mismatched_receipts: int
     #: Since when: the first dispatch of their rows; empty without one.
     mismatched_since: str
+    #: Rows that were deleted from their outbox before they were loaded.
+    missing_rows: int
     dead_letters: int
     shifts: dict[str, dict[str, float]]
     errors: list[str]
@@ -93,6 +95,11 @@ def read_status() -> Status:
         )
         mismatched, mismatched_since = read_mismatches(cursor)
         cursor.execute(
+            "SELECT count(*), coalesce(sum(missing), 0) FROM"
+            f" (SELECT missing FROM pipeline_window WHERE missing > 0 ORDER BY acked_at LIMIT {COUNTED_ROWS}) AS oldest"
+        )
+        windows_with_missing, missing = cursor.fetchone()
+        cursor.execute(
             "SELECT last_error, count(*) FROM pipeline_window WHERE acked_at IS NULL AND last_error <> ''"
             " GROUP BY last_error ORDER BY count(*) DESC LIMIT 5"
         )
@@ -122,12 +129,14 @@ def read_status() -> Status:
         receipts=receipts,
         mismatched_receipts=mismatched,
         mismatched_since=mismatched_since,
+        missing_rows=int(missing),
         dead_letters=dead_letters,
         shifts=shifts,
         errors=errors,
         problems=[
             *_shift_problems(shifts),
             *mismatch_problems(mismatched, since=mismatched_since),
+            *_missing_problems(windows_with_missing, rows=int(missing)),
             *_dead_letter_problems(dead_letters),
             *errors,
         ],
@@ -221,6 +230,13 @@ def mismatch_problems(mismatched: int, *, since: str) -> list[str]:
     count = f"{mismatched} or more" if mismatched >= COUNTED_ROWS else str(mismatched)
     command = f"python manage.py pipeline verify --since {since}"
     return [f"{count} window(s) of which the event store does not hold what was delivered: run `{command}`"]
+
+
+def _missing_problems(windows: int, *, rows: int) -> list[str]:
+    if not windows:
+        return []
+    what = f"{rows} row(s) of {windows} window(s) were deleted from their outbox before they were loaded"
+    return [f"{what}, and are not stored: see docs/runbook.md, TowpathRowsMissing"]
 
 
 def _dead_letter_problems(dead_letters: int) -> list[str]:

@@ -15,7 +15,7 @@ import environ
 from django.core.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 
 T = TypeVar("T")
@@ -58,11 +58,20 @@ class Environment:
         raw = self._variables.get(name)
         return default if raw is None else [part.strip() for part in raw.split(",") if part.strip()]
 
-    def whole_number(self, name: str, default: int, *, minimum: int = 1) -> int:
-        return self._parse(name, _at_least(int, minimum), default, f"a whole number, {minimum} or more")
+    def choice(self, name: str, default: str, *, choices: Sequence[str]) -> str:
+        """One of these words, in whatever case it is written."""
+
+        def parse(raw: str) -> str:
+            return choices[choices.index(raw.strip().upper())]
+
+        return self._parse(name, parse, default, f"one of {', '.join(choices)}")
+
+    def whole_number(self, name: str, default: int, *, minimum: int = 1, maximum: int | None = None) -> int:
+        expected = f"{minimum} or more" if maximum is None else f"from {minimum} to {maximum}"
+        return self._parse(name, _within(int, minimum, maximum), default, f"a whole number, {expected}")
 
     def seconds(self, name: str, default: float, *, minimum: float = 0.0) -> float:
-        return self._parse(name, _at_least(float, minimum), default, f"a number of seconds, {minimum:g} or more")
+        return self._parse(name, _within(float, minimum), default, f"a number of seconds, {minimum:g} or more")
 
     def secret(self, name: str, default: str) -> str:
         """A text that may also be the content of the file that `<name>_FILE` names. No problem ever quotes it."""
@@ -135,10 +144,10 @@ def _is_weak(key: str) -> bool:
     return len(key) < _SHORTEST_KEY or len(set(key)) < _FEWEST_CHARACTERS or key.startswith("django-insecure-")
 
 
-def _at_least(kind: Callable[[str], N], minimum: float) -> Callable[[str], N]:
+def _within(kind: Callable[[str], N], minimum: float, maximum: float | None = None) -> Callable[[str], N]:
     def parse(raw: str) -> N:
         number = kind(raw)
-        if not minimum <= number < float("inf"):
+        if not minimum <= number < float("inf") or (maximum is not None and number > maximum):
             raise ValueError(raw)
         return number
 

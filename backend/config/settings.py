@@ -39,6 +39,7 @@ INSTALLED_APPS = [
     "pipeline",
 ]
 MIDDLEWARE = [
+    "backend.config.client_address.ClientAddressMiddleware",
     "backend.config.health.HealthMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "backend.config.content_security.ContentSecurityPolicyMiddleware",
@@ -72,7 +73,7 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
 ]
 # Failed logins are counted in PostgreSQL, so that all web processes count together. By name and address: a stranger
-# who knows an operator's name cannot lock them out, unless a proxy gives both the same address.
+# who knows an operator's name cannot lock them out, unless a proxy gives both the same address (TRUSTED_PROXIES).
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
 AXES_FAILURE_LIMIT = 5
 AXES_COOLOFF_TIME = timedelta(minutes=15)
@@ -130,7 +131,7 @@ SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS_ONLY
 SILENCED_SYSTEM_CHECKS = ["security.W021"]
 
 _LOG_JSON = _env.flag("LOG_JSON", default=not sys.stderr.isatty())
-_LOG_LEVEL = _env.text("LOG_LEVEL", "INFO")
+_LOG_LEVEL = _env.choice("LOG_LEVEL", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 
 # --- The pipeline: after the rest, because it checks all that was read -------------------------------------------
 
@@ -138,7 +139,7 @@ from backend.config import towpath as _towpath  # noqa: E402
 from backend.config.towpath import *  # noqa: E402, F403
 
 if _towpath.TRACING:
-    MIDDLEWARE.insert(1, "pipeline.spans.RequestSpans")
+    MIDDLEWARE.insert(MIDDLEWARE.index("backend.config.health.HealthMiddleware") + 1, "pipeline.spans.RequestSpans")
 
 # --- Logs --------------------------------------------------------------------------------------------------------
 

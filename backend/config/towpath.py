@@ -13,7 +13,6 @@ from django.core.exceptions import ImproperlyConfigured
 from periodiq import PeriodiqMiddleware
 
 from backend.config.broker_url import with_safe_defaults
-from backend.config.environment import LOCAL_DATABASE_URL
 from backend.config.environment import env as _env
 from backend.eventlog import store as _store
 from pipeline.lifecycle import PipelineLifecycle
@@ -25,12 +24,14 @@ django_stubs_ext.monkeypatch()
 RABBITMQ_URL = _env.url("RABBITMQ_URL", "amqp://127.0.0.1:26729", schemes=("amqp", "amqps"))
 EVENT_STORE_URL = _env.url("EVENT_STORE_URL", _env.url("CLICKHOUSE_URL", _store.DEFAULT_URL))
 try:
-    EVENT_STORE_URL = _store.completed(EVENT_STORE_URL, database_url=_env.url("DATABASE_URL", LOCAL_DATABASE_URL))
+    EVENT_STORE_URL = _store.checked(EVENT_STORE_URL)
 except ImproperlyConfigured as _error:
     _env.problem(f"EVENT_STORE_URL: {_error}")
 
 #: Goes into the `environment` column of every event.
 ENVIRONMENT = _env.text("ENVIRONMENT", "local")
+#: Proxies in front of the web that append to X-Forwarded-For. With 0 it is ignored: anybody can send one.
+TRUSTED_PROXIES = _env.whole_number("TRUSTED_PROXIES", 0, minimum=0)
 
 # --- The pipeline ------------------------------------------------------------------------------------------------
 
@@ -68,7 +69,7 @@ EVENT_CONTEXT_MAX_BYTES = _env.whole_number("EVENT_CONTEXT_MAX_BYTES", 16 * 1024
 RECEIPT_DAYS = _env.whole_number("RECEIPT_DAYS", 30)
 
 #: Workers and the scheduler serve metrics on this port; 0: they do not. The web process has the ledger's, at /metrics.
-METRICS_PORT = _env.whole_number("METRICS_PORT", 0, minimum=0)
+METRICS_PORT = _env.whole_number("METRICS_PORT", 0, minimum=0, maximum=65535)
 #: The folder of this process's heartbeat, which `python -m pipeline.probe` reads; none: no heartbeat.
 HEARTBEAT_DIR = _env.text("HEARTBEAT_DIR", "")
 #: A worker whose work has not moved for this long is wedged: its heartbeat stops.

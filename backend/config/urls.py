@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from django.contrib import admin
 from django.urls import path
+from django.views.generic import RedirectView
 
 from backend.config.api import api, not_found
 from backend.config.health import readyz_full
 
 urlpatterns = [
+    path("", RedirectView.as_view(pattern_name="api-1:openapi-view")),
     path("admin/", admin.site.urls),
     path("api/", not_found),  # before ninja's root, which is a page in HTML
     path("api/", api.urls),

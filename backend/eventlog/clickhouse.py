@@ -108,6 +108,12 @@ _CODES_ROWS_REFUSED = frozenset(
 )
 #: Error codes after which the rows may be stored: timeouts, cut connections, "unknown status of insert".
 _CODES_OUTCOME_UNKNOWN = frozenset({3, 159, 209, 210, 319, 394})
+#: READONLY (so is every setting, for a reader) and ACCESS_DENIED.
+_CODES_NO_RIGHT = frozenset({164, 497})
+_WHO_MAY = (
+    ": the user of EVENT_STORE_URL has not the right. Workers and `pipeline verify` need that of towpath_writer,"
+    " `eventlog migrate` that of towpath_migrator"
+)
 
 
 class ClickHouseStore:
@@ -282,13 +288,13 @@ class ClickHouseStore:
         try:
             return self._connected().query(sql, parameters=list(parameters)).result_rows
         except ClickHouseError as error:
-            raise StoreUnavailable(_brief(error)) from error
+            raise StoreUnavailable(_brief(error) + _who_may(error)) from error
 
     def _command(self, sql: str, *parameters: object) -> None:
         try:
             self._connected().command(sql, parameters=list(parameters) or None)
         except ClickHouseError as error:
-            raise StoreUnavailable(_brief(error)) from error
+            raise StoreUnavailable(_brief(error) + _who_may(error)) from error
 
     def _connected(self) -> Client:
         with self._connecting:
@@ -358,7 +364,12 @@ def _translated(error: ClickHouseError) -> EventStoreError:
         return OutcomeUnknown(message)
     # Every other code is an answer: the server did not take the insert (too many parts, no memory, no disk, read
     # only, no table, no rights). The rows stay where they are until somebody has mended it.
-    return StoreUnavailable(message)
+    return StoreUnavailable(message + _who_may(error))
+
+
+def _who_may(error: ClickHouseError) -> str:
+    """Of an answer that the user has not the right: who has it."""
+    return _WHO_MAY if getattr(error, "code", None) in _CODES_NO_RIGHT else ""
 
 
 def _never_sent(error: ClickHouseError) -> bool:

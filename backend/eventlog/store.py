@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlencode, urlsplit
 from uuid import UUID
 
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connection
 
 from backend.eventlog.columns import ADDED_COLUMNS
 
@@ -137,11 +138,8 @@ class EventStore(Protocol):
         """Give back the connections."""
 
 
-def completed(url: str, *, database_url: str) -> str:
-    """The URL of EVENT_STORE_URL in full: `postgresql://` alone is a database of its own beside the application's.
-
-    Raises ImproperlyConfigured for a URL that no store knows.
-    """
+def checked(url: str) -> str:
+    """The URL as it is. Raises ImproperlyConfigured for one that no store knows."""
     parts = urlsplit(url)
     if parts.scheme not in _CLICKHOUSE | _POSTGRESQL:
         raise ImproperlyConfigured(
@@ -150,19 +148,43 @@ def completed(url: str, *, database_url: str) -> str:
         )
     if parts.scheme == "chdb" and not parts.netloc + parts.path:
         raise ImproperlyConfigured("chdb:// needs a folder, in which the events are kept: chdb:///folder")
+    return url
+
+
+def completed(url: str, *, database_url: str) -> str:
+    """The URL of EVENT_STORE_URL in full: `postgresql://` alone is a database of its own beside the application's.
+
+    Raises ImproperlyConfigured for a URL that no store knows.
+    """
+    parts = urlsplit(checked(url))
     if parts.scheme in _POSTGRESQL:
         server = parts if parts.netloc else urlsplit(database_url)
-        return urlunsplit(server._replace(path=parts.path.strip("/") or _OWN_DATABASE))
+        query = f"?{server.query}" if server.query else ""
+        # By hand: urlunsplit leaves out the slashes of an empty host, which stands for libpq's default.
+        return f"{server.scheme}://{server.netloc}/{parts.path.strip('/') or _OWN_DATABASE}{query}"
     return url
 
 
 def connect(url: str, *, timeout_seconds: float) -> EventStore:
-    """The store of a `completed` URL. Connects at first use, so that it can be made while the store is down."""
+    """The store of a URL; `postgresql://` without a server is on the application's own, whatever its DATABASES say.
+
+    Connects at first use, so that it can be made while the store is down.
+    """
+    parts = urlsplit(url)
     # Late, so that a process that never writes never loads a driver.
-    if urlsplit(url).scheme in _POSTGRESQL:
+    if parts.scheme in _POSTGRESQL:
         from backend.eventlog.postgresql import PostgreSQLStore  # noqa: PLC0415
 
-        return PostgreSQLStore(url, timeout_seconds=timeout_seconds)
+        complete = completed(url, database_url=url if parts.netloc else _own_server())
+        return PostgreSQLStore(complete, timeout_seconds=timeout_seconds)
     from backend.eventlog.clickhouse import ClickHouseStore  # noqa: PLC0415
 
     return ClickHouseStore(url, timeout_seconds=timeout_seconds)
+
+
+def _own_server() -> str:
+    """A URL of what Django connects to by default. All of it is in the query, where also a socket's folder may be."""
+    parameters = connection.get_connection_params()
+    for of_django in ("dbname", "client_encoding", "cursor_factory"):
+        parameters.pop(of_django, None)
+    return "postgresql://?" + urlencode(parameters, quote_via=quote)

@@ -35,7 +35,7 @@ class EventContextMiddleware:
     """Django middleware: `actor` (of the signed-in user), `request_id` and `ip` for every event of the request.
 
     After AuthenticationMiddleware. The request id is the proxy's X-Request-ID or a new one, and is answered; `ip`
-    is the peer's: a proxy in front must be set up to make it the client's.
+    is REMOTE_ADDR, which behind proxies must be made the client's before (the setting TRUSTED_PROXIES).
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:

@@ -16,12 +16,14 @@ import os
 import sys
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import urllib3
 
 _FILE = Path(__file__).with_name("definitions.json")
 _QUEUE_TYPES = ("classic", "quorum")
+#: Of the management API, by scheme.
+_PORTS = {"http": 15672, "https": 15671}
 _NO_CONTENT = 204
 _SECONDS = 30
 
@@ -51,8 +53,15 @@ def definitions(broker_url: str, *, queue_type: str) -> dict[str, Any]:
 
 def import_definitions(admin_url: str, content: dict[str, Any]) -> None:
     """Import through the management API as an administrator; can be repeated. Raises SetupError."""
-    parts = urlsplit(admin_url)
-    address = urlunsplit((parts.scheme, f"{parts.hostname}:{parts.port}", "/api/definitions", "", ""))
+    try:
+        parts = urlsplit(admin_url)
+        host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
+    except (KeyError, ValueError):
+        host = ""
+    if not host:
+        # Not from the error, which would quote a password with a special character in it.
+        raise SetupError("RABBITMQ_ADMIN_URL must be http://user:password@host:15672, or https:// and 15671")
+    address = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}/api/definitions"
     headers = urllib3.make_headers(basic_auth=f"{unquote(parts.username or '')}:{unquote(parts.password or '')}")
     try:
         answer = urllib3.PoolManager(timeout=_SECONDS).request("POST", address, json=content, headers=headers)

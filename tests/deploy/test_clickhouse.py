@@ -14,6 +14,7 @@ import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from backend.eventlog.columns import ROW_COLUMNS, Kind
+from backend.eventlog.errors import StoreUnavailable
 from backend.eventlog.store import connect
 from deploy.clickhouse.tables import files
 from deploy.local.clickhouse import is_answering
@@ -123,6 +124,11 @@ def test_each_user_may_do_its_part_and_no_more(endpoint: Endpoint) -> None:
             in_force = client.query("SELECT value FROM system.settings WHERE name = %s", [name]).result_rows
             assert in_force == [(value,)]
         client.close()
+        # What `pipeline verify` asks is the writer's, and it says so.
+        store = connect(f"clickhouse://127.0.0.1:{port}/towpath", timeout_seconds=20)
+        with pytest.raises(StoreUnavailable, match="need that of towpath_writer"):
+            store.counts([window])
+        store.close()
 
 
 def test_the_engine_understands_every_statement_of_users_sql(services: Services) -> None:

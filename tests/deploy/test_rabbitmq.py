@@ -149,6 +149,41 @@ def test_a_definition_that_cannot_be_made_names_the_variable(broker: str, queue_
         setup.definitions(broker, queue_type=queue_type)
 
 
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("http://admin:p@rabbitmq", "http://rabbitmq:15672/api/definitions"),
+        ("https://admin:p@rabbitmq", "https://rabbitmq:15671/api/definitions"),
+        ("https://admin:p@rabbitmq:443/", "https://rabbitmq:443/api/definitions"),
+        ("http://admin:p@[2001:db8::1]", "http://[2001:db8::1]:15672/api/definitions"),
+    ],
+)
+def test_the_management_is_asked_on_its_own_port_unless_the_url_has_one(
+    url: str, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = []
+
+    def request(_self: object, method: str, address: str, **_: object) -> urllib3.HTTPResponse:
+        requests.append((method, address))
+        return urllib3.HTTPResponse(status=204)
+
+    monkeypatch.setattr(urllib3.PoolManager, "request", request)
+
+    setup.import_definitions(url, {})
+
+    assert requests == [("POST", asked)]
+
+
+@pytest.mark.parametrize(
+    "url", ["", "rabbitmq:15672", "http://", "amqp://admin:p@rabbitmq", "http://admin:s3cret/x@rabbitmq"]
+)
+def test_an_address_of_the_management_that_is_none_is_named_and_not_shown(url: str) -> None:
+    with pytest.raises(setup.SetupError, match="RABBITMQ_ADMIN_URL must be") as refused:
+        setup.import_definitions(url, {})
+
+    assert "s3cret" not in str(refused.value)
+
+
 def _dead_letters(queue: str) -> dict[str, str]:
     name = queue.partition(".")[0]
     return {} if queue.endswith(".XQ") else {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{name}.XQ"}

@@ -11,7 +11,7 @@ import urllib3
 from axes.models import AccessAttempt
 from django.conf import settings
 from django.db.models import F
-from django.test import Client
+from django.test import Client, override_settings
 
 from backend.users.models import User
 
@@ -31,8 +31,8 @@ def accounts() -> None:
         User.objects.create_superuser(email, PASSWORD, first_name="R", last_name="R")
 
 
-def log_in(password: str, *, email: str = ROOT, address: str = "192.0.2.1") -> Any:  # noqa: ANN401 - the test client's
-    return Client(REMOTE_ADDR=address).post("/admin/login/", {"username": email, "password": password})
+def log_in(password: str, *, email: str = ROOT, address: str = "192.0.2.1", **headers: str) -> Any:  # noqa: ANN401 - the test client's
+    return Client(REMOTE_ADDR=address).post("/admin/login/", {"username": email, "password": password}, headers=headers)
 
 
 def guess(times: int) -> None:
@@ -60,6 +60,15 @@ def test_a_stranger_locks_out_neither_other_accounts_nor_the_owner_elsewhere() -
 
     assert log_in(PASSWORD, email="other@example.com").status_code == 302
     assert log_in(PASSWORD, address="192.0.2.2").status_code == 302
+
+
+@override_settings(TRUSTED_PROXIES=1)
+def test_behind_a_proxy_a_stranger_neither_locks_out_the_owner_nor_escapes_it() -> None:
+    for number in range(settings.AXES_FAILURE_LIMIT):
+        log_in(f"guess {number}", **{"X-Forwarded-For": f"192.0.2.{number}, 198.51.100.1"})
+
+    assert log_in(PASSWORD, **{"X-Forwarded-For": "198.51.100.2"}).status_code == 302
+    assert log_in(PASSWORD, **{"X-Forwarded-For": "198.51.100.2, 198.51.100.1"}).status_code == LOCKED
 
 
 def test_a_lock_ends_by_itself() -> None:

@@ -156,6 +156,51 @@ def test_a_project_that_left_a_step_out_is_told_which(project: ForeignProject) -
     assert "HINT: Use PostgreSQL 13 or later for the project's default database." in with_sqlite
 
 
+#: In a project that traces: the spans of one request.
+SPANS = """
+from django.test import Client
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+spans = InMemorySpanExporter()
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(spans))
+trace.set_tracer_provider(provider)
+assert Client(HTTP_HOST="localhost").get("/admin/login/").status_code == 200
+print([span.name for span in spans.get_finished_spans()])
+"""
+
+
+def test_the_requests_of_a_project_that_traces_have_spans(project: ForeignProject) -> None:
+    for block in list(blocks("adopting.md"))[:5]:
+        project.apply(block)
+    command = shlex.join(["python", "manage.py", "shell", "--no-imports", "-c", SPANS])
+
+    traced = project.run(command, environment={"TRACING": "true"})
+    untraced = project.run(command)
+
+    assert traced.splitlines()[-1] == "['GET admin/login/']"
+    assert untraced.splitlines()[-1] == "[]"
+
+
+def test_a_project_may_keep_its_event_log_beside_its_own_database(project: ForeignProject) -> None:
+    for block in list(blocks("adopting.md"))[:5]:
+        project.apply(block)
+    url = {"EVENT_STORE_URL": "postgresql:///mysite_events"}
+
+    with connection.cursor() as cursor:
+        try:
+            project.run("python manage.py eventlog migrate", environment=url)
+
+            project.run("python manage.py eventlog status", environment=url)  # all applied, or it would fail
+            cursor.execute("SELECT count(*) FROM pg_database WHERE datname = 'mysite_events'")
+            assert cursor.fetchone() == (1,)
+        finally:
+            cursor.execute("DROP DATABASE IF EXISTS mysite_events WITH (FORCE)")
+
+
 def test_the_page_names_the_comparison_and_every_block_has_its_mark() -> None:
     page = (PROJECT / "docs" / "adopting.md").read_text(encoding="utf-8")
 

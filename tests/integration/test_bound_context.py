@@ -12,7 +12,7 @@ import pytest
 import structlog
 from django.conf import settings
 from django.db import connection, transaction
-from django.test import Client
+from django.test import Client, override_settings
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
 from backend.config.broker_url import with_safe_defaults
@@ -21,7 +21,7 @@ from backend.outbox import Event, publish
 from backend.outbox.context import bind
 from backend.outbox.middleware import EventContextCarrier
 from backend.outbox.models import OutboxEvent
-from backend.users.models import User
+from backend.users.models import OutboxUser, User
 from pipeline.delivery import Delivery, deliver
 from tests.integration.event_log import EventLog, Who
 from tests.integration.windows import sealed
@@ -60,6 +60,14 @@ def test_a_request_s_actor_id_and_address_are_columns_of_its_events(store: Event
     assert (response.status_code, response["X-Request-ID"]) == (201, "from-the-proxy:1")
     assert deliver(sealed(), store) is Delivery.ACKED
     assert event_log.who() == [Who("", "", ""), Who(f"user:{root.pk}", "from-the-proxy:1", "2001:db8::7")]
+
+
+@override_settings(TRUSTED_PROXIES=1)
+def test_behind_a_proxy_the_address_of_an_event_is_the_client_s() -> None:
+    response = post(Client(REMOTE_ADDR="10.0.0.1"), **{"X-Forwarded-For": "192.0.2.1, 192.0.2.7"})
+
+    assert response.status_code == 201
+    assert [values and values["ip"] for values in OutboxUser.objects.values_list("bound", flat=True)] == ["192.0.2.7"]
 
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 101, "a\nb", "<script>", "é"])

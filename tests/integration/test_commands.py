@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,16 +13,22 @@ from django.core.management import call_command
 from django.db import connection
 
 from backend.users.models import OutboxUser, User
+from deploy.local import postgres
+from pipeline.models import Window
 from pipeline.window import ack
 from tests.integration.event_log import EventLog
 from tests.integration.manage import manage
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.windows import dispatched, expire_leases, sealed
+from tests.local_stack.conftest import any_free_port
 
 #: Nobody listens on port 1.
 RABBITMQ_DOWN = {"RABBITMQ_URL": "amqp://127.0.0.1:1"}
 CLICKHOUSE_DOWN = {"EVENT_STORE_URL": "clickhouse://127.0.0.1:1/default"}
 POSTGRES_DOWN = {"DATABASE_URL": "postgresql://towpath@127.0.0.1:1/towpath"}
+
+#: The settings of PostgreSQL that must be on.
+DURABLE = ("fsync", "full_page_writes", "synchronous_commit")
 
 
 def here(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -112,6 +119,19 @@ def test_the_status_reports_a_shift_that_has_gone_silent() -> None:
     assert "no new recover shift" in problems[1]
 
 
+def test_the_status_reports_rows_that_somebody_has_deleted() -> None:
+    create_users(3)
+    done = sealed()
+    ack(done, delivered={"outbox_user": 1})
+    Window.objects.update(missing=2)
+
+    answer = status()
+
+    assert answer["missing_rows"] == 2
+    assert [problem for problem in answer["problems"] if "2 row(s) of 1 window(s) were deleted" in problem]
+    assert "TowpathRowsMissing" in here("pipeline", "status").stdout
+
+
 def test_a_database_that_is_down_is_said_in_one_line() -> None:
     done = manage("pipeline", "status", **POSTGRES_DOWN)
 
@@ -154,6 +174,40 @@ def test_the_doctor_finds_a_dangerous_setting(environment: dict[str, str], check
 
     assert code == 1
     assert not findings[check]["is_ok"]
+
+
+def test_the_doctor_is_content_with_a_postgresql_that_keeps_what_it_commits() -> None:
+    findings = doctor()[1]
+
+    assert {name: findings[name]["detail"] for name in DURABLE} == dict.fromkeys(DURABLE, "on")
+
+
+@pytest.mark.own_services
+def test_the_doctor_finds_a_postgresql_that_loses_what_it_has_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for setting in DURABLE:
+        monkeypatch.setitem(postgres._SETTINGS, setting, "off")
+    server = postgres.Postgres(tmp_path / "careless", any_free_port(), tmp_path / "postgres.log")
+    server.start()
+    try:
+        server.wait_until_ready()
+        code, findings = doctor(DATABASE_URL=server.url)
+    finally:
+        server.stop()
+
+    assert code == 1
+    assert [name for name in DURABLE if findings[name]["is_ok"]] == []
+    assert "ALTER SYSTEM SET fsync = on" in findings["fsync"]["detail"]
+    assert "ALTER SYSTEM SET full_page_writes = on" in findings["full_page_writes"]["detail"]
+
+
+def test_the_doctor_finds_a_role_whose_commits_do_not_wait_for_the_disk() -> None:
+    code, findings = doctor(PGOPTIONS="-c synchronous_commit=off")
+
+    assert code == 1
+    assert not findings["synchronous_commit"]["is_ok"]
+    assert "set it to on" in findings["synchronous_commit"]["detail"]
 
 
 def test_the_doctor_finds_a_table_without_its_promises(event_log: EventLog) -> None:

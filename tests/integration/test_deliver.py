@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 from django.db import connection, transaction
 from pytest_django import Settings
+from structlog.testing import capture_logs
 
 from backend.eventlog import schema
 from backend.eventlog.errors import OutcomeUnknown, StoreUnavailable
@@ -26,6 +27,7 @@ from pipeline.window import SealedWindow, claim_expired
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered
 from tests.integration.rows import create_users, undelivered, write_events
+from tests.integration.scraping import Counted
 from tests.integration.windows import dispatched, expire_leases, sealed, taken_over
 
 #: What breaks text formats: separators, escapes, control characters, what some decoders take for line ends or marks.
@@ -389,6 +391,38 @@ def test_a_row_that_vanished_from_its_outbox_does_not_stop_its_window(store: Eve
 
     assert_delivered(event_log, committed=9)
     assert Window.objects.get().delivered == {"outbox_user": 9}
+
+
+def test_rows_that_vanished_from_their_outbox_are_counted_and_stay_in_the_receipt(store: EventStore) -> None:
+    # Given windows of which somebody has deleted rows: one that is delivered at once, one at its second attempt
+    counted = Counted()
+    create_users(10)
+    window = sealed()
+    OutboxUser.objects.filter(id__in=OutboxUser.objects.order_by("id").values("id")[:3]).delete()
+    write_events(["{}"] * 3)
+    late = sealed()
+    OutboxEvent.objects.filter(id__in=OutboxEvent.objects.order_by("id").values("id")[:2]).delete()
+
+    with capture_logs() as logs:
+        assert deliver(window, store) is Delivery.ACKED
+        write_without_ack(store, late)
+        assert deliver(taken_over(late), store) is Delivery.ACKED
+
+    errors = [(line["outbox"], line["missing"]) for line in logs if line["event"] == "rows_missing_in_outbox"]
+    assert errors == [("outbox_user", 3), ("outbox_event", 2)]
+    assert counted.of("towpath_missing_rows_total", outbox="outbox_user") == 3
+    assert counted.of("towpath_missing_rows_total", outbox="outbox_event") == 2
+    assert sorted(Window.objects.values_list("rows", "missing")) == [(3, 2), (10, 3)]
+
+
+def test_an_owner_that_comes_too_late_finds_no_rows_missing(store: EventStore) -> None:
+    create_users(10)
+    window = sealed()
+    assert deliver(taken_over(window), store) is Delivery.ACKED
+
+    assert deliver(window, store) is Delivery.LEASE_LOST
+
+    assert Window.objects.get().missing == 0
 
 
 def test_recovery_seals_and_delivers_what_no_aggregator_has(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -87,6 +89,30 @@ def test_a_database_that_is_down_is_no_fault_of_the_request(services: Services, 
     assert answer.status == 503
     assert answer.headers["Retry-After"] == "5"
     assert "try again" in answer.json()["detail"]
+
+
+def test_a_visitor_behind_a_proxy_cannot_choose_their_address_by_headers_of_their_own(
+    services: Services, workers: Workers
+) -> None:
+    """Through the real server, which is what puts several headers of a name together."""
+    workers.web(TRUSTED_PROXIES="1")
+    workers.wait_until_ready()
+
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", services.web_port, timeout=30)) as connection:
+        body = json.dumps(ADA).encode()
+        connection.putrequest("POST", "/api/users")
+        for name, value in (
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("X-Forwarded-For", "10.0.0.1"),
+            ("X-Forwarded-For", "10.0.0.2, 192.0.2.7"),  # the proxy's own
+            ("X_Forwarded_For", "10.0.0.3"),
+        ):
+            connection.putheader(name, value)
+        connection.endheaders(body)
+        assert connection.getresponse().status == 201
+
+    assert [values and values["ip"] for values in OutboxUser.objects.values_list("bound", flat=True)] == ["192.0.2.7"]
 
 
 def test_a_visitor_cannot_choose_what_events_say_of_them() -> None:

@@ -11,6 +11,7 @@ from django.test import Client
 
 from backend.users.models import User
 from backend.users.use_cases import CreateUser, CreateUserRequest
+from deploy.local.traffic import people, sign_up
 
 if TYPE_CHECKING:
     from tests.integration.workers import Workers
@@ -51,6 +52,12 @@ def test_no_page_runs_a_script_that_is_written_on_it(page: str, admin: Client) -
     assert re.findall(r"""(?:src|href)=["'](?:https?:)?//[^"']+""", html) == []
 
 
+def test_the_first_page_leads_to_the_documentation_of_the_api() -> None:
+    response = Client().get("/", follow=True)
+
+    assert (response.redirect_chain, response.status_code) == ([("/api/docs", 302)], 200)
+
+
 def test_https_only_sends_everything_to_tls_but_the_probes(services: Services, workers: Workers) -> None:
     workers.web(HTTPS_ONLY="true")
     workers.wait_until_ready()
@@ -60,9 +67,11 @@ def test_https_only_sends_everything_to_tls_but_the_probes(services: Services, w
         plain = http.request("GET", f"{url}/admin/login/", redirect=False)
         secure = http.request("GET", f"{url}/admin/login/", headers={"X-Forwarded-Proto": "https"}, redirect=False)
         probe = http.request("GET", f"{url}/healthz", redirect=False)
+        sign_up(http, url, next(people("sample")))  # raises unless it was created
 
     assert (plain.status, plain.headers["Location"]) == (301, f"https://127.0.0.1:{services.web_port}/admin/login/")
     assert secure.status == 200
     assert secure.headers["Strict-Transport-Security"] == "max-age=31536000; includeSubDomains"
     assert "Secure" in secure.headers["Set-Cookie"].split("; ")
     assert probe.status == 200
+    assert User.objects.filter(email="sample-0@example.com").exists()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _CLEAR = """
 DELETE FROM pipeline_batch; DELETE FROM pipeline_window; DELETE FROM pipeline_deadletter; DELETE FROM pipeline_cursor;
-DELETE FROM outbox_user; DELETE FROM outbox_event; DELETE FROM users;
+DELETE FROM outbox_user; DELETE FROM outbox_user_change; DELETE FROM outbox_event; DELETE FROM users;
 SELECT setval(pg_get_serial_sequence(name, 'id'), 100, false)
 FROM unnest(ARRAY['outbox_user', 'outbox_event', 'users', 'pipeline_batch']) AS name
 """
@@ -27,7 +27,8 @@ _TRUNCATE_EVERY = 100
 
 
 _TRUNCATE = """
-TRUNCATE pipeline_batch, pipeline_window, pipeline_deadletter, pipeline_cursor, outbox_user, outbox_event, users CASCADE
+TRUNCATE pipeline_batch, pipeline_window, pipeline_deadletter, pipeline_cursor, outbox_user, outbox_user_change,
+    outbox_event, users CASCADE
 """
 
 

@@ -70,6 +70,14 @@ def test_the_message_quotes_no_payload() -> None:
     assert "Cannot parse DateTime" in str(_translated(error))
 
 
+@pytest.mark.parametrize(("code", "name"), [(164, "READONLY"), (497, "ACCESS_DENIED")])
+def test_a_user_without_the_right_is_told_whose_it_is(code: int, name: str) -> None:
+    error = DatabaseError(f"Code: {code}. DB::Exception: x. ({name})", code=code)
+
+    assert type(_translated(error)) is StoreUnavailable
+    assert "towpath_writer" in str(_translated(error))
+
+
 def test_a_store_that_is_down_is_unavailable_at_its_first_use(tmp_path_factory: pytest.TempPathFactory) -> None:
     # Given a port that nobody listens on
     ports = Ports(tmp_path_factory.mktemp("ports") / "ports.json")

@@ -112,6 +112,11 @@ def refusal(arguments: tuple[str, ...]) -> str:
     return ""
 
 
+@pytest.mark.parametrize("page", sorted(PROJECT.glob("docs/decisions/*.md")), ids=lambda page: page.stem)
+def test_every_decision_says_when_to_revisit_it(page: Path) -> None:
+    assert re.fullmatch(r"Revisit when .+\.", page.read_text().strip().split("\n\n")[-1].replace("\n", " "))
+
+
 # --- Settings ----------------------------------------------------------------------------------------------------
 
 

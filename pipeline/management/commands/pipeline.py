@@ -32,7 +32,7 @@ class Command(BaseCommand):
         actions = parser.add_subparsers(dest="action", required=True)
         for name, text in (
             ("status", "what is pending, in flight and stuck; asks PostgreSQL only"),
-            ("doctor", "check every service and setting, and say what to do"),
+            ("doctor", "check every service and what the promises stand on, and say what to do"),
             ("recover", "take up what is stuck now, in this process"),
         ):
             actions.add_parser(name, help=text).add_argument("--json", action="store_true", help="print JSON")
@@ -63,7 +63,9 @@ class Command(BaseCommand):
         except (DatabaseError, InterfaceError) as error:
             raise CommandError(f"PostgreSQL does not answer, or is not migrated: {error}") from error
         except EventStoreError as error:
-            raise CommandError(f"The event store does not answer ({error}): see `pipeline doctor`.") from error
+            raise CommandError(
+                f"The event store does not answer, or refuses ({error}): see `pipeline doctor`."
+            ) from error
         if not is_well:
             raise SystemExit(1)
 

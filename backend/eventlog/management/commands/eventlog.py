@@ -59,7 +59,9 @@ class Command(BaseCommand):
         try:
             is_well = actions[options["action"]](store, options)
         except EventStoreError as error:
-            raise CommandError(f"The event store does not answer: {error}. Is EVENT_STORE_URL right?") from error
+            raise CommandError(
+                f"The event store does not answer, or refuses: {error}. Is EVENT_STORE_URL right?"
+            ) from error
         except schema.SchemaConflictError as error:
             raise CommandError(str(error)) from error
         finally:

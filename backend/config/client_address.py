@@ -1,0 +1,38 @@
+"""Whose request it is, behind proxies: REMOTE_ADDR becomes the client's address, for events and logins alike."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from django.http import HttpRequest, HttpResponse
+
+
+class ClientAddressMiddleware:
+    """Django middleware, before all that looks at REMOTE_ADDR: takes the address from X-Forwarded-For, to which each of
+    TRUSTED_PROXIES has appended its own peer. What stands further left is the client's invention, and ignored."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if (client := _client(request.headers.get("X-Forwarded-For", ""), settings.TRUSTED_PROXIES)) is not None:
+            request.META["REMOTE_ADDR"] = client
+        return self._get_response(request)
+
+
+def _client(forwarded_for: str, trusted_proxies: int) -> str | None:
+    """What the outermost of the proxies has written; None if that is no address, because the request did not come
+    through all of them: then its peer is all that is known."""
+    entries = forwarded_for.split(",")
+    if not 0 < trusted_proxies <= len(entries):
+        return None
+    try:
+        return str(ip_address(entries[-trusted_proxies].strip()))
+    except ValueError:
+        return None
