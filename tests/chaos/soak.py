@@ -162,7 +162,7 @@ class Soak:
         """
         self._say(f"recovery: {kills} times kill -9 of all aggregators under load")
         dice = random.Random(f"recovery {self._seed}")
-        self._proxies["clickhouse"].fail(Fault(kind=Kind.SLOW, seconds=0.1))
+        self._proxies["clickhouse"].fail(Fault(kind=Kind.SLOW, seconds=0.3))
         writers = self._writers(books, "recovery")
         for _ in range(kills):
             self._wait_until_all_run()

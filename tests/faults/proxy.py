@@ -33,7 +33,7 @@ class Kind(StrEnum):
     DROP_ANSWER = "drop answer"  # the request is delivered; when the answer comes, the client is reset instead
     HOLD_ANSWER = "hold answer"  # the request is delivered; the answer never comes
     LATE = "late"  # the request is delivered after `seconds`, also when the client has given up meanwhile
-    SLOW = "slow"  # `bytes_per_second` in both directions
+    SLOW = "slow"  # `bytes_per_second` in both directions, and what is answered comes `seconds` late
     ANSWER = "answer"  # the request is swallowed and answered with `answer`
 
 
@@ -236,6 +236,8 @@ class Proxy:
                     return
                 continue
             self._hold_up(fault, len(data))
+            if fault is not None and fault.kind is Kind.SLOW:
+                self._wait(fault.seconds)
             with contextlib.suppress(OSError):
                 link.client.sendall(data)  # the client of a late request has gone
         with contextlib.suppress(OSError):
@@ -265,8 +267,8 @@ class Proxy:
         if fault.kind is Kind.BLACK_HOLE:
             with self._guard:
                 self._guard.wait_for(lambda: self._fault is not fault)
-        elif fault.kind is Kind.SLOW:
-            self._wait(fault.seconds + (size / fault.bytes_per_second if fault.bytes_per_second else 0))
+        elif fault.kind is Kind.SLOW and fault.bytes_per_second:
+            self._wait(size / fault.bytes_per_second)
 
     def _wait(self, seconds: float) -> None:
         """Wait, but not beyond the proxy's own end."""
