@@ -120,8 +120,9 @@ class Aggregator:
             self._let_go(members)
             return None if window is None else deliver(window, self._store)
         except Exception:
-            # Nothing is lost with it: what is sealed is in the ledger, and recovery takes it up when its lease ends;
-            # so are batches that are not.
+            # Whatever it is, also a fault of the program: a writer that ended with it would be missing from then on.
+            # Nothing is lost: what is sealed is in the ledger, and recovery takes it up when its lease ends; so are
+            # batches that are not.
             log.exception("window_delivery_failed", batches=[member.batch_id for member in members])
             connection.close()
             return Delivery.POSTPONED

@@ -153,7 +153,8 @@ def take_snapshot(cursor: CursorWrapper) -> None:
 def read_outbox(cursor: CursorWrapper, model: type[Outbox]) -> OutboxStatus:
     """The state of one outbox."""
     name = model.outbox_name()
-    rows = _about(cursor, name, f"SELECT FROM {connection.ops.quote_name(name)} ORDER BY id LIMIT {COUNTED_ROWS}")
+    table = connection.ops.quote_name(name)
+    rows = _about(cursor, table, f"SELECT FROM {table} ORDER BY id LIMIT {COUNTED_ROWS}")
     cursor.execute(
         "SELECT (SELECT coalesce(sum(rows), 0) FROM pipeline_batch WHERE outbox = %s),"
         " (SELECT count(*) FROM pipeline_deadletter WHERE outbox = %s)",

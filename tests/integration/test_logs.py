@@ -391,14 +391,7 @@ log.info("connected", to=sys.argv[1] + "url")
 """
     )
 
-    done = subprocess.run(
-        [sys.executable, str(script), MARK],
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    done = _run(script)
 
     assert "ValueError: bad" in done.stderr
     assert "connected" in done.stderr
@@ -425,14 +418,7 @@ warnings.warn("mind " + sys.argv[1] + "key")
 """
     )
 
-    done = subprocess.run(
-        [sys.executable, str(script), MARK],
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    done = _run(script)
 
     died, warned = (json.loads(line) for line in done.stderr.splitlines())
     assert (died["event"], died["thread"], died["level"]) == ("thread_died", "writer", "error")
@@ -450,3 +436,15 @@ def test_a_user_created_in_bulk_is_nobody_s_request(workers: Workers, event_log:
     window = str(Window.objects.get().id)
     by_event = eventually(lambda: _stages_of(folder, window), seconds=WAIT_SECONDS)
     assert "request_ids" not in by_event["window_acked"][0]
+
+
+def _run(script: Path) -> subprocess.CompletedProcess[str]:
+    """A program of its own, with the mark as its argument."""
+    return subprocess.run(
+        [sys.executable, str(script), MARK],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )

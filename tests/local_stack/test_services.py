@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
@@ -11,10 +12,11 @@ import psutil
 import psycopg2
 import pytest
 
+from deploy.local import postgres
 from deploy.local.ports import PREFERRED, Ports
 from deploy.local.stack import Stack
 from tests.local_stack.alive import is_alive
-from tests.local_stack.conftest import connect
+from tests.local_stack.conftest import any_free_port, connect
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -127,3 +129,24 @@ def execute(url: str, query: str) -> list[tuple[object, ...]]:
             return cursor.fetchall() if cursor.description else []
     finally:
         connection.close()
+
+
+def test_postgresql_runs_from_a_folder_that_only_its_owner_can_enter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root, the server is another account, which must get at its programs in root's own folders all the same."""
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    package = postgres.binaries().parents[1]
+    for folder in package.parent.glob(f"{package.name}*"):  # beside it, its libraries
+        shutil.copytree(folder, private / folder.name)
+    binaries = private / postgres.binaries().relative_to(package.parent)
+    monkeypatch.setattr(postgres, "binaries", lambda: binaries)
+    server = postgres.Postgres(private / "data", any_free_port(), tmp_path / "log")
+
+    server.start()
+    try:
+        server.wait_until_ready()
+        assert server.check_ready()
+    finally:
+        server.stop()
