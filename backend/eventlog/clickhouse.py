@@ -1,4 +1,5 @@
-"""The event store on ClickHouse: the only module that knows the driver, the SQL dialect and the server's error codes.
+"""The event store on ClickHouse, and the only module that speaks to its driver. The table is in clickhouse_schema, what
+the server's errors mean in clickhouse_errors.
 
 A server over HTTP, or `chdb:///folder`: the same engine inside this process, for one process at a time.
 
@@ -8,7 +9,6 @@ here: on the table (token log, fsync) and on every insert (one block per month, 
 
 from __future__ import annotations
 
-import re
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError
-from urllib3.exceptions import MaxRetryError, NewConnectionError
 
-from backend.eventlog.columns import ADDED_COLUMNS, ROW_COLUMNS, Column, Kind
-from backend.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, StoreUnavailable
-from backend.eventlog.schema import FIRST_COLUMN_NUMBER, Migration
+from backend.eventlog.clickhouse_errors import brief, translated, who_may
+from backend.eventlog.clickhouse_schema import COLUMN_TYPES, CREATE_MIGRATIONS, TABLE, TABLE_SETTINGS, migrations
+from backend.eventlog.columns import ROW_COLUMNS
+from backend.eventlog.errors import OutcomeUnknown, StoreUnavailable
 from backend.eventlog.store import STREAMED_COLUMNS, Digest, StoredEvent, stored_event
 
 if TYPE_CHECKING:
@@ -29,60 +29,9 @@ if TYPE_CHECKING:
 
     from clickhouse_connect.driver.client import Client
 
-_TABLE = "event_log"
+    from backend.eventlog.schema import Migration
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-#: Tokens the table remembers. A replay is recognised while fewer inserts than this came in between; after that
-#: the pipeline's read-back is what keeps a row from being stored twice.
-_TOKEN_LOG_ENTRIES = 10_000
-
-#: Settings of the table on which the promises stand (system.merge_tree_settings names).
-_TABLE_SETTINGS = {
-    "non_replicated_deduplication_window": _TOKEN_LOG_ENTRIES,
-    # Off by default: an acknowledged insert would be in the page cache only, and the ack deletes the original.
-    "fsync_after_insert": 1,
-    "fsync_part_directory": 1,
-}
-#: Windows make parts of a thousand rows under steady load. Merged as soon as there are a few, they took a third of the
-#: engine's time; ten at once are merged less often. Costs nothing in correctness, and up to nine small parts to read.
-_MERGE_SETTINGS = {"min_parts_to_merge_at_once": 10}
-
-_TYPES = {Kind.TEXT: "String", Kind.WHOLE_NUMBER: "UInt64", Kind.TIME: "DateTime64(6, 'UTC')", Kind.UUID: "UUID"}
-_CODECS = {
-    Kind.TEXT: "ZSTD(1)",
-    Kind.WHOLE_NUMBER: "Delta, ZSTD(1)",
-    Kind.TIME: "Delta, ZSTD(1)",
-    Kind.UUID: "ZSTD(1)",
-}
-
-# event_type comes first in the sorting key, so that a search for a type and a time reads one stretch; window_id is
-# nearly constant within a granule (a window is written at once), so the bloom filter skips nearly all of them.
-_CREATE_TABLE = f"""
-CREATE TABLE IF NOT EXISTS {_TABLE} (
-    event_type      String CODEC(ZSTD(1)),
-    event_date_time DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
-    environment     String CODEC(ZSTD(1)),
-    event_context   String CODEC(ZSTD(3)),
-    metadata_version UInt64 CODEC(ZSTD(1)),
-    outbox          String CODEC(ZSTD(1)),
-    outbox_id       UInt64 CODEC(Delta, ZSTD(1)),
-    window_id       UUID CODEC(ZSTD(1)),
-    written_at      DateTime64(6, 'UTC') DEFAULT now64(6, 'UTC') CODEC(Delta, ZSTD(1)),
-    INDEX window_id_bloom window_id TYPE bloom_filter(0.001) GRANULARITY 1
-)
-ENGINE = MergeTree
-PARTITION BY toYYYYMM(event_date_time)
-ORDER BY (event_type, event_date_time, outbox, outbox_id)
-SETTINGS {", ".join(f"{name} = {value}" for name, value in (_TABLE_SETTINGS | _MERGE_SETTINGS).items())}
-"""
-
-_COLUMN_TYPES = {column.name: _TYPES[column.kind] for column in ROW_COLUMNS} | {"written_at": _TYPES[Kind.TIME]}
-
-_CREATE_MIGRATIONS = f"""
-CREATE TABLE IF NOT EXISTS {_TABLE}_migration (
-    number UInt32, name String, checksum String, applied_at DateTime('UTC') DEFAULT now()
-) ENGINE = MergeTree ORDER BY number
-"""
 
 #: Rows that `stream` asks for at a time.
 _PAGE_ROWS = 1000
@@ -102,19 +51,6 @@ _INSERT_SETTINGS = {
     "wait_end_of_query": 1,
 }
 
-#: Error codes of a parser or a constraint that does not take a value: the rows are at fault.
-_CODES_ROWS_REFUSED = frozenset(
-    {6, 25, 26, 27, 33, 38, 41, 53, 69, 70, 72, 117, 131, 321, 349, 376, 407, 457, 467, 469, 675, 676, 691}
-)
-#: Error codes after which the rows may be stored: timeouts, cut connections, "unknown status of insert".
-_CODES_OUTCOME_UNKNOWN = frozenset({3, 159, 209, 210, 319, 394})
-#: READONLY (so is every setting, for a reader) and ACCESS_DENIED.
-_CODES_NO_RIGHT = frozenset({164, 497})
-_WHO_MAY = (
-    ": the user of EVENT_STORE_URL has not the right. Workers and `pipeline verify` need that of towpath_writer,"
-    " `eventlog migrate` that of towpath_migrator"
-)
-
 
 class ClickHouseStore:
     """An `EventStore` on a ClickHouse engine. Safe to share between threads; connects at first use."""
@@ -126,26 +62,20 @@ class ClickHouseStore:
         self._connecting = threading.Lock()
 
     def migrations(self) -> Sequence[Migration]:
-        return [
-            Migration(1, f"table {_TABLE}", (_CREATE_TABLE,)),
-            *(
-                Migration(FIRST_COLUMN_NUMBER + place, f"column {column.name}", (_add_column(column),))
-                for place, column in enumerate(ADDED_COLUMNS)
-            ),
-        ]
+        return migrations()
 
     def applied_migrations(self) -> Mapping[int, tuple[str, str]]:
-        if not self._query(f"EXISTS TABLE {_TABLE}_migration")[0][0]:
+        if not self._query(f"EXISTS TABLE {TABLE}_migration")[0][0]:
             return {}
-        rows = self._query(f"SELECT number, name, checksum FROM {_TABLE}_migration")
+        rows = self._query(f"SELECT number, name, checksum FROM {TABLE}_migration")
         return {int(number): (str(name), str(checksum)) for number, name, checksum in rows}
 
     def apply_migration(self, migration: Migration) -> None:
-        for statement in (_CREATE_MIGRATIONS, *migration.statements):
+        for statement in (CREATE_MIGRATIONS, *migration.statements):
             self._command(statement)
         # As one of the statements would be after a crash, this is repeatable: the newest record of a number counts.
         self._command(
-            f"INSERT INTO {_TABLE}_migration (number, name, checksum) SELECT %s, %s, %s",
+            f"INSERT INTO {TABLE}_migration (number, name, checksum) SELECT %s, %s, %s",
             migration.number,
             migration.name,
             migration.checksum,
@@ -154,27 +84,27 @@ class ClickHouseStore:
     def problems(self) -> Sequence[str]:
         columns = self._columns()
         if not columns:
-            return [f"table {_TABLE} does not exist: run `python manage.py eventlog migrate`"]
+            return [f"table {TABLE} does not exist: run `python manage.py eventlog migrate`"]
         found = [
             f"column {name} is {columns.get(name, 'missing')}, not {wanted}: run `python manage.py eventlog migrate`"
-            for name, wanted in _COLUMN_TYPES.items()
+            for name, wanted in COLUMN_TYPES.items()
             if columns.get(name) != wanted
         ]
         engine, ddl = self._query(
             "SELECT engine, create_table_query FROM system.tables WHERE database = currentDatabase() AND name = %s",
-            _TABLE,
+            TABLE,
         )[0]
         if not engine.startswith("Replicated"):
             found += [
-                f"table setting {name} is not {value}: run ALTER TABLE {_TABLE} MODIFY SETTING {name} = {value}"
-                for name, value in _TABLE_SETTINGS.items()
+                f"table setting {name} is not {value}: run ALTER TABLE {TABLE} MODIFY SETTING {name} = {value}"
+                for name, value in TABLE_SETTINGS.items()
                 if f"{name} = {value}" not in ddl
             ]
         return found
 
     def _columns(self) -> dict[str, str]:
         rows = self._query(
-            "SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = %s", _TABLE
+            "SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = %s", TABLE
         )
         return {str(name): str(kind) for name, kind in rows}
 
@@ -187,14 +117,14 @@ class ClickHouseStore:
         }
         try:
             summary = self._connected().raw_insert(
-                _TABLE,
+                TABLE,
                 column_names=[column.name for column in ROW_COLUMNS],
                 insert_block=rows,
                 settings=settings,
                 fmt="TabSeparated",
             )
         except ClickHouseError as error:
-            raise _translated(error) from error
+            raise translated(error) from error
         # Also a write dropped by its token counts its rows; fewer than sent means that some were not even parsed. An
         # answer without the count is not the server's: a proxy's page, or something else on its port.
         written = int(summary.summary.get("written_rows", 0))
@@ -203,7 +133,7 @@ class ClickHouseStore:
 
     def read_back(self, window_id: UUID) -> set[tuple[str, int]]:
         stored = self._array(
-            f"SELECT groupArray((outbox, outbox_id)) FROM {_TABLE} WHERE window_id = %s", str(window_id)
+            f"SELECT groupArray((outbox, outbox_id)) FROM {TABLE} WHERE window_id = %s", str(window_id)
         )
         return {(str(outbox), int(outbox_id)) for outbox, outbox_id in stored}
 
@@ -212,7 +142,7 @@ class ClickHouseStore:
         if window_ids:
             found = self._array(
                 "SELECT groupArray((window_id, outbox, stored)) FROM (SELECT window_id, outbox, count() AS stored"
-                f" FROM {_TABLE} WHERE window_id IN %s GROUP BY window_id, outbox)",
+                f" FROM {TABLE} WHERE window_id IN %s GROUP BY window_id, outbox)",
                 tuple(str(window_id) for window_id in window_ids),
             )
             for window_id, outbox, stored in found:
@@ -233,7 +163,7 @@ class ClickHouseStore:
         while True:
             # The ties come with it, so that a row that is stored twice is streamed twice also at the end of a page.
             rows = self._query(
-                f"SELECT {', '.join(STREAMED_COLUMNS)} FROM {_TABLE} WHERE {' AND '.join(conditions)} {after}"
+                f"SELECT {', '.join(STREAMED_COLUMNS)} FROM {TABLE} WHERE {' AND '.join(conditions)} {after}"
                 f" ORDER BY event_date_time, outbox, outbox_id LIMIT {_PAGE_ROWS} WITH TIES",
                 *parameters,
                 *position,
@@ -253,7 +183,7 @@ class ClickHouseStore:
         sql = (
             "SELECT toString(event_type) AS type, lower(hex(MD5(event_context))) AS digest,"
             f" toUnixTimestamp64Micro(toDateTime64(min(event_date_time), 6, 'UTC')), countIf({inside}), count()"
-            f" FROM {_quoted(table or _TABLE)} WHERE {inside} GROUP BY type, digest ORDER BY type, digest"
+            f" FROM {_quoted(table or TABLE)} WHERE {inside} GROUP BY type, digest ORDER BY type, digest"
         )
         parameters = [_microseconds(moment) for moment in (since, until, since - slack, until + slack)]
         try:
@@ -262,7 +192,7 @@ class ClickHouseStore:
                     at = _EPOCH + timedelta(microseconds=int(microseconds))
                     yield Digest(str(event_type), str(digest), at, int(count), int(around))
         except ClickHouseError as error:
-            raise StoreUnavailable(_brief(error)) from error
+            raise StoreUnavailable(brief(error)) from error
 
     def now(self) -> datetime:
         moment: datetime = self._query("SELECT now64(6, 'UTC')")[0][0]
@@ -288,13 +218,13 @@ class ClickHouseStore:
         try:
             return self._connected().query(sql, parameters=list(parameters)).result_rows
         except ClickHouseError as error:
-            raise StoreUnavailable(_brief(error) + _who_may(error)) from error
+            raise StoreUnavailable(brief(error) + who_may(error)) from error
 
     def _command(self, sql: str, *parameters: object) -> None:
         try:
             self._connected().command(sql, parameters=list(parameters) or None)
         except ClickHouseError as error:
-            raise StoreUnavailable(_brief(error) + _who_may(error)) from error
+            raise StoreUnavailable(brief(error) + who_may(error)) from error
 
     def _connected(self) -> Client:
         with self._connecting:
@@ -323,7 +253,7 @@ class ClickHouseStore:
                 **options,
             )
         except ClickHouseError as error:
-            raise StoreUnavailable(_brief(error)) from error
+            raise StoreUnavailable(brief(error)) from error
 
 
 def _embedded(folder: str) -> Client:
@@ -333,7 +263,7 @@ def _embedded(folder: str) -> Client:
     except ImportError as error:
         raise StoreUnavailable("chdb:// needs the package chdb: type pip install chdb") from error
     except ClickHouseError as error:
-        raise StoreUnavailable(f"{_brief(error)}: chdb:// is for one process, is it open in another?") from error
+        raise StoreUnavailable(f"{brief(error)}: chdb:// is for one process, is it open in another?") from error
 
 
 _MOMENT = "fromUnixTimestamp64Micro(toInt64(%s), 'UTC')"
@@ -345,48 +275,3 @@ def _microseconds(moment: datetime) -> int:
 
 def _quoted(table: str) -> str:
     return ".".join("`" + part.replace("\\", "\\\\").replace("`", "\\`") + "`" for part in table.split("."))
-
-
-def _add_column(column: Column) -> str:
-    kind = f"{_TYPES[column.kind]} CODEC({_CODECS[column.kind]})"
-    return f"ALTER TABLE {_TABLE} ADD COLUMN IF NOT EXISTS {column.name} {kind}"
-
-
-def _translated(error: ClickHouseError) -> EventStoreError:
-    """What the driver's error means for the rows of an insert."""
-    code = getattr(error, "code", None)
-    message = _brief(error)
-    if code in _CODES_ROWS_REFUSED:
-        return RowsRefused(message)
-    if code in _CODES_OUTCOME_UNKNOWN:
-        return OutcomeUnknown(message)
-    if code is None and not _never_sent(error):
-        return OutcomeUnknown(message)
-    # Every other code is an answer: the server did not take the insert (too many parts, no memory, no disk, read
-    # only, no table, no rights). The rows stay where they are until somebody has mended it.
-    return StoreUnavailable(message + _who_may(error))
-
-
-def _who_may(error: ClickHouseError) -> str:
-    """Of an answer that the user has not the right: who has it."""
-    return _WHO_MAY if getattr(error, "code", None) in _CODES_NO_RIGHT else ""
-
-
-def _never_sent(error: ClickHouseError) -> bool:
-    """True if no connection could be made, so that the server cannot have seen the insert."""
-    cause = error.__cause__
-    reason = cause.reason if isinstance(cause, MaxRetryError) else cause
-    return isinstance(reason, NewConnectionError)
-
-
-def _brief(error: ClickHouseError) -> str:
-    """The error without the rows that the server quotes in it: payloads do not belong in logs."""
-    text = str(error)
-    answer = text.split("DB::Exception: ", 1)[-1]
-    first_line = answer.splitlines()[0] if answer else type(error).__name__
-    for quote in (" before: ", "(at row", ": while ", ". Stack trace", ", e.what()"):
-        first_line = first_line.split(quote, 1)[0]
-    column = re.search(r"name: (\w+), +type: ([^,\n]+(?:, '[^']*')?\)?), +ERROR", text)
-    where = f" in column {column[1]} ({column[2]})" if column else ""
-    code = getattr(error, "code", None)
-    return f"{first_line.strip(' :')[:300]}{where}" + (f" (code {code})" if code else "")

@@ -8,7 +8,8 @@ from urllib3 import HTTPConnectionPool
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import MaxRetryError, NewConnectionError, ProtocolError, ReadTimeoutError
 
-from backend.eventlog.clickhouse import ClickHouseStore, _translated
+from backend.eventlog.clickhouse import ClickHouseStore
+from backend.eventlog.clickhouse_errors import translated
 from backend.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, StoreUnavailable
 from deploy.local.ports import Ports
 
@@ -41,14 +42,14 @@ POOL = HTTPConnectionPool("127.0.0.1", 1)
 def test_a_code_is_one_of_three_outcomes(code: int, name: str, outcome: type[EventStoreError]) -> None:
     error = DatabaseError(f"Code: {code}. DB::Exception: something ({name})", code=code, name=name)
 
-    assert type(_translated(error)) is outcome
+    assert type(translated(error)) is outcome
 
 
 def test_a_refused_connection_wrote_nothing() -> None:
     error = OperationalError("cannot connect")
     error.__cause__ = MaxRetryError(POOL, "/", NewConnectionError(HTTPConnection("127.0.0.1"), "refused"))
 
-    assert type(_translated(error)) is StoreUnavailable
+    assert type(translated(error)) is StoreUnavailable
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_an_error_without_a_code_leaves_the_outcome_unknown(cause: Exception | N
     error = OperationalError("no answer")
     error.__cause__ = cause
 
-    assert type(_translated(error)) is OutcomeUnknown
+    assert type(translated(error)) is OutcomeUnknown
 
 
 def test_the_message_quotes_no_payload() -> None:
@@ -66,16 +67,16 @@ def test_the_message_quotes_no_payload() -> None:
         "Code: 41. DB::Exception: Cannot parse DateTime: (at row 3)\nRow 3: event_context: secret\n", code=41
     )
 
-    assert "secret" not in str(_translated(error))
-    assert "Cannot parse DateTime" in str(_translated(error))
+    assert "secret" not in str(translated(error))
+    assert "Cannot parse DateTime" in str(translated(error))
 
 
 @pytest.mark.parametrize(("code", "name"), [(164, "READONLY"), (497, "ACCESS_DENIED")])
 def test_a_user_without_the_right_is_told_whose_it_is(code: int, name: str) -> None:
     error = DatabaseError(f"Code: {code}. DB::Exception: x. ({name})", code=code)
 
-    assert type(_translated(error)) is StoreUnavailable
-    assert "towpath_writer" in str(_translated(error))
+    assert type(translated(error)) is StoreUnavailable
+    assert "towpath_writer" in str(translated(error))
 
 
 def test_a_store_that_is_down_is_unavailable_at_its_first_use(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -1,0 +1,80 @@
+"""The OBT on ClickHouse: the table, its migrations, and the settings on which the promises rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backend.eventlog.columns import ADDED_COLUMNS, ROW_COLUMNS, Column, Kind
+from backend.eventlog.schema import FIRST_COLUMN_NUMBER, Migration
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TABLE = "event_log"
+
+#: Tokens the table remembers. A replay is recognised while fewer inserts than this came in between; after that
+#: the pipeline's read-back is what keeps a row from being stored twice.
+_TOKEN_LOG_ENTRIES = 10_000
+
+#: Settings of the table on which the promises stand (system.merge_tree_settings names).
+TABLE_SETTINGS = {
+    "non_replicated_deduplication_window": _TOKEN_LOG_ENTRIES,
+    # Off by default: an acknowledged insert would be in the page cache only, and the ack deletes the original.
+    "fsync_after_insert": 1,
+    "fsync_part_directory": 1,
+}
+#: Windows make parts of a thousand rows under steady load. Merged as soon as there are a few, they took a third of the
+#: engine's time; ten at once are merged less often. Costs nothing in correctness, and up to nine small parts to read.
+_MERGE_SETTINGS = {"min_parts_to_merge_at_once": 10}
+
+_TYPES = {Kind.TEXT: "String", Kind.WHOLE_NUMBER: "UInt64", Kind.TIME: "DateTime64(6, 'UTC')", Kind.UUID: "UUID"}
+_CODECS = {
+    Kind.TEXT: "ZSTD(1)",
+    Kind.WHOLE_NUMBER: "Delta, ZSTD(1)",
+    Kind.TIME: "Delta, ZSTD(1)",
+    Kind.UUID: "ZSTD(1)",
+}
+
+# event_type comes first in the sorting key, so that a search for a type and a time reads one stretch; window_id is
+# nearly constant within a granule (a window is written at once), so the bloom filter skips nearly all of them.
+_CREATE_TABLE = f"""
+CREATE TABLE IF NOT EXISTS {TABLE} (
+    event_type      String CODEC(ZSTD(1)),
+    event_date_time DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
+    environment     String CODEC(ZSTD(1)),
+    event_context   String CODEC(ZSTD(3)),
+    metadata_version UInt64 CODEC(ZSTD(1)),
+    outbox          String CODEC(ZSTD(1)),
+    outbox_id       UInt64 CODEC(Delta, ZSTD(1)),
+    window_id       UUID CODEC(ZSTD(1)),
+    written_at      DateTime64(6, 'UTC') DEFAULT now64(6, 'UTC') CODEC(Delta, ZSTD(1)),
+    INDEX window_id_bloom window_id TYPE bloom_filter(0.001) GRANULARITY 1
+)
+ENGINE = MergeTree
+PARTITION BY toYYYYMM(event_date_time)
+ORDER BY (event_type, event_date_time, outbox, outbox_id)
+SETTINGS {", ".join(f"{name} = {value}" for name, value in (TABLE_SETTINGS | _MERGE_SETTINGS).items())}
+"""
+
+COLUMN_TYPES = {column.name: _TYPES[column.kind] for column in ROW_COLUMNS} | {"written_at": _TYPES[Kind.TIME]}
+
+CREATE_MIGRATIONS = f"""
+CREATE TABLE IF NOT EXISTS {TABLE}_migration (
+    number UInt32, name String, checksum String, applied_at DateTime('UTC') DEFAULT now()
+) ENGINE = MergeTree ORDER BY number
+"""
+
+
+def migrations() -> Sequence[Migration]:
+    return [
+        Migration(1, f"table {TABLE}", (_CREATE_TABLE,)),
+        *(
+            Migration(FIRST_COLUMN_NUMBER + place, f"column {column.name}", (_add_column(column),))
+            for place, column in enumerate(ADDED_COLUMNS)
+        ),
+    ]
+
+
+def _add_column(column: Column) -> str:
+    kind = f"{_TYPES[column.kind]} CODEC({_CODECS[column.kind]})"
+    return f"ALTER TABLE {TABLE} ADD COLUMN IF NOT EXISTS {column.name} {kind}"
