@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
+from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.db import DEFAULT_DB_ALIAS, models, router
 
 from backend.outbox import lean
 from backend.outbox.event import Event
-from backend.outbox.fields import TableStorage
-from backend.outbox.models import FrozenOutbox, LeanOutbox, Outbox, base_fields
+from backend.outbox.fields import RowLimits, TableStorage
+from backend.outbox.models import MOST_ROW_BYTES, FrozenOutbox, LeanOutbox, Outbox, base_fields
 from backend.outbox.registry import installed_events
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def check_outboxes(app_configs: Sequence[object] | None = None, **_kwargs: objec
     """Every outbox of the installed apps, and the outboxes and events among each other."""
     outboxes = [model for model in apps.get_models() if issubclass(model, Outbox) and not model._meta.proxy]
     found = [error for outbox in outboxes for error in problems_of(outbox)]
-    return [*found, *problems_between(outboxes), *_event_problems()]
+    return [*found, *problems_between(outboxes), *_event_problems(), *_setting_problems()]
 
 
 def problems_of(outbox: type[Outbox]) -> Iterator[CheckMessage]:
@@ -72,6 +73,16 @@ def _event_problems() -> Iterator[CheckMessage]:
         installed_events()
     except ValueError as error:
         yield Error(f"{error}.", hint="Two events of one type cannot be told apart in the log.", id="outbox.E030")
+
+
+def _setting_problems() -> Iterator[CheckMessage]:
+    if settings.EVENT_CONTEXT_MAX_BYTES > MOST_ROW_BYTES:
+        yield Error(
+            f"EVENT_CONTEXT_MAX_BYTES is {settings.EVENT_CONTEXT_MAX_BYTES:,}, but an outbox's table takes"
+            f" {MOST_ROW_BYTES:,} bytes at most.",
+            hint=f"Set it to {MOST_ROW_BYTES:,} or less, and publish a reference to larger data.",
+            id="outbox.E031",
+        )
 
 
 def _labels(outboxes: Iterable[type[Outbox]]) -> str:
@@ -120,13 +131,13 @@ def _default_of(name: str) -> str:
 def _inherited_meta(outbox: type[Outbox]) -> Iterator[_Problem]:
     has_index = any(index.fields[:2] == ["xid", "id"] for index in outbox._meta.indexes)
     has_storage = any(isinstance(one, TableStorage) for one in outbox._meta.constraints)
+    base = "LeanOutbox" if issubclass(outbox, LeanOutbox) else "FrozenOutbox"
+    hint = f"Write `class Meta({base}.Meta):`, and extend `indexes` and `constraints` rather than replace them."
     if not has_index or not has_storage:
         missing = "index on (xid, id)" if not has_index else "storage parameters"
-        base = "LeanOutbox" if issubclass(outbox, LeanOutbox) else "FrozenOutbox"
-        yield (
-            f"it has not inherited the {missing}: every look of the dispatcher would read the whole table",
-            f"Write `class Meta({base}.Meta):`, and extend `indexes` and `constraints` rather than replace them.",
-        )
+        yield f"it has not inherited the {missing}: every look of the dispatcher would read the whole table", hint
+    elif not any(isinstance(one, RowLimits) for one in outbox._meta.constraints):
+        yield "it has not inherited the limits of its rows: its table would take what no event store can hold", hint
 
 
 def _foreign_keys(outbox: type[Outbox]) -> Iterator[_Problem]:

@@ -6,6 +6,7 @@ import hmac
 import json
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
 
@@ -16,6 +17,10 @@ from pydantic_core import CoreSchema
 from backend.outbox.errors import EventNotStorable, EventTooLarge
 
 T = TypeVar("T")
+
+#: The times that every event store can hold: ClickHouse's DateTime64 begins in 1900 and ends before 2300.
+EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
+TOO_LATE = datetime(2300, 1, 1, tzinfo=UTC)
 
 #: What is stored in place of a `Sensitive` value.
 MASK = "***"

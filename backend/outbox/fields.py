@@ -1,4 +1,4 @@
-"""What Django does not know of PostgreSQL and an outbox needs: xid8, and a table's storage parameters."""
+"""What Django does not know of PostgreSQL and an outbox needs: xid8, storage parameters, limits of rows."""
 
 from __future__ import annotations
 
@@ -101,7 +101,54 @@ class TableStorage(BaseConstraint):
         return path, args, {**kwargs, "parameters": self.parameters, **given}
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, TableStorage) and self.deconstruct() == other.deconstruct()
+        # Without the name, which PostgreSQL never sees: tables whose migrations gave it another one stay as they are.
+        return isinstance(other, TableStorage) and _without_name(self) == _without_name(other)
+
+    def __hash__(self) -> int:
+        return hash(TableStorage)
+
+
+class RowLimits(BaseConstraint):
+    """What a new row of the table must be, as an entry of `Meta.constraints`; each condition is SQL.
+
+    Unlike Django's CheckConstraint, it is added to an existing table without reading it, and leaves its rows alone: a
+    migration neither waits for a scan nor fails on a row of the past.
+    """
+
+    def __init__(self, *, name: str, conditions: Sequence[str]) -> None:
+        super().__init__(name=name)
+        self.conditions = tuple(conditions)
+
+    def constraint_sql(self, model: type[models.Model] | None, schema_editor: BaseDatabaseSchemaEditor | None) -> str:  # noqa: ARG002 - Django's signature
+        if schema_editor is None:
+            raise TypeError("the limits of a table's rows need a schema editor")
+        return f"CONSTRAINT {schema_editor.quote_name(self.name)} CHECK ({' AND '.join(self.conditions)})"
+
+    def create_sql(self, model: type[models.Model] | None, schema_editor: BaseDatabaseSchemaEditor | None) -> str:
+        if model is None or schema_editor is None:
+            raise TypeError("the limits of a table's rows need its model and a schema editor")
+        table = schema_editor.quote_name(model._meta.db_table)
+        return f"ALTER TABLE {table} ADD {self.constraint_sql(model, schema_editor)} NOT VALID"
+
+    def remove_sql(self, model: type[models.Model] | None, schema_editor: BaseDatabaseSchemaEditor | None) -> str:
+        if model is None or schema_editor is None:
+            raise TypeError("the limits of a table's rows need its model and a schema editor")
+        table = schema_editor.quote_name(model._meta.db_table)
+        return f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {schema_editor.quote_name(self.name)}"
+
+    def validate(self, *args: object, **kwargs: object) -> None:
+        """Nothing: `publish()` refuses such values itself, and says why."""
+
+    def deconstruct(self) -> tuple[str, Sequence[Any], dict[str, Any]]:
+        path, args, kwargs = super().deconstruct()
+        return path, args, {**kwargs, "conditions": self.conditions}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RowLimits) and self.deconstruct() == other.deconstruct()
 
     def __hash__(self) -> int:
         return hash(self.name)
+
+
+def _without_name(storage: TableStorage) -> dict[str, Any]:
+    return {name: value for name, value in storage.deconstruct()[2].items() if name != "name"}

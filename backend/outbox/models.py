@@ -16,8 +16,8 @@ from django.db import models
 from django.db.models import F, Value
 
 from backend.outbox.context import bound
-from backend.outbox.event import Event
-from backend.outbox.fields import CurrentXid, TableStorage, Xid8Field
+from backend.outbox.event import EARLIEST, TOO_LATE, Event
+from backend.outbox.fields import CurrentXid, RowLimits, TableStorage, Xid8Field
 from backend.outbox.insert import OutboxQuerySet, require_transaction
 from backend.outbox.lean import context_json
 
@@ -36,6 +36,20 @@ _QUEUE_STORAGE = {
     "autovacuum_analyze_threshold": 100000,
     "vacuum_truncate": "off",
 }
+
+#: No context and no bound value is larger, whatever EVENT_CONTEXT_MAX_BYTES says and whoever inserts it: a worker holds
+#: several copies of a row in memory. Written into the tables, so changing it takes a migration of each outbox.
+MOST_ROW_BYTES = 64 * 1024 * 1024
+
+_LIMITS = ("id > 0", f"pg_column_size(bound) <= {MOST_ROW_BYTES}")
+#: What the event store's columns can hold.
+_FROZEN_LIMITS = (
+    *_LIMITS,
+    f"event_date_time >= timestamptz '{EARLIEST.isoformat(' ')}'",
+    f"event_date_time < timestamptz '{TOO_LATE.isoformat(' ')}'",
+    "metadata_version >= 0",
+    f"octet_length(event_context) <= {MOST_ROW_BYTES}",
+)
 
 
 class Outbox(models.Model):
@@ -59,7 +73,10 @@ class Outbox(models.Model):
         abstract = True
         # Without a name: Django makes one of the table's, which is unique and short enough for any class.
         indexes = (models.Index(fields=["xid", "id"]),)
-        constraints = (TableStorage(name="%(class)s_storage", parameters=_QUEUE_STORAGE),)
+        constraints = (
+            TableStorage(name="%(app_label)s_%(class)s_storage", parameters=_QUEUE_STORAGE),
+            RowLimits(name="%(app_label)s_%(class)s_limits", conditions=_LIMITS),
+        )
 
     def save(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Django's signature
         require_transaction()
@@ -135,7 +152,10 @@ class FrozenOutbox(Outbox):
     class Meta(Outbox.Meta):
         abstract = True
         constraints = (
-            TableStorage(name="%(class)s_storage", parameters=_QUEUE_STORAGE, lz4_columns=("event_context",)),
+            TableStorage(
+                name="%(app_label)s_%(class)s_storage", parameters=_QUEUE_STORAGE, lz4_columns=("event_context",)
+            ),
+            RowLimits(name="%(app_label)s_%(class)s_limits", conditions=_FROZEN_LIMITS),
         )
 
     @classmethod

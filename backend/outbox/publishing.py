@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from backend.outbox.context import bound_json
 from backend.outbox.errors import EventNotStorable
-from backend.outbox.event import Event, stored_context
+from backend.outbox.event import EARLIEST, TOO_LATE, Event, stored_context
 from backend.outbox.insert import ROWS_PER_STATEMENT, insert, require_transaction
 from backend.outbox.models import FrozenOutbox, outbox_of
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 #: An INSERT takes this many characters of context, at most: its text is held in memory, several times over.
 _CHARACTERS_PER_STATEMENT = 8 * 1024 * 1024
+
+#: bigint's.
+_LARGEST_VERSION = 2**63 - 1
 
 #: What `publish_many` takes: an event, or one with a time of its own.
 _Item = Event | tuple[Event, datetime]
@@ -78,6 +81,10 @@ def _frozen(event: Event, at: datetime | None) -> _Frozen:
         at = timezone.now()
     elif timezone.is_naive(at):
         raise EventNotStorable(f"{type(event).__name__} cannot be stored: its time {at} has no time zone: give it one")
+    if not EARLIEST <= at < TOO_LATE:
+        raise EventNotStorable(f"{type(event).__name__} cannot be stored: its time {at} is not in 1900 to 2299")
+    if not 0 <= event.version <= _LARGEST_VERSION:
+        raise EventNotStorable(f"{type(event).__name__} cannot be stored: its version is {event.version}")
     row: tuple[Any, ...] = (event.event_type, at, context, event.version, bound_json())
     if own := _own_fields(outbox):
         # Dumped, not read from the event: what it masks or hashes stays so in a column of its own.

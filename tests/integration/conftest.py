@@ -13,6 +13,7 @@ from backend.eventlog.store import EventStore, connect
 from tests.integration.event_log import EventLog
 from tests.integration.queues import purge_queues
 from tests.integration.workers import Workers
+from tests.poison import give_limits_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +55,7 @@ def everything_empty(event_log: EventLog, django_db_blocker: DjangoDbBlocker) ->
     with django_db_blocker.unblock():
         with connection.cursor() as cursor:
             cursor.execute(f"TRUNCATE {', '.join(_TABLES)} CASCADE")
+        give_limits_back()
         event_log.clear()
         purge_queues()
         yield

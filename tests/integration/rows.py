@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from django.db import connection
 
+from tests.poison import take_limits_away
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -30,7 +32,12 @@ INSERT INTO outbox_user (user_id) SELECT id FROM new ORDER BY id RETURNING id
 
 
 def write_events(contexts: Sequence[str], *, at: str = "2026-03-04 05:06:07.123456+00") -> list[int]:
-    """A row of `outbox_event` for each context, in one transaction; their ids in the same order."""
+    """A row of `outbox_event` for each context, in one transaction; their ids in the same order.
+
+    At `infinity` they are such as no event store takes.
+    """
+    if at == "infinity":
+        take_limits_away()
     with connection.cursor() as cursor:
         cursor.execute(
             """

@@ -14,7 +14,7 @@ from pytest_django import Settings
 
 from backend.outbox.checks import check_outboxes, problems_between, problems_of
 from backend.outbox.fields import Xid8Field
-from backend.outbox.models import FrozenOutbox, LeanOutbox, Outbox, OutboxEvent, all_outboxes
+from backend.outbox.models import MOST_ROW_BYTES, FrozenOutbox, LeanOutbox, Outbox, OutboxEvent, all_outboxes
 from backend.users.models import OutboxUser, OutboxUserChange
 from tests.unit.outboxes import Maybe, Paid, Renamed, frozen, lean, made, meta_of, user_key
 
@@ -75,6 +75,12 @@ def child_of_a_table() -> type[Outbox]:
             lambda: frozen(Meta=meta_of(FrozenOutbox, constraints=())),
             4,
             "storage parameters",
+            r"class Meta\(FrozenOutbox\.Meta\)",
+        ),
+        (
+            lambda: frozen(Meta=meta_of(FrozenOutbox, constraints=FrozenOutbox.Meta.constraints[:1])),
+            4,
+            "limits of its rows",
             r"class Meta\(FrozenOutbox\.Meta\)",
         ),
         (child_of_a_table, 1, "another table", "Subclass LeanOutbox or FrozenOutbox"),
@@ -173,3 +179,35 @@ def test_a_proxy_of_an_outbox_is_no_outbox_of_its_own(monkeypatch: pytest.Monkey
 
     assert check_outboxes() == []
     assert all_outboxes() == {"outbox_user": OutboxUser}
+
+
+def test_outboxes_of_one_class_name_in_two_apps_have_constraints_of_different_names() -> None:
+    body = {"__module__": __name__}
+    names = [
+        {one.name for one in made("OutboxChange", base, {**body, "Meta": _meta_in(base, app)})._meta.constraints}
+        for app in ("users", "outbox")
+        for base in (FrozenOutbox,)
+    ]
+
+    assert len(names[0] & names[1]) == 0
+    assert all(len(one) == 2 for one in names)
+
+
+def test_storage_parameters_are_the_same_whatever_their_name_was() -> None:
+    """Tables whose migrations have the name of before need no new one."""
+    storage = FrozenOutbox.Meta.constraints[0]
+    _, arguments, values = storage.deconstruct()
+
+    assert storage == type(storage)(*arguments, **{**values, "name": "outboxchange_storage"})
+    assert storage != type(storage)(*arguments, **{**values, "parameters": {}})
+
+
+def test_a_setting_that_exceeds_what_a_table_takes_is_refused(settings: Settings) -> None:
+    settings.EVENT_CONTEXT_MAX_BYTES = MOST_ROW_BYTES + 1
+
+    (error,) = check_outboxes()
+    assert (error.id, "67,108,864" in error.msg) == ("outbox.E031", True)
+
+
+def _meta_in(base: Any, app_label: str) -> type:  # noqa: ANN401
+    return type("Meta", (base.Meta,), {"app_label": app_label})
