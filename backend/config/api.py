@@ -2,20 +2,57 @@
 
 from __future__ import annotations
 
+from typing import Any
+from urllib.parse import urlsplit
+
 import structlog
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils.http import is_same_domain
 from django.views.decorators.csrf import csrf_exempt
 from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
+from ninja.parser import Parser
 
 from backend.users.api import router as users_router
 
 log = structlog.get_logger()
 
-api = NinjaAPI(title="Towpath", version="1", description="A sample application that publishes its events.")
+
+class _JsonParser(Parser):
+    """Reads a body that a page of another site cannot have sent: one that says that it is JSON.
+
+    A form, a beacon or a script elsewhere may send text, forms and nothing said; for JSON a browser asks this server
+    first, which allows it to nobody.
+    """
+
+    def parse_body(self, request: HttpRequest) -> dict[str, Any]:
+        charset = request.content_params.get("charset", "utf-8") if request.content_params else "utf-8"
+        if request.content_type != "application/json" or charset.lower() not in {"utf-8", "utf8"}:
+            raise HttpError(415, "Send the body as JSON in UTF-8, and say so: Content-Type: application/json")
+        if _is_from_another_site(request):
+            raise HttpError(403, "This request was made by a page of another site: make it from your own program")
+        return super().parse_body(request)
+
+
+def _is_from_another_site(request: HttpRequest) -> bool:
+    """True if a browser says so. Programs say nothing, and need not."""
+    if "Origin" not in request.headers:
+        return request.headers.get("Sec-Fetch-Site") == "cross-site"
+    origin = urlsplit(request.headers["Origin"])
+    if origin.netloc == request.get_host():
+        return False
+    trusted = map(urlsplit, settings.CSRF_TRUSTED_ORIGINS)
+    return not any(
+        origin.scheme == one.scheme and is_same_domain(origin.netloc, one.netloc.lstrip("*")) for one in trusted
+    )
+
+
+api = NinjaAPI(
+    title="Towpath", version="1", description="A sample application that publishes its events.", parser=_JsonParser()
+)
 api.add_router("/users", users_router)
 
 #: A client that got 503 should not come back sooner.
@@ -28,7 +65,9 @@ def _too_large(_request: HttpRequest, _error: RequestDataTooBig) -> HttpResponse
 
 
 @api.exception_handler(HttpError)
-def _not_json(_request: HttpRequest, error: HttpError) -> HttpResponse:
+def _refused(_request: HttpRequest, error: HttpError) -> HttpResponse:
+    if isinstance(error.__cause__, HttpError):  # the parser's own, which ninja has taken for a failure of it
+        error = error.__cause__
     is_unreadable = isinstance(error.__cause__, (ValueError, RecursionError))
     return _answer(
         error.status_code,

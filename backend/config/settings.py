@@ -83,7 +83,10 @@ AXES_RESET_ON_SUCCESS = True
 AXES_VERBOSE = False
 #: The field of the admin's form; axes would look for the model's (`email`), find nothing, and count nobody.
 AXES_USERNAME_FORM_FIELD = "username"
-AXES_USERNAME_CALLABLE = "backend.users.throttling.typed_name"
+AXES_USERNAME_CALLABLE = "backend.users.throttling.hashed_name"
+AXES_HANDLER = "backend.users.throttling.Handler"
+#: Sign-ins are events; a second list would have the names in clear.
+AXES_DISABLE_ACCESS_LOG = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 STATIC_URL = "static/"
 # The admin's own files are served from where they are installed: there is nothing to collect.

@@ -10,4 +10,4 @@ class UsersConfig(AppConfig):
     label = "users"
 
     def ready(self) -> None:
-        from backend.users import signals  # noqa: F401, PLC0415 - connects the receivers
+        from backend.users import signals, throttling  # noqa: F401, PLC0415 - connects the receivers

@@ -58,3 +58,13 @@ class UserLoginFailed(Event):
     """
 
     user_name: Hashed[str]
+
+
+class UserRefused(Event):
+    """A user tried to do to an account or a group what they may not, and was refused. Nothing was changed."""
+
+    #: Django's permission for it: `users.change_user`.
+    action: str
+    #: `user:7`, `group:3`; `user:` where it was to be a new one.
+    target: str
+    reason: str

@@ -1,4 +1,7 @@
-"""What the application does with users. Each use case is one transaction: the change and its event, or neither."""
+"""What the application does with users. Each use case is one transaction: the change and its event, or neither.
+
+`by` is the account that asks for it, whose rights are looked at (rights.py). Without it the code asks for itself.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from backend.outbox import publish
 from backend.outbox.models import Outbox
-from backend.users.events import Change, UserCreated, UserDeleted, UserUpdated
+from backend.users.events import Change, UserCreated, UserDeleted, UserRefused, UserUpdated
 from backend.users.models import OutboxUser, User
+from backend.users.rights import Actor, NotAllowedError, refused
 
 __all__ = [
     "CreateUser",
@@ -27,6 +31,9 @@ __all__ = [
     "UpdateUserRequest",
     "UserCreated",
 ]
+
+#: Without one of these a superuser is none in the admin.
+_FLAGS = ("is_active", "is_staff", "is_superuser")
 
 EMAIL_TAKEN = "User with this email already exists"
 NOT_FOUND = "There is no such user"
@@ -114,20 +121,30 @@ class UpdateUserOutcome:
 
     result: User | None
     error: str
+    #: What was published if the account that asked may not do this.
+    refusal: UserRefused | None = None
 
 
 class UpdateUser:
     """Changes a user and publishes `user_updated` with what changed, both or neither; no event if nothing did."""
 
-    def execute(self, user_id: int, request: UpdateUserRequest) -> UpdateUserOutcome:
+    PERMISSION = "users.change_user"
+
+    def execute(self, user_id: int, request: UpdateUserRequest, *, by: User | None = None) -> UpdateUserOutcome:
         """The values before are those of this change: whoever changes the user at the same time waits."""
         try:
             with transaction.atomic():
+                actor = None if by is None else Actor.locked(by, permission=self.PERMISSION)
                 user = User.objects.select_for_update().filter(pk=user_id).first()
                 if user is None:
                     return UpdateUserOutcome(result=None, error=NOT_FOUND)
+                if actor is not None:
+                    _require_to_update(actor, user, request)
                 if changes := _apply(request, user):
                     publish(UserUpdated(user_id=user.pk, changes=changes))
+        except NotAllowedError as error:
+            refusal = refused(self.PERMISSION, f"user:{user_id}", error)
+            return UpdateUserOutcome(result=None, error=refusal.reason, refusal=refusal)
         except IntegrityError as error:
             if not _is_about_email(error):
                 raise
@@ -140,6 +157,8 @@ class DeleteUserOutcome:
     """`error` is empty, or says why the user is still there."""
 
     error: str
+    #: What was published if the account that asked may not do this.
+    refusal: UserRefused | None = None
 
 
 class DeleteUser:
@@ -150,15 +169,27 @@ class DeleteUser:
     to try again.
     """
 
+    PERMISSION = "users.delete_user"
     NOT_FOUND = NOT_FOUND
     UNDELIVERED = "Events about this user are still being delivered. Try again in a few seconds"
 
-    def execute(self, user_id: int) -> DeleteUserOutcome:
+    def execute(self, user_id: int, *, by: User | None = None) -> DeleteUserOutcome:
         """Whoever publishes an event about the user at the same time waits, and then finds no user."""
+        try:
+            return self._delete(user_id, by)
+        except NotAllowedError as error:
+            refusal = refused(self.PERMISSION, f"user:{user_id}", error)
+            return DeleteUserOutcome(error=refusal.reason, refusal=refusal)
+
+    def _delete(self, user_id: int, by: User | None) -> DeleteUserOutcome:
         with transaction.atomic():
+            actor = None if by is None else Actor.locked(by, permission=self.PERMISSION)
             user = User.objects.select_for_update().filter(pk=user_id).first()
             if user is None:
                 return DeleteUserOutcome(error=NOT_FOUND)
+            if actor is not None:
+                actor.require_to_act_on(user)
+                actor.require_another_superuser(user)
             event = UserDeleted(user_id=user.pk, email=user.email, first_name=user.first_name, last_name=user.last_name)
             try:
                 user.delete()
@@ -169,6 +200,21 @@ class DeleteUser:
                 return DeleteUserOutcome(error=self.UNDELIVERED)
             publish(event)
         return DeleteUserOutcome(error="")
+
+
+def _require_to_update(actor: Actor, user: User, request: UpdateUserRequest) -> None:
+    """Raise NotAllowedError if the actor may not change this account, or not in this way."""
+    actor.require_to_act_on(user)
+    if not isinstance(request, UpdateAccountRequest):
+        return
+    actor.require_to_grant(
+        is_superuser=bool(request.is_superuser),
+        is_staff=bool(request.is_staff),
+        groups=request.groups or (),
+        permissions=request.user_permissions or (),
+    )
+    if any(getattr(user, flag) and getattr(request, flag) is False for flag in _FLAGS):
+        actor.require_another_superuser(user)
 
 
 def _apply(request: UpdateUserRequest, user: User) -> dict[str, Change]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import urllib3
 from django.conf import settings
-from django.test import Client
+from django.test import Client, override_settings
 
 from backend.users.models import OutboxUser, User
 
@@ -28,10 +28,70 @@ def post(body: object) -> Any:  # noqa: ANN401 - the test client's own response 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff", b"email=a@b.c", b"[" * 100_000, b"1" * 5000])
 def test_a_body_that_is_not_json_is_told_so(body: bytes) -> None:
-    response = Client().post("/api/users", body, content_type="application/x-www-form-urlencoded")
+    response = Client().post("/api/users", body, content_type="application/json")
 
     assert response.status_code == 400
     assert "not JSON" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        *("", "text/plain", "text/plain; charset=utf-8", "application/x-www-form-urlencoded"),
+        *("multipart/form-data; boundary=x", "text/json", "application/octet-stream", "application/json-patch+json"),
+        *(
+            "application/jsonp",
+            "text/plain, application/json",
+            "application/json, text/plain",
+            "text/plain; application/json",
+        ),
+        *("text/plain; x=application/json", "application/json; charset=latin-1", "json", "*/*", "application/*"),
+    ],
+)
+@pytest.mark.parametrize("method", ["post", "patch"])
+def test_a_body_that_does_not_say_that_it_is_json_is_not_read(content_type: str, method: str) -> None:
+    """Which is what a page of another site can send: a form, a beacon, a request without a question before it."""
+    client, path = Client(), "/api/users"
+    if method == "patch":
+        root = User.objects.create_superuser("root@example.com", "secret", first_name="R", last_name="R")
+        client.force_login(root)
+        path += f"/{root.pk}"
+
+    response = getattr(client, method)(path, json.dumps(ADA).encode(), content_type=content_type)
+
+    assert response.status_code == 415
+    assert "Content-Type: application/json" in response.json()["detail"]
+    assert not User.objects.filter(email=ADA["email"]).exists()
+    assert OutboxUser.objects.count() == 0
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "Application/JSON", "application/json; charset=UTF-8"])
+def test_a_body_that_says_that_it_is_json_is_read(content_type: str) -> None:
+    assert Client().post("/api/users", json.dumps(ADA).encode(), content_type=content_type).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://testserver.evil.example"}, 403),
+        ({"Origin": "http://testserver:81"}, 403),
+        ({"Origin": "https://evil-partner.example"}, 403),
+        ({"Origin": "http://app.partner.example"}, 403),  # the scheme of the trusted one is https
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Origin": "http://testserver", "Sec-Fetch-Site": "same-origin"}, 201),
+        ({"Origin": "https://testserver"}, 201),  # behind a proxy that speaks TLS
+        ({"Origin": "https://app.partner.example", "Sec-Fetch-Site": "cross-site"}, 201),
+        ({}, 201),
+    ],
+)
+@override_settings(CSRF_TRUSTED_ORIGINS=["https://*.partner.example"])
+def test_a_page_of_another_site_signs_nobody_up(headers: dict[str, str], status: int) -> None:
+    response = Client().post("/api/users", json.dumps(ADA), content_type="application/json", headers=headers)
+
+    assert response.status_code == status
+    assert User.objects.count() == (status == 201)
 
 
 @pytest.mark.parametrize("body", ["", "[]", "null", "7", '"text"'])

@@ -105,7 +105,7 @@ def test_every_event_of_the_installed_apps_is_registered_and_those_of_tests_are_
 
     assert types == [
         *("dead_letter_dropped", "user_created", "user_deleted", "user_logged_in", "user_logged_out"),
-        *("user_login_failed", "user_updated"),
+        *("user_login_failed", "user_refused", "user_updated"),
     ]
 
 
@@ -202,6 +202,7 @@ def test_the_catalogue_is_listed_a_line_for_each() -> None:
         ["user_logged_in", "1", "outbox_event"],
         ["user_logged_out", "1", "outbox_event"],
         ["user_login_failed", "1", "outbox_event"],
+        ["user_refused", "1", "outbox_event"],
         ["user_updated", "1", "outbox_user_change"],
     ]
     assert lines.splitlines()[2].endswith("A user was created.")
