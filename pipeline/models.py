@@ -6,16 +6,18 @@ single statements (compare-and-set, fencing) that the ORM cannot say.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.contrib.postgres.fields import ArrayField
-from django.db import models
+from django.db import DEFAULT_DB_ALIAS, models
 from django.db.models import Q
 
 from backend.outbox.fields import TableStorage, Xid8Field
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
+
+M = TypeVar("M", bound=models.Model)
 
 #: Small tables that change all the time: vacuumed after a few thousand changes, whatever their size.
 _LEDGER_STORAGE = {
@@ -25,6 +27,13 @@ _LEDGER_STORAGE = {
     "autovacuum_analyze_scale_factor": 0,
     "autovacuum_analyze_threshold": 5000,
 }
+
+
+class _OnDefault(models.Manager[M]):
+    """Rows of the ledger. No router is asked where they are: a replica has not the newest ones, and takes none."""
+
+    def get_queryset(self) -> models.QuerySet[M]:
+        return super().get_queryset().using(DEFAULT_DB_ALIAS)
 
 
 class SnapshotField(models.Field[Any, Any]):
@@ -55,6 +64,8 @@ class Cursor(models.Model):
     is_rescan = models.BooleanField(default=False)
     dispatched_at = models.DateTimeField(null=True)
 
+    objects = _OnDefault()
+
     class Meta:
         db_table = "pipeline_cursor"
 
@@ -84,6 +95,8 @@ class Window(models.Model):
     dispatched_from = models.DateTimeField()
     dispatched_to = models.DateTimeField()
 
+    objects = _OnDefault()
+
     class Meta:
         db_table = "pipeline_window"
         indexes = (
@@ -109,6 +122,8 @@ class Batch(models.Model):
     dispatched_at = models.DateTimeField()
     window = models.ForeignKey(Window, on_delete=models.PROTECT, null=True, related_name="batches")
 
+    objects = _OnDefault()
+
     class Meta:
         db_table = "pipeline_batch"
         indexes = (models.Index(fields=["dispatched_at"], name="batch_unsealed", condition=Q(window=None)),)
@@ -124,6 +139,8 @@ class DeadLetter(models.Model):
     error = models.TextField()
     window_id = models.UUIDField()
     at = models.DateTimeField()
+
+    objects = _OnDefault()
 
     class Meta:
         db_table = "pipeline_deadletter"
@@ -141,6 +158,8 @@ class Shift(models.Model):
     #: When and by what a shift of this name was interrupted last.
     interrupted_at = models.DateTimeField(null=True)
     last_error = models.TextField(db_default="")
+
+    objects = _OnDefault()
 
     class Meta:
         db_table = "pipeline_shift"

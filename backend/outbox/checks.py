@@ -17,6 +17,7 @@ from django.db import DEFAULT_DB_ALIAS, models, router
 from backend.outbox import lean
 from backend.outbox.event import Event
 from backend.outbox.fields import RowLimits, TableStorage
+from backend.outbox.insert import OutboxQuerySet
 from backend.outbox.models import MOST_ROW_BYTES, FrozenOutbox, LeanOutbox, Outbox, base_fields
 from backend.outbox.registry import installed_events
 
@@ -187,6 +188,15 @@ def _frozen(outbox: type[Outbox]) -> Iterator[_Problem]:
             )
 
 
+def _managers(outbox: type[Outbox]) -> Iterator[_Problem]:
+    for manager in outbox._meta.managers:
+        if not isinstance(manager.get_queryset(), OutboxQuerySet):
+            yield (
+                f"its manager {manager.name!r} makes rows outside transactions, and where a router likes",
+                f"Write `{manager.name} = {type(manager).__name__}.from_queryset(OutboxQuerySet)()`.",
+            )
+
+
 _CHECKS: dict[int, Callable[[Any], Iterator[_Problem]]] = {
     1: _kind,
     2: _managed,
@@ -195,4 +205,5 @@ _CHECKS: dict[int, Callable[[Any], Iterator[_Problem]]] = {
     5: _foreign_keys,
     6: _lean,
     7: _frozen,
+    8: _managers,
 }

@@ -2,11 +2,15 @@
 
 OutboxError
 |- NotInTransaction
+|- WrongDatabase
+|- OnlyInserts
 |- EventNotStorable
    |- EventTooLarge
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from django.db.transaction import TransactionManagementError
 
@@ -19,8 +23,19 @@ class NotInTransaction(OutboxError, TransactionManagementError):  # noqa: N818 -
     """Published outside a transaction: write `with transaction.atomic():` around the change and its publish(), so
     that both are committed together or not at all."""
 
-    def __init__(self) -> None:
-        super().__init__(" ".join((type(self).__doc__ or "").split()))
+    def __init__(self, *, others: Iterable[str] = ()) -> None:
+        text = " ".join((type(self).__doc__ or "").split())
+        if names := ", ".join(map(repr, others)):
+            text += f" (The transaction that is open is one of {names}; events are rows of 'default'.)"
+        super().__init__(text)
+
+
+class WrongDatabase(OutboxError, ValueError):  # noqa: N818
+    """A row of an outbox is to be written into another database than `default`, where the pipeline never looks."""
+
+
+class OnlyInserts(OutboxError):  # noqa: N818
+    """A row of an outbox is to be changed, or made only where there is none: the event would be another, or missing."""
 
 
 class EventNotStorable(OutboxError, ValueError):  # noqa: N818

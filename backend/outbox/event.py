@@ -18,7 +18,7 @@ from backend.outbox.errors import EventNotStorable, EventTooLarge
 
 T = TypeVar("T")
 
-#: The times that every event store can hold: ClickHouse's DateTime64 begins in 1900 and ends before 2300.
+#: The times that every event store can hold: the narrowest one begins in 1900 and ends before 2300.
 EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
 TOO_LATE = datetime(2300, 1, 1, tzinfo=UTC)
 

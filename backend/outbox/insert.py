@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
-from django.db import DEFAULT_DB_ALIAS, connection, models
+from django.db import DEFAULT_DB_ALIAS, connection, connections, models
 from django.db.models.expressions import DatabaseDefault
 from django.db.models.signals import post_save, pre_save
 
-from backend.outbox.errors import NotInTransaction
+from backend.outbox.errors import NotInTransaction, OnlyInserts, WrongDatabase
 
 M = TypeVar("M", bound=models.Model)
 
@@ -27,40 +27,112 @@ _GIVEN = ("id", "xid")
 
 
 class OutboxQuerySet(models.QuerySet[M]):
-    """Rows of an outbox, which are inserted in the transaction of what they report, or not at all."""
+    """Rows of an outbox: inserted into `default`, in the transaction of what they report, or not at all.
+
+    No router is asked where they are: a replica has not the newest ones, and takes none.
+    """
+
+    @property
+    def db(self) -> str:
+        alias: str | None = self._db  # type: ignore[attr-defined]
+        return alias or DEFAULT_DB_ALIAS
 
     def create(self, **values: Any) -> M:  # noqa: ANN401 - as Django's
         """As Django's. Raises NotInTransaction outside `transaction.atomic()`."""
-        require_transaction()
+        require_transaction(using=self.db)
         row = self.model(**values)
         if not self._is_ordinary() or not _has_ordinary_values(row):
-            row.save(force_insert=True, using=self.db)
+            row.save(force_insert=True)
             return row
         _insert_objects(self.model, [row])
         return row
 
-    def bulk_create(self, objs: Iterable[M], *args: Any, **kwargs: Any) -> list[M]:  # noqa: ANN401
+    def bulk_create(self, objs: Iterable[M], batch_size: int | None = None, *args: Any, **conflicts: Any) -> list[M]:  # noqa: ANN401
         """As Django's, a thousand rows to a statement. Raises NotInTransaction outside `transaction.atomic()`."""
-        require_transaction()
+        require_transaction(using=self.db)
+        if any(args) or any(conflicts.values()):
+            self._refuse("bulk_create() with conflicts", "leaves out events, or changes them")
         rows = list(objs)
-        if args or kwargs or not self._is_ordinary() or not all(map(_has_ordinary_values, rows)):
-            return super().bulk_create(rows, *args, **kwargs)
+        if batch_size or not self._is_ordinary() or not all(map(_has_ordinary_values, rows)):
+            return super().bulk_create(rows, batch_size)
         for start in range(0, len(rows), ROWS_PER_STATEMENT):
             _insert_objects(self.model, rows[start : start + ROWS_PER_STATEMENT])
         return rows
+
+    def get_or_create(self, *_args: object, **_values: object) -> NoReturn:
+        self._refuse("get_or_create()", "makes no event while an older one is undelivered")
+
+    def update_or_create(self, *_args: object, **_values: object) -> NoReturn:
+        self._refuse("update_or_create()", "changes an older event instead of making one")
+
+    def update(self, **_values: object) -> NoReturn:
+        self._refuse("update()", "changes events that may be on their way already")
+
+    def bulk_update(self, *_args: object, **_values: object) -> NoReturn:
+        self._refuse("bulk_update()", "changes events that may be on their way already")
+
+    def _insert(self, objs: Iterable[M], *args: Any, using: str | None = None, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Where every insert of the ORM's passes: those of `save`, of fixtures and of related managers, too."""
+        require_transaction(using=using or self.db)
+        rows = list(objs)
+        for row in rows:
+            stamp_anew(row)
+        return super()._insert(rows, *args, using=DEFAULT_DB_ALIAS, **kwargs)  # type: ignore[misc]
+
+    # Django's managers pass a private method on only if it says so.
+    _insert.alters_data = True  # type: ignore[attr-defined]
+    _insert.queryset_only = False  # type: ignore[attr-defined]
+
+    def _refuse(self, what: str, does: str) -> NoReturn:
+        name = self.model.__name__
+        raise OnlyInserts(
+            f"{name}: {what} {does}. Each event is a row of its own: write {name}.objects.create() or publish()."
+        )
 
     def _is_ordinary(self) -> bool:
         """True if nothing but an INSERT belongs to saving a row."""
         from backend.outbox.models import Outbox  # noqa: PLC0415 - which imports this module
 
         is_watched = pre_save.has_listeners(self.model) or post_save.has_listeners(self.model)
-        return self.model.save is Outbox.save and not is_watched and self.db == DEFAULT_DB_ALIAS
+        return self.model.save is Outbox.save and not is_watched
 
 
-def require_transaction() -> None:
-    """Raise NotInTransaction outside `transaction.atomic()`."""
+class OutboxBase(models.base.ModelBase):
+    """The metaclass of outboxes. What Django calls `_base_manager` keeps the promises of `objects`, too.
+
+    `Meta.base_manager_name` would do the same, and be a migration in each project.
+    """
+
+    @property
+    def _base_manager(self) -> models.Manager[Any]:
+        return _base_manager(self)
+
+
+@functools.cache
+def _base_manager(model: Any) -> models.Manager[Any]:  # noqa: ANN401 - a model, which its metaclass does not know to be one
+    manager: Any = OutboxQuerySet.as_manager()
+    manager.name, manager.model, manager.auto_created = "_base_manager", model, True
+    return cast("models.Manager[Any]", manager)
+
+
+def require_transaction(*, using: str = DEFAULT_DB_ALIAS) -> None:
+    """Raise NotInTransaction outside `transaction.atomic()`, WrongDatabase for rows of another database."""
+    if using != DEFAULT_DB_ALIAS:
+        raise WrongDatabase(
+            f"An event cannot be written into the database {using!r}: the pipeline reads outboxes in 'default' only."
+            " Leave out using(), and publish in a transaction of 'default'."
+        )
     if not connection.in_atomic_block:
-        raise NotInTransaction
+        raise NotInTransaction(
+            others=[one.alias for one in connections.all(initialized_only=True) if one.in_atomic_block]
+        )
+
+
+def stamp_anew(row: models.Model) -> None:
+    """A copy of a row brings the transaction id of the old one, which the dispatcher has seen long ago."""
+    field = {field.name: field for field in row._meta.concrete_fields}["xid"]
+    if not isinstance(field.value_from_object(row), DatabaseDefault):
+        setattr(row, field.attname, field.get_default())
 
 
 def insert(table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, returning: str = "") -> list[Any]:

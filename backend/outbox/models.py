@@ -8,17 +8,18 @@ of `LeanOutbox` or `FrozenOutbox` is all that a new outbox takes: the pipeline f
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.apps import apps
-from django.db import models
+from django.db import DEFAULT_DB_ALIAS, models
 from django.db.models import F, Value
 
 from backend.outbox.context import bound
+from backend.outbox.errors import OnlyInserts
 from backend.outbox.event import EARLIEST, TOO_LATE, Event
 from backend.outbox.fields import CurrentXid, RowLimits, TableStorage, Xid8Field
-from backend.outbox.insert import OutboxQuerySet, require_transaction
+from backend.outbox.insert import OutboxBase, OutboxQuerySet, require_transaction
 from backend.outbox.lean import context_json
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ _FROZEN_LIMITS = (
 )
 
 
-class Outbox(models.Model):
+class Outbox(models.Model, metaclass=OutboxBase):
     """Base of every outbox table. Subclass `LeanOutbox` or `FrozenOutbox`, not this."""
 
     id = models.BigAutoField(primary_key=True)
@@ -78,9 +79,22 @@ class Outbox(models.Model):
             RowLimits(name="%(app_label)s_%(class)s_limits", conditions=_LIMITS),
         )
 
-    def save(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Django's signature
-        require_transaction()
-        super().save(*args, **kwargs)
+    def save(
+        self,
+        force_insert: bool | tuple[models.base.ModelBase, ...] = False,  # noqa: FBT001, FBT002, ARG002 - Django's signature
+        force_update: bool = False,  # noqa: FBT001, FBT002
+        using: str | None = None,
+        update_fields: Iterable[str] | None = None,
+    ) -> None:
+        """Insert the row. Raises OnlyInserts for one that is stored already: events are not changed."""
+        require_transaction(using=using or DEFAULT_DB_ALIAS)
+        if force_update or update_fields is not None or not self._state.adding:
+            name = type(self).__name__
+            raise OnlyInserts(
+                f"{name}: save() of a stored row changes an event that may be on its way already. Make a new {name}."
+            )
+        # Otherwise Django would look for the row of a given id, and change that.
+        super().save(force_insert=True, using=DEFAULT_DB_ALIAS)
 
     @classmethod
     def outbox_name(cls) -> str:

@@ -31,13 +31,13 @@ class Published(Events):
 
 
 def _last_id(outbox: type[Outbox]) -> int:
-    return outbox._default_manager.aggregate(last=Max("id"))["last"] or 0
+    return outbox._base_manager.aggregate(last=Max("id"))["last"] or 0
 
 
 def _rows(outbox: type[Outbox], last_id: int) -> list[FoundEvent]:
     columns = outbox.event_columns()
     names = ("event_type", "metadata_version", "event_date_time", "event_context")
-    rows = outbox._default_manager.filter(id__gt=last_id).values_list("id", "bound", *(columns[name] for name in names))
+    rows = outbox._base_manager.filter(id__gt=last_id).values_list("id", "bound", *(columns[name] for name in names))
     return [
         FoundEvent(outbox.outbox_name(), id_, event_type, version, at, context, bound or {})
         for id_, bound, event_type, version, at, context in rows

@@ -15,6 +15,7 @@ from backend.users.use_cases import CreateUser, CreateUserRequest, UserCreated
 from pipeline.models import Window
 from pipeline.testing.published import Published
 from tests.integration.rows import create_users, undelivered, write_events
+from tests.poison import take_limits_away
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +38,7 @@ def amounts(events: Sequence[FoundEvent]) -> list[int]:
 
 def refused_events(count: int) -> list[OutboxEvent]:
     """Rows that no store takes: their version is no natural number."""
+    take_limits_away()
     row = {"event_type": "tested", "event_date_time": timezone.now(), "event_context": "{}", "metadata_version": -1}
     return OutboxEvent.objects.bulk_create(OutboxEvent(**row) for _ in range(count))
 

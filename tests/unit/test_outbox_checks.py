@@ -14,6 +14,7 @@ from pytest_django import Settings
 
 from backend.outbox.checks import check_outboxes, problems_between, problems_of
 from backend.outbox.fields import Xid8Field
+from backend.outbox.insert import OutboxQuerySet
 from backend.outbox.models import MOST_ROW_BYTES, FrozenOutbox, LeanOutbox, Outbox, OutboxEvent, all_outboxes
 from backend.users.models import OutboxUser, OutboxUserChange
 from tests.unit.outboxes import Maybe, Paid, Renamed, frozen, lean, made, meta_of, user_key
@@ -35,6 +36,22 @@ def test_outboxes_that_are_well_are_not_complained_of() -> None:
     assert list(problems_of(lean(user=user_key(on_delete=models.RESTRICT)))) == []
     assert list(problems_of(lean(user=user_key(on_delete=models.DO_NOTHING)))) == []
     assert list(problems_of(frozen(events=(Paid,), amount=models.BigIntegerField()))) == []
+    assert list(problems_of(frozen(objects=Small.as_manager()))) == []
+    assert list(problems_of(frozen(objects=Shown.from_queryset(OutboxQuerySet)()))) == []
+
+
+class Shown(models.Manager[models.Model]):
+    """As an application writes one to leave rows out of sight."""
+
+    def get_queryset(self) -> models.QuerySet[models.Model]:
+        return super().get_queryset().filter(id__lt=5)
+
+
+class Small(OutboxQuerySet[Outbox]):
+    """A queryset of an application's own, of the right kind."""
+
+    def small(self) -> Small:
+        return self.filter(id__lt=5)
 
 
 def without_meta(base: Any) -> Callable[[], type[Outbox]]:  # noqa: ANN401
@@ -99,6 +116,8 @@ def child_of_a_table() -> type[Outbox]:
         (lambda: lean(event_date_time="user__email"), 6, "event_date_time: .* is a Email", "DateTimeField"),
         (lambda: lean(event_date_time="user__last_login"), 6, "event_date_time: .* can be NULL", "Allow None"),
         (lambda: lean(event_date_time="user__updated_at"), 6, "auto_now", "auto_now_add"),
+        (lambda: frozen(objects=models.Manager()), 8, "manager 'objects' makes rows outside", "OutboxQuerySet"),
+        (lambda: lean(shown=Shown()), 8, "manager 'shown' makes rows outside", "OutboxQuerySet"),
         (lambda: frozen(events=("paid",)), 7, "'paid', which is no Event class", "Name the classes"),
         (lambda: frozen(events=(Paid,), currency=models.TextField()), 7, "currency: Paid has no such", "Name the col"),
     ],
