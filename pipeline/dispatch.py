@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 from django.db import connection, transaction
 
+from backend.outbox.fields import RowLimits
 from pipeline import failpoints, metrics
 from pipeline.batch import Batch
 from pipeline.snapshot import Position, Snapshot, unseen
@@ -37,9 +38,7 @@ _PAGE_ROWS = 50_000
 #: Transaction ids mean something in one cluster only. A restore by pg_dump brings the rows' and the cursor's into
 #: another; the lower xmax tells one that was set back in some other way.
 _CLUSTER = "(SELECT system_identifier::text FROM pg_control_system())"
-_IS_OF_ANOTHER_CLUSTER = (
-    f"c.cluster <> {_CLUSTER} OR pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(c.seen)"
-)
+IS_OF_ANOTHER_CLUSTER = f"c.cluster <> {_CLUSTER} OR pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(c.seen)"
 
 
 #: For the dispatcher's own connection: each look is a few probes of an index, whatever the planner believes.
@@ -184,7 +183,7 @@ class Dispatcher:
             found = self._news(cursor)
         for name, _, is_elsewhere in found:
             if is_elsewhere:
-                _start_over(name)
+                _start_over(self._outboxes[name])
         waiting = [name for name, has_news, is_elsewhere in found if has_news or is_elsewhere]
         self._idle_snapshot = None if waiting else snapshot
         return waiting
@@ -220,7 +219,7 @@ def _lock_cursors(cursor: CursorWrapper, names: Sequence[str]) -> dict[str, _Cur
     }
 
 
-def _start_over(name: str) -> None:
+def _start_over(model: type[Outbox]) -> None:
     """After a restore into another cluster: its transaction ids are not those that the cursor has seen.
 
     The restored rows' own xids mean nothing here. Those this cluster has not reached yet would stay invisible to the
@@ -229,15 +228,24 @@ def _start_over(name: str) -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
             f"UPDATE pipeline_cursor AS c SET cluster = {_CLUSTER}, seen = '1:1:', target = NULL, page_xid = NULL,"
-            f" page_id = NULL, is_rescan = true WHERE outbox = %s AND ({_IS_OF_ANOTHER_CLUSTER})",
-            [name],
+            f" page_id = NULL, is_rescan = true WHERE outbox = %s AND ({IS_OF_ANOTHER_CLUSTER})",
+            [model.outbox_name()],
         )
         if cursor.rowcount:
+            name = model.outbox_name()
             log.warning("cursor_rewound", outbox=name, action="dispatching again all rows that no open batch holds")
             table = connection.ops.quote_name(name)
             cursor.execute(
-                f"UPDATE {table} SET xid = pg_current_xact_id() WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())"
+                f"UPDATE {table} SET xid = pg_current_xact_id()"
+                f" WHERE xid >= pg_snapshot_xmax(pg_current_snapshot()) AND {within_limits(model)}"
             )
+
+
+def within_limits(model: type[Outbox]) -> str:
+    """True of a row that may be updated: one of before the table's limits breaks them, and is a dead letter at best."""
+    limits = [one for one in model._meta.constraints if isinstance(one, RowLimits)]
+    # As in a constraint: unknown, because a column is NULL, is no breach.
+    return f"({' AND '.join(condition for one in limits for condition in one.conditions) or 'true'}) IS NOT FALSE"
 
 
 def _page_sql(model: type[Outbox]) -> str:

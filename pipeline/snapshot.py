@@ -7,6 +7,7 @@ later snapshot shows and an earlier one did not is exactly: the transactions tha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -55,3 +56,15 @@ def unseen(seen: Snapshot, page: Position | None) -> Stretches:
         return Stretches(tuple(Position(xid, 0) for xid in sorted(seen.xip)), start_of_tail)
     remaining = tuple(page if xid == page.xid else Position(xid, 0) for xid in sorted(seen.xip) if xid >= page.xid)
     return Stretches(remaining, page if page.xid >= seen.xmax else start_of_tail)
+
+
+#: Below and above every row's id.
+_LOWEST_ID, _HIGHEST_ID = -(2**63), 2**63 - 1
+
+
+def passed(seen: Snapshot) -> Iterator[tuple[Position, int]]:
+    """The stretches that hold every row which `seen` shows: those after a position, of transactions below another."""
+    after = Position(0, _LOWEST_ID)
+    for xid in (*sorted(seen.xip), seen.xmax):
+        yield after, xid
+        after = Position(xid, _HIGHEST_ID)

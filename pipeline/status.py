@@ -13,6 +13,7 @@ from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from backend.outbox.models import all_outboxes
+from pipeline import stranded
 from pipeline.models import DeadLetter
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def read_status() -> Status:
         )
         errors += [f"the {name} shift was interrupted {ago} s ago: {error}" for name, ago, error in cursor.fetchall()]
         outboxes = {name: read_outbox(cursor, model) for name, model in all_outboxes().items()}
+        stranded_problems = [*stranded.problems(cursor)]
     dead_letters = sum(outbox.dead_letters for outbox in outboxes.values())
     return Status(
         outboxes=outboxes,
@@ -138,6 +140,7 @@ def read_status() -> Status:
             *mismatch_problems(mismatched, since=mismatched_since),
             *_missing_problems(windows_with_missing, rows=int(missing)),
             *_dead_letter_problems(dead_letters),
+            *stranded_problems,
             *errors,
         ],
     )

@@ -16,7 +16,7 @@ from django.db import DatabaseError, InterfaceError
 
 from backend.eventlog.errors import EventStoreError
 from backend.eventlog.store import connect
-from pipeline import deadletters
+from pipeline import deadletters, stranded
 from pipeline.actors import publish_batches
 from pipeline.doctor import examine
 from pipeline.models import DeadLetter
@@ -86,9 +86,14 @@ class Command(BaseCommand):
 
     def _recover(self, *, as_json: bool) -> bool:
         store = connect(settings.EVENT_STORE_URL, timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
+        rows = sum(stranded.bring_back().values())
         windows = recover(store, should_stop=lambda: False)
         store.close()
-        self.stdout.write(json.dumps({"windows": windows}) if as_json else f"{windows} window(s) taken up")
+        self.stdout.write(
+            json.dumps({"windows": windows, "stranded_rows": rows})
+            if as_json
+            else f"{windows} window(s) recovered, {rows} stranded row(s) given to the dispatcher"
+        )
         return True
 
     def _verify(self, options: dict[str, Any]) -> bool:

@@ -1,0 +1,272 @@
+"""Rows whose transaction id is from elsewhere: `status` names them, `pipeline recover` brings them back, once."""
+
+from __future__ import annotations
+
+import json
+import time
+from io import StringIO
+from typing import TYPE_CHECKING
+
+import pytest
+from django.core import serializers
+from django.core.management import call_command
+from django.db import connection, transaction
+
+from backend.outbox.models import OutboxEvent
+from backend.users.models import OutboxUser
+from pipeline import deadletters
+from pipeline.delivery import Delivery, deliver
+from pipeline.models import DeadLetter
+from pipeline.stranded import bring_back
+from pipeline.window import seal
+from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
+from tests.integration.rows import create_users, ids_in_batches, undelivered, write_events
+from tests.integration.test_commands import here, status
+from tests.poison import give_limits_back, take_limits_away
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backend.eventlog.store import EventStore
+    from tests.integration.event_log import EventLog
+
+EVENT = "outbox_event"
+LETTER = {"error": "", "window_id": "11111111-2222-3333-4444-555555555555", "at": "2026-01-01T00:00:00Z"}
+COLUMNS = "event_type, event_date_time, event_context, metadata_version"
+
+
+def run(sql: str, *values: int) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, values)
+
+
+def deliver_all(store: EventStore) -> None:
+    sent = Sent()
+    dispatch_all(make_dispatcher(sent))
+    if (window := seal([batch.id for batch in sent.batches])) is not None:
+        assert deliver(window, store) is Delivery.ACKED
+
+
+def complaints() -> list[str]:
+    return [problem for problem in status()["problems"] if "never dispatched" in problem]
+
+
+def by_insert_select() -> None:
+    run(f"INSERT INTO {EVENT} (id, xid, {COLUMNS}) SELECT id + 1000, xid, {COLUMNS} FROM backup")
+
+
+def by_copy() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT id + 1000, xid, {COLUMNS} FROM backup")
+        lines = "".join("\t".join(map(str, row)) + "\n" for row in cursor.fetchall())
+        cursor.cursor.copy_expert(f"COPY {EVENT} (id, xid, {COLUMNS}) FROM STDIN", StringIO(lines))
+
+
+def by_loaddata() -> None:
+    rows = OutboxEvent.objects.raw("SELECT *, NULL::jsonb AS bound FROM backup")
+    with transaction.atomic():
+        for one in serializers.deserialize("json", serializers.serialize("json", rows)):
+            one.save()
+
+
+def by_a_saved_copy() -> None:
+    with transaction.atomic():
+        for row in OutboxEvent.objects.raw("SELECT *, NULL::jsonb AS bound FROM backup"):
+            row.pk = None
+            row._state.adding = True
+            row.save()
+
+
+def by_replication() -> None:
+    with transaction.atomic():
+        run("SET LOCAL session_replication_role = replica")
+        by_insert_select()
+
+
+def by_update() -> None:
+    run(f"INSERT INTO {EVENT} ({COLUMNS}) SELECT {COLUMNS} FROM backup")
+    run(f"UPDATE {EVENT} SET xid = (SELECT min(xid::text)::xid8 FROM backup)")
+
+
+def ahead() -> None:
+    run(f"INSERT INTO {EVENT} (xid, {COLUMNS}) SELECT '100000000000', {COLUMNS} FROM backup")
+
+
+def from_the_beginning_of_time() -> None:
+    run(f"INSERT INTO {EVENT} (xid, {COLUMNS}) SELECT '0', {COLUMNS} FROM backup")
+
+
+@pytest.mark.parametrize(
+    "put_back",
+    [
+        by_insert_select,
+        by_copy,
+        by_loaddata,
+        by_a_saved_copy,
+        by_replication,
+        by_update,
+        ahead,
+        from_the_beginning_of_time,
+    ],
+)
+def test_rows_with_an_xid_from_elsewhere_are_named_and_brought_back_once(
+    put_back: Callable[[], None], store: EventStore, event_log: EventLog
+) -> None:
+    # Given ten rows that were deleted, as if by a mistake, and are put back
+    write_events([json.dumps({"n": n}) for n in range(10)])
+    run(f"CREATE TEMP TABLE backup AS SELECT id, xid, {COLUMNS} FROM {EVENT}")
+    deliver_all(store)
+    event_log.clear()
+    put_back()
+    deliver_all(store)
+
+    # When nothing finds them, then status says so, with count, age and command
+    assert undelivered() == {EVENT: 10}
+    (problem,) = complaints()
+    assert problem.startswith(f"{EVENT}: 10 row(s) are never dispatched, the first of 2026-03-04 05:06:07")
+    assert "pipeline recover" in problem
+    assert here("pipeline", "status").returncode == 1
+
+    # And the command lets the dispatcher see them, each once
+    assert json.loads(here("pipeline", "recover", "--json").stdout)["stranded_rows"] == 10
+    assert complaints() == []
+    assert bring_back() == {}
+    deliver_all(store)
+    assert undelivered() == {}
+    assert sorted(json.loads(event.event_context)["n"] for event in event_log.events()) == [*range(10)]
+
+
+def test_what_a_batch_or_a_dead_letter_holds_and_what_waits_is_not_stranded() -> None:
+    # Given rows in open batches, a dead letter, rows of an open transaction, and rows that wait
+    held = [*write_events(["{}"] * 10), *create_users(3)]
+    dispatch_all(dispatcher := make_dispatcher(Sent()))
+    (dead,) = write_events(["{}"])
+    dispatch_all(dispatcher)
+    run("DELETE FROM pipeline_batch WHERE ids = ARRAY[%s]::bigint[]", dead)
+    DeadLetter.objects.create(outbox=EVENT, row_id=dead, **LETTER)
+    waiting = write_events(["{}"] * 5)
+    with transaction.atomic():
+        own = write_events(["{}"])
+        assert bring_back() == {}
+    assert complaints() == []
+    assert bring_back() == {}
+
+    dispatch_all(make_dispatcher(sent := Sent()))
+    assert sent.ids(EVENT) == sorted(waiting + own)
+    assert len(held) == 13
+
+
+def test_a_row_of_a_transaction_that_was_open_at_the_last_look_is_not_stranded() -> None:
+    other = connection.copy()
+    with other.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute(f"INSERT INTO {EVENT} ({COLUMNS}) VALUES ('late', now(), '{{}}', 1)")
+        write_events(["{}"])
+        dispatch_all(make_dispatcher(Sent()))
+        cursor.execute("COMMIT")
+    other.close()
+
+    assert complaints() == []
+    assert bring_back() == {}
+    dispatch_all(make_dispatcher(sent := Sent()))
+    assert len(sent.ids(EVENT)) == 1
+
+
+@pytest.mark.parametrize("state", ["paged", "rescan", "another cluster", "no cursor"])
+def test_an_unfinished_look_strands_nothing(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.dispatch._PAGE_ROWS", 7)
+    write_events(["{}"] * 3)
+    dispatch_all(dispatcher := make_dispatcher(Sent(), batch_ids=3))
+    write_events(["{}"] * 40)
+    if state == "paged":
+        assert dispatcher.tick()
+    else:
+        change = {
+            "rescan": "UPDATE pipeline_cursor SET seen = '1:1:', is_rescan = true",
+            "another cluster": "UPDATE pipeline_cursor SET cluster = 'another', seen = '1000000000:1000000000:'",
+            "no cursor": "DELETE FROM pipeline_cursor",
+        }
+        run(change[state])
+
+    assert complaints() == []
+    assert bring_back() == {}
+
+
+def test_rows_brought_back_twice_are_dispatched_once() -> None:
+    write_events(["{}"] * 10)
+    dispatch_all(dispatcher := make_dispatcher(sent := Sent()))
+    run("DELETE FROM pipeline_batch")
+    sent.batches.clear()
+
+    assert bring_back() == {EVENT: 10}
+    dispatch_all(dispatcher)
+    assert bring_back() == {}
+    dispatch_all(dispatcher)
+
+    assert set(sent.times(EVENT).values()) == {1}
+    assert len(ids_in_batches(EVENT)) == 10
+
+
+def test_a_dead_letter_stays_one_and_a_row_that_breaks_the_limits_becomes_one() -> None:
+    (dead,) = write_events(["{}"])
+    DeadLetter.objects.create(outbox=EVENT, row_id=dead, **LETTER)
+    take_limits_away()
+    (poison,) = write_events(["{}"], at="infinity")
+    good = write_events(["{}"] * 2)
+    dispatch_all(dispatcher := make_dispatcher(sent := Sent()))
+    run("DELETE FROM pipeline_batch")
+    sent.batches.clear()
+    give_limits_back()
+
+    bring_back()
+
+    dispatch_all(dispatcher)
+    assert sent.ids(EVENT) == good
+    assert sorted(letter.row_id for letter in deadletters.find(None)) == [dead, poison]
+    assert complaints() == []
+
+
+def test_a_restored_dead_letter_that_breaks_the_limits_does_not_stop_the_dispatcher() -> None:
+    (poison,) = write_events(["{}"], at="infinity")
+    DeadLetter.objects.create(outbox=EVENT, row_id=poison, **LETTER)
+    give_limits_back()
+    dispatch_all(dispatcher := make_dispatcher(sent := Sent()))
+    take_limits_away()
+    run("UPDATE outbox_event SET xid = '999999999'")
+    give_limits_back()
+    run("UPDATE pipeline_cursor SET seen = '1000000000:1000000000:'")
+    good = write_events(["{}"] * 2)
+    sent.batches.clear()
+
+    dispatch_all(dispatcher)
+
+    assert sent.ids(EVENT) == good
+
+
+def test_a_look_for_stranded_rows_is_quick_whatever_waits_and_however_many_there_are() -> None:
+    # Given 300,000 stranded rows, 100,000 in flight, and 300,000 that wait
+    insert = f"INSERT INTO {EVENT} ({COLUMNS}) SELECT 'many', '2026-01-01', '{{}}', 1 FROM generate_series(1, %s)"
+    run(insert, 300_000)
+    dispatch_all(make_dispatcher(Sent()))
+    run("DELETE FROM pipeline_batch")
+    run(insert, 100_000)
+    dispatch_all(make_dispatcher(Sent()))
+    run(insert, 300_000)
+
+    started = time.monotonic()
+    (problem,) = complaints()
+
+    assert "10,000 or more row(s)" in problem
+    assert time.monotonic() - started < 3
+
+
+def test_stranded_rows_of_a_lean_outbox_are_named_with_the_time_of_their_event() -> None:
+    create_users(2)
+    dispatch_all(make_dispatcher(Sent()))
+    run("DELETE FROM pipeline_batch")
+
+    (problem,) = complaints()
+    assert problem.startswith("outbox_user: 2 row(s) are never dispatched, the first of 20")
+    assert call_command("pipeline", "recover") is None
+    assert OutboxUser.objects.count() == 2
+    assert complaints() == []
