@@ -14,7 +14,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.db import DEFAULT_DB_ALIAS, models, router
 
-from backend.outbox import lean
+from backend.outbox import lean, own_columns
 from backend.outbox.event import Event
 from backend.outbox.fields import RowLimits, TableStorage
 from backend.outbox.insert import OutboxQuerySet
@@ -180,12 +180,8 @@ def _frozen(outbox: type[Outbox]) -> Iterator[_Problem]:
     for event in outbox.events:
         if not (isinstance(event, type) and issubclass(event, Event)):
             yield f"`events` names {event!r}, which is no Event class", "Name the classes of its events."
-        elif missing := set(outbox.own_columns()) - event.model_fields.keys():
-            names = ", ".join(sorted(missing))
-            yield (
-                f"publish() could not fill its column(s) {names}: {event.__name__} has no such field",
-                "Name the columns like fields of each event in `events`, or leave the event out.",
-            )
+    if all(isinstance(event, type) and issubclass(event, Event) for event in outbox.events):
+        yield from own_columns.problems_of(outbox)
 
 
 def _managers(outbox: type[Outbox]) -> Iterator[_Problem]:

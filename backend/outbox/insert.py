@@ -164,7 +164,7 @@ def _insert_objects(model: type[M], rows: Sequence[M]) -> None:
 
 @functools.cache
 def _fields(model: type[models.Model]) -> tuple[models.Field[Any, Any], ...]:
-    return tuple(field for field in model._meta.concrete_fields if field.name not in _GIVEN)
+    return tuple(field for field in model._meta.concrete_fields if field.name not in _GIVEN and not field.generated)
 
 
 @functools.cache

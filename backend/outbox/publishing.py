@@ -9,17 +9,19 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from django.db import connection, models, transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from backend.outbox.context import bound_json
 from backend.outbox.errors import EventNotStorable
 from backend.outbox.event import EARLIEST, TOO_LATE, Event, stored_context
+from backend.outbox.fields import RowLimits, TableStorage
 from backend.outbox.insert import ROWS_PER_STATEMENT, insert, require_transaction
 from backend.outbox.models import FrozenOutbox, outbox_of
+from backend.outbox.own_columns import own_fields, own_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,6 +72,7 @@ class _Frozen:
     """An event as it will be stored; `row` has a value for each column of `_columns(outbox)`."""
 
     outbox: type[FrozenOutbox]
+    event: type[Event]
     characters: int
     row: tuple[Any, ...]
 
@@ -78,7 +81,7 @@ def _frozen(event: Event, at: datetime | None) -> _Frozen:
     outbox = outbox_of(type(event))
     context = stored_context(event)
     if at is None:
-        at = timezone.now()
+        at = datetime.now(UTC)
     elif timezone.is_naive(at):
         raise EventNotStorable(f"{type(event).__name__} cannot be stored: its time {at} has no time zone: give it one")
     if not EARLIEST <= at < TOO_LATE:
@@ -86,11 +89,7 @@ def _frozen(event: Event, at: datetime | None) -> _Frozen:
     if not 0 <= event.version <= _LARGEST_VERSION:
         raise EventNotStorable(f"{type(event).__name__} cannot be stored: its version is {event.version}")
     row: tuple[Any, ...] = (event.event_type, at, context, event.version, bound_json())
-    if own := _own_fields(outbox):
-        # Dumped, not read from the event: what it masks or hashes stays so in a column of its own.
-        values = event.model_dump(include={field.attname for field in own})
-        row += tuple(field.get_db_prep_save(values[field.attname], connection) for field in own)
-    return _Frozen(outbox, len(context), row)
+    return _Frozen(outbox, type(event), len(context), row + own_values(outbox, event, context))
 
 
 def _chunks(events: Iterable[_Item], at: datetime | None) -> Iterator[list[_Frozen]]:
@@ -108,19 +107,31 @@ def _chunks(events: Iterable[_Item], at: datetime | None) -> Iterator[list[_Froz
 
 
 def _insert(chunk: Sequence[_Frozen]) -> None:
-    by_outbox: dict[type[FrozenOutbox], list[tuple[Any, ...]]] = {}
+    by_outbox: dict[type[FrozenOutbox], list[_Frozen]] = {}
     for one in chunk:
-        by_outbox.setdefault(one.outbox, []).append(one.row)
-    for outbox, rows in by_outbox.items():
-        insert(outbox._meta.db_table, _columns(outbox), rows)
+        by_outbox.setdefault(one.outbox, []).append(one)
+    for outbox, events in by_outbox.items():
+        rows = [one.row for one in events]
+        if not _has_rules_of_its_own(outbox):
+            insert(outbox._meta.db_table, _columns(outbox), rows)
+            continue
+        try:
+            with transaction.atomic():  # so that the caller's transaction outlives the refusal
+                insert(outbox._meta.db_table, _columns(outbox), rows)
+        except IntegrityError as error:
+            names = " or ".join(sorted({one.event.__name__ for one in events}))
+            reason = str(error).partition("\n")[0]  # what follows quotes the row
+            raise EventNotStorable(f"{names} cannot be stored in {outbox.__name__}: {reason}") from None
+
+
+@functools.cache
+def _has_rules_of_its_own(outbox: type[FrozenOutbox]) -> bool:
+    """True if PostgreSQL may refuse a row for a reason that only it can see."""
+    declared = [one for one in outbox._meta.constraints if not isinstance(one, TableStorage | RowLimits)]
+    return bool(declared or outbox._meta.unique_together or any(field.unique for field in own_fields(outbox)))
 
 
 @functools.cache
 def _columns(outbox: type[FrozenOutbox]) -> tuple[str, ...]:
-    own = [str(field.column) for field in _own_fields(outbox)]
+    own = [str(field.column) for field in own_fields(outbox)]
     return ("event_type", "event_date_time", "event_context", "metadata_version", "bound", *own)
-
-
-@functools.cache
-def _own_fields(outbox: type[FrozenOutbox]) -> tuple[models.Field[Any, Any], ...]:
-    return tuple(field for field in outbox._meta.concrete_fields if field.attname in outbox.own_columns())
