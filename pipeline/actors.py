@@ -137,6 +137,9 @@ def warm_up() -> None:
     """Load the event store's driver and connect: that takes up to a second, which the first event need not wait for."""
     try:
         event_store().now()
+        for finding in event_store().findings():
+            if not finding.is_ok:
+                log.error("event_store_finding", check=finding.check, detail=finding.detail)
     except EventStoreError as error:
         log.warning("event_store_unreachable", error=str(error))
 

@@ -102,6 +102,7 @@ def _event_store() -> Iterator[Finding]:
         problems = store.problems()
         yield Finding("event store table", not problems, "; ".join(problems) or "columns and settings as they must be")
         yield _clock("event store clock", now)
+        yield from (Finding(one.check, one.is_ok, one.detail) for one in store.findings())
     except EventStoreError as error:
         yield Finding("event store", False, f"not reachable ({error}): start it, or correct EVENT_STORE_URL")
     finally:

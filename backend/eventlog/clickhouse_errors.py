@@ -19,7 +19,7 @@ _CODES_ROWS_REFUSED = frozenset(
 _CODES_OUTCOME_UNKNOWN = frozenset({3, 159, 209, 210, 319, 394})
 #: READONLY (so is every setting, for a reader) and ACCESS_DENIED.
 _CODES_NO_RIGHT = frozenset({164, 497})
-_WHO_MAY = (
+WHO_MAY = (
     ": the user of EVENT_STORE_URL has not the right. Workers and `pipeline verify` need that of towpath_writer,"
     " `eventlog migrate` that of towpath_migrator"
 )
@@ -42,7 +42,7 @@ def translated(error: Exception) -> EventStoreError:
 
 def who_may(error: Exception) -> str:
     """Of an answer that the user has not the right: who has it."""
-    return _WHO_MAY if getattr(error, "code", None) in _CODES_NO_RIGHT else ""
+    return WHO_MAY if getattr(error, "code", None) in _CODES_NO_RIGHT else ""
 
 
 def _never_sent(error: Exception) -> bool:

@@ -19,7 +19,7 @@ from uuid import UUID
 
 from backend.eventlog.columns import ADDED_COLUMNS, ROW_COLUMNS
 from backend.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
-from backend.eventlog.store import Digest, StoredEvent
+from backend.eventlog.store import Digest, Finding, StoredEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -75,7 +75,13 @@ class MemoryStore:
     def apply_migration(self, migration: Migration) -> None:
         raise NotImplementedError("a store in memory has no schema")
 
+    def foreign_tables(self) -> Sequence[str]:
+        return []
+
     def problems(self) -> Sequence[str]:
+        return []
+
+    def findings(self) -> Sequence[Finding]:
         return []
 
     def write(self, rows: bytes, *, row_count: int, token: str) -> None:

@@ -30,7 +30,7 @@ from backend.eventlog.postgresql_schema import (
     migrations,
 )
 from backend.eventlog.postgresql_session import Sessions, first_line
-from backend.eventlog.store import STREAMED_COLUMNS, Digest, StoredEvent, stored_event
+from backend.eventlog.store import STREAMED_COLUMNS, Digest, Finding, StoredEvent, stored_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -115,6 +115,12 @@ class PostgreSQLStore:
                 )
         except psycopg2.Error as error:
             raise StoreUnavailable(f"{first_line(error)}: run it again") from error
+
+    def foreign_tables(self) -> Sequence[str]:
+        return []
+
+    def findings(self) -> Sequence[Finding]:
+        return []
 
     def problems(self) -> Sequence[str]:
         rows = self._sessions.query(

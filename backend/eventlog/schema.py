@@ -70,7 +70,10 @@ def states(store: EventStore) -> list[MigrationState]:
 
 
 def plan(store: EventStore) -> Sequence[Migration]:
-    """The migrations still to be applied. Raises SchemaConflictError when what was applied is not what is declared."""
+    """The migrations still to be applied. Raises SchemaConflictError when what was applied is not what is declared, or
+    when a table of that name is somebody else's."""
+    if foreign := store.foreign_tables():
+        raise SchemaConflictError(f"{' '.join(foreign)} Nothing was changed.")
     for one in states(store):
         if one.state == "changed":
             raise SchemaConflictError(

@@ -80,6 +80,15 @@ class Digest:
         return self.event_type, self.md5
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found of one thing around the store: `is_ok`, and what it is or how to fix it."""
+
+    check: str
+    is_ok: bool
+    detail: str
+
+
 class EventStore(Protocol):
     """What the pipeline needs of a store. Rows travel as PostgreSQL COPY text, columns as in `ROW_COLUMNS`.
 
@@ -95,8 +104,18 @@ class EventStore(Protocol):
     def apply_migration(self, migration: Migration) -> None:
         """Run it and record it. Raises StoreUnavailable."""
 
+    def foreign_tables(self) -> Sequence[str]:
+        """Each table of our names that `migrate` did not make and that differs from what it makes, with what to do.
+        While there is one, `migrate` changes nothing. Raises StoreUnavailable."""
+
     def problems(self) -> Sequence[str]:
         """What is wrong with the table or its settings, each with what to do; empty when all is well."""
+
+    def findings(self) -> Sequence[Finding]:
+        """What the user's profile, policies, and whatever reads from or writes to the table do to the promises.
+
+        Raises StoreUnavailable.
+        """
 
     def write(self, rows: bytes, *, row_count: int, token: str) -> None:
         """Write the rows, all or none of each month, on disk when it returns. A second write with the same token is
@@ -146,8 +165,10 @@ def checked(url: str) -> str:
             f"no store knows {parts.scheme!r}: use clickhouse://host:8123/database, postgresql://host:5432/database, "
             "postgresql:// or chdb:///folder"
         )
-    if parts.scheme == "chdb" and not parts.netloc + parts.path:
-        raise ImproperlyConfigured("chdb:// needs a folder, in which the events are kept: chdb:///folder")
+    if parts.scheme in _CLICKHOUSE:
+        from backend.eventlog import clickhouse_url  # noqa: PLC0415
+
+        clickhouse_url.address(url)
     return url
 
 

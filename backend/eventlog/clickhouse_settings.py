@@ -1,0 +1,226 @@
+"""ClickHouse's settings that change what our statements mean. They are pinned on every statement, because the profile
+of EVENT_STORE_URL's user can set each of them; what else a profile changes is judged here.
+
+A limit of a profile stays in force. That a limit cuts an answer short, and says nothing, does not.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+#: A window is far below: an insert becomes one block for each month, whatever the profile says.
+_NO_LIMIT = str(2**40)
+
+#: Of every statement. Each is the server's default, so that a user whose settings are fixed can still read.
+PINNED: Mapping[str, str] = {
+    # Each of these leaves rows out of an answer, without an error.
+    "limit": "0",
+    "offset": "0",
+    "additional_table_filters": "{}",
+    "additional_result_filter": "",
+    "select": "",
+    "filter": "",
+    "sort": "",
+    "order": "",
+    "page": "0",
+    **dict.fromkeys(
+        (
+            *("read_overflow_mode", "read_overflow_mode_leaf", "result_overflow_mode", "group_by_overflow_mode"),
+            *("timeout_overflow_mode", "timeout_overflow_mode_leaf", "sort_overflow_mode", "distinct_overflow_mode"),
+            *("transfer_overflow_mode", "set_overflow_mode", "join_overflow_mode"),
+        ),
+        "throw",
+    ),
+    "partial_result_on_first_cancel": "0",
+    "skip_unavailable_shards": "0",
+    # An old answer, or one without the newest parts, is no proof that rows are missing.
+    "use_query_cache": "0",
+    "ignore_cold_parts_seconds": "0",
+    "prefer_warmed_unmerged_parts_seconds": "0",
+    "allow_experimental_parallel_reading_from_replicas": "0",
+    "apply_deleted_mask": "1",
+    "final": "0",
+    "implicit_transaction": "0",
+    # Other values for the same rows.
+    "aggregate_functions_null_for_empty": "0",
+    "group_by_use_nulls": "0",
+    "join_use_nulls": "0",
+    "empty_result_for_aggregation_by_empty_set": "0",
+    "transform_null_in": "0",
+    "extremes": "0",
+    "enable_positional_arguments": "1",
+    "enable_streaming_queries": "0",
+    "optimize_trivial_approximate_count_query": "0",
+    "prefer_column_name_to_alias": "0",
+    "date_time_overflow_behavior": "ignore",
+    # Errors about indexes that our statements do not need.
+    "force_primary_key": "0",
+    "force_index_by_date": "0",
+    "force_optimize_projection": "0",
+    "force_optimize_projection_name": "",
+    # Columns of other types than the migrations name.
+    "data_type_default_nullable": "0",
+}
+
+#: Of every read on which a decision rests: a replica that lags behind would report rows missing that are stored.
+PINNED_ON_DECISIONS: Mapping[str, str] = {**PINNED, "select_sequential_consistency": "1"}
+
+#: Of every insert.
+PINNED_ON_INSERTS: Mapping[str, str] = {
+    **PINNED,
+    # On by default since 26.2. It answers before the rows are stored, or batches them out of our tokens' reach.
+    "async_insert": "0",
+    "wait_for_async_insert": "1",
+    # From 26.2 on the second wins over the first.
+    "insert_deduplicate": "1",
+    "deduplicate_insert": "enable",
+    # A late insert is counted once in the target of a view as well, if the target has a token log (docs/stores.md).
+    "deduplicate_blocks_in_dependent_materialized_views": "1",
+    "update_insert_deduplication_token_in_dependent_materialized_views": "1",
+    # What a view cannot take is an answer, not a line in the server's log.
+    "materialized_views_ignore_errors": "0",
+    # All of these split an insert into several blocks, and a token stands for one block per partition.
+    "max_insert_threads": "1",
+    "input_format_parallel_parsing": "0",
+    "parallel_view_processing": "0",
+    "max_insert_block_size": _NO_LIMIT,
+    "max_insert_block_size_bytes": "0",
+    "use_strict_insert_block_limits": "0",
+    "min_insert_block_size_rows": _NO_LIMIT,
+    "min_insert_block_size_bytes": _NO_LIMIT,
+    "input_format_max_block_size_bytes": "0",
+    "input_format_max_block_wait_ms": "0",
+    "input_format_connection_handling": "0",
+    # Rows that are left out, or values that are made up, instead of an error.
+    "input_format_allow_errors_num": "0",
+    "input_format_allow_errors_ratio": "0",
+    "input_format_tsv_skip_first_lines": "0",
+    "input_format_tsv_detect_header": "0",
+    "input_format_tsv_allow_variable_number_of_columns": "0",
+    "input_format_tsv_empty_as_default": "0",
+    "input_format_tsv_skip_trailing_empty_lines": "0",
+    "input_format_tsv_crlf_end_of_line": "0",
+    "input_format_tsv_enum_as_number": "0",
+    "format_tsv_null_representation": "\\N",
+    "input_format_null_as_default": "0",
+    "insert_null_as_default": "0",
+    "input_format_skip_unknown_fields": "0",
+    "input_format_defaults_for_omitted_fields": "1",
+    "date_time_input_format": "best_effort",
+    "session_timezone": "UTC",
+    "optimize_on_insert": "1",
+    "insert_allow_materialized_columns": "0",
+    # A window may reach back over years (a bulk import); the default refuses more than 100 months.
+    "max_partitions_per_insert_block": "0",
+    "throw_on_max_partitions_per_insert_block": "1",
+    # One quorum insert after the other: what makes the read-back see every acknowledged row.
+    "insert_quorum_parallel": "0",
+    "fsync_metadata": "1",
+    # The whole answer at once: no status line before the insert's outcome is known.
+    "wait_end_of_query": "1",
+}
+
+#: Parameters of the HTTP interface, which system.settings does not list.
+_NOT_OF_THE_ENGINE = frozenset({"wait_end_of_query"})
+
+_ALL_PINNED = {**PINNED_ON_DECISIONS, **PINNED_ON_INSERTS}
+
+#: Settings that may have any value, by the beginnings of their names: limits (a limit is an error, because of the
+#: pins), ways to an answer (plans, threads, caches, networks), formats and engines that we do not use, what is logged,
+#: and what DDL allows.
+_HARMLESS = re.compile(
+    r"max_|min_|fallback_|priority|workload|reserve_memory|timeout_before_|parts_to_|number_of_mutations_|optimize_"
+    r"|query_plan_|compile_|join_|grace_hash_|partial_merge_|cross_|convert_|rewrite_|correlated_|single_join_"
+    r"|aggregation_|adaptive_|collect_|count_distinct_|group_by_t|cascades_|merge_tree_|read_backoff_"
+    r"|read_from_|read_in_order_|read_priority|reader_executor_|prefer|move_|parallel_|automatic_parallel_"
+    r"|distributed_|cluster_|load_|hedged_|async_|analyzer_|enable_|use_|allow_|text_index_|vector_search_"
+    r"|hnsw_|secondary_indices_|statistics_|predicate_statistics_|materialize_statistics_|short_circuit_|split_"
+    r"|temporary_|remerge_|prefetch_|filesystem_|local_filesystem_|remote_|page_cache_|cache_|low_cardinality_"
+    r"|shrink_|queue_|network_|connect|handshake_|idle_|interactive_|poll_|send_|receive_|tcp_|sleep_in_|http_"
+    r"|add_http_|hsts_|compression|zstd_|snappy_|calculate_text_|checksum_|os_threads_|log_|trace_"
+    r"|opentelemetry_|jemalloc_|memory_|query_profiler_|query_metric_|metrics_|per_part_|input_format_|format_"
+    r"|schema_inference_|bool_|date_time_output_|date_time_64_output_|errors_output_|interval_output_|decimal_"
+    r"|print_pretty_|precise_float_|cast_|json_|type_json_|variant_|output_format_a|output_format_b"
+    r"|output_format_c|output_format_d|output_format_f|output_format_i|output_format_j|output_format_m"
+    r"|output_format_o|output_format_p|output_format_s|output_format_t|output_format_v|output_format_w|s3"
+    r"|azure_|hdfs_|iceberg_|delta_lake_|paimon_|url_|engine_|file_like_|storage_|archive_|kafka_|rabbitmq_"
+    r"|mongodb_|mysql_|postgresql_|odbc_|external_|stream_|table_engine_|table_function_|arrow_flight_"
+    r"|webassembly_|ai_|polyglot_|promql_|cloud_mode|shared_merge_tree_|backup_|restore_|keeper_|insert_keeper_"
+    r"|insert_quorum|insert_distributed_|insert_shard_id|alter_|mutations_|lightweight_|update_|create_"
+    r"|database|default_|describe_|show_|explain_|replication_|lock_acquire_|check_|dictionary_|flatten_nested"
+    r"|validate_|apply_|system_|dead_|function|formatdatetime_|parsedatetime_|regexp_|splitby_|geo|h3"
+    r"|count_matches_|highlight_|query_cache_|query_ids_|cancel_http_|asterisk_|union_|except_|intersect_"
+    r"|legacy_|totals_|load_balancing|readonly|compatibility|implicit_select|serialize_query_plan"
+    r"|make_distributed_plan|deduplicate_insert_select|materialized_views_squash_|materialized_views_populate_"
+    r"|wait_for_async_|execute_exists_|normalize_function_|multiple_joins_|least_greatest_|ignore_drop_"
+    r"|ignore_on_cluster_|ignore_format_null_|double_|dynamic_|unique_key_|defer_partition_"
+    r"|wait_for_part_commit_"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting as it is for our user, from system.settings."""
+
+    name: str
+    value: str
+    #: True if the user's profile, or the server's, sets it.
+    is_changed: bool
+    #: True if the user may not change it.
+    is_fixed: bool
+    #: The range within which the user may change it; empty: no limit.
+    least: str = ""
+    most: str = ""
+    default: str = ""
+
+    def can_be(self, wanted: str) -> bool:
+        """True if our statements can have it at this value."""
+        if same(self.value, wanted):
+            return True
+        return not self.is_fixed and not _is_below(wanted, self.least) and not _is_below(self.most, wanted)
+
+
+def same(value: str, wanted: str) -> bool:
+    """True if the two are one value, however it is written."""
+    written = {"true": "1", "false": "0"}
+    return written.get(value, value) == written.get(wanted, wanted)
+
+
+def _is_below(value: str, bound: str) -> bool:
+    try:
+        return float(value) < float(bound)
+    except ValueError:
+        return False
+
+
+def pins(wanted: Mapping[str, str], known: Mapping[str, Setting]) -> dict[str, str]:
+    """What is to be sent with a statement: what the server knows, and does not have fixed at that very value."""
+    return {
+        name: value
+        for name, value in wanted.items()
+        if name == "wait_end_of_query"
+        or (name in known and not (known[name].is_fixed and same(known[name].value, value)))
+    }
+
+
+def fixed_otherwise(wanted: Mapping[str, str], known: Mapping[str, Setting]) -> list[str]:
+    """The pins that the user's profile does not allow, each with the value it has."""
+    return [
+        f"{name} cannot be set to {value or 'nothing'} (it is {known[name].value})"
+        for name, value in wanted.items()
+        if name in known and not known[name].can_be(value)
+    ]
+
+
+def judged(known: Iterable[Setting]) -> list[str]:
+    """What a profile changes that is neither pinned nor known to be harmless."""
+    return [
+        f"{one.name} = {one.value}"
+        for one in known
+        if one.is_changed and one.value != one.default and one.name not in _ALL_PINNED and not _HARMLESS.match(one.name)
+    ]
