@@ -91,12 +91,13 @@ class Aggregator:
         while members := self._next_window():
             with heartbeat.progress("window writer"):
                 delivery = self._carry(members)
-            failures = failures + 1 if delivery is Delivery.POSTPONED else 0
+            failures = failures + 1 if delivery in {Delivery.POSTPONED, Delivery.FAILED} else 0
             if failures:
                 # The store does not take windows now. Sealing more of them at full speed would help nobody.
                 self._pause(failures)
+            if failures or delivery is Delivery.REFUSED:
                 while not (self._is_hastened.is_set() or _has_room()):
-                    self._pause(failures)
+                    self._pause(max(1, failures))
         connection.close()
 
     def _next_window(self) -> list[_Waiting]:
@@ -120,12 +121,12 @@ class Aggregator:
             self._let_go(members)
             return None if window is None else deliver(window, self._store)
         except Exception:
-            # Whatever it is, also a fault of the program: a writer that ended with it would be missing from then on.
-            # Nothing is lost: what is sealed is in the ledger, and recovery takes it up when its lease ends; so are
-            # batches that are not.
+            # PostgreSQL is away, or a fault of the program: a writer that ended with it would be missing from then on.
+            # Nothing is lost: what is sealed is in the ledger, and is recovered when its lease ends; so are batches
+            # that are not.
             log.exception("window_delivery_failed", batches=[member.batch_id for member in members])
             connection.close()
-            return Delivery.POSTPONED
+            return Delivery.FAILED
         finally:
             self._let_go(members)
 

@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: More dead letters than this within an hour are no accident of single rows: from then on the rows are kept open.
-_FLOOD_PER_HOUR = 1000
+#: So many rows of one outbox become dead letters within an hour, at most. The others wait in windows of their own, and
+#: are stored by themselves when the event store's table is repaired.
+_MOST_PER_HOUR = 1000
 
 
-def is_flood() -> bool:
-    """True if so many rows were refused lately that the event store's table must be at fault."""
-    return DeadLetter.objects.filter(at__gt=Now() - timedelta(hours=1)).count() >= _FLOOD_PER_HOUR
+def room(outbox: str) -> int:
+    """How many more rows of the outbox may become dead letters now."""
+    recent = DeadLetter.objects.filter(outbox=outbox, at__gt=Now() - timedelta(hours=1)).count()
+    return max(0, _MOST_PER_HOUR - recent)
 
 
 def find(ids: Sequence[int] | None) -> list[DeadLetter]:

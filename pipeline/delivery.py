@@ -1,11 +1,12 @@
 """Delivery: load, write and ack of a sealed window, and what each kind of failure means.
 
-Three outcomes of a failed write matter (backend/eventlog/errors.py). Anything else is a fault of the program: it is
-raised, and the window is taken up again when its lease ends.
+Whatever fails, the window stays in the ledger with the reason and is tried again. A failure of one window is not
+another's.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from enum import Enum, auto
@@ -13,23 +14,31 @@ from typing import TYPE_CHECKING
 
 import structlog
 from django.conf import settings
+from django.db import DatabaseError, connection
 
-from backend.eventlog.errors import OutcomeUnknown, StoreUnavailable
+from backend.eventlog.errors import EventStoreError, OutcomeUnknown
 from pipeline import deadletters, failpoints, lease, metrics, stages, tracing
-from pipeline.errors import LeaseLost, SchemaRefused, WindowTooLarge
+from pipeline.errors import LeaseLost, SchemaRefused, WindowTooLarge, described
 from pipeline.load import load
 from pipeline.models import Window
-from pipeline.window import ack, begin_write, mark_halved, note_error, retry_later, split
-from pipeline.write import write
+from pipeline.window import RefusedRow, ack, begin_write, cut, is_store_proven, note_error, retry_later, split
+from pipeline.write import Limits, write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from structlog.typing import FilteringBoundLogger as BoundLogger
+
     from backend.eventlog.store import EventStore
     from pipeline.load import LoadedWindow
-    from pipeline.window import RefusedRow, SealedWindow
+    from pipeline.window import SealedWindow
+    from pipeline.write import Identity, Written
 
 log = structlog.get_logger()
+
+#: A window that cannot be loaded is split from this attempt on: a statement's time limit or the memory may be too small
+#: for it, and the halves then show which rows are at fault.
+_SPLIT_FROM_ATTEMPT = 2
 
 
 class Delivery(Enum):
@@ -38,6 +47,10 @@ class Delivery(Enum):
     ACKED = auto()
     #: The store could not take it, or its answer was lost: the window stays in the ledger and is tried again.
     POSTPONED = auto()
+    #: The store answers, and takes no row of it: as POSTPONED, but others may pass.
+    REFUSED = auto()
+    #: Something else failed: as POSTPONED, but it says nothing about the store.
+    FAILED = auto()
     #: The window was replaced by two halves, which are free to be claimed.
     SPLIT = auto()
     #: Somebody else has the window now.
@@ -45,51 +58,77 @@ class Delivery(Enum):
 
 
 def deliver(window: SealedWindow, store: EventStore) -> Delivery:
-    """Carry a sealed window into the event store and delete it from the outbox, in that order."""
-    started = moment = time.monotonic()
+    """Carry a sealed window into the event store and delete it from the outbox, in that order.
+
+    Raises only what keeps it from writing a failure into the ledger: DatabaseError or InterfaceError.
+    """
     context = log.bind(window=str(window.id), rows=window.row_count, attempt=window.attempts)
     with lease.held(window), tracing.of_window(window):
         try:
-            loaded = _load(window)
-            metrics.loaded_bytes.inc(len(loaded.rows))
-            missing = _missing(window, loaded)
-            moment = stages.done("load", moment, context, bytes=len(loaded.rows))
-            failpoints.reach("loaded")
-            begin_write(window)
-            refused = write(store, window, loaded, mark_halved=lambda: mark_halved(window))
-            if refused and deadletters.is_flood():
-                raise SchemaRefused(f"too many rows within the hour: {refused[0].error}")  # noqa: TRY301
-            moment = stages.done("write", moment, context)
-            failpoints.reach("written")
-            # The rows are on the store's disk from here on. If the power goes before the ack commits, the replay
-            # reads back all of them and only acks.
-            delivered = _delivered(loaded, refused)
-            ack(window, delivered=delivered, refused=refused)
-            failpoints.reach("acked")
-            total_seconds = round(time.monotonic() - started, 4)
-            stages.done("ack", moment, context, total_seconds=total_seconds, **stages.origins(loaded.rows))
-        except WindowTooLarge:
-            return _split(window)
-        except LeaseLost:
+            _carry(window, store, context)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is noted in the ledger
+            return _not_delivered(window, error, context)
+    return Delivery.ACKED
+
+
+def _not_delivered(window: SealedWindow, error: Exception, context: BoundLogger) -> Delivery:
+    match error:
+        case WindowTooLarge():
+            return _split(window, reason=described(error.__cause__) if error.__cause__ else "larger than WINDOW_BYTES")
+        case LeaseLost():
             metrics.leases_lost.inc()
             context.warning("window_lease_lost")
             return Delivery.LEASE_LOST
-        except StoreUnavailable as error:
-            metrics.retries.labels("unavailable").inc()
-            pause = retry_later(window, error=str(error))
-            context.warning("window_postponed", error=str(error), retry_in_seconds=round(pause, 1))
-            return Delivery.POSTPONED
-        except OutcomeUnknown as error:
+        case OutcomeUnknown():
             # Not given back at once: the insert may still be running. The replay reads back first.
             metrics.retries.labels("unknown").inc()
             note_error(window, error=str(error))
             context.warning("window_outcome_unknown", error=str(error))
             return Delivery.POSTPONED
-        except SchemaRefused as error:
-            metrics.retries.labels("schema").inc()
-            pause = retry_later(window, error=f"the event store refuses {error}: compare its table with `eventlog`")
-            context.error("schema_refused", error=str(error), retry_in_seconds=round(pause, 1))
+        case EventStoreError():
+            metrics.retries.labels("unavailable").inc()
+            pause = retry_later(window, error=str(error))
+            context.warning("window_postponed", error=str(error), retry_in_seconds=round(pause, 1))
             return Delivery.POSTPONED
+        case SchemaRefused():
+            metrics.retries.labels("schema").inc()
+            pause = retry_later(window, error=str(error), is_refused=True)
+            context.error("schema_refused", error=str(error), retry_in_seconds=round(pause, 1))
+            return Delivery.REFUSED
+    metrics.retries.labels("failed").inc()
+    context.error("window_failed", exc_info=error)
+    if not connection.in_atomic_block:
+        connection.close()  # it may be broken, or in the middle of something
+    retry_later(window, error=described(error))
+    return Delivery.FAILED
+
+
+def _carry(window: SealedWindow, store: EventStore, context: BoundLogger) -> None:
+    started = moment = time.monotonic()
+    loaded = _load(window)
+    metrics.loaded_bytes.inc(len(loaded.rows))
+    missing = _missing(window, loaded)
+    moment = stages.done("load", moment, context, bytes=len(loaded.rows))
+    failpoints.reach("loaded")
+    begin_write(window)
+    limits = Limits(max_bytes=settings.WINDOW_BYTES, is_store_proven=is_store_proven(window))
+    written = write(store, window, loaded, limits=limits, cut=functools.partial(cut, window))
+    refused, left = _at_fault(window, written, is_store_proven=limits.is_store_proven)
+    moment = stages.done("write", moment, context)
+    failpoints.reach("written")
+    # The rows are on the store's disk from here on. If the power goes before the ack commits, the replay
+    # reads back all of them and only acks.
+    delivered = _delivered(loaded, refused, left)
+    ack(
+        window,
+        delivered=delivered,
+        refused=refused,
+        left=left,
+        error=written.error if refused or left else written.complaint,
+    )
+    failpoints.reach("acked")
+    total_seconds = round(time.monotonic() - started, 4)
+    stages.done("ack", moment, context, total_seconds=total_seconds, **stages.origins(loaded.rows))
     stages.acked(delivered, loaded.rows)
     for row in refused:
         metrics.refused_rows.labels(row.outbox).inc()
@@ -97,7 +136,35 @@ def deliver(window: SealedWindow, store: EventStore) -> Delivery:
     for outbox, rows in missing.items():
         metrics.missing_rows.labels(outbox).inc(rows)
         context.error("rows_missing_in_outbox", outbox=outbox, missing=rows)
-    return Delivery.ACKED
+    if left:
+        context.error("rows_isolated", isolated=len(left), error=written.error)
+    if written.complaint:
+        context.error("window_stored_in_spite_of_an_error", error=written.complaint)
+
+
+def _at_fault(
+    window: SealedWindow, written: Written, *, is_store_proven: bool
+) -> tuple[list[RefusedRow], list[Identity]]:
+    """The rows that become dead letters, and those that wait in windows of their own.
+
+    Raises SchemaRefused while it is not known whether the rows are at fault or the store's table.
+    """
+    refused, left = [], list(written.left)
+    room: dict[str, int] = {}
+    for row in written.refused:
+        room.setdefault(row.outbox, deadletters.room(row.outbox))
+        if room[row.outbox] > 0:
+            room[row.outbox] -= 1
+            refused.append(row)
+        else:
+            left.append((row.outbox, row.row_id))
+    is_proven = written.is_proven or is_store_proven
+    # Nothing would come of the ack of an isolated window that is what it was before.
+    if (refused or left) and not is_proven:
+        raise SchemaRefused(f"the event store has taken none of these rows: {written.error}")
+    if window.is_isolated and len(left) == window.row_count:
+        raise SchemaRefused(f"waiting, apart from others: {written.error}")
+    return refused, left
 
 
 def _missing(window: SealedWindow, loaded: LoadedWindow) -> dict[str, int]:
@@ -117,25 +184,26 @@ def _missing(window: SealedWindow, loaded: LoadedWindow) -> dict[str, int]:
     return missing
 
 
-def _delivered(loaded: LoadedWindow, refused: Sequence[RefusedRow]) -> dict[str, int]:
-    refused_by_outbox = Counter(row.outbox for row in refused)
-    return {outbox: count - refused_by_outbox[outbox] for outbox, count in loaded.counts.items()}
+def _delivered(loaded: LoadedWindow, refused: Sequence[RefusedRow], left: Sequence[Identity]) -> dict[str, int]:
+    kept = Counter([*(row.outbox for row in refused), *(outbox for outbox, _ in left)])
+    return {outbox: count - kept[outbox] for outbox, count in loaded.counts.items()}
 
 
 def _load(window: SealedWindow) -> LoadedWindow:
     try:
-        return load(window, max_bytes=settings.WINDOW_BYTES)
-    except WindowTooLarge:
-        if not window.is_write_begun:
-            raise
-        # It was smaller once (a lean row has grown since), and an insert under its token may arrive at any time.
-        return load(window, max_bytes=None)
+        # One that was smaller once (a lean row has grown since) may not be split: an insert under its token may arrive
+        # at any time.
+        return load(window, max_bytes=None if window.is_write_begun else settings.WINDOW_BYTES)
+    except (DatabaseError, MemoryError) as error:
+        if window.attempts >= _SPLIT_FROM_ATTEMPT and window.row_count > 1 and not window.is_write_begun:
+            raise WindowTooLarge from error
+        raise
 
 
-def _split(window: SealedWindow) -> Delivery:
+def _split(window: SealedWindow, *, reason: str) -> Delivery:
     try:
         split(window)
     except LeaseLost:
         return Delivery.LEASE_LOST
-    log.info("window_split", window=str(window.id), rows=window.row_count, reason="larger than WINDOW_BYTES")
+    log.info("window_split", window=str(window.id), rows=window.row_count, reason=reason)
     return Delivery.SPLIT

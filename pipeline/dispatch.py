@@ -94,7 +94,11 @@ class Dispatcher:
         started = time.monotonic()
         room = self._limits.in_flight_rows - self._rows_in_flight()
         waiting = self._outboxes_with_news()
-        if not waiting or room < min(self._limits.batch_ids, self._limits.in_flight_rows):
+        least_room = min(self._limits.batch_ids, self._limits.in_flight_rows)
+        if waiting and room < least_room:
+            # Rows at fault wait for a person, and take no room away from others.
+            room += _isolated_rows()
+        if not waiting or room < least_room:
             return bool(waiting)
         # Each gets its share, and the turn goes round: one outbox with a backlog does not starve the others.
         self._turn += 1
@@ -202,6 +206,12 @@ class Dispatcher:
         cursor.execute(f"EXECUTE {self._news_name}")
         found: list[tuple[str, bool, bool]] = cursor.fetchall()
         return found
+
+
+def _isolated_rows() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT coalesce(sum(rows), 0) FROM pipeline_window WHERE acked_at IS NULL AND is_isolated")
+        return int(cursor.fetchone()[0])
 
 
 def _lock_cursors(cursor: CursorWrapper, names: Sequence[str]) -> dict[str, _CursorRow]:

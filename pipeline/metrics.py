@@ -19,9 +19,9 @@ Stage = Literal["dispatch", "accumulate", "seal", "load", "write", "ack"]
 #: Why a window was closed: enough rows or bytes, the linger time over, the process stopping, or found by recovery.
 Closed = Literal["rows", "bytes", "linger", "shutdown", "recovery"]
 #: How an insert ended; all but `stored` are errors of `backend.eventlog.errors`.
-Inserted = Literal["stored", "refused", "unavailable", "unknown"]
-#: Why a window is tried again.
-Retried = Literal["unavailable", "unknown", "schema"]
+Inserted = Literal["stored", "refused", "too_large", "unavailable", "unknown"]
+#: Why a window is tried again: `failed` stands for whatever is not the event store's.
+Retried = Literal["unavailable", "unknown", "schema", "failed"]
 #: What recovery took up: batches that nobody had sealed, or a window whose lease had run out.
 Recovered = Literal["batches", "window"]
 Verified = Literal["match", "mismatch"]

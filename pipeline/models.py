@@ -77,8 +77,13 @@ class Window(models.Model):
     lease_token = models.UUIDField()
     lease_until = models.DateTimeField()
     attempts = models.IntegerField(default=1)
-    is_halved = models.BooleanField(db_default=False)
+    #: How often it is cut in two before its first insert.
+    cut_levels = models.SmallIntegerField(db_default=0)
     is_write_begun = models.BooleanField(db_default=False)
+    #: Rows at fault, parted from those that came with them.
+    is_isolated = models.BooleanField(db_default=False)
+    #: When the event store first refused it without taking a row of it.
+    refused_at = models.DateTimeField(null=True)
     #: Why the last attempt failed; of a receipt, how the event store contradicts it.
     last_error = models.TextField(default="")
     rows = models.IntegerField()
@@ -87,6 +92,8 @@ class Window(models.Model):
     bytes = models.BigIntegerField()
     sealed_at = models.DateTimeField()
     acked_at = models.DateTimeField(null=True)
+    #: Receipt: an error in spite of which the event store has the rows. What depends on its table may miss them.
+    store_error = models.TextField(db_default="")
     #: Receipt: when the event store was found to hold exactly `delivered`.
     verified_at = models.DateTimeField(null=True)
     #: Receipt: rows that were loaded, written and deleted, by outbox.

@@ -6,6 +6,7 @@ window whose owner is gone. Both are delivered right here, so that nothing depen
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import structlog
@@ -24,18 +25,21 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: Batches looked at in one round, at most.
+#: Batches looked at in one round, at most, and for how long a round goes on.
 _BATCHES_PER_ROUND = 1000
+_ROUND_SECONDS = 5.0
 
 
 def recover(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
-    """Deliver what is overdue now; how many windows that was.
+    """Deliver what is overdue now; return how many windows that was.
 
-    Ends at the first one that the store does not take: the shift says that it is alive, and comes again.
+    Ends when the store takes no windows, or after a while: the shift says that it is alive, and comes again. A window
+    that fails for a reason of its own ends nothing.
     """
+    until = time.monotonic() + _ROUND_SECONDS
     recovered = 0
     for batch_ids in _overdue_windows() if has_room() else ():
-        if should_stop():
+        if should_stop() or time.monotonic() > until:
             return recovered
         window = seal(batch_ids)
         if window is not None:
@@ -45,12 +49,16 @@ def recover(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
             recovered += 1
             if deliver(window, store) is Delivery.POSTPONED:
                 return recovered
-    while not should_stop() and (window := claim_expired()) is not None:
+    while not should_stop() and time.monotonic() < until and (window := claim_expired()) is not None:
         metrics.recovered.labels("window").inc()
         log.warning("window_recovered", window=str(window.id), attempt=window.attempts)
         recovered += 1
         if deliver(window, store) is Delivery.POSTPONED:
             return recovered
+    # One at a time: rows at fault may be many, and take long.
+    if not should_stop() and (window := claim_expired(is_isolated=True)) is not None:
+        recovered += 1
+        deliver(window, store)
     return recovered
 
 

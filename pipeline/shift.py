@@ -17,6 +17,7 @@ from django.db import DatabaseError, InterfaceError, connection
 from dramatiq.errors import BrokerError
 
 from pipeline import heartbeat
+from pipeline.errors import described
 
 if TYPE_CHECKING:
     import threading
@@ -46,11 +47,13 @@ def run_shift(name: str, work: Callable[[], float], *, stopping: threading.Event
                     return False
                 pause = work()
                 failures = 0
-            except (DatabaseError, InterfaceError, BrokerError) as error:
+            except Exception as error:  # noqa: BLE001 - nobody else does this work; `status` shows what it was
                 connection.close()
                 failures += 1
                 pause = min(0.1 * 2.0**failures, _LONGEST_PAUSE_SECONDS)
-                log.warning("shift_interrupted", shift=name, error=str(error), retry_in_seconds=pause)
+                is_expected = isinstance(error, (DatabaseError, InterfaceError, BrokerError))
+                report = log.warning if is_expected else log.exception
+                report("shift_interrupted", shift=name, error=described(error), retry_in_seconds=pause)
                 with contextlib.suppress(DatabaseError, InterfaceError):
                     _note_interruption(name, error)
             stopping.wait(pause)
@@ -75,7 +78,7 @@ def _note_interruption(name: str, error: Exception) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             "UPDATE pipeline_shift SET interrupted_at = clock_timestamp(), last_error = %s WHERE name = %s",
-            [f"{type(error).__name__} {error}"[:500], name],
+            [described(error), name],
         )
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from backend.eventlog.columns import ROW_COLUMNS
-from backend.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, StoreUnavailable
+from backend.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, StoreUnavailable, WriteTooLarge
 from pipeline import heartbeat, metrics, tracing
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ _EVENTS = {"seal": "window_sealed", "load": "window_loaded", "write": "window_wr
 
 _OUTCOMES: dict[type[EventStoreError], metrics.Inserted] = {
     RowsRefused: "refused",
+    WriteTooLarge: "too_large",
     StoreUnavailable: "unavailable",
     OutcomeUnknown: "unknown",
 }
@@ -52,7 +53,7 @@ def insert() -> Iterator[None]:
     heartbeat.turn()
     try:
         yield
-    except (RowsRefused, StoreUnavailable, OutcomeUnknown) as error:
+    except EventStoreError as error:
         metrics.inserts.labels(_OUTCOMES[type(error)]).inc()
         raise
     metrics.inserts.labels("stored").inc()

@@ -6,6 +6,7 @@ under the same token. Leases only bound wasted work; that an old owner cannot ha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import time
@@ -22,11 +23,18 @@ from pipeline.errors import LeaseLost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from django.db.backends.utils import CursorWrapper
 
 log = structlog.get_logger()
 
 #: The longest pause before a window is tried again, seconds.
 _LONGEST_PAUSE_SECONDS = 30.0
+#: The same for rows at fault, which somebody must look at.
+_LONGEST_PAUSE_ISOLATED_SECONDS = 300.0
+#: How often one more window is sealed while the store refuses all it is given, seconds: less than a lease.
+_PROBE_SECONDS = 4.0
 
 #: Seal and ack do not wait for the disk. A seal that a power cut undoes leaves its batches unsealed, and nothing was
 #: written: the commit of `begin_write`, which waits, comes before and makes the seal durable with it. An ack that is
@@ -42,10 +50,14 @@ class SealedWindow:
     lease_token: uuid.UUID
     attempts: int
     rows: Mapping[str, int]
-    #: The store refused it as a whole once: it is written by halves from then on.
-    is_halved: bool = False
+    #: How often it is cut in two before its first insert: the store has given no answer to larger ones.
+    cut_levels: int = 0
     #: An insert of it may have been sent, now or by an owner before: it must not be split any more.
     is_write_begun: bool = False
+    #: Rows at fault, parted from others.
+    is_isolated: bool = False
+    #: When the store first refused it without taking a row of it.
+    refused_at: datetime | None = None
 
     @property
     def row_count(self) -> int:
@@ -54,7 +66,7 @@ class SealedWindow:
 
 @dataclass(frozen=True, slots=True)
 class RefusedRow:
-    """A row that the event store refuses by itself: a dead letter from the ack on."""
+    """A row that cannot be stored, whatever comes with it: a dead letter from the ack on."""
 
     outbox: str
     row_id: int
@@ -114,8 +126,9 @@ def renew(windows: Sequence[SealedWindow]) -> None:
         )
 
 
-def claim_expired() -> SealedWindow | None:
-    """Take over the window whose lease ran out first; None when there is none."""
+def claim_expired(*, is_isolated: bool = False) -> SealedWindow | None:
+    """Take over the window whose lease ran out first, among those with rows at fault or the others; None if there is
+    none."""
     lease_token = uuid.uuid4()
     with connection.cursor() as cursor:
         cursor.execute(
@@ -123,42 +136,57 @@ def claim_expired() -> SealedWindow | None:
 UPDATE pipeline_window SET
     lease_token = %s, lease_until = clock_timestamp() + make_interval(secs => %s), attempts = attempts + 1
 WHERE id = (
-    SELECT id FROM pipeline_window WHERE acked_at IS NULL AND lease_until < clock_timestamp()
+    SELECT id FROM pipeline_window
+    WHERE acked_at IS NULL AND lease_until < clock_timestamp() AND is_isolated = %s
     ORDER BY lease_until LIMIT 1 FOR UPDATE SKIP LOCKED)
-RETURNING id, attempts, is_halved, is_write_begun, (
+RETURNING id, attempts, cut_levels, is_write_begun, is_isolated, refused_at, (
     SELECT json_object_agg(outbox, n) FROM (
         SELECT outbox, sum(b.rows) AS n FROM pipeline_batch AS b WHERE b.window_id = pipeline_window.id GROUP BY outbox
     ) AS by_outbox)
 """,
-            [lease_token, settings.LEASE_SECONDS],
+            [lease_token, settings.LEASE_SECONDS, is_isolated],
         )
         found = cursor.fetchone()
     if found is None:
         return None
-    window_id, attempts, is_halved, is_write_begun, rows = found
-    return SealedWindow(window_id, lease_token, attempts, rows or {}, is_halved, is_write_begun)
+    window_id, attempts, *state, rows = found
+    return SealedWindow(window_id, lease_token, attempts, rows or {}, *state)
 
 
-def ack(window: SealedWindow, *, delivered: Mapping[str, int], refused: Sequence[RefusedRow] = ()) -> None:
+def ack(
+    window: SealedWindow,
+    *,
+    delivered: Mapping[str, int],
+    refused: Sequence[RefusedRow] = (),
+    left: Sequence[tuple[str, int]] = (),
+    error: str = "",
+) -> None:
     """Delete the window's outbox rows and batches and leave its receipt.
 
     Only after the store has the rows on disk. If the power goes before the commit, the window is replayed and found
-    written; there is no moment at which a row is in neither place. Refused rows stay in their outbox, as dead letters.
+    written; there is no moment at which a row is in neither place. Refused rows stay in their outbox, as dead letters;
+    so do those left, for each outbox in a new window, which is tried again by itself. `error` is what the store said of
+    them, or in spite of having stored all.
 
     Raises LeaseLost, and then nothing has been deleted.
     """
-    unless_dead = "EXCEPT SELECT row_id FROM dead WHERE outbox = %s" if refused else ""
+    kept: dict[str, list[int]] = {}
+    for outbox, row_id in (*((row.outbox, row.row_id) for row in refused), *left):
+        kept.setdefault(outbox, []).append(row_id)
     deletes = "".join(
         f", deleted_{n} AS (DELETE FROM {connection.ops.quote_name(outbox)}"
-        f" WHERE id = ANY(ARRAY(SELECT unnest(ids) FROM batches WHERE outbox = %s {unless_dead})))"
+        f" WHERE id = ANY(ARRAY(SELECT unnest(ids) FROM batches WHERE outbox = %s"
+        f"{' EXCEPT SELECT unnest(%s::bigint[])' if outbox in kept else ''})))"
         for n, outbox in enumerate(window.rows)
     )
-    names = [name for outbox in window.rows for name in ((outbox, outbox) if refused else (outbox,))]
-    with connection.cursor() as cursor:
+    names = [value for outbox in window.rows for value in (outbox, *([kept[outbox]] if outbox in kept else ()))]
+    with transaction.atomic() if left else contextlib.nullcontext(), connection.cursor() as cursor:
+        if left:
+            _isolate(cursor, window, left, error=error)
         cursor.execute(
             f"""{_MAY_BE_LOST}
 WITH receipt AS (
-    UPDATE pipeline_window SET acked_at = clock_timestamp(), delivered = %s, last_error = ''
+    UPDATE pipeline_window SET acked_at = clock_timestamp(), delivered = %s, last_error = '', store_error = %s
     WHERE id = %s AND lease_token = %s AND acked_at IS NULL RETURNING id
 ), batches AS (
     DELETE FROM pipeline_batch USING receipt WHERE window_id = receipt.id RETURNING outbox, ids
@@ -168,12 +196,12 @@ WITH receipt AS (
     FROM receipt, unnest(%s::text[], %s::bigint[], %s::text[]) AS refused (outbox, row_id, error)
     ON CONFLICT (outbox, row_id) DO UPDATE
     SET error = excluded.error, window_id = excluded.window_id, at = excluded.at
-    RETURNING outbox, row_id
 ){deletes}
 SELECT count(*) FROM receipt
 """,
             [
                 json.dumps(dict(delivered)),
+                "" if refused or left else error,
                 window.id,
                 window.lease_token,
                 [row.outbox for row in refused],
@@ -186,27 +214,79 @@ SELECT count(*) FROM receipt
             raise LeaseLost
 
 
-def retry_later(window: SealedWindow, *, error: str) -> float:
-    """Give the window back, to be taken up again after a pause that doubles with each attempt; the seconds of it."""
-    pause = min(2.0 ** min(window.attempts, 10) * 0.25, _LONGEST_PAUSE_SECONDS) * random.uniform(0.75, 1.25)
+def _isolate(cursor: CursorWrapper, window: SealedWindow, left: Sequence[tuple[str, int]], *, error: str) -> None:
+    """Put the rows, which the store holds nothing of, into windows of their own, free to be claimed."""
+    for outbox in dict.fromkeys(outbox for outbox, _ in left):
+        ids = sorted(row_id for one, row_id in left if one == outbox)
+        cursor.execute(
+            """
+WITH origin AS (
+    SELECT rows, bytes, dispatched_from, dispatched_to FROM pipeline_window WHERE id = %(old)s
+), created AS (
+    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, last_error, rows, bytes, sealed_at,
+                                 dispatched_from, dispatched_to, is_isolated)
+    SELECT %(new)s, %(new)s, clock_timestamp(), 0, %(error)s, %(count)s, bytes * %(count)s / rows, clock_timestamp(),
+           dispatched_from, dispatched_to, true
+    FROM origin
+)
+INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at, window_id)
+SELECT %(outbox)s, %(ids)s, %(count)s, bytes * %(count)s / rows, dispatched_from, %(new)s FROM origin
+""",
+            {
+                "old": window.id,
+                "new": uuid.uuid4(),
+                "outbox": outbox,
+                "ids": ids,
+                "count": len(ids),
+                "error": f"parted from others: {error}",
+            },
+        )
+
+
+def retry_later(window: SealedWindow, *, error: str, is_refused: bool = False) -> float:
+    """Give the window back, to be claimed again after a pause that doubles with each attempt; return its seconds.
+
+    `is_refused` if the store has answered, and taken no row of it.
+    """
+    longest = _LONGEST_PAUSE_ISOLATED_SECONDS if window.is_isolated else _LONGEST_PAUSE_SECONDS
+    pause = min(2.0 ** min(window.attempts, 10) * 0.25, longest) * random.uniform(0.75, 1.25)
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE pipeline_window SET lease_until = clock_timestamp() + make_interval(secs => %s), last_error = %s "
-            "WHERE id = %s AND lease_token = %s AND acked_at IS NULL",
-            [pause, error, window.id, window.lease_token],
+            "UPDATE pipeline_window SET lease_until = clock_timestamp() + make_interval(secs => %s), last_error = %s,"
+            " refused_at = CASE WHEN %s THEN coalesce(refused_at, clock_timestamp()) ELSE refused_at END"
+            " WHERE id = %s AND lease_token = %s AND acked_at IS NULL",
+            [pause, error, is_refused, window.id, window.lease_token],
         )
     return pause
+
+
+def is_store_proven(window: SealedWindow) -> bool:
+    """True if the store has taken rows of a window that was sealed after it had refused this one: its table is not at
+    fault, then."""
+    if window.refused_at is None:
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM pipeline_window, jsonb_each_text(delivered)"
+            " WHERE acked_at > %s AND sealed_at > %s AND value::bigint > 0)",
+            [window.refused_at, window.refused_at],
+        )
+        return bool(cursor.fetchone()[0])
 
 
 def has_room() -> bool:
     """True if fewer than MAX_OPEN_WINDOWS windows wait after a failed attempt: so long, more may be sealed.
 
-    Batches wait as well as windows do, and cost nothing meanwhile; each open window is tried again and again.
+    Batches wait as well as windows do, and cost nothing meanwhile; each open window is tried again and again. Rows at
+    fault that have been parted from others do not count. When the store refuses whatever it is given, one more window
+    is sealed every few seconds: if the store takes it, those before are at fault, and not the store's table.
     """
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT count(*) < %s FROM pipeline_window WHERE acked_at IS NULL AND last_error <> ''",
-            [settings.MAX_OPEN_WINDOWS],
+            "SELECT count(*) FILTER (WHERE last_error <> '') < %s"
+            " OR (bool_or(refused_at IS NOT NULL) AND max(sealed_at) < clock_timestamp() - make_interval(secs => %s))"
+            " FROM pipeline_window WHERE acked_at IS NULL AND NOT is_isolated",
+            [settings.MAX_OPEN_WINDOWS, _PROBE_SECONDS],
         )
         return bool(cursor.fetchone()[0])
 
@@ -236,12 +316,13 @@ def begin_write(window: SealedWindow) -> None:
             raise LeaseLost
 
 
-def mark_halved(window: SealedWindow) -> None:
-    """Record that the window is written by halves from now on. Raises LeaseLost."""
+def cut(window: SealedWindow, levels: int) -> None:
+    """Record that the window is cut in two this many times before its first insert. Raises LeaseLost."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE pipeline_window SET is_halved = true WHERE id = %s AND lease_token = %s AND acked_at IS NULL",
-            [window.id, window.lease_token],
+            "UPDATE pipeline_window SET cut_levels = greatest(cut_levels, %s)"
+            " WHERE id = %s AND lease_token = %s AND acked_at IS NULL",
+            [levels, window.id, window.lease_token],
         )
         if not cursor.rowcount:
             raise LeaseLost
@@ -270,9 +351,9 @@ WITH whole AS (
     FROM whole, unnest(ids) AS member
 ), created AS (
     INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, last_error, rows, bytes, sealed_at,
-                                 dispatched_from, dispatched_to)
+                                 dispatched_from, dispatched_to, is_isolated)
     SELECT half, half, clock_timestamp(), 0, '', count(*), sum(bytes), clock_timestamp(), min(dispatched_at),
-           max(dispatched_at)
+           max(dispatched_at), %(is_isolated)s
     FROM (SELECT CASE WHEN n * 2 <= total THEN %(first)s::uuid ELSE %(second)s::uuid END AS half, * FROM members) AS m
     GROUP BY half
 )
@@ -281,6 +362,6 @@ SELECT outbox, array_agg(member ORDER BY member), count(*), sum(bytes), min(disp
 FROM (SELECT CASE WHEN n * 2 <= total THEN %(first)s::uuid ELSE %(second)s::uuid END AS half, * FROM members) AS m
 GROUP BY half, batch, outbox
 """,
-            {"window": window.id, "first": halves[0], "second": halves[1]},
+            {"window": window.id, "first": halves[0], "second": halves[1], "is_isolated": window.is_isolated},
         )
         cursor.execute("DELETE FROM pipeline_window WHERE id = %s", [window.id])

@@ -1,27 +1,30 @@
-"""Write: one insert of the window, idempotent by its id; from the second attempt on, only what is missing.
+"""Write: a window into the event store, idempotent by its id; whatever goes wrong, only what is missing is sent again.
 
-The store drops a second insert with the same token, as long as it remembers the token. It forgets in time, and some
-stores remember a token whose rows were lost. So an attempt after the first never trusts the token alone: it reads back
-what is stored before and after.
+A window is one insert under its own token. The store drops a second insert with the same token, as long as it
+remembers the token. It forgets in time, and some stores remember a token whose rows were lost. So an attempt after the
+first never trusts the token alone: it reads back what is stored before and after. The same holds for every answer that
+is not a success: an error does not prove that nothing was written.
 
-When the store refuses the window, it is halved until the rows at fault stand alone; the others are written. The halves
-are always cut at the same places and their tokens name the cut, so that an old owner that wakes up in the middle writes
-under the same tokens as the new one.
+What does not arrive as a whole is written in parts: cut in two, again and again, until the rows at fault stand alone or
+the parts are small enough. The cuts are always at the same places, and a part's token names them. An owner sends a part
+only when the token of the whole it was cut from is used up: by that whole, or by a few of its rows. So of two owners
+that work at one window, one's insert of the whole and the other's inserts of its parts are never both taken.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import structlog
 
-from backend.eventlog.errors import OutcomeUnknown, RowsRefused
+from backend.eventlog.errors import OutcomeUnknown, RowsRefused, WriteRefused, WriteTooLarge
 from pipeline import stages
-from pipeline.errors import SchemaRefused
 from pipeline.window import RefusedRow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from backend.eventlog.store import EventStore
     from pipeline.load import LoadedWindow
@@ -29,133 +32,242 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: More refused rows than one in this many are taken for a fault of the schema, not of the rows.
-_REFUSED_SHARE = 10
+#: Refused inserts of one attempt, at most: what is not told apart by then waits in a window of its own, so that the
+#: good rows of this one are stored within a lease.
+_MOST_REFUSALS = 200
+#: As long as the store has taken no row at all, its table may be at fault, and trying each row would only load it:
+#: on the first attempt enough to find a good row among bad ones, afterwards just enough to see whether that is over.
+_MOST_REFUSALS_UNPROVEN = 60
+_MOST_REFUSALS_AGAIN = 5
+#: An insert that gets no answer time after time may be too large for something on the way: from this attempt on, the
+#: window is written in parts.
+_IN_PARTS_FROM_ATTEMPT = 3
+#: Stands for the answer to an insert that was not sent, because it is too large.
+_NOT_TRIED = WriteTooLarge("not sent")
+
+Identity = tuple[str, int]
 
 
-def write(
-    store: EventStore, window: SealedWindow, loaded: LoadedWindow, *, mark_halved: Callable[[], None]
-) -> Sequence[RefusedRow]:
-    """Returns when the store holds every loaded row of the window, once, on disk, but for the refused ones returned.
+class Limits(NamedTuple):
+    """`max_bytes` of one insert; `is_store_proven` if the store is known to take rows, just not these."""
 
-    `mark_halved` records in the ledger that the window is written by halves from now on, before the first half is.
+    max_bytes: int
+    is_store_proven: bool
 
-    Raises:
-      StoreUnavailable, OutcomeUnknown: some rows may be written; the next attempt reads back which.
-      SchemaRefused: the store refuses more than a tenth of the rows.
+
+class CutWindow(Protocol):
+    """Records in the ledger that the window is cut this many times before its first insert, from now on."""
+
+    def __call__(self, levels: int, /) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The event store holds every loaded row once, on disk, but for these.
+
+    `refused` rows it refuses each by itself, and does not hold. `left` rows it refused as part of several, or for their
+    size. `error` is what it said last of any of them. `is_proven` if it took a row in this attempt, so that the rows
+    are at fault and not its table. `complaint` is an error in spite of which it holds the rows.
     """
-    if window.attempts <= 1:
-        return _insert(store, window, loaded, stored=set(), mark_halved=mark_halved)
-    lines = _lines(loaded.rows)
-    stored = store.read_back(window.id)
+
     refused: Sequence[RefusedRow] = ()
-    if _not_in(stored, lines):
-        if window.is_halved:
-            refused = _insert_halves(store, window, lines, stored=stored)
-        else:
-            refused = _insert(store, window, loaded, stored=stored, mark_halved=mark_halved)
-        stored = store.read_back(window.id)
-    dead = {(row.outbox, row.row_id) for row in refused}
-    if missing := _not_in(stored | dead, lines):
-        _replace_missing(store, window, missing)
-    return refused
+    left: Sequence[Identity] = ()
+    error: str = ""
+    is_proven: bool = True
+    complaint: str = ""
 
 
-def _replace_missing(store: EventStore, window: SealedWindow, missing: list[bytes]) -> None:
-    """For a store that remembers the token, but not the rows.
+def write(store: EventStore, window: SealedWindow, loaded: LoadedWindow, *, limits: Limits, cut: CutWindow) -> Written:
+    """Return when the store holds every row of the window, but for those returned.
 
-    Every owner walks through the same tokens in the same order, each of which the store drops unless its rows are
-    lost, too: so two owners that find the same rows missing store them once. The next attempt has one token more.
+    Raises StoreUnavailable or OutcomeUnknown: some rows may be written; the next attempt reads back which.
     """
-    for series in range(1, window.attempts + 1):
-        log.warning("rows_missing_behind_token", window=str(window.id), rows=len(missing), series=series)
+    is_first = window.attempts <= 1
+    error = None
+    if is_first and len(loaded.rows) <= limits.max_bytes:
+        # The whole path of nearly all windows: nothing is looked at row by row.
         try:
             with stages.insert():
-                store.write(b"".join(missing), row_count=len(missing), token=f"{window.id}:{series}")
-        except RowsRefused as error:
-            raise OutcomeUnknown(f"rows that it took before are refused now: {error}") from error
-        missing = _not_in(store.read_back(window.id), missing)
+                store.write(loaded.rows, row_count=loaded.row_count, token=str(window.id))
+        except WriteRefused as refusal:
+            log.warning("window_refused", window=str(window.id), rows=loaded.row_count, error=str(refusal))
+            error = refusal
+        else:
+            return Written()
+    parts = _Parts(store, window, loaded, limits=limits, cut=cut)
+    if error is not None:
+        parts.sort_out(error)
+    else:
+        parts.read_back()
+        levels = max(window.cut_levels, int(window.attempts >= _IN_PARTS_FROM_ATTEMPT))
+        parts.write(0, len(parts.lines), levels=levels, depth=0)
+    return parts.written()
+
+
+class _Parts:
+    """One attempt at a window: its lines, and what the store is known to hold of them."""
+
+    def __init__(
+        self, store: EventStore, window: SealedWindow, loaded: LoadedWindow, *, limits: Limits, cut: CutWindow
+    ) -> None:
+        self.lines = loaded.rows.splitlines(keepends=True)
+        self._store = store
+        self._window = window
+        self._max_bytes = limits.max_bytes
+        self._is_store_proven = limits.is_store_proven
+        self._cut = cut
+        self._stored: set[Identity] = set()
+        self._refused: dict[Identity, RefusedRow] = {}
+        self._left: set[Identity] = set()
+        self._refusals = 0
+        self._is_proven = False
+        self._error = ""
+        self._complaint = ""
+
+    def written(self) -> Written:
+        return Written([*self._refused.values()], sorted(self._left), self._error, self._is_proven, self._complaint)
+
+    def read_back(self) -> None:
+        self._stored = self._store.read_back(self._window.id)
+
+    def sort_out(self, error: WriteRefused) -> None:
+        """The window was sent as a whole, and this was the answer."""
+        self._note_refusal(self.lines, error)
+        self._sort_out(0, len(self.lines), error, levels=0, depth=0)
+
+    def write(self, low: int, high: int, *, levels: int, depth: int) -> None:
+        """Write what is missing of the lines from `low` to before `high`: as one insert, unless they are cut first."""
+        missing = self._missing(low, high)
         if not missing:
             return
-    raise OutcomeUnknown(f"the event store does not show {len(missing)} of the window's rows")
+        is_tried = len(missing) == 1 or (levels <= 0 and sum(map(len, missing)) <= self._max_bytes)
+        error = self._try(missing, token=self._token(low, high), depth=depth) if is_tried else _NOT_TRIED
+        self._sort_out(low, high, error, levels=levels, depth=depth)
 
+    def _sort_out(self, low: int, high: int, error: WriteRefused | None, *, levels: int, depth: int) -> None:
+        """What is not stored in spite of what was sent, or was not sent: one by one, or in two parts."""
+        missing = self._missing(low, high)
+        if not missing:
+            return
+        token = self._token(low, high)
+        if len(missing) == 1 and error not in (None, _NOT_TRIED):
+            self._settle(missing[0], error)
+            return
+        if high - low == 1:
+            self._replace(missing[0], token=token)
+            return
+        if error is not None:
+            if self._is_exhausted():
+                self._left.update(map(_identity, missing))
+                return
+            self._use_up(missing, token=token, depth=depth)
+        middle = self._middle(low, high)
+        for first, last in ((low, middle), (middle, high)):
+            self.write(first, last, levels=levels - 1, depth=depth + 1)
 
-def _insert(
-    store: EventStore,
-    window: SealedWindow,
-    loaded: LoadedWindow,
-    *,
-    stored: set[tuple[str, int]],
-    mark_halved: Callable[[], None],
-) -> Sequence[RefusedRow]:
-    """The window, or what is missing of it, under the window's own token.
+    def _missing(self, low: int, high: int) -> list[bytes]:
+        """The lines that are neither stored nor found to be at fault."""
+        known = self._stored | self._refused.keys() | self._left
+        return [line for line in self.lines[low:high] if _identity(line) not in known]
 
-    An earlier owner's late insert of the whole window may still be on its way: the token takes care of it. What is
-    missing is all of the window or whole months of it, for each of which the store keeps the token.
-    """
-    rows, row_count = loaded.rows, loaded.row_count
-    if stored:
-        missing = _not_in(stored, _lines(rows))
-        rows, row_count = b"".join(missing), len(missing)
-    try:
-        with stages.insert():
-            store.write(rows, row_count=row_count, token=str(window.id))
-    except RowsRefused as error:
-        log.warning("window_refused", window=str(window.id), rows=row_count, error=str(error))
-        if loaded.row_count == 1:
-            return [RefusedRow(*_identity(rows), str(error))]
-        # Before the first half: whoever takes the window over must not write it as a whole any more, because the
-        # halves have tokens of their own.
-        mark_halved()
-        return _insert_halves(store, window, _lines(loaded.rows), stored=stored)
-    return ()
+    def _try(self, lines: list[bytes], *, token: str, depth: int) -> WriteRefused | None:
+        """Send the lines, and look what is stored. None when the store took the insert, or dropped it by its token."""
+        try:
+            with stages.insert():
+                self._store.write(b"".join(lines), row_count=len(lines), token=token)
+        except WriteRefused as error:
+            return self._note_refusal(lines, error)
+        except OutcomeUnknown:
+            # It took a few rows a moment ago: what gets no answer is the size, then.
+            if self._is_proven and len(lines) > 1:
+                self._cut(depth + 1)
+            raise
+        self._is_proven = True
+        self.read_back()
+        return None
 
-
-def _insert_halves(
-    store: EventStore, window: SealedWindow, lines: list[bytes], *, stored: set[tuple[str, int]]
-) -> Sequence[RefusedRow]:
-    """Level by level, so that a fault of the schema shows before every row has been tried by itself."""
-    most_refused = max(1, len(lines) // _REFUSED_SHARE)
-    refused: list[RefusedRow] = []
-    ranges = [(0, len(lines))]
-    while ranges:
-        halves = [half for low, high in ranges for half in ((low, (low + high) // 2), ((low + high) // 2, high))]
-        ranges = []
-        refused_ranges = 0
-        for low, high in halves:
-            part = lines[low:high]
-            # As for the window: what is missing of a range goes under the range's own token.
-            missing = _not_in(stored, part)
-            if missing and (error := _refusal(store, missing, token=f"{window.id}:{low}-{high}")):
-                if len(part) == 1:
-                    refused.append(RefusedRow(*_identity(part[0]), str(error)))
-                else:
-                    ranges.append((low, high))
-                    refused_ranges += 1
-                # Each of these ranges holds at least one row at fault.
-                if len(refused) + refused_ranges > most_refused:
-                    raise SchemaRefused(f"more than {most_refused} of {len(lines)} rows: {error}") from error
-    return refused
-
-
-def _refusal(store: EventStore, lines: list[bytes], *, token: str) -> RowsRefused | None:
-    try:
-        with stages.insert():
-            store.write(b"".join(lines), row_count=len(lines), token=token)
-    except RowsRefused as error:
+    def _note_refusal(self, lines: list[bytes], error: WriteRefused) -> WriteRefused | None:
+        self._refusals += 1
+        self.read_back()
+        if all(_identity(line) in self._stored for line in lines):
+            # As when a materialized view fails: the table has the rows by then.
+            self._complaint = str(error)
+            self._is_proven = True
+            return None
+        self._error = str(error)
+        if isinstance(error, WriteTooLarge):
+            self._max_bytes = min(self._max_bytes, sum(map(len, lines)) - 1)
         return error
-    return None
+
+    def _settle(self, line: bytes, error: WriteRefused) -> None:
+        """The store refuses this row by itself, and does not hold it."""
+        identity = _identity(line)
+        if isinstance(error, RowsRefused):
+            self._refused[identity] = RefusedRow(*identity, str(error))
+        else:
+            self._left.add(identity)  # a limit may be raised: no reason to have somebody replay the row
+
+    def _replace(self, line: bytes, *, token: str) -> None:
+        """For a store that remembers the row's token, but not the row.
+
+        Every owner walks through the same tokens in the same order, each of which the store drops unless its row is
+        lost, too: so two owners that find a row missing store it once. The next attempt has one token more.
+        """
+        for series in range(1, self._window.attempts + 1):
+            log.warning("row_missing_behind_token", window=str(self._window.id), series=series)
+            error = self._try([line], token=f"{token}:{series}", depth=0)
+            if error is not None:
+                raise OutcomeUnknown(f"a row that it took before is refused now: {error}") from error
+            if _identity(line) in self._stored:
+                return
+        raise OutcomeUnknown("the event store does not show a row of the window that it says it has")
+
+    def _use_up(self, missing: list[bytes], *, token: str, depth: int) -> None:
+        """Have the store remember the token, by a row of each month: its token log has an entry for each."""
+        months: dict[bytes, list[bytes]] = {}
+        for line in missing:
+            months.setdefault(_month(line), []).append(line)
+        if len(months) > 1 and self._try([lines[0] for lines in months.values()], token=token, depth=depth) is None:
+            return
+        for lines in months.values():
+            # The first, the middle and the last: rows at fault often come side by side.
+            for row in dict.fromkeys((lines[0], lines[len(lines) // 2], lines[-1])):
+                if _identity(row) in self._refused.keys() | self._left:
+                    continue
+                error = self._try([row], token=token, depth=depth)
+                if error is None:
+                    break
+                self._settle(row, error)
+
+    def _is_exhausted(self) -> bool:
+        if self._is_proven or self._is_store_proven:
+            return self._refusals >= _MOST_REFUSALS
+        return self._refusals >= (_MOST_REFUSALS_AGAIN if self._window.refused_at else _MOST_REFUSALS_UNPROVEN)
+
+    def _middle(self, low: int, high: int) -> int:
+        """Where to cut: between two outboxes if there are several, so that one does not wait for the other's rows."""
+        middle = (low + high) // 2
+        sizes = Counter(_identity(line)[0] for line in self.lines[low:high])
+        if len(sizes) == 1:
+            return middle
+        ends = []
+        end = low
+        for size in list(sizes.values())[:-1]:  # the lines come outbox by outbox
+            end += size
+            ends.append(end)
+        return min(ends, key=lambda end: abs(end - middle))
+
+    def _token(self, low: int, high: int) -> str:
+        is_whole = (low, high) == (0, len(self.lines))
+        return str(self._window.id) if is_whole else f"{self._window.id}:{low}-{high}"
 
 
-def _not_in(stored: set[tuple[str, int]], lines: list[bytes]) -> list[bytes]:
-    return [line for line in lines if _identity(line) not in stored]
-
-
-def _lines(rows: bytes) -> list[bytes]:
-    return rows.splitlines(keepends=True)
-
-
-def _identity(line: bytes) -> tuple[str, int]:
+def _identity(line: bytes) -> Identity:
     """(outbox, outbox_id): the first two columns of COPY text."""
     outbox, outbox_id, _ = line.split(b"\t", 2)
     return outbox.decode(), int(outbox_id)
+
+
+def _month(line: bytes) -> bytes:
+    """The month of event_date_time, the fifth column, as PostgreSQL writes it: the first seven characters."""
+    return line.split(b"\t", 5)[4][:7]

@@ -17,7 +17,13 @@ import psycopg2
 from psycopg2 import errorcodes
 
 from backend.eventlog.columns import ROW_COLUMNS
-from backend.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, StoreUnavailable
+from backend.eventlog.errors import (
+    EventStoreError,
+    OutcomeUnknown,
+    RowsRefused,
+    StoreUnavailable,
+    WriteTooLarge,
+)
 from backend.eventlog.postgresql_schema import (
     COLUMN_TYPES,
     CREATE_MIGRATIONS,
@@ -70,6 +76,10 @@ COMMIT
 
 #: Errors of a server that ends while it works at a statement, or does not know itself what became of it.
 _ENDING = frozenset({errorcodes.ADMIN_SHUTDOWN, errorcodes.CRASH_SHUTDOWN, errorcodes.STATEMENT_COMPLETION_UNKNOWN})
+
+
+#: Limits that fewer rows may stay below: of time, of memory, of temporary files.
+_TOO_LARGE = frozenset({errorcodes.QUERY_CANCELED, errorcodes.OUT_OF_MEMORY, errorcodes.CONFIGURATION_LIMIT_EXCEEDED})
 
 
 class PostgreSQLStore:
@@ -147,7 +157,7 @@ class PostgreSQLStore:
             try:
                 months, copied = _copy(cursor, rows)
             except psycopg2.Error as error:
-                raise _refused(error) or StoreUnavailable(first_line(error)) from error
+                raise _answer(error) from error
             if copied < row_count:
                 raise OutcomeUnknown(f"{copied} of {row_count} rows were sent to the event store")
             self._create(months - self._months)
@@ -242,7 +252,7 @@ class PostgreSQLStore:
         # Without an answer, or with one that the server gives when it ends, the commit may have been done.
         if not code or code.startswith("08") or code in _ENDING:
             return OutcomeUnknown(first_line(error))
-        return _refused(error) or StoreUnavailable(first_line(error))
+        return _answer(error)
 
 
 def _copy(cursor: cursor, rows: bytes) -> tuple[set[date], int]:
@@ -251,6 +261,13 @@ def _copy(cursor: cursor, rows: bytes) -> tuple[set[date], int]:
     copied = cursor.rowcount
     cursor.execute(f"SELECT DISTINCT {MONTH} FROM {WINDOW}")
     return {month for (month,) in cursor.fetchall()}, copied
+
+
+def _answer(error: psycopg2.Error) -> EventStoreError:
+    """What an error means that the server has answered with: nothing is committed then."""
+    if error.pgcode in _TOO_LARGE:
+        return WriteTooLarge(first_line(error))
+    return _refused(error) or StoreUnavailable(first_line(error))
 
 
 def _refused(error: psycopg2.Error) -> RowsRefused | None:

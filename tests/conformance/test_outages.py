@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from backend.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
+from backend.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable, WriteTooLarge
 from backend.eventlog.memory import StoredRow
 from backend.eventlog.store import EventStore
 from deploy.local.ports import Ports
@@ -121,7 +121,7 @@ def test_a_lost_answer_leaves_the_outcome_unknown(
 @pytest.mark.parametrize(
     ("code", "outcome"),
     [
-        (241, StoreUnavailable),  # memory limit exceeded
+        (241, WriteTooLarge),  # memory limit exceeded
         (242, StoreUnavailable),  # table is read only
         (243, StoreUnavailable),  # not enough space
         (252, StoreUnavailable),  # too many parts
@@ -132,6 +132,8 @@ def test_a_lost_answer_leaves_the_outcome_unknown(
         (210, OutcomeUnknown),  # network error
         (319, OutcomeUnknown),  # unknown status of insert
         (27, RowsRefused),  # cannot parse input
+        (395, RowsRefused),  # throwIf in a view
+        (9999, RowsRefused),  # unknown to us
     ],
 )
 @pytest.mark.parametrize("status", [500, 200])

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backend.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
+from backend.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable, WriteTooLarge
 from backend.eventlog.memory import MemoryStore, by_month, parse
 from tests.model.puppets import Order, current_puppet, stand_still
 
@@ -43,7 +43,8 @@ class FaultyStore(MemoryStore):
         self._looks: dict[UUID, list[tuple[int, Owner]]] = defaultdict(list)
         self._stored_at: dict[Identity, int] = {}
         self._ever_remembered: set[Block] = set()
-        self._refused_then_mended: dict[UUID, bool] = {}
+        #: Rows that were refused by themselves, whether for what they are or for their size.
+        self._refused_alone: set[Identity] = set()
         self._stored_late_and_mended: set[Identity] = set()
 
     def job_starts(self, owner: Owner) -> None:
@@ -52,7 +53,6 @@ class FaultyStore(MemoryStore):
     def mend(self) -> None:
         """From now on, what was refused is taken."""
         self.poison.clear()
-        self._refused_then_mended = dict.fromkeys(self._refused_then_mended, True)
 
     def read_back(self, window_id: UUID) -> set[Identity]:
         if stand_still("read_back") is Order.UNAVAILABLE:
@@ -70,10 +70,19 @@ class FaultyStore(MemoryStore):
             case Order.DELAYED:
                 self.delayed.append(_DelayedRequest(_sender(), parsed, token))
                 raise OutcomeUnknown
+            case Order.TOO_LARGE:
+                self._refuse(parsed)
+                raise WriteTooLarge
             case _:
                 self._take(parsed, token=token, sender=_sender(), order=order)
+        if order is Order.VIEW_FAILS:
+            raise RowsRefused("while pushing to view")
         if order is not Order.GO_ON:
             raise OutcomeUnknown
+
+    def _refuse(self, rows: Sequence[StoredRow]) -> None:
+        if len(rows) == 1:
+            self._refused_alone.add(rows[0].identity)
 
     def arrive(self, number: int) -> None:
         """A request whose sender has given up on it long ago arrives."""
@@ -85,7 +94,7 @@ class FaultyStore(MemoryStore):
 
     def _take(self, rows: Sequence[StoredRow], *, token: str, sender: Owner, order: Order) -> None:
         if any(row.identity in self.poison for row in rows):
-            self._refused_then_mended.setdefault(rows[0].window_id, False)
+            self._refuse(rows)
             raise RowsRefused("Cannot parse")
         for month, block in by_month(rows).items():
             if order is Order.GHOST:
@@ -112,7 +121,7 @@ class FaultyStore(MemoryStore):
                 limit = self._limit(row, sender, is_forgotten=is_forgotten)
                 (self.doubled_within_limits if limit else self.doubled)[row.identity] = limit or block[1]
             self._stored_at[row.identity] = moment
-            if self._refused_then_mended.get(row.window_id) and self._has_been_taken_over(row.window_id, sender):
+            if row.identity in self._refused_alone and self._has_been_taken_over(row.window_id, sender):
                 self._stored_late_and_mended.add(row.identity)
 
     def _limit(self, row: StoredRow, sender: Owner, *, is_forgotten: bool) -> str | None:
@@ -124,7 +133,7 @@ class FaultyStore(MemoryStore):
             return None  # the sender could have seen the row, and nobody had taken the window over
         if is_forgotten:
             return "late and forgotten"
-        if self._refused_then_mended.get(row.window_id):
+        if row.identity in self._refused_alone:
             return "late and mended"
         return None
 

@@ -40,6 +40,10 @@ class Order(Enum):
     FIRST_MONTH_ONLY = auto()
     #: The client gives up, and the request arrives some time later.
     DELAYED = auto()
+    #: The rows are stored, and a view that depends on them fails.
+    VIEW_FAILS = auto()
+    #: Nothing is stored: too many rows at once, it says.
+    TOO_LARGE = auto()
 
 
 class _Died(BaseException):

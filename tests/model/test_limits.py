@@ -15,6 +15,7 @@ from django.db import transaction
 
 from backend.outbox.models import OutboxEvent, all_outboxes
 from backend.users.models import OutboxUser, User
+from pipeline import deadletters
 from pipeline.delivery import deliver
 from pipeline.dispatch import Dispatcher, Limits
 from pipeline.recover import recover
@@ -139,21 +140,42 @@ def test_limit_an_insert_after_the_takeover_whose_token_is_forgotten_doubles_its
     assert set(race.store.doubled_within_limits.values()) == {"late and forgotten"}
 
 
-def test_limit_an_insert_after_the_takeover_that_was_refused_before_it_was_mended_doubles_its_window(
-    race: Race,
+@pytest.mark.parametrize("months", [1, 2])
+def test_a_refused_window_s_insert_that_arrives_when_the_table_is_repaired_is_dropped_by_its_token(
+    race: Race, months: int
 ) -> None:
-    # Given a refused row, for which the next owner writes the window by halves (under tokens of their own)
-    rows = publish_events(4)
+    # Given a refused row, for which the next owner writes the window in parts (under tokens of their own)
+    rows = publish_events(5, months=months)
     race.store.poison = {rows[2]}
     race.seal_and_stop_before_writing()
     race.take_over(race.second, stop="the end")
     assert race.copies() == {1}
 
-    # When the store is mended, so that it takes the whole window, and the first owner's insert arrives
+    # When the store is repaired, so that it takes the whole window, and the first owner's insert arrives
     race.store.mend()
     race.finish(race.first)
 
+    # Then the token of the whole is used up already
+    assert race.copies() == {1}
+    assert race.ledger.sample().dead == {rows[2]}
+
+
+def test_limit_a_refused_row_alone_in_its_month_is_doubled_by_a_late_insert_and_its_replay(race: Race) -> None:
+    # Given a dead letter in whose month the store took no other row, so that it remembers no token for it
+    rows = publish_events(2, months=2)
+    race.store.poison = {rows[1]}
+    race.seal_and_stop_before_writing()
+    race.take_over(race.second, stop="the end")
+
+    # When the store is repaired, the first owner's insert arrives, and the dead letter is replayed
+    race.store.mend()
+    race.finish(race.first)
+    deadletters.replay(deadletters.find(None), publish=lambda _batches: None)
+    race.ledger.age_batches()
+    race.take_over(race.third, stop="the end")
+
     assert race.copies() == {1, 2}
+    assert set(race.store.doubled_within_limits) == {rows[1]}
     assert set(race.store.doubled_within_limits.values()) == {"late and mended"}
 
 

@@ -14,13 +14,14 @@ read it back: it was sent, or its sender stood still with it in hand, for longer
 limit. A late insert is harmless, because the store drops it by its token, except when
 
 1. the store has *forgotten* the token: as many blocks as its token log holds were written since; or
-2. the store had *refused* the window, so that no token was remembered, the rows were written by halves, and it was
-   *mended* before the late insert: then it takes the window as a whole.
+2. the store had *refused* a row by itself, no other row of its month was there to use up the window's token, and the
+   store was *repaired* before the late insert: then it takes that month of the window, and the row again when it is
+   replayed.
 
-In both cases the window's rows are stored twice, under the same window id. Nothing else doubles a row: not a forgotten
-token or a mended refusal without a late insert, nor a late insert without one of them. These two combinations are what
-the model lets pass (`FaultyStore._limit`), and no others; test_limits.py shows each of them, and what is just short
-of it. Rows that are lost after the store has acknowledged them are outside the model: it acknowledges what is on disk.
+Nothing else doubles a row: not a forgotten token or a repaired refusal without a late insert, nor a late insert without
+one of them. These two combinations are what the model lets pass (`FaultyStore._limit`), and no others; test_limits.py
+shows each of them, and what is just short of it. Rows that are lost after the store has acknowledged them are outside
+the model: it acknowledges what is on disk.
 """
 
 from __future__ import annotations
@@ -73,7 +74,10 @@ _STOPS = st.sampled_from([0, 1, 2, 3, 4, 1000, 1000])
 _WHICH = st.integers(0, 5)
 _ROWS = st.sampled_from(["small", "other month", "large", "user"])
 _FAULTS = st.sampled_from(
-    [Order.GHOST, Order.ANSWER_LOST, Order.DELAYED, Order.FIRST_MONTH_ONLY, Order.UNAVAILABLE, Order.DIE]
+    [
+        *(Order.GHOST, Order.ANSWER_LOST, Order.DELAYED, Order.FIRST_MONTH_ONLY, Order.UNAVAILABLE, Order.DIE),
+        *(Order.VIEW_FAILS, Order.TOO_LARGE),
+    ]
 )
 
 

@@ -10,7 +10,7 @@ from urllib3.exceptions import MaxRetryError, NewConnectionError, ProtocolError,
 
 from backend.eventlog.clickhouse import ClickHouseStore
 from backend.eventlog.clickhouse_errors import translated
-from backend.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, StoreUnavailable
+from backend.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, StoreUnavailable, WriteTooLarge
 from deploy.local.ports import Ports
 
 POOL = HTTPConnectionPool("127.0.0.1", 1)
@@ -24,12 +24,14 @@ POOL = HTTPConnectionPool("127.0.0.1", 1)
         (72, "CANNOT_PARSE_NUMBER", RowsRefused),
         (117, "INCORRECT_DATA", RowsRefused),
         (469, "VIOLATED_CONSTRAINT", RowsRefused),
+        (395, "FUNCTION_THROW_IF_VALUE_IS_NON_ZERO", RowsRefused),
+        (9999, "A_CODE_OF_TOMORROW", RowsRefused),
         (159, "TIMEOUT_EXCEEDED", OutcomeUnknown),
         (209, "SOCKET_TIMEOUT", OutcomeUnknown),
         (210, "NETWORK_ERROR", OutcomeUnknown),
         (319, "UNKNOWN_STATUS_OF_INSERT", OutcomeUnknown),
         (394, "QUERY_WAS_CANCELLED", OutcomeUnknown),
-        (241, "MEMORY_LIMIT_EXCEEDED", StoreUnavailable),
+        (241, "MEMORY_LIMIT_EXCEEDED", WriteTooLarge),
         (242, "TABLE_IS_READ_ONLY", StoreUnavailable),
         (243, "NOT_ENOUGH_SPACE", StoreUnavailable),
         (252, "TOO_MANY_PARTS", StoreUnavailable),
@@ -39,10 +41,18 @@ POOL = HTTPConnectionPool("127.0.0.1", 1)
         (202, "TOO_MANY_SIMULTANEOUS_QUERIES", StoreUnavailable),
     ],
 )
-def test_a_code_is_one_of_three_outcomes(code: int, name: str, outcome: type[EventStoreError]) -> None:
+def test_a_code_is_one_of_four_outcomes(code: int, name: str, outcome: type[EventStoreError]) -> None:
     error = DatabaseError(f"Code: {code}. DB::Exception: something ({name})", code=code, name=name)
 
     assert type(translated(error)) is outcome
+
+
+def test_a_body_that_a_proxy_finds_too_large_can_be_sent_in_parts() -> None:
+    error = DatabaseError(
+        "HTTP driver received HTTP status 413, server response: <html>Request Entity Too Large</html>"
+    )
+
+    assert type(translated(error)) is WriteTooLarge
 
 
 def test_a_refused_connection_wrote_nothing() -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from backend.eventlog.errors import OutcomeUnknown
-from pipeline.errors import SchemaRefused
+from backend.eventlog.errors import OutcomeUnknown, WriteTooLarge
 from pipeline.load import LoadedWindow
-from pipeline.window import RefusedRow, SealedWindow
-from pipeline.write import write
+from pipeline.window import SealedWindow
+from pipeline.write import Limits, Written, write
 from tests.unit.fake_store import FakeStore
 
 if TYPE_CHECKING:
@@ -33,23 +34,26 @@ class Attempts:
     def __init__(self, store: FakeStore, lines: list[bytes]) -> None:
         self.store = store
         self.lines = lines
-        self.is_halved = False
+        self.levels = 0
 
-    def attempt(self, number: int) -> list[RefusedRow]:
-        rows = {"outbox_event": len(self.lines) - 1, "outbox_user": 1}
-        window = SealedWindow(WINDOW, uuid.uuid4(), number, rows, self.is_halved)
+    def attempt(
+        self, number: int, *, max_bytes: int = 1_000_000, is_proven: bool = False, refused_at: datetime | None = None
+    ) -> Written:
+        rows = Counter(line.split(b"\t")[0].decode() for line in self.lines)
+        window = SealedWindow(WINDOW, uuid.uuid4(), number, rows, self.levels, refused_at=refused_at)
         loaded = LoadedWindow(b"".join(self.lines), rows)
         store = cast("EventStore", self.store)  # of which write uses two methods
-        return list(write(store, window, loaded, mark_halved=self._mark_halved))
+        limits = Limits(max_bytes=max_bytes, is_store_proven=is_proven)
+        return write(store, window, loaded, limits=limits, cut=self._cut)
 
-    def _mark_halved(self) -> None:
-        self.is_halved = True
+    def _cut(self, levels: int) -> None:
+        self.levels = max(self.levels, levels)
 
 
 def test_the_first_attempt_writes_once_and_reads_nothing_back() -> None:
     store = FakeStore()
 
-    assert Attempts(store, LINES).attempt(1) == []
+    assert Attempts(store, LINES).attempt(1) == Written()
 
     assert store.calls == ["write 4"]
     assert store.lines == LINES
@@ -101,9 +105,18 @@ def test_behind_a_token_without_its_rows_only_the_missing_rows_are_written_under
     # When the window is replayed
     Attempts(store, LINES).attempt(5)
 
-    # Then each row is stored once, under the first token of the series
+    # Then each row is stored once, under tokens of its parts
     assert sorted(store.lines) == sorted(LINES)
-    assert f"write {len(LINES) - len(stored)}" in store.calls
+    assert all(token.startswith(f"{WINDOW}:") for token in store.tokens - {str(WINDOW)})
+
+
+def test_a_row_whose_own_token_is_remembered_without_it_is_written_under_a_fresh_one() -> None:
+    store = FakeStore()
+    store.tokens.add(str(WINDOW))
+
+    Attempts(store, LINES[:1]).attempt(2)
+
+    assert store.lines == LINES[:1]
     assert store.tokens == {str(WINDOW), f"{WINDOW}:1"}
 
 
@@ -112,7 +125,7 @@ def test_rows_that_stay_missing_are_an_unknown_outcome() -> None:
         def write(self, rows: bytes, *, row_count: int, token: str) -> None:
             """Takes nothing and says that all is well."""
 
-    with pytest.raises(OutcomeUnknown, match="4 of the window's rows"):
+    with pytest.raises(OutcomeUnknown, match="does not show a row"):
         Attempts(Forgetful(), LINES).attempt(2)
 
 
@@ -126,31 +139,157 @@ def test_refused_rows_are_named_and_all_others_written_once(poison: list[int]) -
     store = FakeStore(refuses=[lines[n] for n in poison])
     attempts = Attempts(store, lines)
 
-    refused = attempts.attempt(1)
+    written = attempts.attempt(1)
 
-    assert sorted(row.row_id for row in refused) == [n + 1 for n in poison]
+    assert sorted(row.row_id for row in written.refused) == [n + 1 for n in poison]
+    assert (written.left, written.is_proven) == ([], True)
     assert sorted(store.lines) == sorted(line for n, line in enumerate(lines) if n not in poison)
-    assert attempts.is_halved
 
 
-def test_a_replay_of_a_halved_window_writes_nothing_twice() -> None:
-    # Given a window of which the refused row was found, but whose ack was lost, and a store without its token log
+def test_a_replay_of_a_window_with_a_refused_row_writes_nothing_twice() -> None:
+    # Given a window of which the refused row was found, but whose ack was lost
     lines = thirty_rows()
     store = FakeStore(refuses=[lines[11]])
     attempts = Attempts(store, lines)
     first = attempts.attempt(1)
-    store.tokens.clear()
 
-    # When it is replayed
+    # When it is replayed, also when the store has forgotten the tokens
     second = attempts.attempt(2)
+    store.tokens.clear()
+    third = attempts.attempt(3)
 
     # Then the same row is refused, and the others are stored once
-    assert first == second
+    assert first.refused == second.refused == third.refused
     assert sorted(store.lines) == sorted(lines[:11] + lines[12:])
 
 
-def test_a_store_that_refuses_most_rows_is_at_fault_itself() -> None:
+def test_a_store_that_takes_no_row_proves_nothing_about_the_rows() -> None:
     lines = thirty_rows()
+    store = FakeStore(refuses=lines)
 
-    with pytest.raises(SchemaRefused):
-        Attempts(FakeStore(refuses=lines), lines).attempt(1)
+    written = Attempts(store, lines).attempt(1)
+
+    assert not written.is_proven
+    assert len(written.refused) + len(written.left) == len(lines)
+
+
+def test_a_window_that_was_refused_as_a_whole_is_tried_again_with_few_inserts() -> None:
+    lines = thirty_rows()
+    store = FakeStore(refuses=lines)
+    attempts = Attempts(store, lines)
+    attempts.attempt(1)
+    store.calls.clear()
+
+    written = attempts.attempt(2, refused_at=datetime.now(UTC))
+
+    assert not written.is_proven
+    assert sum(call.startswith("write") for call in store.calls) <= 12
+
+
+def test_good_rows_of_one_outbox_are_stored_whatever_the_rows_of_another_are() -> None:
+    # Given hundreds of rows at fault before, among and after good ones of two other outboxes
+    bad = [b"outbox_b\t%d\t%s\tpaid\t2024-01\n" % (n, str(WINDOW).encode()) for n in range(1, 801)]
+    good = [
+        b"%s\t%d\t%s\tpaid\t2024-01\n" % (outbox, n, str(WINDOW).encode())
+        for outbox in (b"outbox_a", b"outbox_c")
+        for n in range(1, 101)
+    ]
+    store = FakeStore(refuses=bad)
+
+    written = Attempts(store, sorted([*good, *bad], key=lambda line: line.split(b"\t")[0])).attempt(1)
+
+    assert sorted(store.lines) == sorted(good)
+    assert len(written.refused) + len(written.left) == len(bad)
+    assert sum(call.startswith("write") for call in store.calls) < 300
+
+
+def test_bad_rows_beside_good_ones_are_told_apart_within_a_bounded_number_of_inserts() -> None:
+    # Given a window whose every second row is at fault
+    lines = [b"outbox_b\t%d\t%s\tpaid\t2024-01\n" % (n, str(WINDOW).encode()) for n in range(1, 1001)]
+    store = FakeStore(refuses=lines[::2])
+
+    written = Attempts(store, lines).attempt(1)
+
+    assert written.is_proven
+    assert sum(call.startswith("write") for call in store.calls) < 700
+    unknown = len(lines) - len(store.lines) - len(written.refused) - len(written.left)
+    assert unknown == 0
+
+
+def test_an_error_after_the_rows_are_stored_doubles_nothing_and_condemns_no_row() -> None:
+    # Given a view that fails for one row of thirty, when the table has the rows already
+    lines = thirty_rows()
+    store = FakeStore(fails_after=[lines[4]])
+
+    written = Attempts(store, lines).attempt(1)
+
+    assert store.lines == lines
+    assert (written.refused, written.left, written.complaint) == ([], [], "while pushing to view")
+
+
+@pytest.mark.parametrize("most_lines", [1, 3, 7, 29])
+def test_a_window_too_large_for_the_store_is_written_in_parts(most_lines: int) -> None:
+    lines = thirty_rows()
+    store = FakeStore(most_lines=most_lines)
+    attempts = Attempts(store, lines)
+
+    written = attempts.attempt(1)
+
+    assert sorted(store.lines) == sorted(lines)
+    assert (written.refused, written.left) == ([], [])
+
+
+def test_a_late_insert_of_the_whole_window_is_dropped_after_its_parts() -> None:
+    # Given a window that was written in parts, because it was too large
+    lines = thirty_rows()
+    store = FakeStore(most_lines=10)
+    Attempts(store, lines).attempt(1)
+
+    # When the limit is raised, and an insert of the whole arrives
+    store.most_lines = 1000
+    store.write(b"".join(lines), row_count=30, token=str(WINDOW))
+
+    assert sorted(store.lines) == sorted(lines)
+
+
+def test_a_row_too_large_by_itself_waits_and_holds_up_no_other() -> None:
+    class LimitedBytes(FakeStore):
+        def write(self, rows: bytes, *, row_count: int, token: str) -> None:
+            if len(rows) > 500:
+                raise WriteTooLarge("413")
+            super().write(rows, row_count=row_count, token=token)
+
+    lines = thirty_rows()
+    lines[17] = lines[17].replace(b"{}", b"x" * 600)
+    store = LimitedBytes()
+
+    written = Attempts(store, lines).attempt(1)
+
+    assert sorted(store.lines) == sorted(lines[:17] + lines[18:])
+    assert (written.refused, written.left, written.error) == ([], [("outbox_event", 18)], "413")
+
+
+def test_inserts_that_get_no_answer_for_their_size_shrink_from_attempt_to_attempt() -> None:
+    lines = thirty_rows()
+    store = FakeStore(silent_above=4)
+    attempts = Attempts(store, lines)
+    number = 1
+    while True:
+        try:
+            attempts.attempt(number)
+            break
+        except OutcomeUnknown:
+            number += 1
+
+    assert sorted(store.lines) == sorted(lines)
+    assert number <= 6
+
+
+def test_a_window_whose_limit_of_bytes_was_lowered_is_written_in_parts_of_that_size() -> None:
+    lines = thirty_rows()
+    store = FakeStore()
+
+    Attempts(store, lines).attempt(2, max_bytes=200)
+
+    assert sorted(store.lines) == sorted(lines)
+    assert "write 30" not in store.calls
