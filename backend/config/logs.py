@@ -29,6 +29,7 @@ def configure_logging(*, json: bool, level: str, secrets: Iterable[str] = ()) ->
     itself, or a URL with a password."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        _without_unknown,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -62,6 +63,12 @@ def configure_logging(*, json: bool, level: str, secrets: Iterable[str] = ()) ->
     logging.captureWarnings(capture=True)
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = _log_death
+
+
+def _without_unknown(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Leaves out what is bound and not known yet, such as the actor of a request that has asked for no user."""
+    known = {name: one.__structlog__() if hasattr(one, "__structlog__") else one for name, one in event.items()}
+    return {name: one for name, one in known.items() if one is not None or event[name] is None}
 
 
 def without_quoted_values(

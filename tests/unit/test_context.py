@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextvars
 import threading
+from collections.abc import Generator
 
 import pytest
 
-from backend.outbox.context import bind, bound
+from backend.outbox.context import bind, bound, bound_json
 
 
 def test_nothing_is_bound_outside() -> None:
@@ -64,3 +65,42 @@ def test_any_text_comes_back_as_it_was() -> None:
 def test_what_the_database_cannot_hold_is_refused_at_once(value: str, problem: str) -> None:
     with pytest.raises(ValueError, match=rf"bind\(actor=.*{problem}"), bind(actor=value):
         raise AssertionError("bound")
+
+
+@pytest.mark.parametrize(
+    "values", [{"actor": "x" * 20_000_000}, {"actor": "é" * 9000}, {"actor": "x" * 9000, "job": "y" * 9000}]
+)
+def test_what_would_swell_every_row_is_refused(values: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"more than 16,384 bytes, most of them as 'actor'") as caught, bind(**values):
+        raise AssertionError("bound")
+    assert len(str(caught.value)) < 200
+
+
+def test_what_is_added_to_an_outer_context_counts_with_it() -> None:
+    with bind(actor="x" * 9000), pytest.raises(ValueError, match="16,384"), bind(job="y" * 9000):
+        raise AssertionError("bound")
+
+
+def test_a_function_is_asked_each_time_and_may_not_know() -> None:
+    answers = iter([None, "user:1", "user:2", "a\x00b"])
+    with bind(actor=lambda: next(answers), ip="::1"):
+        assert bound() == {"ip": "::1"}
+        assert bound_json() == '{"ip": "::1", "actor": "user:1"}'
+        with bind(actor="job"):
+            assert bound() == {"actor": "job", "ip": "::1"}
+        assert bound() == {"actor": "user:2", "ip": "::1"}
+        with pytest.raises(ValueError, match="NUL"):
+            bound_json()
+    with bind(actor=lambda: None):
+        assert bound_json() is None
+
+
+def test_a_generator_that_is_closed_in_another_context_ends_quietly() -> None:
+    def steps() -> Generator[object, None, None]:
+        with bind(actor="job"):
+            yield bound()
+
+    generator = steps()
+    assert contextvars.copy_context().run(next, generator) == {"actor": "job"}
+    generator.close()
+    assert bound() is None
