@@ -111,7 +111,11 @@ def _carry(window: SealedWindow, store: EventStore, context: BoundLogger) -> Non
     moment = stages.done("load", moment, context, bytes=len(loaded.rows))
     failpoints.reach("loaded")
     begin_write(window)
-    limits = Limits(max_bytes=settings.WINDOW_BYTES, is_store_proven=is_store_proven(window))
+    limits = Limits(
+        max_bytes=settings.WINDOW_BYTES,
+        is_store_proven=is_store_proven(window),
+        seconds=settings.LEASE_SECONDS / 2,
+    )
     written = write(store, window, loaded, limits=limits, cut=functools.partial(cut, window))
     refused, left = _at_fault(window, written, is_store_proven=limits.is_store_proven)
     moment = stages.done("write", moment, context)

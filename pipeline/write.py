@@ -13,6 +13,7 @@ that work at one window, one's insert of the whole and the other's inserts of it
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -49,10 +50,12 @@ Identity = tuple[str, int]
 
 
 class Limits(NamedTuple):
-    """`max_bytes` of one insert; `is_store_proven` if the store is known to take rows, just not these."""
+    """`max_bytes` of one insert; `is_store_proven` if the store is known to take rows, just not these; `seconds` for
+    telling rows at fault from others."""
 
     max_bytes: int
     is_store_proven: bool
+    seconds: float
 
 
 class CutWindow(Protocol):
@@ -115,6 +118,7 @@ class _Parts:
         self._window = window
         self._max_bytes = limits.max_bytes
         self._is_store_proven = limits.is_store_proven
+        self._until = time.monotonic() + limits.seconds
         self._cut = cut
         self._stored: set[Identity] = set()
         self._refused: dict[Identity, RefusedRow] = {}
@@ -157,7 +161,7 @@ class _Parts:
             self._replace(missing[0], token=token)
             return
         if error is not None:
-            if self._is_exhausted():
+            if self._is_exhausted() or (isinstance(error, RowsRefused) and time.monotonic() > self._until):
                 self._left.update(map(_identity, missing))
                 return
             self._use_up(missing, token=token, depth=depth)

@@ -77,7 +77,7 @@ def brief(error: Exception) -> str:
     text = str(error)
     answer = text.split("DB::Exception: ", 1)[-1]
     first_line = answer.splitlines()[0] if answer else type(error).__name__
-    for quote in (" before: ", "(at row", ": while ", ". Stack trace", ", e.what()"):
+    for quote in (" before: ", "(at row", ": while ", ". Stack trace", ", e.what()", " (version ", " (for url "):
         first_line = first_line.split(quote, 1)[0]
     column = re.search(r"name: (\w+), +type: ([^,\n]+(?:, '[^']*')?\)?), +ERROR", text)
     where = f" in column {column[1]} ({column[2]})" if column else ""

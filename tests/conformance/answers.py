@@ -23,6 +23,14 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class BodyLimit:
+    """Inserts with a larger body are answered with `too_large` and not carried out; the others are."""
+
+    bytes: int
+    too_large: Answer
+
+
 #: Close the connection before or after the insert is carried out, or never answer.
 Silence = Literal["close", "carry out and close", "hang"]
 
@@ -30,9 +38,9 @@ Silence = Literal["close", "carry out and close", "hang"]
 class Endpoint:
     """Listens on a port of its own while it is entered."""
 
-    def __init__(self, port: int, *, inserts: Answer | Silence) -> None:
+    def __init__(self, port: int, *, inserts: Answer | Silence | BodyLimit) -> None:
         self._clickhouse_port = port
-        self._inserts = inserts
+        self.inserts = inserts
         self._is_over = threading.Event()
         endpoint = self
 
@@ -68,9 +76,12 @@ class Endpoint:
         if not query.startswith(b"INSERT INTO event_log "):
             self._answer(handler, self._forwarded(handler, body))
             return
-        match self._inserts:
+        match self.inserts:
             case Answer():
-                self._answer(handler, self._inserts)
+                self._answer(handler, self.inserts)
+                return
+            case BodyLimit(limit, too_large):
+                self._answer(handler, too_large if len(body) > limit else self._forwarded(handler, body))
                 return
             case "carry out and close":
                 self._forwarded(handler, body)

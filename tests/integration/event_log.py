@@ -107,6 +107,9 @@ class EventLog:
     def alter(self, change: str) -> None:
         self._client.command(f"ALTER TABLE event_log {change}")
 
+    def command(self, sql: str) -> None:
+        self._client.command(sql)
+
     def rename_table(self, old: str, new: str) -> None:
         self._client.command(f"RENAME TABLE {old} TO {new}")
 

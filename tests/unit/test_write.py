@@ -43,7 +43,7 @@ class Attempts:
         window = SealedWindow(WINDOW, uuid.uuid4(), number, rows, self.levels, refused_at=refused_at)
         loaded = LoadedWindow(b"".join(self.lines), rows)
         store = cast("EventStore", self.store)  # of which write uses two methods
-        limits = Limits(max_bytes=max_bytes, is_store_proven=is_proven)
+        limits = Limits(max_bytes=max_bytes, is_store_proven=is_proven, seconds=60)
         return write(store, window, loaded, limits=limits, cut=self._cut)
 
     def _cut(self, levels: int) -> None:
