@@ -139,18 +139,24 @@ class ClickHouseClient:
         address = self._address
         if address.folder:
             return _embedded(address.folder)
-        return clickhouse_connect.get_client(
-            host=address.host,
-            port=address.port,
-            username=address.username,
-            password=address.password,
-            database=address.database,
-            interface="https" if address.is_secure else "http",
-            send_receive_timeout=self._timeout_seconds,
-            # With a session, two threads could not use one client, and a lost answer would leave it locked.
-            autogenerate_session_id=False,
-            **dict(address.options),
-        )
+        try:
+            return clickhouse_connect.get_client(
+                host=address.host,
+                port=address.port,
+                username=address.username,
+                password=address.password,
+                database=address.database,
+                interface="https" if address.is_secure else "http",
+                send_receive_timeout=self._timeout_seconds,
+                # With a session, two threads could not use one client, and a lost answer would leave it locked.
+                autogenerate_session_id=False,
+                **dict(address.options),
+            )
+        except ClickHouseError as error:
+            # The driver asks for version and settings, before we can pin anything.
+            if "Unexpected" in str(error):
+                raise StoreUnavailable(f"{NOT_THE_STORES[:-1]}, or does its user's profile set `offset`?") from error
+            raise
 
 
 @contextlib.contextmanager

@@ -67,8 +67,17 @@ PINNED: Mapping[str, str] = {
     "data_type_default_nullable": "0",
 }
 
+#: Lifted from a read on which a decision rests, where the user may: it looks for a window, by an index.
+_LIMITS = frozenset(
+    {"max_rows_to_read", "max_bytes_to_read", "max_result_rows", "max_result_bytes", "max_rows_to_group_by"}
+)
+
 #: Of every read on which a decision rests: a replica that lags behind would report rows missing that are stored.
-PINNED_ON_DECISIONS: Mapping[str, str] = {**PINNED, "select_sequential_consistency": "1"}
+PINNED_ON_DECISIONS: Mapping[str, str] = {
+    **PINNED,
+    **dict.fromkeys(sorted(_LIMITS), "0"),
+    "select_sequential_consistency": "1",
+}
 
 #: Of every insert.
 PINNED_ON_INSERTS: Mapping[str, str] = {
@@ -213,7 +222,7 @@ def fixed_otherwise(wanted: Mapping[str, str], known: Mapping[str, Setting]) -> 
     return [
         f"{name} cannot be set to {value or 'nothing'} (it is {known[name].value})"
         for name, value in wanted.items()
-        if name in known and not known[name].can_be(value)
+        if name in known and name not in _LIMITS and not known[name].can_be(value)
     ]
 
 

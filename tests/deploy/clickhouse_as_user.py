@@ -4,6 +4,9 @@ chDB has a single session user and no storage for others, but it takes a file of
 and the profile of the one asked for, word by word, and the engine enforces them.
 
     python -m tests.deploy.clickhouse_as_user --user towpath_writer --data DIR --port N
+
+`--set` adds to the user's profile, `--fix` takes the right to change a setting of it, `--filter` is a row policy on
+event_log in the database `towpath`, and the user `administrator` may do everything.
 """
 
 from __future__ import annotations
@@ -48,29 +51,39 @@ def main() -> None:
     parser.add_argument("--user", required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--fix", action="append", default=[], metavar="NAME")
+    parser.add_argument("--filter", default="")
     options = parser.parse_args()
     os.environ["TZ"] = "UTC"
     options.data.mkdir(parents=True, exist_ok=True)
     users = options.data.with_suffix(".users.xml")
     config = options.data.with_suffix(".config.xml")
-    users.write_text(_users_file(options.user))
+    users.write_text(_users_file(options))
     config.write_text(f"<clickhouse><users_config>{users}</users_config></clickhouse>")
     server = Server(data=Path(f"{options.data}?config-file={config}"), host="127.0.0.1", port=options.port)
     server.run()
     os._exit(0)
 
 
-def _users_file(user: str) -> str:
-    settings = "".join(f"<{name}>{value}</{name}>" for name, value in profile(user).items())
+def _users_file(options: argparse.Namespace) -> str:
+    set_here = dict(one.split("=", 1) for one in options.set)
+    chosen = {**profile(options.user), **set_here}
+    settings = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in chosen.items())
+    fixed = "".join(f"<{name}><const/></{name}>" for name in options.fix)
+    rows = f"<event_log><filter>{escape(options.filter)}</filter></event_log>" if options.filter else ""
     # The endpoint changes databases by USE, which asks for a right; a server's HTTP interface does not.
-    allowed = [*grants(user), "GRANT SHOW DATABASES ON default.*"]
+    allowed = [*grants(options.user), "GRANT SHOW DATABASES ON default.*"]
+    if options.user == "administrator":
+        allowed = ["GRANT ALL ON *.*"]
     queries = "".join(f"<query>{escape(grant)}</query>" for grant in allowed)
     return f"""<clickhouse>
-<profiles><default>{settings}</default></profiles>
+<profiles><default>{settings}<constraints>{fixed}</constraints></default></profiles>
 <quotas><default/></quotas>
 <users><default>
 <password></password><networks><ip>127.0.0.1</ip></networks><profile>default</profile><quota>default</quota>
 <grants>{queries}</grants>
+<databases><towpath>{rows}</towpath></databases>
 </default></users>
 </clickhouse>"""
 

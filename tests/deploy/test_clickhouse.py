@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import http.client
 import re
-import sys
 import uuid
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import clickhouse_connect
@@ -17,64 +16,23 @@ from backend.eventlog.columns import ROW_COLUMNS, Kind
 from backend.eventlog.errors import StoreUnavailable
 from backend.eventlog.store import connect
 from deploy.clickhouse.tables import files
-from deploy.local.clickhouse import is_answering
-from deploy.local.process import PROJECT, Process, Program
+from deploy.local.process import PROJECT
 from tests.deploy.clickhouse_as_user import grants, profile, statements
-from tests.local_stack.conftest import any_free_port
+from tests.deploy.clickhouse_endpoint import Endpoint, endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from clickhouse_connect.driver.client import Client
 
     from tests.services import Services
 
+__all__ = ["endpoint"]
+
 _VALUES = {Kind.TEXT: "a", Kind.WHOLE_NUMBER: "1", Kind.TIME: "2026-03-04 05:06:07.1+00", Kind.UUID: str(uuid.uuid4())}
 _NOT_GRANTED = 497
 _READ_ONLY = 164
 _USERS = ("towpath_migrator", "towpath_writer", "towpath_reader")
-
-
-class Endpoint:
-    """The engine over one data folder, as one user after the other: a folder has one process at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    @contextmanager
-    def as_user(self, user: str) -> Iterator[int]:
-        """The port of the endpoint."""
-        port = any_free_port()
-        argv = (sys.executable, "-m", "tests.deploy.clickhouse_as_user", "--user", user)
-        process = Process(
-            Program(
-                name=user,
-                argv=(*argv, "--data", str(self._folder / "data"), "--port", str(port)),
-                log=self._folder / f"{user}.log",
-                is_ready=lambda: is_answering(f"http://127.0.0.1:{port}/ping"),
-            )
-        )
-        process.start()
-        try:
-            process.wait_until_ready()
-            yield port
-        finally:
-            process.stop()
-
-
-@pytest.fixture
-def endpoint(tmp_path: Path) -> Endpoint:
-    """An engine with the database `towpath`, which an administrator has made."""
-    endpoint = Endpoint(tmp_path)
-    script = (
-        f"from chdb.state.sqlitelike import Connection; c = Connection({str(tmp_path / 'data')!r});"
-        "c.query('CREATE DATABASE towpath'); c.close()"
-    )
-    admin = Process(Program(name="admin", argv=(sys.executable, "-c", script), log=tmp_path / "admin.log"))
-    admin.start()
-    admin.wait_until_done()
-    return endpoint
 
 
 def test_each_user_may_do_its_part_and_no_more(endpoint: Endpoint) -> None:

@@ -1,0 +1,58 @@
+"""The local ClickHouse endpoint as one user after the other."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from deploy.local.clickhouse import is_answering
+from deploy.local.process import Process, Program
+from tests.local_stack.conftest import any_free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Endpoint:
+    """The engine over one data folder, as one user after the other: a folder has one process at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @contextmanager
+    def as_user(self, user: str, *options: str) -> Iterator[int]:
+        """The port of the endpoint. The options are those of clickhouse_as_user."""
+        port = any_free_port()
+        argv = (sys.executable, "-m", "tests.deploy.clickhouse_as_user", "--user", user)
+        process = Process(
+            Program(
+                name=user,
+                argv=(*argv, "--data", str(self._folder / "data"), "--port", str(port), *options),
+                log=self._folder / f"{user}.log",
+                is_ready=lambda: is_answering(f"http://127.0.0.1:{port}/ping"),
+            )
+        )
+        process.start()
+        try:
+            process.wait_until_ready()
+            yield port
+        finally:
+            process.stop()
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path) -> Endpoint:
+    """An engine with the database `towpath`, which an administrator has made."""
+    endpoint = Endpoint(tmp_path)
+    script = (
+        f"from chdb.state.sqlitelike import Connection; c = Connection({str(tmp_path / 'data')!r});"
+        "c.query('CREATE DATABASE towpath'); c.close()"
+    )
+    admin = Process(Program(name="admin", argv=(sys.executable, "-c", script), log=tmp_path / "admin.log"))
+    admin.start()
+    admin.wait_until_done()
+    return endpoint
