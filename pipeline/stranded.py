@@ -1,7 +1,7 @@
 """Stranded rows: undelivered, and no cursor will ever see them. They are found here, and brought back.
 
-A row keeps the transaction id that it comes with. One from a dump, from `loaddata`, `INSERT ... SELECT`, COPY or a
-subscription can have that of a transaction which the cursor has passed, or of one that is still to come. What is found
+A row keeps the transaction id that it comes with. One from a dump, from `INSERT ... SELECT`, COPY or a subscription
+can have that of a transaction which the cursor has passed, or of one that is still to come. What is found
 is exact: in one snapshot, a row that the cursor has seen is in a batch, is a dead letter, or is stranded.
 """
 
@@ -51,7 +51,7 @@ class Stranded:
         count = f"{self.rows:,} or more" if self.rows >= _MOST_COUNTED else f"{self.rows:,}"
         return (
             f"{self.outbox}: {count} row(s) are never dispatched, the first of {self.oldest}: their xid was not given"
-            " by PostgreSQL when they were inserted (a dump, loaddata, INSERT ... SELECT, COPY, replication)."
+            " by PostgreSQL when they were inserted (a dump, INSERT ... SELECT, COPY, replication)."
             " Run `python manage.py pipeline recover`, or delete those that are stored already"
         )
 
