@@ -41,6 +41,24 @@ _CLUSTER = "(SELECT system_identifier::text FROM pg_control_system())"
 IS_OF_ANOTHER_CLUSTER = f"c.cluster <> {_CLUSTER} OR pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(c.seen)"
 
 
+_TABLE_OID = "to_regclass(quote_ident(%(outbox)s))::oid::bigint"
+_ADOPT_CURSOR = f"""
+UPDATE pipeline_cursor AS c SET outbox = %(outbox)s
+WHERE c.table_oid = {_TABLE_OID} AND c.cluster = {_CLUSTER} AND c.outbox <> ALL(%(known)s)
+AND NOT EXISTS (SELECT FROM pipeline_cursor WHERE outbox = %(outbox)s)
+AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.outbox = c.outbox)
+AND NOT EXISTS (SELECT FROM pipeline_deadletter AS d WHERE d.outbox = c.outbox)
+"""
+_CREATE_CURSOR = f"""
+INSERT INTO pipeline_cursor (outbox, cluster, seen, is_rescan, table_oid)
+SELECT %(outbox)s, {_CLUSTER}, '1:1:', false, {_TABLE_OID}
+WHERE NOT EXISTS (
+    SELECT FROM pipeline_cursor AS c
+    WHERE c.table_oid = {_TABLE_OID} AND c.cluster = {_CLUSTER} AND c.outbox <> ALL(%(known)s))
+ON CONFLICT (outbox) DO UPDATE SET table_oid = excluded.table_oid
+WHERE pipeline_cursor.table_oid IS DISTINCT FROM excluded.table_oid
+"""
+
 #: For the dispatcher's own connection: each look is a few probes of an index, whatever the planner believes.
 _INDEX_PROBES_ONLY = (
     "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off"
@@ -80,14 +98,18 @@ class Dispatcher:
         self._news_name = ""
 
     def create_cursors(self) -> None:
-        """Give each outbox that has none a cursor that has seen nothing."""
-        with connection.cursor() as cursor:
+        """Give each outbox that has none a cursor that has seen nothing.
+
+        One whose table another name's cursor has dispatched gets that cursor, if nothing is under way under the name.
+        If something is, it gets none, and is not dispatched: its rows would be dispatched again. `status` says so.
+        """
+        with transaction.atomic(), connection.cursor() as cursor:
             for name in self._outboxes:
-                cursor.execute(
-                    "INSERT INTO pipeline_cursor (outbox, cluster, seen, is_rescan)"
-                    f" VALUES (%s, {_CLUSTER}, '1:1:', false) ON CONFLICT DO NOTHING",
-                    [name],
-                )
+                names = {"outbox": name, "known": list(self._outboxes)}
+                cursor.execute(_ADOPT_CURSOR, names)
+                if cursor.rowcount:
+                    log.warning("cursor_renamed", outbox=name)
+                cursor.execute(_CREATE_CURSOR, names)
 
     def tick(self) -> bool:
         """Dispatch what is there, as far as the limit of rows in flight allows. True if some had to stay."""
@@ -171,7 +193,11 @@ class Dispatcher:
         # Batches get ascending ids, so whatever is open lies above the lowest that was open before: the look does
         # not grow with the dead rows of batches long gone.
         with connection.cursor() as cursor:
-            cursor.execute("SELECT min(id), sum(rows) FROM pipeline_batch WHERE id >= %s", [self._lowest_open_batch])
+            # Those of outboxes that nobody here knows move when somebody knows them: they take nobody's room.
+            cursor.execute(
+                "SELECT min(id), sum(rows) FILTER (WHERE outbox = ANY(%s)) FROM pipeline_batch WHERE id >= %s",
+                [list(self._outboxes), self._lowest_open_batch],
+            )
             lowest, rows = cursor.fetchone()
         self._lowest_open_batch = max(self._lowest_open_batch, self._highest_batch) if lowest is None else lowest
         return int(rows or 0)

@@ -5,6 +5,7 @@ PipelineError
 |- WindowTooLarge
 |- SchemaRefused
 |- BrokerUnreachable
+|- OutboxInUse
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ class SchemaRefused(PipelineError):  # noqa: N818
 
 class BrokerUnreachable(PipelineError):  # noqa: N818
     """RabbitMQ does not answer."""
+
+
+class OutboxInUse(PipelineError):  # noqa: N818
+    """An outbox has events under way, or its name is another's: the message says what to do first."""
 
 
 def described(error: BaseException) -> str:

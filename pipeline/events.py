@@ -12,3 +12,12 @@ class DeadLetterDropped(Event):
     outbox_id: int
     error: str
     dropped_by: str
+
+
+class OutboxDiscarded(Event):
+    """What the ledger had under the name of an outbox that is gone was given up."""
+
+    outbox: str
+    rows: int
+    dead_letters: int
+    discarded_by: str

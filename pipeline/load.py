@@ -85,7 +85,8 @@ def load(window: SealedWindow, *, max_bytes: int | None) -> LoadedWindow:
     try:
         with connection.cursor() as cursor:
             for name in window.rows:
-                copy = cursor.cursor.mogrify(*_rows_sql(outboxes[name], window.id)).decode()
+                outbox = outboxes[window.renamed.get(name, name)]
+                copy = cursor.cursor.mogrify(*_rows_sql(outbox, name, window.id)).decode()
                 # One message to the server, and so one transaction, in which alone the settings hold.
                 cursor.copy_expert(f"{_INDEXES_ONLY}; COPY ({copy}) TO STDOUT", buffer)
                 counts[name] = cursor.rowcount
@@ -96,15 +97,14 @@ def load(window: SealedWindow, *, max_bytes: int | None) -> LoadedWindow:
     return LoadedWindow(body.getvalue(), counts)
 
 
-def _rows_sql(outbox: type[Outbox], window_id: uuid.UUID) -> tuple[str, tuple[object, ...]]:
-    sql, parameters = _rows_sql_of_any_window(outbox)
+def _rows_sql(outbox: type[Outbox], name: str, window_id: uuid.UUID) -> tuple[str, tuple[object, ...]]:
+    sql, parameters = _rows_sql_of_any_window(outbox, name)
     return sql, tuple(str(window_id) if parameter == _ANY_WINDOW else parameter for parameter in parameters)
 
 
 @functools.cache
-def _rows_sql_of_any_window(outbox: type[Outbox]) -> tuple[str, tuple[object, ...]]:
+def _rows_sql_of_any_window(outbox: type[Outbox], name: str) -> tuple[str, tuple[object, ...]]:
     """Compiled once: for the ORM to put it together takes as long as for PostgreSQL to read a window's rows."""
-    name = outbox.outbox_name()
     known: dict[str, Combinable] = {"outbox": Value(name), "outbox_id": F("id"), "window_id": Value(_ANY_WINDOW)}
     event_columns = outbox.event_columns()
     # As an array that the planner knows nothing of, it is always looked up index by index. As a join or an IN, the

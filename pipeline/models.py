@@ -62,6 +62,8 @@ class Cursor(models.Model):
     page_xid = Xid8Field(null=True)
     page_id = models.BigIntegerField(null=True)
     is_rescan = models.BooleanField(default=False)
+    #: PostgreSQL's own number of the table, which it keeps when it is renamed.
+    table_oid = models.BigIntegerField(null=True)
     dispatched_at = models.DateTimeField(null=True)
 
     objects = _OnDefault()

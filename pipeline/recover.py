@@ -13,7 +13,8 @@ import structlog
 from django.conf import settings
 from django.db import connection
 
-from pipeline import metrics
+from backend.outbox.models import all_outboxes
+from pipeline import metrics, outboxes
 from pipeline.accumulate import Accumulator, Closing
 from pipeline.delivery import Delivery, deliver
 from pipeline.window import claim_expired, has_room, seal
@@ -49,6 +50,7 @@ def recover(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
             recovered += 1
             if deliver(window, store) is Delivery.POSTPONED:
                 return recovered
+    outboxes.free_others()
     while not should_stop() and time.monotonic() < until and (window := claim_expired()) is not None:
         metrics.recovered.labels("window").inc()
         log.warning("window_recovered", window=str(window.id), attempt=window.attempts)
@@ -66,9 +68,10 @@ def _overdue_windows() -> list[list[int]]:
     """The batches that nobody has sealed for too long, put together to windows."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT id, rows, bytes FROM pipeline_batch WHERE window_id IS NULL "
+            # Those of an outbox that this program does not know are left to those that do.
+            "SELECT id, rows, bytes FROM pipeline_batch WHERE window_id IS NULL AND outbox = ANY(%s) "
             "AND dispatched_at < clock_timestamp() - make_interval(secs => %s) ORDER BY dispatched_at LIMIT %s",
-            [settings.UNSEALED_SECONDS, _BATCHES_PER_ROUND],
+            [list(all_outboxes()), settings.UNSEALED_SECONDS, _BATCHES_PER_ROUND],
         )
         overdue = cursor.fetchall()
     waiting: Accumulator[int] = Accumulator(Closing(settings.WINDOW_ROWS, settings.WINDOW_BYTES, linger_seconds=0))

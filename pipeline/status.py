@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from backend.outbox.models import all_outboxes
 from pipeline import stranded
+from pipeline.outboxes import problems as unknown_outbox_problems
 from pipeline.models import DeadLetter
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def read_status() -> Status:
         errors += [f"the {name} shift was interrupted {ago} s ago: {error}" for name, ago, error in cursor.fetchall()]
         outboxes = {name: read_outbox(cursor, model) for name, model in all_outboxes().items()}
         stranded_problems = [*stranded.problems(cursor)]
+        outbox_problems = [*unknown_outbox_problems(cursor)]
     dead_letters = sum(outbox.dead_letters for outbox in outboxes.values())
     return Status(
         outboxes=outboxes,
@@ -141,6 +143,7 @@ def read_status() -> Status:
             *_missing_problems(windows_with_missing, rows=int(missing)),
             *_dead_letter_problems(dead_letters),
             *stranded_problems,
+            *outbox_problems,
             *errors,
         ],
     )

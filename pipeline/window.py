@@ -11,13 +11,14 @@ import json
 import random
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
 from django.conf import settings
 from django.db import connection, transaction
 
+from backend.outbox.models import all_outboxes
 from pipeline import stages
 from pipeline.errors import LeaseLost
 
@@ -54,10 +55,15 @@ class SealedWindow:
     cut_levels: int = 0
     #: An insert of it may have been sent, now or by an owner before: it must not be split any more.
     is_write_begun: bool = False
+<<<<<<< HEAD
     #: Rows at fault, parted from others.
     is_isolated: bool = False
     #: When the store first refused it without taking a row of it.
     refused_at: datetime | None = None
+=======
+    #: Outboxes by the names that they had when the window was sealed, and that its rows are stored under.
+    renamed: Mapping[str, str] = field(default_factory=dict)
+>>>>>>> 214a178 (Names that no class has)
 
     @property
     def row_count(self) -> int:
@@ -76,6 +82,8 @@ class RefusedRow:
 def seal(batch_ids: Sequence[int]) -> SealedWindow | None:
     """Make a window of those of the batches that no window has yet; None when there are none left.
 
+    Batches of an outbox that this program does not know are left to those that do.
+
     A compare-and-set: however often a message is delivered, its batch gets into one window. If the power goes before
     the commit, the batches are unsealed as before; after it, the window's lease runs out and `recover` delivers it.
     """
@@ -87,7 +95,8 @@ def seal(batch_ids: Sequence[int]) -> SealedWindow | None:
             _MAY_BE_LOST
             + """
 WITH unsealed AS MATERIALIZED (
-    SELECT id FROM pipeline_batch WHERE id = ANY(%(batches)s) AND window_id IS NULL ORDER BY id FOR UPDATE
+    SELECT id FROM pipeline_batch WHERE id = ANY(%(batches)s) AND window_id IS NULL AND outbox = ANY(%(known)s)
+    ORDER BY id FOR UPDATE
 ), sealed AS (
     UPDATE pipeline_batch AS b SET window_id = %(window)s FROM unsealed
     WHERE b.id = unsealed.id AND b.window_id IS NULL
@@ -103,6 +112,7 @@ SELECT outbox, sum(rows) FROM sealed GROUP BY outbox ORDER BY outbox
 """,
             {
                 "batches": list(batch_ids),
+                "known": list(all_outboxes()),
                 "window": window_id,
                 "token": lease_token,
                 "lease": settings.LEASE_SECONDS,
@@ -126,9 +136,19 @@ def renew(windows: Sequence[SealedWindow]) -> None:
         )
 
 
+<<<<<<< HEAD
 def claim_expired(*, is_isolated: bool = False) -> SealedWindow | None:
     """Take over the window whose lease ran out first, among those with rows at fault or the others; None if there is
     none."""
+=======
+def claim_expired(*, renamed: Mapping[str, str] | None = None) -> SealedWindow | None:
+    """Take over the window whose lease ran out first; None when there is none.
+
+    Windows with rows of an outbox that this program does not know are left to those that do. Those of `renamed` ones
+    are known as well, and the only ones then.
+    """
+    renamed = renamed or {}
+>>>>>>> 214a178 (Names that no class has)
     lease_token = uuid.uuid4()
     with connection.cursor() as cursor:
         cursor.execute(
@@ -136,21 +156,36 @@ def claim_expired(*, is_isolated: bool = False) -> SealedWindow | None:
 UPDATE pipeline_window SET
     lease_token = %s, lease_until = clock_timestamp() + make_interval(secs => %s), attempts = attempts + 1
 WHERE id = (
+<<<<<<< HEAD
     SELECT id FROM pipeline_window
     WHERE acked_at IS NULL AND lease_until < clock_timestamp() AND is_isolated = %s
+=======
+    SELECT id FROM pipeline_window AS w WHERE acked_at IS NULL AND lease_until < clock_timestamp()
+    AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox <> ALL(%s))
+    AND (%s OR EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox = ANY(%s)))
+>>>>>>> 214a178 (Names that no class has)
     ORDER BY lease_until LIMIT 1 FOR UPDATE SKIP LOCKED)
 RETURNING id, attempts, cut_levels, is_write_begun, is_isolated, refused_at, (
     SELECT json_object_agg(outbox, n) FROM (
         SELECT outbox, sum(b.rows) AS n FROM pipeline_batch AS b WHERE b.window_id = pipeline_window.id GROUP BY outbox
     ) AS by_outbox)
 """,
+<<<<<<< HEAD
             [lease_token, settings.LEASE_SECONDS, is_isolated],
+=======
+            [lease_token, settings.LEASE_SECONDS, [*all_outboxes(), *renamed], not renamed, list(renamed)],
+>>>>>>> 214a178 (Names that no class has)
         )
         found = cursor.fetchone()
     if found is None:
         return None
+<<<<<<< HEAD
     window_id, attempts, *state, rows = found
     return SealedWindow(window_id, lease_token, attempts, rows or {}, *state)
+=======
+    window_id, attempts, is_halved, is_write_begun, rows = found
+    return SealedWindow(window_id, lease_token, attempts, rows or {}, is_halved, is_write_begun, renamed=renamed)
+>>>>>>> 214a178 (Names that no class has)
 
 
 def ack(
@@ -174,9 +209,14 @@ def ack(
     for outbox, row_id in (*((row.outbox, row.row_id) for row in refused), *left):
         kept.setdefault(outbox, []).append(row_id)
     deletes = "".join(
+<<<<<<< HEAD
         f", deleted_{n} AS (DELETE FROM {connection.ops.quote_name(outbox)}"
         f" WHERE id = ANY(ARRAY(SELECT unnest(ids) FROM batches WHERE outbox = %s"
         f"{' EXCEPT SELECT unnest(%s::bigint[])' if outbox in kept else ''})))"
+=======
+        f", deleted_{n} AS (DELETE FROM {connection.ops.quote_name(window.renamed.get(outbox, outbox))}"
+        f" WHERE id = ANY(ARRAY(SELECT unnest(ids) FROM batches WHERE outbox = %s {unless_dead})))"
+>>>>>>> 214a178 (Names that no class has)
         for n, outbox in enumerate(window.rows)
     )
     names = [value for outbox in window.rows for value in (outbox, *([kept[outbox]] if outbox in kept else ()))]
