@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import Sequence
 
 import dramatiq
@@ -37,6 +38,10 @@ _RECOVER_INTERVAL_SECONDS = 1.0
 #: bigint's.
 _LARGEST_ID = 2**63 - 1
 
+#: Batches of an unknown outbox are logged this often, at most.
+_LEFT_LOGGED_SECONDS = 60.0
+_left_at = float("-inf")
+
 #: Set when the worker process is told to stop.
 stopping = threading.Event()
 #: The first messages come to all actor threads at once. A cache alone would let each of them make its own.
@@ -44,12 +49,23 @@ _making = threading.RLock()
 
 
 @dramatiq.actor(queue_name="aggregate", max_retries=0)
-def aggregate(*, batch: int, outbox: str, ids: list[int], bytes: int) -> None:  # noqa: A002, ARG001 - the message's words
+def aggregate(*, batch: int, outbox: str, ids: list[int], bytes: int) -> None:  # noqa: A002 - the message's words
     """A batch for a window. The message is acked when the window is sealed."""
     # Not the dispatcher's, then: PostgreSQL would refuse it however often it is tried, and the window with it.
     if not (type(batch) is type(bytes) is int and 0 < batch <= _LARGEST_ID):
         raise ValueError("a message that the dispatcher has not sent")
+    if outbox not in all_outboxes():
+        _leave_to_others(outbox)
+        return
     aggregator().submit(batch, rows=len(ids), payload_bytes=bytes)
+
+
+def _leave_to_others(outbox: str) -> None:
+    """In a rolling update: its batch is in the ledger, where the recovery of a program that knows it finds it."""
+    global _left_at  # noqa: PLW0603 - one log line a minute for the process
+    if time.monotonic() - _left_at > _LEFT_LOGGED_SECONDS:
+        _left_at = time.monotonic()
+        log.warning("unknown_outbox_left", outbox=outbox[:100])
 
 
 @dramatiq.actor(queue_name="dispatch", periodic=cron("* * * * *"), max_retries=3, min_backoff=1000, max_backoff=5000)

@@ -14,6 +14,7 @@ from django.db.models.functions import Now
 from backend.outbox.models import all_outboxes
 from backend.outbox.publishing import publish as publish_event
 from pipeline.batch import Batch
+from pipeline.errors import OutboxInUse
 from pipeline.events import DeadLetterDropped
 from pipeline.models import DeadLetter
 
@@ -42,9 +43,12 @@ def find(ids: Sequence[int] | None) -> list[DeadLetter]:
 
 
 def event_of(letter: DeadLetter) -> dict[str, Any]:
-    """The refused event, as it would be loaded; empty if its outbox row is gone."""
-    columns = all_outboxes()[letter.outbox].event_columns()
-    rows = all_outboxes()[letter.outbox]._base_manager.filter(id=letter.row_id).values_list(*columns.values())
+    """The refused event, as it would be loaded; empty if its outbox row is gone, or no class has the outbox's name."""
+    outbox = all_outboxes().get(letter.outbox)
+    if outbox is None:
+        return {}
+    columns = outbox.event_columns()
+    rows = outbox._base_manager.filter(id=letter.row_id).values_list(*columns.values())
     return dict(zip(columns, rows[0], strict=True)) if rows else {}
 
 
@@ -52,7 +56,11 @@ def replay(letters: Sequence[DeadLetter], *, publish: PublishBatches) -> None:
     """Send the rows through the pipeline again.
 
     They are in a batch again when this commits; if the power goes before its message is out, recovery seals the batch.
+
+    Raises OutboxInUse, before anything is done, when no class has the name of an outbox.
     """
+    if unknown := {letter.outbox for letter in letters} - all_outboxes().keys():
+        raise OutboxInUse(f"No outbox class has the name {min(unknown)}: see `pipeline outboxes list`.")
     by_outbox: dict[str, list[int]] = defaultdict(list)
     batches: list[Batch] = []
     with transaction.atomic(), connection.cursor() as cursor:
@@ -83,6 +91,7 @@ def drop(letters: Sequence[DeadLetter], *, by: str) -> None:
             publish_event(
                 DeadLetterDropped(outbox=letter.outbox, outbox_id=letter.row_id, error=letter.error, dropped_by=by)
             )
-            all_outboxes()[letter.outbox]._base_manager.filter(id=letter.row_id).delete()
+            if letter.outbox in all_outboxes():
+                all_outboxes()[letter.outbox]._base_manager.filter(id=letter.row_id).delete()
             DeadLetter.objects.filter(id=letter.id).delete()
         log.warning("dead_letter_dropped", outbox=letter.outbox, row_id=letter.row_id, error=letter.error, by=by)

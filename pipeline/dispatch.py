@@ -11,7 +11,7 @@ import time
 import zlib
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from django.db import connection, transaction
@@ -105,7 +105,7 @@ class Dispatcher:
         """
         with transaction.atomic(), connection.cursor() as cursor:
             for name in self._outboxes:
-                names = {"outbox": name, "known": list(self._outboxes)}
+                names: dict[str, Any] = {"outbox": name, "known": list(self._outboxes)}
                 cursor.execute(_ADOPT_CURSOR, names)
                 if cursor.rowcount:
                     log.warning("cursor_renamed", outbox=name)

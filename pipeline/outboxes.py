@@ -87,7 +87,8 @@ WITH batches AS (
 )
 SELECT n.outbox, coalesce(b.batches, 0), coalesce(b.rows, 0)::bigint, coalesce(l.letters, 0),
        to_regclass(quote_ident(n.outbox)) IS NOT NULL,
-       (SELECT k FROM unnest(%(known)s::text[]) AS k WHERE to_regclass(quote_ident(k))::oid::bigint = c.table_oid LIMIT 1)
+       (SELECT k FROM unnest(%(known)s::text[]) AS k
+        WHERE to_regclass(quote_ident(k))::oid::bigint = c.table_oid LIMIT 1)
 FROM names AS n LEFT JOIN batches AS b USING (outbox) LEFT JOIN letters AS l USING (outbox)
 LEFT JOIN pipeline_cursor AS c USING (outbox)
 ORDER BY n.outbox
@@ -115,7 +116,9 @@ def rename(old: str, new: str, store: EventStore, *, is_sure: bool = False) -> N
         if window is None:
             raise OutboxInUse(f"A worker has a window of {old}, or has had one until now: run this again in a minute.")
         if deliver(window, store) is not Delivery.ACKED:
-            raise OutboxInUse(f"A window of {old} could not be delivered ({_error_of(window.id)}): then run this again.")
+            raise OutboxInUse(
+                f"A window of {old} could not be delivered ({_error_of(window.id)}): then run this again."
+            )
     with transaction.atomic(), connection.cursor() as cursor:
         for sql in _RENAME_REST:
             cursor.execute(sql, {"old": old, "new": new})
@@ -133,7 +136,9 @@ def _check_rename(old: str, new: str, *, is_sure: bool) -> None:
     if new not in outboxes:
         raise OutboxInUse(f"No outbox class has the name {new}: name one of {', '.join(outboxes)}.")
     if found[old].has_table:
-        raise OutboxInUse(f"The table {old} is still there, so its rows are not in {new}. Deploy code that has its class.")
+        raise OutboxInUse(
+            f"The table {old} is still there, so its rows are not in {new}. Deploy code that has its class."
+        )
     if found[old].renamed_to != new and not is_sure:
         raise OutboxInUse(
             f"Nothing says that the table {new} was {old} once. If its rows have the ids that they had there,"
@@ -173,19 +178,27 @@ UPDATE pipeline_batch AS b SET outbox = %(new)s
 WHERE outbox = %(old)s
 AND NOT EXISTS (SELECT FROM pipeline_window AS w WHERE w.id = b.window_id AND w.is_write_begun)
 """,
-    "DELETE FROM pipeline_window AS w WHERE acked_at IS NULL AND NOT is_write_begun"
-    " AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id)",
+    """
+DELETE FROM pipeline_window AS w WHERE acked_at IS NULL AND NOT is_write_begun
+AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id)
+""",
 )
 _RENAME_REST = (
     "UPDATE pipeline_batch SET outbox = %(new)s WHERE outbox = %(old)s",
-    "DELETE FROM pipeline_deadletter AS d WHERE outbox = %(old)s AND EXISTS"
-    " (SELECT FROM pipeline_deadletter AS n WHERE n.outbox = %(new)s AND n.row_id = d.row_id)",
+    """
+DELETE FROM pipeline_deadletter AS d WHERE outbox = %(old)s
+AND EXISTS (SELECT FROM pipeline_deadletter AS n WHERE n.outbox = %(new)s AND n.row_id = d.row_id)
+""",
     "UPDATE pipeline_deadletter SET outbox = %(new)s WHERE outbox = %(old)s",
     # The old cursor knows how far the table was dispatched, unless there has been a look under the new name since.
-    "DELETE FROM pipeline_cursor WHERE outbox = %(new)s AND dispatched_at IS NULL"
-    " AND EXISTS (SELECT FROM pipeline_cursor WHERE outbox = %(old)s)",
-    "UPDATE pipeline_cursor SET outbox = %(new)s WHERE outbox = %(old)s"
-    " AND NOT EXISTS (SELECT FROM pipeline_cursor WHERE outbox = %(new)s)",
+    """
+DELETE FROM pipeline_cursor WHERE outbox = %(new)s AND dispatched_at IS NULL
+AND EXISTS (SELECT FROM pipeline_cursor WHERE outbox = %(old)s)
+""",
+    """
+UPDATE pipeline_cursor SET outbox = %(new)s WHERE outbox = %(old)s
+AND NOT EXISTS (SELECT FROM pipeline_cursor WHERE outbox = %(new)s)
+""",
     "DELETE FROM pipeline_cursor WHERE outbox = %(old)s",
 )
 
@@ -239,8 +252,10 @@ UPDATE pipeline_window AS w SET rows = w.rows - g.rows, bytes = w.bytes - g.byte
                                 lease_until = clock_timestamp()
 FROM by_window AS g WHERE w.id = g.window_id AND w.acked_at IS NULL
 """,
-    "DELETE FROM pipeline_window AS w WHERE acked_at IS NULL"
-    " AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id)",
+    """
+DELETE FROM pipeline_window AS w WHERE acked_at IS NULL
+AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id)
+""",
     "DELETE FROM pipeline_deadletter WHERE outbox = %(name)s",
     "DELETE FROM pipeline_cursor WHERE outbox = %(name)s",
 )

@@ -14,8 +14,8 @@ from django.utils import timezone
 
 from backend.outbox.models import all_outboxes
 from pipeline import stranded
-from pipeline.outboxes import problems as unknown_outbox_problems
 from pipeline.models import DeadLetter
+from pipeline.outboxes import problems as unknown_outbox_problems
 
 if TYPE_CHECKING:
     from datetime import datetime

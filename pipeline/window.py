@@ -55,15 +55,12 @@ class SealedWindow:
     cut_levels: int = 0
     #: An insert of it may have been sent, now or by an owner before: it must not be split any more.
     is_write_begun: bool = False
-<<<<<<< HEAD
     #: Rows at fault, parted from others.
     is_isolated: bool = False
     #: When the store first refused it without taking a row of it.
     refused_at: datetime | None = None
-=======
     #: Outboxes by the names that they had when the window was sealed, and that its rows are stored under.
     renamed: Mapping[str, str] = field(default_factory=dict)
->>>>>>> 214a178 (Names that no class has)
 
     @property
     def row_count(self) -> int:
@@ -136,56 +133,48 @@ def renew(windows: Sequence[SealedWindow]) -> None:
         )
 
 
-<<<<<<< HEAD
-def claim_expired(*, is_isolated: bool = False) -> SealedWindow | None:
+def claim_expired(*, is_isolated: bool = False, renamed: Mapping[str, str] | None = None) -> SealedWindow | None:
     """Take over the window whose lease ran out first, among those with rows at fault or the others; None if there is
-    none."""
-=======
-def claim_expired(*, renamed: Mapping[str, str] | None = None) -> SealedWindow | None:
-    """Take over the window whose lease ran out first; None when there is none.
+    none.
 
     Windows with rows of an outbox that this program does not know are left to those that do. Those of `renamed` ones
-    are known as well, and the only ones then.
+    are known as well, and then the only ones, of either kind.
     """
     renamed = renamed or {}
->>>>>>> 214a178 (Names that no class has)
     lease_token = uuid.uuid4()
     with connection.cursor() as cursor:
         cursor.execute(
             """
 UPDATE pipeline_window SET
-    lease_token = %s, lease_until = clock_timestamp() + make_interval(secs => %s), attempts = attempts + 1
+    lease_token = %(token)s, lease_until = clock_timestamp() + make_interval(secs => %(lease)s),
+    attempts = attempts + 1
 WHERE id = (
-<<<<<<< HEAD
-    SELECT id FROM pipeline_window
-    WHERE acked_at IS NULL AND lease_until < clock_timestamp() AND is_isolated = %s
-=======
-    SELECT id FROM pipeline_window AS w WHERE acked_at IS NULL AND lease_until < clock_timestamp()
-    AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox <> ALL(%s))
-    AND (%s OR EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox = ANY(%s)))
->>>>>>> 214a178 (Names that no class has)
+    SELECT id FROM pipeline_window AS w
+    WHERE acked_at IS NULL AND lease_until < clock_timestamp()
+    AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox <> ALL(%(known)s))
+    AND CASE WHEN %(renamed)s::text[] = '{}' THEN is_isolated = %(is_isolated)s
+        ELSE EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox = ANY(%(renamed)s)) END
     ORDER BY lease_until LIMIT 1 FOR UPDATE SKIP LOCKED)
 RETURNING id, attempts, cut_levels, is_write_begun, is_isolated, refused_at, (
     SELECT json_object_agg(outbox, n) FROM (
         SELECT outbox, sum(b.rows) AS n FROM pipeline_batch AS b WHERE b.window_id = pipeline_window.id GROUP BY outbox
     ) AS by_outbox)
 """,
-<<<<<<< HEAD
-            [lease_token, settings.LEASE_SECONDS, is_isolated],
-=======
-            [lease_token, settings.LEASE_SECONDS, [*all_outboxes(), *renamed], not renamed, list(renamed)],
->>>>>>> 214a178 (Names that no class has)
+            {
+                "token": lease_token,
+                "lease": settings.LEASE_SECONDS,
+                "is_isolated": is_isolated,
+                "known": [*all_outboxes(), *renamed],
+                "renamed": list(renamed),
+            },
         )
         found = cursor.fetchone()
     if found is None:
         return None
-<<<<<<< HEAD
-    window_id, attempts, *state, rows = found
-    return SealedWindow(window_id, lease_token, attempts, rows or {}, *state)
-=======
-    window_id, attempts, is_halved, is_write_begun, rows = found
-    return SealedWindow(window_id, lease_token, attempts, rows or {}, is_halved, is_write_begun, renamed=renamed)
->>>>>>> 214a178 (Names that no class has)
+    window_id, attempts, cut_levels, is_write_begun, is_isolated, refused_at, rows = found
+    return SealedWindow(
+        window_id, lease_token, attempts, rows or {}, cut_levels, is_write_begun, is_isolated, refused_at, renamed
+    )
 
 
 def ack(
@@ -209,14 +198,9 @@ def ack(
     for outbox, row_id in (*((row.outbox, row.row_id) for row in refused), *left):
         kept.setdefault(outbox, []).append(row_id)
     deletes = "".join(
-<<<<<<< HEAD
-        f", deleted_{n} AS (DELETE FROM {connection.ops.quote_name(outbox)}"
+        f", deleted_{n} AS (DELETE FROM {connection.ops.quote_name(window.renamed.get(outbox, outbox))}"
         f" WHERE id = ANY(ARRAY(SELECT unnest(ids) FROM batches WHERE outbox = %s"
         f"{' EXCEPT SELECT unnest(%s::bigint[])' if outbox in kept else ''})))"
-=======
-        f", deleted_{n} AS (DELETE FROM {connection.ops.quote_name(window.renamed.get(outbox, outbox))}"
-        f" WHERE id = ANY(ARRAY(SELECT unnest(ids) FROM batches WHERE outbox = %s {unless_dead})))"
->>>>>>> 214a178 (Names that no class has)
         for n, outbox in enumerate(window.rows)
     )
     names = [value for outbox in window.rows for value in (outbox, *([kept[outbox]] if outbox in kept else ()))]
@@ -325,8 +309,9 @@ def has_room() -> bool:
         cursor.execute(
             "SELECT count(*) FILTER (WHERE last_error <> '') < %s"
             " OR (bool_or(refused_at IS NOT NULL) AND max(sealed_at) < clock_timestamp() - make_interval(secs => %s))"
-            " FROM pipeline_window WHERE acked_at IS NULL AND NOT is_isolated",
-            [settings.MAX_OPEN_WINDOWS, _PROBE_SECONDS],
+            " FROM pipeline_window AS w WHERE acked_at IS NULL AND NOT is_isolated"
+            " AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox <> ALL(%s))",
+            [settings.MAX_OPEN_WINDOWS, _PROBE_SECONDS, list(all_outboxes())],
         )
         return bool(cursor.fetchone()[0])
 

@@ -12,13 +12,15 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DatabaseError, InterfaceError
+from django.db import DatabaseError, InterfaceError, connection
 
 from backend.eventlog.errors import EventStoreError
 from backend.eventlog.store import connect
-from pipeline import deadletters, stranded
+from backend.outbox.models import all_outboxes
+from pipeline import deadletters, outboxes, stranded
 from pipeline.actors import publish_batches
 from pipeline.doctor import examine
+from pipeline.errors import OutboxInUse
 from pipeline.models import DeadLetter
 from pipeline.recover import recover
 from pipeline.status import COUNTED_ROWS, Status, read_status
@@ -38,6 +40,7 @@ class Command(BaseCommand):
             actions.add_parser(name, help=text).add_argument("--json", action="store_true", help="print JSON")
         self._add_verify(actions.add_parser("verify", help="compare receipts with the event store; print the ledger"))
         self._add_deadletters(actions.add_parser("deadletters", help="rows that the event store refuses"))
+        self._add_outboxes(actions.add_parser("outboxes", help="names in the ledger that no outbox class has"))
 
     def _add_verify(self, parser: ArgumentParser) -> None:
         parser.add_argument("--since", type=_moment, help="rows dispatched from then on; default: a day ago")
@@ -51,15 +54,32 @@ class Command(BaseCommand):
         parser.add_argument("--yes", action="store_true", help="drop without asking")
         parser.add_argument("--json", action="store_true", help="print JSON")
 
+    def _add_outboxes(self, parser: ArgumentParser) -> None:
+        whats = parser.add_subparsers(dest="what", required=True)
+        whats.add_parser("list", help="each outbox, and each name that no class has; exit code 1 with such a name")
+        rename = whats.add_parser("rename", help="an outbox's table was renamed: deliver what the ledger has")
+        rename.add_argument("old", help="the name that no class has")
+        rename.add_argument("new", help="the outbox that has its rows now")
+        discard = whats.add_parser("discard", help="give up what the ledger has under a name; recorded as an event")
+        discard.add_argument("name", help="the name that no class has")
+        for one in (rename, discard):
+            one.add_argument("--yes", action="store_true", help="without asking")
+        for one in whats.choices.values():
+            one.add_argument("--json", action="store_true", help="print JSON")
+
     def handle(self, *_args: Any, **options: Any) -> None:  # noqa: ANN401 - Django's signature
         actions = {"status": self._status, "doctor": self._doctor, "recover": self._recover}
         try:
             if options["action"] == "deadletters":
                 is_well = self._deadletters(options)
+            elif options["action"] == "outboxes":
+                is_well = self._outboxes(options)
             elif options["action"] == "verify":
                 is_well = self._verify(options)
             else:
                 is_well = actions[options["action"]](as_json=options["json"])
+        except OutboxInUse as error:
+            raise CommandError(str(error)) from error
         except (DatabaseError, InterfaceError) as error:
             raise CommandError(f"PostgreSQL does not answer, or is not migrated: {error}") from error
         except EventStoreError as error:
@@ -89,11 +109,9 @@ class Command(BaseCommand):
         rows = sum(stranded.bring_back().values())
         windows = recover(store, should_stop=lambda: False)
         store.close()
-        self.stdout.write(
-            json.dumps({"windows": windows, "stranded_rows": rows})
-            if as_json
-            else f"{windows} window(s) recovered, {rows} stranded row(s) given to the dispatcher"
-        )
+        found = {"windows": windows, **({"stranded_rows": rows} if rows else {})}
+        text = f"{windows} window(s) recovered" + (f", {rows} stranded row(s) given to the dispatcher" if rows else "")
+        self.stdout.write(json.dumps(found) if as_json else text)
         return True
 
     def _verify(self, options: dict[str, Any]) -> bool:
@@ -122,6 +140,25 @@ class Command(BaseCommand):
         if not as_json and what in {"drop", "replay"}:
             self.stdout.write(f"{len(letters)} {'dropped' if what == 'drop' else 'on their way again'}")
         return what != "list" or not letters
+
+    def _outboxes(self, options: dict[str, Any]) -> bool:
+        if options["what"] == "rename":
+            store = connect(settings.EVENT_STORE_URL, timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
+            outboxes.rename(options["old"], options["new"], store, is_sure=options["yes"])
+            store.close()
+        elif options["what"] == "discard":
+            question = f"Give up all events under {options['name']} that are not stored? Type discard: "
+            if not options["yes"] and input(question).strip() != "discard":
+                raise CommandError("Nothing was discarded.")
+            outboxes.discard(options["name"], by=_operator())
+        with connection.cursor() as cursor:
+            unknown = outboxes.find_unknown(cursor)
+        names = sorted(all_outboxes())
+        if options["json"]:
+            self.stdout.write(json.dumps({"outboxes": names, "unknown": [asdict(one) for one in unknown]}))
+        else:
+            self.stdout.write("\n".join([*names, *(f"! {one.problem()}" for one in unknown)]))
+        return options["what"] != "list" or not unknown
 
     def _confirm_drop(self, letters: list[DeadLetter], *, is_sure: bool) -> None:
         if is_sure:
