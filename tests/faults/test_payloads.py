@@ -43,6 +43,24 @@ def test_one_row_that_the_store_refuses_harms_only_itself(wedged: Run, size: int
     assert (verdict.stored, verdict.dead) == (size - 1, 1)
 
 
+def test_windows_with_nothing_but_refused_rows_hold_up_nobody(wedged: Run) -> None:
+    """T29: one after the other, more of them than MAX_OPEN_WINDOWS; then two people sign up."""
+    run = wedged
+    run.fleet.kill_all()
+    knobs = {"MAX_OPEN_WINDOWS": "3"}
+    run.fleet.ready(run.fleet.dispatcher(**knobs), run.fleet.aggregator(**knobs))
+    for number in range(1, 5):
+        run.publish(2, poison=2)
+        eventually(lambda number=number: _windows(run) >= min(number, 3), seconds=20)
+
+    run.create_users(2)
+
+    eventually(lambda: run.oracle.ask_postgres("SELECT count(*) FROM outbox_user") == [(0,)], seconds=30)
+    verdict = run.judge_when_drained(seconds=_DRAIN_SECONDS)
+    assert (verdict.stored, verdict.dead) == (2, 8)
+    run.fleet.kill_all()
+
+
 @pytest.mark.slow
 def test_an_aggregator_killed_while_it_halves_a_window_harms_only_the_refused_row(wedged: Run) -> None:
     """T29, T7: halves have been written, then the process dies; the next one halves at the same places."""
@@ -118,6 +136,10 @@ def _replay_over_two_months(run: Run, point: str, *, rows: int, text: str) -> No
     verdict = run.judge_when_drained(seconds=_DRAIN_SECONDS)
     assert verdict.stored == rows
     run.fleet.kill_all()
+
+
+def _windows(run: Run) -> int:
+    return int(run.oracle.ask_postgres("SELECT count(*) FROM pipeline_window")[0][0])
 
 
 def _rss(process: Process) -> int:
