@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import connection
 
 from pipeline import window as ledger
+from pipeline.errors import described
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +64,7 @@ def _keep() -> None:
 def _renew(windows: list[SealedWindow]) -> None:
     try:
         ledger.renew(windows)
-    except (DatabaseError, InterfaceError) as error:
-        # Nothing hangs on it: the lease runs out, and the fence in ack keeps this process from doing harm.
-        log.warning("leases_not_renewed", windows=len(windows), error=str(error))
+    except Exception as error:  # noqa: BLE001 - this thread renews the leases of all other windows, too
+        # No promise depends on it: the lease runs out, and the fence in ack keeps this process from doing harm.
+        log.warning("leases_not_renewed", windows=len(windows), error=described(error))
         connection.close()
