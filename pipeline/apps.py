@@ -6,6 +6,7 @@ from types import ModuleType
 
 from django.apps import AppConfig
 from django.core.checks import register
+from django.db.models.signals import post_migrate, pre_migrate
 
 from pipeline.checks import check_settings, require_settings
 
@@ -22,3 +23,7 @@ class PipelineConfig(AppConfig):
 
     def ready(self) -> None:
         register(check_settings)
+        from pipeline import migrating  # noqa: PLC0415 - its models are ready only now
+
+        pre_migrate.connect(migrating.refuse_to_lose_events, sender=self)
+        post_migrate.connect(migrating.forget_drained, sender=self)
