@@ -34,18 +34,36 @@ from backend.outbox.models import all_outboxes
 from pipeline.errors import WindowTooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from _typeshed import ReadableBuffer as Buffer
 
     from backend.outbox.models import Outbox
     from pipeline.window import SealedWindow
 
+#: A window's rows take milliseconds; a limit of the role's that is shorter would only hold them up.
+LONGEST_LOAD_SECONDS = 300
+
+#: Whatever the role, the database or the project's settings make of a session: what COPY writes, and how long it may
+#: take, is always the same. A text in a time zone of its own has another form for times of long ago.
+_SESSION = (
+    "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, MDY'; SET LOCAL IntervalStyle = 'postgres';"
+    " SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = 'hex';"
+    f" SET LOCAL statement_timeout = '{LONGEST_LOAD_SECONDS}s'"
+)
 #: Every row of a window is reached by index, whatever the planner believes. Statistics taken in the middle of a bulk
 #: insert say that the tables are empty; it then read all users for each row, and a window took 50 s instead of 30 ms.
 _INDEXES_ONLY = (
     "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"
     " SET LOCAL enable_material = off"
+)
+
+#: In place of a value that no row of an outbox may lack: COPY's NULL, as a whole field.
+_NULL = rb"\N"
+#: Why a row with one is not delivered.
+HIDDEN = (
+    "a row that the event refers to is hidden from the pipeline's role (row level security, a view), or holds NULL"
+    " where the event has no None. See `pipeline doctor`: the event is delivered once the row can be read"
 )
 
 #: Stands for the window's id in the compiled statement.
@@ -65,10 +83,14 @@ _DEFAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class LoadedWindow:
-    """The rows as COPY text, a line each, columns as in `ROW_COLUMNS`; and how many they are, by outbox."""
+    """The rows as COPY text, a line each, columns as in `ROW_COLUMNS`; and how many they are, by outbox.
+
+    `hidden` are those whose event cannot be read: they must not be written.
+    """
 
     rows: bytes
     counts: Mapping[str, int]
+    hidden: frozenset[tuple[str, int]] = frozenset()
 
     @property
     def row_count(self) -> int:
@@ -88,13 +110,20 @@ def load(window: SealedWindow, *, max_bytes: int | None) -> LoadedWindow:
                 outbox = outboxes[window.renamed.get(name, name)]
                 copy = cursor.cursor.mogrify(*_rows_sql(outbox, name, window.id)).decode()
                 # One message to the server, and so one transaction, in which alone the settings hold.
-                cursor.copy_expert(f"{_INDEXES_ONLY}; COPY ({copy}) TO STDOUT", buffer)
+                cursor.copy_expert(f"{_SESSION}; {_INDEXES_ONLY}; COPY ({copy}) TO STDOUT (ENCODING 'UTF8')", buffer)
                 counts[name] = cursor.rowcount
         buffer.flush()
     except WindowTooLarge:
         connection.close()  # the rest of the COPY is still on its way; a new connection is cheaper than reading it
         raise
-    return LoadedWindow(body.getvalue(), counts)
+    rows = body.getvalue()
+    return LoadedWindow(rows, counts, frozenset(_hidden(rows)) if b"\t" + _NULL + b"\t" in rows else frozenset())
+
+
+def _hidden(rows: bytes) -> Iterator[tuple[str, int]]:
+    for line in rows.splitlines():
+        if _NULL in (values := line.split(b"\t")):
+            yield values[0].decode(), int(values[1])
 
 
 def _rows_sql(outbox: type[Outbox], name: str, window_id: uuid.UUID) -> tuple[str, tuple[object, ...]]:

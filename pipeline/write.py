@@ -22,6 +22,7 @@ import structlog
 
 from backend.eventlog.errors import OutcomeUnknown, RowsRefused, WriteRefused, WriteTooLarge
 from pipeline import stages
+from pipeline.load import HIDDEN
 from pipeline.window import RefusedRow
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def write(store: EventStore, window: SealedWindow, loaded: LoadedWindow, *, limi
     """
     is_first = window.attempts <= 1
     error = None
-    if is_first and len(loaded.rows) <= limits.max_bytes:
+    if is_first and not loaded.hidden and len(loaded.rows) <= limits.max_bytes:
         # The whole path of nearly all windows: nothing is looked at row by row.
         try:
             with stages.insert():
@@ -122,14 +123,18 @@ class _Parts:
         self._cut = cut
         self._stored: set[Identity] = set()
         self._refused: dict[Identity, RefusedRow] = {}
-        self._left: set[Identity] = set()
+        self._hidden = loaded.hidden
+        self._left: set[Identity] = set(loaded.hidden)
         self._refusals = 0
         self._is_proven = False
-        self._error = ""
+        self._error = HIDDEN if loaded.hidden else ""
         self._complaint = ""
 
     def written(self) -> Written:
-        return Written([*self._refused.values()], sorted(self._left), self._error, self._is_proven, self._complaint)
+        left = self._left - self._stored  # which may be hidden by now
+        # Rows that were not sent say nothing of the store.
+        is_proven = self._is_proven or (left <= self._hidden and not self._refused)
+        return Written([*self._refused.values()], sorted(left), self._error, is_proven, self._complaint)
 
     def read_back(self) -> None:
         self._stored = self._store.read_back(self._window.id)

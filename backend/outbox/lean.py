@@ -7,13 +7,15 @@ model's validators and serializers do. Such events are refused by `problems_of`;
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from django.core.exceptions import FieldDoesNotExist
 from django.db import models
 from django.db.models import Case, F, Func, TextField, Value, When
+from django.db.models.expressions import Col
 from django.db.models.functions import Cast, Coalesce
-from django.db.models.lookups import Exact
+from django.db.models.lookups import Exact, IsNull
+from django.db.models.sql.where import WhereNode
 
 from backend.outbox.event import Event
 
@@ -44,14 +46,52 @@ _LIMITS = {
 
 
 def context_json(event: type[Event], paths: Mapping[str, str]) -> Combinable:
-    """The JSON object of the event's fields, in their order, each read through its path."""
+    """The JSON object of the event's fields, in their order, each read through its path.
+
+    NULL where a row that a path leads through is not to be seen, or holds NULL where the event has none: null in the
+    place of a value would be another event.
+    """
     parts: list[Combinable] = [Value("{")]
+    is_unreadable: list[When] = []
     for position, (name, kind) in enumerate(_kinds(event).items()):
         path = paths[name]
         value = _time_text(path) if kind is not None and kind.type == "datetime" else F(path)
         parts.append(Value(f'{"," if position else ""}"{name}":'))
         parts.append(Coalesce(Cast(Func(value, function="to_json"), TextField()), Value("null")))
-    return Func(*parts, Value("}"), function="CONCAT", output_field=TextField())
+        is_nullable = kind is not None and kind.is_nullable
+        condition = _LeadsNowhere(path) if is_nullable else IsNull(F(path), True)
+        is_unreadable.append(When(condition, then=Value(None)))
+    text = Func(*parts, Value("}"), function="CONCAT", output_field=TextField())
+    return Case(*is_unreadable, default=text, output_field=TextField()) if is_unreadable else text
+
+
+class _LeadsNowhere(F):
+    """True if a foreign key on the way of the path has a value, and the row that it names is not to be seen."""
+
+    conditional = True
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def resolve_expression(
+        self,
+        query: Any = None,  # noqa: ANN401 - Django's Query, which its stubs do not show
+        allow_joins: bool = True,  # noqa: FBT001, FBT002, ARG002 - Django's signature
+        reuse: set[str] | None = None,
+        summarize: bool = False,  # noqa: FBT001, FBT002, ARG002
+        for_save: bool = False,  # noqa: FBT001, FBT002, ARG002
+    ) -> Any:  # noqa: ANN401
+        # As Query.resolve_ref joins the tables for F(path), which gives no way to name the key of one of them.
+        names = self.path.split("__")
+        found = query.setup_joins(names, query.get_meta(), query.get_initial_alias(), can_reuse=reuse)
+        _, _, aliases = query.trim_joins(found.targets, found.joins, found.path)
+        is_missing: list[Any] = []
+        for alias in aliases[1:]:
+            join = query.alias_map[alias]
+            points, is_found = Col(join.parent_alias, join.join_field), Col(alias, join.join_field.target_field)
+            is_missing.append(WhereNode(cast("Any", [IsNull(points, False), IsNull(is_found, True)])))
+        return WhereNode(is_missing or cast("Any", [Exact(Value(1), Value(0))]), connector="OR")
 
 
 def _time_text(path: str) -> Combinable:

@@ -1,0 +1,208 @@
+"""A lean event of which a row is hidden from the pipeline's role waits: null in place of a value is another event."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from django.db import connection, models, transaction
+
+from backend.eventlog.store import EventStore
+from backend.outbox import Event, publish
+from backend.outbox.models import OutboxEvent
+from backend.users.models import OutboxUser, User
+from pipeline import load as loading
+from pipeline.delivery import Delivery, deliver
+from pipeline.load import load
+from pipeline.models import Batch, Window
+from pipeline.recover import recover
+from pipeline.status import read_status
+from pipeline.window import SealedWindow
+from tests.integration.event_log import EventLog
+from tests.integration.rows import create_users, undelivered
+from tests.integration.windows import expire_leases, sealed
+from tests.unit.outboxes import Maybe, lean, user_key
+
+
+class Paid(Event):
+    amount: int
+
+
+def execute(*statements: str) -> None:
+    with connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+
+
+@pytest.fixture
+def as_subject_of_policies() -> Iterator[None]:
+    """This connection is a role's that may do what the pipeline does and is no superuser."""
+    execute(
+        "CREATE ROLE subject",
+        "GRANT ALL ON ALL TABLES IN SCHEMA public TO subject",
+        "GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO subject",
+        "GRANT EXECUTE ON FUNCTION pg_control_system() TO subject",
+        "SET ROLE subject",
+    )
+    yield
+    execute(
+        "RESET ROLE",
+        "ALTER TABLE users DISABLE ROW LEVEL SECURITY",
+        "DROP POLICY IF EXISTS hiding ON users",
+        "DROP OWNED BY subject",
+        "DROP ROLE subject",
+    )
+
+
+def hide(condition: str) -> None:
+    execute(
+        "RESET ROLE",
+        "ALTER TABLE users ENABLE ROW LEVEL SECURITY",
+        f"CREATE POLICY hiding ON users USING (NOT ({condition}))",
+        "SET ROLE subject",
+    )
+
+
+def show_all() -> None:
+    execute(
+        "RESET ROLE", "DROP POLICY hiding ON users", "CREATE POLICY hiding ON users USING (true)", "SET ROLE subject"
+    )
+
+
+def stored_emails(event_log: EventLog) -> list[str]:
+    contexts = [json.loads(event.event_context) for event in event_log.events()]
+    return sorted(context["email"] for context in contexts if "email" in context)
+
+
+@pytest.mark.usefixtures("as_subject_of_policies")
+def test_an_event_whose_row_is_hidden_waits_by_itself_with_the_reason(store: EventStore, event_log: EventLog) -> None:
+    # Given five users, of which the pipeline does not see one, and an event without a user
+    create_users(5)
+    with transaction.atomic():
+        publish(Paid(amount=1))
+    hide("email = 'user3@example.com'")
+
+    # When they are delivered
+    assert deliver(sealed(), store) is Delivery.ACKED
+
+    # Then all others are stored, and its row is still there, and status says why
+    assert stored_emails(event_log) == [f"user{number}@example.com" for number in (1, 2, 4, 5)]
+    assert event_log.count() == 5
+    assert OutboxUser.objects.count() == 1
+    assert not OutboxEvent.objects.exists()
+    expire_leases()
+    recover(store, should_stop=lambda: False)
+    assert any("hidden from the pipeline's role" in problem for problem in read_status().problems)
+    assert event_log.count() == 5
+
+    # And once it can be seen, it is stored as it is
+    show_all()
+    expire_leases()
+    recover(store, should_stop=lambda: False)
+    assert stored_emails(event_log) == [f"user{number}@example.com" for number in range(1, 6)]
+    assert undelivered() == {}
+
+
+@pytest.mark.usefixtures("as_subject_of_policies")
+def test_when_every_row_is_hidden_nothing_is_stored_and_nothing_lost(store: EventStore, event_log: EventLog) -> None:
+    create_users(30)
+    hide("true")
+
+    assert deliver(sealed(), store) is Delivery.ACKED
+
+    assert event_log.count() == 0
+    assert OutboxUser.objects.count() == 30
+    assert sum(window.rows for window in Window.objects.filter(acked_at=None)) == 30
+    show_all()
+    expire_leases()
+    recover(store, should_stop=lambda: False)
+    assert event_log.count() == 30
+
+
+@pytest.mark.usefixtures("as_subject_of_policies")
+def test_a_row_that_is_hidden_after_it_was_stored_is_not_stored_again(store: EventStore, event_log: EventLog) -> None:
+    create_users(3)
+    window = sealed()
+    store.write(load(window, max_bytes=None).rows, row_count=3, token=str(window.id))
+    hide("email = 'user2@example.com'")
+
+    expire_leases()
+    recover(store, should_stop=lambda: False)
+    expire_leases()
+    recover(store, should_stop=lambda: False)
+
+    assert (event_log.count(), event_log.distinct()) == (3, 3)
+    assert undelivered() == {}
+
+
+def test_a_value_that_may_be_none_is_told_from_a_row_that_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event says `| None`, so that the text alone would not tell."""
+    outbox = lean(Maybe, user=user_key(null=True), at=models.DateTimeField(), event_date_time="at")
+    monkeypatch.setattr(loading, "all_outboxes", lambda: {"outbox_lean": outbox})
+    now = datetime.now(UTC)
+    with transaction.atomic():
+        with connection.schema_editor() as editor:
+            editor.create_model(outbox)
+        execute("SET CONSTRAINTS ALL IMMEDIATE")
+        user = User.objects.create(email="ada@example.com", first_name="A", last_name="B")
+        rows = [outbox.objects.create(user=one, at=now) for one in (user, None)]  # type: ignore[misc]
+        window = Window.objects.create(
+            id=uuid.uuid4(),
+            lease_token=uuid.uuid4(),
+            **dict.fromkeys(("lease_until", "sealed_at", "dispatched_from", "dispatched_to"), now),
+            rows=2,
+            bytes=0,
+        )
+        Batch.objects.create(
+            window=window, outbox="outbox_lean", ids=[row.pk for row in rows], rows=2, bytes=0, dispatched_at=now
+        )
+        whole = SealedWindow(window.id, window.lease_token, 1, {"outbox_lean": 2})
+        seen = load(whole, max_bytes=None)
+        execute("SET CONSTRAINTS ALL IMMEDIATE", "ALTER TABLE users ENABLE ROW LEVEL SECURITY", "CREATE ROLE subject")
+        execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO subject", "SET LOCAL ROLE subject")
+        not_seen = load(whole, max_bytes=None)
+        transaction.set_rollback(True)
+
+    assert seen.hidden == frozenset()
+    assert b'{"email":"ada@example.com"}' in seen.rows
+    assert b'{"email":null}' in seen.rows
+    assert not_seen.hidden == {("outbox_lean", rows[0].pk)}
+
+
+# --- Settings that change what COPY writes -----------------------------------------------------------------------
+
+#: A role, a database or a project may have any of them.
+SETTINGS = {
+    "TimeZone": "'Africa/Monrovia'",
+    "DateStyle": "'SQL, DMY'",
+    "IntervalStyle": "'sql_standard'",
+    "extra_float_digits": "-15",
+    "bytea_output": "'escape'",
+    "client_encoding": "'LATIN1'",
+    "standard_conforming_strings": "off",
+    "statement_timeout": "1",
+    "default_transaction_isolation": "'serializable'",
+    "default_transaction_deferrable": "on",
+    "row_security": "off",
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_window_is_the_same_text_whatever_the_session_is_set_to(setting: str) -> None:
+    create_users(2000, prefix="é\\\\")
+    with transaction.atomic():
+        publish(Paid(amount=1), at=datetime(1905, 6, 1, 1, 2, 3, tzinfo=UTC))
+    window = sealed()
+    as_usual = load(window, max_bytes=None)
+
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET {setting} = {SETTINGS[setting]}")
+        connection.connection.set_client_encoding("LATIN1") if setting == "client_encoding" else None
+    try:
+        assert load(window, max_bytes=None) == as_usual
+    finally:
+        connection.close()
+    assert b"1905-06-01 01:02:03+00" in as_usual.rows
