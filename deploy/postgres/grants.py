@@ -56,8 +56,10 @@ def grants() -> Iterator[str]:
         yield f"GRANT SELECT ON {_quoted(table)} TO {_WEB}"
     read_through: dict[str, set[str]] = defaultdict(set)
     for table, outbox in outboxes.items():
+        # PostgreSQL gives id and xid: a row with another's xid is never dispatched, nor one with another's id stored.
         # An insert returns the row's id, and deleting a user asks whether an event points to it.
-        yield f"GRANT INSERT, SELECT ({_columns(_columns_without_payload(outbox))}) ON {_quoted(table)} TO {_WEB}"
+        inserted, read = _columns(_columns_inserted(outbox)), _columns(_columns_without_payload(outbox))
+        yield f"GRANT INSERT ({inserted}), SELECT ({read}) ON {_quoted(table)} TO {_WEB}"
         # The rows of a restored database get the xid of the transaction that finds them (Dispatcher).
         yield f"GRANT SELECT, DELETE, UPDATE (xid) ON {_quoted(table)} TO {_PIPELINE}"
         for referred, columns in _columns_read(outbox).items():
@@ -65,6 +67,10 @@ def grants() -> Iterator[str]:
                 read_through[referred] |= columns
     for table, columns in sorted(read_through.items()):
         yield f"GRANT SELECT ({_columns(columns)}) ON {_quoted(table)} TO {_PIPELINE}"
+
+
+def _columns_inserted(outbox: type[Outbox]) -> set[str]:
+    return {str(field.column) for field in outbox._meta.concrete_fields} - {"id", "xid"}
 
 
 def _columns_without_payload(outbox: type[Outbox]) -> set[str]:

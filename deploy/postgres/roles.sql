@@ -18,6 +18,30 @@ ALTER ROLE towpath_migrator LOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB PASSWORD :
 ALTER ROLE towpath_web LOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB PASSWORD :'web_password';
 ALTER ROLE towpath_pipeline LOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB PASSWORD :'pipeline_password';
 
+-- So that no role takes the connections of another: of 100 that the server allows, the web gets 40, the pipeline 50 and
+-- the migrator 5. What a fleet needs is in docs/deployment.md; POSTGRES_WEB_CONNECTIONS and so on set other numbers.
+\getenv migrator_connections POSTGRES_MIGRATOR_CONNECTIONS
+\getenv web_connections POSTGRES_WEB_CONNECTIONS
+\getenv pipeline_connections POSTGRES_PIPELINE_CONNECTIONS
+SELECT setting::int * 5 / 100 AS migrator_share, setting::int * 40 / 100 AS web_share,
+       setting::int * 50 / 100 AS pipeline_share
+FROM pg_settings WHERE name = 'max_connections' \gset
+\if :{?migrator_connections}
+\else
+  \set migrator_connections :migrator_share
+\endif
+\if :{?web_connections}
+\else
+  \set web_connections :web_share
+\endif
+\if :{?pipeline_connections}
+\else
+  \set pipeline_connections :pipeline_share
+\endif
+ALTER ROLE towpath_migrator CONNECTION LIMIT :migrator_connections;
+ALTER ROLE towpath_web CONNECTION LIMIT :web_connections;
+ALTER ROLE towpath_pipeline CONNECTION LIMIT :pipeline_connections;
+
 -- An open transaction holds vacuum back in the whole database. None of these processes has a reason for one.
 ALTER ROLE towpath_web SET idle_in_transaction_session_timeout = '5min';
 ALTER ROLE towpath_pipeline SET idle_in_transaction_session_timeout = '5min';

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from contextlib import closing
@@ -20,10 +21,9 @@ if TYPE_CHECKING:
     from tests.deploy.deployment import Deployment
 
 _WAIT_SECONDS = 90
-_INSERT_EVENT = (
-    "INSERT INTO outbox_event (event_type, event_date_time, event_context, metadata_version)"
-    " VALUES ('tested', now(), %s, 1) RETURNING id, xid"
-)
+_COLUMNS = "event_type, event_date_time, event_context, metadata_version"
+_VALUES = "'tested', now(), '{}', 1"
+_INSERT_EVENT = f"INSERT INTO outbox_event ({_COLUMNS}) VALUES ('tested', now(), %s, 1) RETURNING id, xid"
 
 
 def test_the_processes_of_the_compose_file_carry_events_with_the_rights_they_have(
@@ -74,6 +74,55 @@ except ProtectedError:
         cursor.execute("DELETE FROM outbox_user")
 
 
+def test_every_way_to_publish_works_with_the_rights_of_the_web(migrated: Deployment) -> None:
+    """Each names the columns that it fills, and neither id nor xid is among them."""
+    script = """
+import django; django.setup()
+from django.db import transaction
+from django.utils import timezone
+from backend.outbox import Event, publish, publish_many
+from backend.outbox.models import OutboxEvent
+from backend.users.models import OutboxUser, User
+class Tried(Event):
+    n: int
+user = User.objects.create(email="ways@example.com")
+row = dict(event_type="tried", event_date_time=timezone.now(), event_context="{}")
+with transaction.atomic():
+    publish(Tried(n=1))
+    publish_many(Tried(n=n) for n in range(3))
+    OutboxUser.objects.create(user=user)
+    OutboxUser.objects.bulk_create([OutboxUser(user=user)])
+    OutboxUser.objects.bulk_create([OutboxUser(user=user)], batch_size=1)
+    OutboxUser(user=user).save()
+    OutboxEvent.objects.create(**row)
+    OutboxEvent.objects.bulk_create([OutboxEvent(**row)] )
+    saved = OutboxEvent(**row)
+    saved.save()
+    print(saved.pk > 0, OutboxEvent.objects.filter(pk=saved.pk).values_list("xid").get() > (0,))
+    transaction.set_rollback(True)
+"""
+    assert migrated.manage("web", "shell", "--no-imports", "--command", script).strip() == "True True"
+    with closing(migrated.connect_as_superuser()) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("DELETE FROM users WHERE email = 'ways@example.com'")
+
+
+def test_connections_of_the_web_leave_the_pipeline_its_own(migrated: Deployment) -> None:
+    """As many as PostgreSQL lets the web have, of 186 that it asks for."""
+    with contextlib.ExitStack() as opened:
+        refused = []
+        for _ in range(186):
+            try:
+                opened.enter_context(closing(migrated.connect("web")))
+            except psycopg2.OperationalError as error:
+                refused.append(str(error))
+        assert 100 < len(refused) < 186
+        assert all("too many connections for role" in error for error in refused)
+
+        with closing(migrated.connect("dispatcher")) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pipeline_batch")
+        migrated.manage("dispatcher", "pipeline", "outboxes", "list")
+
+
 @pytest.mark.parametrize(
     ("service", "statement"),
     [
@@ -83,6 +132,15 @@ except ProtectedError:
         ("web", "DELETE FROM outbox_event"),
         ("web", "DELETE FROM outbox_user"),
         ("web", "TRUNCATE outbox_event"),
+        ("web", f"INSERT INTO outbox_event (xid, {_COLUMNS}) VALUES ('3', {_VALUES})"),
+        ("web", f"INSERT INTO outbox_event (xid, {_COLUMNS}) VALUES (DEFAULT, {_VALUES})"),
+        ("web", f"INSERT INTO outbox_event (id, {_COLUMNS}) VALUES (7, {_VALUES})"),
+        ("web", f"INSERT INTO outbox_event (id, {_COLUMNS}) OVERRIDING SYSTEM VALUE VALUES (7, {_VALUES})"),
+        ("web", "INSERT INTO outbox_user (id, xid, user_id) VALUES (7, '3', 1)"),
+        ("web", "COPY outbox_event FROM STDIN"),
+        ("web", "SET session_replication_role = replica"),
+        ("web", "ALTER TABLE outbox_event DROP CONSTRAINT outbox_outboxevent_limits"),
+        ("web", "ALTER ROLE towpath_web CONNECTION LIMIT 1000"),
         (
             "web",
             "INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at) VALUES ('a', '{1}', 1, 1, now())",
