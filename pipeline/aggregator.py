@@ -4,6 +4,10 @@ Actor threads hand in their batch and wait; a writer thread takes a window's wor
 that is the moment at which their messages may be acked, because the ledger owns the batches now. The writer then
 delivers the window. While all writers are busy, windows stay open and the batches stay in RabbitMQ: a slow store slows
 down what it is fed.
+
+A message only says that the ledger may have a batch. A writer asks the ledger which of them it has, all at the same
+time, before a window begins: what it does not have waits for nothing. And an idle writer looks for batches whose
+messages do not come, so that a queue in which strangers stand in the way costs two seconds.
 """
 
 from __future__ import annotations
@@ -17,10 +21,12 @@ from typing import TYPE_CHECKING
 import structlog
 from django.db import DatabaseError, InterfaceError, connection
 
+from backend.outbox.models import all_outboxes
 from pipeline import failpoints, heartbeat, metrics
 from pipeline.accumulate import Accumulator
+from pipeline.broker import note_rejected
 from pipeline.delivery import Delivery, deliver
-from pipeline.window import has_room, seal
+from pipeline.window import has_room, seal, unsealed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +37,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+#: A batch that has been in the ledger for so long is taken from there: its message is late, or will not come.
+_LATE_SECONDS = 2.0
+#: How often an idle process looks for such batches.
+_LOOK_EVERY_SECONDS = 1.0
+
 #: The longest pause of a writer between windows while the store does not take any, seconds.
 _LONGEST_PAUSE_SECONDS = 10.0
 
@@ -38,6 +49,11 @@ _LONGEST_PAUSE_SECONDS = 10.0
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     batch_id: int
+    #: What the message says of it. The ledger knows better, when it can be asked.
+    rows: int
+    payload_bytes: int
+    #: True if it was found in the ledger, and no message has brought it.
+    is_late: bool = False
     is_let_go: threading.Event = field(default_factory=threading.Event)
 
 
@@ -46,7 +62,9 @@ class Aggregator:
 
     def __init__(self, store: EventStore, *, closing: Closing, writers: int) -> None:
         self._store = store
+        self._arrived: list[_Waiting] = []
         self._waiting: Accumulator[_Waiting] = Accumulator(closing)
+        self._look_at = 0.0
         self._changed = threading.Condition()
         self._is_hastened = threading.Event()
         self._is_closed = False
@@ -62,10 +80,10 @@ class Aggregator:
         return self._writers
 
     def submit(self, batch_id: int, *, rows: int, payload_bytes: int) -> None:
-        """Return once the batch is sealed into a window, or was before."""
-        waiting = _Waiting(batch_id)
+        """Return once the batch is sealed into a window, or was before, or is none that the ledger has."""
+        waiting = _Waiting(batch_id, rows, payload_bytes)
         with self._changed:
-            self._waiting.add(waiting, rows=rows, payload_bytes=payload_bytes, now=time.monotonic())
+            self._arrived.append(waiting)
             self._changed.notify()
         waiting.is_let_go.wait()
 
@@ -102,21 +120,59 @@ class Aggregator:
 
     def _next_window(self) -> list[_Waiting]:
         """The members of the next window, when it is due. Empty when the aggregator is closed."""
+        while True:
+            with self._changed:
+                arrived, self._arrived = self._arrived, []
+                now = time.monotonic()
+                due_in_seconds = self._waiting.seconds_until_due(now)
+                is_look_due = due_in_seconds is None and not self._is_closed and now >= self._look_at
+                if is_look_due:
+                    self._look_at = now + _LOOK_EVERY_SECONDS
+                if not arrived and not is_look_due:
+                    if due_in_seconds is not None and (due_in_seconds <= 0 or self._is_hastened.is_set()):
+                        reason = self._waiting.reason_to_close() if due_in_seconds <= 0 else "shutdown"
+                        metrics.windows.labels(reason).inc()
+                        metrics.stage_seconds.labels("accumulate").observe(self._waiting.waited_seconds(now))
+                        return self._waiting.take()
+                    if self._is_closed and due_in_seconds is None:
+                        return []
+                    self._changed.wait(max(0.0, self._look_at - now) if due_in_seconds is None else due_in_seconds)
+                    continue
+            self._admit(arrived, with_late=is_look_due)
+
+    def _admit(self, arrived: list[_Waiting], *, with_late: bool) -> None:
+        """Let the batches that the ledger has wait for a window, and let the others go."""
+        heartbeat.turn()
+        try:
+            found = unsealed(
+                [one.batch_id for one in arrived],
+                # During an update, a newer dispatcher may know more: those wait for an aggregator that does, too.
+                outboxes=[*all_outboxes()],
+                late_seconds=_LATE_SECONDS if with_late else None,
+            )
+        except (DatabaseError, InterfaceError) as error:
+            connection.close()
+            log.warning("ledger_not_read", batches=len(arrived), error=str(error))
+            # Nothing is known of them. The seal waits until PostgreSQL is there, and then takes those that exist.
+            found = {one.batch_id: (one.rows, one.payload_bytes) for one in arrived}
+        unknown = [one for one in arrived if one.batch_id not in found]
+        late = [_Waiting(batch, *found[batch], True) for batch in found.keys() - {one.batch_id for one in arrived}]
         with self._changed:
-            while True:
-                due_in_seconds = self._waiting.seconds_until_due(time.monotonic())
-                if due_in_seconds is not None and (due_in_seconds <= 0 or self._is_hastened.is_set()):
-                    reason = self._waiting.reason_to_close() if due_in_seconds <= 0 else "shutdown"
-                    metrics.windows.labels(reason).inc()
-                    metrics.stage_seconds.labels("accumulate").observe(self._waiting.waited_seconds(time.monotonic()))
-                    return self._waiting.take()
-                if self._is_closed and due_in_seconds is None:
-                    return []
-                self._changed.wait(due_in_seconds)
+            for one in (*arrived, *late):
+                if one.batch_id in found:
+                    rows, payload_bytes = found[one.batch_id]
+                    self._waiting.add(one, rows=rows, payload_bytes=payload_bytes, now=time.monotonic())
+            self._changed.notify()
+        self._let_go(unknown)
+        if unknown:
+            # Sealed before, as when a message comes twice; or a stranger's.
+            note_rejected("batch", queue="aggregate", count=len(unknown))
+        if late:
+            log.warning("messages_late", batches=len(late), action="sealed from the ledger")
 
     def _carry(self, members: list[_Waiting]) -> Delivery | None:
         try:
-            window = self._seal([member.batch_id for member in members])
+            window = self._seal([member.batch_id for member in members], is_late=all(one.is_late for one in members))
             failpoints.reach("sealed")
             self._let_go(members)
             return None if window is None else deliver(window, self._store)
@@ -135,12 +191,12 @@ class Aggregator:
         for member in members:
             member.is_let_go.set()
 
-    def _seal(self, batch_ids: list[int]) -> SealedWindow | None:
+    def _seal(self, batch_ids: list[int], *, is_late: bool) -> SealedWindow | None:
         """Seal, for as long as it takes PostgreSQL to be there: until then, RabbitMQ keeps the messages."""
         failures = 0
         while True:
             try:
-                return seal(batch_ids)
+                return seal(batch_ids, found="ledger" if is_late else "message")
             except (DatabaseError, InterfaceError) as error:
                 heartbeat.turn()
                 connection.close()

@@ -1,62 +1,188 @@
-"""RabbitMQ, as far as the pipeline looks at it itself; everything else goes through dramatiq's broker."""
+"""RabbitMQ: dramatiq's broker, with a check of what arrives in the pipeline's queues and one way to publish there.
+
+Nothing rests on what RabbitMQ says: a message is a hint that the ledger has something new. A stranger's message is
+taken out of its queue once, counted by reason, and forgotten.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import copy
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import dramatiq
 import pika
 import pika.exceptions
-from dramatiq.brokers.rabbitmq import RabbitmqBroker
+import structlog
+from django.conf import settings
+from dramatiq.brokers.rabbitmq import RabbitmqBroker, _RabbitmqConsumer
+from dramatiq.common import q_name
+from dramatiq.encoder import JSONEncoder
 from dramatiq.errors import ConnectionClosed
+from dramatiq.message import get_encoder
 
+from pipeline import metrics
 from pipeline.errors import BrokerUnreachable
+from pipeline.messages import QUEUES, MessageRejected, Rejected, checked, largest_body, sent_options
 
-#: The queues of the pipeline. dramatiq adds a `.DQ` (delayed) and a `.XQ` (failed) to each.
-QUEUES = ("dispatch", "aggregate")
+log = structlog.get_logger()
+
+#: A connection that publishes waits for answers, so that it must notice soon when none comes (pika: after twice this
+#: and ten seconds). One that consumes has time.
+_PUBLISHING_HEARTBEAT_SECONDS = 4
+#: An attempt that failed sooner found a connection that had died long ago; another one is worth it.
+_QUICK_FAILURE_SECONDS = 2.0
+#: However many messages are rejected, the log has a line about each reason this often at most.
+_REJECTIONS_LOGGED_SECONDS = 10.0
+
+_json = JSONEncoder()
 
 
-def queue_lengths() -> dict[str, int]:
-    """Messages ready in each queue of the pipeline, those for delayed and failed messages included.
+class Broker(RabbitmqBroker):
+    """dramatiq's broker for RabbitMQ. On the pipeline's queues it takes and sends the pipeline's messages only; the
+    queues of a project are as they are with dramatiq's own."""
 
-    Raises BrokerUnreachable.
-    """
+    @property
+    def consumer_class(self) -> type[_RabbitmqConsumer]:
+        return _CheckedConsumer
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Any:  # noqa: ANN401 - dramatiq's own
+        try:
+            return super().consume(queue_name, prefetch, timeout)
+        except ConnectionClosed:
+            raise
+        except Exception as error:
+            # A name that does not resolve, a certificate that has expired, a server that is frozen: dramatiq expects
+            # none of these, and would log a traceback every few seconds.
+            raise _connection_closed(error) from error
+
+    def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
+        if message.queue_name in QUEUES and delay is None:
+            enqueue_all([message])
+            return message
+        return super().enqueue(message, delay=delay)
+
+    @property
+    def connection(self) -> pika.BlockingConnection:
+        """The publishing connection of this thread."""
+        if getattr(self.state, "connection", None) is None:
+            several = self.parameters if isinstance(self.parameters, list) else [self.parameters]
+            self.state.connection = pika.BlockingConnection([_for_publishing(one) for one in several])
+            self.connections.add(self.state.connection)
+        return self.state.connection
+
+    @connection.deleter
+    def connection(self) -> None:
+        RabbitmqBroker.connection.fdel(self)  # type: ignore[attr-defined]  # a property, untyped
+
+    def keep_alive(self) -> None:
+        """Answer RabbitMQ's heartbeats on this thread's connection, if it has one."""
+        if getattr(self.state, "connection", None) is not None:
+            try:
+                self.state.connection.process_data_events(time_limit=0)
+            except Exception:  # noqa: BLE001 - whatever it is: the next message gets a new connection
+                del self.connection
+
+
+class _CheckedConsumer(_RabbitmqConsumer):
+    def __init__(self, broker: Broker, queue_name: str, prefetch: int, timeout: int) -> None:
+        super().__init__(broker, queue_name, prefetch, timeout)  # type: ignore[no-untyped-call]
+        if q_name(queue_name) in QUEUES:
+            self.iterator = self._checked(self.iterator)
+
+    def _checked(self, deliveries: Iterator[tuple[Any, Any, bytes]]) -> Iterator[tuple[Any, Any, Any]]:
+        """The deliveries that are messages of the pipeline. All others end here, before dramatiq has read them."""
+        for method, properties, body in deliveries:
+            if method is None:
+                yield None, None, None
+                continue
+            actors = {name: actor.queue_name for name, actor in self.broker.actors.items()}
+            try:
+                largest = largest_body(batch_ids=settings.BATCH_IDS)
+                fields = checked(body, queue=self.queue_name, actors=actors, largest=largest)
+            except MessageRejected as rejected:
+                # Acked and not refused: a queue for failed messages would grow with what strangers send.
+                self.channel.basic_ack(method.delivery_tag)
+                note_rejected(rejected.reason, queue=self.queue_name)
+                yield None, None, None
+            else:
+                yield method, properties, get_encoder().encode(fields)
+
+
+_rejected = Counter[tuple[str, Rejected]]()
+_logged_at: dict[tuple[str, Rejected], float] = {}
+
+
+def note_rejected(reason: Rejected, *, queue: str, count: int = 1) -> None:
+    """Count rejected messages, and say so now and then. Never what was in them."""
+    metrics.rejected_messages.labels(reason).inc(count)
+    _rejected[queue, reason] += count
+    now = time.monotonic()
+    if now - _logged_at.get((queue, reason), float("-inf")) >= _REJECTIONS_LOGGED_SECONDS:
+        _logged_at[queue, reason] = now
+        log.warning("messages_rejected", queue=queue, reason=reason, messages=_rejected.pop((queue, reason)))
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """A queue as RabbitMQ sees it: messages that are ready, and consumers."""
+
+    messages: int
+    consumers: int
+
+
+def queue_states() -> dict[str, QueueState]:
+    """Each queue of the pipeline, those for delayed and failed messages included. Raises BrokerUnreachable."""
     broker = _rabbitmq()
-    lengths: dict[str, int] = {}
+    states: dict[str, QueueState] = {}
     try:
         with contextlib.closing(pika.BlockingConnection(parameters=broker.parameters)) as connection:
             for queue in (name + suffix for name in QUEUES for suffix in ("", ".DQ", ".XQ")):
                 channel = connection.channel()
                 try:
-                    lengths[queue] = channel.queue_declare(queue, passive=True).method.message_count
-                except pika.exceptions.ChannelClosedByBroker:
-                    lengths[queue] = 0  # nobody has used it yet; the broker has closed the channel over it
-    except (pika.exceptions.AMQPError, OSError) as error:  # a certificate that is not trusted is an OSError
-        raise BrokerUnreachable(f"RabbitMQ is not reachable: {type(error).__name__} {error}".strip()) from error
-    return lengths
+                    found = channel.queue_declare(queue, passive=True).method
+                    states[queue] = QueueState(found.message_count, found.consumer_count)
+                except pika.exceptions.ChannelClosedByBroker as error:
+                    if error.reply_code != 404:  # noqa: PLR2004 - AMQP's "not found"
+                        raise
+                    # Nobody has used it yet; RabbitMQ has closed the channel over it.
+                    states[queue] = QueueState(0, 0)
+    except Exception as error:
+        raise BrokerUnreachable(f"RabbitMQ is not reachable: {_reason(error)}") from error
+    return states
+
+
+def queue_lengths() -> dict[str, int]:
+    """Messages ready in each queue of the pipeline. Raises BrokerUnreachable."""
+    return {queue: state.messages for queue, state in queue_states().items()}
 
 
 def enqueue_all(messages: Sequence[dramatiq.Message[Any]]) -> None:
     """Put the messages onto their queues and return when RabbitMQ has taken responsibility for all of them.
 
     As `Broker.enqueue` for each, but in an AMQP transaction: one wait for the broker instead of one for each message
-    (a hundred messages: 9 ms instead of 50). Raises dramatiq's ConnectionClosed; some messages may be out then.
+    (a hundred messages: 9 ms instead of 50). Raises dramatiq's ConnectionClosed, whatever the driver or the system
+    raised; some messages may be out then.
     """
     broker = _rabbitmq()
     for message in messages:
         broker.emit_before("enqueue", message, None)
     for is_last_attempt in (False, True):
+        began = time.monotonic()
         try:
             _publish_in_transaction(broker, messages)
             break
-        except pika.exceptions.AMQPError as error:
-            # As dramatiq does it: the connection may have died long ago, and the queue may be gone.
+        except Exception as error:
+            # As dramatiq does it: the connection may have died long ago, and the queue may be gone. Of every kind,
+            # because a broker fails in many: no address for its name, an expired certificate, no file descriptor left.
             del broker.connection
             broker.queues_pending.update(message.queue_name for message in messages)
-            if is_last_attempt:
-                raise ConnectionClosed(error) from error  # type: ignore[no-untyped-call]
+            if is_last_attempt or time.monotonic() - began > _QUICK_FAILURE_SECONDS:
+                raise _connection_closed(error) from error
     for message in messages:
         broker.emit_after("enqueue", message, None)
 
@@ -73,7 +199,7 @@ def _publish_in_transaction(broker: RabbitmqBroker, messages: Sequence[dramatiq.
         channel.basic_publish(
             exchange="",
             routing_key=message.queue_name,
-            body=message.encode(),
+            body=_json.encode({**message.asdict(), "options": sent_options(message.options)}),
             properties=pika.BasicProperties(delivery_mode=pika.DeliveryMode.Persistent.value),
             mandatory=True,
         )
@@ -85,10 +211,19 @@ def _publish_in_transaction(broker: RabbitmqBroker, messages: Sequence[dramatiq.
     channel.close()
 
 
+def keep_alive() -> None:
+    """Answer RabbitMQ's heartbeats between two messages of this thread."""
+    broker = dramatiq.get_broker()
+    if isinstance(broker, Broker):
+        broker.keep_alive()
+
+
 def problems() -> list[str]:
     """What is wrong with the connection's settings, each with what to do."""
     broker = _rabbitmq()
     found = []
+    if not isinstance(broker, Broker):
+        found.append(f"what arrives in the queues is not checked: set BROKER to {Broker.__module__}.Broker")
     if not broker.confirm_delivery:
         found.append("publisher confirms are off: set confirm_delivery=True in DRAMATIQ_BROKER")
     parameters = broker.parameters if isinstance(broker.parameters, list) else [broker.parameters]
@@ -97,6 +232,24 @@ def problems() -> list[str]:
     if any(not one.blocked_connection_timeout for one in parameters):
         found.append("no blocked_connection_timeout: remove it from RABBITMQ_URL, the default is 5 s")
     return found
+
+
+def _for_publishing(parameters: pika.ConnectionParameters) -> pika.ConnectionParameters:
+    own = copy.copy(parameters)
+    if own.heartbeat is None or own.heartbeat > _PUBLISHING_HEARTBEAT_SECONDS:
+        own.heartbeat = _PUBLISHING_HEARTBEAT_SECONDS
+    return own
+
+
+def _connection_closed(error: Exception) -> ConnectionClosed:
+    return ConnectionClosed(_reason(error))  # type: ignore[no-untyped-call]
+
+
+def _reason(error: Exception) -> str:
+    """The error and its type: that of a frozen broker has no text, and nobody knows a number without its kind."""
+    # dramatiq's own wraps what it was told.
+    inner = error.message if isinstance(error, ConnectionClosed) and isinstance(error.message, Exception) else error
+    return f"{type(inner).__name__} {inner}".strip()[:500]
 
 
 def _rabbitmq() -> RabbitmqBroker:

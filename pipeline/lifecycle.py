@@ -4,7 +4,6 @@ sealed, then the process ends. And to that of the scheduler: metrics from its fi
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import structlog
 from django.conf import settings
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator
 
 log = structlog.get_logger()
@@ -29,7 +29,7 @@ class PipelineLifecycle(dramatiq.Middleware):
     def after_worker_boot(self, _broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         from pipeline import actors, heartbeat  # noqa: PLC0415
 
-        threading.Thread(target=actors.warm_up, name="warm-up", daemon=True).start()
+        actors.start_working(worker.consumer_whitelist)
         self._is_worker = True
         role = heartbeat.role_of(worker.consumer_whitelist)
         heartbeat.start(role, threads=lambda: _threads_that_must_live(worker))
@@ -95,3 +95,4 @@ def _threads_that_must_live(worker: dramatiq.Worker) -> Iterator[threading.Threa
         yield from worker.consumers.values()
         yield from worker.workers
         yield from actors.writers()
+        yield from actors.shifts()

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
+from pipeline.messages import Rejected
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -55,6 +57,9 @@ end_to_end_seconds = Histogram(
     "towpath_end_to_end_seconds",
     "Seconds from an event's own time to its ack: the first and the last row of each window",
     buckets=_END_TO_END_SECONDS,
+)
+rejected_messages = Counter(
+    "towpath_rejected_messages", "Messages taken out of the pipeline's queues unused, by the reason", ["reason"]
 )
 verified_windows = Counter("towpath_verified_windows", "Receipts compared with the event store", ["outcome"])
 
@@ -107,6 +112,7 @@ for _metric, _values in (
     (retries, get_args(Retried)),
     (recovered, get_args(Recovered)),
     (verified_windows, get_args(Verified)),
+    (rejected_messages, get_args(Rejected)),
 ):
     for _value in _values:
         _metric.labels(_value)

@@ -42,7 +42,7 @@ def recover(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
     for batch_ids in _overdue_windows() if has_room() else ():
         if should_stop() or time.monotonic() > until:
             return recovered
-        window = seal(batch_ids)
+        window = seal(batch_ids, found="recovery")
         if window is not None:
             metrics.windows.labels("recovery").inc()
             metrics.recovered.labels("batches").inc()

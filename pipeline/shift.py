@@ -1,14 +1,17 @@
-"""A shift: a loop that runs in one place at a time, and is handed over without a gap.
+"""A shift: a loop that runs in one place at a time, for as long as there is a process that can run it.
 
-The scheduler ticks once a minute, and a tick means "make sure a shift is running": each tick starts a shift that takes
-the token from the one before, which notices at its next turn and leaves. If the process dies, RabbitMQ delivers the
-shift's message to another one. That two shifts overlap for a moment does no harm: what must not happen twice is
-guarded where it happens (the cursor's lock, the seal, the lease).
+Every dispatcher stands by at each shift. One of them has the token (a row of the ledger) and works; it says every
+second that it is alive. When it has not for a few seconds, or has left, another one takes the token, and the one before
+notices at its next turn. That two overlap for a moment does no harm: what must not happen twice is guarded where it
+happens (the cursor's lock, the seal, the lease).
+
+No message is needed for any of this. The scheduler's ticks are noted, so that `status` knows whether they arrive.
 """
 
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -25,65 +28,92 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: How often a working shift says so in the ledger.
-ALIVE_EVERY_SECONDS = 5
-#: The longest pause while a service that the shift needs is away, seconds.
+#: How often a working shift says so in the ledger, and how long it may be silent before another process takes over.
+ALIVE_EVERY_SECONDS = 1
+SILENT_SECONDS = 3
+#: How often those that stand by look.
+_STAND_BY_SECONDS = 0.5
+#: The longest pause after a turn that failed, seconds.
 _LONGEST_PAUSE_SECONDS = 5.0
 
+#: Nobody has the shift: the one that had it has left in an orderly way.
+_NOBODY = uuid.UUID(int=0)
 
-def run_shift(name: str, work: Callable[[], float], *, stopping: threading.Event) -> bool:
-    """Call `work`, and pause for as many seconds as it says, until a newer shift has the token or `stopping` is set.
+#: By shift, what interrupted it in this process last and is not known to be over.
+_interrupted: dict[str, Exception] = {}
 
-    Returns True if the shift ended because the process is stopping, so that somebody else must be told to go on.
+
+def run_shift(name: str, work: Callable[[], float], *, stopping: threading.Event) -> None:
+    """Call `work` while this process has the shift, each time after as many seconds as it says; until told to stop.
+
+    Whatever a turn raises is noted in the ledger, for `status`, and the next turn comes all the same.
     """
-    token = None
+    token: uuid.UUID | None = None
     failures = 0
+    due = 0.0
     with heartbeat.progress(f"{name} shift"):
         while not stopping.is_set():
             heartbeat.turn()
             try:
-                token = token or _take(name)
-                if not _has_token(name, token):
-                    return False
-                pause = work()
-                failures = 0
-            except Exception as error:  # noqa: BLE001 - nobody else does this work; `status` shows what it was
+                if token is None or not _has_token(name, token):
+                    token = _take_if_free(name)
+                if token is not None and time.monotonic() >= due:
+                    due = time.monotonic() + work()
+                    failures = 0
+                    if not isinstance(_interrupted.get(name), BrokerError):
+                        note_success(name)
+            except Exception as error:  # noqa: BLE001 - a shift ends with its process only
                 connection.close()
                 failures += 1
-                pause = min(0.1 * 2.0**failures, _LONGEST_PAUSE_SECONDS)
+                pause = min(0.1 * 2.0 ** min(failures, 10), _LONGEST_PAUSE_SECONDS)
+                due = time.monotonic() + pause
                 is_expected = isinstance(error, (DatabaseError, InterfaceError, BrokerError))
                 report = log.warning if is_expected else log.exception
                 report("shift_interrupted", shift=name, error=described(error), retry_in_seconds=pause)
                 with contextlib.suppress(DatabaseError, InterfaceError):
                     _note_interruption(name, error)
-            stopping.wait(pause)
-    return True
+                if token is None:
+                    stopping.wait(pause)
+            # In short steps, because a shift that waits must say that it is alive, too.
+            stopping.wait(_STAND_BY_SECONDS if token is None else min(due - time.monotonic(), ALIVE_EVERY_SECONDS))
+    with contextlib.suppress(DatabaseError, InterfaceError):
+        if token is not None:
+            _leave(name, token)
+    connection.close()
 
 
-def _take(name: str) -> uuid.UUID:
+def note_success(name: str) -> None:
+    """What interrupted this process's shift is over. For RabbitMQ's failures, only a message that is out shows that."""
+    if _interrupted.pop(name, None) is not None:
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE pipeline_shift SET interrupted_at = NULL, last_error = '' WHERE name = %s", [name])
+
+
+def note_tick(name: str) -> None:
+    """A tick of the scheduler for this shift has arrived."""
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE pipeline_shift SET taken_at = clock_timestamp() WHERE name = %s", [name])
+
+
+def _take_if_free(name: str) -> uuid.UUID | None:
+    """The token, if nobody works at the shift; None if somebody does."""
     token = uuid.uuid4()
     with connection.cursor() as cursor:
         cursor.execute(
-            "INSERT INTO pipeline_shift (name, token, taken_at, alive_at)"
+            "INSERT INTO pipeline_shift AS shift (name, token, taken_at, alive_at)"
             " VALUES (%s, %s, clock_timestamp(), clock_timestamp()) ON CONFLICT (name)"
-            " DO UPDATE SET token = excluded.token, taken_at = excluded.taken_at, alive_at = excluded.alive_at",
-            [name, token],
+            " DO UPDATE SET token = excluded.token, taken_at = excluded.taken_at, alive_at = excluded.alive_at"
+            " WHERE shift.token = %s OR shift.alive_at < clock_timestamp() - make_interval(secs => %s)",
+            [name, token, _NOBODY, SILENT_SECONDS],
         )
+        if not cursor.rowcount:
+            return None
     log.info("shift_taken", shift=name)
     return token
 
 
-def _note_interruption(name: str, error: Exception) -> None:
-    """For `status`. Not taken back when it is over: only the next message that is published shows that."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE pipeline_shift SET interrupted_at = clock_timestamp(), last_error = %s WHERE name = %s",
-            [described(error), name],
-        )
-
-
 def _has_token(name: str, token: uuid.UUID) -> bool:
-    """True if no newer shift has taken over. Says every few seconds that this one is alive."""
+    """True if no other process has taken over. Says every second that this one is alive."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT alive_at < clock_timestamp() - make_interval(secs => %s) FROM pipeline_shift"
@@ -96,3 +126,18 @@ def _has_token(name: str, token: uuid.UUID) -> bool:
                 "UPDATE pipeline_shift SET alive_at = clock_timestamp() WHERE name = %s AND token = %s", [name, token]
             )
     return found is not None
+
+
+def _leave(name: str, token: uuid.UUID) -> None:
+    """Let another process take over now."""
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE pipeline_shift SET token = %s WHERE name = %s AND token = %s", [_NOBODY, name, token])
+
+
+def _note_interruption(name: str, error: Exception) -> None:
+    _interrupted[name] = error
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE pipeline_shift SET interrupted_at = clock_timestamp(), last_error = %s WHERE name = %s",
+            [described(error), name],
+        )

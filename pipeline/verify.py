@@ -174,6 +174,17 @@ def _mismatches(receipts: Sequence[_Receipt], counts: Mapping[UUID, Mapping[str,
             yield Mismatch(receipt.window, receipt.dispatched_at, receipt.acked_at, receipt.delivered, stored)
 
 
+def has_overdue_receipts(*, seconds: float) -> bool:
+    """True if receipts have waited for so long, and nobody has compared them with the event store yet."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM pipeline_window WHERE acked_at < clock_timestamp() - make_interval(secs => %s)"
+            " AND acked_at IS NOT NULL AND verified_at IS NULL AND last_error = '')",
+            [seconds],
+        )
+        return bool(cursor.fetchone()[0])
+
+
 def purge_receipts(*, should_stop: Callable[[], bool]) -> int:
     """Delete verified receipts older than RECEIPT_DAYS, in small steps; how many. Unverified ones are evidence."""
     purged = 0

@@ -12,7 +12,7 @@ import random
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import structlog
 from django.conf import settings
@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from django.db.backends.utils import CursorWrapper
 
 log = structlog.get_logger()
+
+#: By what a window's batches were found: their messages; the ledger, in which an aggregator looks for late ones; or the
+#: ledger, in which recovery looks.
+Found = Literal["message", "ledger", "recovery"]
+
+#: Late batches that an aggregator takes from the ledger at a time.
+_LATE_BATCHES = 100
 
 #: The longest pause before a window is tried again, seconds.
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -76,7 +83,34 @@ class RefusedRow:
     error: str
 
 
-def seal(batch_ids: Sequence[int]) -> SealedWindow | None:
+def unsealed(
+    batch_ids: Sequence[int], *, outboxes: Sequence[str], late_seconds: float | None
+) -> dict[int, tuple[int, int]]:
+    """Rows and bytes of those of the batches that are of these outboxes and in no window yet; with `late_seconds`, also
+    of those dispatched so long ago, the oldest first, as many as make a few windows."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT id, rows, bytes FROM pipeline_batch"
+            " WHERE id = ANY(%(batches)s) AND window_id IS NULL AND outbox = ANY(%(outboxes)s)"
+            + (
+                ""
+                if late_seconds is None
+                else " UNION (SELECT id, rows, bytes FROM pipeline_batch WHERE window_id IS NULL"
+                " AND outbox = ANY(%(outboxes)s)"
+                " AND dispatched_at < clock_timestamp() - make_interval(secs => %(late)s)"
+                " ORDER BY dispatched_at LIMIT %(limit)s)"
+            ),
+            {
+                "batches": list(batch_ids),
+                "outboxes": list(outboxes),
+                "late": late_seconds,
+                "limit": _LATE_BATCHES,
+            },
+        )
+        return {batch: (rows, payload_bytes) for batch, rows, payload_bytes in cursor.fetchall()}
+
+
+def seal(batch_ids: Sequence[int], *, found: Found = "message") -> SealedWindow | None:
     """Make a window of those of the batches that no window has yet; None when there are none left.
 
     Batches of an outbox that this program does not know are left to those that do.
@@ -100,9 +134,9 @@ WITH unsealed AS MATERIALIZED (
     RETURNING b.outbox, b.rows, b.bytes, b.dispatched_at
 ), created AS (
     INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, last_error, rows, bytes, sealed_at,
-                                 dispatched_from, dispatched_to)
+                                 dispatched_from, dispatched_to, found)
     SELECT %(window)s, %(token)s, clock_timestamp() + make_interval(secs => %(lease)s), 1, '', sum(rows),
-           sum(bytes), clock_timestamp(), min(dispatched_at), max(dispatched_at)
+           sum(bytes), clock_timestamp(), min(dispatched_at), max(dispatched_at), %(found)s
     FROM sealed HAVING count(*) > 0
 )
 SELECT outbox, sum(rows) FROM sealed GROUP BY outbox ORDER BY outbox
@@ -113,6 +147,7 @@ SELECT outbox, sum(rows) FROM sealed GROUP BY outbox ORDER BY outbox
                 "window": window_id,
                 "token": lease_token,
                 "lease": settings.LEASE_SECONDS,
+                "found": found,
             },
         )
         rows = {outbox: int(count) for outbox, count in cursor.fetchall()}

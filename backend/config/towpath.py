@@ -89,7 +89,8 @@ if TRACING:
 FAILPOINTS = _env.text("FAILPOINTS", "")
 
 DRAMATIQ_BROKER: dict[str, Any] = {
-    "BROKER": "dramatiq.brokers.rabbitmq.RabbitmqBroker",
+    # dramatiq's own, with a check of what arrives: anybody who may publish there would tell it what to do.
+    "BROKER": "pipeline.broker.Broker",
     "OPTIONS": {"url": with_safe_defaults(RABBITMQ_URL), "confirm_delivery": True},
     # In full, because the defaults of django-dramatiq 0.15 do not import under dramatiq 2. Left out on purpose:
     # TimeLimit (it raises in the middle of transactions) and AdminMiddleware (it writes three rows per message).

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
+import pika
 import pytest
 
 from pipeline.actors import aggregate, publish_batches
-from pipeline.broker import queue_lengths
+from pipeline.broker import Broker, queue_lengths
+from pipeline.models import Window
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
+from tests.integration.invariants import assert_delivered_within
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.workers import QUICK
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tests.integration.event_log import EventLog
     from tests.integration.workers import Workers
+    from tests.services import Services
 
 WAIT_SECONDS = 60
 
@@ -65,3 +75,131 @@ def test_forged_messages_store_nothing_and_stop_nobody(workers: Workers, event_l
     assert {event.event_context for event in event_log.events() if event.outbox == "outbox_event"} == {
         b'{"not":"dispatched"}'
     }
+
+
+# --- Messages that would tell dramatiq what to do ----------------------------------------------------------------
+
+#: 2099, in milliseconds.
+_FAR_AWAY = 4_070_908_800_000
+
+
+def raw(queue: str, bodies: Iterable[bytes]) -> None:
+    """Put bodies into a queue, as anybody can who may publish there."""
+    broker = aggregate.broker
+    assert isinstance(broker, Broker)
+    broker.declare_queue(queue, ensure=True)
+    with contextlib.closing(pika.BlockingConnection(broker.parameters)) as connection:
+        channel = connection.channel()
+        for body in bodies:
+            channel.basic_publish("", queue, body, pika.BasicProperties(delivery_mode=2, priority=255))
+
+
+def forged(queue: str, actor: str, kwargs: object, **changes: object) -> bytes:
+    message = dramatiq.Message(queue_name=queue, actor_name=actor, args=(), kwargs={}, options={}).asdict()
+    return json.dumps({**message, "kwargs": kwargs, **changes}).encode()
+
+
+def batch(number: int, **changes: object) -> bytes:
+    kwargs = {"batch": number, "outbox": "outbox_user", "ids": [1], "bytes": 0}
+    return forged("aggregate", "aggregate", kwargs, **changes)
+
+
+def tick(actor: str = "dispatch_shift", **changes: object) -> bytes:
+    return forged("dispatch", actor, {}, **changes)
+
+
+def empty() -> bool:
+    return not any(queue_lengths().values())
+
+
+@pytest.mark.timeout(240)
+def test_messages_of_the_far_future_hold_up_nothing_even_after_a_restart(workers: Workers, event_log: EventLog) -> None:
+    # Given more of them than the workers fetch at a time, before the ticks and before the batches
+    later = {"options": {"eta": _FAR_AWAY}}
+    raw("dispatch", [tick(**later), tick("recover_shift", **later), tick("verify", **later)] * 20)
+    raw("aggregate", [batch(1, **later)] * 60)
+    raw("dispatch.DQ", [forged("dispatch.DQ", "dispatch_shift", {}, **later)] * 20)
+    raw("aggregate.DQ", [forged("aggregate.DQ", "aggregate", {"batch": 1}, **later)] * 20)
+
+    # When the workers start, and start again
+    dispatcher = workers.idle_dispatcher(**QUICK)
+    aggregator = workers.aggregator(**QUICK)
+    create_users(3)
+    assert_delivered_within(event_log, committed=3, seconds=WAIT_SECONDS)
+    for process in (dispatcher, aggregator):
+        process.kill()
+        process.start()
+    create_users(3, prefix="later")
+
+    # Then nothing waits for 2099, and nothing is left of it
+    assert_delivered_within(event_log, committed=6, seconds=WAIT_SECONDS)
+    eventually(empty, seconds=WAIT_SECONDS)
+
+
+@pytest.mark.timeout(240)
+def test_messages_that_nobody_of_ours_has_sent_are_rejected_once_and_told_of_in_a_few_lines(
+    workers: Workers, event_log: EventLog, services: Services, request: pytest.FixtureRequest
+) -> None:
+    mark = f"swordfish{uuid.uuid4().hex}"
+    bodies = [
+        batch(1, options=None),
+        batch(1, options={"max_retries": 10**9, "min_backoff": 1, "max_backoff": 1}),
+        batch(1, options={"retries": "many"}),
+        batch(1, args=[mark]),
+        forged("aggregate", "aggregate", {"batch": mark}),
+        forged("aggregate", mark, {}),
+        forged("aggregate", "dispatch_shift", {}),
+        b"\xff\x00" + mark.encode(),
+        b"[" * 100_000,
+        b"{}",
+    ]
+    raw("aggregate", bodies * 100)
+    raw("aggregate", [os.urandom(16 * 1024 * 1024)])
+    raw("dispatch", [tick(options=None), tick(options={"max_retries": None}), tick(mark), tick(args=None)] * 100)
+
+    workers.idle_dispatcher(**QUICK)
+    workers.aggregator(**QUICK)
+    create_users(3)
+
+    assert_delivered_within(event_log, committed=3, seconds=WAIT_SECONDS)
+    eventually(empty, seconds=WAIT_SECONDS)  # those for failed messages, too
+    for name in ("aggregator-1", "dispatcher"):
+        log = (services.folder / "log" / request.node.name[:80] / f"{name}.log").read_text()
+        assert "messages_rejected" in log
+        assert mark not in log
+        assert "Traceback" not in log
+        assert len(log) < 50_000
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("count", [20_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_batches_that_the_ledger_does_not_have_delay_nobody(workers: Workers, event_log: EventLog, count: int) -> None:
+    workers.idle_dispatcher()
+    workers.aggregator()
+    workers.wait_until_ready()
+    create_users(1, prefix="first")
+    assert_delivered_within(event_log, committed=1, seconds=WAIT_SECONDS)
+
+    raw("aggregate", (batch(10**12 + number) for number in range(count)))
+    create_users(5)
+
+    # Not even as long as recovery waits for an aggregator.
+    assert_delivered_within(event_log, committed=6, seconds=10)
+    assert set(Window.objects.values_list("found", flat=True)) <= {"message", "ledger"}
+    eventually(empty, seconds=WAIT_SECONDS)
+
+
+def test_a_project_s_own_queues_take_what_dramatiq_takes(services: Services) -> None:
+    assert services.rabbitmq.is_running
+    broker = dramatiq.get_broker()
+    queue = f"of-a-project-{uuid.uuid4().hex}"
+    broker.declare_queue(queue, ensure=True)
+    own = dramatiq.Message(queue, "somebody_s", (1, "two"), {"three": [3.5]}, {"own": True, "max_retries": 7})
+    broker.enqueue(own)
+
+    consumer = broker.consume(queue, timeout=5000)
+    try:
+        assert next(consumer)._message == own
+    finally:
+        consumer.close()
+        broker.channel.queue_delete(queue)
