@@ -50,8 +50,8 @@ _LONGEST_PAUSE_SECONDS = 10.0
 class _Waiting:
     batch_id: int
     #: What the message says of it. The ledger knows better, when it can be asked.
-    rows: int
-    payload_bytes: int
+    rows: int = 0
+    payload_bytes: int = 0
     #: True if it was found in the ledger, and no message has brought it.
     is_late: bool = False
     is_let_go: threading.Event = field(default_factory=threading.Event)

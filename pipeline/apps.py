@@ -9,6 +9,7 @@ from django.core.checks import register
 from django.db.models.signals import post_migrate, pre_migrate
 
 from pipeline.checks import check_settings, require_settings
+from pipeline.logs import configure_unless_done
 
 
 class PipelineConfig(AppConfig):
@@ -22,6 +23,7 @@ class PipelineConfig(AppConfig):
         super().__init__(app_name, app_module)
 
     def ready(self) -> None:
+        configure_unless_done()
         register(check_settings)
         from pipeline import migrating  # noqa: PLC0415 - its models are ready only now
 

@@ -25,9 +25,10 @@ from dramatiq.encoder import JSONEncoder
 from dramatiq.errors import ConnectionClosed
 from dramatiq.message import get_encoder
 
+from pipeline import messages as ours
 from pipeline import metrics
 from pipeline.errors import BrokerUnreachable
-from pipeline.messages import QUEUES, MessageRejected, Rejected, checked, largest_body, sent_options
+from pipeline.messages import MessageRejected, Rejected, checked, largest_body, sent_options
 
 log = structlog.get_logger()
 
@@ -38,6 +39,9 @@ _PUBLISHING_HEARTBEAT_SECONDS = 4
 _QUICK_FAILURE_SECONDS = 2.0
 #: However many messages are rejected, the log has a line about each reason this often at most.
 _REJECTIONS_LOGGED_SECONDS = 10.0
+
+#: The queues of the pipeline. dramatiq adds a `.DQ` (delayed) and a `.XQ` (failed) to each.
+QUEUES = ours.QUEUES
 
 _json = JSONEncoder()
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import DatabaseError, InterfaceError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
 from backend.eventlog.errors import EventStoreError
 from backend.eventlog.store import connect
-from pipeline import broker
+from pipeline import broker, trouble
 from pipeline.errors import BrokerUnreachable
+from pipeline.secrets import without_secrets
 from pipeline.status import mismatch_problems, read_status
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+#: The time limit of each check; they run beside each other.
+CHECK_SECONDS = 10.0
 #: xid8 and pg_snapshot came with PostgreSQL 13.
 _OLDEST_POSTGRESQL = 130000
 #: Clocks further apart than this make latencies and the event times of a lean outbox misleading. Correctness does
@@ -44,8 +46,45 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Every check, also after one has failed. Changes nothing."""
-    return [*_postgresql(), *_rabbitmq(), *_event_store(), *_knobs()]
+    """Every check, whatever has failed, hangs or raises. Changes nothing, and takes CHECK_SECONDS and a little more."""
+    checks = [_Check(name, look) for name, look in _CHECKS.items()]
+    for check in checks:
+        check.start()
+    deadline = time.monotonic() + CHECK_SECONDS
+    return [finding for check in checks for finding in check.findings(deadline)]
+
+
+class _Check:
+    """One group of checks, in a thread of its own: with a database connection of its own, and with a time limit."""
+
+    def __init__(self, name: str, look: Callable[[], Iterator[Finding]]) -> None:
+        self._name = name
+        self._look = look
+        self._found: list[Finding] = []
+        self._thread = threading.Thread(target=self._run, name=f"doctor-{name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def findings(self, deadline: float) -> list[Finding]:
+        """What has been found until then."""
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        found = list(self._found)
+        if self._thread.is_alive():
+            found.append(Finding(self._name, False, f"no answer within {CHECK_SECONDS:g} s: it hangs, or is very slow"))
+        return found
+
+    def _run(self) -> None:
+        try:
+            for finding in self._look():
+                self._found.append(finding)
+        except (DatabaseError, InterfaceError) as error:
+            self._found.append(Finding(self._name, False, trouble.of_database(error)))
+        except Exception as error:  # noqa: BLE001 - a check that cannot be made is a finding like the others
+            text = f"cannot be checked: {type(error).__name__} {trouble.brief(error)}"
+            self._found.append(Finding(self._name, False, without_secrets(text)))
+        finally:
+            connections.close_all()
 
 
 def _postgresql() -> Iterator[Finding]:
@@ -53,7 +92,8 @@ def _postgresql() -> Iterator[Finding]:
         connection.ensure_connection()
         version = connection.cursor().connection.server_version
     except (DatabaseError, InterfaceError) as error:
-        yield Finding("PostgreSQL", False, f"not reachable ({_brief(error)}): start it, or correct DATABASE_URL")
+        text = f"not reachable ({without_secrets(trouble.brief(error))}): start it, or correct DATABASE_URL"
+        yield Finding("PostgreSQL", False, text if trouble.is_outage(error) else trouble.of_database(error))
         return
     shown = f"{version // 10000}.{version % 10000}"
     if version < _OLDEST_POSTGRESQL:
@@ -75,7 +115,15 @@ def _postgresql() -> Iterator[Finding]:
         yield Finding("migrations", False, f"{len(missing)} not applied: run `python manage.py migrate`")
         return
     yield Finding("migrations", True, "all applied")
-    status = read_status()
+
+
+def _ledger() -> Iterator[Finding]:
+    try:
+        status = read_status()
+    except (DatabaseError, InterfaceError) as error:
+        if trouble.is_outage(error) or trouble.is_not_migrated(error):
+            return  # another check says so
+        raise
     problems = [problem for problem in status.problems if "shift" in problem]
     yield Finding("shifts", not problems, "; ".join(problems) or "dispatch and recover shifts are alive")
     problems = mismatch_problems(status.mismatched_receipts, since=status.mismatched_since)
@@ -84,12 +132,19 @@ def _postgresql() -> Iterator[Finding]:
 
 def _rabbitmq() -> Iterator[Finding]:
     try:
-        lengths = broker.queue_lengths()
+        states = broker.queue_states()
     except BrokerUnreachable as error:
-        yield Finding("RabbitMQ", False, f"{error}: start it, or correct RABBITMQ_URL")
-    else:
-        shown = ", ".join(f"{queue} {length}" for queue, length in lengths.items() if length) or "queues empty"
-        yield Finding("RabbitMQ", True, shown)
+        yield Finding("RabbitMQ", False, without_secrets(f"{error}: start it, or correct RABBITMQ_URL"))
+        return
+    shown = ", ".join(f"{queue} {state.messages}" for queue, state in states.items() if state.messages)
+    yield Finding("RabbitMQ", True, shown or "queues empty")
+    for queue, role in (("dispatch", "dispatcher"), ("aggregate", "aggregator")):
+        consumers = states[queue].consumers
+        text = f"{consumers} consumer(s)" if consumers else f"nobody consumes it: start a worker (the {role})"
+        yield Finding(f"queue {queue}", bool(consumers), text)
+
+
+def _rabbitmq_settings() -> Iterator[Finding]:
     problems = broker.problems()
     yield Finding("RabbitMQ settings", not problems, "; ".join(problems) or "confirms and heartbeats on")
 
@@ -104,7 +159,8 @@ def _event_store() -> Iterator[Finding]:
         yield _clock("event store clock", now)
         yield from (Finding(one.check, one.is_ok, one.detail) for one in store.findings())
     except EventStoreError as error:
-        yield Finding("event store", False, f"not reachable ({error}): start it, or correct EVENT_STORE_URL")
+        text = without_secrets(f"not reachable ({error}): start it, or correct EVENT_STORE_URL")
+        yield Finding("event store", False, text)
     finally:
         store.close()
 
@@ -125,5 +181,11 @@ def _clock(check: str, theirs: datetime) -> Finding:
     return Finding(check, is_ok, detail if is_ok else f"{detail}: synchronise the clocks (NTP)")
 
 
-def _brief(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+_CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
+    "PostgreSQL": _postgresql,
+    "ledger": _ledger,
+    "RabbitMQ": _rabbitmq,
+    "RabbitMQ settings": _rabbitmq_settings,
+    "event store": _event_store,
+    "settings": _knobs,
+}

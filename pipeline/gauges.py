@@ -9,14 +9,14 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from django.db import connection, transaction
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from backend.outbox.models import all_outboxes
 from pipeline import metrics
-from pipeline.status import read_mismatches, read_outbox, take_snapshot
+from pipeline.look import one_moment
+from pipeline.status import read_mismatches, read_outbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,8 +53,7 @@ class LedgerCollector(Collector):
 def read_gauges() -> dict[LedgerGauge, list[Sample]]:
     """Every gauge's samples, of one moment."""
     found: dict[LedgerGauge, list[Sample]] = {gauge: [] for gauge in metrics.LEDGER_GAUGES}
-    with transaction.atomic(), connection.cursor() as cursor:
-        take_snapshot(cursor)
+    with one_moment() as cursor:
         cursor.execute(f"SET LOCAL statement_timeout = {_TIMEOUT_MILLISECONDS}")
         for name, model in all_outboxes().items():
             for gauge, value in _of_outbox(cursor, model).items():

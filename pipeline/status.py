@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from django.db import connection, transaction
+from django.db import connection
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from backend.outbox.models import all_outboxes
-from pipeline import stranded
+from pipeline import standstill, stranded
+from pipeline.look import one_moment
 from pipeline.models import DeadLetter
 from pipeline.outboxes import problems as unknown_outbox_problems
 
@@ -26,15 +27,6 @@ if TYPE_CHECKING:
 
 #: Exact up to here, and milliseconds; the statistics are some seconds and some percent off.
 COUNTED_ROWS = 10_000
-
-#: A working shift says that it is alive every five seconds.
-SHIFT_SILENT_SECONDS = 20
-#: The scheduler starts a new shift every minute.
-SCHEDULER_SILENT_SECONDS = 100
-
-#: Longer than a dispatcher tries to publish to a RabbitMQ that is blocked before it gives up, so that the reason can be
-#: seen all the time.
-INTERRUPTION_SHOWN_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +71,7 @@ class Status:
 
 def read_status() -> Status:
     """All counts are of one snapshot, so that they add up while the pipeline runs."""
-    with transaction.atomic(), connection.cursor() as cursor:
-        take_snapshot(cursor)
+    with one_moment() as cursor:
         # What is in flight is bounded by MAX_OPEN_WINDOWS.
         cursor.execute("SELECT count(*), count(*) FILTER (WHERE window_id IS NULL) FROM pipeline_batch")
         batches, unsealed = cursor.fetchone()
@@ -114,12 +105,8 @@ def read_status() -> Status:
             name: {"alive_seconds_ago": round(alive, 1), "taken_seconds_ago": round(taken, 1)}
             for name, alive, taken in cursor.fetchall()
         }
-        cursor.execute(
-            "SELECT name, extract(epoch FROM clock_timestamp() - interrupted_at)::int, last_error FROM pipeline_shift"
-            " WHERE interrupted_at > clock_timestamp() - make_interval(secs => %s) ORDER BY name",
-            [INTERRUPTION_SHOWN_SECONDS],
-        )
-        errors += [f"the {name} shift was interrupted {ago} s ago: {error}" for name, ago, error in cursor.fetchall()]
+        errors += standstill.interruptions(cursor)
+        standstills = [*standstill.problems(cursor)]
         outboxes = {name: read_outbox(cursor, model) for name, model in all_outboxes().items()}
         stranded_problems = [*stranded.problems(cursor)]
         outbox_problems = [*unknown_outbox_problems(cursor)]
@@ -138,7 +125,8 @@ def read_status() -> Status:
         shifts=shifts,
         errors=errors,
         problems=[
-            *_shift_problems(shifts),
+            *standstill.shift_problems(shifts),
+            *standstills,
             *mismatch_problems(mismatched, since=mismatched_since),
             *_missing_problems(windows_with_missing, rows=int(missing)),
             *_dead_letter_problems(dead_letters),
@@ -147,13 +135,6 @@ def read_status() -> Status:
             *errors,
         ],
     )
-
-
-def take_snapshot(cursor: CursorWrapper) -> None:
-    """All that the transaction reads is of one moment, and read by index scans: a sequential one would read every
-    receipt, or all the empty pages that a backlog has left behind."""
-    cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-    cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
 
 
 def read_outbox(cursor: CursorWrapper, model: type[Outbox]) -> OutboxStatus:
@@ -211,23 +192,6 @@ def oldest_age_seconds(model: type[Outbox]) -> float | None:
     event_date_time = model.event_columns()["event_date_time"]
     oldest: datetime | None = rows.filter(id=oldest_id).values_list(event_date_time, flat=True).first()
     return None if oldest is None else round(max(0.0, (timezone.now() - oldest).total_seconds()), 3)
-
-
-def _shift_problems(shifts: dict[str, dict[str, float]]) -> list[str]:
-    problems = []
-    for name in ("dispatch", "recover"):
-        shift = shifts.get(name)
-        if shift is None:
-            problems.append(f"no {name} shift has ever run: start the scheduler (periodiq) and the dispatcher")
-        elif shift["alive_seconds_ago"] > SHIFT_SILENT_SECONDS:
-            problems.append(
-                f"the {name} shift was last alive {shift['alive_seconds_ago']:.0f} s ago: is the dispatcher running?"
-            )
-        elif shift["taken_seconds_ago"] > SCHEDULER_SILENT_SECONDS:
-            problems.append(
-                f"no new {name} shift for {shift['taken_seconds_ago']:.0f} s: is the scheduler (periodiq) running?"
-            )
-    return problems
 
 
 def mismatch_problems(mismatched: int, *, since: str) -> list[str]:

@@ -16,11 +16,12 @@ from uuid import UUID
 
 import structlog
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import connection
 
 from backend.eventlog.errors import EventStoreError
 from backend.outbox.models import all_outboxes
 from pipeline import heartbeat, metrics
+from pipeline.look import one_moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -178,7 +179,7 @@ def has_overdue_receipts(*, seconds: float) -> bool:
     """True if receipts have waited for so long, and nobody has compared them with the event store yet."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT EXISTS (SELECT FROM pipeline_window WHERE acked_at < clock_timestamp() - make_interval(secs => %s)"
+            "SELECT EXISTS (SELECT FROM pipeline_window WHERE acked_at < now() - make_interval(secs => %s)"
             " AND acked_at IS NOT NULL AND verified_at IS NULL AND last_error = '')",
             [seconds],
         )
@@ -215,8 +216,7 @@ def read_ledger(store: EventStore, *, since: datetime, until: datetime | None) -
     """
     period = {"since": since, "until": until or datetime.max.replace(tzinfo=UTC)}
     ledger = Ledger(outboxes={name: OutboxLedger() for name in all_outboxes()})
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    with one_moment(by_index=False) as cursor:
         for attribute, sql in _SUMS.items():
             cursor.execute(sql, period)
             for outbox, rows in cursor.fetchall():

@@ -2,28 +2,39 @@
 
 RabbitMQ and the event store being away does not make the web process unready: it publishes into PostgreSQL, and
 keeping requests away from it would turn their outage into one of the application.
+
+Whatever hangs, each is answered within two seconds, and no number of them takes the threads that serve people: what may
+hang is done in a thread of its own, one at a time.
 """
 
 from __future__ import annotations
 
 import threading
-import time
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
+from django.conf import settings
+from django.contrib.auth import get_user
 from django.db import DatabaseError, InterfaceError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from pipeline import trouble
 from pipeline.doctor import Finding, examine
 from pipeline.gauges import LEDGER
+from pipeline.within import NoAnswerYet, Within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
+#: Every answer comes within two seconds, its way included.
+_SECONDS = 1.8
 #: A full examination connects to everything: however often it is asked for, it is made this often at most.
 _FRESH_SECONDS = 5.0
 
@@ -41,6 +52,8 @@ class HealthMiddleware:
                 return _text("ok")
             case "/readyz" if "full" not in request.GET:
                 return _ready()
+            case "/readyz":
+                return _full_report(request)
             case "/metrics":
                 return _metrics()
         return self._get_response(request)
@@ -51,63 +64,133 @@ _migrated = threading.Event()
 
 def _ready() -> HttpResponse:
     try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT")
-        if not _migrated.is_set():  # what is applied stays so for the life of a process
-            executor = MigrationExecutor(connection)
-            if executor.migration_plan(executor.loader.graph.leaf_nodes()):
-                return _text("migrations are not applied: run `python manage.py migrate`", status=503)
-            _migrated.set()
-    except (DatabaseError, InterfaceError):
-        return _text("PostgreSQL does not answer: `python manage.py pipeline doctor` says more", status=503)
+        are_applied = _asked(_readiness)
+    except NoAnswerYet:
+        return _text("PostgreSQL does not answer in time: `python manage.py pipeline doctor` says more", status=503)
+    except (DatabaseError, InterfaceError) as error:
+        if trouble.is_outage(error):
+            return _text("PostgreSQL does not answer: `python manage.py pipeline doctor` says more", status=503)
+        return _text(_refusal(error), status=503)
+    if not are_applied:
+        return _text("migrations are not applied: run `python manage.py migrate`", status=503)
     return _text("ready")
+
+
+def _look_at_migrations() -> bool:
+    """True if all are applied."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT")
+    if not _migrated.is_set():  # what is applied stays so for the life of a process
+        executor = MigrationExecutor(connection)
+        if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+            return False
+        _migrated.set()
+    return True
 
 
 def _metrics() -> HttpResponse:
     try:
-        return HttpResponse(generate_latest(LEDGER), content_type=CONTENT_TYPE_LATEST)
+        return HttpResponse(_asked(_measurement), content_type=CONTENT_TYPE_LATEST)
+    except NoAnswerYet:
+        log.warning("ledger_not_measured", error=f"PostgreSQL took more than {_SECONDS:g} s")
+        return _text("PostgreSQL does not answer in time", status=503)
     except (DatabaseError, InterfaceError) as error:
-        log.warning("ledger_not_measured", error=str(error))
-        return _text("PostgreSQL does not answer", status=503)
+        log.warning("ledger_not_measured", error=trouble.of_database(error))
+        is_away = trouble.is_outage(error)
+        return _text("PostgreSQL does not answer" if is_away else _refusal(error), status=503)
 
 
-class _Examination:
+def _measure() -> bytes:
+    return generate_latest(LEDGER)
+
+
+def _refusal(error: Exception) -> str:
+    """For anybody, so without what an error says of hosts and rows."""
+    return f"PostgreSQL answers, but refuses: {type(error).__name__} {trouble.sqlstate(error)}".strip()
+
+
+_readiness = Within(_look_at_migrations, seconds=_SECONDS)
+_measurement = Within(_measure, seconds=_SECONDS)
+
+
+class _Examination(Within[list[Finding]]):
     """The doctor's findings, some seconds old at most."""
 
     def __init__(self) -> None:
-        self._examining = threading.Lock()
-        self._examined_at = float("-inf")
-        self._findings: list[Finding] = []
+        super().__init__(self._examine, seconds=_SECONDS, fresh_seconds=_FRESH_SECONDS)
 
-    def findings(self) -> list[Finding]:
-        with self._examining:
-            if time.monotonic() - self._examined_at > _FRESH_SECONDS:
-                self._findings = examine()
-                self._examined_at = time.monotonic()
-            return self._findings
+    @staticmethod
+    def _examine() -> list[Finding]:
+        return examine()
 
 
 _examination = _Examination()
+#: Who asks for the full report is looked up in PostgreSQL, which may hang; so many at a time may wait for it.
+_being_looked_up = threading.BoundedSemaphore(2)
 
 
-def readyz_full(request: HttpRequest) -> HttpResponse:
-    """Every check of `pipeline doctor`, for people, as JSON; 503 unless all is well. The details are for staff only:
-    they name hosts."""
-    findings = _examination.findings()
-    with_details = _is_staff(request)
-    shown = [
-        {"check": finding.check, "is_ok": finding.is_ok, **({"detail": finding.detail} if with_details else {})}
-        for finding in findings
-    ]
+def _is_a_test_s() -> bool:
+    """True if this thread's connection is in a transaction already, which another one could not look into, or if its
+    queries are watched. Machines are answered before any request has touched it."""
+    return connection.in_atomic_block or connection.force_debug_cursor
+
+
+def _asked(question: Within[T]) -> T:
+    return question.look() if _is_a_test_s() else question.answer()
+
+
+def _full_report(request: HttpRequest) -> HttpResponse:
+    """Every check of `pipeline doctor`, for staff, as JSON; 503 unless all is well. Nobody else starts one."""
+    try:
+        if not _is_staff(request):
+            return _for_staff()
+        findings = _examination.answer()
+    except NoAnswerYet:
+        waiting = [{"check": "examination", "is_ok": False, "detail": "not over yet: ask again in ten seconds"}]
+        return JsonResponse({"is_ok": False, "checks": waiting}, status=503)
+    shown = [{"check": finding.check, "is_ok": finding.is_ok, "detail": finding.detail} for finding in findings]
     is_well = all(finding.is_ok for finding in findings)
     return JsonResponse({"is_ok": is_well, "checks": shown}, status=200 if is_well else 503)
 
 
 def _is_staff(request: HttpRequest) -> bool:
-    try:
-        return bool(request.user.is_staff)
-    except (AttributeError, DatabaseError, InterfaceError):  # the session is in the database
+    """True if a member of staff asks. Raises NoAnswerYet when PostgreSQL, which has the sessions, hangs.
+
+    Here, and not in the middleware for that, because other middleware that comes before could wait for PostgreSQL, too.
+    """
+    key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
+    if key is None:
         return False
+
+    def look() -> bool:
+        try:
+            request.session = import_module(settings.SESSION_ENGINE).SessionStore(key)
+            user = get_user(request)
+        except (DatabaseError, InterfaceError):
+            return False
+        return user.is_active and user.is_staff
+
+    if _is_a_test_s():
+        return look()
+    if not _being_looked_up.acquire(blocking=False):
+        raise NoAnswerYet
+
+    def look_and_release() -> bool:
+        try:
+            return look()
+        finally:
+            _being_looked_up.release()
+
+    return Within(look_and_release, seconds=_SECONDS / 2).answer()
+
+
+def _for_staff() -> HttpResponse:
+    answer: dict[str, object] = {
+        "is_ok": None,
+        "checks": [],
+        "detail": "for staff: sign in. Machines ask /readyz.",
+    }
+    return JsonResponse(answer, status=403)
 
 
 def _text(text: str, *, status: int = 200) -> HttpResponse:

@@ -11,15 +11,14 @@ import re
 import sys
 import threading
 from typing import TYPE_CHECKING, TextIO
-from urllib.parse import unquote, urlsplit
 
 import structlog
+
+from pipeline.secrets import blanked, parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: Shorter ones would blank out parts of ordinary words.
-_SHORTEST_SECRET = 6
 #: What follows in an error of PostgreSQL quotes values: of the row, the key, the line of a COPY, the statement.
 _QUOTED_VALUES = re.compile(r"^(DETAIL|CONTEXT|LINE \d+):.*$", re.MULTILINE)
 
@@ -109,23 +108,7 @@ class _WithoutSecrets(structlog.stdlib.ProcessorFormatter):
         processors: list[structlog.typing.Processor],
     ) -> None:
         super().__init__(foreign_pre_chain=foreign_pre_chain, processors=processors)
-        self._secrets = tuple(dict.fromkeys(part for secret in secrets for part in _parts(secret)))
+        self._secrets = parts(secrets)
 
     def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
-        for secret in self._secrets:
-            line = line.replace(secret, "***")
-        return line
-
-
-def _parts(secret: str) -> list[str]:
-    """The secret, or the password of a URL as it is written there and as it is meant."""
-    if "://" in secret:
-        try:
-            written = urlsplit(secret).password or ""
-        except ValueError:
-            return []
-        found = {written, unquote(written)}
-    else:
-        found = {secret}
-    return sorted((part for part in found if len(part) >= _SHORTEST_SECRET), key=len, reverse=True)
+        return blanked(super().format(record), self._secrets)

@@ -7,7 +7,6 @@ from django.urls import path
 from django.views.generic import RedirectView
 
 from backend.config.api import api, not_found
-from backend.config.health import readyz_full
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="api-1:openapi-view")),
@@ -15,5 +14,4 @@ urlpatterns = [
     path("api/", not_found),  # before ninja's root, which is a page in HTML
     path("api/", api.urls),
     path("api/<path:_rest>", not_found),
-    path("readyz", readyz_full),
 ]

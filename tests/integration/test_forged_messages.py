@@ -115,7 +115,7 @@ def empty() -> bool:
 @pytest.mark.timeout(240)
 def test_messages_of_the_far_future_hold_up_nothing_even_after_a_restart(workers: Workers, event_log: EventLog) -> None:
     # Given more of them than the workers fetch at a time, before the ticks and before the batches
-    later = {"options": {"eta": _FAR_AWAY}}
+    later: dict[str, Any] = {"options": {"eta": _FAR_AWAY}}
     raw("dispatch", [tick(**later), tick("recover_shift", **later), tick("verify", **later)] * 20)
     raw("aggregate", [batch(1, **later)] * 60)
     raw("dispatch.DQ", [forged("dispatch.DQ", "dispatch_shift", {}, **later)] * 20)
@@ -192,14 +192,19 @@ def test_batches_that_the_ledger_does_not_have_delay_nobody(workers: Workers, ev
 def test_a_project_s_own_queues_take_what_dramatiq_takes(services: Services) -> None:
     assert services.rabbitmq.is_running
     broker = dramatiq.get_broker()
+    assert isinstance(broker, Broker)
     queue = f"of-a-project-{uuid.uuid4().hex}"
     broker.declare_queue(queue, ensure=True)
-    own = dramatiq.Message(queue, "somebody_s", (1, "two"), {"three": [3.5]}, {"own": True, "max_retries": 7})
+    own: dramatiq.Message[None] = dramatiq.Message(
+        queue, "somebody_s", (1, "two"), {"three": [3.5]}, {"own": True, "max_retries": 7}
+    )
     broker.enqueue(own)
 
     consumer = broker.consume(queue, timeout=5000)
     try:
-        assert next(consumer)._message == own
+        received = next(consumer)
+        assert received is not None
+        assert received._message == own
     finally:
         consumer.close()
         broker.channel.queue_delete(queue)

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import json
+import os
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
+from unittest.mock import ANY
 
+import psycopg2
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test import Client
 
 from backend.config import health
 from backend.users.models import User
 from pipeline.doctor import Finding
+from tests.faults.proxy import Fault, Kind, Proxy, with_port
+from tests.integration.rows import create_users
 from tests.integration.scraping import get
+from tests.integration.threads import all_at_once
 from tests.integration.workers import Workers
 from tests.services import Services
+from tests.waiting import eventually
+
+WAIT_SECONDS = 60
 
 #: Nobody listens on port 1.
 OTHERS_DOWN = {"RABBITMQ_URL": "amqp://127.0.0.1:1", "EVENT_STORE_URL": "clickhouse://127.0.0.1:1/default"}
@@ -26,10 +39,21 @@ POSTGRES_DOWN = {"DATABASE_URL": "postgresql://towpath:hunter2-hunter2@127.0.0.1
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing is remembered of the test before."""
+    monkeypatch.setattr(health, "_SECONDS", WAIT_SECONDS)
     monkeypatch.setattr(health, "_examination", health._Examination())
     health._migrated.clear()
     yield
     health._migrated.clear()
+
+
+def staff_client() -> Client:
+    client = Client()
+    client.force_login(User.objects.create_superuser("root@example.com", "secret", first_name="R", last_name="R"))
+    return client
+
+
+def staff_cookie() -> str:
+    return f"sessionid={staff_client().cookies['sessionid'].value}"
 
 
 def full(client: Client) -> tuple[int, dict[str, Any]]:
@@ -49,9 +73,15 @@ def test_the_web_process_is_ready_while_rabbitmq_and_the_event_store_are_down(
     assert get(f"{url}/readyz") == (200, "ready\n")
     assert get(f"{url}/metrics")[0] == 200
 
-    status, text = get(f"{url}/readyz?full=1")
-    found = {check["check"]: check["is_ok"] for check in json.loads(text)["checks"]}
-    assert status == 503
+    cookie = staff_cookie()
+
+    def report() -> dict[str, bool]:
+        status, text = get(f"{url}/readyz?full=1", Cookie=cookie)
+        assert status == 503
+        return {check["check"]: check["is_ok"] for check in json.loads(text)["checks"]}
+
+    eventually(lambda: report().get("PostgreSQL"), seconds=WAIT_SECONDS)
+    found = report()
     assert (found["PostgreSQL"], found["RabbitMQ"], found["event store"]) == (True, False, False)
 
 
@@ -65,7 +95,7 @@ def test_a_web_process_without_its_database_lives_but_is_not_ready(workers: Work
     assert (status, text.split(":")[0]) == (503, "PostgreSQL does not answer")
     assert get(f"{url}/metrics")[0] == 503
     status, text = get(f"{url}/readyz?full=1")
-    assert status == 503
+    assert status == 403
     assert not json.loads(text)["is_ok"]
 
 
@@ -92,13 +122,16 @@ def test_machines_are_answered_by_whatever_name_they_call(path: str) -> None:
     assert Client().get("/api/docs", headers={"host": "10.1.2.3:8000"}).status_code == 400
 
 
-def test_the_details_of_a_full_examination_are_for_staff() -> None:
-    anonymous, staff, user = Client(), Client(), Client()
-    staff.force_login(User.objects.create_superuser("root@example.com", "secret", first_name="R", last_name="R"))
+def test_a_full_examination_is_for_staff_and_nobody_else_starts_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    anonymous, staff, user = Client(), staff_client(), Client()
     user.force_login(User.objects.create(email="user@example.com", first_name="U", last_name="U"))
+    stranger = Client()
+    stranger.cookies["sessionid"] = "made-up"
 
-    assert all("detail" not in check for check in full(anonymous)[1]["checks"])
-    assert all("detail" not in check for check in full(user)[1]["checks"])
+    with monkeypatch.context() as nobody_examines:
+        nobody_examines.setattr(health, "examine", lambda: pytest.fail("nobody may start it"))
+        for client in (anonymous, user, stranger):
+            assert full(client) == (403, {"is_ok": None, "checks": [], "detail": ANY})
     details = {check["check"]: check["detail"] for check in full(staff)[1]["checks"]}
     assert "no dispatch shift has ever run" in details["shifts"]
 
@@ -111,7 +144,78 @@ def test_a_full_examination_is_not_made_for_each_who_asks(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(health, "examine", examined)
 
+    client = staff_client()
     for _ in range(5):
-        full(Client())
+        full(client)
 
     assert next(made) == 1
+
+
+# --- Whatever hangs ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/readyz?full=1"])
+def test_sixteen_who_ask_a_web_process_whose_services_hang_are_answered_and_take_nobody_s_thread(
+    workers: Workers, services: Services, path: str
+) -> None:
+    # Given a web process to whose services everything can be connected, and from which nothing comes back
+    with contextlib.ExitStack() as stack:
+        proxies = {
+            "DATABASE_URL": stack.enter_context(closing(Proxy(services.postgres.port))),
+            "RABBITMQ_URL": stack.enter_context(closing(Proxy(services.rabbitmq.amqp_port))),
+            "EVENT_STORE_URL": stack.enter_context(closing(Proxy(services.clickhouse.port))),
+        }
+        workers.web(**{name: with_port(os.environ[name], proxy.port) for name, proxy in proxies.items()})
+        workers.wait_until_ready()
+        url = f"http://127.0.0.1:{services.web_port}"
+        assert get(f"{url}/readyz")[0] == 200
+        cookie = staff_cookie()
+        for proxy in proxies.values():
+            proxy.fail(Fault(kind=Kind.BLACK_HOLE))
+
+        # When more ask, with a session and without, than it has threads
+        began = time.monotonic()
+        headers: list[dict[str, str]] = [{}, {"Cookie": cookie}]
+        answers = all_at_once([functools.partial(get, url + path, **headers[n % 2]) for n in range(32)])
+        seconds = time.monotonic() - began
+
+        # Then each has its answer within two seconds (and what the machine takes for so many)
+        assert {status for status, _ in answers} <= {200, 403, 503}
+        assert seconds < 6
+        began = time.monotonic()
+        assert get(f"{url}/healthz")[0] == 200
+        assert time.monotonic() - began < 2
+
+
+def test_a_locked_table_does_not_hold_up_a_scrape() -> None:
+    with contextlib.closing(psycopg2.connect(os.environ["DATABASE_URL"])) as other, other.cursor() as cursor:
+        cursor.execute("LOCK TABLE users, pipeline_window IN ACCESS EXCLUSIVE MODE")
+
+        began = time.monotonic()
+        response = Client().get("/metrics")
+
+        assert response.status_code == 503
+        assert time.monotonic() - began < 3
+
+
+# --- In somebody's transaction -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/readyz", "/readyz?full=1"])
+def test_inside_of_a_transaction_everything_is_answered_and_the_transaction_goes_on(path: str) -> None:
+    client = staff_client()
+    with transaction.atomic():
+        create_users(1)
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL enable_seqscan = on")
+
+        response = client.get(path)
+
+        assert response.status_code in {200, 503}
+        assert b"does not answer" not in response.content
+        assert b"PostgreSQL answers" not in response.content
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW enable_seqscan")
+            assert cursor.fetchone() == ("on",)
+        create_users(1, prefix="after")
+    assert User.objects.filter(email__startswith="after").exists()

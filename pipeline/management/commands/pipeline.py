@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
+import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -17,12 +19,13 @@ from django.db import DatabaseError, InterfaceError, connection
 from backend.eventlog.errors import EventStoreError
 from backend.eventlog.store import connect
 from backend.outbox.models import all_outboxes
-from pipeline import deadletters, outboxes, stranded
+from pipeline import deadletters, outboxes, stranded, trouble
 from pipeline.actors import publish_batches
 from pipeline.doctor import examine
 from pipeline.errors import OutboxInUse
 from pipeline.models import DeadLetter
 from pipeline.recover import recover
+from pipeline.secrets import without_secrets
 from pipeline.status import COUNTED_ROWS, Status, read_status
 from pipeline.verify import Ledger, read_ledger, verify_receipts
 
@@ -68,6 +71,11 @@ class Command(BaseCommand):
             one.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *_args: Any, **options: Any) -> None:  # noqa: ANN401 - Django's signature
+        # Standard output has the answer only: what a project's logs or signal handlers print there goes to stderr.
+        with contextlib.redirect_stdout(sys.stderr):
+            self._handle(options)
+
+    def _handle(self, options: dict[str, Any]) -> None:
         actions = {"status": self._status, "doctor": self._doctor, "recover": self._recover}
         try:
             if options["action"] == "deadletters":
@@ -81,10 +89,10 @@ class Command(BaseCommand):
         except OutboxInUse as error:
             raise CommandError(str(error)) from error
         except (DatabaseError, InterfaceError) as error:
-            raise CommandError(f"PostgreSQL does not answer, or is not migrated: {error}") from error
+            raise CommandError(without_secrets(trouble.of_database(error))) from error
         except EventStoreError as error:
             raise CommandError(
-                f"The event store does not answer, or refuses ({error}): see `pipeline doctor`."
+                without_secrets(f"The event store does not answer, or refuses ({error}): see `pipeline doctor`.")
             ) from error
         if not is_well:
             raise SystemExit(1)

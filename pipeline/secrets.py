@@ -1,0 +1,113 @@
+"""What must never be in a log line, an error or a traceback: the secrets of the settings, and how they are blanked.
+
+A text is blanked where it is made, because nobody knows who prints it: a project may have logs of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import re
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus
+
+from django.conf import settings
+from django.core.signals import setting_changed
+
+BLANK = "***"
+
+#: A shorter one is blanked only where it stands by itself: it would blank out parts of ordinary words.
+_SHORT = 6
+#: Names of parameters and options whose value is a secret.
+_IS_SECRET = re.compile(r"pass(word|wd|phrase)?$|secret|token|^pwd$", re.IGNORECASE)
+#: Whatever URL it is, what stands between its user and the last @ is a password.
+_IN_URL = re.compile(r"(\w\+?://[^\s/?#@:\"']*:)[^\s\"'/?#]*@")
+_IN_QUERY = re.compile(r"([?&;]\w*(?:pass(?:word|wd|phrase)?|secret|token)=)[^\s&;\"']+", re.IGNORECASE)
+
+
+def parts(secrets: Iterable[str]) -> list[str]:
+    """Every form in which these secrets may turn up, the longest first. Each is one itself, or a URL (or several, with
+    `;` between them) with passwords in it."""
+    found = {form for secret in secrets for one in _secrets_of(secret) for form in _forms(one) if form}
+    return sorted(found, key=len, reverse=True)
+
+
+def blanked(text: str, forms: Iterable[str]) -> str:
+    """The text without these, and without the password of any URL."""
+    text = _IN_QUERY.sub(rf"\1{BLANK}", _IN_URL.sub(rf"\1{BLANK}@", text))
+    for form in forms:
+        if len(form) >= _SHORT:
+            text = text.replace(form, BLANK)
+        elif form in text:
+            text = re.sub(rf"(?<!\w){re.escape(form)}(?!\w)", BLANK, text)
+    return text
+
+
+def without_secrets(text: str) -> str:
+    """The text without the secrets of the settings."""
+    return blanked(text, _of_settings())
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback without local variables, and without the secrets of the settings."""
+    return without_secrets("".join(traceback.format_exception(error)).rstrip())
+
+
+def _secrets_of(secret: str) -> Iterator[str]:
+    if "://" not in secret:
+        yield secret
+        return
+    for url in re.split(r";(?=\w+://)", secret):
+        authority, _, rest = url.partition("://")[2].partition("/")
+        user, _, _ = authority.rpartition("@")
+        name, _, password = user.partition(":")
+        if password:
+            yield password
+            yield unquote(password)
+            for pair in (f"{name}:{password}", f"{unquote(name)}:{unquote(password)}"):
+                yield base64.b64encode(pair.encode()).decode()
+        for parameter, value in parse_qsl((authority + rest).partition("?")[2], separator="&"):
+            if _IS_SECRET.search(parameter):
+                yield value
+
+
+def _forms(secret: str) -> Iterator[str]:
+    yield secret
+    yield quote(secret, safe="")
+    yield quote(secret)
+    yield quote_plus(secret)
+    yield unquote(secret)
+    yield unquote_plus(secret)
+    # As it stands in a repr, and in JSON.
+    yield repr(secret)[1:-1]
+    yield json.dumps(secret)[1:-1]
+    yield json.dumps(secret, ensure_ascii=False)[1:-1]
+
+
+@functools.cache
+def _of_settings() -> tuple[str, ...]:
+    names = ("SECRET_KEY", "EVENT_HASH_KEY", "RABBITMQ_URL", "EVENT_STORE_URL", "DATABASE_URL")
+    secrets = [str(getattr(settings, name, "") or "") for name in names]
+    secrets += [str(key) for key in getattr(settings, "SECRET_KEY_FALLBACKS", ())]
+    for database in getattr(settings, "DATABASES", {}).values():
+        secrets += _in_options(database)
+    secrets += _in_options(getattr(settings, "DRAMATIQ_BROKER", {}).get("OPTIONS", {}))
+    return tuple(parts(secret for secret in secrets if secret))
+
+
+def _in_options(options: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in options.items():
+        if isinstance(value, dict):
+            yield from _in_options(value)
+        elif isinstance(value, str) and (_IS_SECRET.search(name) or "://" in value):
+            yield value
+
+
+def _forget(**_changed: object) -> None:
+    _of_settings.cache_clear()
+
+
+setting_changed.connect(_forget)

@@ -1,0 +1,52 @@
+"""What an error of PostgreSQL means to a person: that it is away, that it is not migrated, or what it refuses.
+
+Only what is an outage is called one. Values that an error quotes (a row, a key, a statement) are left out.
+"""
+
+from __future__ import annotations
+
+from django.db import InterfaceError, OperationalError
+
+#: SQLSTATE classes and codes that mean that the server, or the way to it, is not there: connection exceptions, too many
+#: connections, shutting down, crashed, starting up.
+_AWAY = ("08", "53300", "57P01", "57P02", "57P03")
+_NOT_MIGRATED = ("42P01", "42703", "3F000")
+#: A statement that took longer than it may, or a lock that somebody else holds.
+_TOO_LATE = ("57014", "55P03", "25P03")
+
+
+def of_database(error: Exception) -> str:
+    """One line: what is the matter with PostgreSQL, and what to do."""
+    state = sqlstate(error)
+    if is_outage(error):
+        return f"PostgreSQL does not answer: {brief(error)}"
+    if is_not_migrated(error):
+        return f"The database is not migrated: run `python manage.py migrate` ({brief(error)})"
+    if state in _TOO_LATE:
+        return f"PostgreSQL takes too long, or somebody holds a lock: see pg_stat_activity ({brief(error)})"
+    return f"PostgreSQL refuses, and is not away: {type(error).__name__} {brief(error)}"
+
+
+def is_outage(error: Exception) -> bool:
+    """True if PostgreSQL cannot be reached."""
+    state = sqlstate(error)
+    if state:
+        return state.startswith(_AWAY)
+    # libpq itself, without an answer of the server.
+    return isinstance(error, (OperationalError, InterfaceError))
+
+
+def is_not_migrated(error: Exception) -> bool:
+    """True if a table or a column is not there."""
+    return sqlstate(error) in _NOT_MIGRATED
+
+
+def sqlstate(error: BaseException) -> str:
+    """PostgreSQL's code of the error, from whichever driver; empty without one."""
+    cause = error.__cause__ or error
+    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or ""
+
+
+def brief(error: Exception) -> str:
+    """The first line of an error: what follows in PostgreSQL's quotes values."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,70 @@
+"""Something that may hang, asked by threads that must not: each gets an answer in time, or is told that there is none.
+
+One look is under way at a time, in a thread of its own, however many ask. Who comes while it lasts shares its answer,
+and who comes after it has taken too long is told so immediately.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from django.db import connections
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+class NoAnswerYet(Exception):  # noqa: N818 - says what is the matter
+    """The look takes longer than its limit."""
+
+
+class _Look(Generic[T]):
+    def __init__(self, look: Callable[[], T]) -> None:
+        self.began_at = time.monotonic()
+        self.ended_at = float("inf")
+        self.is_over = threading.Event()
+        self._look = look
+        self._answer: T | None = None
+        self._error: Exception | None = None
+        threading.Thread(target=self._run, name="look", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._answer = self._look()
+        except Exception as error:  # noqa: BLE001 - raised where it is asked for
+            self._error = error
+        finally:
+            connections.close_all()
+            self.ended_at = time.monotonic()
+            self.is_over.set()
+
+    def answer(self) -> T:
+        if self._error is not None:
+            raise self._error
+        return self._answer  # type: ignore[return-value]  # it is over, and has not failed
+
+
+class Within(Generic[T]):
+    """`look`, whose answer is due within `seconds` and is given again for `fresh_seconds`, whether good or bad."""
+
+    def __init__(self, look: Callable[[], T], *, seconds: float, fresh_seconds: float = 0.0) -> None:
+        self.look = look
+        self._seconds = seconds
+        self._fresh_seconds = fresh_seconds
+        self._changing = threading.Lock()
+        self._current: _Look[T] | None = None
+
+    def answer(self) -> T:
+        """What `look` returns or raises; raises NoAnswerYet when it takes too long."""
+        now = time.monotonic()
+        with self._changing:
+            look = self._current
+            if look is None or (look.is_over.is_set() and now - look.ended_at >= self._fresh_seconds):
+                look = self._current = _Look(self.look)
+        if not look.is_over.wait(max(0.0, look.began_at + self._seconds - now)):
+            raise NoAnswerYet
+        return look.answer()
