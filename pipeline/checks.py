@@ -12,6 +12,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 from django.utils.module_loading import import_string
 
+from backend.eventlog import store
+
 #: Every setting that the product reads beside Django's own.
 SETTINGS = (
     *("BATCH_IDS", "DISPATCH_INTERVAL_SECONDS", "DRAMATIQ_BROKER", "ENVIRONMENT", "EVENT_CONTEXT_MAX_BYTES"),
@@ -41,7 +43,7 @@ def require_settings() -> None:
 
 def check_settings(**_: object) -> Sequence[CheckMessage]:
     """Django's system check: `manage.py check`, and before every `migrate`."""
-    return [*_database(), *_installed_apps(), *_broker()]
+    return [*_database(), *_installed_apps(), *_broker(), *_event_store()]
 
 
 def _database() -> Iterator[CheckMessage]:
@@ -80,6 +82,14 @@ def _broker() -> Iterator[CheckMessage]:
             hint="Leave it out: the pipeline's own actors run as long as they must.",
             id="pipeline.W001",
         )
+
+
+def _event_store() -> Iterator[CheckMessage]:
+    """Of a project that sets it after `from backend.config.towpath import *`, which checks the environment's."""
+    try:
+        store.checked(settings.EVENT_STORE_URL)
+    except ImproperlyConfigured as error:
+        yield Error(f"EVENT_STORE_URL: {error}", hint="See docs/stores.md.", id="pipeline.E020")
 
 
 def _path(middleware: Any) -> str:  # noqa: ANN401 - what the setting may hold: an import path, a class, an instance

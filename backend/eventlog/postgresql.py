@@ -16,6 +16,7 @@ from uuid import UUID
 import psycopg2
 from psycopg2 import errorcodes
 
+from backend.eventlog import postgresql_surroundings as surroundings
 from backend.eventlog.columns import ROW_COLUMNS
 from backend.eventlog.errors import (
     EventStoreError,
@@ -25,7 +26,6 @@ from backend.eventlog.errors import (
     WriteTooLarge,
 )
 from backend.eventlog.postgresql_schema import (
-    COLUMN_TYPES,
     CREATE_MIGRATIONS,
     CREATE_WINDOW,
     MONTH,
@@ -59,7 +59,8 @@ _PAGE_ROWS = 1000
 
 _NAMES = ", ".join(column.name for column in ROW_COLUMNS)
 
-# Two tokens are forgotten for each that comes, so that they never pile up and no write has to clear many.
+# Two tokens are forgotten for each that comes, so that they never pile up and no write has to clear many. A trigger
+# that leaves rows out fails the division, and nothing is committed.
 _STORE = f"""
 WITH forgotten AS (
     DELETE FROM {TABLE}_token WHERE (token, month) IN (
@@ -69,8 +70,11 @@ WITH forgotten AS (
 ), fresh AS (
     INSERT INTO {TABLE}_token (token, month) SELECT %s, month FROM unnest(%s::date[]) AS month ORDER BY month
     ON CONFLICT DO NOTHING RETURNING month
+), stored AS (
+    INSERT INTO {TABLE} ({_NAMES}) SELECT {_NAMES} FROM {WINDOW} WHERE {MONTH} IN (SELECT month FROM fresh) RETURNING 1
 )
-INSERT INTO {TABLE} ({_NAMES}) SELECT {_NAMES} FROM {WINDOW} WHERE {MONTH} IN (SELECT month FROM fresh);
+SELECT 1 / ((SELECT count(*) FROM stored)
+    = (SELECT count(*) FROM {WINDOW} WHERE {MONTH} IN (SELECT month FROM fresh)))::int;
 COMMIT
 """
 
@@ -94,12 +98,7 @@ class PostgreSQLStore:
         return migrations()
 
     def applied_migrations(self) -> Mapping[int, tuple[str, str]]:
-        if not self._has_database():
-            return {}
-        if self._sessions.query("SELECT to_regclass(%s)", [f"{TABLE}_migration"]) == [(None,)]:
-            return {}
-        rows = self._sessions.query(f"SELECT number, name, checksum FROM {TABLE}_migration")
-        return {number: (name, checksum) for number, name, checksum in rows}
+        return surroundings.applied_migrations(self._sessions) if self._has_database() else {}
 
     def apply_migration(self, migration: Migration) -> None:
         if not self._has_database():
@@ -110,7 +109,8 @@ class PostgreSQLStore:
         try:
             with self._sessions.cursor() as cursor:
                 record = cursor.mogrify(
-                    f"INSERT INTO {TABLE}_migration (number, name, checksum) VALUES (%s, %s, %s)",
+                    f"INSERT INTO {TABLE}_migration (number, name, checksum) VALUES (%s, %s, %s)"
+                    " ON CONFLICT (number) DO UPDATE SET name = excluded.name, checksum = excluded.checksum",
                     [migration.number, migration.name, migration.checksum],
                 ).decode()
                 cursor.execute(
@@ -127,30 +127,13 @@ class PostgreSQLStore:
             raise StoreUnavailable(f"{first_line(error)}: run it again") from error
 
     def foreign_tables(self) -> Sequence[str]:
-        return []
-
-    def findings(self) -> Sequence[Finding]:
-        return []
+        return surroundings.foreign_tables(self._sessions) if self._has_database() else []
 
     def problems(self) -> Sequence[str]:
-        rows = self._sessions.query(
-            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
-            " WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
-            [TABLE],
-        )
-        columns = dict(rows)
-        if not columns:
-            return [f"table {TABLE} does not exist: run `python manage.py eventlog migrate`"]
-        found = [
-            f"column {name} is {columns.get(name, 'missing')}, not {wanted}: run `python manage.py eventlog migrate`"
-            for name, wanted in COLUMN_TYPES.items()
-            if columns.get(name) != wanted
-        ]
-        if self._sessions.query("SELECT current_setting('fsync')") != [("on",)]:
-            found.append("fsync is off: a power cut loses what was acknowledged; set it to on in postgresql.conf")
-        if self._sessions.query("SELECT current_setting('server_encoding')") != [("UTF8",)]:
-            found.append("the database's encoding is not UTF8: give the event store a database that has it")
-        return found
+        return surroundings.table_problems(self._sessions)
+
+    def findings(self) -> Sequence[Finding]:
+        return surroundings.findings(self._sessions)
 
     def write(self, rows: bytes, *, row_count: int, token: str) -> None:
         with self._sessions.cursor() as cursor:
@@ -249,6 +232,8 @@ class PostgreSQLStore:
         if code == errorcodes.CHECK_VIOLATION and not error.diag.constraint_name:
             self._months.clear()
             return StoreUnavailable("a month's partition has been taken away; it is created again")
+        if code == errorcodes.DIVISION_BY_ZERO:
+            return StoreUnavailable(f"a trigger on {TABLE} or on a partition of it leaves rows out: drop the trigger")
         # Without an answer, or with one that the server gives when it ends, the commit may have been done.
         if not code or code.startswith("08") or code in _ENDING:
             return OutcomeUnknown(first_line(error))

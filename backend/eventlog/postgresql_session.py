@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import socket
 import threading
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from django.core.exceptions import ImproperlyConfigured
+from psycopg2 import errorcodes
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, parse_dsn
 
 from backend.eventlog.errors import StoreUnavailable
@@ -27,15 +29,32 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 5
 
-#: What every session starts with. A server where commits need not be on disk is asked for ours to be. A session of a
-#: process that stands still must not keep a transaction open.
+#: What every session starts with, whatever role, database and server set. A server where commits need not be on disk is
+#: asked for ours to be. A session of a process that stands still must not keep a transaction open. With `row_security`
+#: off, a policy that would leave rows out is an error. Without a schema, nothing else would say why there is no table.
 _SET_UP = """
 SET TIME ZONE 'UTC';
+SET DateStyle = 'ISO, YMD';
+SET IntervalStyle = 'postgres';
+SET standard_conforming_strings = on;
+SET row_security = off;
+SET default_transaction_isolation = 'read committed';
+SET default_table_access_method = 'heap';
+SET lock_timeout = {lock_milliseconds};
+SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout';
 SET client_min_messages = warning;
 SET statement_timeout = {statement_milliseconds};
 SET idle_in_transaction_session_timeout = {idle_milliseconds};
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
+SELECT current_schema(), current_setting('search_path');
 """
+
+#: Options of libpq that choose a session in which nothing can be written, or that is none.
+_REFUSED = {
+    "replication": "it is for replication only",
+    **dict.fromkeys(("service", "servicefile"), "write host and database into the URL"),
+}
+_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
 
 
 class Session:
@@ -93,13 +112,19 @@ class Sessions:
         self._parameters: dict[str, Any] = {
             "connect_timeout": _CONNECT_SECONDS,
             "fallback_application_name": "event store",
+            **parsed(url),
+            # Rows come in it.
             "client_encoding": "UTF8",
-            **_parsed(url),
         }
         self._timeout_seconds = timeout_seconds
         milliseconds = max(1000, int(timeout_seconds * 1000))
         # The server gives up before we do: a statement must not go on when nobody waits for it any more.
-        self._set_up = _SET_UP.format(statement_milliseconds=milliseconds * 8 // 10, idle_milliseconds=milliseconds)
+        self._set_up = _SET_UP.format(
+            # Less, so that a table that is locked is not taken for a statement that takes too long.
+            lock_milliseconds=milliseconds * 6 // 10,
+            statement_milliseconds=milliseconds * 8 // 10,
+            idle_milliseconds=milliseconds,
+        )
         self._at_rest: list[Session] = []
         self._guard = threading.Lock()
 
@@ -159,16 +184,42 @@ class Sessions:
         try:
             with session.limited(seconds=self._timeout_seconds) as cursor:
                 cursor.execute(self._set_up)
+                schema, search_path = cursor.fetchone() or ("", "")
         except psycopg2.Error as error:
             raise StoreUnavailable(first_line(error)) from error
+        if schema is None:
+            session.close()
+            raise StoreUnavailable(
+                f"the database {self.database} has no schema of the search_path {search_path!r}: create one, or take"
+                " search_path out of the options of EVENT_STORE_URL, or of the role (ALTER ROLE ... SET search_path)"
+            )
         return session
 
 
-def _parsed(url: str) -> dict[str, Any]:
+def parsed(url: str) -> dict[str, Any]:
+    """libpq's parameters. Raises ImproperlyConfigured, which names the option that has no meaning here."""
     try:
-        return parse_dsn(url)
+        found: dict[str, Any] = parse_dsn(url)
     except psycopg2.ProgrammingError as error:
-        raise ImproperlyConfigured(f"EVENT_STORE_URL: {first_line(error)}") from error
+        # The only message of libpq's that cannot quote a password.
+        unknown = re.search(r'invalid URI query parameter: "(\w+)"', first_line(error))
+        why = f"{unknown[1]} is not an option of libpq" if unknown else _UNREADABLE
+        raise ImproperlyConfigured(why) from None
+    for name, why in _REFUSED.items():
+        if name in found:
+            raise ImproperlyConfigured(f"the option {name} cannot be used, {why}")
+    if found.get("sslmode", "prefer") not in _MODES:
+        raise ImproperlyConfigured(f"the option sslmode must be one of {', '.join(sorted(_MODES))}")
+    if found.get("target_session_attrs") in {"read-only", "standby", "prefer-standby"}:
+        raise ImproperlyConfigured("the option target_session_attrs must name a session that can write")
+    if not str(found.get("connect_timeout", "1")).isdigit():
+        raise ImproperlyConfigured("the option connect_timeout must be a whole number of seconds")
+    if "client_encoding" in found and found["client_encoding"].upper().replace("-", "") not in {"UTF8", "AUTO"}:
+        raise ImproperlyConfigured("the option client_encoding must be UTF8: rows come in it")
+    return found
+
+
+_UNREADABLE = "it cannot be read: percent-encode special characters of the password, and check host, port and options"
 
 
 def _connect(parameters: dict[str, Any]) -> connection_type:
@@ -185,4 +236,8 @@ def _connect(parameters: dict[str, Any]) -> connection_type:
 def first_line(error: psycopg2.Error) -> str:
     """The error without its details, in which the server quotes rows."""
     text = (error.diag.message_primary or str(error)).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    line = text.splitlines()[0] if text else type(error).__name__
+    return line + _READ_ONLY * (error.pgcode == errorcodes.READ_ONLY_SQL_TRANSACTION)
+
+
+_READ_ONLY = ": the server is a standby, or role, database or EVENT_STORE_URL set default_transaction_read_only"

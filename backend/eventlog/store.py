@@ -27,6 +27,9 @@ DEFAULT_URL = "clickhouse://127.0.0.1:18129/default"
 #: The database that `postgresql://`, without a host, means on the application's own server.
 _OWN_DATABASE = "event_log"
 
+#: Options that are for the application's own database: a search_path, a role, limits of a statement.
+_OF_THE_DATABASE = frozenset({"options", "dbname", "application_name"})
+
 _CLICKHOUSE = frozenset({"clickhouse", "clickhouses", "http", "https", "chdb"})
 _POSTGRESQL = frozenset({"postgresql", "postgres"})
 
@@ -159,16 +162,20 @@ class EventStore(Protocol):
 
 def checked(url: str) -> str:
     """The URL as it is. Raises ImproperlyConfigured for one that no store knows."""
-    parts = urlsplit(url)
-    if parts.scheme not in _CLICKHOUSE | _POSTGRESQL:
-        raise ImproperlyConfigured(
-            f"no store knows {parts.scheme!r}: use clickhouse://host:8123/database, postgresql://host:5432/database, "
-            "postgresql:// or chdb:///folder"
-        )
-    if parts.scheme in _CLICKHOUSE:
+    scheme = url.partition(":")[0].lower() if ":" in url else ""
+    if scheme in _CLICKHOUSE:
         from backend.eventlog import clickhouse_url  # noqa: PLC0415
 
         clickhouse_url.address(url)
+    elif scheme in _POSTGRESQL:
+        from backend.eventlog import postgresql_session  # noqa: PLC0415
+
+        postgresql_session.parsed(url)
+    else:
+        raise ImproperlyConfigured(
+            f"no store knows {scheme!r}: use clickhouse://host:8123/database, postgresql://host:5432/database, "
+            "postgresql:// or chdb:///folder"
+        )
     return url
 
 
@@ -180,10 +187,16 @@ def completed(url: str, *, database_url: str) -> str:
     parts = urlsplit(checked(url))
     if parts.scheme in _POSTGRESQL:
         server = parts if parts.netloc else urlsplit(database_url)
-        query = f"?{server.query}" if server.query else ""
+        options = server.query if parts.netloc else _of_the_server(server.query)
+        query = f"?{options}" if options else ""
         # By hand: urlunsplit leaves out the slashes of an empty host, which stands for libpq's default.
         return f"{server.scheme}://{server.netloc}/{parts.path.strip('/') or _OWN_DATABASE}{query}"
     return url
+
+
+def _of_the_server(query: str) -> str:
+    """The options of a URL that are for another database of the same server, too."""
+    return "&".join(one for one in query.split("&") if one.partition("=")[0] not in _OF_THE_DATABASE)
 
 
 def connect(url: str, *, timeout_seconds: float) -> EventStore:
@@ -191,6 +204,10 @@ def connect(url: str, *, timeout_seconds: float) -> EventStore:
 
     Connects at first use, so that it can be made while the store is down.
     """
+    try:
+        checked(url)
+    except ImproperlyConfigured as error:
+        raise ImproperlyConfigured(f"EVENT_STORE_URL: {error}") from None
     parts = urlsplit(url)
     # Late, so that a process that never writes never loads a driver.
     if parts.scheme in _POSTGRESQL:
@@ -206,6 +223,6 @@ def connect(url: str, *, timeout_seconds: float) -> EventStore:
 def _own_server() -> str:
     """A URL of what Django connects to by default. All of it is in the query, where also a socket's folder may be."""
     parameters = connection.get_connection_params()
-    for of_django in ("dbname", "client_encoding", "cursor_factory"):
+    for of_django in ("dbname", "client_encoding", "cursor_factory", *_OF_THE_DATABASE):
         parameters.pop(of_django, None)
     return "postgresql://?" + urlencode(parameters, quote_via=quote)

@@ -42,6 +42,12 @@ class SchemaSubject(Subject, Protocol):
     def execute(self, sql: str) -> None:
         """What somebody does to the store's database by hand."""
 
+    def tables(self) -> dict[str, str]:
+        """Every table of our names, and how it is defined."""
+
+    def sum(self, table: str, column: str) -> int:
+        """Of another table."""
+
 
 class RemoteSubject(SchemaSubject, Protocol):
     """A store with a schema, behind an address."""
@@ -98,6 +104,16 @@ class _Engine:
     def execute(self, sql: str) -> None:
         self._admin.command(sql)
 
+    def tables(self) -> dict[str, str]:
+        rows = self._admin.query(
+            "SELECT name, create_table_query FROM system.tables"
+            " WHERE database = currentDatabase() AND startsWith(name, 'event_log')"
+        ).result_rows
+        return {str(name): str(definition) for name, definition in rows}
+
+    def sum(self, table: str, column: str) -> int:
+        return int(self._admin.query(f"SELECT sum({column}) FROM {table}").result_rows[0][0])
+
 
 class ClickHouseSubject(_Engine):
     """ClickHouse over HTTP, in a database of the test's own."""
@@ -152,7 +168,7 @@ class PostgreSQLSubject:
         self._server = urlsplit(services.postgres.url)
         self.store = self.connect(self.port)
         if self._ask("SELECT FROM pg_database WHERE datname = 'conformance'", database="postgres"):
-            self._drop_tables()
+            self.drop_tables()
 
     def connect(self, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> EventStore:
         server = self._server._replace(
@@ -185,12 +201,28 @@ class PostgreSQLSubject:
     def execute(self, sql: str) -> None:
         self._ask(sql)
 
+    def tables(self) -> dict[str, str]:
+        return dict(
+            self._ask(
+                "SELECT relname, string_agg(attname || ' ' || atttypid::regtype, ', ' ORDER BY attnum)"
+                " FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid AND attnum > 0"
+                " WHERE relname LIKE 'event_log%' AND relnamespace = 'public'::regnamespace GROUP BY 1"
+            )
+        )
+
+    def sum(self, table: str, column: str) -> int:
+        return int(self._ask(f"SELECT sum({column}) FROM {table}")[0][0])
+
     def close(self) -> None:
         self.store.close()
-        self._drop_tables()
+        self.drop_tables()
 
-    def _drop_tables(self) -> None:
-        self._ask("DROP TABLE IF EXISTS event_log, event_log_token, event_log_migration")
+    def drop_tables(self) -> None:
+        """Whatever has one of our names."""
+        for name, kind in self._ask(
+            "SELECT relname, relkind::text FROM pg_class WHERE relname ~ '^event_log(_token|_migration)?$'"
+        ):
+            self._ask(f"DROP {'VIEW' if kind == 'v' else 'TABLE'} {name}")
 
     def _ask(self, sql: str, *, database: str = "conformance") -> list[tuple[Any, ...]]:
         with closing(psycopg2.connect(urlunsplit(self._server._replace(path=database)))) as connection:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from psycopg2.extensions import parse_dsn
 
+from backend.eventlog.clickhouse_url import address
 from backend.eventlog.postgresql import PostgreSQLStore
-from backend.eventlog.store import completed, connect
+from backend.eventlog.store import checked, completed, connect
+from pipeline.checks import check_settings
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
 
 DATABASE = "postgresql://towpath:s%40cret@db:5433/towpath?sslmode=require"
 
@@ -72,3 +78,108 @@ def test_a_url_that_no_store_knows_is_refused(url: str, why: str) -> None:
 def test_a_misspelt_option_of_postgresql_is_refused() -> None:
     with pytest.raises(ImproperlyConfigured, match="EVENT_STORE_URL"):
         connect("postgresql://db/logs?sslmod=require", timeout_seconds=1)
+
+
+SECRET = "s3cr3t"  # noqa: S105
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        (
+            "clickhouse://u:p%40ss@h:9/db",
+            {"host": "h", "port": 9, "username": "u", "password": "p@ss", "database": "db"},
+        ),
+        ("clickhouse://h", {"port": 8123, "database": "default", "username": "default", "is_secure": False}),
+        ("clickhouses://h/db/", {"port": 8443, "database": "db", "is_secure": True}),
+        ("https://h", {"port": 8443, "is_secure": True}),
+        ("clickhouse://h:8443", {"port": 8443, "is_secure": True}),
+        ("clickhouse://h?secure=true", {"port": 8443, "is_secure": True}),
+        ("clickhouse://h:8443?secure=false", {"port": 8443, "is_secure": False}),
+        ("clickhouse://h?database=x", {"database": "x"}),
+        ("clickhouse://h/x?database=x", {"database": "x"}),
+        ("clickhouse://h//x", {"database": "x"}),
+        ("clickhouse://[::1]:8124/db", {"host": "::1", "port": 8124, "database": "db"}),
+        ("clickhouse://h?connect_timeout=10", {"options": (("connect_timeout", 10),)}),
+        ("clickhouse://h", {"options": (("connect_timeout", 5),)}),
+        ("clickhouse://h?compress=lz4", {"options": (("connect_timeout", 5), ("compress", "lz4"))}),
+        ("clickhouse://h?compress=false", {"options": (("connect_timeout", 5), ("compress", False))}),
+        ("clickhouses://h?verify=false", {"options": (("connect_timeout", 5), ("verify", False))}),
+        ("clickhouses://h?ca_cert=%2Fca.pem", {"options": (("connect_timeout", 5), ("ca_cert", "/ca.pem"))}),
+        ("chdb:///var/lib/events", {"folder": "/var/lib/events"}),
+    ],
+)
+def test_an_option_of_clickhouse_has_its_meaning(url: str, wanted: dict[str, Any]) -> None:
+    found = address(url)
+
+    assert {name: getattr(found, name) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        (f"clickhouse://u:{SECRET}@h/db?max_execution_time=10", "max_execution_time is not an option .*ALTER USER"),
+        (f"clickhouse://u:{SECRET}@h/db?send_receive_timeout=60", "STORE_TIMEOUT_SECONDS"),
+        (f"clickhouse://h/db?password={SECRET}", "before the host"),
+        (f"clickhouse://u:{SECRET}@h/db?conect_timeout=10", "conect_timeout .*It takes: .*connect_timeout"),
+        (f"clickhouse://u:{SECRET}@h/db?connect_timeout=soon", "connect_timeout must be a whole number"),
+        (f"clickhouse://u:{SECRET}@h/db?connect_timeout=", "connect_timeout has no value"),
+        (f"clickhouse://u:{SECRET}@h/db?verify=no&verify=yes", "verify is given twice"),
+        (f"clickhouse://u:{SECRET}@h/db?secure=maybe", "secure must be true or false"),
+        (f"clickhouse://u:{SECRET}@h/db?compress=rar", "compress must be true or false or"),
+        (f"clickhouses://u:{SECRET}@h/db?secure=false", "means TLS"),
+        (f"clickhouse://u:{SECRET}@h/db?database=other", "two databases"),
+        (f"clickhouse://u:{SECRET}@h/db/table", "one database"),
+        (f"clickhouse://u:{SECRET}@/db", "no host"),
+        ("clickhouse:///db", "no host"),
+        ("clickhouse:", "no host"),
+        (f"clickhouse://u:{SECRET}@h:99999/db", "port"),
+        (f"clickhouse://u:{SECRET}@h:http/db", "port"),
+        (f"clickhouse://u:{SECRET}@h:0/db", "port 0"),
+        (f"clickhouse://u:{SECRET}@[::1/db", "IPv6"),
+        (f"clickhouse://u:{SECRET}#x@h/db", "percent-encode|%23"),
+        (f"clickhouse://u:12#{SECRET}@h/db", "%23"),
+        (f"chdb:///folder?password={SECRET}", "no options"),
+        ("chdb:///", "a folder"),
+        (f"postgresql://u:{SECRET}@h/db?sslmode=on", "sslmode must be one of"),
+        (f"postgresql://u:{SECRET}@h/db?secure=true", "secure is not an option of libpq"),
+        (f"postgresql://u:{SECRET}@h/db?connect_timeout=soon", "connect_timeout must be"),
+        (f"postgresql://u:{SECRET}@h/db?replication=database", "replication"),
+        (f"postgresql://u:{SECRET}@h/db?target_session_attrs=standby", "target_session_attrs"),
+        (f"postgresql://u:{SECRET}@h/db?client_encoding=LATIN1", "client_encoding must be UTF8"),
+        (f"postgresql://u:%{SECRET}@h/db", "percent-encode"),
+        (f"postgresql://[{SECRET}/db", "percent-encode"),
+        (f"postgresql://u:{SECRET}@[::1]x/db", "percent-encode"),
+    ],
+)
+def test_what_a_url_cannot_mean_is_refused_by_name_and_without_its_password(url: str, why: str) -> None:
+    for use in (checked, partial(completed, database_url=DATABASE), partial(connect, timeout_seconds=1)):
+        with pytest.raises(ImproperlyConfigured, match=why) as refused:
+            use(url)
+        assert SECRET not in str(refused.value)
+        assert refused.value.__cause__ is None
+
+
+def test_manage_py_check_names_the_option_of_a_project_s_own_setting(settings: Settings) -> None:
+    settings.EVENT_STORE_URL = f"clickhouse://u:{SECRET}@h/db?max_execution_time=10"
+
+    (error,) = [one for one in check_settings() if one.id == "pipeline.E020"]
+
+    assert "max_execution_time is not an option" in error.msg
+    assert SECRET not in error.msg
+
+
+@pytest.mark.parametrize("options", [{"options": "-c search_path=app"}, {"application_name": "web"}])
+def test_options_of_the_applications_database_are_not_those_of_the_event_store(
+    options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = {"NAME": "mysite", "USER": "", "PASSWORD": "", "HOST": "db", "PORT": "", "OPTIONS": options}
+    monkeypatch.setattr(connections["default"], "settings_dict", database)
+    opened: dict[str, str] = {}
+    monkeypatch.setattr(PostgreSQLStore, "__init__", lambda _self, complete, **_: opened.update(parse_dsn(complete)))
+
+    connect("postgresql://", timeout_seconds=1)
+
+    assert opened == {"dbname": "event_log", "host": "db"}
+    of_url = completed("postgresql://", database_url="postgresql://db/app?options=-csearch_path%3Dapp&sslmode=require")
+    assert of_url == "postgresql://db/event_log?sslmode=require"
