@@ -135,7 +135,11 @@ class Environment:
         try:
             return parse(raw)
         except (ValueError, KeyError):
-            self.problem(f"{name} is {raw!r}: it must be {expected}")
+            hint = ""
+            if raw.startswith("tcp://"):
+                # A service of that name makes Kubernetes set variables in every pod of its namespace.
+                hint = " (Kubernetes sets it for a service of that name: enableServiceLinks: false in the pod's spec)"
+            self.problem(f"{name} is {raw!r}: it must be {expected}{hint}")
             return default
 
 

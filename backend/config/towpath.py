@@ -12,7 +12,7 @@ import django_stubs_ext
 from django.core.exceptions import ImproperlyConfigured
 from periodiq import PeriodiqMiddleware
 
-from backend.config.broker_url import with_safe_defaults
+from backend.config import broker_url as _broker_url
 from backend.config.environment import env as _env
 from backend.eventlog import store as _store
 from pipeline.lifecycle import PipelineLifecycle
@@ -22,6 +22,8 @@ django_stubs_ext.monkeypatch()
 # --- RabbitMQ and the event store. An unset URL means the local stack's ------------------------------------------
 
 RABBITMQ_URL = _env.url("RABBITMQ_URL", "amqp://127.0.0.1:26729", schemes=("amqp", "amqps"))
+for _problem in _broker_url.problems(RABBITMQ_URL):
+    _env.problem(f"RABBITMQ_URL: {_problem}")
 EVENT_STORE_URL = _env.url("EVENT_STORE_URL", _env.url("CLICKHOUSE_URL", _store.DEFAULT_URL))
 try:
     EVENT_STORE_URL = _store.checked(EVENT_STORE_URL)
@@ -91,7 +93,7 @@ FAILPOINTS = _env.text("FAILPOINTS", "")
 DRAMATIQ_BROKER: dict[str, Any] = {
     # dramatiq's own, with a check of what arrives: anybody who may publish there would tell it what to do.
     "BROKER": "pipeline.broker.Broker",
-    "OPTIONS": {"url": with_safe_defaults(RABBITMQ_URL), "confirm_delivery": True},
+    "OPTIONS": {"url": _broker_url.with_safe_defaults(RABBITMQ_URL), "confirm_delivery": True},
     # In full, because the defaults of django-dramatiq 0.15 do not import under dramatiq 2. Left out on purpose:
     # TimeLimit (it raises in the middle of transactions) and AdminMiddleware (it writes three rows per message).
     "MIDDLEWARE": [

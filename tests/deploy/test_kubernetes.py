@@ -190,3 +190,11 @@ def _merged(resource: Any, patch: Any) -> Any:  # noqa: ANN401 - YAML
         kept = [_merged(one, by_name.pop(one["name"], {})) for one in resource]
         return [*kept, *by_name.values()]
     return patch
+
+
+def test_no_pod_has_variables_of_the_services_beside_it() -> None:
+    """`METRICS_PORT=tcp://...`, for a service that somebody calls `metrics`."""
+    specs = [one["spec"]["template"]["spec"] for one in BASE if "template" in one.get("spec", {})]
+
+    assert len(specs) == 5
+    assert {spec["enableServiceLinks"] for spec in specs} == {False}

@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from backend.config.environment import Environment, database_settings
 from deploy.local.process import PROJECT
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def environment(variables: dict[str, str], folder: Path, file: str = "") -> Environment:
@@ -188,3 +185,11 @@ def test_the_settings_report_every_bad_variable_at_once() -> None:
     assert done.returncode == 1
     assert [name for name in bad if f"- {name}" not in done.stderr] == []
     assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_kubernetes_has_set_for_a_service_says_where_it_comes_from() -> None:
+    env = Environment({"METRICS_PORT": "tcp://10.96.0.7:9100"}, fallback_file=Path("/none"))
+    env.whole_number("METRICS_PORT", 0)
+
+    with pytest.raises(ImproperlyConfigured, match=r"METRICS_PORT.*enableServiceLinks: false"):
+        env.check()
