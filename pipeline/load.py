@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import BooleanField, F, Func, TextField, Value
+from django.db.models import BooleanField, Case, F, Func, TextField, Value, When
 from django.db.models.expressions import Combinable, RawSQL
 from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Cast, Coalesce
+from django.db.models.lookups import GreaterThan
 from django.db.models.sql.datastructures import Join
 
 from backend.eventlog.columns import (
@@ -30,11 +31,11 @@ from backend.eventlog.columns import (
     FromSetting,
     Kind,
 )
-from backend.outbox.models import all_outboxes
+from backend.outbox.models import MOST_ROW_BYTES, all_outboxes
 from pipeline.errors import WindowTooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping, Sequence
 
     from _typeshed import ReadableBuffer as Buffer
 
@@ -58,6 +59,9 @@ _INDEXES_ONLY = (
     " SET LOCAL enable_material = off"
 )
 
+#: Where a row's event_type is: NULL there says that the row is too large, because no row can have that.
+_TYPE = [column.name for column in ROW_COLUMNS].index("event_type")
+
 #: In place of a value that no row of an outbox may lack: COPY's NULL, as a whole field.
 _NULL = rb"\N"
 #: Why a row with one is not delivered.
@@ -65,6 +69,9 @@ HIDDEN = (
     "a row that the event refers to is hidden from the pipeline's role (row level security, a view), or holds NULL"
     " where the event has no None. See `pipeline doctor`: the event is delivered once the row can be read"
 )
+
+#: Why a row is a dead letter that no event store has seen.
+TOO_LARGE = f"larger than the {MOST_ROW_BYTES:,} bytes that a row may have: a worker holds it in memory several times"
 
 #: Stands for the window's id in the compiled statement.
 _ANY_WINDOW = str(uuid.uuid4())
@@ -85,12 +92,13 @@ _DEFAULTS = {
 class LoadedWindow:
     """The rows as COPY text, a line each, columns as in `ROW_COLUMNS`; and how many they are, by outbox.
 
-    `hidden` are those whose event cannot be read: they must not be written.
+    `hidden` are those whose event cannot be read, `too_large` those that were not: neither must be written.
     """
 
     rows: bytes
     counts: Mapping[str, int]
     hidden: frozenset[tuple[str, int]] = frozenset()
+    too_large: frozenset[tuple[str, int]] = frozenset()
 
     @property
     def row_count(self) -> int:
@@ -117,13 +125,19 @@ def load(window: SealedWindow, *, max_bytes: int | None) -> LoadedWindow:
         connection.close()  # the rest of the COPY is still on its way; a new connection is cheaper than reading it
         raise
     rows = body.getvalue()
-    return LoadedWindow(rows, counts, frozenset(_hidden(rows)) if b"\t" + _NULL + b"\t" in rows else frozenset())
+    if b"\t" + _NULL + b"\t" not in rows:
+        return LoadedWindow(rows, counts)
+    incomplete = [values for line in rows.splitlines() if _NULL in (values := line.split(b"\t"))]
+    return LoadedWindow(
+        rows,
+        counts,
+        hidden=frozenset(_identity(values) for values in incomplete if values[_TYPE] != _NULL),
+        too_large=frozenset(_identity(values) for values in incomplete if values[_TYPE] == _NULL),
+    )
 
 
-def _hidden(rows: bytes) -> Iterator[tuple[str, int]]:
-    for line in rows.splitlines():
-        if _NULL in (values := line.split(b"\t")):
-            yield values[0].decode(), int(values[1])
+def _identity(values: Sequence[bytes]) -> tuple[str, int]:
+    return values[0].decode(), int(values[1])
 
 
 def _rows_sql(outbox: type[Outbox], name: str, window_id: uuid.UUID) -> tuple[str, tuple[object, ...]]:
@@ -135,7 +149,7 @@ def _rows_sql(outbox: type[Outbox], name: str, window_id: uuid.UUID) -> tuple[st
 def _rows_sql_of_any_window(outbox: type[Outbox], name: str) -> tuple[str, tuple[object, ...]]:
     """Compiled once: for the ORM to put it together takes as long as for PostgreSQL to read a window's rows."""
     known: dict[str, Combinable] = {"outbox": Value(name), "outbox_id": F("id"), "window_id": Value(_ANY_WINDOW)}
-    event_columns = outbox.event_columns()
+    event_columns = _bounded(outbox)
     # As an array that the planner knows nothing of, it is always looked up index by index. As a join or an IN, the
     # plan hangs on the statistics of a table that is empty or huge by turns: a window then took 27 s instead of 30 ms.
     members = RawSQL(
@@ -149,6 +163,17 @@ def _rows_sql_of_any_window(outbox: type[Outbox], name: str) -> tuple[str, tuple
         alias: table.promote() if isinstance(table, Join) else table for alias, table in query.alias_map.items()
     }
     return query.sql_with_params()
+
+
+def _bounded(outbox: type[Outbox]) -> dict[str, Combinable]:
+    """The event's columns; of a row that is too large, no context and no type. PostgreSQL knows the size without
+    reading the row; what it does not send, nobody has in memory."""
+    columns = dict(outbox.event_columns())
+    is_too_large = GreaterThan(outbox.payload_bytes(), MOST_ROW_BYTES)
+    for name, instead in (("event_type", None), ("event_context", "")):
+        too_large = When(is_too_large, then=Value(instead, output_field=TextField()))
+        columns[name] = Case(too_large, default=columns[name], output_field=TextField())
+    return columns
 
 
 def _value(column: Column, known: Mapping[str, Combinable], event_columns: Mapping[str, Combinable]) -> Combinable:

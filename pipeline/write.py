@@ -22,7 +22,7 @@ import structlog
 
 from backend.eventlog.errors import OutcomeUnknown, RowsRefused, WriteRefused, WriteTooLarge
 from pipeline import stages
-from pipeline.load import HIDDEN
+from pipeline.load import HIDDEN, TOO_LARGE
 from pipeline.window import RefusedRow
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def write(store: EventStore, window: SealedWindow, loaded: LoadedWindow, *, limi
     """
     is_first = window.attempts <= 1
     error = None
-    if is_first and not loaded.hidden and len(loaded.rows) <= limits.max_bytes:
+    if is_first and not (loaded.hidden or loaded.too_large) and len(loaded.rows) <= limits.max_bytes:
         # The whole path of nearly all windows: nothing is looked at row by row.
         try:
             with stages.insert():
@@ -122,19 +122,20 @@ class _Parts:
         self._until = time.monotonic() + limits.seconds
         self._cut = cut
         self._stored: set[Identity] = set()
-        self._refused: dict[Identity, RefusedRow] = {}
-        self._hidden = loaded.hidden
+        self._refused = {one: RefusedRow(*one, TOO_LARGE) for one in loaded.too_large}
+        self._unsent = loaded.hidden | loaded.too_large
         self._left: set[Identity] = set(loaded.hidden)
         self._refusals = 0
         self._is_proven = False
-        self._error = HIDDEN if loaded.hidden else ""
+        self._error = HIDDEN if loaded.hidden else TOO_LARGE if loaded.too_large else ""
         self._complaint = ""
 
     def written(self) -> Written:
         left = self._left - self._stored  # which may be hidden by now
         # Rows that were not sent say nothing of the store.
-        is_proven = self._is_proven or (left <= self._hidden and not self._refused)
-        return Written([*self._refused.values()], sorted(left), self._error, is_proven, self._complaint)
+        is_proven = self._is_proven or (left | self._refused.keys()) <= self._unsent
+        refused = [row for identity, row in self._refused.items() if identity not in self._stored]
+        return Written(refused, sorted(left), self._error, is_proven, self._complaint)
 
     def read_back(self) -> None:
         self._stored = self._store.read_back(self._window.id)

@@ -65,6 +65,20 @@ def context_json(event: type[Event], paths: Mapping[str, str]) -> Combinable:
     return Case(*is_unreadable, default=text, output_field=TextField()) if is_unreadable else text
 
 
+def octets(text: Combinable) -> Combinable:
+    """The bytes of a text."""
+    return Func(text, function="octet_length", output_field=models.BigIntegerField())
+
+
+def text_bytes(event: type[Event], paths: Mapping[str, str]) -> Combinable:
+    """The bytes of all texts that the context is made of."""
+    total: Combinable = Value(0, output_field=models.BigIntegerField())
+    for name, kind in _kinds(event).items():
+        if kind is not None and kind.type == "str":
+            total += Coalesce(octets(F(paths[name])), 0)
+    return total
+
+
 class _LeadsNowhere(F):
     """True if a foreign key on the way of the path has a value, and the row that it names is not to be seen."""
 

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.apps import apps
 from django.db import DEFAULT_DB_ALIAS, models
-from django.db.models import F, Value
+from django.db.models import Case, F, Value, When
+from django.db.models.lookups import GreaterThan
 
 from backend.outbox.context import bound
 from backend.outbox.errors import OnlyInserts
 from backend.outbox.event import EARLIEST, TOO_LATE, Event
 from backend.outbox.fields import CurrentXid, RowLimits, TableStorage, Xid8Field
 from backend.outbox.insert import OutboxBase, OutboxQuerySet, require_transaction
-from backend.outbox.lean import context_json
+from backend.outbox.lean import context_json, octets, text_bytes
 
 if TYPE_CHECKING:
     from django.db.models.expressions import Combinable
@@ -41,6 +42,9 @@ _QUEUE_STORAGE = {
 #: No context and no bound value is larger, whatever EVENT_CONTEXT_MAX_BYTES says and whoever inserts it: a worker holds
 #: several copies of a row in memory. Written into the tables, so changing it takes a migration of each outbox.
 MOST_ROW_BYTES = 64 * 1024 * 1024
+
+#: Bytes that JSON may make of one.
+_LONGEST_IN_JSON = 6
 
 _LIMITS = ("id > 0", f"pg_column_size(bound) <= {MOST_ROW_BYTES}")
 #: What the event store's columns can hold.
@@ -114,6 +118,11 @@ class Outbox(models.Model, metaclass=OutboxBase):
         """
         raise NotImplementedError(f"{cls.__name__} must be a LeanOutbox or a FrozenOutbox")
 
+    @classmethod
+    def payload_bytes(cls) -> Combinable:
+        """The size of a row's `event_context`, as PostgreSQL finds it without reading what is large."""
+        return octets(cls.event_columns()["event_context"])
+
 
 class LeanOutbox(Outbox):
     """An outbox by reference: a row holds foreign keys only, and the event is read through them when it is loaded.
@@ -144,6 +153,13 @@ class LeanOutbox(Outbox):
             "event_context": context_json(cls.event, cls.event_context),
             "metadata_version": Value(cls.event.version),
         }
+
+    @classmethod
+    def payload_bytes(cls) -> Combinable:
+        # Of nearly all rows, the sum is enough: PostgreSQL need not make the context twice.
+        parts = text_bytes(cls.event, cls.event_context)
+        is_near = GreaterThan(parts, MOST_ROW_BYTES // _LONGEST_IN_JSON)
+        return Case(When(is_near, then=super().payload_bytes()), default=parts, output_field=models.BigIntegerField())
 
 
 class FrozenOutbox(Outbox):
