@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import ModuleType
 
 from django.apps import AppConfig
-from django.core.checks import register
+from django.core.checks import Tags, register
 from django.db.models.signals import post_migrate, pre_migrate
 
-from pipeline.checks import check_settings, require_settings
+from pipeline.checks import check_database, check_settings, require_settings
 from pipeline.logs import configure_unless_done
 
 
@@ -25,6 +25,7 @@ class PipelineConfig(AppConfig):
     def ready(self) -> None:
         configure_unless_done()
         register(check_settings)
+        register(check_database, Tags.database)
         from pipeline import migrating  # noqa: PLC0415 - its models are ready only now
 
         pre_migrate.connect(migrating.refuse_to_lose_events, sender=self)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from django.apps import apps
+from django.apps import AppConfig, apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's name
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connection, router
 from django.utils.module_loading import import_string
 
 from backend.eventlog import store
+from backend.outbox.insert import OutboxBase
 
 #: Every setting that the product reads beside Django's own.
 SETTINGS = (
@@ -43,7 +44,16 @@ def require_settings() -> None:
 
 def check_settings(**_: object) -> Sequence[CheckMessage]:
     """Django's system check: `manage.py check`, and before every `migrate`."""
-    return [*_database(), *_installed_apps(), *_broker(), *_event_store()]
+    return [*_database(), *_database_settings(), *_installed_apps(), *_tenants(), *_broker(), *_event_store()]
+
+
+def check_database(*, databases: Sequence[str] | None = None, **_: object) -> Sequence[CheckMessage]:
+    """Before every `migrate`, and with `check --database default`: what only the server knows."""
+    from pipeline.database import problems_of_database  # noqa: PLC0415 - needs the models
+
+    if DEFAULT_DB_ALIAS not in (databases or ()) or connection.vendor != "postgresql":
+        return []
+    return [Error(text, hint=hint, id="pipeline.E009") for text, hint in problems_of_database(connection)]
 
 
 def _database() -> Iterator[CheckMessage]:
@@ -61,6 +71,49 @@ def _database() -> Iterator[CheckMessage]:
             "Django uses psycopg 3 here, but windows are loaded with psycopg2's COPY.",
             hint="Django takes psycopg2 when psycopg is not installed: pip uninstall psycopg",
             id="pipeline.E002",
+        )
+
+
+def _database_settings() -> Iterator[CheckMessage]:
+    if not settings.USE_TZ:
+        yield Error(
+            "USE_TZ is False: Django's times have no zone then, and an hour of each autumn is there twice.",
+            hint="Set USE_TZ = True. TIME_ZONE may be any zone.",
+            id="pipeline.E005",
+        )
+    if not connection.settings_dict["AUTOCOMMIT"]:
+        yield Error(
+            "DATABASES['default'] has AUTOCOMMIT = False: the pipeline's connections would keep transactions open.",
+            hint="Remove AUTOCOMMIT from it, and write transaction.atomic() where changes belong together.",
+            id="pipeline.E006",
+        )
+    elsewhere = [
+        model._meta.label
+        for model in apps.get_models()
+        if (model._meta.app_label == "pipeline" or isinstance(model, OutboxBase))
+        and not router.allow_migrate_model(DEFAULT_DB_ALIAS, model)
+    ]
+    if elsewhere:
+        yield Error(
+            f"A router lets migrate make no table in 'default' of {', '.join(elsewhere)}.",
+            hint="Let allow_migrate() return True for them and the database 'default'.",
+            id="pipeline.E007",
+        )
+
+
+def _tenants() -> Iterator[CheckMessage]:
+    """With django-tenants, each tenant has its own schema; the pipeline looks into the shared one."""
+    kinds = getattr(settings, "TENANT_TYPES", {})
+    public = getattr(settings, "PUBLIC_SCHEMA_NAME", "public")
+    listed = [*getattr(settings, "TENANT_APPS", ())]
+    listed += [app for name, kind in kinds.items() if name != public for app in kind.get("APPS", ())]
+    in_tenants = {AppConfig.create(app).name for app in listed}
+    ours = {model._meta.app_config.name for model in apps.get_models() if isinstance(model, OutboxBase)}
+    if found := sorted(in_tenants & (ours | {"pipeline", *_APPS[:2]})):
+        yield Error(
+            f"{', '.join(found)} in TENANT_APPS: events in a tenant's schema would never be delivered.",
+            hint="List apps with outboxes, and those of Towpath, in SHARED_APPS only.",
+            id="pipeline.E008",
         )
 
 

@@ -15,6 +15,7 @@ from django.db.migrations.executor import MigrationExecutor
 from backend.eventlog.errors import EventStoreError
 from backend.eventlog.store import connect
 from pipeline import broker, trouble
+from pipeline.database import hiding_problems, limit_problems, problems_of_database, reading_problems
 from pipeline.errors import BrokerUnreachable
 from pipeline.secrets import without_secrets
 from pipeline.status import mismatch_problems, read_status
@@ -115,6 +116,7 @@ def _postgresql() -> Iterator[Finding]:
         yield Finding("migrations", False, f"{len(missing)} not applied: run `python manage.py migrate`")
         return
     yield Finding("migrations", True, "all applied")
+    yield from _visibility()
 
 
 def _ledger() -> Iterator[Finding]:
@@ -128,6 +130,14 @@ def _ledger() -> Iterator[Finding]:
     yield Finding("shifts", not problems, "; ".join(problems) or "dispatch and recover shifts are alive")
     problems = mismatch_problems(status.mismatched_receipts, since=status.mismatched_since)
     yield Finding("receipts", not problems, "; ".join(problems) or "none is known to differ from the event store")
+
+
+def _visibility() -> Iterator[Finding]:
+    """What of the role, the schemas and the database would keep events from being seen."""
+    problems = [*(text for text, _ in problems_of_database(connection)), *reading_problems()]
+    with connection.cursor() as cursor:
+        problems += [*hiding_problems(cursor), *limit_problems(cursor)]
+    yield Finding("PostgreSQL role", not problems, "; ".join(problems) or "sees every event, and has time to read it")
 
 
 def _rabbitmq() -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dramatiq
 import structlog
 from django.conf import settings
+from django.db.backends.signals import connection_created
 
 if TYPE_CHECKING:
     import threading
@@ -25,6 +26,11 @@ class PipelineLifecycle(dramatiq.Middleware):
         self._deadline = 0.0
         self._is_worker = False
         self._has_ticked = False
+
+    def before_worker_boot(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
+        from pipeline.database import lengthen_limits  # noqa: PLC0415
+
+        connection_created.connect(lengthen_limits)
 
     def after_worker_boot(self, _broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         from pipeline import actors, heartbeat  # noqa: PLC0415

@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from backend.outbox.models import all_outboxes
 from pipeline import standstill, stranded
+from pipeline.database import hiding_problems
 from pipeline.look import one_moment
 from pipeline.models import DeadLetter
 from pipeline.outboxes import problems as unknown_outbox_problems
@@ -109,6 +110,7 @@ def read_status() -> Status:
         standstills = [*standstill.problems(cursor)]
         outboxes = {name: read_outbox(cursor, model) for name, model in all_outboxes().items()}
         stranded_problems = [*stranded.problems(cursor)]
+        hidden = [*hiding_problems(cursor, is_with_lean=False)]
         outbox_problems = [*unknown_outbox_problems(cursor)]
     dead_letters = sum(outbox.dead_letters for outbox in outboxes.values())
     return Status(
@@ -131,6 +133,7 @@ def read_status() -> Status:
             *_missing_problems(windows_with_missing, rows=int(missing)),
             *_dead_letter_problems(dead_letters),
             *stranded_problems,
+            *hidden,
             *outbox_problems,
             *errors,
         ],

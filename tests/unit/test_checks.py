@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.conf import global_settings
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connection
 
 from deploy.local.process import PROJECT
 from pipeline.checks import SETTINGS, check_settings, require_settings
@@ -97,3 +98,62 @@ def test_psycopg_3_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("django.db.backends.postgresql.psycopg_any.is_psycopg3", True)
 
     assert "pip uninstall psycopg" in problems()["pipeline.E002"]
+
+
+def test_times_without_zones_are_refused(settings: Settings) -> None:
+    settings.USE_TZ = False
+
+    assert "Set USE_TZ = True" in problems()["pipeline.E005"]
+
+
+def test_a_database_without_autocommit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connection.settings_dict, "AUTOCOMMIT", False)
+
+    assert "Remove AUTOCOMMIT" in problems()["pipeline.E006"]
+
+
+class MigratesElsewhere:
+    """A router that knows its own apps, and sends all others to another database."""
+
+    def allow_migrate(self, database: str, app_label: str, **_hints: object) -> bool:
+        return (database == "default") == (app_label not in {"pipeline", "outbox"})
+
+
+def test_a_router_that_makes_no_tables_in_default_is_refused(settings: Settings) -> None:
+    settings.DATABASE_ROUTERS = [MigratesElsewhere()]
+
+    text = problems()["pipeline.E007"]
+
+    assert "outbox.OutboxEvent" in text
+    assert "pipeline.Window" in text
+    assert "users.OutboxUser" not in text
+    assert "allow_migrate()" in text
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"TENANT_APPS": ["django.contrib.auth", "backend.outbox"]}, "backend.outbox in TENANT_APPS"),
+        ({"TENANT_APPS": ["backend.outbox.apps.OutboxConfig"]}, "backend.outbox in TENANT_APPS"),
+        ({"TENANT_APPS": ["backend.users", "pipeline"]}, "backend.users, pipeline in TENANT_APPS"),
+        (
+            {"TENANT_TYPES": {"public": {"APPS": ["backend.outbox"]}, "shop": {"APPS": ["backend.users"]}}},
+            "backend.users in TENANT_APPS",
+        ),
+    ],
+)
+def test_an_outbox_in_the_schema_of_each_tenant_is_refused(
+    settings: Settings, more: dict[str, Any], named: str
+) -> None:
+    for name, value in more.items():
+        setattr(settings, name, value)
+
+    assert problems()["pipeline.E008"].startswith(named)
+    assert "SHARED_APPS" in problems()["pipeline.E008"]
+
+
+def test_outboxes_in_the_shared_schema_are_well(settings: Settings) -> None:
+    settings.TENANT_APPS = ["django.contrib.auth"]
+    settings.SHARED_APPS = ["backend.outbox", "backend.users", "pipeline"]
+
+    assert problems() == {}

@@ -1,0 +1,203 @@
+"""What of the server, the database and the role would hide or stop events is refused, or named by doctor and status."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from django.core.checks import run_checks
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+from django.db import connection, connections, transaction
+from django.db.backends.signals import connection_created
+from django.test import override_settings
+from pytest_django import Settings
+
+from backend.outbox import Event, publish
+from pipeline.checks import check_database
+from pipeline.database import lengthen_limits, problems_of_database
+from pipeline.doctor import examine
+from pipeline.status import read_status
+from tests.integration.rows import create_users
+
+
+class Paid(Event):
+    amount: int
+
+
+def execute(*statements: str) -> None:
+    with connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+
+
+@contextmanager
+def another_database(options: str) -> Iterator[None]:
+    """The alias `other` is an empty database, made with these options."""
+    execute(f"CREATE DATABASE other TEMPLATE template0 LOCALE_PROVIDER libc LC_COLLATE 'C' LC_CTYPE 'C' {options}")
+    connections.databases["other"] = {**connections.databases["default"], "NAME": "other"}
+    try:
+        yield
+    finally:
+        connections["other"].close()
+        del connections["other"]
+        del connections.databases["other"]
+        execute("DROP DATABASE other WITH (FORCE)")
+
+
+@pytest.fixture
+def as_somebody() -> Iterator[None]:
+    """This connection is a role's that may do what the pipeline does and is no superuser."""
+    execute(
+        "CREATE ROLE somebody",
+        "GRANT ALL ON ALL TABLES IN SCHEMA public TO somebody",
+        "GRANT EXECUTE ON FUNCTION pg_control_system() TO somebody",
+        "SET ROLE somebody",
+    )
+    yield
+    connection.close()
+    for table in ("outbox_event", "pipeline_batch", "users"):
+        execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY", f"DROP POLICY IF EXISTS policy ON {table}")
+        execute(f"DROP POLICY IF EXISTS narrow ON {table}")
+    execute("DROP OWNED BY somebody", "DROP ROLE somebody")
+
+
+def as_owner(*statements: str) -> None:
+    execute("RESET ROLE", *statements, "SET ROLE somebody")
+
+
+def role_findings() -> str:
+    (finding,) = [one for one in examine() if one.check == "PostgreSQL role"]
+    assert finding.is_ok == (finding.detail == "sees every event, and has time to read it")
+    return "" if finding.is_ok else finding.detail
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "WIN1252"])
+def test_a_database_of_another_encoding_is_refused_before_anything_is_made_in_it(encoding: str) -> None:
+    with another_database(f"ENCODING '{encoding}'"):
+        (problem,) = problems_of_database(connections["other"])
+
+    assert encoding in problem[0]
+    assert "ENCODING 'UTF8'" in problem[1]
+
+
+def test_a_database_that_cannot_be_written_is_refused() -> None:
+    with another_database("ENCODING 'UTF8'"):
+        assert list(problems_of_database(connections["other"])) == []
+        execute("ALTER DATABASE other SET default_transaction_read_only = on")
+        connections["other"].close()
+        (problem,) = problems_of_database(connections["other"])
+
+    assert "'other' is read only" in problem[0]
+
+
+def test_migrate_asks_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_checks(tags=["database"], databases=["default"]) == check_database(databases=["default"]) == []
+    monkeypatch.setattr("pipeline.database.problems_of_database", lambda _connection: [("It is frozen.", "Thaw it.")])
+
+    with pytest.raises(SystemCheckError, match=r"pipeline\.E009.*It is frozen"):
+        call_command("migrate", skip_checks=False, stdout=io.StringIO(), stderr=io.StringIO())
+    assert check_database(databases=["replica"]) == []
+
+
+@pytest.mark.usefixtures("as_somebody")
+@pytest.mark.parametrize("table", ["outbox_event", "pipeline_batch"])
+def test_policies_on_an_outbox_or_the_ledger_are_named_by_doctor_and_status(table: str) -> None:
+    assert role_findings() == ""
+
+    as_owner(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+
+    problem = f"the role somebody is subject to row level security on {table}"
+    assert problem in role_findings()
+    assert any(one.startswith(problem) for one in read_status().problems)
+
+    # One that shows every row does no harm; one beside it that narrows it does
+    as_owner(f"CREATE POLICY policy ON {table} TO somebody USING (true)")
+    assert role_findings() == ""
+    as_owner(f"CREATE POLICY narrow ON {table} AS RESTRICTIVE USING (id > 7)")
+    assert problem in role_findings()
+    as_owner("ALTER ROLE somebody BYPASSRLS")
+    assert role_findings() == ""
+
+
+@pytest.mark.usefixtures("as_somebody")
+def test_policies_on_a_table_that_a_lean_outbox_reads_are_named_by_doctor() -> None:
+    as_owner("ALTER TABLE users ENABLE ROW LEVEL SECURITY", "CREATE POLICY policy ON users USING (id > 7)")
+
+    assert "row level security on users" in role_findings()
+
+
+@pytest.mark.usefixtures("as_somebody")
+def test_a_right_that_is_missing_is_named_by_doctor() -> None:
+    as_owner("REVOKE SELECT ON users FROM somebody", "GRANT SELECT (id, email) ON users TO somebody")
+
+    assert "the events of outbox_user cannot be read: permission denied for table users" in role_findings()
+
+
+def test_an_outbox_in_a_second_schema_is_named_by_doctor_and_with_rows_by_status() -> None:
+    try:
+        execute("CREATE SCHEMA tenant", "CREATE TABLE tenant.outbox_event (LIKE outbox_event INCLUDING ALL)")
+        assert "outbox_event is in several schemas (public, tenant)" in role_findings()
+        assert not any("several schemas" in one for one in read_status().problems)
+
+        # When a tenant publishes, with the schema first in its search_path
+        execute("SET search_path = tenant, public")
+        with transaction.atomic():
+            publish(Paid(amount=1))
+        execute("RESET search_path", "ANALYZE tenant.outbox_event")
+
+        assert any("several schemas (public, tenant)" in one for one in read_status().problems)
+    finally:
+        execute("RESET search_path", "DROP SCHEMA tenant CASCADE")
+
+
+def test_a_temporary_table_that_takes_the_place_of_an_outbox_is_named_by_doctor() -> None:
+    execute("CREATE TEMPORARY TABLE outbox_event (LIKE outbox_event INCLUDING ALL)")
+    try:
+        assert "outbox_event is in several schemas (pg_temp_" in role_findings()
+    finally:
+        execute("DROP TABLE pg_temp.outbox_event")
+
+
+def test_a_time_limit_that_is_too_short_is_named_and_does_not_hold_for_workers() -> None:
+    execute("CREATE ROLE hasty LOGIN SUPERUSER PASSWORD 'hasty'", "ALTER ROLE hasty SET statement_timeout = 60")
+    connection.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(connection.settings_dict, "USER", "hasty")
+        patch.setitem(connection.settings_dict, "PASSWORD", "hasty")
+        try:
+            assert "statement_timeout is 60 ms" in role_findings()
+            assert "ALTER ROLE hasty SET statement_timeout = '60s'" in role_findings()
+
+            connection.close()
+            connection_created.connect(lengthen_limits)
+            with connection.cursor() as cursor:
+                cursor.execute("SHOW statement_timeout")
+                assert cursor.fetchone() == ("1min",)
+        finally:
+            connection_created.disconnect(lengthen_limits)
+            connection.close()
+    execute("DROP ROLE hasty")
+
+
+def test_a_worker_lengthens_its_limits(settings: Settings) -> None:
+    from pipeline.lifecycle import PipelineLifecycle
+
+    assert settings.DRAMATIQ_BROKER
+    try:
+        PipelineLifecycle().before_worker_boot(None, None)  # type: ignore[arg-type]
+        connection.close()
+        with override_settings(), connection.cursor() as cursor:
+            cursor.execute("SHOW statement_timeout")
+            assert cursor.fetchone() == ("0",)  # none, as before
+        assert any(receiver[0][0] == id(lengthen_limits) for receiver in connection_created.receivers)
+    finally:
+        connection_created.disconnect(lengthen_limits)
+
+
+def test_everything_is_well_here() -> None:
+    create_users(3)
+
+    assert role_findings() == ""
