@@ -48,15 +48,17 @@ def another_database(options: str) -> Iterator[None]:
 
 
 @pytest.fixture
-def as_somebody() -> Iterator[None]:
-    """This connection is a role's that may do what the pipeline does and is no superuser."""
+def as_somebody(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Connections are a role's that may do what the pipeline does and is no superuser."""
     execute(
         "CREATE ROLE somebody",
         "GRANT ALL ON ALL TABLES IN SCHEMA public TO somebody",
         "GRANT EXECUTE ON FUNCTION pg_control_system() TO somebody",
-        "SET ROLE somebody",
     )
-    yield
+    with monkeypatch.context() as patch:
+        patch.setitem(connection.settings_dict["OPTIONS"], "assume_role", "somebody")
+        connection.close()
+        yield
     connection.close()
     for table in ("outbox_event", "pipeline_batch", "users"):
         execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY", f"DROP POLICY IF EXISTS policy ON {table}")

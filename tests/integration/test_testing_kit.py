@@ -157,7 +157,7 @@ def test_deliver_fails_with_the_reason_when_the_store_takes_nothing(deliver: Del
     refused_events(20)
 
     with pytest.raises(
-        AssertionError, match=r"does not take a window of 20 row\(s\): the event store refuses more than"
+        AssertionError, match=r"does not take a window of 20 row\(s\): the event store has taken none of these"
     ):
         deliver()
 
