@@ -72,3 +72,7 @@ def _place(error: BaseException) -> str:
         return ""
     code = traceback.tb_frame.f_code
     return f"in {code.co_name} ({code.co_filename.rsplit('/', 1)[-1]}:{traceback.tb_lineno})"
+
+
+class NoAlarmError(Exception):
+    """There is no receipt with this number that the event store contradicts."""

@@ -21,3 +21,12 @@ class OutboxDiscarded(Event):
     rows: int
     dead_letters: int
     discarded_by: str
+
+
+class ReceiptMismatchClosed(Event):
+    """Somebody has decided that the event store stays as it is, though a receipt says something else."""
+
+    window: str
+    difference: str
+    reason: str
+    closed_by: str

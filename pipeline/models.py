@@ -100,6 +100,8 @@ class Window(models.Model):
     store_error = models.TextField(db_default="")
     #: Receipt: when the event store was found to hold exactly `delivered`.
     verified_at = models.DateTimeField(null=True)
+    #: Receipt: why a person has closed its alarm, which stays in `last_error`; empty: nobody has.
+    closed_reason = models.TextField(db_default="")
     #: Receipt: rows that were loaded, written and deleted, by outbox.
     delivered = models.JSONField(null=True)
     #: Receipt: the first and the last moment at which its batches were dispatched.

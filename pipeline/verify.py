@@ -2,7 +2,7 @@
 
 A receipt says how many rows of each outbox were stored and deleted. If the store has as many, the receipt becomes
 verified; if not, that is an alarm, kept in the ledger and looked at again each minute until it is true (rows that a
-restored replica brings back) or somebody has found out why. The rows themselves are gone from PostgreSQL by then.
+restored replica brings back) or a person closes it with a reason. The rows themselves are gone from PostgreSQL by then.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from uuid import UUID
 
 import structlog
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 
 from backend.eventlog.errors import EventStoreError
 from backend.outbox.models import all_outboxes
+from backend.outbox.publishing import publish
 from pipeline import heartbeat, metrics
+from pipeline.errors import NoAlarmError
+from pipeline.events import ReceiptMismatchClosed
 from pipeline.look import one_moment
 
 if TYPE_CHECKING:
@@ -48,6 +51,8 @@ class Mismatch:
     acked_at: datetime
     delivered: Mapping[str, int]
     stored: Mapping[str, int]
+    #: Why a person has closed the alarm; empty: nobody has.
+    closed_reason: str = ""
 
     def difference(self) -> str:
         """What the store holds of what was delivered, by outbox, where that differs."""
@@ -64,6 +69,7 @@ class Mismatch:
             "acked_at": self.acked_at.isoformat(),
             "delivered": dict(self.delivered),
             "stored": dict(self.stored),
+            **({"closed_reason": self.closed_reason} if self.closed_reason else {}),
         }
 
 
@@ -90,12 +96,15 @@ class Ledger:
     windows: int = 0
     outboxes: dict[str, OutboxLedger] = field(default_factory=dict)
     mismatches: list[Mismatch] = field(default_factory=list)
+    #: Of alarms that a person has closed.
+    closed: list[Mismatch] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         return {
             "windows": self.windows,
             "outboxes": {name: {"committed": rows.committed, **asdict(rows)} for name, rows in self.outboxes.items()},
             "mismatches": [mismatch.as_json() for mismatch in self.mismatches],
+            "closed": [mismatch.as_json() for mismatch in self.closed],
         }
 
 
@@ -105,6 +114,7 @@ class _Receipt:
     dispatched_at: datetime
     acked_at: datetime
     delivered: Mapping[str, int]
+    closed_reason: str
 
 
 def verify_receipts(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
@@ -130,14 +140,14 @@ def _pages(condition: str, parameters: Mapping[str, Any]) -> Iterator[Sequence[_
     while True:
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT id, dispatched_from, acked_at, delivered FROM pipeline_window"
+                "SELECT id, dispatched_from, acked_at, delivered, closed_reason FROM pipeline_window"
                 f" WHERE acked_at IS NOT NULL AND {condition}"
                 " AND (acked_at, id) > (%(after_time)s, %(after_id)s) ORDER BY acked_at, id LIMIT %(limit)s",
                 {**parameters, **after, "limit": _WINDOWS_PER_QUERY},
             )
             receipts = [
-                _Receipt(window, dispatched_at, acked_at, json.loads(delivered))
-                for window, dispatched_at, acked_at, delivered in cursor.fetchall()
+                _Receipt(window, dispatched_at, acked_at, json.loads(delivered), closed_reason)
+                for window, dispatched_at, acked_at, delivered, closed_reason in cursor.fetchall()
             ]
         if not receipts:
             return
@@ -172,7 +182,14 @@ def _mismatches(receipts: Sequence[_Receipt], counts: Mapping[UUID, Mapping[str,
     for receipt in receipts:
         stored = counts.get(receipt.window, _NOTHING)
         if Counter(stored) != Counter(receipt.delivered):
-            yield Mismatch(receipt.window, receipt.dispatched_at, receipt.acked_at, receipt.delivered, stored)
+            yield Mismatch(
+                window=receipt.window,
+                dispatched_at=receipt.dispatched_at,
+                acked_at=receipt.acked_at,
+                delivered=receipt.delivered,
+                stored=stored,
+                closed_reason=receipt.closed_reason,
+            )
 
 
 def has_overdue_receipts(*, seconds: float) -> bool:
@@ -184,6 +201,27 @@ def has_overdue_receipts(*, seconds: float) -> bool:
             [seconds],
         )
         return bool(cursor.fetchone()[0])
+
+
+def close(windows: Sequence[UUID], *, reason: str, by: str) -> None:
+    """End the alarms of these windows: what the event store holds stays as it is. That it was decided, by whom and why,
+    is an event itself, in the same transaction.
+
+    Raises NoAlarmError, before anything is changed, if one of them is not an alarm.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE pipeline_window SET verified_at = clock_timestamp(), closed_reason = %s WHERE id = ANY(%s)"
+            " AND acked_at IS NOT NULL AND verified_at IS NULL AND last_error <> '' RETURNING id, last_error",
+            [reason, list(windows)],
+        )
+        closed = dict(cursor.fetchall())
+        if missing := set(windows) - closed.keys():
+            raise NoAlarmError(f"{min(missing)} is not the receipt of an alarm: see `pipeline verify --since ...`.")
+        for window, difference in closed.items():
+            publish(ReceiptMismatchClosed(window=str(window), difference=difference, reason=reason, closed_by=by))
+    for window, difference in closed.items():
+        log.warning("receipt_mismatch_closed", window=str(window), difference=difference, reason=reason, by=by)
 
 
 def purge_receipts(*, should_stop: Callable[[], bool]) -> int:
@@ -249,7 +287,7 @@ _SUMS = {
 def _compare(ledger: Ledger, receipts: Sequence[_Receipt], store: EventStore) -> None:
     ledger.windows += len(receipts)
     for mismatch in _mismatches(receipts, store.counts([receipt.window for receipt in receipts])):
-        ledger.mismatches.append(mismatch)
+        (ledger.closed if mismatch.closed_reason else ledger.mismatches).append(mismatch)
         for outbox in {*mismatch.delivered, *mismatch.stored}:
             missing = mismatch.delivered.get(outbox, 0) - mismatch.stored.get(outbox, 0)
             of_outbox = ledger.outboxes.setdefault(outbox, OutboxLedger())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import pwd
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,7 +15,7 @@ from uuid import UUID
 
 import pytest
 from django.core.management import call_command
-from django.db import connection
+from django.db import DatabaseError, connection
 from structlog.testing import capture_logs
 
 from backend.eventlog.store import EventStore, connect
@@ -25,12 +27,13 @@ from pipeline.doctor import examine
 from pipeline.gauges import read_gauges
 from pipeline.metrics import mismatched_windows, unverified_age_seconds
 from pipeline.models import Window
+from pipeline.recover import recover
 from pipeline.status import read_status
 from pipeline.verify import purge_receipts, read_ledger, verify_receipts
 from tests.integration.event_log import EventLog
 from tests.integration.manage import manage
 from tests.integration.rows import create_users, write_events
-from tests.integration.windows import dispatched, sealed
+from tests.integration.windows import dispatched, expire_leases, sealed
 from tests.integration.workers import Workers
 from tests.waiting import eventually
 
@@ -425,3 +428,78 @@ def test_an_open_window_is_never_purged(store: EventStore) -> None:  # noqa: ARG
 
     assert purge_receipts(should_stop=lambda: False) == 0
     assert Window.objects.exists()
+
+
+# --- Closing an alarm ------------------------------------------------------------------------------------------------
+
+
+def alarm(store: EventStore, event_log: EventLog) -> Window:
+    """The receipt of a window whose rows somebody has deleted for good."""
+    lost = delivered(store, events=2)
+    event_log.delete_where(f"window_id = '{lost.id}'")
+    assert verified(store) == 1
+    return lost
+
+
+def test_a_person_closes_an_alarm_with_a_reason_and_that_is_an_event(store: EventStore, event_log: EventLog) -> None:
+    lost = alarm(store, event_log)
+
+    done = manage("pipeline", "verify", "--close", str(lost.id), "--reason", "retention of 2023")
+
+    assert done.returncode == 0
+    assert f"closed: window {lost.id}: outbox_event: 0 stored of 2 (retention of 2023)" in done.stdout + done.stderr
+    receipt = Window.objects.get(id=lost.id)
+    assert receipt.closed_reason == "retention of 2023"
+    assert receipt.last_error == "outbox_event: 0 stored of 2"
+    assert verified(store) == 0
+    assert read_status().mismatched_receipts == 0
+    assert read_gauges()[mismatched_windows] == [("", 0.0)]
+    assert [one.is_ok for one in examine() if one.check == "receipts"] == [True]
+    # And the event goes the way of all events
+    sealed()
+    expire_leases()
+    recover(store, should_stop=lambda: False)
+    (event,) = [one for one in event_log.events() if one.event_type == "receipt_mismatch_closed"]
+    assert json.loads(event.event_context) == {
+        "window": str(lost.id),
+        "difference": "outbox_event: 0 stored of 2",
+        "reason": "retention of 2023",
+        "closed_by": pwd.getpwuid(os.getuid()).pw_name,
+    }
+
+
+def test_an_alarm_is_not_closed_without_a_reason(store: EventStore, event_log: EventLog) -> None:
+    lost = alarm(store, event_log)
+
+    done = manage("pipeline", "verify", "--close", str(lost.id), "--reason", " ")
+
+    assert done.returncode == 2
+    assert "--reason" in done.stdout + done.stderr
+    assert read_status().mismatched_receipts == 1
+
+
+def test_what_is_no_alarm_is_not_closed_and_nothing_beside_it(store: EventStore, event_log: EventLog) -> None:
+    lost = alarm(store, event_log)
+    whole = delivered(store, events=1)
+    verified(store)
+
+    done = manage("pipeline", "verify", "--close", str(lost.id), str(whole.id), "--reason", "cleaned up")
+
+    assert done.returncode == 1
+    assert f"{whole.id} is not the receipt of an alarm" in done.stdout + done.stderr
+    assert read_status().mismatched_receipts == 1
+    assert not Window.objects.exclude(closed_reason="").exists()
+
+
+def test_a_closing_that_cannot_be_recorded_does_not_happen(store: EventStore, event_log: EventLog) -> None:
+    lost = alarm(store, event_log)
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE outbox_event ADD CONSTRAINT nothing_new CHECK (event_type = 'tested') NOT VALID")
+    try:
+        with pytest.raises(DatabaseError):
+            verify.close([lost.id], reason="retention", by="somebody")
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE outbox_event DROP CONSTRAINT nothing_new")
+
+    assert read_status().mismatched_receipts == 1

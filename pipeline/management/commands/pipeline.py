@@ -11,6 +11,7 @@ from argparse import ArgumentParser, ArgumentTypeError
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
@@ -22,12 +23,12 @@ from backend.outbox.models import all_outboxes
 from pipeline import deadletters, outboxes, stranded, trouble
 from pipeline.actors import publish_batches
 from pipeline.doctor import examine
-from pipeline.errors import OutboxInUse
+from pipeline.errors import NoAlarmError, OutboxInUse
 from pipeline.models import DeadLetter
 from pipeline.recover import recover
 from pipeline.secrets import without_secrets
 from pipeline.status import COUNTED_ROWS, Status, read_status
-from pipeline.verify import Ledger, read_ledger, verify_receipts
+from pipeline.verify import Ledger, close, read_ledger, verify_receipts
 
 
 class Command(BaseCommand):
@@ -48,6 +49,8 @@ class Command(BaseCommand):
     def _add_verify(self, parser: ArgumentParser) -> None:
         parser.add_argument("--since", type=_moment, help="rows dispatched from then on; default: a day ago")
         parser.add_argument("--until", type=_moment, help="rows dispatched before then; default: now")
+        parser.add_argument("--close", nargs="+", type=UUID, metavar="WINDOW", help="end the alarm of these windows")
+        parser.add_argument("--reason", default="", help="why: recorded as an event, with who did it")
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def _add_deadletters(self, parser: ArgumentParser) -> None:
@@ -122,7 +125,18 @@ class Command(BaseCommand):
         self.stdout.write(json.dumps(found) if as_json else text)
         return True
 
+    def _close(self, windows: list[UUID], *, reason: str) -> None:
+        if not reason.strip():
+            self.stderr.write("Say why: `pipeline verify --close WINDOW ... --reason TEXT`.")
+            raise SystemExit(2)
+        try:
+            close(windows, reason=reason.strip(), by=_operator())
+        except NoAlarmError as error:
+            raise CommandError(str(error)) from error
+
     def _verify(self, options: dict[str, Any]) -> bool:
+        if options["close"]:
+            self._close(options["close"], reason=options["reason"])
         since = options["since"] or datetime.now(UTC) - timedelta(days=1)
         store = connect(settings.EVENT_STORE_URL, timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
         ledger = read_ledger(store, since=since, until=options["until"])
@@ -215,6 +229,7 @@ def _as_ledger(ledger: Ledger) -> str:
         f" acked {one.acked_at:%Y-%m-%d %H:%M:%S} UTC: {one.difference()}"
         for one in ledger.mismatches
     ]
+    lines += [f"closed: window {one.window}: {one.difference()} ({one.closed_reason})" for one in ledger.closed]
     if ledger.mismatches:
         lines.append("PostgreSQL does not hold these rows any more: docs/runbook.md, TowpathReceiptMismatch")
     return "\n".join(lines)
