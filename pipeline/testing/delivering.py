@@ -1,9 +1,9 @@
 """From dispatch to ack within a test, by the code that does it in production; only RabbitMQ is left out.
 
 The events of a test that is rolled back are never committed, and the dispatcher only takes what its snapshot shows as
-committed. A snapshot shows the ids of its own transaction like those of one that has ended, provided that a transaction
-with a higher id has ended, too: so one does, a savepoint that is rolled back. And since a cursor that has seen a
-transaction does not look at it again, the cursors start over each time, as after a restore.
+committed. So it is given a snapshot that shows everything, this transaction too, as the target that it would come to by
+itself. That holds at every isolation level. And since a cursor that has seen a transaction does not look at it again,
+the cursors start over each time, as after a restore.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import connection
 from django.test import override_settings
 
 from backend.eventlog.columns import ADDED_COLUMNS
@@ -31,8 +31,14 @@ if TYPE_CHECKING:
 
 _ANY_SIZE = 2**62
 
-_START_OVER = """
-UPDATE pipeline_cursor SET seen = '1:1:', target = NULL, page_xid = NULL, page_id = NULL, is_rescan = true
+_SEE_EVERYTHING = """
+WITH beyond AS (
+    SELECT 1 + max(xid::text::bigint) AS xid
+    FROM (VALUES (pg_current_xact_id()), (pg_snapshot_xmax(pg_current_snapshot()))) AS known (xid)
+)
+UPDATE pipeline_cursor SET seen = '1:1:', target = format('%1$s:%1$s:', beyond.xid)::pg_snapshot, page_xid = NULL,
+    page_id = NULL, is_rescan = true
+FROM beyond
 """
 
 
@@ -53,6 +59,7 @@ class Deliver:
         dispatcher = _dispatcher(batches)
         is_more = True
         while is_more:
+            _see_everything()
             is_more = dispatcher.tick()
             self._carry(batches)
             batches.clear()
@@ -87,12 +94,12 @@ def _dispatcher(batches: list[Batch]) -> Dispatcher:
     )
     dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=batches.extend)
     dispatcher.create_cursors()
-    with connection.cursor() as cursor:
-        cursor.execute(_START_OVER)
-        with transaction.atomic():
-            cursor.execute(_START_OVER)  # anything that is written, so that the savepoint has an id
-            transaction.set_rollback(True)
     return dispatcher
+
+
+def _see_everything() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(_SEE_EVERYTHING)
 
 
 def _found(row: StoredRow) -> FoundEvent:
