@@ -213,7 +213,7 @@ class PostgreSQLStore:
         except StoreUnavailable:
             name = self._sessions.database
             found = self._sessions.query_elsewhere(
-                "SELECT FROM pg_database WHERE datname = %s", [name], database=_MAINTENANCE_DATABASE
+                "SELECT 1 FROM pg_database WHERE datname = %s", [name], database=_MAINTENANCE_DATABASE
             )
             if found:
                 raise

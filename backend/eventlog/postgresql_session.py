@@ -41,9 +41,8 @@ SET row_security = off;
 SET default_transaction_isolation = 'read committed';
 SET default_table_access_method = 'heap';
 SET lock_timeout = {lock_milliseconds};
-SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout';
+SELECT set_config('transaction_timeout', '0', false) WHERE current_setting('transaction_timeout', true) IS NOT NULL;
 SET client_min_messages = warning;
-SET statement_timeout = {statement_milliseconds};
 SET idle_in_transaction_session_timeout = {idle_milliseconds};
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
 SELECT current_schema(), current_setting('search_path');
@@ -119,10 +118,10 @@ class Sessions:
         self._timeout_seconds = timeout_seconds
         milliseconds = max(1000, int(timeout_seconds * 1000))
         # The server gives up before we do: a statement must not go on when nobody waits for it any more.
+        self._limit = f"SET statement_timeout = {milliseconds * 8 // 10}"
         self._set_up = _SET_UP.format(
             # Less, so that a table that is locked is not taken for a statement that takes too long.
             lock_milliseconds=milliseconds * 6 // 10,
-            statement_milliseconds=milliseconds * 8 // 10,
             idle_milliseconds=milliseconds,
         )
         self._at_rest: list[Session] = []
@@ -180,9 +179,14 @@ class Sessions:
             return self._at_rest.pop() if self._at_rest else None
 
     def _connected(self) -> Session:
-        session = Session(_connect(self._parameters))
+        try:
+            session = Session(_connect(self._parameters))
+        except OSError as error:
+            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
         try:
             with session.limited(seconds=self._timeout_seconds) as cursor:
+                # By itself: that of the role would apply to all that is sent with it.
+                cursor.execute(self._limit)
                 cursor.execute(self._set_up)
                 schema, search_path = cursor.fetchone() or ("", "")
         except psycopg2.Error as error:
@@ -225,7 +229,7 @@ _UNREADABLE = "it cannot be read: percent-encode special characters of the passw
 def _connect(parameters: dict[str, Any]) -> connection_type:
     try:
         connection: connection_type = psycopg2.connect(**parameters)
-    except psycopg2.OperationalError as error:
+    except psycopg2.Error as error:
         text = first_line(error)
         is_missing = 'database "' in text and text.endswith("does not exist")
         raise StoreUnavailable(text + " (run `python manage.py eventlog migrate`)" * is_missing) from error

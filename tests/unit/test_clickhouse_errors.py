@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
+from typing import TYPE_CHECKING
+
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
+from clickhouse_connect.driver.httpclient import HttpClient
 from urllib3 import HTTPConnectionPool
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import MaxRetryError, NewConnectionError, ProtocolError, ReadTimeoutError
@@ -12,6 +16,9 @@ from backend.eventlog.clickhouse import ClickHouseStore
 from backend.eventlog.clickhouse_errors import translated
 from backend.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, StoreUnavailable, WriteTooLarge
 from deploy.local.ports import Ports
+
+if TYPE_CHECKING:
+    from tests.services import Services
 
 POOL = HTTPConnectionPool("127.0.0.1", 1)
 
@@ -98,3 +105,27 @@ def test_a_store_that_is_down_is_unavailable_at_its_first_use(tmp_path_factory: 
     with pytest.raises(StoreUnavailable):
         store.write(b"", row_count=0, token="token")  # noqa: S106 - no password
     ports.release()
+
+
+def test_an_error_that_is_not_the_driver_s_own_comes_out_as_the_store_s_with_its_type(services: Services) -> None:
+    server = f"clickhouses://127.0.0.1:{services.clickhouse.port}"
+    store = ClickHouseStore(f"{server}/default?ca_cert=/nowhere/ca.pem", timeout_seconds=2)
+
+    for use in (lambda: store.write(b"", row_count=0, token="t"), store.now, store.problems):  # noqa: S106
+        with pytest.raises(StoreUnavailable, match="FileNotFoundError"):
+            use()
+
+
+def test_an_error_in_the_middle_of_an_insert_leaves_its_outcome_unknown(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ClickHouseStore(f"clickhouse://127.0.0.1:{services.clickhouse.port}/default", timeout_seconds=20)
+    store.now()
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise ssl.SSLEOFError("EOF occurred in violation of protocol")
+
+    monkeypatch.setattr(HttpClient, "raw_insert", interrupted)
+    with pytest.raises(OutcomeUnknown, match="SSLEOFError: .*EOF occurred"):
+        store.write(b"", row_count=0, token="t")  # noqa: S106 - no password
+    store.close()
