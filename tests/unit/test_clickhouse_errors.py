@@ -126,6 +126,6 @@ def test_an_error_in_the_middle_of_an_insert_leaves_its_outcome_unknown(
         raise ssl.SSLEOFError("EOF occurred in violation of protocol")
 
     monkeypatch.setattr(HttpClient, "raw_insert", interrupted)
-    with pytest.raises(OutcomeUnknown, match="SSLEOFError: .*EOF occurred"):
+    with pytest.raises(OutcomeUnknown, match=r"SSLEOFError: .*EOF occurred"):
         store.write(b"", row_count=0, token="t")  # noqa: S106 - no password
     store.close()
