@@ -43,6 +43,10 @@ _REJECTIONS_LOGGED_SECONDS = 10.0
 #: The queues of the pipeline. dramatiq adds a `.DQ` (delayed) and a `.XQ` (failed) to each.
 QUEUES = ours.QUEUES
 
+#: AMQP's codes.
+_ACCESS_REFUSED = 403
+_NOT_FOUND = 404
+
 _json = JSONEncoder()
 
 
@@ -69,6 +73,15 @@ class Broker(RabbitmqBroker):
             enqueue_all([message])
             return message
         return super().enqueue(message, delay=delay)
+
+    def _ensure_queue(self, canonical_queue_name: str) -> None:
+        try:
+            super()._ensure_queue(canonical_queue_name)  # type: ignore[no-untyped-call]
+        except ConnectionClosed as error:
+            if canonical_queue_name not in QUEUES or getattr(error.message, "reply_code", None) != _ACCESS_REFUSED:
+                raise
+            # The scheduler's user may publish and nothing else. Who consumes a queue declares it.
+            self.queues_pending.discard(canonical_queue_name)
 
     @property
     def connection(self) -> pika.BlockingConnection:
@@ -151,7 +164,7 @@ def queue_states() -> dict[str, QueueState]:
                     found = channel.queue_declare(queue, passive=True).method
                     states[queue] = QueueState(found.message_count, found.consumer_count)
                 except pika.exceptions.ChannelClosedByBroker as error:
-                    if error.reply_code != 404:  # noqa: PLR2004 - AMQP's "not found"
+                    if error.reply_code != _NOT_FOUND:
                         raise
                     # Nobody has used it yet; RabbitMQ has closed the channel over it.
                     states[queue] = QueueState(0, 0)

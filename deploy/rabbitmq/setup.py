@@ -1,11 +1,13 @@
-"""Imports definitions.json: the virtual host, the user with its rights, and the length cap of the queue.
+"""Imports definitions.json: the virtual host, a user for each role with its rights, and the length caps of the queues.
 
-Invariant: the user may use the pipeline's queues and nothing else; a full queue refuses messages, it drops none. (What
-is refused stays in the ledger, where recovery finds it.)
+Invariant: each user may do what its role does with the pipeline's queues, and nothing else; a full queue of batches
+refuses messages, it drops none. (What is refused stays in the ledger, where it is found.)
 
     RABBITMQ_ADMIN_URL=http://admin:password@rabbitmq:15672 RABBITMQ_URL=amqp://... python -m deploy.rabbitmq.setup
 
-Virtual host, user and password are those of RABBITMQ_URL. On a cluster, set RABBITMQ_QUEUE_TYPE=quorum before the first
+Virtual host, user and password are those of RABBITMQ_URL, which is the dispatcher's. RABBITMQ_AGGREGATOR_URL,
+RABBITMQ_SCHEDULER_URL and RABBITMQ_WEB_URL have the users of the other roles; a role without one uses the dispatcher's.
+On a cluster, set RABBITMQ_QUEUE_TYPE=quorum before the first
 start of the application: a queue's type is fixed when it is declared.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -22,6 +25,8 @@ import urllib3
 
 _FILE = Path(__file__).with_name("definitions.json")
 _QUEUE_TYPES = ("classic", "quorum")
+_OTHER_ROLES = ("aggregator", "scheduler", "web")
+_NO_URLS: Mapping[str, str] = {}
 #: Of the management API, by scheme.
 _PORTS = {"http": 15672, "https": 15671}
 _NO_CONTENT = 204
@@ -32,23 +37,47 @@ class SetupError(Exception):
     """The definitions cannot be imported."""
 
 
-def definitions(broker_url: str, *, queue_type: str) -> dict[str, Any]:
-    """definitions.json for the user and the virtual host of the URL. Raises SetupError when it has none."""
-    parts = urlsplit(broker_url)
-    user, password = unquote(parts.username or ""), unquote(parts.password or "")
-    vhost = unquote(parts.path.removeprefix("/"))
-    if not (user and password and vhost):
-        raise SetupError("RABBITMQ_URL must be amqp://user:password@host:5672/vhost, with each of its parts")
+def definitions(broker_url: str, *, queue_type: str, role_urls: Mapping[str, str] = _NO_URLS) -> dict[str, Any]:
+    """definitions.json for the virtual host and the user of the URL, and the users of other roles' URLs. Raises
+    SetupError when a URL has none."""
+    vhost = unquote(urlsplit(broker_url).path.removeprefix("/"))
+    users = {"dispatcher": _user(broker_url, "RABBITMQ_URL")}
+    if not vhost:
+        raise _unusable("RABBITMQ_URL")
+    for role, url in role_urls.items():
+        user = _user(url, _variable(role))
+        # A role with the dispatcher's user has the dispatcher's rights.
+        if user[0] != users["dispatcher"][0]:
+            users[role] = user
     if queue_type not in _QUEUE_TYPES:
         raise SetupError(f"RABBITMQ_QUEUE_TYPE is {queue_type!r}: it must be classic or quorum")
     content: dict[str, Any] = json.loads(_FILE.read_text())
-    for entry in (*content["permissions"], *content["policies"]):
-        entry["vhost"] = vhost
-    for entry in content["permissions"]:
-        entry["user"] = user
+    rights = {entry["user"].rpartition("_")[2]: entry for entry in content["permissions"]}
+    content["permissions"] = [{**rights[role], "user": name, "vhost": vhost} for role, (name, _) in users.items()]
+    content["users"] = [{"name": name, "password": password, "tags": ""} for name, password in users.values()]
     content["vhosts"] = [{"name": vhost, "metadata": {"default_queue_type": queue_type}}]
-    content["users"] = [{"name": user, "password": password, "tags": ""}]
+    for entry in content["policies"]:
+        entry["vhost"] = vhost
     return content
+
+
+def _user(url: str, variable: str) -> tuple[str, str]:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise _unusable(variable) from None
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    if not (user and password):
+        raise _unusable(variable)
+    return user, password
+
+
+def _unusable(variable: str) -> SetupError:
+    return SetupError(f"{variable} must be amqp://user:password@host:5672/vhost, with each of its parts")
+
+
+def _variable(role: str) -> str:
+    return f"RABBITMQ_{role.upper()}_URL"
 
 
 def import_definitions(admin_url: str, content: dict[str, Any]) -> None:
@@ -77,13 +106,16 @@ def main() -> int:
     """The command line; exit code 1 when the definitions cannot be imported."""
     try:
         content = definitions(
-            os.environ.get("RABBITMQ_URL", ""), queue_type=os.environ.get("RABBITMQ_QUEUE_TYPE") or "classic"
+            os.environ.get("RABBITMQ_URL", ""),
+            queue_type=os.environ.get("RABBITMQ_QUEUE_TYPE") or "classic",
+            role_urls={role: url for role in _OTHER_ROLES if (url := os.environ.get(_variable(role)))},
         )
         import_definitions(os.environ.get("RABBITMQ_ADMIN_URL", ""), content)
     except SetupError as error:
         print(error, file=sys.stderr)  # noqa: T201 - a command line
         return 1
-    print(f"imported: virtual host {content['vhosts'][0]['name']}, user {content['users'][0]['name']}")  # noqa: T201
+    names = ", ".join(user["name"] for user in content["users"])
+    print(f"imported: virtual host {content['vhosts'][0]['name']}, users {names}")  # noqa: T201
     return 0
 
 

@@ -60,9 +60,9 @@ class Deployment:
             name: str(value) for name, value in compose(self.variables)["services"][service]["environment"].items()
         }
         given["DATABASE_URL"] = self._moved(given["DATABASE_URL"], self.services.postgres.port, self.database)
-        # The run's own administrator has the name of the compose file's user.
-        broker = given["RABBITMQ_URL"].replace("//towpath:", "//deployed:")
-        given["RABBITMQ_URL"] = self._moved(broker, self.services.rabbitmq.amqp_port, self.vhost)
+        for name in ("RABBITMQ_URL", "RABBITMQ_AGGREGATOR_URL", "RABBITMQ_SCHEDULER_URL", "RABBITMQ_WEB_URL"):
+            if name in given:
+                given[name] = self._moved(given[name], self.services.rabbitmq.amqp_port, self.vhost)
         # The local endpoint knows no users: what the ClickHouse users may do is shown in test_clickhouse.py.
         store = self._moved(given["EVENT_STORE_URL"], self.services.clickhouse.port, self.event_store)
         given["EVENT_STORE_URL"] = store
@@ -117,8 +117,8 @@ class Deployment:
         return process
 
     def send_shifts(self) -> None:
-        """What the scheduler does once a minute."""
-        self._run([sys.executable, "-c", _SEND_SHIFTS], "scheduler")
+        """What the scheduler does once a minute, but with the right to declare the queue: nobody may have yet."""
+        self._run([sys.executable, "-c", _SEND_SHIFTS], "dispatcher")
 
     def sign_up(self, email: str) -> int:
         """The status of the web's answer."""

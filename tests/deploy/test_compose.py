@@ -31,7 +31,10 @@ _NOT_SETTINGS = {
     "WEB_WORKERS",
     "GRANT_ROLES",
     "RABBITMQ_ADMIN_URL",
+    "RABBITMQ_AGGREGATOR_URL",
     "RABBITMQ_QUEUE_TYPE",
+    "RABBITMQ_SCHEDULER_URL",
+    "RABBITMQ_WEB_URL",
 }
 #: Written in compose, not in `.env`, because they are made of other variables.
 _COMPOSED = {"DATABASE_URL", "RABBITMQ_URL", "EVENT_STORE_URL"}

@@ -48,6 +48,115 @@ def channel(url: str) -> Iterator[Any]:
         yield connection.channel()
 
 
+@pytest.fixture
+def as_role(url: str, migrated: Deployment) -> Iterator[Callable[[str], Any]]:
+    """A channel with the rights of a role, in the same virtual host."""
+    roles = ("aggregator", "scheduler", "web")
+    role_urls = {role: urlsplit(migrated.environment(role)["RABBITMQ_URL"]) for role in roles}
+    urls = {role: parts._replace(path=urlsplit(url).path).geturl() for role, parts in role_urls.items()}
+    content = setup.definitions(url, queue_type="classic", role_urls=urls)
+    setup.import_definitions(migrated.environment("migrate")["RABBITMQ_ADMIN_URL"], content)
+    with contextlib.ExitStack() as stack:
+        yield lambda role: stack.enter_context(contextlib.closing(_connect(urls[role]))).channel()
+
+
+def _declare_all(channel: Any) -> None:  # noqa: ANN401
+    for queue in _OURS:
+        channel.queue_declare(queue, durable=True, arguments=_dead_letters(queue))
+
+
+@pytest.mark.parametrize(
+    ("role", "forbidden"),
+    [
+        *(
+            ("web", forbidden)
+            for forbidden in (
+                lambda channel: channel.basic_publish("", "dispatch", b"x"),
+                lambda channel: channel.basic_publish("", "aggregate", b"x"),
+                lambda channel: channel.basic_get("aggregate"),
+                lambda channel: channel.queue_purge("aggregate"),
+                lambda channel: channel.queue_delete("dispatch"),
+                lambda channel: channel.queue_declare("aggregate", durable=True, arguments=_dead_letters("aggregate")),
+            )
+        ),
+        *(
+            ("scheduler", forbidden)
+            for forbidden in (
+                lambda channel: channel.basic_get("dispatch"),
+                lambda channel: channel.basic_get("aggregate"),
+                lambda channel: channel.queue_purge("dispatch"),
+                lambda channel: channel.queue_delete("aggregate"),
+            )
+        ),
+        *(
+            ("aggregator", forbidden)
+            for forbidden in (
+                lambda channel: channel.basic_get("dispatch"),
+                lambda channel: channel.queue_purge("dispatch"),
+                lambda channel: channel.queue_delete("dispatch.DQ"),
+            )
+        ),
+    ],
+)
+def test_a_role_is_refused_what_another_one_does(
+    channel: Any,  # noqa: ANN401
+    as_role: Callable[[str], Any],
+    role: str,
+    forbidden: Callable[[Any], Any],
+) -> None:
+    _declare_all(channel)
+    own = as_role(role)
+    own.confirm_delivery()
+
+    with pytest.raises(pika.exceptions.ChannelClosedByBroker) as refused:
+        forbidden(own)
+
+    assert refused.value.reply_code == 403
+
+
+def test_a_role_may_do_its_own_work(channel: Any, as_role: Callable[[str], Any]) -> None:  # noqa: ANN401
+    _declare_all(channel)
+    scheduler, aggregator, web = as_role("scheduler"), as_role("aggregator"), as_role("web")
+
+    scheduler.confirm_delivery()
+    scheduler.basic_publish("", "dispatch", b"tick", mandatory=True)
+    channel.confirm_delivery()
+    channel.basic_publish("", "aggregate", b"batch", mandatory=True)
+
+    assert channel.basic_get("dispatch", auto_ack=True)[2] == b"tick"
+    assert aggregator.basic_get("aggregate", auto_ack=True)[2] == b"batch"
+    # For a member of staff who asks /readyz?full=1.
+    assert web.queue_declare("aggregate", passive=True).method.message_count == 0
+
+
+def test_every_role_works_with_its_own_user_and_the_scheduler_ticks(deployment: Deployment) -> None:
+    deployment.vhost = f"roles-{uuid.uuid4().hex}"
+    deployment.run("migrate")
+    deployment.start("dispatcher")
+    deployment.start("aggregator")
+    eventually(
+        lambda: _consumers(deployment) >= {"dispatch", "aggregate"}, seconds=_WAIT_SECONDS, what="both are consumed"
+    )
+    with contextlib.closing(deployment.connect_as_superuser()) as connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE pipeline_shift SET taken_at = clock_timestamp() - interval '1 hour'")
+        connection.commit()
+
+        deployment.start("scheduler")
+
+        def has_ticked() -> bool:
+            cursor.execute("SELECT count(*) FROM pipeline_shift WHERE taken_at > clock_timestamp() - interval '5 min'")
+            connection.commit()
+            return bool(cursor.fetchone() == (2,))
+
+        eventually(has_ticked, seconds=_WAIT_SECONDS, what="the scheduler's ticks arrive")
+    assert "metrics_not_served" not in (deployment.log_folder / "scheduler.log").read_text()
+    _ask(deployment, f"vhosts/{deployment.vhost}", method="DELETE")
+
+
+def _consumers(deployment: Deployment) -> set[str]:
+    return {queue["name"] for queue in _ask(deployment, f"queues/{deployment.vhost}") if queue.get("consumers")}
+
+
 @pytest.mark.parametrize("queue", _OURS)
 def test_the_user_may_use_the_queues_of_the_pipeline(channel: Any, queue: str) -> None:  # noqa: ANN401
     channel.confirm_delivery()

@@ -89,7 +89,11 @@ def tls(deployment: Deployment, authority: trustme.CA, rabbitmq: TlsRabbitMQ, tm
         urls = {role: urls_with_tls(deployment.environment(role), file, **ports) for role in ("web", "dispatcher")}
         setup.import_definitions(
             f"http://{rabbitmq.user}:{rabbitmq.password}@127.0.0.1:{rabbitmq.management_port}",
-            setup.definitions(urls["web"]["RABBITMQ_URL"], queue_type="classic"),
+            setup.definitions(
+                urls["dispatcher"]["RABBITMQ_URL"],
+                queue_type="classic",
+                role_urls={"web": urls["web"]["RABBITMQ_URL"]},
+            ),
         )
         yield Tls(urls, (postgres, store))
 
