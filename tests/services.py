@@ -29,6 +29,7 @@ import pytest
 
 from backend.eventlog.store import completed
 from deploy.local.clickhouse import ClickHouse
+from deploy.local.credentials import private_folder
 from deploy.local.errors import LocalStackError
 from deploy.local.ports import Ports
 from deploy.local.postgres import Postgres
@@ -127,7 +128,7 @@ def _hold_free_folder() -> tuple[int, Path, TextIO]:
     """The first folder that no other run holds, cleared; it is held until the file is closed."""
     for number in itertools.count():
         folder = _RUNS / str(number)
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         lock = (folder / "lock").open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

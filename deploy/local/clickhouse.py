@@ -8,6 +8,7 @@ import urllib.request
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from deploy.local.credentials import remembered_secret
 from deploy.local.process import Process, Program
 
 if TYPE_CHECKING:
@@ -15,11 +16,14 @@ if TYPE_CHECKING:
 
 
 class ClickHouse(Process):
-    """A ClickHouse HTTP endpoint on loopback with its data under a folder."""
+    """A ClickHouse HTTP endpoint on loopback with its data under a folder, and a user with a password of its own."""
+
+    user = "default"
 
     def __init__(self, folder: Path, port: int, log: Path) -> None:
+        self.folder = folder.resolve()
         self.port = port
-        server = (sys.executable, "-m", "deploy.local.clickhouse_server")
+        server = (sys.executable, "-m", "deploy.local.clickhouse_server", "--password-file", f"{self._password_file}")
         super().__init__(
             Program(
                 name="clickhouse",
@@ -31,7 +35,20 @@ class ClickHouse(Process):
 
     @property
     def url(self) -> str:
-        return f"clickhouse://127.0.0.1:{self.port}/default"
+        return f"clickhouse://{self.user}:{self.password}@127.0.0.1:{self.port}/default"
+
+    @property
+    def password(self) -> str:
+        return remembered_secret(self._password_file)
+
+    @property
+    def _password_file(self) -> Path:
+        return self.folder / "password"
+
+    def start(self) -> None:
+        """Make the password on the first start, and start."""
+        remembered_secret(self._password_file)
+        super().start()
 
 
 def is_answering(url: str, *, headers: dict[str, str] | None = None) -> bool:

@@ -13,17 +13,23 @@ from typing import TYPE_CHECKING
 
 from chdb.state.sqlitelike import Connection
 
+from deploy.local.clickhouse_rights import Guard
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
 _NAME = r"(?:\w+|`(?:[^`\\]|\\.)*`|\"(?:[^\"\\]|\\.)*\")"
 _COLUMNS = r"\((?:[^()`\"]|`(?:[^`\\]|\\.)*`|\"(?:[^\"\\]|\\.)*\")*\)"
+_SETTING = r"\w+\s*=\s*(?:[\w.]+|'[^'\\]*')"
 _COMMENT = r"(?:\s|/\*.*?\*/|--[^\n]*\n)*"
 #: INSERT INTO ... FORMAT x, then the data. VALUES and SELECT do not match: the engine reads those as one statement.
 _INSERT_WITH_DATA = re.compile(
-    rf"{_COMMENT}(?P<target>INSERT\s+INTO\s+(?:TABLE\s+)?{_NAME}(?:\.{_NAME})?\s*(?:{_COLUMNS})?)\s*"
-    r"(?P<settings>SETTINGS\s[^;]*?\s)??\s*FORMAT\s+(?P<format>\w+)(?:[ \t\f\r]*\n|\s|;|$)".encode(),
+    (
+        rf"{_COMMENT}(?P<target>INSERT\s+INTO\s+(?:TABLE\s+)?{_NAME}(?:\.{_NAME})?\s*(?:{_COLUMNS})?)\s*"
+        rf"(?P<settings>SETTINGS\s+{_SETTING}(?:\s*,\s*{_SETTING})*\s)?\s*"
+        r"FORMAT\s+(?P<format>\w+)(?:[ \t\f\r]*\n|\s|;|$)"
+    ).encode(),
     re.IGNORECASE | re.DOTALL,
 )
 _OUTPUT_FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*(?:SETTINGS\b[^;]*)?;?\s*$", re.IGNORECASE)
@@ -70,9 +76,10 @@ class Answer:
 class Engine:
     """A chDB handle; use it from one thread only."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, *, guard: Guard | None = None) -> None:
         self._data = data
         self._open()
+        self.guard = guard or Guard(table_functions=self._names("table_functions"), functions=self._names("functions"))
 
     def _open(self) -> None:
         self._connection = Connection(str(self._data))
@@ -133,6 +140,7 @@ class Engine:
         query = statement.query.decode()
         if statement.data:
             query = f"{query}\n{statement.data.decode()}"
+        self._require_allowed(query)
         result = self._connection.query(query, statement.default_format, dict(statement.parameters))
         named = _OUTPUT_FORMAT.search(query)
         return Answer(
@@ -143,6 +151,17 @@ class Engine:
             written_rows=result.rows_written(),
             written_bytes=result.bytes_written(),
         )
+
+    def _require_allowed(self, query: str) -> None:
+        """Raise EngineError if the statement reaches files, addresses or programs, and the engine would not mind."""
+        # By its own parser: comments, quotes and escapes are gone, and there is one statement only.
+        canonical = self._connection.query(f"SELECT formatQuery({_literal(query)})", "TSVRaw").bytes().decode()
+        if reason := self.guard.reason(canonical):
+            raise EngineError(f"Code: 497. DB::Exception: Not enough privileges: {reason}. (ACCESS_DENIED)")
+
+    def _names(self, table: str) -> list[str]:
+        names: bytes = self._connection.query(f"SELECT name FROM system.{table}", "TSVRaw").bytes()
+        return names.decode().split()
 
 
 def _identifier(name: str) -> str:

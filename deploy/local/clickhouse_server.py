@@ -1,17 +1,22 @@
 """ClickHouse's HTTP protocol over chDB, the real engine embedded in this process.
 
 Invariants: an answer 200 to an INSERT means that the engine has committed the whole body; a body that did not arrive
-whole inserts nothing; a chDB handle is never shared between threads (each connection has a thread and a handle).
+whole inserts nothing; a chDB handle is never shared between threads (each connection has a thread and a handle);
+nothing is executed without the password, nor for a page in a browser.
 
-    python -m deploy.local.clickhouse_server --data DIR --port N [--host 127.0.0.1]
+    python -m deploy.local.clickhouse_server --data DIR --port N --password-file FILE [--host 127.0.0.1]
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import binascii
 import gzip
+import hmac
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -29,6 +34,7 @@ import lz4.frame  # type: ignore[import-untyped]
 from backports import zstd
 
 from deploy.local.clickhouse_engine import Answer, Engine, EngineError, Statement
+from deploy.local.clickhouse_rights import write_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,9 +61,15 @@ _DECOMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
 _HTTP_STATUS = {
     **dict.fromkeys((6, 25, 26, 27, 38, 41, 43, 44, 53, 62, 69, 70, 72, 117, 131, 168), 400),
     **dict.fromkeys((46, 47, 50, 56, 60, 73, 81, 115, 390), 404),
+    **dict.fromkeys((497, 516), 403),
     48: 501,
     203: 503,
 }
+
+#: The one user, ClickHouse's own.
+USER = "default"
+#: A page that has its own name lead here (DNS rebinding) names itself.
+_LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.IGNORECASE)
 
 #: How long a stop waits for requests that are running: longer than the slowest insert of the pipeline.
 _DRAIN_SECONDS = 15
@@ -65,6 +77,10 @@ _DRAIN_SECONDS = 15
 
 class _BadRequestError(Exception):
     """The request cannot be understood; nothing of it was executed."""
+
+
+class _NotAllowedError(Exception):
+    """Nobody who may send this; its body was not even read."""
 
 
 class _CutOffError(Exception):
@@ -81,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
     _engine: Engine | None = None
 
     def do_GET(self) -> None:
-        if urlsplit(self.path).path == "/ping":
+        if urlsplit(self.path).path == "/ping" and not self._reason_to_distrust():
             self._send(200, b"Ok.\n", {})
         else:
             self._respond()
@@ -126,12 +142,21 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(_HTTP_STATUS.get(error.code, 500), f"{text}\n".encode(), headers)
         except _BadRequestError as error:
             self._send(400, f"{error}\n".encode(), headers)
+        except _NotAllowedError as error:
+            # What of its body is on the way would be taken for the next request.
+            self.close_connection = True
+            headers["X-ClickHouse-Exception-Code"] = "516"
+            self._send(403, f"Code: 516. DB::Exception: {error}. (AUTHENTICATION_FAILED)\n".encode(), headers)
         else:
             headers["X-ClickHouse-Format"] = answer.format
             headers["X-ClickHouse-Summary"] = _summary(answer, elapsed_ns=time.monotonic_ns() - began)
             self._send(200, answer.body, headers)
 
     def _execute(self, url: Mapping[str, str]) -> Answer:
+        if reason := self._reason_to_distrust():
+            raise _NotAllowedError(reason)
+        if not self._has_password(url):
+            raise _NotAllowedError("default: Authentication failed: the password is in EVENT_STORE_URL of stack.env")
         body = self._body()
         query = url.get("query", "").encode()
         statement = Statement(
@@ -145,8 +170,35 @@ class _Handler(BaseHTTPRequestHandler):
         if not statement.query.strip():
             raise EngineError("Code: 62. DB::Exception: Syntax error: Empty query. (SYNTAX_ERROR)")
         if self._engine is None:
-            self._engine = Engine(self.server.data)
+            self._engine = Engine(self.server.data, guard=self.server.guard)
         return self._engine.execute(statement)
+
+    def _reason_to_distrust(self) -> str:
+        """Why the request comes from a page in a browser, or through somebody else's name; empty if it does not."""
+        hosts = self.headers.get_all("Host", [])
+        if len(hosts) != 1 or not _LOOPBACK.fullmatch(hosts[0].strip()) or not self.path.startswith("/"):
+            return "the Host must be 127.0.0.1, localhost or [::1]"
+        if "Origin" in self.headers or self.headers.get("Sec-Fetch-Site", "none") != "none":
+            return "pages in a browser have nothing to ask here"
+        return ""
+
+    def _has_password(self, url: Mapping[str, str]) -> bool:
+        """True if the request has the user and its password, in one of the ways that ClickHouse knows."""
+        if self.server.password is None:
+            return True
+        user, password = url.get("user", USER), url.get("password", "")
+        if "X-ClickHouse-Key" in self.headers:
+            user, password = self.headers.get("X-ClickHouse-User", USER), self.headers["X-ClickHouse-Key"]
+        elif "Authorization" in self.headers:
+            kind, _, token = self.headers["Authorization"].partition(" ")
+            try:
+                user, _, password = base64.b64decode(token, validate=True).decode().partition(":")
+            except (binascii.Error, UnicodeDecodeError):
+                return False
+            if kind.lower() != "basic":
+                return False
+        is_right = hmac.compare_digest(password.encode(errors="replace"), self.server.password.encode())
+        return is_right and user == USER
 
     def _body(self) -> bytes:
         """The whole body, decompressed; raises _CutOffError when it is shorter than announced."""
@@ -184,6 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Head and body in one write, or the answer costs two packets and a delayed ack."""
         fields = {
             "Content-Type": "text/plain; charset=UTF-8",
+            "X-Content-Type-Options": "nosniff",
             "Content-Length": str(len(body)),
             "Connection": "close" if self.close_connection else "keep-alive",
             "X-ClickHouse-Server-Display-Name": "towpath-local",
@@ -210,13 +263,16 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     _stop_signals: ClassVar = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self, *, data: Path, host: str, port: int) -> None:
+    def __init__(self, *, data: Path, host: str, port: int, password: str | None) -> None:
+        """Without a password, everybody who reaches the port may ask."""
         self.data = data
+        self.password = password
         self.is_stopping = False
         self._changed = threading.Condition()
         self._connections: dict[socket.socket, bool] = {}
         # Kept open for the whole life: the engine shuts down with its last handle.
         self._keeper = Engine(data)
+        self.guard = self._keeper.guard
         self.version = self._keeper.execute(Statement(query=b"SELECT version()")).body.decode().strip()
         super().__init__((host, port), _Handler)
 
@@ -284,12 +340,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deploy.local.clickhouse_server", description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--password-file", type=Path, required=True)
     parser.add_argument("--host", default="127.0.0.1")
     options = parser.parse_args()
     # The engine takes the time zone of the process; a ClickHouse server of this project runs in UTC.
     os.environ["TZ"] = "UTC"
     options.data.mkdir(parents=True, exist_ok=True)
-    server = Server(data=options.data, host=options.host, port=options.port)
+    server = Server(
+        data=Path(f"{options.data}?config-file={write_config(options.data)}"),
+        host=options.host,
+        port=options.port,
+        password=options.password_file.read_text().strip(),
+    )
     print(f"ClickHouse {server.version} (chDB) listens on {options.host}:{options.port}", flush=True)
     server.run()
     # The engine's background threads outlive its handles; the interpreter's teardown must not race with them.

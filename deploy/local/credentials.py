@@ -1,13 +1,21 @@
-"""Random secrets of one stack: made once, kept in a file that only its owner reads."""
+"""What only its owner may read: folders of a stack, and its random secrets, each made once and kept in a file."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from pathlib import Path
+#: The folder of every stack, demo and test run of this checkout: event stores, databases and logs.
+LOCAL = Path(__file__).resolve().parents[2] / ".local"
+
+
+def private_folder(folder: Path) -> None:
+    """Make the folder, and let nobody else into it; nor into the project's `.local`, if it is in there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in (folder, *folder.parents):
+        if each in {folder, LOCAL}:
+            each.chmod(0o700)
 
 
 def remembered_secret(file: Path) -> str:

@@ -22,7 +22,7 @@ from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT
 
 from deploy.local.credentials import remembered_secret, write_private
 from deploy.local.errors import PackageMissingError, StartError
-from deploy.local.process import Process, Program, setpriv
+from deploy.local.process import Process, Program, open_log, setpriv
 
 _NAME = "towpath"
 #: PostgreSQL refuses to run as root. As root it runs as this account, which every Linux has; no account is created.
@@ -116,8 +116,7 @@ class Postgres(Process):
             # Built in: the same order of strings on every machine, whatever locales it has.
             *("--locale-provider=builtin", "--locale=C.UTF-8", "--no-instructions"),
         ]
-        self.program.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.program.log.open("ab") as log:
+        with open_log(self.program.log) as log:
             done = subprocess.run(command, stdout=log, stderr=log, cwd="/", check=False)
         password.unlink()
         if done.returncode:

@@ -16,7 +16,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import psutil
 
@@ -150,8 +150,7 @@ class Process:
         self.wait_until_ready()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        self.program.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.program.log.open("ab") as log:
+        with open_log(self.program.log) as log:
             self._log_start = log.tell()
             return subprocess.Popen(
                 [*setpriv(self.program), *self.program.argv],
@@ -161,6 +160,8 @@ class Process:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # Stores and logs have other people's data in them.
+                umask=0o077,
             )
 
     def _has_logged(self, text: str) -> bool:
@@ -169,6 +170,12 @@ class Process:
         with self.program.log.open("rb") as log:
             log.seek(self._log_start)
             return text.encode() in log.read()
+
+
+def open_log(file: Path) -> BinaryIO:
+    """The log, to be appended to; only its owner reads it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return os.fdopen(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
 
 
 def _descendants(pid: int) -> list[psutil.Process]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER = PROJECT / ".local"
 DEFAULT_AGGREGATORS = 2
+#: `curl -K` takes the user and password of the ClickHouse endpoint from it.
+CURL_CONFIG = "clickhouse.curl"
 
 
 class Stack:
@@ -83,7 +86,8 @@ class Stack:
 
     def stop(self) -> None:
         """End everything; the URLs are not valid from then on."""
-        (self.folder / "stack.env").unlink(missing_ok=True)
+        for name in ("stack.env", CURL_CONFIG):
+            (self.folder / name).unlink(missing_ok=True)
         try:
             self.supervisor.stop()
         finally:
@@ -176,6 +180,10 @@ class Stack:
         )
         lines = [f"{name}={self.environment[name]}\n" for name in names if name in self.environment]
         write_private(self.folder / "stack.env", "".join(lines))
+        if self.clickhouse:
+            # For `curl -K`, so that the password stands in no process list.
+            user = f'user = "{self.clickhouse.user}:{self.clickhouse.password}"\n'
+            write_private(self.folder / CURL_CONFIG, user)
 
 
 def run(folder: Path, *, aggregators: int, sign_ups_per_second: float) -> None:
@@ -211,8 +219,14 @@ def _summary(stack: Stack) -> str:
         rabbitmq = stack.rabbitmq
         lines.append(f"  RabbitMQ     {rabbitmq.management_url}  user {rabbitmq.user}, password {rabbitmq.password}")
     if stack.clickhouse:
-        lines.append(f"  ClickHouse   http://127.0.0.1:{stack.clickhouse.port}/?query=SELECT+count()+FROM+event_log")
+        query = f"http://127.0.0.1:{stack.clickhouse.port}/?query=SELECT+count()+FROM+event_log"
+        lines.append(f"  ClickHouse   curl -K {_shown(stack.folder / CURL_CONFIG)} '{query}'")
     return "\n".join([*lines, f"  Logs         {stack.log_folder}", "", "  Ctrl-C stops everything."])
+
+
+def _shown(path: Path) -> str:
+    """As one types it in the folder that one is in."""
+    return shlex.quote(os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path))
 
 
 def main() -> int:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
 
+from deploy.local.credentials import private_folder
 from deploy.local.errors import AlreadyRunningError, LocalStackError, StartError
 from deploy.local.leftovers import end_leftovers, write_down
 from deploy.local.process import POLL_SECONDS
@@ -66,7 +67,7 @@ class Supervisor:
         self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        private_folder(self._folder)
         self._lock = (self._folder / "supervisor.lock").open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

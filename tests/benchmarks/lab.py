@@ -151,7 +151,13 @@ class Lab:
         import clickhouse_connect
 
         url = urlsplit(self.environment["EVENT_STORE_URL"])
-        return clickhouse_connect.get_client(host=url.hostname, port=url.port, autogenerate_session_id=False)
+        return clickhouse_connect.get_client(
+            host=url.hostname,
+            port=url.port,
+            username=url.username,
+            password=url.password or "",
+            autogenerate_session_id=False,
+        )
 
     def clear(self) -> None:
         """Every table and queue empty, and nothing of the last run left for a checkpoint or a merge to do."""

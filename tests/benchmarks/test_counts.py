@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import clickhouse_connect
 import pytest
 from django.conf import settings
 from django.db import transaction
@@ -16,6 +15,7 @@ from tests.benchmarks.counts import PathCounts, count_path
 from tests.benchmarks.in_process import Dispatched, carry_window, make_dispatcher
 from tests.benchmarks.sql_log import counted, counting
 from tests.benchmarks.traffic import publish_events, publish_users
+from tests.clickhouse import client_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,9 +48,7 @@ _counted: dict[int, PathCounts] = {}
 @pytest.fixture
 def path(services: Services, log: Path, store: EventStore) -> Iterator[Callable[[int], PathCounts]]:
     """What a backlog costs on its way, in windows of so many rows."""
-    client = clickhouse_connect.get_client(
-        host="127.0.0.1", port=services.clickhouse.port, autogenerate_session_id=False
-    )
+    client = client_of(services.clickhouse)
 
     def count(window_rows: int) -> PathCounts:
         if window_rows not in _counted:

@@ -70,7 +70,7 @@ class Soak:
             # Between the writers of this process and PostgreSQL.
             "writers": Proxy(stack.postgres.port),
         }
-        self._oracle = Oracle(self._url, ClickHouse(stack.clickhouse.port))
+        self._oracle = Oracle(self._url, ClickHouse(stack.clickhouse))
         self._watch = Watch(self._url)
         self._nemesis = Nemesis(stack, self._proxies, plan(seed, seconds))
         web_port = int(stack.environment["WEB_URL"].rpartition(":")[2])

@@ -14,6 +14,7 @@ import psycopg2
 from backend.eventlog.columns import ADDED_COLUMNS
 from backend.eventlog.memory import MemoryStore, StoredRow
 from backend.eventlog.store import EventStore, connect
+from tests.clickhouse import client_of, url_of
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
@@ -120,16 +121,15 @@ class ClickHouseSubject(_Engine):
 
     def __init__(self, services: Services) -> None:
         self.port = services.clickhouse.port
-        with closing(clickhouse_connect.get_client(host="127.0.0.1", port=self.port)) as client:
+        self._server = services.clickhouse
+        with closing(client_of(self._server)) as client:
             client.command("DROP DATABASE IF EXISTS conformance")
             client.command("CREATE DATABASE conformance")
-        self._admin = clickhouse_connect.get_client(
-            host="127.0.0.1", port=self.port, database="conformance", autogenerate_session_id=False
-        )
+        self._admin = client_of(self._server, database="conformance")
         self.store = self.connect(self.port)
 
     def connect(self, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> EventStore:
-        return connect(f"clickhouse://127.0.0.1:{port}/conformance", timeout_seconds=timeout_seconds)
+        return connect(url_of(self._server, database="conformance", port=port), timeout_seconds=timeout_seconds)
 
     def close(self) -> None:
         self.store.close()

@@ -61,7 +61,9 @@ def main() -> None:
     config = options.data.with_suffix(".config.xml")
     users.write_text(_users_file(options))
     config.write_text(f"<clickhouse><users_config>{users}</users_config></clickhouse>")
-    server = Server(data=Path(f"{options.data}?config-file={config}"), host="127.0.0.1", port=options.port)
+    server = Server(
+        data=Path(f"{options.data}?config-file={config}"), host="127.0.0.1", port=options.port, password=None
+    )
     server.run()
     os._exit(0)
 

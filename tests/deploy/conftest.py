@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-import clickhouse_connect
 import pytest
 
+from tests.clickhouse import client_of
 from tests.deploy.compose import new_env
 from tests.deploy.deployment import Deployment
 
@@ -28,9 +28,7 @@ def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def clickhouse(services: Services) -> Iterator[Client]:
     """The event store, past the product's own code."""
-    client = clickhouse_connect.get_client(
-        host="127.0.0.1", port=services.clickhouse.port, autogenerate_session_id=False
-    )
+    client = client_of(services.clickhouse)
     client.command("CREATE DATABASE IF NOT EXISTS deployed")
     yield client
     client.command("DROP DATABASE deployed")

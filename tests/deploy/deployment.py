@@ -16,6 +16,7 @@ import urllib3
 
 from deploy.local.postgres import binaries
 from deploy.local.process import PROJECT, Process, Program
+from tests.clickhouse import url_of
 from tests.deploy.compose import compose
 
 if TYPE_CHECKING:
@@ -63,9 +64,8 @@ class Deployment:
         for name in ("RABBITMQ_URL", "RABBITMQ_AGGREGATOR_URL", "RABBITMQ_SCHEDULER_URL", "RABBITMQ_WEB_URL"):
             if name in given:
                 given[name] = self._moved(given[name], self.services.rabbitmq.amqp_port, self.vhost)
-        # The local endpoint knows no users: what the ClickHouse users may do is shown in test_clickhouse.py.
-        store = self._moved(given["EVENT_STORE_URL"], self.services.clickhouse.port, self.event_store)
-        given["EVENT_STORE_URL"] = store
+        # The local endpoint has one user: what the ClickHouse users may do is shown in test_clickhouse.py.
+        given["EVENT_STORE_URL"] = url_of(self.services.clickhouse, database=self.event_store)
         if "RABBITMQ_ADMIN_URL" in given:
             rabbitmq = self.services.rabbitmq
             port = urlsplit(rabbitmq.management_url).port

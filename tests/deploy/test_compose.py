@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -83,6 +84,38 @@ def test_a_new_env_has_a_secret_of_its_own_for_each_and_is_never_overwritten(tmp
     assert again.returncode == 1
     assert "exists" in again.stderr
     assert read_env(tmp_path / ".env") == made
+
+
+@pytest.mark.parametrize("left", ["a file that all may read", "a link to a file", "a link to nothing"])
+def test_a_new_env_is_written_through_nothing_that_is_there(tmp_path: Path, left: str) -> None:
+    elsewhere, draft = tmp_path / "elsewhere", tmp_path / ".env.draft"
+    if left.startswith("a link"):
+        draft.symlink_to(elsewhere)
+    if left != "a link to nothing":
+        draft.write_text("old")  # through the link, where it is one
+        draft.chmod(0o666)
+
+    new_env(tmp_path)
+
+    assert stat.S_IMODE((tmp_path / ".env").lstat().st_mode) == 0o600
+    assert not elsewhere.exists() or elsewhere.read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} - {"elsewhere", ".env.draft"} == {".env", ".env.example"}
+
+
+@pytest.mark.parametrize("target", ["elsewhere", "nowhere", "a folder"])
+def test_a_new_env_does_not_follow_a_link_named_env(tmp_path: Path, target: str) -> None:
+    (tmp_path / "elsewhere").write_text("mine")
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / ".env").symlink_to(tmp_path / target)
+    shutil.copy(EXAMPLE, tmp_path / ".env.example")
+
+    done = subprocess.run([PROJECT / "deploy" / "new-env", tmp_path], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert "exists" in done.stderr
+    assert (tmp_path / "elsewhere").read_text() == "mine"
+    assert not (tmp_path / "nowhere").exists()
+    assert list((tmp_path / "a folder").iterdir()) == []
 
 
 def test_every_setting_reaches_every_role_and_no_variable_is_unknown(filled: dict[str, Any]) -> None:

@@ -109,10 +109,8 @@ def urls_with_tls(plain: dict[str, str], file: Path, *, postgres: int, rabbitmq:
     urls = {}
     for name, (scheme, port, query) in parameters.items():
         parts = urlsplit(plain[name])
-        # The local endpoint knows no users, so nothing is in front of its host.
-        user = parts.netloc.rpartition("@")[0] if name != "EVENT_STORE_URL" else ""
-        netloc = f"{user}@localhost:{port}" if user else f"localhost:{port}"
-        urls[name] = parts._replace(scheme=scheme, netloc=netloc, query=query).geturl()
+        user = parts.netloc.rpartition("@")[0]
+        urls[name] = parts._replace(scheme=scheme, netloc=f"{user}@localhost:{port}", query=query).geturl()
     return urls
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import psycopg2
 
 if TYPE_CHECKING:
+    from deploy.local.clickhouse import ClickHouse as Server
     from tests.services import Services
 
 
@@ -41,7 +42,7 @@ def store_of(services: Services) -> StoreOfRun:
     """The one that EVENT_STORE_URL asked the run for."""
     if services.is_store_postgresql:
         return PostgreSQL(services.event_store_url, services.postgres.port)
-    return ClickHouse(services.clickhouse.port)
+    return ClickHouse(services.clickhouse)
 
 
 class ClickHouse:
@@ -52,12 +53,13 @@ class ClickHouse:
     md5 = "lower(hex(MD5(event_context)))"
     whole_number = "UInt64"
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, server: Server) -> None:
+        self.port = server.port
+        self._headers = {"X-ClickHouse-User": server.user, "X-ClickHouse-Key": server.password}
 
     def ask(self, sql: str) -> list[list[str]]:
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
-            connection.request("POST", "/?default_format=TabSeparated", body=sql.encode())
+            connection.request("POST", "/?default_format=TabSeparated", sql.encode(), self._headers)
             response = connection.getresponse()
             body = response.read().decode()
         if response.status != http.client.OK:

@@ -44,7 +44,7 @@ def django_db_setup(services: Services, django_db_blocker: DjangoDbBlocker) -> N
 def event_log(request: pytest.FixtureRequest, services: Services) -> Iterator[EventLog]:
     """The OBT, read past the product's own code."""
     request.getfixturevalue("django_db_setup")
-    log = EventLog(services.clickhouse.port)
+    log = EventLog(services.clickhouse)
     yield log
     log.close()
 

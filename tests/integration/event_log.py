@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import clickhouse_connect
+from tests.clickhouse import client_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from deploy.local.clickhouse import ClickHouse
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -40,8 +42,8 @@ class Who:
 class EventLog:
     """Reads and clears the OBT."""
 
-    def __init__(self, port: int) -> None:
-        self._client = clickhouse_connect.get_client(host="127.0.0.1", port=port, autogenerate_session_id=False)
+    def __init__(self, server: ClickHouse) -> None:
+        self._client = client_of(server)
 
     def clear(self) -> None:
         self._client.command("TRUNCATE TABLE event_log")

@@ -9,11 +9,11 @@ from hashlib import md5
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import clickhouse_connect
 import pytest
 from django.db import connection
 
 from deploy.local.process import PROJECT
+from tests.clickhouse import client_of, url_of
 from tests.integration.foreign_project import ForeignProject, blocks
 from tests.waiting import eventually
 
@@ -49,9 +49,7 @@ NOWHERE = {"RABBITMQ_URL": "amqp://127.0.0.1:9", "EVENT_STORE_URL": "clickhouse:
 
 @pytest.fixture
 def clickhouse(services: Services) -> Iterator[Client]:
-    client = clickhouse_connect.get_client(
-        host="127.0.0.1", port=services.clickhouse.port, autogenerate_session_id=False
-    )
+    client = client_of(services.clickhouse)
     client.command("CREATE DATABASE mysite")
     client.command(CREATE_OLD_TABLE)
     yield client
@@ -69,8 +67,8 @@ def project(services: Services, clickhouse: Client, tmp_path: Path) -> Iterator[
         "PGUSER": postgres.username or "",
         "PGPASSWORD": postgres.password or "",
         "RABBITMQ_URL": services.rabbitmq.url,
-        "EVENT_STORE_URL": f"clickhouse://127.0.0.1:{services.clickhouse.port}/mysite",
-        "OLD_LOG_URL": f"http://127.0.0.1:{services.clickhouse.port}/mysite",
+        "EVENT_STORE_URL": url_of(services.clickhouse, database="mysite"),
+        "OLD_LOG_URL": url_of(services.clickhouse, database="mysite", scheme="http"),
         "ENVIRONMENT": "adopted",
     }
     folder = tmp_path / "mysite"

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-import clickhouse_connect
 import pytest
 from django.core.management import CommandError, call_command
 
 from pipeline.delivery import deliver
+from tests.clickhouse import client_of, url_of
 from tests.integration.manage import manage
 from tests.integration.rows import write_events
 from tests.integration.windows import sealed
@@ -37,9 +37,7 @@ HOUR = "2026-03-04T05:00:00+00:00"
 
 @pytest.fixture
 def old_log(services: Services) -> Iterator[Client]:
-    client = clickhouse_connect.get_client(
-        host="127.0.0.1", port=services.clickhouse.port, autogenerate_session_id=False
-    )
+    client = client_of(services.clickhouse)
     client.command("CREATE DATABASE IF NOT EXISTS old")
     client.command("DROP TABLE IF EXISTS old.log")
     client.command(CREATE_OLD_LOG)
@@ -159,6 +157,6 @@ def test_the_other_table_may_be_in_another_store(store: EventStore, old_log: Cli
     deliver(sealed(), store)
     insert(old_log, "{}")
     old_log.command("CREATE VIEW old.only_there AS SELECT * FROM old.log")
-    there = f"clickhouse://127.0.0.1:{services.clickhouse.port}/old"
+    there = url_of(services.clickhouse, database="old")
 
     call_command("eventlog", "compare", "--with", "only_there", "--at", there, *DAY, stdout=StringIO())

@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-import clickhouse_connect
 import pytest
 
 from deploy.local.clickhouse import ClickHouse
+from tests.clickhouse import client_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ def any_free_port() -> int:
 
 
 def connect(server: ClickHouse) -> Client:
-    return clickhouse_connect.get_client(host="127.0.0.1", port=server.port, autogenerate_session_id=False)
+    return client_of(server)
 
 
 @pytest.fixture(scope="package")

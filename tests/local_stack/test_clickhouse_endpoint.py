@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import socket
 import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import lz4.frame  # type: ignore[import-untyped]
+import psutil
 import pytest
 from backports import zstd
 from clickhouse_connect.driver.exceptions import DatabaseError
@@ -19,6 +22,7 @@ from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from pathlib import Path
 
     from clickhouse_connect.driver.client import Client
 
@@ -162,7 +166,7 @@ def test_a_row_that_does_not_parse_keeps_the_whole_insert_out(client: Client) ->
     assert count(client) == 0
 
 
-HEAD = b"POST /?query=INSERT+INTO+t+FORMAT+TabSeparated HTTP/1.1\r\nHost: localhost\r\n"
+HEAD = b"POST /?query=INSERT+INTO+t+FORMAT+TabSeparated HTTP/1.1\r\nHost: localhost\r\nX-ClickHouse-Key: %s\r\n"
 
 
 @pytest.mark.parametrize(
@@ -177,7 +181,7 @@ HEAD = b"POST /?query=INSERT+INTO+t+FORMAT+TabSeparated HTTP/1.1\r\nHost: localh
 )
 def test_a_truncated_body_inserts_nothing(client: Client, server: ClickHouse, request_bytes: bytes) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.sendall(request_bytes)
+        connection.sendall(request_bytes.replace(b"%s", server.password.encode()))
         connection.shutdown(socket.SHUT_WR)
         answer = connection.recv(1024)
 
@@ -187,7 +191,9 @@ def test_a_truncated_body_inserts_nothing(client: Client, server: ClickHouse, re
 
 def test_a_whole_body_over_a_bare_socket_is_answered_with_a_summary(client: Client, server: ClickHouse) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.sendall(HEAD + b"Connection: close\r\nContent-Length: 7\r\n\r\n1\ta\t\\N\n")
+        connection.sendall(
+            HEAD % server.password.encode() + b"Connection: close\r\nContent-Length: 7\r\n\r\n1\ta\t\\N\n"
+        )
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
 
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -257,3 +263,266 @@ def test_rows_that_the_table_does_not_take_are_not_acknowledged(client: Client, 
         client.raw_insert("t", COLUMNS, tsv(ROWS), fmt="TabSeparated")
 
     assert count(client) == 1
+
+
+# --- Who may ask, and for what -----------------------------------------------------------------------------------
+
+
+def ask(server: ClickHouse, *lines: str, path: str = "/?query=SELECT+1", method: str = "GET") -> bytes:
+    """What a request with these header lines, over a bare socket, is answered; the body of a POST is empty."""
+    head = "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "Connection: close", "Content-Length: 0", "", ""])
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(head.encode())
+        return b"".join(iter(lambda: connection.recv(4096), b""))
+
+
+def key(server: ClickHouse) -> str:
+    return f"X-ClickHouse-Key: {server.password}"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Host: evil.com"],
+        ["Host: 127.0.0.1.evil.com"],
+        ["Host: localhost.evil.com:18129"],
+        ["Host: evil.com@127.0.0.1"],
+        ["Host: 127.0.0.1", "Host: evil.com"],
+        ["Host: [::2]"],
+        ["Host: 0.0.0.0"],
+        ["Host:"],
+        ["X-No-Host: 127.0.0.1"],
+        ["Host: localhost", "Origin: https://evil.com"],
+        ["Host: localhost", "Origin: null"],
+        ["Host: localhost", "Origin: http://localhost:8000"],
+        ["Host: localhost", "Sec-Fetch-Site: cross-site"],
+        ["Host: localhost", "Sec-Fetch-Site: same-site"],
+        ["Host: localhost", "Sec-Fetch-Site: same-origin"],
+    ],
+)
+@pytest.mark.parametrize("path", ["/?query=SELECT+1", "/ping"])
+def test_a_page_in_a_browser_is_refused_even_with_the_password(server: ClickHouse, lines: list[str], path: str) -> None:
+    for method in ("GET", "POST"):
+        answer = ask(server, *lines, key(server), method=method, path=path)
+
+        assert answer.startswith(b"HTTP/1.1 403 "), answer
+        assert b"Access-Control" not in answer
+
+
+def test_a_target_with_another_host_in_it_is_refused(server: ClickHouse) -> None:
+    answer = ask(server, "Host: localhost", key(server), path="http://evil.com/?query=SELECT+1")
+
+    assert answer.startswith(b"HTTP/1.1 403 ")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LocalHost:1", "[::1]:18129"])
+def test_the_password_is_taken_in_each_way_that_clickhouse_knows(server: ClickHouse, host: str) -> None:
+    basic = base64.b64encode(f"default:{server.password}".encode()).decode()
+    for lines, path in (
+        ([key(server)], "/?query=SELECT+1"),
+        ([key(server), "X-ClickHouse-User: default"], "/?query=SELECT+1"),
+        ([f"Authorization: Basic {basic}"], "/?query=SELECT+1"),
+        ([], f"/?query=SELECT+1&user=default&password={server.password}"),
+    ):
+        assert ask(server, f"Host: {host}", *lines, path=path).endswith(b"\r\n\r\n1\n")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        ["X-ClickHouse-Key: wrong"],
+        ["X-ClickHouse-Key:"],
+        ["X-ClickHouse-Key: \u00e9"],
+        ["Authorization: Basic ZGVmYXVsdDo="],
+        ["Authorization: Basic not base64"],
+        ["Authorization: Bearer ZGVmYXVsdDo="],
+        ["X-ClickHouse-User: default"],
+    ],
+)
+def test_nothing_is_executed_without_the_password(client: Client, server: ClickHouse, lines: list[str]) -> None:
+    answer = ask(server, "Host: localhost", *lines, path="/?query=DROP+TABLE+t", method="POST")
+
+    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert b"X-ClickHouse-Exception-Code: 516" in answer
+    assert count(client) == 0  # the table is there
+    assert ask(server, "Host: localhost", "X-ClickHouse-User: root", key(server)).startswith(b"HTTP/1.1 403 ")
+
+
+def test_the_password_is_for_its_owner_only_and_stands_in_no_process_list(server: ClickHouse) -> None:
+    (file,) = server.folder.glob("password")
+
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert server.pid is not None
+    process = psutil.Process(server.pid)
+    assert server.password not in " ".join(process.cmdline())
+    assert len(server.password) > 30
+
+
+REACHING = [
+    "SELECT * FROM file('{secret}', 'LineAsString')",
+    "SELECT * FROM `file`('{secret}', 'LineAsString')",
+    "SELECT * FROM `fi\\x6ce`('{secret}', 'LineAsString')",
+    "SELECT * FROM/**/file/**/('{secret}', 'LineAsString')",
+    "SELECT * FROM (SELECT * FROM (SELECT * FROM file('{secret}', 'LineAsString')))",
+    "SELECT * FROM view(SELECT * FROM file('{secret}', 'LineAsString'))",
+    "SELECT * FROM eval('SELECT * FROM file(\\'{secret}\\', \\'LineAsString\\')')",
+    "WITH (SELECT file('{secret}')) AS x SELECT x",
+    "SELECT file('{secret}')",
+    "SELECT FILE('{secret}')",
+    "SELECT \"file\"('{secret}')",
+    "SELECT arrayMap(x -> file(x), ['{secret}'])",
+    "SELECT 1 WHERE file('{secret}') LIKE 'a%'",
+    "INSERT INTO t SELECT 1, file('{secret}'), NULL",
+    "INSERT INTO t FROM INFILE '{secret}' FORMAT LineAsString",
+    "INSERT INTO t (text) FROM/**/INFILE '{secret}' FORMAT LineAsString",
+    "SELECT * FROM '{secret}'",
+    "SELECT * FROM `{secret}`",
+    "SELECT * FROM fileCluster('default', '{secret}', 'LineAsString')",
+    "DESCRIBE TABLE file('{secret}')",
+    "EXPLAIN SELECT file('{secret}')",
+    "CREATE VIEW v AS SELECT file('{secret}')",
+    "CREATE TABLE v AS file('{secret}', 'LineAsString')",
+    "CREATE TABLE v (x String DEFAULT file('{secret}')) ENGINE = Memory",
+    "ALTER TABLE t UPDATE text = file('{secret}') WHERE 1",
+    "CREATE TABLE v (x String) ENGINE = File('LineAsString', '{secret}')",
+    "CREATE TABLE v (x String) ENGINE = File(LineAsString)",
+    "CREATE TABLE v (x String) ENGINE = `EmbeddedRocksDB`(0, '{folder}/rocks') PRIMARY KEY x",
+    "CREATE TABLE v (x String) ENGINE = FileLog('{folder}', 'LineAsString')",
+    "CREATE TABLE v (x String) ENGINE = SQLite('{folder}/a.db', 't')",
+    "CREATE TABLE v (x String) ENGINE = MergeTree ORDER BY x SETTINGS disk = disk(type = local, path = '{folder}/d/')",
+    "ATTACH TABLE v FROM '{folder}/' (x String) ENGINE = MergeTree ORDER BY x",
+    "SELECT 1 INTO OUTFILE '{folder}/out'",
+    "SELECT 1 INTO/**/OUTFILE '{folder}/out' APPEND",
+    "EXPLAIN SELECT 1 INTO OUTFILE '{folder}/out'",
+    "INSERT INTO FUNCTION file('{folder}/out', 'TSV', 'x UInt8') SELECT 1",
+    "INSERT INTO TABLE FUNCTION file('{folder}/out', 'TSV', 'x UInt8') VALUES (1)",
+    "SELECT x FROM format(TSV, 'x Int8', 'a') SETTINGS input_format_record_errors_file_path = '{folder}/out'",
+    "SET input_format_record_errors_file_path = '{folder}/out'",
+    "SELECT 1 FORMAT Template SETTINGS format_template_row = '{secret}'",
+    "SELECT 1 FORMAT Template SETTINGS format_template_resultset = '{secret}'",
+    "SELECT 1 FORMAT CapnProto SETTINGS format_schema = '{secret}:M'",
+    "BACKUP TABLE t TO File('{folder}/backup')",
+    "BACKUP TABLE t TO Disk('default', 'backup')",
+    "RESTORE TABLE t FROM File('{folder}/backup')",
+    "SELECT * FROM url('http://127.0.0.1:{port}/', 'LineAsString')",
+    "INSERT INTO FUNCTION url('http://127.0.0.1:{port}/', 'TSV', 'x UInt8') VALUES (1)",
+    "SELECT * FROM s3('http://127.0.0.1:{port}/bucket/key', 'LineAsString')",
+    "SELECT * FROM gcs('http://127.0.0.1:{port}/bucket/key', 'LineAsString')",
+    "SELECT * FROM hdfs('hdfs://127.0.0.1:{port}/a', 'TSV', 'x Int8')",
+    "SELECT * FROM azureBlobStorage('http://127.0.0.1:{port}', 'a', 'b', 'c', 'd')",
+    "SELECT * FROM iceberg('http://127.0.0.1:{port}/bucket')",
+    "SELECT * FROM deltaLake('http://127.0.0.1:{port}/bucket')",
+    "SELECT * FROM icebergLocal('{folder}')",
+    "SELECT * FROM remote('127.0.0.1:{port}', 'system', 'one')",
+    "SELECT * FROM remoteSecure('127.0.0.1:{port}', 'system', 'one')",
+    "SELECT * FROM cluster('default', 'system', 'one')",
+    "SELECT * FROM mysql('127.0.0.1:{port}', 'a', 'b', 'c', 'd')",
+    "SELECT * FROM postgresql('127.0.0.1:{port}', 'a', 'b', 'c', 'd')",
+    "SELECT * FROM mongodb('127.0.0.1:{port}', 'a', 'b', 'c', 'd', 'x Int8')",
+    "SELECT * FROM redis('127.0.0.1:{port}', 'x', 'x Int8')",
+    "SELECT * FROM sqlite('{folder}/a.db', 't')",
+    "SELECT * FROM odbc('a', 'b', 'c')",
+    "SELECT * FROM jdbc('a', 'b')",
+    "SELECT * FROM executable('a.sh', 'TSV', 'x Int8')",
+    "SELECT * FROM Python('x')",
+    "SELECT * FROM python(x)",
+    "CREATE TABLE v (x String) ENGINE = Executable('a.sh', 'TSV')",
+    "CREATE TABLE v (x String) ENGINE = ExecutablePool('a.sh', 'TSV')",
+    "CREATE TABLE v (x String) ENGINE = URL('http://127.0.0.1:{port}/', 'LineAsString')",
+    "CREATE TABLE v (x String) ENGINE = S3('http://127.0.0.1:{port}/bucket/key', 'LineAsString')",
+    "CREATE TABLE v (x String) ENGINE = MySQL('127.0.0.1:{port}', 'a', 'b', 'c', 'd')",
+    "CREATE TABLE v (x String) ENGINE = PostgreSQL('127.0.0.1:{port}', 'a', 'b', 'c', 'd')",
+    "CREATE TABLE v (x String) ENGINE = Kafka('127.0.0.1:{port}', 'a', 'b', 'JSON')",
+    "CREATE TABLE v (x String) ENGINE = Distributed('default', 'system', 'one')",
+    "CREATE DATABASE v ENGINE = MySQL('127.0.0.1:{port}', 'a', 'b', 'c')",
+    "CREATE DATABASE v ENGINE = PostgreSQL('127.0.0.1:{port}', 'a', 'b', 'c')",
+    "CREATE DATABASE v ENGINE = SQLite('{folder}/a.db')",
+    "CREATE DATABASE v ENGINE = Filesystem('{folder}')",
+    *(
+        f"CREATE DICTIONARY v (id UInt64, x String) PRIMARY KEY id SOURCE({source} format 'TSV')) LAYOUT(FLAT())"
+        for source in ("FILE(path '{secret}'", "EXECUTABLE(command 'id'", "HTTP(url 'http://127.0.0.1:{port}'")
+    ),
+    "CREATE FUNCTION v AS (x) -> file(x)",
+    "CREATE USER v",
+    "GRANT FILE ON *.* TO default",
+    "CREATE NAMED COLLECTION v AS url = 'http://127.0.0.1:{port}'",
+    "SYSTEM SHUTDOWN",
+    "SYSTEM RELOAD CONFIG",
+    "SET dialect = 'kusto'",
+    "SELECT 1; SELECT file('{secret}')",
+    "INSERT INTO t SETTINGS max_threads = 1 SELECT 1, file('{secret}'), NULL FORMAT TSV",
+]
+
+
+@pytest.mark.parametrize("statement", REACHING)
+def test_no_statement_reaches_a_file_an_address_or_a_program(
+    client: Client, server: ClickHouse, tmp_path: Path, statement: str
+) -> None:
+    secret, folder = tmp_path / "secret", tmp_path / "folder"
+    secret.write_text("s3cret-content")
+    folder.mkdir()
+    client.command("DROP TABLE IF EXISTS v")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0)
+        sql = statement.format(secret=secret, folder=folder, port=listener.getsockname()[1])
+        requests = [
+            ask(server, "Host: localhost", key(server), path=f"/?query={quote(sql)}", method="POST"),
+            # Put together from two parts, as `INSERT ... VALUES` comes.
+            post(server, query=sql[:7], body=sql[7:]) if sql[6] == " " else b" 403 ",
+        ]
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+    for answer in requests:
+        assert not answer.startswith(b"HTTP/1.1 200 "), answer
+        assert b"s3cret" not in answer
+    assert list(folder.iterdir()) == []
+    assert count(client) == 0
+    assert client.command("SELECT count() FROM system.tables WHERE name = 'v'") == 0
+
+
+def post(server: ClickHouse, *, query: str, body: str) -> bytes:
+    data = body.encode()
+    head = f"POST /?query={quote(query)} HTTP/1.1\r\nHost: localhost\r\n{key(server)}\r\nConnection: close\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        return b"".join(iter(lambda: connection.recv(4096), b""))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("format_template_row", "/etc/hostname"), ("dialect", "kusto"), ("input_format_record_errors_file_path", "/x")],
+)
+def test_a_setting_that_names_a_file_is_refused_in_the_address_too(
+    server: ClickHouse, setting: str, value: str
+) -> None:
+    answer = ask(server, "Host: localhost", key(server), path=f"/?query=SELECT+1&{setting}={quote(value)}")
+
+    assert b"should not be changed" in answer
+
+
+def test_what_tables_need_goes_on_working(client: Client) -> None:
+    client.command("CREATE DATABASE IF NOT EXISTS more")
+    for statement in (
+        "DROP TABLE IF EXISTS more.a, more.b, more.c SYNC",
+        "CREATE TABLE more.a (x UInt64, file String DEFAULT 'INTO OUTFILE file(') ENGINE = MergeTree ORDER BY x",
+        "INSERT INTO more.a (x) SELECT number FROM numbers(3)",
+        "INSERT INTO more.a (x) VALUES (7), (8);",
+        "CREATE MATERIALIZED VIEW more.b ENGINE = SummingMergeTree ORDER BY x AS SELECT x FROM more.a",
+        "CREATE VIEW more.c AS SELECT * FROM more.a",
+        "ALTER TABLE more.a ADD COLUMN y UInt64 DEFAULT 1, MODIFY SETTING non_replicated_deduplication_window = 10",
+        "ALTER TABLE more.a ADD INDEX i y TYPE minmax, ADD CONSTRAINT small CHECK x < 100",
+        "ALTER TABLE more.a DELETE WHERE x = 8 SETTINGS mutations_sync = 2",
+        "RENAME TABLE more.c TO more.d",
+        "OPTIMIZE TABLE more.a FINAL",
+        "CHECK TABLE more.a",
+        "EXPLAIN SELECT * FROM more.a",
+        "SHOW CREATE TABLE more.a",
+    ):
+        client.command(statement)
+
+    assert client.query("SELECT x, file FROM more.d ORDER BY x -- file(").result_rows == [
+        (number, "INTO OUTFILE file(") for number in (0, 1, 2, 7)
+    ]
+    client.command("DROP DATABASE more SYNC")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 from contextlib import ExitStack, suppress
@@ -11,8 +12,9 @@ import pika
 import psutil
 import psycopg2
 import pytest
+import urllib3
 
-from deploy.local import postgres
+from deploy.local import credentials, postgres
 from deploy.local.ports import PREFERRED, Ports
 from deploy.local.stack import Stack
 from tests.local_stack.alive import is_alive
@@ -50,6 +52,8 @@ def test_the_stack_runs_beside_others_survives_kills_and_leaves_nothing(tmp_path
             assert (tmp_path / "stack.env").stat().st_mode & 0o777 == 0o600
             processes = processes_of(stack)
             assert_only_on_loopback(processes)
+            assert_for_its_owner_only(tmp_path)
+            assert_clickhouse_answers_curl(tmp_path, stack.clickhouse.port)
 
             with pika.BlockingConnection(pika.URLParameters(written["RABBITMQ_URL"])) as connection:
                 channel = connection.channel()
@@ -73,6 +77,37 @@ def test_the_stack_runs_beside_others_survives_kills_and_leaves_nothing(tmp_path
 
         assert not (tmp_path / "stack.env").exists()
         eventually(lambda: not any(process.is_running() and is_alive(process.pid) for process in processes), seconds=10)
+
+
+def assert_for_its_owner_only(folder: Path) -> None:
+    """Nobody else gets into the folder, and what has secrets or other people's data is closed by itself as well."""
+    assert folder.stat().st_mode & 0o777 == 0o700
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert {path.suffix for path in files} >= {".log", ".env"}
+    for path in files:
+        if path.suffix in {".log", ".env", ".curl", ".bin"} or "password" in path.name or "cookie" in path.name:
+            assert path.stat().st_mode & 0o077 == 0, path
+
+
+def assert_clickhouse_answers_curl(folder: Path, port: int) -> None:
+    """As the README says it; `-K` takes the password from a file, which curl here stands for."""
+    (line,) = (folder / "clickhouse.curl").read_text().splitlines()
+    user = re.fullmatch(r'user = "(.*)"', line)
+    assert user is not None
+    headers = urllib3.make_headers(basic_auth=user[1])
+    answer = urllib3.request("GET", f"http://127.0.0.1:{port}/?query=SELECT+41%2B1", headers=headers)
+    assert (answer.status, answer.data) == (200, b"42\n")
+
+
+def test_the_folder_of_all_stacks_is_closed_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = tmp_path / ".local"
+    local.mkdir(mode=0o755)
+    monkeypatch.setattr(credentials, "LOCAL", local)
+
+    credentials.private_folder(local / "demo")
+
+    assert [path.stat().st_mode & 0o777 for path in (local, local / "demo")] == [0o700, 0o700]
+    assert tmp_path.stat().st_mode & 0o777 == 0o700  # pytest's own, and untouched
 
 
 def test_a_service_whose_url_is_given_is_not_started(tmp_path: Path) -> None:

@@ -1,0 +1,25 @@
+"""Connections to a ClickHouse endpoint of the local stack, with its user and password."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import clickhouse_connect
+
+if TYPE_CHECKING:
+    from clickhouse_connect.driver.client import Client
+
+    from deploy.local.clickhouse import ClickHouse
+
+
+def client_of(server: ClickHouse, **parameters: Any) -> Client:  # noqa: ANN401 - those of clickhouse_connect
+    """A client that may be used by several threads. `port` and the like may be others than the server's own."""
+    known = {"host": "127.0.0.1", "port": server.port, "username": server.user, "password": server.password}
+    return clickhouse_connect.get_client(**{"autogenerate_session_id": False, **known, **parameters})
+
+
+def url_of(
+    server: ClickHouse, *, database: str = "default", port: int | None = None, scheme: str = "clickhouse"
+) -> str:
+    """As EVENT_STORE_URL has it; `port` may be that of something in front of the server."""
+    return f"{scheme}://{server.user}:{server.password}@127.0.0.1:{port or server.port}/{database}"
