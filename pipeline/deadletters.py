@@ -14,8 +14,9 @@ from django.db.models.functions import Now
 from backend.outbox.models import all_outboxes
 from backend.outbox.publishing import publish as publish_event
 from pipeline.batch import Batch
-from pipeline.errors import OutboxInUse
+from pipeline.errors import NotReadable, OutboxInUse
 from pipeline.events import DeadLetterDropped
+from pipeline.look import Parts, one_moment
 from pipeline.models import DeadLetter
 
 if TYPE_CHECKING:
@@ -37,18 +38,34 @@ def room(outbox: str) -> int:
 
 
 def find(ids: Sequence[int] | None) -> list[DeadLetter]:
-    """The dead letters with these numbers, or all."""
+    """The dead letters with these numbers, or all. Raises NotReadable when PostgreSQL does not show them in time."""
     letters = DeadLetter.objects.order_by("id")
-    return list(letters if ids is None else letters.filter(id__in=ids))
+    found: list[DeadLetter] = []
+    with one_moment(by_index=False) as cursor:
+        parts = Parts(cursor)
+        with parts.part("the list of dead letters"):
+            found = list(letters if ids is None else letters.filter(id__in=ids))
+    if parts.unread:
+        raise NotReadable(parts.unread[0])
+    return found
 
 
 def event_of(letter: DeadLetter) -> dict[str, Any]:
-    """The refused event, as it would be loaded; empty if its outbox row is gone, or no class has the outbox's name."""
+    """The refused event, as it would be loaded; empty if its outbox row is gone, or no class has the outbox's name.
+
+    Where it cannot be read in time, `unread` says why.
+    """
     outbox = all_outboxes().get(letter.outbox)
     if outbox is None:
         return {}
     columns = outbox.event_columns()
-    rows = outbox._base_manager.filter(id=letter.row_id).values_list(*columns.values())
+    rows: list[Any] = []
+    with one_moment(by_index=False) as cursor:
+        parts = Parts(cursor)
+        with parts.part("the event"):
+            rows = list(outbox._base_manager.filter(id=letter.row_id).values_list(*columns.values()))
+    if parts.unread:
+        return {"unread": parts.unread[0]}
     return dict(zip(columns, rows[0], strict=True)) if rows else {}
 
 

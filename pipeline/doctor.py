@@ -126,6 +126,8 @@ def _ledger() -> Iterator[Finding]:
         if trouble.is_outage(error) or trouble.is_not_migrated(error):
             return  # another check says so
         raise
+    if unread := [problem for problem in status.problems if "could not be read" in problem]:
+        yield Finding("ledger", False, "; ".join(unread))
     problems = [problem for problem in status.problems if "shift" in problem]
     yield Finding("shifts", not problems, "; ".join(problems) or "dispatch and recover shifts are alive")
     problems = mismatch_problems(status.mismatched_receipts, since=status.mismatched_since)

@@ -6,6 +6,7 @@ PipelineError
 |- SchemaRefused
 |- BrokerUnreachable
 |- OutboxInUse
+|- NotReadable
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ class SchemaRefused(PipelineError):  # noqa: N818
 
 class BrokerUnreachable(PipelineError):  # noqa: N818
     """RabbitMQ does not answer."""
+
+
+class NotReadable(PipelineError):  # noqa: N818
+    """PostgreSQL does not show it in time: the message says what, and who holds a lock."""
 
 
 class OutboxInUse(PipelineError):  # noqa: N818

@@ -5,7 +5,7 @@ Rows and receipts are counted up to COUNTED_ROWS; beyond that, PostgreSQL's stat
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from django.db import connection
@@ -15,7 +15,7 @@ from django.utils import timezone
 from backend.outbox.models import all_outboxes
 from pipeline import standstill, stranded
 from pipeline.database import hiding_problems
-from pipeline.look import one_moment
+from pipeline.look import Parts, one_moment
 from pipeline.models import DeadLetter
 from pipeline.outboxes import problems as unknown_outbox_problems
 
@@ -71,77 +71,115 @@ class Status:
 
 
 def read_status() -> Status:
-    """All counts are of one snapshot, so that they add up while the pipeline runs."""
+    """All counts are of one snapshot, so that they add up while the pipeline runs. What cannot be read is a problem."""
+    ledger = _Ledger()
+    outboxes: dict[str, OutboxStatus] = {}
+    others: list[str] = []
     with one_moment() as cursor:
-        # What is in flight is bounded by MAX_OPEN_WINDOWS.
-        cursor.execute("SELECT count(*), count(*) FILTER (WHERE window_id IS NULL) FROM pipeline_batch")
-        batches, unsealed = cursor.fetchone()
-        cursor.execute(
-            "SELECT count(*), count(*) FILTER (WHERE lease_until < clock_timestamp()) FROM pipeline_window"
-            " WHERE acked_at IS NULL"
-        )
-        open_windows, expired = cursor.fetchone()
-        # The newest: at the other end of the index are those that have just been purged.
-        receipts = _about(
-            cursor,
-            "pipeline_window",
-            f"SELECT FROM pipeline_window WHERE acked_at IS NOT NULL ORDER BY acked_at DESC LIMIT {COUNTED_ROWS}",
-        )
-        mismatched, mismatched_since = read_mismatches(cursor)
-        cursor.execute(
-            "SELECT count(*), coalesce(sum(missing), 0) FROM"
-            f" (SELECT missing FROM pipeline_window WHERE missing > 0 ORDER BY acked_at LIMIT {COUNTED_ROWS}) AS oldest"
-        )
-        windows_with_missing, missing = cursor.fetchone()
-        cursor.execute(
-            "SELECT last_error, count(*) FROM pipeline_window WHERE acked_at IS NULL AND last_error <> ''"
-            " GROUP BY last_error ORDER BY count(*) DESC LIMIT 5"
-        )
-        errors = [f"{count} open window(s): {error}" for error, count in cursor.fetchall()]
-        cursor.execute(
-            "SELECT name, extract(epoch FROM clock_timestamp() - alive_at)::float,"
-            " extract(epoch FROM clock_timestamp() - taken_at)::float FROM pipeline_shift"
-        )
-        shifts = {
-            name: {"alive_seconds_ago": round(alive, 1), "taken_seconds_ago": round(taken, 1)}
-            for name, alive, taken in cursor.fetchall()
-        }
-        errors += standstill.interruptions(cursor)
-        standstills = [*standstill.problems(cursor)]
-        outboxes = {name: read_outbox(cursor, model) for name, model in all_outboxes().items()}
-        stranded_problems = [*stranded.problems(cursor)]
-        hidden = [*hiding_problems(cursor, is_with_lean=False)]
-        outbox_problems = [*unknown_outbox_problems(cursor)]
+        parts = Parts(cursor)
+        with parts.part("the ledger"):
+            ledger = _read_ledger(cursor)
+        for name, model in all_outboxes().items():
+            with parts.part(name):
+                outboxes[name] = read_outbox(cursor, model)
+            if name not in outboxes:
+                continue
+            with parts.part(f"the age of the oldest event of {name}"):
+                outboxes[name] = replace(outboxes[name], oldest_age_seconds=oldest_age_seconds(model))
+            with parts.part(f"whether rows of {name} are never dispatched"):
+                if found := stranded.find(cursor, model):
+                    others.append(found.problem())
+        with parts.part("what hides rows"):
+            others += hiding_problems(cursor, is_with_lean=False)
+        with parts.part("names that no outbox class has"):
+            others += unknown_outbox_problems(cursor)
     dead_letters = sum(outbox.dead_letters for outbox in outboxes.values())
     return Status(
         outboxes=outboxes,
-        batches=batches,
-        unsealed_batches=unsealed,
-        open_windows=open_windows,
-        expired_leases=expired,
-        receipts=receipts,
-        mismatched_receipts=mismatched,
-        mismatched_since=mismatched_since,
-        missing_rows=int(missing),
+        batches=ledger.batches,
+        unsealed_batches=ledger.unsealed,
+        open_windows=ledger.open_windows,
+        expired_leases=ledger.expired,
+        receipts=ledger.receipts,
+        mismatched_receipts=ledger.mismatched,
+        mismatched_since=ledger.mismatched_since,
+        missing_rows=ledger.missing,
         dead_letters=dead_letters,
-        shifts=shifts,
-        errors=errors,
+        shifts=ledger.shifts,
+        errors=ledger.errors,
         problems=[
-            *standstill.shift_problems(shifts),
-            *standstills,
-            *mismatch_problems(mismatched, since=mismatched_since),
-            *_missing_problems(windows_with_missing, rows=int(missing)),
+            *parts.unread,
+            *ledger.standstills,
+            *mismatch_problems(ledger.mismatched, since=ledger.mismatched_since),
+            *_missing_problems(ledger.windows_with_missing, rows=ledger.missing),
             *_dead_letter_problems(dead_letters),
-            *stranded_problems,
-            *hidden,
-            *outbox_problems,
-            *errors,
+            *others,
+            *ledger.errors,
         ],
     )
 
 
+@dataclass(slots=True)
+class _Ledger:
+    """What the ledger says; nothing, where it could not be read."""
+
+    batches: int = 0
+    unsealed: int = 0
+    open_windows: int = 0
+    expired: int = 0
+    receipts: int = 0
+    mismatched: int = 0
+    mismatched_since: str = ""
+    windows_with_missing: int = 0
+    missing: int = 0
+    shifts: dict[str, dict[str, float]] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    standstills: list[str] = field(default_factory=list)
+
+
+def _read_ledger(cursor: CursorWrapper) -> _Ledger:
+    found = _Ledger()
+    # What is in flight is bounded by MAX_OPEN_WINDOWS.
+    cursor.execute("SELECT count(*), count(*) FILTER (WHERE window_id IS NULL) FROM pipeline_batch")
+    found.batches, found.unsealed = cursor.fetchone()
+    cursor.execute(
+        "SELECT count(*), count(*) FILTER (WHERE lease_until < clock_timestamp()) FROM pipeline_window"
+        " WHERE acked_at IS NULL"
+    )
+    found.open_windows, found.expired = cursor.fetchone()
+    # The newest: at the other end of the index are those that have just been purged.
+    found.receipts = _about(
+        cursor,
+        "pipeline_window",
+        f"SELECT FROM pipeline_window WHERE acked_at IS NOT NULL ORDER BY acked_at DESC LIMIT {COUNTED_ROWS}",
+    )
+    found.mismatched, found.mismatched_since = read_mismatches(cursor)
+    cursor.execute(
+        "SELECT count(*), coalesce(sum(missing), 0)::bigint FROM"
+        f" (SELECT missing FROM pipeline_window WHERE missing > 0 ORDER BY acked_at LIMIT {COUNTED_ROWS}) AS oldest"
+    )
+    found.windows_with_missing, found.missing = cursor.fetchone()
+    cursor.execute(
+        "SELECT last_error, count(*) FROM pipeline_window WHERE acked_at IS NULL AND last_error <> ''"
+        " GROUP BY last_error ORDER BY count(*) DESC LIMIT 5"
+    )
+    found.errors = [f"{count} open window(s): {error}" for error, count in cursor.fetchall()]
+    cursor.execute(
+        "SELECT name, extract(epoch FROM clock_timestamp() - alive_at)::float,"
+        " extract(epoch FROM clock_timestamp() - taken_at)::float FROM pipeline_shift"
+    )
+    found.shifts = {
+        name: {"alive_seconds_ago": round(alive, 1), "taken_seconds_ago": round(taken, 1)}
+        for name, alive, taken in cursor.fetchall()
+    }
+    found.errors += standstill.interruptions(cursor)
+    found.standstills = [*standstill.shift_problems(found.shifts), *standstill.problems(cursor)]
+    return found
+
+
 def read_outbox(cursor: CursorWrapper, model: type[Outbox]) -> OutboxStatus:
-    """The state of one outbox."""
+    """The state of one outbox, without the age of its oldest event, which is to be asked for by itself: of a lean one
+    it is in another table."""
     name = model.outbox_name()
     table = connection.ops.quote_name(name)
     rows = _about(cursor, table, f"SELECT FROM {table} ORDER BY id LIMIT {COUNTED_ROWS}")
@@ -155,7 +193,7 @@ def read_outbox(cursor: CursorWrapper, model: type[Outbox]) -> OutboxStatus:
         pending=max(0, rows - int(in_flight) - dead),  # the estimate may be too low
         in_flight=int(in_flight),
         dead_letters=dead,
-        oldest_age_seconds=oldest_age_seconds(model),
+        oldest_age_seconds=None,
     )
 
 

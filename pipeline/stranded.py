@@ -21,8 +21,6 @@ from pipeline.dispatch import IS_OF_ANOTHER_CLUSTER, within_limits
 from pipeline.snapshot import Snapshot, passed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from django.db.backends.utils import CursorWrapper
 
     from backend.outbox.models import Outbox
@@ -160,10 +158,3 @@ def _parameters(model: type[Outbox], seen: Snapshot, *, limit: int) -> dict[str,
         "before_xids": [str(before) for _, before in ranges],
         "limit": limit,
     }
-
-
-def problems(cursor: CursorWrapper) -> Iterator[str]:
-    """Of each outbox with stranded rows, what `status` says about them."""
-    for model in all_outboxes().values():
-        if stranded := find(cursor, model):
-            yield stranded.problem()

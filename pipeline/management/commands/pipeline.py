@@ -23,7 +23,7 @@ from backend.outbox.models import all_outboxes
 from pipeline import deadletters, outboxes, stranded, trouble
 from pipeline.actors import publish_batches
 from pipeline.doctor import examine
-from pipeline.errors import NoAlarmError, OutboxInUse
+from pipeline.errors import NoAlarmError, NotReadable, OutboxInUse
 from pipeline.models import DeadLetter
 from pipeline.recover import recover
 from pipeline.secrets import without_secrets
@@ -89,7 +89,7 @@ class Command(BaseCommand):
                 is_well = self._verify(options)
             else:
                 is_well = actions[options["action"]](as_json=options["json"])
-        except OutboxInUse as error:
+        except (NotReadable, OutboxInUse) as error:
             raise CommandError(str(error)) from error
         except (DatabaseError, InterfaceError) as error:
             raise CommandError(without_secrets(trouble.of_database(error))) from error

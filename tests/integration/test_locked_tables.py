@@ -1,0 +1,146 @@
+"""A table that somebody has locked keeps nobody from an answer: what can be read is shown, what cannot is named."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from django.core.management import CommandError
+from django.db import connection, transaction
+from django.test import Client
+
+from pipeline.gauges import LEDGER, LedgerCollector, read_gauges
+from pipeline.metrics import oldest_age_seconds, pending_rows
+from pipeline.models import DeadLetter
+from pipeline.status import read_status
+from tests.integration.rows import create_users, write_events
+from tests.integration.test_commands import doctor, here, status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TABLES = ("users", "outbox_user", "outbox_event", "pipeline_window", "pipeline_batch", "pipeline_deadletter")
+
+
+@contextlib.contextmanager
+def locked(*tables: str) -> Iterator[None]:
+    """Another session holds the tables, as one of the web's role can hold those that it may write."""
+    other = connection.copy()
+    with contextlib.closing(other), other.cursor() as cursor:
+        cursor.execute(f"BEGIN; LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+@pytest.fixture(autouse=True)
+def forgetful() -> None:
+    """The gauges are read at each look."""
+    for collector in list(LEDGER._collector_to_names):
+        if isinstance(collector, LedgerCollector):
+            collector._read_at = float("-inf")
+
+
+def test_a_lock_on_the_users_hides_the_age_of_their_events_only() -> None:
+    create_users(2)
+    write_events(["{}"] * 3)
+
+    with locked("users"):
+        started = time.monotonic()
+        found = status()
+        response = Client().get("/metrics")
+        seconds = time.monotonic() - started
+
+    assert {name: one["pending"] for name, one in found["outboxes"].items()} == {
+        "outbox_event": 3,
+        "outbox_user": 2,
+        "outbox_user_change": 0,
+    }
+    assert found["outboxes"]["outbox_user"]["oldest_age_seconds"] is None
+    assert found["outboxes"]["outbox_event"]["oldest_age_seconds"] > 0
+    (problem,) = [problem for problem in found["problems"] if "could not be read" in problem]
+    assert problem.startswith("the age of the oldest event of outbox_user could not be read: somebody holds a lock")
+    assert " on users (process " in problem
+    assert response.status_code == 200
+    assert 'towpath_pending_rows{outbox="outbox_user"} 2.0' in response.content.decode()
+    assert 'towpath_oldest_age_seconds{outbox="outbox_user"}' not in response.content.decode()
+    assert seconds < 6
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_status_answers_in_time_and_with_what_it_knows_whatever_is_locked(table: str) -> None:
+    create_users(1)
+    write_events(["{}"] * 3)
+
+    with locked(table):
+        started = time.monotonic()
+        done = here("pipeline", "status", "--json")
+        seconds = time.monotonic() - started
+
+    assert done.returncode == 1
+    assert seconds < 6
+    found = json.loads(done.stdout)
+    assert any("could not be read" in problem and table in problem for problem in found["problems"])
+    assert found["shifts"] == {}
+    assert not any("has ever run" in problem for problem in found["problems"]) or table != "pipeline_window"
+    if table in {"users", "outbox_user", "pipeline_window"}:
+        assert found["outboxes"]["outbox_event"]["pending"] == 3
+
+
+def test_everything_locked_is_said_once_for_each_part_and_in_time() -> None:
+    with locked(*TABLES):
+        started = time.monotonic()
+        problems = read_status().problems
+        assert time.monotonic() - started < 6
+
+    assert len(problems) == len({*problems}) >= 4
+    assert all("could not be read" in problem for problem in problems)
+
+
+def test_gauges_of_the_outboxes_that_can_be_read_are_there() -> None:
+    write_events(["{}"])
+
+    with locked("outbox_user"):
+        found = read_gauges()
+
+    assert dict(found[pending_rows]) == {"outbox_event": 1.0, "outbox_user_change": 0.0}
+    assert dict(found[oldest_age_seconds]).keys() == {"outbox_event", "outbox_user_change"}
+
+
+def test_the_doctor_says_what_it_could_not_read() -> None:
+    with locked("pipeline_window"):
+        code, findings = doctor()
+
+    assert code == 1
+    assert "the ledger could not be read: somebody holds a lock on pipeline_window" in findings["ledger"]["detail"]
+
+
+def test_a_look_inside_of_a_transaction_leaves_it_as_it_was() -> None:
+    create_users(1)
+    with locked("users"), transaction.atomic():
+        create = "SELECT set_config('lock_timeout', '7s', true)"
+        with connection.cursor() as cursor:
+            cursor.execute(create)
+            assert any("could not be read" in problem for problem in read_status().problems)
+            cursor.execute("SELECT current_setting('lock_timeout'), current_setting('statement_timeout')")
+            assert cursor.fetchone() == ("7s", "0")
+
+
+def test_dead_letters_are_shown_though_the_event_cannot_be_read() -> None:
+    (row_id,) = create_users(1)
+    letter = DeadLetter.objects.create(
+        outbox="outbox_user",
+        row_id=row_id,
+        error="refused",
+        window_id="11111111-2222-3333-4444-555555555555",
+        at="2026-01-01T00:00:00Z",
+    )
+    with locked("users"):
+        listed = json.loads(here("pipeline", "deadletters", "list", "--json").stdout)
+        shown = json.loads(here("pipeline", "deadletters", "show", str(letter.id), "--json").stdout)
+    with locked("pipeline_deadletter"), pytest.raises(CommandError, match="somebody holds a lock on pipeline_dead"):
+        here("pipeline", "deadletters", "list")
+
+    assert [one["error"] for one in listed] == ["refused"]
+    assert (shown[0]["error"], "somebody holds a lock on users" in shown[0]["unread"]) == ("refused", True)
