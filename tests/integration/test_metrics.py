@@ -239,7 +239,7 @@ def test_a_window_whose_rows_are_all_refused_is_counted_as_the_schema_s_fault(st
     write_events(["{}"] * 20, at="infinity")
     counted = Counted()
 
-    assert deliver(sealed(), store) is Delivery.POSTPONED
+    assert deliver(sealed(), store) is Delivery.REFUSED
 
     assert counted.of("towpath_retries_total", reason="schema") == 1
     assert dict(read_gauges()[dead_letters])["outbox_event"] == 0
