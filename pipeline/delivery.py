@@ -18,10 +18,19 @@ from django.db import DatabaseError, connection
 
 from backend.eventlog.errors import EventStoreError, OutcomeUnknown
 from pipeline import deadletters, failpoints, lease, metrics, stages, tracing
-from pipeline.errors import LeaseLost, SchemaRefused, WindowTooLarge, described
+from pipeline.errors import LeaseLost, NotTaken, SchemaRefused, WindowTooLarge, described
 from pipeline.load import load
 from pipeline.models import Window
-from pipeline.window import RefusedRow, ack, begin_write, cut, is_store_proven, note_error, retry_later, split
+from pipeline.window import (
+    RefusedRow,
+    ack,
+    begin_write,
+    cut,
+    is_store_proven,
+    pause_seconds,
+    postpone,
+    split,
+)
 from pipeline.write import Limits, write
 
 if TYPE_CHECKING:
@@ -39,6 +48,8 @@ log = structlog.get_logger()
 #: A window that cannot be loaded is split from this attempt on: a statement's time limit or the memory may be too small
 #: for it, and the halves then show which rows are at fault.
 _SPLIT_FROM_ATTEMPT = 2
+#: A window that the program itself cannot carry holds up no other from this attempt on.
+_ISOLATED_FROM_ATTEMPT = 3
 
 
 class Delivery(Enum):
@@ -47,7 +58,7 @@ class Delivery(Enum):
     ACKED = auto()
     #: The store could not take it, or its answer was lost: the window stays in the ledger and is tried again.
     POSTPONED = auto()
-    #: The store answers, and takes no row of it: as POSTPONED, but others may pass.
+    #: The store answers, and does not take it: as POSTPONED, but others may pass.
     REFUSED = auto()
     #: Something else failed: as POSTPONED, but it says nothing about the store.
     FAILED = auto()
@@ -79,28 +90,38 @@ def _not_delivered(window: SealedWindow, error: Exception, context: BoundLogger)
             metrics.leases_lost.inc()
             context.warning("window_lease_lost")
             return Delivery.LEASE_LOST
-        case OutcomeUnknown():
-            # Not given back at once: the insert may still be running. The replay reads back first.
-            metrics.retries.labels("unknown").inc()
-            note_error(window, error=str(error))
-            context.warning("window_outcome_unknown", error=str(error))
-            return Delivery.POSTPONED
+        case NotTaken(__cause__=EventStoreError() as cause):
+            return _postponed(window, cause, context, is_answering=True)
         case EventStoreError():
-            metrics.retries.labels("unavailable").inc()
-            pause = retry_later(window, error=str(error))
-            context.warning("window_postponed", error=str(error), retry_in_seconds=round(pause, 1))
-            return Delivery.POSTPONED
+            return _postponed(window, error, context, is_answering=False)
         case SchemaRefused():
             metrics.retries.labels("schema").inc()
-            pause = retry_later(window, error=str(error), is_refused=True)
+            pause = pause_seconds(window)
+            postpone(window, error=str(error), pause_seconds=pause, is_refused=True)
             context.error("schema_refused", error=str(error), retry_in_seconds=round(pause, 1))
             return Delivery.REFUSED
     metrics.retries.labels("failed").inc()
     context.error("window_failed", exc_info=error)
     if not connection.in_atomic_block:
         connection.close()  # it may be broken, or in the middle of something
-    retry_later(window, error=described(error))
+    is_isolated = window.attempts >= _ISOLATED_FROM_ATTEMPT
+    postpone(window, error=described(error), pause_seconds=pause_seconds(window), is_isolated=is_isolated)
     return Delivery.FAILED
+
+
+def _postponed(window: SealedWindow, error: EventStoreError, context: BoundLogger, *, is_answering: bool) -> Delivery:
+    is_isolated = is_answering and is_store_proven(window)
+    if isinstance(error, OutcomeUnknown):
+        # Not given back at once: the insert may still be running. The replay reads back first.
+        metrics.retries.labels("unknown").inc()
+        context.warning("window_outcome_unknown", error=str(error))
+        pause = None
+    else:
+        metrics.retries.labels("unavailable").inc()
+        pause = pause_seconds(window)
+        context.warning("window_postponed", error=str(error), retry_in_seconds=round(pause, 1))
+    postpone(window, error=str(error), pause_seconds=pause, is_refused=is_answering, is_isolated=is_isolated)
+    return Delivery.REFUSED if is_answering else Delivery.POSTPONED
 
 
 def _carry(window: SealedWindow, store: EventStore, context: BoundLogger) -> None:
@@ -116,7 +137,7 @@ def _carry(window: SealedWindow, store: EventStore, context: BoundLogger) -> Non
         is_store_proven=is_store_proven(window),
         seconds=settings.LEASE_SECONDS / 2,
     )
-    written = write(store, window, loaded, limits=limits, cut=functools.partial(cut, window))
+    written = _write(store, window, loaded, limits)
     refused, left = _at_fault(window, written, is_store_proven=limits.is_store_proven)
     moment = stages.done("write", moment, context)
     failpoints.reach("written")
@@ -144,6 +165,16 @@ def _carry(window: SealedWindow, store: EventStore, context: BoundLogger) -> Non
         context.error("rows_isolated", isolated=len(left), error=written.error)
     if written.complaint:
         context.error("window_stored_in_spite_of_an_error", error=written.complaint)
+
+
+def _write(store: EventStore, window: SealedWindow, loaded: LoadedWindow, limits: Limits) -> Written:
+    stored = store.read_back(window.id) if window.attempts > 1 else set()
+    try:
+        return write(store, window, loaded, stored=stored, limits=limits, cut=functools.partial(cut, window))
+    except EventStoreError as error:
+        if window.attempts > 1:
+            raise NotTaken from error
+        raise
 
 
 def _at_fault(

@@ -4,6 +4,7 @@ PipelineError
 |- LeaseLost
 |- WindowTooLarge
 |- SchemaRefused
+|- NotTaken
 |- BrokerUnreachable
 |- OutboxInUse
 |- NotReadable
@@ -33,6 +34,10 @@ class WindowTooLarge(PipelineError):  # noqa: N818 - says what is the matter
 
 class SchemaRefused(PipelineError):  # noqa: N818
     """The event store has taken no row of a window, nor, since then, of another: its table may be at fault."""
+
+
+class NotTaken(PipelineError):  # noqa: N818
+    """The event store answers a read-back, and an insert of the window fails all the same: the cause says how."""
 
 
 class BrokerUnreachable(PipelineError):  # noqa: N818

@@ -29,6 +29,8 @@ log = structlog.get_logger()
 #: Batches looked at in one round, at most, and for how long a round goes on.
 _BATCHES_PER_ROUND = 1000
 _ROUND_SECONDS = 5.0
+#: The same for windows that are at fault by themselves.
+_ISOLATED_SECONDS = 1.0
 
 
 def recover(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
@@ -57,10 +59,13 @@ def recover(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
         recovered += 1
         if deliver(window, store) is Delivery.POSTPONED:
             return recovered
-    # One at a time: rows at fault may be many, and take long.
-    if not should_stop() and (window := claim_expired(is_isolated=True)) is not None:
+    # Last, and for a short time: those at fault may be many, and take long.
+    until = time.monotonic() + _ISOLATED_SECONDS
+    while not should_stop() and (window := claim_expired(is_isolated=True)) is not None:
         recovered += 1
         deliver(window, store)
+        if time.monotonic() > until:
+            break
     return recovered
 
 

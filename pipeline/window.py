@@ -64,7 +64,7 @@ class SealedWindow:
     is_write_begun: bool = False
     #: Rows at fault, parted from others.
     is_isolated: bool = False
-    #: When the store first refused it without taking a row of it.
+    #: When the store first answered without taking it.
     refused_at: datetime | None = None
     #: Outboxes by the names that they had when the window was sealed, and that its rows are stored under.
     renamed: Mapping[str, str] = field(default_factory=dict)
@@ -302,26 +302,39 @@ SELECT %(outbox)s, %(ids)s, %(count)s, bytes * %(count)s / rows, dispatched_from
         )
 
 
-def retry_later(window: SealedWindow, *, error: str, is_refused: bool = False) -> float:
-    """Give the window back, to be claimed again after a pause that doubles with each attempt; return its seconds.
+def postpone(
+    window: SealedWindow,
+    *,
+    error: str,
+    pause_seconds: float | None,
+    is_refused: bool = False,
+    is_isolated: bool = False,
+) -> None:
+    """Record why an attempt failed, and give the window back after a pause; if that is None, when its lease runs out.
 
-    `is_refused` if the store has answered, and taken no row of it.
+    `is_refused` if the store has answered, and not taken the window. `is_isolated` if it is at fault by itself: it
+    holds up no other from then on.
     """
-    longest = _LONGEST_PAUSE_ISOLATED_SECONDS if window.is_isolated else _LONGEST_PAUSE_SECONDS
-    pause = min(2.0 ** min(window.attempts, 10) * 0.25, longest) * random.uniform(0.75, 1.25)
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE pipeline_window SET lease_until = clock_timestamp() + make_interval(secs => %s), last_error = %s,"
-            " refused_at = CASE WHEN %s THEN coalesce(refused_at, clock_timestamp()) ELSE refused_at END"
+            "UPDATE pipeline_window SET"
+            " lease_until = coalesce(clock_timestamp() + make_interval(secs => %s), lease_until), last_error = %s,"
+            " refused_at = CASE WHEN %s THEN coalesce(refused_at, clock_timestamp()) ELSE refused_at END,"
+            " is_isolated = is_isolated OR %s"
             " WHERE id = %s AND lease_token = %s AND acked_at IS NULL",
-            [pause, error, is_refused, window.id, window.lease_token],
+            [pause_seconds, error, is_refused, is_isolated, window.id, window.lease_token],
         )
-    return pause
+
+
+def pause_seconds(window: SealedWindow) -> float:
+    """How long a window waits after a failed attempt: longer with each."""
+    longest = _LONGEST_PAUSE_ISOLATED_SECONDS if window.is_isolated else _LONGEST_PAUSE_SECONDS
+    return min(2.0 ** min(window.attempts, 10) * 0.25, longest) * random.uniform(0.75, 1.25)
 
 
 def is_store_proven(window: SealedWindow) -> bool:
-    """True if the store has taken rows of a window that was sealed after it had refused this one: its table is not at
-    fault, then."""
+    """True if the store has taken rows of a window that was sealed after it had not taken this one, which is at fault
+    then, and not the store."""
     if window.refused_at is None:
         return False
     with connection.cursor() as cursor:
@@ -337,8 +350,8 @@ def has_room() -> bool:
     """True if fewer than MAX_OPEN_WINDOWS windows wait after a failed attempt: so long, more may be sealed.
 
     Batches wait as well as windows do, and cost nothing meanwhile; each open window is tried again and again. Rows at
-    fault that have been parted from others do not count. When the store refuses whatever it is given, one more window
-    is sealed every few seconds: if the store takes it, those before are at fault, and not the store's table.
+    fault that have been parted from others do not count. When the store answers, but takes nothing it is given, one
+    more window is sealed every few seconds: if the store takes it, those before are at fault, and not the store.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -349,15 +362,6 @@ def has_room() -> bool:
             [settings.MAX_OPEN_WINDOWS, _PROBE_SECONDS, list(all_outboxes())],
         )
         return bool(cursor.fetchone()[0])
-
-
-def note_error(window: SealedWindow, *, error: str) -> None:
-    """Record why an attempt failed and leave the lease to run out."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE pipeline_window SET last_error = %s WHERE id = %s AND lease_token = %s AND acked_at IS NULL",
-            [error, window.id, window.lease_token],
-        )
 
 
 def begin_write(window: SealedWindow) -> None:

@@ -13,6 +13,7 @@ that work at one window, one's insert of the whole and the other's inserts of it
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import structlog
 
-from backend.eventlog.errors import OutcomeUnknown, RowsRefused, WriteRefused, WriteTooLarge
+from backend.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, WriteRefused, WriteTooLarge
 from pipeline import stages
 from pipeline.load import HIDDEN, TOO_LARGE
 from pipeline.window import RefusedRow
@@ -81,30 +82,32 @@ class Written:
     complaint: str = ""
 
 
-def write(store: EventStore, window: SealedWindow, loaded: LoadedWindow, *, limits: Limits, cut: CutWindow) -> Written:
+def write(
+    store: EventStore,
+    window: SealedWindow,
+    loaded: LoadedWindow,
+    *,
+    stored: set[Identity],
+    limits: Limits,
+    cut: CutWindow,
+) -> Written:
     """Return when the store holds every row of the window, but for those returned.
 
+    `stored` is what it held before; on the first attempt, that is nothing.
     Raises StoreUnavailable or OutcomeUnknown: some rows may be written; the next attempt reads back which.
     """
-    is_first = window.attempts <= 1
-    error = None
-    if is_first and not (loaded.hidden or loaded.too_large) and len(loaded.rows) <= limits.max_bytes:
+    parts = _Parts(store, window, loaded, stored=stored, limits=limits, cut=cut)
+    is_whole = not (loaded.hidden or loaded.too_large) and len(loaded.rows) <= limits.max_bytes
+    if window.attempts <= 1 and is_whole:
         # The whole path of nearly all windows: nothing is looked at row by row.
         try:
             with stages.insert():
                 store.write(loaded.rows, row_count=loaded.row_count, token=str(window.id))
-        except WriteRefused as refusal:
-            log.warning("window_refused", window=str(window.id), rows=loaded.row_count, error=str(refusal))
-            error = refusal
-        else:
-            return Written()
-    parts = _Parts(store, window, loaded, limits=limits, cut=cut)
-    if error is not None:
-        parts.sort_out(error)
+        except WriteRefused as error:
+            log.warning("window_refused", window=str(window.id), rows=loaded.row_count, error=str(error))
+            parts.sort_out(error)
     else:
-        parts.read_back()
-        levels = max(window.cut_levels, int(window.attempts >= _IN_PARTS_FROM_ATTEMPT))
-        parts.write(0, len(parts.lines), levels=levels, depth=0)
+        parts.write(levels=max(window.cut_levels, int(window.attempts >= _IN_PARTS_FROM_ATTEMPT)))
     return parts.written()
 
 
@@ -112,40 +115,57 @@ class _Parts:
     """One attempt at a window: its lines, and what the store is known to hold of them."""
 
     def __init__(
-        self, store: EventStore, window: SealedWindow, loaded: LoadedWindow, *, limits: Limits, cut: CutWindow
+        self,
+        store: EventStore,
+        window: SealedWindow,
+        loaded: LoadedWindow,
+        *,
+        stored: set[Identity],
+        limits: Limits,
+        cut: CutWindow,
     ) -> None:
-        self.lines = loaded.rows.splitlines(keepends=True)
         self._store = store
         self._window = window
+        self._rows = loaded.rows
         self._max_bytes = limits.max_bytes
         self._is_store_proven = limits.is_store_proven
         self._until = time.monotonic() + limits.seconds
         self._cut = cut
-        self._stored: set[Identity] = set()
+        self._stored = stored
         self._refused = {one: RefusedRow(*one, TOO_LARGE) for one in loaded.too_large}
         self._unsent = loaded.hidden | loaded.too_large
         self._left: set[Identity] = set(loaded.hidden)
         self._refusals = 0
-        self._is_proven = False
+        self._is_proven = True
         self._error = HIDDEN if loaded.hidden else TOO_LARGE if loaded.too_large else ""
         self._complaint = ""
+        #: Of the first insert without an answer.
+        self._unanswered: OutcomeUnknown | None = None
+
+    @functools.cached_property
+    def _lines(self) -> list[bytes]:
+        return self._rows.splitlines(keepends=True)
 
     def written(self) -> Written:
+        if self._unanswered is not None and self._missing(0, len(self._lines)):
+            raise self._unanswered
         left = self._left - self._stored  # which may be hidden by now
         # Rows that were not sent say nothing of the store.
         is_proven = self._is_proven or (left | self._refused.keys()) <= self._unsent
-        refused = [row for identity, row in self._refused.items() if identity not in self._stored]
-        return Written(refused, sorted(left), self._error, is_proven, self._complaint)
-
-    def read_back(self) -> None:
-        self._stored = self._store.read_back(self._window.id)
+        refused = tuple(row for identity, row in self._refused.items() if identity not in self._stored)
+        return Written(refused, tuple(sorted(left)), self._error, is_proven, self._complaint)
 
     def sort_out(self, error: WriteRefused) -> None:
         """The window was sent as a whole, and this was the answer."""
-        self._note_refusal(self.lines, error)
-        self._sort_out(0, len(self.lines), error, levels=0, depth=0)
+        self._is_proven = False
+        self._sort_out(0, len(self._lines), self._noted(self._lines, error), levels=0, depth=0)
 
-    def write(self, low: int, high: int, *, levels: int, depth: int) -> None:
+    def write(self, *, levels: int) -> None:
+        """Write what is missing, cut in two so many times at first."""
+        self._is_proven = False
+        self._write(0, len(self._lines), levels=levels, depth=0)
+
+    def _write(self, low: int, high: int, *, levels: int, depth: int) -> None:
         """Write what is missing of the lines from `low` to before `high`: as one insert, unless they are cut first."""
         missing = self._missing(low, high)
         if not missing:
@@ -154,7 +174,7 @@ class _Parts:
         error = self._try(missing, token=self._token(low, high), depth=depth) if is_tried else _NOT_TRIED
         self._sort_out(low, high, error, levels=levels, depth=depth)
 
-    def _sort_out(self, low: int, high: int, error: WriteRefused | None, *, levels: int, depth: int) -> None:
+    def _sort_out(self, low: int, high: int, error: EventStoreError | None, *, levels: int, depth: int) -> None:
         """What is not stored in spite of what was sent, or was not sent: one by one, or in two parts."""
         missing = self._missing(low, high)
         if not missing:
@@ -170,35 +190,39 @@ class _Parts:
             if self._is_exhausted() or (isinstance(error, RowsRefused) and time.monotonic() > self._until):
                 self._left.update(map(_identity, missing))
                 return
-            self._use_up(missing, token=token, depth=depth)
+            if not self._is_used_up(missing, token=token, depth=depth):
+                return
         middle = self._middle(low, high)
         for first, last in ((low, middle), (middle, high)):
-            self.write(first, last, levels=levels - 1, depth=depth + 1)
+            self._write(first, last, levels=levels - 1, depth=depth + 1)
 
     def _missing(self, low: int, high: int) -> list[bytes]:
         """The lines that are neither stored nor found to be at fault."""
         known = self._stored | self._refused.keys() | self._left
-        return [line for line in self.lines[low:high] if _identity(line) not in known]
+        return [line for line in self._lines[low:high] if _identity(line) not in known]
 
-    def _try(self, lines: list[bytes], *, token: str, depth: int) -> WriteRefused | None:
+    def _try(self, lines: list[bytes], *, token: str, depth: int) -> EventStoreError | None:
         """Send the lines, and look what is stored. None when the store took the insert, or dropped it by its token."""
         try:
             with stages.insert():
                 self._store.write(b"".join(lines), row_count=len(lines), token=token)
         except WriteRefused as error:
-            return self._note_refusal(lines, error)
-        except OutcomeUnknown:
-            # It took a few rows a moment ago: what gets no answer is the size, then.
-            if self._is_proven and len(lines) > 1:
-                self._cut(depth + 1)
-            raise
+            return self._noted(lines, error)
+        except OutcomeUnknown as error:
+            if time.monotonic() > self._until:
+                if self._is_proven and len(lines) > 1:
+                    self._cut(depth + 1)
+                raise
+            # It may be these rows, or their size, that get no answer: there is time to try some of them.
+            self._unanswered = self._unanswered or error
+            return error
         self._is_proven = True
-        self.read_back()
+        self._stored = self._store.read_back(self._window.id)
         return None
 
-    def _note_refusal(self, lines: list[bytes], error: WriteRefused) -> WriteRefused | None:
+    def _noted(self, lines: list[bytes], error: WriteRefused) -> WriteRefused | None:
         self._refusals += 1
-        self.read_back()
+        self._stored = self._store.read_back(self._window.id)
         if all(_identity(line) in self._stored for line in lines):
             # As when a materialized view fails: the table has the rows by then.
             self._complaint = str(error)
@@ -209,13 +233,14 @@ class _Parts:
             self._max_bytes = min(self._max_bytes, sum(map(len, lines)) - 1)
         return error
 
-    def _settle(self, line: bytes, error: WriteRefused) -> None:
-        """The store refuses this row by itself, and does not hold it."""
+    def _settle(self, line: bytes, error: EventStoreError | None) -> None:
+        """The store does not take this row by itself, and does not hold it."""
         identity = _identity(line)
         if isinstance(error, RowsRefused):
             self._refused[identity] = RefusedRow(*identity, str(error))
-        else:
+        elif isinstance(error, WriteTooLarge):
             self._left.add(identity)  # a limit may be raised: no reason to have somebody replay the row
+        # Without an answer it may arrive still, under its token: it stays in this window.
 
     def _replace(self, line: bytes, *, token: str) -> None:
         """For a store that remembers the row's token, but not the row.
@@ -232,22 +257,29 @@ class _Parts:
                 return
         raise OutcomeUnknown("the event store does not show a row of the window that it says it has")
 
-    def _use_up(self, missing: list[bytes], *, token: str, depth: int) -> None:
-        """Have the store remember the token, by a row of each month: its token log has an entry for each."""
+    def _is_used_up(self, missing: list[bytes], *, token: str, depth: int) -> bool:
+        """Have the store remember the token, by a row of each month: its token log has an entry for each.
+
+        False if an insert of the whole may arrive still, because none of these rows got an answer.
+        """
         months: dict[bytes, list[bytes]] = {}
         for line in missing:
             months.setdefault(_month(line), []).append(line)
         if len(months) > 1 and self._try([lines[0] for lines in months.values()], token=token, depth=depth) is None:
-            return
-        for lines in months.values():
-            # The first, the middle and the last: rows at fault often come side by side.
-            for row in dict.fromkeys((lines[0], lines[len(lines) // 2], lines[-1])):
-                if _identity(row) in self._refused.keys() | self._left:
-                    continue
-                error = self._try([row], token=token, depth=depth)
-                if error is None:
-                    break
-                self._settle(row, error)
+            return True
+        return all(self._is_used_up_in_month(lines, token=token, depth=depth) for lines in months.values())
+
+    def _is_used_up_in_month(self, lines: list[bytes], *, token: str, depth: int) -> bool:
+        error: EventStoreError | None = None
+        # The first, the middle and the last: rows at fault often come side by side.
+        for row in dict.fromkeys((lines[0], lines[len(lines) // 2], lines[-1])):
+            if _identity(row) in self._refused.keys() | self._left:
+                continue
+            error = self._try([row], token=token, depth=depth)
+            if error is None:
+                return True
+            self._settle(row, error)
+        return not isinstance(error, OutcomeUnknown)
 
     def _is_exhausted(self) -> bool:
         if self._is_proven or self._is_store_proven:
@@ -257,7 +289,7 @@ class _Parts:
     def _middle(self, low: int, high: int) -> int:
         """Where to cut: between two outboxes if there are several, so that one does not wait for the other's rows."""
         middle = (low + high) // 2
-        sizes = Counter(_identity(line)[0] for line in self.lines[low:high])
+        sizes = Counter(_identity(line)[0] for line in self._lines[low:high])
         if len(sizes) == 1:
             return middle
         ends = []
@@ -268,7 +300,7 @@ class _Parts:
         return min(ends, key=lambda end: abs(end - middle))
 
     def _token(self, low: int, high: int) -> str:
-        is_whole = (low, high) == (0, len(self.lines))
+        is_whole = (low, high) == (0, len(self._lines))
         return str(self._window.id) if is_whole else f"{self._window.id}:{low}-{high}"
 
 

@@ -31,6 +31,14 @@ class BodyLimit:
     too_large: Answer
 
 
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Inserts whose body contains the word are answered so and not carried out; the others are."""
+
+    word: bytes
+    answer: Answer
+
+
 #: Close the connection before or after the insert is carried out, or never answer.
 Silence = Literal["close", "carry out and close", "hang"]
 
@@ -38,7 +46,7 @@ Silence = Literal["close", "carry out and close", "hang"]
 class Endpoint:
     """Listens on a port of its own while it is entered."""
 
-    def __init__(self, port: int, *, inserts: Answer | Silence | BodyLimit) -> None:
+    def __init__(self, port: int, *, inserts: Answer | Silence | BodyLimit | Filter) -> None:
         self._clickhouse_port = port
         self.inserts = inserts
         self._is_over = threading.Event()
@@ -82,6 +90,9 @@ class Endpoint:
                 return
             case BodyLimit(limit, too_large):
                 self._answer(handler, too_large if len(body) > limit else self._forwarded(handler, body))
+                return
+            case Filter(word, answer):
+                self._answer(handler, answer if word in body else self._forwarded(handler, body))
                 return
             case "carry out and close":
                 self._forwarded(handler, body)

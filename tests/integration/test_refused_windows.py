@@ -18,7 +18,7 @@ from pipeline.models import Batch, DeadLetter, Window
 from pipeline.recover import recover
 from pipeline.status import read_status
 from pipeline.window import SealedWindow, has_room, seal
-from tests.conformance.answers import Answer, BodyLimit, Endpoint
+from tests.conformance.answers import Answer, BodyLimit, Endpoint, Filter
 from tests.faults.proxy import with_port
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered
@@ -228,6 +228,56 @@ def test_a_row_too_large_for_what_is_in_between_waits_by_itself_until_the_limit_
     settle(store, rounds=1)
 
     assert_delivered(event_log, committed=21)
+
+
+@pytest.mark.parametrize("status", [403, 502, 200])
+def test_rows_that_something_in_between_swallows_hold_up_nobody(
+    limited: tuple[EventStore, Endpoint], event_log: EventLog, settings: Settings, status: int
+) -> None:
+    # Given a firewall that answers in the store's place for some events, in more windows than may be open
+    settings.MAX_OPEN_WINDOWS = 3
+    store, endpoint = limited
+    endpoint.inserts = Filter(b"seven", Answer(status, b"<html>Blocked</html>"))
+    for _ in range(5):
+        write_events([_GOOD] * 5 + [_BAD] + [_GOOD] * 5)
+        deliver(sealed(), store)
+    assert not has_room()
+
+    # Then another's event is let through, and the good rows of those windows are stored
+    settle(store, rounds=1)
+    write_events([_GOOD])
+    batches = dispatched()
+    eventually(has_room, seconds=10)
+    window = seal(batches)
+    assert window is not None
+    assert deliver(window, store) is Delivery.ACKED
+    settle(store, rounds=6)
+    assert event_log.count() == event_log.distinct() == 51
+    assert has_room()
+    assert len(read_status().errors) >= 1
+    assert not DeadLetter.objects.exists()
+
+    # When the firewall lets everything through
+    endpoint.inserts = BodyLimit(10_000_000, _TOO_LARGE["413"])
+    settle(store, rounds=2)
+    assert_delivered(event_log, committed=56)
+
+
+def test_windows_that_the_program_cannot_carry_hold_up_nobody(
+    store: EventStore, event_log: EventLog, settings: Settings
+) -> None:
+    settings.MAX_OPEN_WINDOWS = 2
+    for _ in range(4):
+        write_events([_GOOD] * 3)
+        sealed()
+    broken: EventStore = BreaksFor(store, TypeError("no such option"), "outbox_event")  # type: ignore[assignment]
+    settle(broken, rounds=3)
+
+    assert has_room()
+    assert "TypeError: no such option" in read_status().errors[0]
+
+    settle(store, rounds=3)
+    assert_delivered(event_log, committed=12)
 
 
 def test_a_lower_limit_of_bytes_frees_a_window_that_was_begun(

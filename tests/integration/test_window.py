@@ -12,7 +12,7 @@ from backend.outbox.models import OutboxEvent
 from backend.users.models import OutboxUser
 from pipeline.errors import LeaseLost
 from pipeline.models import Batch, DeadLetter, Window
-from pipeline.window import RefusedRow, ack, claim_expired, renew, retry_later, seal, split
+from pipeline.window import RefusedRow, ack, claim_expired, pause_seconds, postpone, renew, seal, split
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.threads import all_at_once
 from tests.integration.windows import dispatched, expire_leases, members, sealed, taken_over
@@ -111,7 +111,7 @@ def test_a_late_owner_neither_renews_nor_gives_back_nor_splits_what_was_taken_ov
     expire_leases()
 
     renew([zombie])
-    retry_later(zombie, error="from the zombie")
+    postpone(zombie, error="from the zombie", pause_seconds=1, is_isolated=True)
     with pytest.raises(LeaseLost):
         split(zombie)
 
@@ -189,7 +189,8 @@ def test_a_window_given_back_is_claimed_after_a_pause_that_grows_with_its_attemp
     window = sealed()
     pauses = []
     for _ in range(6):
-        pauses.append(retry_later(window, error="store is down"))
+        pauses.append(pause_seconds(window))
+        postpone(window, error="store is down", pause_seconds=pauses[-1])
         assert claim_expired() is None
         window = taken_over(window)
 
