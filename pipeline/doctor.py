@@ -132,6 +132,18 @@ def _ledger() -> Iterator[Finding]:
     yield Finding("shifts", not problems, "; ".join(problems) or "dispatch and recover shifts are alive")
     problems = mismatch_problems(status.mismatched_receipts, since=status.mismatched_since)
     yield Finding("receipts", not problems, "; ".join(problems) or "none is known to differ from the event store")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*), max(store_error) FROM pipeline_window"
+            " WHERE store_error <> '' AND acked_at > clock_timestamp() - interval '1 day'"
+        )
+        windows, complaint = cursor.fetchone()
+    if windows:
+        text = (
+            f"{windows} window(s) of the last day are stored although the event store answered with an error, such as"
+            f" {complaint!r}: a materialized view on event_log may lack their rows, see docs/stores.md"
+        )
+        yield Finding("views", False, text)
 
 
 def _visibility() -> Iterator[Finding]:

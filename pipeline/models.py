@@ -121,6 +121,7 @@ class Window(models.Model):
                 condition=Q(acked_at__isnull=False, verified_at=None),
             ),
             models.Index(fields=["acked_at"], name="window_missing", condition=Q(missing__gt=0)),
+            models.Index(fields=["acked_at"], name="window_store_error", condition=~Q(store_error="")),
         )
         constraints = (TableStorage(name="window_storage", parameters=_LEDGER_STORAGE),)
 

@@ -14,6 +14,7 @@ from backend.eventlog.store import EventStore, connect
 from backend.outbox.models import OutboxEvent
 from pipeline import deadletters
 from pipeline.delivery import Delivery, deliver
+from pipeline.doctor import examine
 from pipeline.models import Batch, DeadLetter, Window
 from pipeline.recover import recover
 from pipeline.status import read_status
@@ -104,6 +105,9 @@ def test_a_view_that_fails_for_one_event_neither_doubles_nor_condemns_any(
     assert_delivered(event_log, committed=500 * len(times))
     assert not DeadLetter.objects.exists()
     assert Window.objects.get().store_error
+    (finding,) = (finding for finding in examine() if finding.check == "views")
+    assert not finding.is_ok
+    assert "may lack their rows" in finding.detail
 
 
 def test_a_view_whose_target_is_gone_keeps_the_window_waiting(store: EventStore, event_log: EventLog) -> None:
