@@ -53,6 +53,18 @@ GROUP BY c.relname HAVING count(*) > 1 ORDER BY c.relname
 """
 
 
+#: Triggers before an insert, a change or a deletion; those after one can only raise an error.
+_MEDDLERS = """
+SELECT tgrelid::regclass::text, 'trigger', tgname::text FROM pg_trigger
+WHERE tgrelid IN (SELECT to_regclass(quote_ident(name)) FROM unnest(%s::text[]) AS name)
+AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype::int & 66 > 0
+UNION ALL
+SELECT ev_class::regclass::text, 'rule', rulename::text FROM pg_rewrite
+WHERE ev_class IN (SELECT to_regclass(quote_ident(name)) FROM unnest(%s::text[]) AS name) AND ev_enabled <> 'D'
+ORDER BY 1, 3
+"""
+
+
 def problems_of_database(connection: BaseDatabaseWrapper) -> Iterator[tuple[str, str]]:
     """What is wrong with a database before anything of ours is in it."""
     with connection.cursor() as cursor:
@@ -105,6 +117,13 @@ def reading_problems() -> Iterator[str]:
                 cursor.execute(f"EXPLAIN {sql}", parameters)  # which asks for the rights, and reads nothing
         except DatabaseError as error:
             yield f"the events of {name} cannot be read: {str(error).strip().splitlines()[0]}"
+
+
+def meddling_problems(cursor: CursorWrapper) -> Iterator[str]:
+    """What sits before an outbox's table, and may change or swallow its rows."""
+    cursor.execute(_MEDDLERS, [[*all_outboxes()]] * 2)
+    for table, kind, name in cursor.fetchall():
+        yield f"the {kind} {name} on {table} may change its events, or take them away: remove it"
 
 
 def lengthen_limits(connection: BaseDatabaseWrapper, **_: object) -> None:

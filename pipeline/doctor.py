@@ -15,7 +15,7 @@ from django.db.migrations.executor import MigrationExecutor
 from backend.eventlog.errors import EventStoreError
 from backend.eventlog.store import connect
 from pipeline import broker, trouble
-from pipeline.database import hiding_problems, limit_problems, problems_of_database, reading_problems
+from pipeline.database import hiding_problems, limit_problems, meddling_problems, problems_of_database, reading_problems
 from pipeline.errors import BrokerUnreachable
 from pipeline.secrets import without_secrets
 from pipeline.status import mismatch_problems, read_status
@@ -150,7 +150,7 @@ def _visibility() -> Iterator[Finding]:
     """What of the role, the schemas and the database would keep events from being seen."""
     problems = [*(text for text, _ in problems_of_database(connection)), *reading_problems()]
     with connection.cursor() as cursor:
-        problems += [*hiding_problems(cursor), *limit_problems(cursor)]
+        problems += [*hiding_problems(cursor), *limit_problems(cursor), *meddling_problems(cursor)]
     yield Finding("PostgreSQL role", not problems, "; ".join(problems) or "sees every event, and has time to read it")
 
 

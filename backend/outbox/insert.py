@@ -9,13 +9,15 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any, NoReturn, TypeVar, cast
 
-from django.db import DEFAULT_DB_ALIAS, connection, connections, models
+from django.db import DEFAULT_DB_ALIAS, connection, connections, models, transaction
 from django.db.models.expressions import DatabaseDefault
 from django.db.models.signals import post_save, pre_save
+from django.utils import timezone
 
-from backend.outbox.errors import NotInTransaction, OnlyInserts, WrongDatabase
+from backend.outbox.errors import EventNotStorable, NotInTransaction, OnlyInserts, WrongDatabase
 
 M = TypeVar("M", bound=models.Model)
 
@@ -44,6 +46,7 @@ class OutboxQuerySet(models.QuerySet[M]):
         if not self._is_ordinary() or not _has_ordinary_values(row):
             row.save(force_insert=True)
             return row
+        require_zones(row)
         _insert_objects(self.model, [row])
         return row
 
@@ -53,6 +56,8 @@ class OutboxQuerySet(models.QuerySet[M]):
         if any(args) or any(conflicts.values()):
             self._refuse("bulk_create() with conflicts", "leaves out events, or changes them")
         rows = list(objs)
+        for row in rows:
+            require_zones(row)
         if batch_size or not self._is_ordinary() or not all(map(_has_ordinary_values, rows)):
             return super().bulk_create(rows, batch_size)
         for start in range(0, len(rows), ROWS_PER_STATEMENT):
@@ -142,7 +147,18 @@ def insert(table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *,
     with connection.cursor() as cursor:
         into, values = _insert_sql(table, tuple(columns))
         cursor.execute(f"{into} VALUES {', '.join([values] * len(rows))} {returning}", [*itertools.chain(*rows)])
+        if cursor.rowcount != len(rows):
+            _refuse_to_lose(table, stored=cursor.rowcount, of=len(rows))
         return cursor.fetchall() if returning else []
+
+
+def _refuse_to_lose(table: str, *, stored: int, of: int) -> NoReturn:
+    if stored:
+        transaction.set_rollback(True)  # some of the events and not the others would be committed
+    raise EventNotStorable(
+        f"PostgreSQL has stored {stored} of {of} rows of {table}, without an error: a trigger or a rule of that table"
+        " takes them away. See `pipeline doctor`."
+    )
 
 
 @functools.cache
@@ -167,6 +183,19 @@ def _insert_objects(model: type[M], rows: Sequence[M]) -> None:
 @functools.cache
 def _fields(model: type[models.Model]) -> tuple[models.Field[Any, Any], ...]:
     return tuple(field for field in model._meta.concrete_fields if field.name not in _GIVEN and not field.generated)
+
+
+def require_zones(row: models.Model) -> None:
+    """Raise EventNotStorable for a time without a zone, which Django would take for one of its own settings' zone."""
+    for name in _times(type(row)):
+        value = getattr(row, name)
+        if isinstance(value, datetime) and timezone.is_naive(value):
+            raise EventNotStorable(f"{type(row).__name__}: its {name} {value} has no time zone: give it one")
+
+
+@functools.cache
+def _times(model: type[models.Model]) -> tuple[str, ...]:
+    return tuple(field.attname for field in _fields(model) if isinstance(field, models.DateTimeField))
 
 
 @functools.cache

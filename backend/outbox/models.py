@@ -20,7 +20,7 @@ from backend.outbox.context import bound
 from backend.outbox.errors import OnlyInserts
 from backend.outbox.event import EARLIEST, TOO_LATE, Event
 from backend.outbox.fields import CurrentXid, RowLimits, TableStorage, Xid8Field
-from backend.outbox.insert import OutboxBase, OutboxQuerySet, require_transaction
+from backend.outbox.insert import OutboxBase, OutboxQuerySet, require_transaction, require_zones
 from backend.outbox.lean import context_json, octets, text_bytes
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ class Outbox(models.Model, metaclass=OutboxBase):
             raise OnlyInserts(
                 f"{name}: save() of a stored row changes an event that may be on its way already. Make a new {name}."
             )
+        require_zones(self)
         # Otherwise Django would look for the row of a given id, and change that.
         super().save(force_insert=True, using=DEFAULT_DB_ALIAS)
 

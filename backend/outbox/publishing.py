@@ -82,6 +82,8 @@ def _frozen(event: Event, at: datetime | None) -> _Frozen:
     context = stored_context(event)
     if at is None:
         at = datetime.now(UTC)
+    elif not isinstance(at, datetime):
+        raise EventNotStorable(f"{type(event).__name__} cannot be stored: its time {at} is no datetime")
     elif timezone.is_naive(at):
         raise EventNotStorable(f"{type(event).__name__} cannot be stored: its time {at} has no time zone: give it one")
     if not EARLIEST <= at < TOO_LATE:

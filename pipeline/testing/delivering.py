@@ -67,6 +67,9 @@ class Deliver:
         if letters := DeadLetter.objects.order_by("id"):
             refused = "\n".join(f"  {letter.outbox} {letter.row_id}: {letter.error}" for letter in letters)
             raise AssertionError(f"the event store refuses:\n{refused}")
+        if isolated := Window.objects.filter(acked_at=None).order_by("id"):
+            left = "\n".join(f"  {window.rows} row(s): {window.last_error}" for window in isolated)
+            raise AssertionError(f"these wait, apart from others:\n{left}")
         return StoredEvents(_found(row) for row in self.store.rows)
 
     def _carry(self, batches: list[Batch]) -> None:

@@ -15,7 +15,9 @@ from django.db.backends.signals import connection_created
 from django.test import override_settings
 from pytest_django import Settings
 
-from backend.outbox import Event, publish
+from backend.outbox import Event, publish, publish_many
+from backend.outbox.errors import EventNotStorable
+from backend.outbox.models import OutboxEvent
 from pipeline.checks import check_database
 from pipeline.database import lengthen_limits, problems_of_database
 from pipeline.doctor import examine
@@ -197,6 +199,41 @@ def test_a_worker_lengthens_its_limits(settings: Settings) -> None:
         assert any(receiver[0][0] == id(lengthen_limits) for receiver in connection_created.receivers)
     finally:
         connection_created.disconnect(lengthen_limits)
+
+
+SWALLOWS = """
+CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN IF NEW.event_context LIKE '%3%' THEN RETURN NULL; END IF; RETURN NEW; END $$;
+CREATE TRIGGER swallows BEFORE INSERT ON outbox_event FOR EACH ROW EXECUTE FUNCTION swallow();
+"""
+
+
+@pytest.mark.parametrize(
+    ("make", "remove", "named"),
+    [
+        (SWALLOWS, "DROP FUNCTION swallow CASCADE", "the trigger swallows on outbox_event"),
+        (
+            "CREATE RULE nothing AS ON INSERT TO outbox_event DO INSTEAD NOTHING",
+            "DROP RULE nothing ON outbox_event",
+            "the rule nothing on outbox_event",
+        ),
+    ],
+)
+def test_what_takes_events_away_without_an_error_is_refused_and_named_by_doctor(
+    make: str, remove: str, named: str
+) -> None:
+    execute(make)
+    try:
+        assert named in role_findings()
+        with transaction.atomic():
+            with pytest.raises(EventNotStorable, match="0 of 1 rows of outbox_event"):
+                publish(Paid(amount=3))
+            assert not OutboxEvent.objects.exists()
+        with transaction.atomic(), pytest.raises(EventNotStorable, match="of 2 rows of outbox_event"):
+            publish_many([Paid(amount=1), Paid(amount=3)])
+        assert not OutboxEvent.objects.exists()
+    finally:
+        execute(remove)
 
 
 def test_everything_is_well_here() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any, ClassVar
 
 import pytest
@@ -158,6 +158,32 @@ def test_a_time_without_a_zone_is_refused() -> None:
         with pytest.raises(EventNotStorable, match=r"Paid.*no time zone"):
             publish_many([(Paid(amount=1), naive)])
     assert amounts() == []
+
+
+def test_what_is_no_time_is_refused() -> None:
+    for at in ("2020-01-01", date(2020, 1, 1), 7):
+        with transaction.atomic(), pytest.raises(EventNotStorable, match=r"Paid.*no datetime"):
+            publish(Paid(amount=1), at=at)  # type: ignore[arg-type]
+    assert amounts() == []
+
+
+def test_a_row_made_by_hand_has_a_time_with_a_zone_as_well() -> None:
+    naive = datetime(2020, 1, 1)  # noqa: DTZ001
+    rows = OutboxEvent.objects
+
+    def row() -> OutboxEvent:
+        return OutboxEvent(event_type="paid", event_context="{}", event_date_time=naive)
+
+    with transaction.atomic():
+        for insert in (
+            lambda: rows.create(event_type="paid", event_context="{}", event_date_time=naive),
+            lambda: rows.bulk_create([row()]),
+            lambda: rows.bulk_create([row()], batch_size=7),
+            lambda: row().save(),
+        ):
+            with pytest.raises(EventNotStorable, match=r"OutboxEvent: its event_date_time .* no time zone"):
+                insert()
+        assert not OutboxEvent.objects.exists()
 
 
 def test_the_stored_time_is_the_published_one_however_late_it_is_written(
