@@ -193,9 +193,7 @@ def _start_aggregating() -> None:
         try:
             aggregator()
             event_store().now()
-            for finding in event_store().findings():
-                if not finding.is_ok:
-                    log.error("event_store_finding", check=finding.check, detail=finding.detail)
+            _log_findings(event_store())
         except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt may succeed
             log.warning("event_store_unreachable", error=f"{type(error).__name__} {error}"[:500])
             if _make_aggregator.cache_info().currsize:
@@ -203,6 +201,15 @@ def _start_aggregating() -> None:
             stopping.wait(_PAUSE_SECONDS)
         else:
             return
+
+
+def _log_findings(store: EventStore) -> None:
+    """What `doctor` would say about the event store, once for each process."""
+    for problem in store.problems():
+        log.error("event_store_finding", check="event store table", detail=problem)
+    for finding in store.findings():
+        if not finding.is_ok:
+            log.error("event_store_finding", check=finding.check, detail=finding.detail)
 
 
 def publish_batches(batches: Sequence[Batch]) -> None:
