@@ -38,6 +38,14 @@ _TO_READ_SETTINGS = {"limit": "0", "offset": "0", "max_rows_to_read": "0", "max_
 NOT_THE_STORES = "the answer is not the event store's: is EVENT_STORE_URL right?"
 
 
+#: ACCESS_DENIED.
+_NOT_GRANTED = 497
+
+
+class NotGranted(StoreUnavailable):
+    """The user may not do this; what it may do is another matter."""
+
+
 class ClickHouseClient:
     """Safe to share between threads; connects at first use."""
 
@@ -166,7 +174,8 @@ def _translating() -> Iterator[None]:
     except EventStoreError:
         raise
     except ClickHouseError as error:
-        raise StoreUnavailable(brief(error) + who_may(error)) from error
+        outcome = NotGranted if getattr(error, "code", None) == _NOT_GRANTED else StoreUnavailable
+        raise outcome(brief(error) + who_may(error)) from error
     # TLS, the network, or the driver itself: nothing was decided, and the caller tries again.
     except Exception as error:
         raise StoreUnavailable(f"{type(error).__name__}: {brief(error)}") from error

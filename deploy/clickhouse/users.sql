@@ -38,3 +38,6 @@ GRANT SELECT ON towpath.event_log TO towpath_migrator;
 GRANT INSERT, SELECT(outbox, outbox_id, window_id) ON towpath.event_log TO towpath_writer;
 GRANT SELECT ON towpath.event_log_migration TO towpath_writer, towpath_reader;
 GRANT SELECT ON towpath.event_log TO towpath_reader;
+-- Whether a row policy hides rows from the pipeline, and what the server sets for every table.
+GRANT SELECT ON system.parts TO towpath_writer;
+GRANT SELECT ON system.merge_tree_settings TO towpath_migrator, towpath_writer;

@@ -60,6 +60,7 @@ def test_each_user_may_do_its_part_and_no_more(endpoint: Endpoint) -> None:
         store.write(row, row_count=1, token=str(window))
         assert store.read_back(window) == {("a", 1)}
         assert store.problems() == []
+        assert [one for one in store.findings() if not one.is_ok] == []
         assert store.now()
         assert set(store.applied_migrations()) == {migration.number for migration in store.migrations()}
         store.close()
