@@ -112,6 +112,13 @@ def _managed(outbox: type[Outbox]) -> Iterator[_Problem]:
             "Keep outboxes, and what they report, in the database 'default'.",
         )
 
+    for field in outbox._meta.concrete_fields:
+        if isinstance(field, models.ForeignKey) and router.db_for_write(field.related_model) != DEFAULT_DB_ALIAS:
+            yield (
+                f"{field.name!r} points to a table of the database {router.db_for_write(field.related_model)!r}",
+                "Keep outboxes, and what they report, in the database 'default'.",
+            )
+
 
 def _inherited_fields(outbox: type[Outbox]) -> Iterator[_Problem]:
     for name, field in base_fields(outbox).items():

@@ -158,6 +158,19 @@ def test_an_outbox_in_another_database_is_refused(settings: Settings) -> None:
     assert "'archive'" in problem.msg
 
 
+def test_an_outbox_of_what_is_in_another_database_is_refused(settings: Settings) -> None:
+    class Router:
+        def db_for_write(self, model: type[models.Model], **_hints: object) -> str | None:
+            return "crm" if model._meta.label == "users.User" else None
+
+    settings.DATABASE_ROUTERS = [Router()]
+
+    (problem,) = problems_of(lean())
+
+    assert problem.id == "outbox.E002"
+    assert "'user' points to a table of the database 'crm'" in problem.msg
+
+
 def test_two_outboxes_with_one_name_are_refused() -> None:
     (problem,) = problems_between([lean(), frozen(Meta=meta_of(FrozenOutbox, db_table="outbox_lean"))])
 
