@@ -14,7 +14,7 @@ from django.db.migrations.executor import MigrationExecutor
 
 from backend.eventlog.errors import EventStoreError
 from backend.eventlog.store import connect
-from pipeline import broker, trouble
+from pipeline import broker, tables, trouble
 from pipeline.database import hiding_problems, limit_problems, meddling_problems, problems_of_database, reading_problems
 from pipeline.errors import BrokerUnreachable
 from pipeline.secrets import without_secrets
@@ -116,6 +116,9 @@ def _postgresql() -> Iterator[Finding]:
         yield Finding("migrations", False, f"{len(missing)} not applied: run `python manage.py migrate`")
         return
     yield Finding("migrations", True, "all applied")
+    with connection.cursor() as cursor:
+        problems = [*tables.problems(cursor)]
+    yield Finding("tables", not problems, "; ".join(problems) or "outboxes and ledger as `migrate` made them")
     yield from _visibility()
 
 
@@ -130,6 +133,8 @@ def _ledger() -> Iterator[Finding]:
         yield Finding("ledger", False, "; ".join(unread))
     problems = [problem for problem in status.problems if "shift" in problem]
     yield Finding("shifts", not problems, "; ".join(problems) or "dispatch and recover shifts are alive")
+    problems = [one for one in status.problems if "never dispatched" in one or "no outbox class" in one]
+    yield Finding("outboxes", not problems, "; ".join(problems) or "no row and no name without its class")
     problems = mismatch_problems(status.mismatched_receipts, since=status.mismatched_since)
     yield Finding("receipts", not problems, "; ".join(problems) or "none is known to differ from the event store")
     with connection.cursor() as cursor:

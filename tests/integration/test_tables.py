@@ -1,0 +1,84 @@
+"""What somebody changes at the tables by hand: `pipeline doctor` names it, with the statement that repairs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from django.db import connection
+
+from pipeline.models import Batch
+from pipeline.tables import problems
+from tests.integration.rows import write_events
+from tests.integration.test_commands import doctor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def run(sql: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+
+
+def found() -> list[str]:
+    with connection.cursor() as cursor:
+        return [*problems(cursor)]
+
+
+@pytest.fixture
+def changed(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The table is changed as the parameter says, and is repaired as it says."""
+    break_it, repair_it, problem = request.param
+    run(break_it)
+    yield problem
+    run(repair_it)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        (
+            "ALTER TABLE outbox_event SET UNLOGGED",
+            "ALTER TABLE outbox_event SET LOGGED",
+            "outbox_event is unlogged: a crash of PostgreSQL empties it. ALTER TABLE outbox_event SET LOGGED",
+        ),
+        (
+            "ALTER TABLE outbox_event ALTER COLUMN xid DROP DEFAULT",
+            "ALTER TABLE outbox_event ALTER COLUMN xid SET DEFAULT pg_current_xact_id()",
+            "outbox_event: xid has not its default",
+        ),
+        (
+            "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'outbox_even_xid_f07688_idx'::regclass",
+            "UPDATE pg_index SET indisvalid = true WHERE indexrelid = 'outbox_even_xid_f07688_idx'::regclass",
+            "outbox_event has no valid index on (xid, id)",
+        ),
+    ],
+    indirect=True,
+    ids=["unlogged", "default", "index"],
+)
+def test_the_doctor_names_a_table_that_was_changed_by_hand(changed: str) -> None:
+    (problem,) = found()
+    assert problem.startswith(changed)
+
+    code, findings = doctor()
+    assert code == 1
+    assert findings["tables"] == {"check": "tables", "is_ok": False, "detail": problem}
+
+
+def test_tables_as_migrate_made_them_are_well() -> None:
+    assert found() == []
+
+
+def test_ids_that_are_given_again_while_they_are_under_way_are_named() -> None:
+    (row_id,) = write_events(["{}"])
+    run("TRUNCATE outbox_event")
+    Batch.objects.create(outbox="outbox_event", ids=[row_id], rows=1, bytes=1, dispatched_at="2026-01-01T00:00:00Z")
+    assert found() == []
+    run("ALTER SEQUENCE outbox_event_id_seq RESTART")
+
+    (problem,) = found()
+    assert problem.startswith(f"outbox_event gives ids again that are under way (up to {row_id}): SELECT setval(")
+    run(problem.partition(": ")[2])
+    assert found() == []
+    assert write_events(["{}"]) == [row_id + 1]
