@@ -17,6 +17,7 @@ from backend.eventlog.store import connect
 from pipeline import broker, tables, trouble
 from pipeline.database import hiding_problems, limit_problems, meddling_problems, problems_of_database, reading_problems
 from pipeline.errors import BrokerUnreachable
+from pipeline.look import Parts, one_moment
 from pipeline.secrets import without_secrets
 from pipeline.status import mismatch_problems, read_status
 
@@ -137,7 +138,8 @@ def _ledger() -> Iterator[Finding]:
     yield Finding("outboxes", not problems, "; ".join(problems) or "no row and no name without its class")
     problems = mismatch_problems(status.mismatched_receipts, since=status.mismatched_since)
     yield Finding("receipts", not problems, "; ".join(problems) or "none is known to differ from the event store")
-    with connection.cursor() as cursor:
+    windows, complaint = 0, ""
+    with one_moment() as cursor, Parts(cursor).part("errors of windows that are stored"):
         cursor.execute(
             "SELECT count(*), max(store_error) FROM pipeline_window"
             " WHERE store_error <> '' AND acked_at > clock_timestamp() - interval '1 day'"
