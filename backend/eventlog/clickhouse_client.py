@@ -40,6 +40,8 @@ NOT_THE_STORES = "the answer is not the event store's: is EVENT_STORE_URL right?
 
 #: ACCESS_DENIED.
 _NOT_GRANTED = 497
+#: UNKNOWN_SETTING, READONLY, SETTING_CONSTRAINT_VIOLATION.
+_ABOUT_SETTINGS = frozenset({115, 164, 452})
 
 
 class NotGranted(StoreUnavailable):
@@ -58,34 +60,34 @@ class ClickHouseClient:
 
     def query(self, sql: str, *parameters: object, wanted: Mapping[str, str] = PINNED) -> Sequence[Sequence[Any]]:
         """The rows of a statement. Raises StoreUnavailable."""
-        with _translating():
+        with self._translating():
             client = self._connected()
             return client.query(sql, parameters=list(parameters), settings=self._pinned(wanted)).result_rows
 
     def stream(self, sql: str, *parameters: object) -> Iterator[Sequence[Any]]:
         """The rows of a statement, as they come. Raises StoreUnavailable, also in the middle."""
-        with _translating():
+        with self._translating():
             client = self._connected()
             with client.query_rows_stream(sql, parameters=list(parameters), settings=self._pinned(PINNED)) as rows:
                 yield from rows
 
     def command(self, sql: str, *parameters: object) -> None:
         """Raises StoreUnavailable."""
-        with _translating():
+        with self._translating():
             self._connected().command(sql, parameters=list(parameters) or None, settings=self._pinned(PINNED))
 
     def insert(self, table: str, columns: Sequence[str], rows: bytes, *, token: str) -> int:
         """Write rows of COPY text; how many the server says that it took. Raises what the answer means for them."""
-        with _translating():
+        with self._translating():
             client = self._connected()
             pinned = self._pinned(PINNED_ON_INSERTS)
-        # The server gives up before we do: an insert must not go on when nobody waits for it any more.
-        limit = {"insert_deduplication_token": token, "max_execution_time": max(1, int(self._timeout_seconds * 0.8))}
+        settings = {**pinned, **self._time_limit(), "insert_deduplication_token": token}
         try:
             summary = client.raw_insert(
-                table, column_names=columns, insert_block=rows, settings={**pinned, **limit}, fmt="TabSeparated"
+                table, column_names=columns, insert_block=rows, settings=settings, fmt="TabSeparated"
             )
         except ClickHouseError as error:
+            self._forget_settings_after(error)
             raise translated(error) from error
         except Exception as error:
             raise OutcomeUnknown(f"{type(error).__name__}: {brief(error)}") from error
@@ -94,7 +96,7 @@ class ClickHouseClient:
 
     def settings(self) -> Mapping[str, Setting]:
         """Every setting, as it is for our user now. Raises StoreUnavailable."""
-        with _translating():
+        with self._translating():
             return self._read_settings(self._connected())
 
     def close(self) -> None:
@@ -102,10 +104,39 @@ class ClickHouseClient:
         if client is not None:
             client.close()
 
+    @contextlib.contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
+        except EventStoreError:
+            raise
+        except ClickHouseError as error:
+            self._forget_settings_after(error)
+            outcome = NotGranted if _code(error) == _NOT_GRANTED else StoreUnavailable
+            raise outcome(brief(error) + who_may(error)) from error
+        # TLS, the network, or the driver itself: nothing was decided, and the caller tries again.
+        except Exception as error:
+            raise StoreUnavailable(f"{type(error).__name__}: {brief(error)}") from error
+
+    def _forget_settings_after(self, error: ClickHouseError) -> None:
+        """The server has been replaced, or the profile changed: look at the settings again."""
+        if _code(error) in _ABOUT_SETTINGS:
+            self.close()
+
+    def _time_limit(self) -> dict[str, int]:
+        """The server gives up before we do: an insert must not go on when nobody waits for it any more."""
+        seconds = max(1, int(self._timeout_seconds * 0.8))
+        known = self._settings.get("max_execution_time")
+        if known is None or known.can_be(str(seconds)):
+            return {"max_execution_time": seconds}
+        return {} if known.is_fixed or not known.most else {"max_execution_time": min(seconds, int(float(known.most)))}
+
     def _pinned(self, wanted: Mapping[str, str]) -> dict[str, str]:
         if otherwise := fixed_otherwise(wanted, self._settings):
             is_reader = self._settings["readonly"].value == "1" if "readonly" in self._settings else False
             advice = WHO_MAY if is_reader else ". Take this out of the profile's constraints"
+            # So that the next attempt sees what has been taken out.
+            self.close()
             raise StoreUnavailable(
                 f"the profile of EVENT_STORE_URL's user changes what a statement means: {'; '.join(otherwise)}{advice}"
             )
@@ -167,18 +198,10 @@ class ClickHouseClient:
             raise
 
 
-@contextlib.contextmanager
-def _translating() -> Iterator[None]:
-    try:
-        yield
-    except EventStoreError:
-        raise
-    except ClickHouseError as error:
-        outcome = NotGranted if getattr(error, "code", None) == _NOT_GRANTED else StoreUnavailable
-        raise outcome(brief(error) + who_may(error)) from error
-    # TLS, the network, or the driver itself: nothing was decided, and the caller tries again.
-    except Exception as error:
-        raise StoreUnavailable(f"{type(error).__name__}: {brief(error)}") from error
+def _code(error: ClickHouseError) -> int | None:
+    """The server's code; None of an error that is not an answer of the server."""
+    code: int | None = getattr(error, "code", None)
+    return code
 
 
 def _embedded(folder: str) -> Client:

@@ -143,32 +143,33 @@ _ALL_PINNED = {**PINNED_ON_DECISIONS, **PINNED_ON_INSERTS}
 #: pins), ways to an answer (plans, threads, caches, networks), formats and engines that we do not use, what is logged,
 #: and what DDL allows.
 _HARMLESS = re.compile(
-    r"max_|min_|fallback_|priority|workload|reserve_memory|timeout_before_|parts_to_|number_of_mutations_|optimize_"
-    r"|query_plan_|compile_|join_|grace_hash_|partial_merge_|cross_|convert_|rewrite_|correlated_|single_join_"
-    r"|aggregation_|adaptive_|collect_|count_distinct_|group_by_t|cascades_|merge_tree_|read_backoff_"
-    r"|read_from_|read_in_order_|read_priority|reader_executor_|prefer|move_|parallel_|automatic_parallel_"
-    r"|distributed_|cluster_|load_|hedged_|async_|analyzer_|enable_|use_|allow_|text_index_|vector_search_"
-    r"|hnsw_|secondary_indices_|statistics_|predicate_statistics_|materialize_statistics_|short_circuit_|split_"
-    r"|temporary_|remerge_|prefetch_|filesystem_|local_filesystem_|remote_|page_cache_|cache_|low_cardinality_"
-    r"|shrink_|queue_|network_|connect|handshake_|idle_|interactive_|poll_|send_|receive_|tcp_|sleep_in_|http_"
-    r"|add_http_|hsts_|compression|zstd_|snappy_|calculate_text_|checksum_|os_threads_|log_|trace_"
-    r"|opentelemetry_|jemalloc_|memory_|query_profiler_|query_metric_|metrics_|per_part_|input_format_|format_"
-    r"|schema_inference_|bool_|date_time_output_|date_time_64_output_|errors_output_|interval_output_|decimal_"
-    r"|print_pretty_|precise_float_|cast_|json_|type_json_|variant_|output_format_a|output_format_b"
-    r"|output_format_c|output_format_d|output_format_f|output_format_i|output_format_j|output_format_m"
-    r"|output_format_o|output_format_p|output_format_s|output_format_t|output_format_v|output_format_w|s3"
-    r"|azure_|hdfs_|iceberg_|delta_lake_|paimon_|url_|engine_|file_like_|storage_|archive_|kafka_|rabbitmq_"
-    r"|mongodb_|mysql_|postgresql_|odbc_|external_|stream_|table_engine_|table_function_|arrow_flight_"
-    r"|webassembly_|ai_|polyglot_|promql_|cloud_mode|shared_merge_tree_|backup_|restore_|keeper_|insert_keeper_"
-    r"|insert_quorum|insert_distributed_|insert_shard_id|alter_|mutations_|lightweight_|update_|create_"
-    r"|database|default_|describe_|show_|explain_|replication_|lock_acquire_|check_|dictionary_|flatten_nested"
-    r"|validate_|apply_|system_|dead_|function|formatdatetime_|parsedatetime_|regexp_|splitby_|geo|h3"
-    r"|count_matches_|highlight_|query_cache_|query_ids_|cancel_http_|asterisk_|union_|except_|intersect_"
-    r"|legacy_|totals_|load_balancing|readonly|compatibility|implicit_select|serialize_query_plan"
-    r"|make_distributed_plan|deduplicate_insert_select|materialized_views_squash_|materialized_views_populate_"
-    r"|wait_for_async_|execute_exists_|normalize_function_|multiple_joins_|least_greatest_|ignore_drop_"
-    r"|ignore_on_cluster_|ignore_format_null_|double_|dynamic_|unique_key_|defer_partition_"
-    r"|wait_for_part_commit_"
+    r"max_|min_|fallback_|priority|workload|reserve_memory|timeout_before_|parts_to_|number_of_mutations_"
+    r"|optimize_|query_plan_|compile_|join_|grace_hash_|partial_merge_|cross_|convert_|rewrite_|correlated_"
+    r"|single_join_|aggregation_|adaptive_|collect_|count_distinct_|group_by_t|cascades_|merge_tree_"
+    r"|read_backoff_|read_from_|read_in_order_|read_priority|reader_executor_|prefer|move_|parallel_"
+    r"|automatic_parallel_|distributed_|cluster_|load_|hedged_|async_|analyzer_|enable_|use_|allow_|text_index_"
+    r"|vector_search_|hnsw_|secondary_indices_|statistics_|predicate_statistics_|materialize_statistics_"
+    r"|short_circuit_|split_|temporary_|remerge_|prefetch_|filesystem_|local_filesystem_|remote_|page_cache_"
+    r"|cache_|low_cardinality_|shrink_|queue_|network_|connect|handshake_|idle_|interactive_|poll_|send_"
+    r"|receive_|tcp_|sleep_in_|http_|add_http_|hsts_|compression|zstd_|snappy_|calculate_text_|checksum_"
+    r"|os_threads_|log_|trace_|opentelemetry_|jemalloc_|memory_|query_profiler_|query_metric_|metrics_"
+    r"|per_part_|input_format_|format_|schema_inference_|bool_|date_time_output_|date_time_64_output_"
+    r"|errors_output_|interval_output_|decimal_|print_pretty_|precise_float_|cast_|json_|type_json_|variant_"
+    r"|output_format_a|output_format_b|output_format_c|output_format_d|output_format_f|output_format_i"
+    r"|output_format_j|output_format_m|output_format_o|output_format_p|output_format_s|output_format_t"
+    r"|output_format_v|output_format_w|s3|azure_|hdfs_|iceberg_|delta_lake_|paimon_|url_|engine_|file_like_"
+    r"|storage_|archive_|kafka_|rabbitmq_|mongodb_|mysql_|postgresql_|odbc_|external_|stream_|table_engine_"
+    r"|table_function_|arrow_flight_|webassembly_|ai_|polyglot_|promql_|cloud_mode|shared_merge_tree_|backup_"
+    r"|restore_|keeper_|insert_keeper_|insert_quorum|insert_distributed_|insert_shard_id|alter_|mutations_"
+    r"|lightweight_|update_|create_|database|default_|describe_|show_|explain_|replication_|lock_acquire_"
+    r"|check_|dictionary_|flatten_nested|validate_|apply_|system_|dead_|function|formatdatetime_|parsedatetime_"
+    r"|regexp_|splitby_|geo|h3|count_matches_|highlight_|query_cache_|query_ids_|cancel_http_|asterisk_|union_"
+    r"|except_|intersect_|legacy_|totals_|load_balancing|readonly|compatibility|implicit_select"
+    r"|serialize_query_plan|make_distributed_plan|deduplicate_insert_select|materialized_views_squash_"
+    r"|materialized_views_populate_|wait_for_async_|execute_exists_|normalize_function_|multiple_joins_"
+    r"|least_greatest_|ignore_drop_|ignore_on_cluster_|ignore_format_null_|double_|dynamic_|unique_key_"
+    r"|defer_partition_|wait_for_part_commit_|session_query_ids_|recursive_cte_|throw_on_hive_|merge_table_max_"
+    r"|push_external_|extract_|parallelize_output_|force_grouping_standard_|joined_|glob_"
 )
 
 
@@ -208,13 +209,16 @@ def _is_below(value: str, bound: str) -> bool:
 
 
 def pins(wanted: Mapping[str, str], known: Mapping[str, Setting]) -> dict[str, str]:
-    """What is to be sent with a statement: what the server knows, and does not have fixed at that very value."""
+    """What is to be sent with a statement: what the server knows, and does not have fixed."""
     return {
-        name: value
-        for name, value in wanted.items()
-        if name == "wait_end_of_query"
-        or (name in known and not (known[name].is_fixed and same(known[name].value, value)))
+        name: value for name, value in wanted.items() if name in _NOT_OF_THE_ENGINE or _is_sent(value, known.get(name))
     }
+
+
+def _is_sent(value: str, setting: Setting | None) -> bool:
+    if setting is None or (setting.is_fixed and same(setting.value, value)):
+        return False
+    return setting.name not in _LIMITS or setting.can_be(value)
 
 
 def fixed_otherwise(wanted: Mapping[str, str], known: Mapping[str, Setting]) -> list[str]:

@@ -112,7 +112,7 @@ def _advice(one: Difference) -> str:
 
 def findings(client: ClickHouseClient) -> list[Finding]:
     """The profile, the policies, and what depends on the table."""
-    return [_profile(client), _visibility(client), *_dependents(client)]
+    return [_profile(client), *_quorum(describe(client, TABLE), client), _visibility(client), *_dependents(client)]
 
 
 def hidden_rows(client: ClickHouseClient) -> str:
@@ -158,6 +158,14 @@ def _profile(client: ClickHouseClient) -> Finding:
     if unknown:
         said.append(f"it sets {', '.join(unknown)}, which is not known to be harmless. Take it out of the profile")
     return Finding("event store profile", False, "; ".join(said))
+
+
+def _quorum(table: Table | None, client: ClickHouseClient) -> Iterator[Finding]:
+    if table is None or table.engine != "ReplicatedMergeTree":
+        return
+    quorum = client.settings()["insert_quorum"].value
+    advice = "0: a replica that lags behind would report rows missing that are stored. Set it to 'auto' in the profile"
+    yield Finding("event store quorum", quorum != "0", advice if quorum == "0" else quorum)
 
 
 def _visibility(client: ClickHouseClient) -> Finding:

@@ -5,8 +5,8 @@ and the profile of the one asked for, word by word, and the engine enforces them
 
     python -m tests.deploy.clickhouse_as_user --user towpath_writer --data DIR --port N
 
-`--set` adds to the user's profile, `--fix` takes the right to change a setting of it, `--filter` is a row policy on
-event_log in the database `towpath`, and the user `administrator` may do everything.
+`--set` adds to the user's profile, `--fix` and `--most` limit the right to change a setting. `--filter` is a row policy
+on event_log in the database `towpath`, and the user `administrator` may do everything.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--fix", action="append", default=[], metavar="NAME")
+    parser.add_argument("--most", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--filter", default="")
     options = parser.parse_args()
     os.environ["TZ"] = "UTC"
@@ -73,6 +74,8 @@ def _users_file(options: argparse.Namespace) -> str:
     chosen = {**profile(options.user), **set_here}
     settings = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in chosen.items())
     fixed = "".join(f"<{name}><const/></{name}>" for name in options.fix)
+    for name, value in (one.split("=", 1) for one in options.most):
+        fixed += f"<{name}><max>{escape(value)}</max></{name}>"
     rows = f"<event_log><filter>{escape(options.filter)}</filter></event_log>" if options.filter else ""
     # The endpoint changes databases by USE, which asks for a right; a server's HTTP interface does not.
     allowed = [*grants(options.user), "GRANT SHOW DATABASES ON default.*"]

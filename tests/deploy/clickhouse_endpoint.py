@@ -24,9 +24,9 @@ class Endpoint:
         self._folder = folder
 
     @contextmanager
-    def as_user(self, user: str, *options: str) -> Iterator[int]:
+    def as_user(self, user: str, *options: str, port: int = 0) -> Iterator[int]:
         """The port of the endpoint. The options are those of clickhouse_as_user."""
-        port = any_free_port()
+        port = port or any_free_port()
         argv = (sys.executable, "-m", "tests.deploy.clickhouse_as_user", "--user", user)
         process = Process(
             Program(

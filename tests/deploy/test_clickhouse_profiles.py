@@ -14,6 +14,7 @@ from backend.eventlog.errors import RowsRefused, StoreUnavailable
 from backend.eventlog.store import EventStore, connect
 from tests.conformance.rows import FIRST, MOMENT, SECOND, WINDOW, copy_text, row, write
 from tests.deploy.clickhouse_endpoint import Endpoint, endpoint
+from tests.local_stack.conftest import any_free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,6 +69,7 @@ PROFILES = {
     "NULL is another text": {"format_tsv_null_representation": "{}", "input_format_null_as_default": "1"},
     "other line ends": {"input_format_tsv_crlf_end_of_line": "1"},
     "other times": {"date_time_input_format": "basic", "date_time_overflow_behavior": "saturate"},
+    "an old compatibility": {"compatibility": "22.3"},
     "few months": {"max_partitions_per_insert_block": "1"},
 }
 
@@ -153,6 +155,30 @@ def test_a_profile_that_fixes_what_we_pin_stops_the_inserts_and_is_named(endpoin
         (finding,) = [one for one in store.findings() if not one.is_ok]
 
     assert "deduplicate_insert cannot be set to enable (it is disable)" in finding.detail
+
+
+def test_inserts_go_on_once_the_constraint_is_gone_without_a_new_process(endpoint: Endpoint) -> None:
+    _migrate(endpoint)
+    port = any_free_port()
+    store = connect(f"clickhouse://127.0.0.1:{port}/towpath", timeout_seconds=20)
+
+    fixed = ("--set=insert_deduplicate=0", "--fix=insert_deduplicate")
+    with endpoint.as_user("administrator", *fixed, port=port), pytest.raises(StoreUnavailable, match="deduplicate"):
+        write(store, row(1))
+    with endpoint.as_user("administrator", port=port):
+        write(store, row(1))
+        assert store.read_back(WINDOW) == {row(1).identity}
+    store.close()
+
+
+def test_a_short_time_limit_of_the_profile_is_kept(endpoint: Endpoint) -> None:
+    _migrate(endpoint)
+
+    for options in (("--set=max_execution_time=5", "--fix=max_execution_time"), ("--most=max_execution_time=5",)):
+        with _store(endpoint, *options) as store:
+            write(store, row(1))
+            assert store.read_back(WINDOW) == {row(1).identity}
+            assert [one for one in store.findings() if not one.is_ok] == []
 
 
 def test_a_setting_that_is_fixed_at_the_value_we_need_is_no_obstacle(endpoint: Endpoint) -> None:

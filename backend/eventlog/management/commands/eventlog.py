@@ -86,7 +86,10 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps({"pending" if is_only_shown else "done": [one.name for one in todo]}))
         else:
             verb = "to be applied" if is_only_shown else "applied"
-            self.stdout.write("\n".join([f"{verb}:", *lines]) if lines else "nothing to do: the table is up to date")
+            self.stdout.write("\n".join([f"{verb}:", *lines]) if lines else "nothing to do: every step is applied")
+        # Of a table that somebody has changed since: no step of ours undoes that.
+        for problem in [] if is_only_shown else store.problems():
+            self.stderr.write(f"! {problem}")
         return not (options["check"] and todo)
 
     def _status(self, store: EventStore, options: dict[str, Any]) -> bool:
