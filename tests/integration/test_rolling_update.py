@@ -1,0 +1,94 @@
+"""A rolling update that brings a new outbox: programs of before it leave alone what they do not know."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from deploy.local.process import PROJECT
+from pipeline.models import Batch
+from tests.integration.event_log import EventLog
+from tests.integration.rows import undelivered, write_events
+from tests.integration.test_new_outbox import _FROZEN, _LEAN, _PUBLISH, Shop, ask, shop
+from tests.integration.workers import QUICK, Workers
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from tests.services import Services
+
+__all__ = ["shop"]
+
+_WAIT_SECONDS = 90
+
+
+def publish(shop: Shop) -> None:
+    subprocess.run(
+        [sys.executable, "-c", _PUBLISH], cwd=PROJECT, env={**os.environ, **shop.environment}, check=True, timeout=60
+    )
+
+
+@pytest.mark.timeout(300)
+def test_an_old_aggregator_leaves_a_new_outbox_to_the_new_dispatcher(
+    shop: Shop, workers: Workers, event_log: EventLog, services: Services, request: pytest.FixtureRequest
+) -> None:
+    # Given a dispatcher that knows the new outboxes, and an aggregator that does not
+    workers.dispatcher(**QUICK, **shop.environment)
+    workers.aggregator(**QUICK)
+
+    # When events of both are published
+    publish(shop)
+    write_events(["{}"] * 20)
+
+    # Then each is stored once, and the old aggregator says one line about it, without a traceback
+    eventually(lambda: event_log.count() == 25, seconds=_WAIT_SECONDS)
+    eventually(lambda: undelivered() == {}, seconds=_WAIT_SECONDS)
+    eventually(lambda: ask(f"SELECT count(*) FROM {_LEAN}, {_FROZEN}") == [(0,)], seconds=_WAIT_SECONDS)
+    (log,) = (services.folder / "log" / request.node.name[:80]).glob("*aggregator*")
+    lines = log.read_text()
+    assert lines.count("unknown_outbox_left") == 1
+    assert "Traceback" not in lines
+    assert "KeyError" not in lines
+
+
+@pytest.mark.timeout(300)
+def test_an_old_dispatcher_leaves_the_batches_of_a_new_outbox_alone(
+    shop: Shop, workers: Workers, event_log: EventLog
+) -> None:
+    # Given batches of a new outbox in the ledger, and workers of before it
+    publish(shop)
+    shop.must("shell", "--no-imports", "--command", _DISPATCH)
+    assert Batch.objects.count() == 2
+    workers.dispatcher(**QUICK)
+    workers.aggregator(**QUICK)
+    write_events(["{}"] * 3)
+
+    # Then others' events are delivered, the new ones wait, and status of the old program names them
+    eventually(lambda: event_log.count() == 3, seconds=_WAIT_SECONDS)
+    old = json.loads(shop.manage("pipeline", "status", "--json", **_OLD).stdout)
+    assert sum(_LEAN in problem or _FROZEN in problem for problem in old["problems"]) == 2
+    assert all("older program in a rolling update" in one for one in old["problems"] if "no outbox class" in one)
+    assert Batch.objects.filter(window=None).count() == 2
+
+    # And the new one delivers them
+    shop.must("pipeline", "recover")
+    assert event_log.count() == 8
+    assert Batch.objects.count() == 0
+
+
+_OLD = {"DJANGO_SETTINGS_MODULE": "backend.config.settings"}
+_DISPATCH = """
+import django; django.setup()
+from backend.outbox.models import all_outboxes
+from pipeline.dispatch import Dispatcher, Limits
+limits = Limits(batch_ids=100, batch_bytes=10**6, in_flight_rows=1000)
+dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=lambda batches: None)
+dispatcher.create_cursors()
+dispatcher.tick()
+from django.db import connection
+connection.cursor().execute("UPDATE pipeline_batch SET dispatched_at = dispatched_at - interval '1 hour'")
+"""
