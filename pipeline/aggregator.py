@@ -64,7 +64,8 @@ class Aggregator:
         self._store = store
         self._arrived: list[_Waiting] = []
         self._waiting: Accumulator[_Waiting] = Accumulator(closing)
-        self._look_at = 0.0
+        # A process that has just started gets its messages first.
+        self._look_at = time.monotonic() + _LATE_SECONDS
         self._changed = threading.Condition()
         self._is_hastened = threading.Event()
         self._is_closed = False

@@ -29,6 +29,7 @@ from pipeline import messages as ours
 from pipeline import metrics
 from pipeline.errors import BrokerUnreachable
 from pipeline.messages import MessageRejected, Rejected, checked, largest_body, sent_options
+from pipeline.secrets import without_secrets
 
 log = structlog.get_logger()
 
@@ -266,7 +267,9 @@ def _reason(error: Exception) -> str:
     """The error and its type: that of a frozen broker has no text, and nobody knows a number without its kind."""
     # dramatiq's own wraps what it was told.
     inner = error.message if isinstance(error, ConnectionClosed) and isinstance(error.message, Exception) else error
-    return f"{type(inner).__name__} {inner}".strip()[:500]
+    # Some of pika's say what they are about in their repr only.
+    text = f"{type(inner).__name__} {inner}" if str(inner) else repr(inner)
+    return without_secrets(text.partition("\n")[0])[:500]
 
 
 def _rabbitmq() -> RabbitmqBroker:

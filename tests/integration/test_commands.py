@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import subprocess
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.management import call_command
-from django.db import connection
+from django.core.management import CommandError, call_command
+from django.db import DatabaseError, connection, transaction
 
 from backend.users.models import OutboxUser, User
 from deploy.local import postgres
+from pipeline.doctor import examine
 from pipeline.models import Window
 from pipeline.window import ack
 from tests.integration.event_log import EventLog
@@ -264,3 +268,92 @@ def test_an_event_store_that_is_down_is_said_with_what_to_check() -> None:
 
 def test_an_unknown_action_is_wrong_usage() -> None:
     assert manage("pipeline", "dance").returncode == 2
+
+
+# --- Whatever a check meets, and wherever it is asked ------------------------------------------------------------
+
+
+def test_a_check_that_raises_is_a_finding_and_the_others_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise TypeError("create_client() got multiple values for keyword argument 'connect_timeout'")
+
+    monkeypatch.setattr("pipeline.doctor.connect", fail)
+    monkeypatch.setattr("pipeline.broker.queue_states", fail)
+
+    findings = {finding.check: finding for finding in examine()}
+
+    for check in ("event store", "RabbitMQ"):
+        assert not findings[check].is_ok
+        assert "TypeError" in findings[check].detail
+    assert findings["PostgreSQL"].is_ok
+    assert findings["migrations"].is_ok
+    assert findings["BATCH_IDS"].is_ok
+
+
+def test_a_check_that_hangs_is_a_finding_and_the_others_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_over = threading.Event()
+    monkeypatch.setattr("pipeline.doctor.CHECK_SECONDS", 1.0)
+    monkeypatch.setattr("pipeline.doctor.read_status", is_over.wait)
+    began = time.monotonic()
+    try:
+        findings = {finding.check: finding for finding in examine()}
+    finally:
+        is_over.set()
+
+    assert time.monotonic() - began < 10
+    assert not findings["ledger"].is_ok
+    assert "no answer within 1 s" in findings["ledger"].detail
+    assert findings["PostgreSQL"].is_ok
+
+
+def test_the_doctor_finds_queues_that_nobody_consumes() -> None:
+    findings = doctor()[1]
+
+    for queue, role in (("dispatch", "dispatcher"), ("aggregate", "aggregator")):
+        assert not findings[f"queue {queue}"]["is_ok"]
+        assert role in findings[f"queue {queue}"]["detail"]
+
+
+def _prefixed(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:  # noqa: ANN401, FBT001
+    """What some middlewares do, to set a variable for each statement."""
+    return execute(f"SELECT set_config('app.tenant', 'a', false); {sql}", params, many, context)
+
+
+@pytest.mark.parametrize("action", [("status",), ("verify",), ("doctor",), ("recover",), ("deadletters", "list")])
+@pytest.mark.parametrize("surroundings", ["fresh transaction", "used transaction", "savepoint", "wrapper"])
+def test_every_command_answers_wherever_it_is_called_and_leaves_the_transaction_as_it_was(
+    action: tuple[str, ...], surroundings: str
+) -> None:
+    printed = io.StringIO()
+
+    def call() -> None:
+        with contextlib.suppress(SystemExit):
+            call_command("pipeline", *action, "--json", stdout=printed)
+
+    if surroundings == "wrapper":
+        with connection.execute_wrapper(_prefixed):
+            call()
+    else:
+        with transaction.atomic(), connection.cursor() as cursor:
+            if surroundings != "fresh transaction":
+                create_users(1)
+            with transaction.atomic() if surroundings == "savepoint" else contextlib.nullcontext():
+                call()
+            cursor.execute("SHOW enable_seqscan")
+            assert cursor.fetchone() == ("on",)
+            create_users(1, prefix="after")
+        assert User.objects.filter(email__startswith="after").count() == 1
+
+    json.loads(printed.getvalue())
+
+
+def test_an_error_that_is_not_an_outage_is_not_called_one() -> None:
+    with transaction.atomic():
+        with contextlib.suppress(DatabaseError), connection.cursor() as cursor:
+            cursor.execute("SELECT 1 / 0")
+        with pytest.raises(CommandError) as refused:
+            call_command("pipeline", "status")
+        transaction.set_rollback(True)
+
+    assert "does not answer" not in str(refused.value)
+    assert "current transaction is aborted" in str(refused.value)
