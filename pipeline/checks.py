@@ -11,9 +11,11 @@ from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Djan
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connection, router
 from django.utils.module_loading import import_string
+from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
 from backend.eventlog import store
 from backend.outbox.insert import OutboxBase
+from pipeline.broker import Broker
 
 #: Every setting that the product reads beside Django's own.
 SETTINGS = (
@@ -27,7 +29,7 @@ _APPS = ("backend.outbox", "backend.eventlog", "django_dramatiq")
 
 _MIDDLEWARE = {
     "periodiq.PeriodiqMiddleware": "the scheduler cannot start shifts",
-    "dramatiq.middleware.retries.Retries": "a shift that fails is not started again",
+    "dramatiq.middleware.retries.Retries": "a message of a failed actor is lost",
     "django_dramatiq.middleware.DbConnectionsMiddleware": "broken database connections are kept",
     "pipeline.lifecycle.PipelineLifecycle": "a worker that is told to stop drops its windows",
 }
@@ -129,6 +131,14 @@ def _broker() -> Iterator[CheckMessage]:
     for path, without in _MIDDLEWARE.items():
         if path not in found:
             yield Error(f"DRAMATIQ_BROKER has no {path}: {without}.", hint=hint, id="pipeline.E004")
+    broker = import_string(settings.DRAMATIQ_BROKER["BROKER"])
+    if issubclass(broker, RabbitmqBroker) and not issubclass(broker, Broker):
+        yield Warning(
+            "DRAMATIQ_BROKER acts on whatever arrives in the pipeline's queues: anybody who may publish there can stop"
+            " workers.",
+            hint='Set its BROKER to "pipeline.broker.Broker", which checks what arrives, or to a subclass of it.',
+            id="pipeline.W002",
+        )
     if _TIME_LIMIT in found:
         yield Warning(
             "DRAMATIQ_BROKER has dramatiq's TimeLimit, which raises in the middle of transactions.",

@@ -157,3 +157,17 @@ def test_outboxes_in_the_shared_schema_are_well(settings: Settings) -> None:
     settings.SHARED_APPS = ["backend.outbox", "backend.users", "pipeline"]
 
     assert problems() == {}
+
+
+@pytest.mark.parametrize(
+    ("broker", "is_told"),
+    [
+        ("dramatiq.brokers.rabbitmq.RabbitmqBroker", True),
+        ("pipeline.broker.Broker", False),
+        ("dramatiq.brokers.stub.StubBroker", False),  # in a project's tests
+    ],
+)
+def test_a_broker_that_checks_nothing_is_told_of(settings: Settings, broker: str, *, is_told: bool) -> None:
+    settings.DRAMATIQ_BROKER = {**settings.DRAMATIQ_BROKER, "BROKER": broker}
+
+    assert ("pipeline.W002" in problems()) == is_told
