@@ -35,6 +35,7 @@ from deploy.local.ports import Ports
 from deploy.local.postgres import Postgres
 from deploy.local.process import PROJECT
 from deploy.local.rabbitmq import RabbitMQ
+from tests.administering import let_role_administer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,6 +91,7 @@ class Services:
             service.start()
         for service in self.all:
             service.wait_until_ready()
+        let_role_administer(self.postgres.superuser_url)
 
     def stop(self) -> None:
         """End them. Only PostgreSQL is asked, because a killed one leaves shared memory behind."""
@@ -105,7 +107,7 @@ class _Given:
     is_running = True
 
     def __init__(self, variable: str) -> None:
-        self.url = os.environ[variable]
+        self.url = self.superuser_url = os.environ[variable]
         parts = urlsplit(self.url)
         self.port = self.amqp_port = parts.port
         self.user, self.password = unquote(parts.username or ""), unquote(parts.password or "")

@@ -50,6 +50,7 @@ class Program:
     #: The program is not ready before its log has this text, written since the start.
     ready_text: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    folder: Path = PROJECT
     #: Options of setpriv besides the parent-death signal (a change of user).
     privileges: tuple[str, ...] = ()
     start_seconds: float = 60.0
@@ -154,7 +155,7 @@ class Process:
             self._log_start = log.tell()
             return subprocess.Popen(
                 [*setpriv(self.program), *self.program.argv],
-                cwd=PROJECT,
+                cwd=self.program.folder,
                 env={**os.environ, **self.program.environment, TOKEN_VARIABLE: self.token},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -98,6 +99,8 @@ def main() -> int:
     if options.repeats:
         sizes = sizes.with_repeats(options.repeats)
     forget_knobs_of_the_shell()
+    # Nothing of the last run is of use, and its database may be an older version's.
+    shutil.rmtree(DEFAULT_FOLDER / "bench", ignore_errors=True)
     try:
         with Stack(DEFAULT_FOLDER / "bench", has_application=False) as stack:
             figures, failed = measure(stack, [options.only] if options.only else _NAMES, sizes=sizes)

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg2
 
+from tests.administering import let_role_administer
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
@@ -122,6 +124,8 @@ class Lab:
             "ENVIRONMENT": "bench",
             "LOG_LEVEL": "INFO",
         }
+        if stack.postgres is not None:
+            let_role_administer(stack.postgres.superuser_url)
         self._make_database(_TEMPLATE)
         self._make_database(MAIN_DATABASE)
         os.environ.update(self.environment | {"LOG_LEVEL": "WARNING"})

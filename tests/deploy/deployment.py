@@ -16,6 +16,7 @@ import urllib3
 
 from deploy.local.postgres import binaries
 from deploy.local.process import PROJECT, Process, Program
+from tests.administering import on_database
 from tests.clickhouse import url_of
 from tests.deploy.compose import compose
 
@@ -85,7 +86,7 @@ class Deployment:
         self.apply_roles()
 
     def apply_roles(self) -> None:
-        superuser = self._moved(self.services.postgres.url, self.services.postgres.port, self.database)
+        superuser = on_database(self.services.postgres.superuser_url, self.database)
         subprocess.run(
             [
                 *(binaries() / "psql", "-v", "ON_ERROR_STOP=1", "--no-psqlrc", "--quiet", superuser),
@@ -131,8 +132,7 @@ class Deployment:
         return psycopg2.connect(self.environment(service)["DATABASE_URL"])
 
     def connect_as_superuser(self, database: str = "") -> Any:  # noqa: ANN401
-        url = self._moved(self.services.postgres.url, self.services.postgres.port, database or self.database)
-        return psycopg2.connect(url)
+        return psycopg2.connect(on_database(self.services.postgres.superuser_url, database or self.database))
 
     def refusals(self) -> list[str]:
         """Lines of the processes' logs in which a service refused something for want of a right."""

@@ -90,6 +90,31 @@ def test_each_user_may_do_its_part_and_no_more(endpoint: Endpoint) -> None:
         store.close()
 
 
+@pytest.mark.parametrize("user", _USERS)
+def test_no_user_reaches_a_file_an_address_or_a_program(endpoint: Endpoint, tmp_path: Path, user: str) -> None:
+    """By the grants of users.sql alone: what the local endpoint refuses by itself is not tried."""
+    secret, out = tmp_path / "secret", tmp_path / "out"
+    secret.write_text("s3cret")
+    with endpoint.as_user(user) as port:
+        for sql in (
+            f"SELECT * FROM file('{secret}', 'LineAsString')",
+            f"INSERT INTO FUNCTION file('{out}', 'TSV', 'x UInt8') SELECT 1",
+            f"CREATE TABLE towpath.v (x String) ENGINE = File(LineAsString, '{secret}')",
+            "SELECT * FROM url('http://127.0.0.1:9/', 'LineAsString')",
+            "CREATE TABLE towpath.v (x String) ENGINE = URL('http://127.0.0.1:9/', 'LineAsString')",
+            "SELECT * FROM s3('http://127.0.0.1:9/bucket/key', 'LineAsString')",
+            "SELECT * FROM remote('127.0.0.1:9', 'system', 'one')",
+            "SELECT * FROM mysql('127.0.0.1:9', 'a', 'b', 'c', 'd')",
+            "SELECT * FROM postgresql('127.0.0.1:9', 'a', 'b', 'c', 'd')",
+            "CREATE DICTIONARY towpath.v (x UInt64) PRIMARY KEY x SOURCE(FILE(path 'x' format 'TSV')) LAYOUT(FLAT())",
+            "CREATE FUNCTION v AS (x) -> x",
+            f"BACKUP TABLE towpath.event_log TO File('{out}')",
+            "GRANT FILE ON *.* TO default",
+        ):
+            _refused(port, sql)
+    assert not out.exists()
+
+
 def test_the_engine_understands_every_statement_of_users_sql(services: Services) -> None:
     """Users cannot be made in the embedded engine: its parser reads the statements, its list has the settings."""
     for statement in statements():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from deploy.local.errors import StartError
-from deploy.local.process import PROJECT, Process, Program, setpriv
+from deploy.local.process import Process, Program, setpriv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,7 @@ class SmallDisk:
         """The process is restarted on the disk, and at the end on the folder as it was before."""
         off = process.program
         # Whoever enters a mount namespace stands in its root folder.
-        back = ("sh", "-c", 'cd "$0" && exec "$@"', str(PROJECT))
+        back = ("sh", "-c", 'cd "$0" && exec "$@"', str(off.folder))
         onto = (*self._inside(), *back, *setpriv(off), *off.argv)
         process.stop()
         process.program = replace(off, argv=onto, privileges=())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 import psycopg2
 from django.db import connection
 
-from deploy.local.postgres import Postgres, binaries
+from deploy.local.postgres import HERE, Postgres, own_folder, programs
 from deploy.local.process import setpriv
 from tests.waiting import eventually
 
@@ -32,18 +32,21 @@ class Standby:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         # The roles come with the data.
-        shutil.copy(services.folder / "postgres" / "password", folder / "password")
+        for name in ("password", "superuser-password"):
+            shutil.copy(services.folder / "postgres" / name, folder / name)
         self._data = folder / "data"
         self._server = Postgres(folder, port, services.folder / "log" / "postgres-standby.log")
 
     def __enter__(self) -> Self:
         # As the account of the server, which must own its data.
-        backup = (binaries() / "pg_basebackup", "--checkpoint=fast", "--no-sync", "--write-recovery-conf")
+        own_folder(self._data)
+        backup = (programs() / "pg_basebackup", "--checkpoint=fast", "--no-sync", "--write-recovery-conf")
+        source = f"--dbname={self._primary.superuser_url}"
         done = subprocess.run(
-            [*setpriv(self._primary.program), *backup, f"--pgdata={self._data}", f"--dbname={self._primary.url}"],
+            [*setpriv(self._primary.program), *backup, f"--pgdata={HERE}", source],
             capture_output=True,
             text=True,
-            cwd="/",
+            cwd=self._data,
             check=False,
         )
         assert not done.returncode, done.stderr

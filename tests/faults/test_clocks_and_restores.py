@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 from django.db import connection
 
-from deploy.local.postgres import binaries
+from deploy.local.postgres import HERE, binaries, own_folder, programs
 from deploy.local.process import setpriv
+from tests.administering import let_role_administer
 from tests.faults.conftest import Run
 from tests.faults.stages import (
     committed_keys,
@@ -186,8 +187,10 @@ class _Backup:
         if way == "data folder":
             shutil.rmtree(self._copy, ignore_errors=True)
             # As the account of the server, which must own its data.
-            command = setpriv(self._postgres.program)
-            self._call("pg_basebackup", "--checkpoint=fast", "--no-sync", f"--pgdata={self._copy}", before=command)
+            own_folder(self._copy)
+            backup = (f"{programs()}/pg_basebackup", "--checkpoint=fast", "--no-sync", f"--pgdata={HERE}")
+            command = [*setpriv(self._postgres.program), *backup, f"--dbname={self._postgres.superuser_url}"]
+            subprocess.run(command, cwd=self._copy, check=True, capture_output=True)
         else:
             self._call("pg_dump", "--format=custom", f"--file={self._dump}")
 
@@ -211,11 +214,12 @@ class _Backup:
             by.rename(self._data)
         self._postgres.start()
         self._postgres.wait_until_ready()
+        let_role_administer(self._postgres.superuser_url)
 
-    def _call(self, program: str, *options: str, before: list[str] | None = None, database: str = "towpath") -> None:
+    def _call(self, program: str, *options: str, database: str = "towpath") -> None:
         url = f"{self._postgres.url.rpartition('/')[0]}/{database}"
         done = subprocess.run(
-            [*(before or ()), str(binaries() / program), f"--dbname={url}", *options],
+            [str(binaries() / program), f"--dbname={url}", *options],
             capture_output=True,
             text=True,
             cwd="/",

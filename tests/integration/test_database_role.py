@@ -22,7 +22,9 @@ from pipeline.checks import check_database
 from pipeline.database import lengthen_limits, problems_of_database
 from pipeline.doctor import examine
 from pipeline.status import read_status
+from tests.administering import administer
 from tests.integration.rows import create_users
+from tests.services import Services
 
 
 class Paid(Event):
@@ -108,7 +110,7 @@ def test_migrate_asks_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("as_somebody")
 @pytest.mark.parametrize("table", ["outbox_event", "pipeline_batch"])
-def test_policies_on_an_outbox_or_the_ledger_are_named_by_doctor_and_status(table: str) -> None:
+def test_policies_on_an_outbox_or_the_ledger_are_named_by_doctor_and_status(table: str, services: Services) -> None:
     assert role_findings() == ""
 
     as_owner(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
@@ -122,7 +124,7 @@ def test_policies_on_an_outbox_or_the_ledger_are_named_by_doctor_and_status(tabl
     assert role_findings() == ""
     as_owner(f"CREATE POLICY narrow ON {table} AS RESTRICTIVE USING (id > 7)")
     assert problem in role_findings()
-    as_owner("ALTER ROLE somebody BYPASSRLS")
+    administer(services.postgres.superuser_url, "ALTER ROLE somebody BYPASSRLS")
     assert role_findings() == ""
 
 
@@ -165,8 +167,12 @@ def test_a_temporary_table_that_takes_the_place_of_an_outbox_is_named_by_doctor(
         execute("DROP TABLE pg_temp.outbox_event")
 
 
-def test_a_time_limit_that_is_too_short_is_named_and_does_not_hold_for_workers() -> None:
-    execute("CREATE ROLE hasty LOGIN SUPERUSER PASSWORD 'hasty'", "ALTER ROLE hasty SET statement_timeout = 60")
+def test_a_time_limit_that_is_too_short_is_named_and_does_not_hold_for_workers(services: Services) -> None:
+    administer(
+        services.postgres.superuser_url,
+        "CREATE ROLE hasty LOGIN PASSWORD 'hasty' IN ROLE towpath",
+        "ALTER ROLE hasty SET statement_timeout = 60",
+    )
     connection.close()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(connection.settings_dict, "USER", "hasty")
@@ -183,7 +189,7 @@ def test_a_time_limit_that_is_too_short_is_named_and_does_not_hold_for_workers()
         finally:
             connection_created.disconnect(lengthen_limits)
             connection.close()
-    execute("DROP ROLE hasty")
+    administer(services.postgres.superuser_url, "DROP ROLE hasty")
 
 
 def test_a_worker_lengthens_its_limits(settings: Settings) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pika
 import psutil
 import psycopg2
+import psycopg2.errors
 import pytest
 import urllib3
 
 from deploy.local import credentials, postgres
+from deploy.local.errors import StartError
 from deploy.local.ports import PREFERRED, Ports
 from deploy.local.stack import Stack
 from tests.local_stack.alive import is_alive
@@ -22,7 +26,7 @@ from tests.local_stack.conftest import any_free_port, connect
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 #: Ports of services that the machine may have: PostgreSQL, RabbitMQ, its management, Erlang's port mapper, ClickHouse.
 USUAL_PORTS = (5432, 5672, 15672, 25672, 4369, 8123)
@@ -183,5 +187,76 @@ def test_postgresql_runs_from_a_folder_that_only_its_owner_can_enter(
     try:
         server.wait_until_ready()
         assert server.check_ready()
+        # And nothing more: as root, the account has none of root's powers, in the server or in what it starts.
+        if os.geteuid() == 0:
+            for child in ("checkpointer", "walwriter", "logical replication launcher"):
+                sql = f"SELECT pid FROM pg_stat_activity WHERE backend_type = '{child}'"
+                ((pid,),) = execute(server.superuser_url, sql)
+                status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+                assert {int(status[f"Cap{kind}"], 16) for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {0}
+                assert status["NoNewPrivs"] == "1"
+                assert "0" not in status["Uid"].split()
+            secret = private / "secret"
+            secret.write_text("root's")
+            with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="could not open file"):
+                execute(server.superuser_url, f"SELECT pg_read_file('{secret}')")
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT pg_read_file('/etc/hostname')",
+        "SELECT pg_read_binary_file('/etc/hostname')",
+        "SELECT pg_ls_dir('/')",
+        "SELECT pg_stat_file('/etc/hostname')",
+        "SELECT lo_import('/etc/hostname')",
+        "SELECT lo_export(lo_create(0), '/tmp/towpath-out')",
+        "COPY (SELECT 1) TO '/tmp/towpath-out'",
+        "COPY (SELECT 1) TO PROGRAM 'touch /tmp/towpath-out'",
+        "CREATE TEMPORARY TABLE t (x text); COPY t FROM '/etc/hostname'",
+        "CREATE TEMPORARY TABLE t (x text); COPY t FROM PROGRAM 'id'",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE c AS '/lib/x86_64-linux-gnu/libc.so.6', 'getpid'",
+        "LOAD '/tmp/x.so'",
+        "ALTER ROLE towpath SUPERUSER",
+        "CREATE ROLE another SUPERUSER",
+        "GRANT pg_read_server_files TO towpath",
+        "GRANT pg_execute_server_program TO towpath",
+        "SET ROLE postgres",
+        "SET SESSION AUTHORIZATION postgres",
+        "ALTER SYSTEM SET archive_command = 'touch /tmp/towpath-out'",
+        "CREATE EXTENSION file_fdw",
+        "SELECT * FROM pg_authid",
+    ],
+)
+def test_the_application_s_role_reaches_neither_files_nor_programs_nor_more_rights(
+    local_postgres: postgres.Postgres, query: str
+) -> None:
+    assert execute(local_postgres.url, "SELECT current_setting('is_superuser'), current_user") == [("off", "towpath")]
+
+    with closing(psycopg2.connect(local_postgres.url)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        with pytest.raises((psycopg2.errors.InsufficientPrivilege, psycopg2.errors.FeatureNotSupported)):
+            cursor.execute(query)
+
+    assert not Path("/tmp/towpath-out").exists()  # noqa: S108 - the point is that it is not made
+
+
+def test_the_data_of_an_older_version_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    server = postgres.Postgres(tmp_path, any_free_port(), tmp_path / "log")
+
+    with pytest.raises(StartError, match=r"older version, whose application was a superuser: move that folder away"):
+        server.start()
+
+
+@pytest.fixture(scope="module")
+def local_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.Postgres]:
+    """As a stack has it: what tests may do more elsewhere, is not granted here."""
+    folder = tmp_path_factory.mktemp("postgres")
+    server = postgres.Postgres(folder, any_free_port(), folder / "log")
+    server.start()
+    server.wait_until_ready()
+    yield server
+    server.stop()

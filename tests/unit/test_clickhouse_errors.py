@@ -119,7 +119,7 @@ def test_an_error_that_is_not_the_driver_s_own_comes_out_as_the_store_s_with_its
 def test_an_error_in_the_middle_of_an_insert_leaves_its_outcome_unknown(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = ClickHouseStore(f"clickhouse://127.0.0.1:{services.clickhouse.port}/default", timeout_seconds=20)
+    store = ClickHouseStore(services.clickhouse.url, timeout_seconds=20)
     store.now()
 
     def interrupted(*_: object, **__: object) -> None:
