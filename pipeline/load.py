@@ -35,7 +35,7 @@ from backend.outbox.models import MOST_ROW_BYTES, all_outboxes
 from pipeline.errors import WindowTooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from _typeshed import ReadableBuffer as Buffer
 
@@ -58,9 +58,6 @@ _INDEXES_ONLY = (
     "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"
     " SET LOCAL enable_material = off"
 )
-
-#: Where a row's event_type is: NULL there says that the row is too large, because no row can have that.
-_TYPE = [column.name for column in ROW_COLUMNS].index("event_type")
 
 #: In place of a value that no row of an outbox may lack: COPY's NULL, as a whole field.
 _NULL = rb"\N"
@@ -127,17 +124,22 @@ def load(window: SealedWindow, *, max_bytes: int | None) -> LoadedWindow:
     rows = body.getvalue()
     if b"\t" + _NULL + b"\t" not in rows:
         return LoadedWindow(rows, counts)
-    incomplete = [values for line in rows.splitlines() if _NULL in (values := line.split(b"\t"))]
-    return LoadedWindow(
-        rows,
-        counts,
-        hidden=frozenset(_identity(values) for values in incomplete if values[_TYPE] != _NULL),
-        too_large=frozenset(_identity(values) for values in incomplete if values[_TYPE] == _NULL),
+    incomplete: dict[str, list[int]] = {}
+    for line in rows.splitlines():
+        if _NULL in (values := line.split(b"\t")):
+            incomplete.setdefault(values[0].decode(), []).append(int(values[1]))
+    too_large = frozenset(
+        (name, id_)
+        for name, ids in incomplete.items()
+        for id_ in _too_large(outboxes[window.renamed.get(name, name)], ids)
     )
+    hidden = frozenset((name, id_) for name, ids in incomplete.items() for id_ in ids) - too_large
+    return LoadedWindow(rows, counts, hidden, too_large)
 
 
-def _identity(values: Sequence[bytes]) -> tuple[str, int]:
-    return values[0].decode(), int(values[1])
+def _too_large(outbox: type[Outbox], ids: Sequence[int]) -> Iterable[int]:
+    rows = outbox._base_manager.filter(GreaterThan(outbox.payload_bytes(), MOST_ROW_BYTES), id__in=ids)
+    return rows.values_list("id", flat=True)
 
 
 def _rows_sql(outbox: type[Outbox], name: str, window_id: uuid.UUID) -> tuple[str, tuple[object, ...]]:
@@ -166,13 +168,11 @@ def _rows_sql_of_any_window(outbox: type[Outbox], name: str) -> tuple[str, tuple
 
 
 def _bounded(outbox: type[Outbox]) -> dict[str, Combinable]:
-    """The event's columns; of a row that is too large, no context and no type. PostgreSQL knows the size without
-    reading the row; what it does not send, nobody has in memory."""
+    """The event's columns; no context of a row that is too large. PostgreSQL knows the size without reading the row;
+    what it does not send, nobody has in memory."""
     columns = dict(outbox.event_columns())
-    is_too_large = GreaterThan(outbox.payload_bytes(), MOST_ROW_BYTES)
-    for name, instead in (("event_type", None), ("event_context", "")):
-        too_large = When(is_too_large, then=Value(instead, output_field=TextField()))
-        columns[name] = Case(too_large, default=columns[name], output_field=TextField())
+    too_large = When(GreaterThan(outbox.payload_bytes(), MOST_ROW_BYTES), then=Value(None, output_field=TextField()))
+    columns["event_context"] = Case(too_large, default=columns["event_context"], output_field=TextField())
     return columns
 
 
