@@ -140,6 +140,12 @@ def test_a_right_that_is_missing_is_named_by_doctor() -> None:
     as_owner("REVOKE SELECT ON users FROM somebody", "GRANT SELECT (id, email) ON users TO somebody")
 
     assert "the events of outbox_user cannot be read: permission denied for table users" in role_findings()
+    as_owner("GRANT SELECT ON users TO somebody", "REVOKE DELETE ON outbox_user FROM somebody")
+    assert role_findings().endswith("GRANT DELETE ON outbox_user TO somebody")
+
+    # A role that only publishes needs neither
+    as_owner("REVOKE INSERT ON pipeline_window FROM somebody")
+    assert role_findings() == ""
 
 
 def test_an_outbox_in_a_second_schema_is_named_by_doctor_and_with_rows_by_status() -> None:
