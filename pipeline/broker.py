@@ -44,6 +44,8 @@ _REJECTIONS_LOGGED_SECONDS = 10.0
 #: The queues of the pipeline. dramatiq adds a `.DQ` (delayed) and a `.XQ` (failed) to each.
 QUEUES = ours.QUEUES
 
+#: Where the pipeline's own actors are.
+_OURS = "pipeline.actors"
 #: AMQP's codes.
 _ACCESS_REFUSED = 403
 _NOT_FOUND = 404
@@ -54,6 +56,15 @@ _json = JSONEncoder()
 class Broker(RabbitmqBroker):
     """dramatiq's broker for RabbitMQ. On the pipeline's queues it takes and sends the pipeline's messages only; the
     queues of a project are as they are with dramatiq's own."""
+
+    def declare_actor(self, actor: dramatiq.Actor[Any, Any]) -> None:
+        if actor.queue_name in QUEUES and actor.fn.__module__ != _OURS:
+            # What is sent to it would be taken for a stranger's.
+            raise ValueError(
+                f"{actor.fn.__module__}.{actor.actor_name}: the queue {actor.queue_name!r} is the pipeline's own."
+                " Give this actor another queue_name."
+            )
+        super().declare_actor(actor)
 
     @property
     def consumer_class(self) -> type[_RabbitmqConsumer]:

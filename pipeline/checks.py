@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from typing import Any
 
 from django.apps import AppConfig, apps
@@ -10,7 +11,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's name
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connection, router
-from django.utils.module_loading import import_string
+from django.utils.module_loading import import_string, module_has_submodule
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
 from backend.eventlog import store
@@ -46,7 +47,15 @@ def require_settings() -> None:
 
 def check_settings(**_: object) -> Sequence[CheckMessage]:
     """Django's system check: `manage.py check`, and before every `migrate`."""
-    return [*_database(), *_database_settings(), *_installed_apps(), *_tenants(), *_broker(), *_event_store()]
+    return [
+        *_database(),
+        *_database_settings(),
+        *_installed_apps(),
+        *_tenants(),
+        *_broker(),
+        *_actors(),
+        *_event_store(),
+    ]
 
 
 def check_database(*, databases: Sequence[str] | None = None, **_: object) -> Sequence[CheckMessage]:
@@ -145,6 +154,23 @@ def _broker() -> Iterator[CheckMessage]:
             hint="Leave it out: the pipeline's own actors run as long as they must.",
             id="pipeline.W001",
         )
+
+
+def _actors() -> Iterator[CheckMessage]:
+    """Names of actors and queues are one space for all apps, and a clash shows only where both are imported."""
+    for app in apps.get_app_configs():
+        for name in getattr(settings, "DRAMATIQ_AUTODISCOVER_MODULES", ("tasks",)):
+            if not module_has_submodule(app.module, name):
+                continue
+            try:
+                import_module(f"{app.name}.{name}")
+            except ValueError as error:
+                yield Error(
+                    f"{app.name}.{name} cannot be imported: {error}",
+                    hint="The pipeline has the actors aggregate, dispatch_shift, recover_shift and verify, and the"
+                    " queues dispatch and aggregate. Give yours another actor_name or queue_name.",
+                    id="pipeline.E010",
+                )
 
 
 def _event_store() -> Iterator[CheckMessage]:

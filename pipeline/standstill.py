@@ -61,7 +61,8 @@ def interruptions(cursor: CursorWrapper) -> Iterator[str]:
         yield f"the {name} shift was interrupted {ago} s ago, and is not known to have succeeded since: {error}"
 
 
-def shift_problems(shifts: dict[str, dict[str, float]]) -> Iterator[str]:
+def shift_problems(shifts: dict[str, dict[str, float]], *, waiting_for_locks: int = 0) -> Iterator[str]:
+    locks = f" ({waiting_for_locks} session(s) wait for a lock: see pg_locks)" if waiting_for_locks else ""
     for name in ("dispatch", "recover"):
         shift = shifts.get(name)
         if shift is None:
@@ -69,7 +70,7 @@ def shift_problems(shifts: dict[str, dict[str, float]]) -> Iterator[str]:
         elif shift["alive_seconds_ago"] > SHIFT_SILENT_SECONDS:
             yield (
                 f"the {name} shift was last alive {shift['alive_seconds_ago']:.0f} s ago: is the dispatcher running,"
-                " and what does its log say?"
+                f" and what does its log say?{locks}"
             )
         elif shift["taken_seconds_ago"] > SCHEDULER_SILENT_SECONDS:
             yield (
@@ -77,6 +78,14 @@ def shift_problems(shifts: dict[str, dict[str, float]]) -> Iterator[str]:
                 " arrives. The shift itself works. Is the scheduler running, and does the queue dispatch move?"
                 f" {_QUEUE}"
             )
+
+
+def waiting_for_locks(cursor: CursorWrapper) -> int:
+    """Sessions that wait for a lock that somebody else holds, as far as this role may see them."""
+    cursor.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    return int(cursor.fetchone()[0])
 
 
 def _batches(cursor: CursorWrapper) -> Iterator[str]:

@@ -173,7 +173,11 @@ def _read_ledger(cursor: CursorWrapper) -> _Ledger:
         for name, alive, taken in cursor.fetchall()
     }
     found.errors += standstill.interruptions(cursor)
-    found.standstills = [*standstill.shift_problems(found.shifts), *standstill.problems(cursor)]
+    locks = standstill.waiting_for_locks(cursor)
+    found.standstills = [
+        *standstill.shift_problems(found.shifts, waiting_for_locks=locks),
+        *standstill.problems(cursor),
+    ]
     return found
 
 

@@ -132,8 +132,15 @@ def test_secrets_are_named_and_never_written() -> None:
         **{role: {"towpath", "towpath-pipeline"} for role in _WORKERS},
         "migrate": {"towpath", "towpath-migrate"},
     }
+    # Of RabbitMQ's users, each pod has its own role's only.
+    for owner, container in _containers():
+        role = owner["metadata"]["name"]
+        if container["name"] == "wait":
+            continue
+        keys = {one["valueFrom"]["secretKeyRef"]["key"] for one in container.get("env", []) if "valueFrom" in one}
+        assert keys == ({"dispatcher", "aggregator", "scheduler", "web"} if role == "migrate" else {role})
     page = (PROJECT / "docs" / "deployment.md").read_text()
-    for name in ("towpath", "towpath-web", "towpath-pipeline", "towpath-migrate"):
+    for name in ("towpath", "towpath-web", "towpath-pipeline", "towpath-migrate", "towpath-rabbitmq"):
         assert f"create secret generic {name} " in page
 
 

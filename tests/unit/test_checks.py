@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+import dramatiq
 import pytest
+from django.apps import AppConfig, apps
 from django.conf import global_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
@@ -14,6 +16,8 @@ from deploy.local.process import PROJECT
 from pipeline.checks import SETTINGS, check_settings, require_settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_django import Settings
 
 ROOMS = ("backend/outbox", "backend/eventlog", "pipeline")
@@ -171,3 +175,30 @@ def test_a_broker_that_checks_nothing_is_told_of(settings: Settings, broker: str
     settings.DRAMATIQ_BROKER = {**settings.DRAMATIQ_BROKER, "BROKER": broker}
 
     assert ("pipeline.W002" in problems()) == is_told
+
+
+@pytest.mark.parametrize("queue", ["aggregate", "dispatch"])
+def test_an_actor_of_a_project_on_a_queue_of_the_pipeline_is_refused_by_name(queue: str) -> None:
+    with pytest.raises(ValueError, match=rf"of_a_project: the queue '{queue}' is the pipeline's own") as refused:
+        dramatiq.actor(queue_name=queue, actor_name="of_a_project")(lambda: None)
+
+    assert "queue_name" in str(refused.value)
+    assert "of_a_project" not in dramatiq.get_broker().actors
+
+
+def test_an_actor_with_a_name_of_the_pipeline_s_is_named_by_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").write_text("")
+    (tmp_path / "shop" / "tasks.py").write_text("import dramatiq\n@dramatiq.actor\ndef verify(token): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import pipeline.actors  # noqa: F401
+
+    installed = [*apps.get_app_configs(), AppConfig.create("shop")]
+    monkeypatch.setattr(apps, "get_app_configs", lambda: installed)
+
+    text = problems()["pipeline.E010"]
+    assert "shop.tasks" in text
+    assert "'verify'" in text
+    assert "actor_name" in text
