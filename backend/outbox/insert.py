@@ -90,6 +90,12 @@ class OutboxQuerySet(models.QuerySet[M]):
     _insert.alters_data = True  # type: ignore[attr-defined]
     _insert.queryset_only = False  # type: ignore[attr-defined]
 
+    def _update(self, _values: object) -> int:
+        """What Django tries first with a row that has an id, such as one from a fixture."""
+        if self.exists():
+            self._refuse("loading a row with the id of another", "changes an event that may be on its way already")
+        return 0
+
     def _refuse(self, what: str, does: str) -> NoReturn:
         name = self.model.__name__
         raise OnlyInserts(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.core import serializers
 from django.db import connection, connections, transaction
 from django.test import override_settings
 
@@ -238,6 +240,23 @@ def test_a_stored_row_is_not_saved_again() -> None:
         for save in saves:
             with pytest.raises(OnlyInserts, match="save"):
                 save()
+
+
+def test_a_fixture_adds_rows_and_changes_none() -> None:
+    with transaction.atomic():
+        first = OutboxUser.objects.create(user=new_user())
+    fixture = serializers.serialize("json", [OutboxUser.objects.get()])
+    (loaded,) = serializers.deserialize("json", fixture)
+
+    with pytest.raises(OnlyInserts, match="OutboxUser: loading a row with the id of another"), transaction.atomic():
+        loaded.save()
+
+    OutboxUser.objects.all().delete()
+    with transaction.atomic():
+        loaded.save()
+    row = OutboxUser.objects.get()
+    assert row.pk == first.pk
+    assert row.xid > json.loads(fixture)[0]["fields"].get("xid", 0)
 
 
 def test_the_copy_of_a_row_is_an_event_of_this_transaction() -> None:
