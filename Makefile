@@ -1,7 +1,7 @@
 # Everything a person types. Each command sets up what it needs, and does nothing twice.
 PYTHON = .venv/bin/python
 
-.PHONY: help setup demo run test chaos faults bench lint
+.PHONY: help setup demo run test chaos faults bench lint lock sbom
 
 help: ## what can be typed
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 8
@@ -34,3 +34,9 @@ lint: setup ## ruff, bandit, mypy and the import contracts
 	@.venv/bin/bandit --quiet --configfile pyproject.toml --recursive backend pipeline deploy manage.py
 	@DEBUG=true .venv/bin/mypy backend pipeline deploy tests manage.py
 	@.venv/bin/lint-imports --no-cache
+
+lock: setup ## write the hashes of requirements.lock and deploy/requirements.lock anew, for the versions that it has
+	@$(PYTHON) -m deploy.lock
+
+sbom: setup ## sbom.cdx.json: what the image has from the package index (CycloneDX)
+	@$(PYTHON) -m deploy.sbom >sbom.cdx.json

@@ -47,6 +47,9 @@ def filled(variables: dict[str, str]) -> dict[str, Any]:
     return compose(variables)
 
 
+_SERVERS = {"postgres", "rabbitmq", "clickhouse"}
+
+
 def test_the_file_is_valid_by_the_schema_of_the_compose_specification() -> None:
     check_schema("vendor.compose-spec", FILE)
 
@@ -149,7 +152,9 @@ def test_what_runs_has_limits_a_way_to_restart_and_a_check_of_its_health(filled:
         assert service["mem_limit"], name
         own_image = service["image"].startswith("towpath:")
         assert own_image or service["healthcheck"]["test"], name
-        assert own_image or re.search(r":v?\d+(\.\d+)*(-[a-z]+)?$", service["image"]), f"{name}: pin a version"
+        assert own_image or re.search(r":v?\d+(\.\d+)*(-[a-z]+)?@sha256:[0-9a-f]{64}$", service["image"]), (
+            f"{name}: pin a version"
+        )
         for other, condition in service.get("depends_on", {}).items():
             wanted = "service_completed_successfully" if other == "migrate" else "service_healthy"
             assert condition["condition"] == wanted, f"{name} -> {other}"
@@ -175,6 +180,59 @@ def test_the_application_runs_unprivileged_on_a_file_system_it_cannot_change(fil
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_every_container_has_only_the_capabilities_that_its_entrypoint_needs(filled: dict[str, Any]) -> None:
+    for name, service in filled["services"].items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        added = set(service.get("cap_add", []))
+        if name in {"postgres", "rabbitmq", "clickhouse"}:
+            assert added <= {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"}, name
+        else:
+            assert not added, name
+        assert not service.keys() & {"privileged", "pid", "network_mode", "ipc", "devices"}, name
+
+
+def test_a_container_reaches_the_services_that_it_asks_and_no_others(filled: dict[str, Any]) -> None:
+    services, networks = filled["services"], filled["networks"]
+    assert all(service["networks"] for service in services.values())
+    assert {name for service in services.values() for name in service["networks"]} == set(networks)
+    assert all(networks[name] == {"internal": True} for name in ("database", "broker", "store"))
+
+    def reached(name: str) -> set[str]:
+        own = set(services[name]["networks"])
+        return {other for other, service in services.items() if own & set(service["networks"])} & _SERVERS
+
+    assert {name: reached(name) for name in (*ROLES, "migrate", "traffic", "grafana")} == {
+        "web": {"postgres", "rabbitmq", "clickhouse"},
+        "scheduler": {"rabbitmq"},
+        "dispatcher": {"postgres", "rabbitmq", "clickhouse"},
+        "aggregator": {"postgres", "rabbitmq", "clickhouse"},
+        "migrate": {"postgres", "rabbitmq", "clickhouse"},
+        "traffic": set(),
+        "grafana": {"rabbitmq"},  # what is published shares a network
+    }
+    assert not {*reached("postgres"), *reached("clickhouse")} - {"postgres", "clickhouse"}
+
+
+def test_a_container_has_its_own_secrets_and_no_others(filled: dict[str, Any], variables: dict[str, str]) -> None:
+    secrets = {name: value for name, value in variables.items() if "PASSWORD" in name or name.endswith("_KEY")}
+    have = {
+        service: {name for name, secret in secrets.items() if secret in json.dumps(content.get("environment", {}))}
+        for service, content in filled["services"].items()
+    }
+    keys = {"SECRET_KEY", "EVENT_HASH_KEY"}
+    assert have["web"] == keys | {"POSTGRES_WEB_PASSWORD", "RABBITMQ_WEB_PASSWORD", "CLICKHOUSE_READER_PASSWORD"}
+    assert have["scheduler"] == keys | {"RABBITMQ_SCHEDULER_PASSWORD"}
+    for role in ("dispatcher", "aggregator"):
+        broker = f"RABBITMQ_{role.upper()}_PASSWORD"
+        assert have[role] == keys | {broker, "POSTGRES_PIPELINE_PASSWORD", "CLICKHOUSE_WRITER_PASSWORD"}
+    assert have["traffic"] == have["prometheus"] == set()
+    assert have["grafana"] == {"GRAFANA_PASSWORD"}
+    assert have["rabbitmq"] == {"RABBITMQ_ADMIN_PASSWORD"}
+    assert all(name.startswith("POSTGRES_") for name in have["postgres"])
+    assert all(name.startswith("CLICKHOUSE_") for name in have["clickhouse"])
 
 
 def test_urls_name_services_of_the_file_and_the_ports_they_are_asked_for_their_health_on(

