@@ -90,6 +90,10 @@ DO $$ BEGIN
         CREATE TABLE {{name}} (LIKE {TABLE} INCLUDING ALL);
         ALTER TABLE {TABLE} ATTACH PARTITION {{name}}
             FOR VALUES FROM ('{{first}} 00:00:00+00') TO ('{{next}} 00:00:00+00');
+    ELSIF NOT EXISTS (
+        SELECT FROM pg_inherits WHERE inhrelid = to_regclass('{{name}}') AND inhparent = to_regclass('{TABLE}')
+    ) THEN
+        RAISE EXCEPTION 'the table {{name}} is not a partition of {TABLE}: rename it, or attach it';
     END IF;
 END $$
 """

@@ -141,6 +141,15 @@ def _differences(sessions: Sessions, *, is_recorded: bool) -> dict[str, str]:
         found[f"its partition key is {key}, not RANGE (event_date_time)"] = _MOVE
     if persistence != "p":
         found["it is not logged: a crash empties it"] = _MOVE
+    partitions = sessions.query(
+        "SELECT inhrelid::regclass::text FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
+        " WHERE inhparent = to_regclass(%s) AND (relpersistence <> 'p' OR relkind <> 'r') ORDER BY 1",
+        [TABLE],
+    )
+    for (name,) in partitions:
+        found[f"its partition {name} is not a logged table of this server: a crash can empty it"] = (
+            f"run ALTER TABLE {name} SET LOGGED"
+        )
     found |= dict(_column_differences(sessions, is_recorded=is_recorded))
     found |= dict(_index_differences(sessions))
     checks = sessions.query(

@@ -170,7 +170,7 @@ def test_a_change_is_named_and_its_remedy_works(
     "change",
     [
         "ALTER TABLE event_log ADD COLUMN note String DEFAULT 'TTL'",
-        "ALTER TABLE event_log MODIFY COMMENT 'a TTL is not set; CONSTRAINT none'",
+        "ALTER TABLE event_log ADD COLUMN remark String COMMENT 'a TTL is not set; CONSTRAINT none'",
         "ALTER TABLE event_log ADD INDEX actors actor TYPE set(100)",
         "ALTER TABLE event_log MODIFY SETTING non_replicated_deduplication_window = 100000",
         "ALTER TABLE event_log MODIFY COLUMN event_context CODEC(ZSTD(9))",
@@ -192,6 +192,10 @@ def test_a_change_on_which_no_promise_rests_is_no_problem(
         ("ALTER TABLE event_log ALTER written_at DROP DEFAULT", "written_at has the default None"),
         ("ALTER TABLE event_log ADD COLUMN note text NOT NULL", "takes no NULL"),
         ("DROP INDEX event_log_by_window", "no index on window_id"),
+        (
+            "CREATE UNLOGGED TABLE event_log_later PARTITION OF event_log FOR VALUES FROM ('2030-01-01') TO (MAXVALUE)",
+            "partition event_log_later is not a logged table",
+        ),
     ],
 )
 def test_a_change_is_named_and_its_remedy_works_on_postgresql(
@@ -204,6 +208,19 @@ def test_a_change_is_named_and_its_remedy_works_on_postgresql(
     subject.execute(problem.split("run ", 1)[1])
 
     assert list(store.problems()) == []
+    write(store, row(1))
+    assert subject.rows() == [row(1)]
+
+
+@postgresql
+def test_a_foreign_table_with_the_name_of_a_month_is_named(store: EventStore, subject: SchemaSubject) -> None:
+    subject.execute("CREATE TABLE event_log_2024_02 (n int)")
+    try:
+        with pytest.raises(EventStoreError, match="event_log_2024_02 is not a partition of event_log: rename it"):
+            write(store, row(1))
+    finally:
+        subject.execute("DROP TABLE event_log_2024_02")
+
     write(store, row(1))
     assert subject.rows() == [row(1)]
 

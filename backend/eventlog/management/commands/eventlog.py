@@ -81,14 +81,16 @@ class Command(BaseCommand):
         is_only_shown = options["plan"] or options["check"]
         if not is_only_shown:
             todo = schema.migrate(store)
+        # Of a table that somebody has changed since: no step of ours undoes that.
+        problems = [] if is_only_shown else store.problems()
         lines = [f"{one.number:>4}  {one.name}  {one.checksum}" for one in todo]
         if options["json"]:
             self.stdout.write(json.dumps({"pending" if is_only_shown else "done": [one.name for one in todo]}))
+        elif lines:
+            self.stdout.write("\n".join(["to be applied:" if is_only_shown else "applied:", *lines]))
         else:
-            verb = "to be applied" if is_only_shown else "applied"
-            self.stdout.write("\n".join([f"{verb}:", *lines]) if lines else "nothing to do: every step is applied")
-        # Of a table that somebody has changed since: no step of ours undoes that.
-        for problem in [] if is_only_shown else store.problems():
+            self.stdout.write(f"nothing to do: {'every step is applied' if problems else 'the table is up to date'}")
+        for problem in problems:
             self.stderr.write(f"! {problem}")
         return not (options["check"] and todo)
 
