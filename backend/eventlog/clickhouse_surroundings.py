@@ -127,8 +127,8 @@ def hidden_rows(client: ClickHouseClient) -> str:
     if shown >= held:
         return ""
     return (
-        f"the user of EVENT_STORE_URL sees {shown} of {held} rows of {TABLE}: a row policy hides the others. Exempt"
-        " this user: ALTER ROW POLICY ... TO ALL EXCEPT ..."
+        f"the user of EVENT_STORE_URL sees {shown} of {held} rows of {TABLE}: a row policy hides the others, or a"
+        " replica lags behind. Exempt this user: ALTER ROW POLICY ... TO ALL EXCEPT ..."
     )
 
 
