@@ -26,6 +26,7 @@ from pipeline import failpoints, heartbeat, metrics
 from pipeline.accumulate import Accumulator
 from pipeline.broker import note_rejected
 from pipeline.delivery import Delivery, deliver
+from pipeline.errors import described
 from pipeline.window import has_room, seal, unsealed
 
 if TYPE_CHECKING:
@@ -143,17 +144,18 @@ class Aggregator:
 
     def _admit(self, arrived: list[_Waiting], *, with_late: bool) -> None:
         """Let the batches that the ledger has wait for a window, and let the others go."""
-        heartbeat.turn()
         try:
-            found = unsealed(
-                [one.batch_id for one in arrived],
-                # During an update, a newer dispatcher may know more: those wait for an aggregator that does, too.
-                outboxes=[*all_outboxes()],
-                late_seconds=_LATE_SECONDS if with_late else None,
-            )
-        except (DatabaseError, InterfaceError) as error:
+            with heartbeat.progress("window writer"):
+                found = unsealed(
+                    [one.batch_id for one in arrived],
+                    # During an update, a newer dispatcher may know more: those wait for an aggregator that does, too.
+                    outboxes=[*all_outboxes()],
+                    late_seconds=_LATE_SECONDS if with_late else None,
+                )
+        except Exception as error:  # noqa: BLE001 - a writer that ended with it would be missing from then on
             connection.close()
-            log.warning("ledger_not_read", batches=len(arrived), error=str(error))
+            if arrived:
+                log.warning("ledger_not_read", batches=len(arrived), error=described(error))
             # Nothing is known of them. The seal waits until PostgreSQL is there, and then takes those that exist.
             found = {one.batch_id: (one.rows, one.payload_bytes) for one in arrived}
         unknown = [one for one in arrived if one.batch_id not in found]

@@ -294,6 +294,8 @@ def test_an_aggregator_killed_while_its_insert_is_on_the_way_leaves_each_row_onc
     os.kill(services.clickhouse.pid, signal.SIGSTOP)
     create_users(10)
     dispatch()
+    # (What a starting worker asks of the store may also be on its way.)
+    eventually(Window.objects.filter(acked_at=None, is_write_begun=True).exists, seconds=WAIT_SECONDS)
     eventually(lambda: bytes_nobody_has_read(services.clickhouse.port) > 1000, seconds=WAIT_SECONDS)
     aggregator.kill()
 
