@@ -18,12 +18,12 @@ from django.db import DatabaseError, connection
 
 from backend.eventlog.errors import EventStoreError, OutcomeUnknown
 from pipeline import deadletters, failpoints, lease, metrics, stages, tracing
+from pipeline.ack import ack
 from pipeline.errors import LeaseLost, NotTaken, SchemaRefused, WindowTooLarge, described
 from pipeline.load import load
 from pipeline.models import Window
 from pipeline.window import (
     RefusedRow,
-    ack,
     begin_write,
     cut,
     is_store_proven,

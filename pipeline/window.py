@@ -1,13 +1,11 @@
-"""A window's life in the ledger: seal, lease, ack. Each step is one statement, and so one commit.
+"""A window's life in the ledger, from seal to ack. Each step is one statement, and so one commit.
 
 Seal fixes which batches belong to the window, for good, before anything is written: a replay is then the same rows
-under the same token. Leases only bound wasted work; that an old owner cannot harm is the fence in ack.
+under the same token. Leases only bound wasted work; what keeps an old owner from doing harm is the fence in ack.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import random
 import time
 import uuid
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from django.db.backends.utils import CursorWrapper
 
 log = structlog.get_logger()
 
@@ -47,7 +44,7 @@ _PROBE_SECONDS = 4.0
 #: Seal and ack do not wait for the disk. A seal that a power cut undoes leaves its batches unsealed, and nothing was
 #: written: the commit of `begin_write`, which waits, comes before and makes the seal durable with it. An ack that is
 #: undone is done again, when the replay has found the window written.
-_MAY_BE_LOST = "SET LOCAL synchronous_commit = off;"
+MAY_BE_LOST = "SET LOCAL synchronous_commit = off;"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +120,7 @@ def seal(batch_ids: Sequence[int], *, found: Found = "message") -> SealedWindow 
     with connection.cursor() as cursor:
         cursor.execute(
             # Locked in the order of their ids: two sealers of overlapping batches would deadlock otherwise.
-            _MAY_BE_LOST
+            MAY_BE_LOST
             + """
 WITH unsealed AS MATERIALIZED (
     SELECT id FROM pipeline_batch WHERE id = ANY(%(batches)s) AND window_id IS NULL AND outbox = ANY(%(known)s)
@@ -210,96 +207,6 @@ RETURNING id, attempts, cut_levels, is_write_begun, is_isolated, refused_at, (
     return SealedWindow(
         window_id, lease_token, attempts, rows or {}, cut_levels, is_write_begun, is_isolated, refused_at, renamed
     )
-
-
-def ack(
-    window: SealedWindow,
-    *,
-    delivered: Mapping[str, int],
-    refused: Sequence[RefusedRow] = (),
-    left: Sequence[tuple[str, int]] = (),
-    error: str = "",
-) -> None:
-    """Delete the window's outbox rows and batches and leave its receipt.
-
-    Only after the store has the rows on disk. If the power goes before the commit, the window is replayed and found
-    written; there is no moment at which a row is in neither place. Refused rows stay in their outbox, as dead letters;
-    so do those left, for each outbox in a new window, which is tried again by itself. `error` is what the store said of
-    them, or in spite of having stored all.
-
-    Raises LeaseLost, and then nothing has been deleted.
-    """
-    kept: dict[str, list[int]] = {}
-    for outbox, row_id in (*((row.outbox, row.row_id) for row in refused), *left):
-        kept.setdefault(outbox, []).append(row_id)
-    deletes = "".join(
-        f", deleted_{n} AS (DELETE FROM {connection.ops.quote_name(window.renamed.get(outbox, outbox))}"
-        f" WHERE id = ANY(ARRAY(SELECT unnest(ids) FROM batches WHERE outbox = %s"
-        f"{' EXCEPT SELECT unnest(%s::bigint[])' if outbox in kept else ''})))"
-        for n, outbox in enumerate(window.rows)
-    )
-    names = [value for outbox in window.rows for value in (outbox, *([kept[outbox]] if outbox in kept else ()))]
-    with transaction.atomic() if left else contextlib.nullcontext(), connection.cursor() as cursor:
-        if left:
-            _isolate(cursor, window, left, error=error)
-        cursor.execute(
-            f"""{_MAY_BE_LOST}
-WITH receipt AS (
-    UPDATE pipeline_window SET acked_at = clock_timestamp(), delivered = %s, last_error = '', store_error = %s
-    WHERE id = %s AND lease_token = %s AND acked_at IS NULL RETURNING id
-), batches AS (
-    DELETE FROM pipeline_batch USING receipt WHERE window_id = receipt.id RETURNING outbox, ids
-), dead AS (
-    INSERT INTO pipeline_deadletter (outbox, row_id, error, window_id, at)
-    SELECT refused.outbox, refused.row_id, refused.error, receipt.id, clock_timestamp()
-    FROM receipt, unnest(%s::text[], %s::bigint[], %s::text[]) AS refused (outbox, row_id, error)
-    ON CONFLICT (outbox, row_id) DO UPDATE
-    SET error = excluded.error, window_id = excluded.window_id, at = excluded.at
-){deletes}
-SELECT count(*) FROM receipt
-""",
-            [
-                json.dumps(dict(delivered)),
-                "" if refused or left else error,
-                window.id,
-                window.lease_token,
-                [row.outbox for row in refused],
-                [row.row_id for row in refused],
-                [row.error for row in refused],
-                *names,
-            ],
-        )
-        if cursor.fetchone() == (0,):
-            raise LeaseLost
-
-
-def _isolate(cursor: CursorWrapper, window: SealedWindow, left: Sequence[tuple[str, int]], *, error: str) -> None:
-    """Put the rows, which the store holds nothing of, into windows of their own, free to be claimed."""
-    for outbox in dict.fromkeys(outbox for outbox, _ in left):
-        ids = sorted(row_id for one, row_id in left if one == outbox)
-        cursor.execute(
-            """
-WITH origin AS (
-    SELECT rows, bytes, dispatched_from, dispatched_to FROM pipeline_window WHERE id = %(old)s
-), created AS (
-    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, last_error, rows, bytes, sealed_at,
-                                 dispatched_from, dispatched_to, is_isolated)
-    SELECT %(new)s, %(new)s, clock_timestamp(), 0, %(error)s, %(count)s, bytes * %(count)s / rows, clock_timestamp(),
-           dispatched_from, dispatched_to, true
-    FROM origin
-)
-INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at, window_id)
-SELECT %(outbox)s, %(ids)s, %(count)s, bytes * %(count)s / rows, dispatched_from, %(new)s FROM origin
-""",
-            {
-                "old": window.id,
-                "new": uuid.uuid4(),
-                "outbox": outbox,
-                "ids": ids,
-                "count": len(ids),
-                "error": f"parted from others: {error}",
-            },
-        )
 
 
 def postpone(

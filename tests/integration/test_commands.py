@@ -17,9 +17,9 @@ from django.db import DatabaseError, connection, transaction
 
 from backend.users.models import OutboxUser, User
 from deploy.local import postgres
+from pipeline.ack import ack
 from pipeline.doctor import examine
 from pipeline.models import Window
-from pipeline.window import ack
 from tests.integration.event_log import EventLog
 from tests.integration.manage import manage
 from tests.integration.rows import create_users, undelivered, write_events

@@ -13,9 +13,10 @@ from django.db import DatabaseError, connection
 
 from backend.outbox.models import OutboxEvent
 from pipeline import deadletters
+from pipeline.ack import ack
 from pipeline.models import DeadLetter
 from pipeline.recover import recover
-from pipeline.window import RefusedRow, ack
+from pipeline.window import RefusedRow
 from tests.integration.rows import undelivered, write_events
 from tests.integration.windows import expire_leases, sealed
 

@@ -15,12 +15,13 @@ from backend.outbox.models import OutboxEvent
 from backend.users.models import OutboxUserChange
 from pipeline import actors
 from pipeline import load as load_module
+from pipeline.ack import ack
 from pipeline.delivery import Delivery, deliver
 from pipeline.load import load
 from pipeline.models import Batch, Cursor, DeadLetter, Window
 from pipeline.recover import recover
 from pipeline.verify import verify_receipts
-from pipeline.window import ack, begin_write, claim_expired, has_room, seal
+from pipeline.window import begin_write, claim_expired, has_room, seal
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
 from tests.integration.rows import undelivered, write_events
 from tests.integration.test_commands import here, status

@@ -10,9 +10,10 @@ from django.db import connection
 
 from backend.outbox.models import OutboxEvent
 from backend.users.models import OutboxUser
+from pipeline.ack import ack
 from pipeline.errors import LeaseLost
 from pipeline.models import Batch, DeadLetter, Window
-from pipeline.window import RefusedRow, ack, claim_expired, pause_seconds, postpone, renew, seal, split
+from pipeline.window import RefusedRow, claim_expired, pause_seconds, postpone, renew, seal, split
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.threads import all_at_once
 from tests.integration.windows import dispatched, expire_leases, members, sealed, taken_over

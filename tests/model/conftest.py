@@ -71,6 +71,7 @@ def ledger(
         ledger = Ledger()
         ledger.clear()
         monkeypatch.setattr("pipeline.window.uuid", ledger.uuids)
+        monkeypatch.setattr("pipeline.ack.uuid", ledger.uuids)
         yield ledger
         ledger.clear()
         ledger.close()
