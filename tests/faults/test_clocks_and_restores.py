@@ -15,7 +15,7 @@ from django.db import connection
 
 from deploy.local.postgres import HERE, binaries, own_folder, programs
 from deploy.local.process import setpriv
-from tests.administering import let_role_administer
+from tests.administering import let_role_administer, on_database
 from tests.faults.conftest import Run
 from tests.faults.stages import (
     committed_keys,
@@ -204,7 +204,7 @@ class _Backup:
                 self._call("pg_restore", "--exit-on-error", str(self._dump))
             case _:
                 self._call("psql", "--command=DROP DATABASE towpath WITH (FORCE)", database="postgres")
-                self._call("psql", "--command=CREATE DATABASE towpath", database="postgres")
+                self._call("psql", "--command=CREATE DATABASE towpath OWNER towpath", database="postgres")
                 self._call("pg_restore", "--exit-on-error", str(self._dump))
 
     def _replace_data(self, by: Path | None) -> None:
@@ -217,7 +217,8 @@ class _Backup:
         let_role_administer(self._postgres.superuser_url)
 
     def _call(self, program: str, *options: str, database: str = "towpath") -> None:
-        url = f"{self._postgres.url.rpartition('/')[0]}/{database}"
+        # What was granted on functions of the server, only a superuser grants again.
+        url = on_database(self._postgres.superuser_url, database)
         done = subprocess.run(
             [str(binaries() / program), f"--dbname={url}", *options],
             capture_output=True,
