@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from importlib import import_module
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import structlog
 from django.conf import settings
@@ -24,14 +24,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pipeline import trouble
 from pipeline.doctor import Finding, examine
 from pipeline.gauges import LEDGER
-from pipeline.within import NoAnswerYet, Within
+from pipeline.within import NoAnswerYet, Within, is_in_a_test
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 log = structlog.get_logger()
-
-T = TypeVar("T")
 
 #: Every answer comes within two seconds, its way included.
 _SECONDS = 1.8
@@ -64,7 +62,7 @@ _migrated = threading.Event()
 
 def _ready() -> HttpResponse:
     try:
-        are_applied = _asked(_readiness)
+        are_applied = _readiness.answer()
     except NoAnswerYet:
         return _text("PostgreSQL does not answer in time: `python manage.py pipeline doctor` says more", status=503)
     except (DatabaseError, InterfaceError) as error:
@@ -90,7 +88,7 @@ def _look_at_migrations() -> bool:
 
 def _metrics() -> HttpResponse:
     try:
-        return HttpResponse(_asked(_measurement), content_type=CONTENT_TYPE_LATEST)
+        return HttpResponse(_measurement.answer(), content_type=CONTENT_TYPE_LATEST)
     except NoAnswerYet:
         log.warning("ledger_not_measured", error=f"PostgreSQL took more than {_SECONDS:g} s")
         return _text("PostgreSQL does not answer in time", status=503)
@@ -129,16 +127,6 @@ _examination = _Examination()
 _being_looked_up = threading.BoundedSemaphore(2)
 
 
-def _is_a_test_s() -> bool:
-    """True if this thread's connection is in a transaction already, which another one could not look into, or if its
-    queries are watched. Machines are answered before any request has touched it."""
-    return connection.in_atomic_block or connection.force_debug_cursor
-
-
-def _asked(question: Within[T]) -> T:
-    return question.look() if _is_a_test_s() else question.answer()
-
-
 def _full_report(request: HttpRequest) -> HttpResponse:
     """Every check of `pipeline doctor`, for staff, as JSON; 503 unless all is well. Nobody else starts one."""
     try:
@@ -170,7 +158,7 @@ def _is_staff(request: HttpRequest) -> bool:
             return False
         return user.is_active and user.is_staff
 
-    if _is_a_test_s():
+    if is_in_a_test():
         return look()
     if not _being_looked_up.acquire(blocking=False):
         raise NoAnswerYet

@@ -20,11 +20,13 @@ from deploy.local import postgres
 from pipeline.ack import ack
 from pipeline.doctor import examine
 from pipeline.models import Window
+from tests.faults.proxy import Fault, Kind, Proxy, with_port
 from tests.integration.event_log import EventLog
 from tests.integration.manage import manage
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.windows import dispatched, expire_leases, sealed
 from tests.local_stack.conftest import any_free_port
+from tests.services import Services
 
 #: Nobody listens on port 1.
 RABBITMQ_DOWN = {"RABBITMQ_URL": "amqp://127.0.0.1:1"}
@@ -357,3 +359,19 @@ def test_an_error_that_is_not_an_outage_is_not_called_one() -> None:
 
     assert "does not answer" not in str(refused.value)
     assert "current transaction is aborted" in str(refused.value)
+
+
+def test_the_status_ends_in_time_while_postgresql_hangs(services: Services) -> None:
+    """In a project whose connections have no time limit."""
+    with contextlib.closing(Proxy(services.postgres.port)) as proxy:
+        proxy.fail(Fault(kind=Kind.BLACK_HOLE))
+        began = time.monotonic()
+
+        done = manage(
+            "pipeline", "status", DATABASE_URL=f"{with_port(services.postgres.url, proxy.port)}?connect_timeout=0"
+        )
+
+    assert done.returncode == 1
+    assert "PostgreSQL does not answer" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - began < 40

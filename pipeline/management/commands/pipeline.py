@@ -29,6 +29,10 @@ from pipeline.recover import recover
 from pipeline.secrets import without_secrets
 from pipeline.status import COUNTED_ROWS, Status, read_status
 from pipeline.verify import Ledger, close, read_ledger, verify_receipts
+from pipeline.within import NoAnswerYet, Within
+
+#: Also where a project has set no time limit for its connections.
+_STATUS_SECONDS = 20.0
 
 
 class Command(BaseCommand):
@@ -91,6 +95,10 @@ class Command(BaseCommand):
                 is_well = actions[options["action"]](as_json=options["json"])
         except (NotReadable, OutboxInUse) as error:
             raise CommandError(str(error)) from error
+        except NoAnswerYet:
+            raise CommandError(
+                f"PostgreSQL does not answer within {_STATUS_SECONDS:g} s: see `pipeline doctor`."
+            ) from None
         except (DatabaseError, InterfaceError) as error:
             raise CommandError(without_secrets(trouble.of_database(error))) from error
         except EventStoreError as error:
@@ -101,7 +109,7 @@ class Command(BaseCommand):
             raise SystemExit(1)
 
     def _status(self, *, as_json: bool) -> bool:
-        status = read_status()
+        status = Within(read_status, seconds=_STATUS_SECONDS).answer()
         self.stdout.write(json.dumps(status.as_json()) if as_json else _as_table(status))
         return not status.problems
 
