@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import clickhouse_connect
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def client_of(server: ClickHouse, **parameters: Any) -> Client:  # noqa: ANN401 - those of clickhouse_connect
     """A client that may be used by several threads. `port` and the like may be others than the server's own."""
-    known = {"host": "127.0.0.1", "port": server.port, "username": server.user, "password": server.password}
+    known = {"host": "127.0.0.1", "port": server.port, "username": server.user or None, "password": server.password}
     return clickhouse_connect.get_client(**{"autogenerate_session_id": False, **known, **parameters})
 
 
@@ -22,4 +23,7 @@ def url_of(
     server: ClickHouse, *, database: str = "default", port: int | None = None, scheme: str = "clickhouse"
 ) -> str:
     """As EVENT_STORE_URL has it; `port` may be that of something in front of the server."""
-    return f"{scheme}://{server.user}:{server.password}@127.0.0.1:{port or server.port}/{database}"
+    parts = urlsplit(server.url)
+    user = parts.netloc.rpartition("@")[0]
+    netloc = f"{user}@127.0.0.1:{port or server.port}" if user else f"127.0.0.1:{port or server.port}"
+    return parts._replace(scheme=scheme, netloc=netloc, path=f"/{database}").geturl()

@@ -171,7 +171,10 @@ def test_the_replicated_file_differs_in_what_replicas_need_only(services: Servic
 def _embedded(services: Services, sql: str) -> str:
     """The answer of the engine behind the run's endpoint."""
     with closing(http.client.HTTPConnection("127.0.0.1", services.clickhouse.port, timeout=30)) as connection:
-        headers = {"X-ClickHouse-User": services.clickhouse.user, "X-ClickHouse-Key": services.clickhouse.password}
+        headers = {
+            "X-ClickHouse-User": services.clickhouse.user or "default",
+            "X-ClickHouse-Key": services.clickhouse.password,
+        }
         connection.request("POST", "/?default_format=TabSeparated", sql.encode(), headers)
         response = connection.getresponse()
         text = response.read().decode()

@@ -55,7 +55,7 @@ class ClickHouse:
 
     def __init__(self, server: Server) -> None:
         self.port = server.port
-        self._headers = {"X-ClickHouse-User": server.user, "X-ClickHouse-Key": server.password}
+        self._headers = {"X-ClickHouse-User": server.user or "default", "X-ClickHouse-Key": server.password}
 
     def ask(self, sql: str) -> list[list[str]]:
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
