@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from backend.eventlog.clickhouse_client import ClickHouseClient
+    from backend.eventlog.clickhouse_settings import Setting
 
 _MIGRATIONS = f"{TABLE}_migration"
 _ELSEWHERE = "Rename it, or name a database of its own in EVENT_STORE_URL, and run `python manage.py eventlog migrate`"
@@ -112,7 +113,9 @@ def _advice(one: Difference) -> str:
 
 def findings(client: ClickHouseClient) -> list[Finding]:
     """The profile, the policies, and what depends on the table."""
-    return [_profile(client), *_quorum(describe(client, TABLE), client), _visibility(client), *_dependents(client)]
+    table = describe(client, TABLE)
+    quorum = quorum_findings(table.engine if table else "", client.settings())
+    return [_profile(client), *quorum, _visibility(client), *_dependents(client)]
 
 
 def hidden_rows(client: ClickHouseClient) -> str:
@@ -160,12 +163,14 @@ def _profile(client: ClickHouseClient) -> Finding:
     return Finding("event store profile", False, "; ".join(said))
 
 
-def _quorum(table: Table | None, client: ClickHouseClient) -> Iterator[Finding]:
-    if table is None or table.engine != "ReplicatedMergeTree":
-        return
-    quorum = client.settings()["insert_quorum"].value
-    advice = "0: a replica that lags behind would report rows missing that are stored. Set it to 'auto' in the profile"
-    yield Finding("event store quorum", quorum != "0", advice if quorum == "0" else quorum)
+def quorum_findings(engine: str, settings: Mapping[str, Setting]) -> Iterator[Finding]:
+    """Of a table on replicas: whether a read-back sees what was acknowledged a moment ago."""
+    if engine == "ReplicatedMergeTree":
+        quorum = settings["insert_quorum"].value
+        advice = (
+            ": a replica that lags behind would report rows missing that are stored. Set it to 'auto' in the profile"
+        )
+        yield Finding("event store quorum", quorum != "0", quorum + advice * (quorum == "0"))
 
 
 def _visibility(client: ClickHouseClient) -> Finding:

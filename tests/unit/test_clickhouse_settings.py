@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend.eventlog.clickhouse_settings import Setting, fixed_otherwise, judged, pins
+from backend.eventlog.clickhouse_surroundings import quorum_findings
 
 
 def setting(name: str, value: str, **others: bool | str) -> Setting:
@@ -61,3 +62,13 @@ def test_a_limit_that_cannot_be_lifted_is_kept() -> None:
 )
 def test_what_a_profile_changes_is_named_unless_it_is_pinned_or_harmless(one: Setting, *, is_named: bool) -> None:
     assert judged([one]) == ([f"{one.name} = {one.value}"] if is_named else [])
+
+
+@pytest.mark.parametrize(("quorum", "is_ok"), [("0", False), ("auto", True), ("2", True)])
+def test_a_replicated_table_without_a_quorum_is_a_finding(quorum: str, *, is_ok: bool) -> None:
+    """Replicas need Keeper, which the engine of the tests does not have: the judgement alone."""
+    (found,) = quorum_findings("ReplicatedMergeTree", known(setting("insert_quorum", quorum)))
+
+    assert found.is_ok is is_ok
+    assert quorum in found.detail
+    assert list(quorum_findings("MergeTree", {})) == []
