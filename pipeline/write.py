@@ -198,8 +198,11 @@ class _Parts:
 
     def _missing(self, low: int, high: int) -> list[bytes]:
         """The lines that are neither stored nor found to be at fault."""
-        known = self._stored | self._refused.keys() | self._left
+        known = self._known()
         return [line for line in self._lines[low:high] if _identity(line) not in known]
+
+    def _known(self) -> set[Identity]:
+        return self._stored | self._refused.keys() | self._left
 
     def _try(self, lines: list[bytes], *, token: str, depth: int) -> EventStoreError | None:
         """Send the lines, and look what is stored. None when the store took the insert, or dropped it by its token."""
@@ -273,7 +276,7 @@ class _Parts:
         error: EventStoreError | None = None
         # The first, the middle and the last: rows at fault often come side by side.
         for row in dict.fromkeys((lines[0], lines[len(lines) // 2], lines[-1])):
-            if _identity(row) in self._refused.keys() | self._left:
+            if _identity(row) in self._known():
                 continue
             error = self._try([row], token=token, depth=depth)
             if error is None:

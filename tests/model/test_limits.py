@@ -179,6 +179,22 @@ def test_limit_a_refused_row_alone_in_its_month_is_doubled_by_a_late_insert_and_
     assert set(race.store.doubled_within_limits.values()) == {"late and mended"}
 
 
+def test_a_row_that_another_owner_has_stored_meanwhile_does_not_use_up_a_token(race: Race) -> None:
+    # Given an owner that was refused, and is about to try the row at fault by itself
+    rows = publish_events(2)
+    race.store.poison = {rows[0]}
+    race.seal_and_stop_before_writing()
+    race.first.tell(Order.GO_ON)
+    race.run_to(race.first, "write")
+
+    # When another one stores the other row, the token is forgotten, and the first one goes on to that row
+    race.take_over(race.second, stop="the end")
+    race.forget_all_tokens()
+    race.finish(race.first)
+
+    assert race.copies() == {1}
+
+
 def test_an_insert_after_the_takeover_of_a_refused_window_is_refused_as_well(race: Race) -> None:
     rows = publish_events(4)
     race.store.poison = {rows[2]}
