@@ -31,8 +31,8 @@ def test_the_processes_of_the_compose_file_carry_events_with_the_rights_they_hav
 ) -> None:
     """Every role of the image, started by its own command, with the environment of its container."""
     # Given the deployment, running
-    processes = [deployment.start(role) for role in ("web", "scheduler", "dispatcher", "aggregator")]
-    deployment.send_shifts()
+    deployment.send_shifts()  # the scheduler may not declare the queue, so compose starts it after the dispatcher
+    processes = [deployment.start(role) for role in ("web", "dispatcher", "aggregator", "scheduler")]
     eventually(lambda: _is_healthy(deployment), seconds=_WAIT_SECONDS, what="the web is healthy")
 
     # When somebody signs up, and the web publishes an event of its own
