@@ -6,7 +6,6 @@ another's.
 
 from __future__ import annotations
 
-import functools
 import time
 from collections import Counter
 from enum import Enum, auto
@@ -167,10 +166,23 @@ def _carry(window: SealedWindow, store: EventStore, context: BoundLogger) -> Non
         context.error("window_stored_in_spite_of_an_error", error=written.complaint)
 
 
+class _HeldWindow:
+    """The ledger, as far as `write` speaks to it."""
+
+    def __init__(self, window: SealedWindow) -> None:
+        self._window = window
+
+    def hold(self) -> None:
+        begin_write(self._window)
+
+    def cut(self, levels: int) -> None:
+        cut(self._window, levels)
+
+
 def _write(store: EventStore, window: SealedWindow, loaded: LoadedWindow, limits: Limits) -> Written:
     stored = store.read_back(window.id) if window.attempts > 1 else set()
     try:
-        return write(store, window, loaded, stored=stored, limits=limits, cut=functools.partial(cut, window))
+        return write(store, window, loaded, stored=stored, limits=limits, ledger=_HeldWindow(window))
     except EventStoreError as error:
         if window.attempts > 1:
             raise NotTaken from error

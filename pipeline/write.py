@@ -51,6 +51,16 @@ _NOT_TRIED = WriteTooLarge("not sent")
 Identity = tuple[str, int]
 
 
+class Ledger(Protocol):
+    """What an attempt must tell the ledger, or hear from it. Both raise LeaseLost when somebody else has the window."""
+
+    def hold(self) -> None:
+        """Before each insert: that this owner still has the window."""
+
+    def cut(self, levels: int) -> None:
+        """That the window is cut this many times before its first insert, from now on."""
+
+
 class Limits(NamedTuple):
     """`max_bytes` of one insert; `is_store_proven` if the store is known to take rows, just not these; `seconds` for
     telling rows at fault from others."""
@@ -58,12 +68,6 @@ class Limits(NamedTuple):
     max_bytes: int
     is_store_proven: bool
     seconds: float
-
-
-class CutWindow(Protocol):
-    """Records in the ledger that the window is cut this many times before its first insert, from now on."""
-
-    def __call__(self, levels: int, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +93,14 @@ def write(
     *,
     stored: set[Identity],
     limits: Limits,
-    cut: CutWindow,
+    ledger: Ledger,
 ) -> Written:
     """Return when the store holds every row of the window, but for those returned.
 
     `stored` is what it held before; on the first attempt, that is nothing.
     Raises StoreUnavailable or OutcomeUnknown: some rows may be written; the next attempt reads back which.
     """
-    parts = _Parts(store, window, loaded, stored=stored, limits=limits, cut=cut)
+    parts = _Parts(store, window, loaded, stored=stored, limits=limits, ledger=ledger)
     is_whole = not (loaded.hidden or loaded.too_large) and len(loaded.rows) <= limits.max_bytes
     if window.attempts <= 1 and is_whole:
         # The whole path of nearly all windows: nothing is looked at row by row.
@@ -122,7 +126,7 @@ class _Parts:
         *,
         stored: set[Identity],
         limits: Limits,
-        cut: CutWindow,
+        ledger: Ledger,
     ) -> None:
         self._store = store
         self._window = window
@@ -130,7 +134,7 @@ class _Parts:
         self._max_bytes = limits.max_bytes
         self._is_store_proven = limits.is_store_proven
         self._until = time.monotonic() + limits.seconds
-        self._cut = cut
+        self._ledger = ledger
         self._stored = stored
         self._refused = {one: RefusedRow(*one, TOO_LARGE) for one in loaded.too_large}
         self._unsent = loaded.hidden | loaded.too_large
@@ -206,6 +210,8 @@ class _Parts:
 
     def _try(self, lines: list[bytes], *, token: str, depth: int) -> EventStoreError | None:
         """Send the lines, and look what is stored. None when the store took the insert, or dropped it by its token."""
+        # What another owner has found to be at fault may be stored by now, in another window.
+        self._ledger.hold()
         try:
             with stages.insert():
                 self._store.write(b"".join(lines), row_count=len(lines), token=token)
@@ -214,7 +220,7 @@ class _Parts:
         except OutcomeUnknown as error:
             if time.monotonic() > self._until:
                 if self._is_proven and len(lines) > 1:
-                    self._cut(depth + 1)
+                    self._ledger.cut(depth + 1)
                 raise
             # It may be these rows, or their size, that get no answer: there is time to try some of them.
             self._unanswered = self._unanswered or error

@@ -179,6 +179,26 @@ def test_limit_a_refused_row_alone_in_its_month_is_doubled_by_a_late_insert_and_
     assert set(race.store.doubled_within_limits.values()) == {"late and mended"}
 
 
+def test_an_owner_that_has_lost_its_lease_sends_no_parts(race: Race) -> None:
+    # Given an owner that has read back that nothing is stored, and is about to send the window
+    rows = publish_events(2)
+    race.seal_and_stop_before_writing()
+    race.store.poison = {rows[0]}
+    race.take_over(race.second, stop="write")
+
+    # When another one dead-letters a row, the store is repaired, and the row is replayed
+    race.take_over(race.third, stop="the end")
+    race.store.mend()
+    deadletters.replay(deadletters.find(None), publish=lambda _batches: None)
+    race.ledger.age_batches()
+    race.take_over(race.third, stop="the end")
+    race.finish(race.second)
+    race.finish(race.first)
+
+    # Then the first two find the token of the window used up, and stop
+    assert race.copies() == {1}
+
+
 def test_a_row_that_another_owner_has_stored_meanwhile_does_not_use_up_a_token(race: Race) -> None:
     # Given an owner that was refused, and is about to try the row at fault by itself
     rows = publish_events(2)

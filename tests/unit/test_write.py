@@ -45,9 +45,12 @@ class Attempts:
         store = cast("EventStore", self.store)  # of which write uses two methods
         limits = Limits(max_bytes=max_bytes, is_store_proven=is_proven, seconds=60)
         stored = store.read_back(WINDOW) if number > 1 else set()
-        return write(store, window, loaded, stored=stored, limits=limits, cut=self._cut)
+        return write(store, window, loaded, stored=stored, limits=limits, ledger=self)
 
-    def _cut(self, levels: int) -> None:
+    def hold(self) -> None:
+        """Nobody else has the window."""
+
+    def cut(self, levels: int) -> None:
         self.levels = max(self.levels, levels)
 
 
