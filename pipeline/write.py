@@ -191,8 +191,9 @@ class _Parts:
             self._replace(missing[0], token=token)
             return
         if error is not None:
-            if self._is_exhausted() or (isinstance(error, RowsRefused) and time.monotonic() > self._until):
-                self._left.update(map(_identity, missing))
+            if self._is_exhausted(error):
+                if not isinstance(error, OutcomeUnknown):  # which may arrive still, under this window's tokens
+                    self._left.update(map(_identity, missing))
                 return
             if not self._is_used_up(missing, token=token, depth=depth):
                 return
@@ -290,8 +291,13 @@ class _Parts:
             self._settle(row, error)
         return not isinstance(error, OutcomeUnknown)
 
-    def _is_exhausted(self) -> bool:
-        if self._is_proven or self._is_store_proven:
+    def _is_exhausted(self, error: EventStoreError) -> bool:
+        """True if enough was tried to tell rows at fault from others. Cutting what is too large takes its time, once
+        the store is known to take anything."""
+        is_proven = self._is_proven or self._is_store_proven
+        if time.monotonic() > self._until and not (is_proven and isinstance(error, WriteTooLarge)):
+            return True
+        if is_proven:
             return self._refusals >= _MOST_REFUSALS
         return self._refusals >= (_MOST_REFUSALS_AGAIN if self._window.refused_at else _MOST_REFUSALS_UNPROVEN)
 

@@ -167,8 +167,7 @@ class PostgreSQLSubject:
         self.port = services.postgres.port
         self._server = urlsplit(services.postgres.url)
         self.store = self.connect(self.port)
-        if self._ask("SELECT FROM pg_database WHERE datname = 'conformance'", database="postgres"):
-            self.drop_tables()
+        self.drop_tables()
 
     def connect(self, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> EventStore:
         server = self._server._replace(
@@ -218,7 +217,9 @@ class PostgreSQLSubject:
         self.drop_tables()
 
     def drop_tables(self) -> None:
-        """Whatever has one of our names."""
+        """Whatever has one of our names, if any test has made the database yet."""
+        if not self._ask("SELECT 1 FROM pg_database WHERE datname = 'conformance'", database="postgres"):
+            return
         for name, kind in self._ask(
             "SELECT relname, relkind::text FROM pg_class WHERE relname ~ '^event_log(_token|_migration)?$'"
         ):

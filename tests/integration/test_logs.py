@@ -139,14 +139,14 @@ def test_a_delivery_that_fails_says_which_window_it_was_and_why(store: EventStor
     away = connect("clickhouse://127.0.0.1:1/default", timeout_seconds=1)
     events = {}
     with capture_logs() as logs:
-        for event, to, at in (
-            ("window_postponed", away, "2026-11-24"),
-            ("window_outcome_unknown", cast("EventStore", LosesAnswers()), "2026-11-24"),
-            ("schema_refused", store, "infinity"),
+        for event, to, at, delivery in (
+            ("window_postponed", away, "2026-11-24", Delivery.POSTPONED),
+            ("window_outcome_unknown", cast("EventStore", LosesAnswers()), "2026-11-24", Delivery.POSTPONED),
+            ("schema_refused", store, "infinity", Delivery.REFUSED),
         ):
             write_events(["{}"] * 20, at=at)
             events[event] = window = sealed()
-            assert deliver(window, to) is Delivery.POSTPONED
+            assert deliver(window, to) is delivery
         write_events(["{}"] * 20)
         events["window_lease_lost"] = window = sealed()
         with connection.cursor() as cursor:
@@ -291,7 +291,10 @@ def test_no_payload_and_no_secret_gets_into_any_output(workers: Workers, service
     write_events([json.dumps({"secret": MARK})], at="infinity")
     eventually(lambda: DeadLetter.objects.count() == 1, seconds=WAIT_SECONDS)
     write_events([json.dumps({"secret": MARK})] * 20, at="infinity")
-    eventually(lambda: Window.objects.filter(last_error__contains="refuses").exists(), seconds=WAIT_SECONDS)
+    eventually(
+        lambda: Window.objects.filter(last_error__contains="has taken none of these rows").exists(),
+        seconds=WAIT_SECONDS,
+    )
 
     # And whoever looks at the pipeline is told of them
     said = {"metrics": get(f"http://127.0.0.1:{services.web_port}/metrics")[1]}
@@ -313,7 +316,7 @@ def test_no_payload_and_no_secret_gets_into_any_output(workers: Workers, service
     # (They did say something.)
     assert "row_dead_lettered" in output["aggregator-1.log"]
     assert "dispatch_shift" in output["scheduler.log"]
-    assert "refuses" in said["status"]
+    assert "has taken none of these rows" in said["status"]
     assert "IntegrityError" in output["web.log"]
 
 

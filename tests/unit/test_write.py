@@ -309,6 +309,23 @@ def test_rows_that_get_no_answer_hold_up_no_other_row(blocked: list[int]) -> Non
     assert sorted(store.lines) == sorted(line for n, line in enumerate(lines) if n not in blocked)
 
 
+def test_rows_that_may_arrive_still_are_never_parted_from_their_window() -> None:
+    # Given a store that refuses much, and swallows the rest
+    class Hostile(FakeStore):
+        def write(self, rows: bytes, *, row_count: int, token: str) -> None:
+            if row_count > 1 or int(rows.split(b"\t")[1]) % 2:
+                raise OutcomeUnknown("no answer")
+            super().write(rows, row_count=row_count, token=token)
+
+    lines = [b"outbox_b\t%d\t%s\tpaid\t2024-01\n" % (n, str(WINDOW).encode()) for n in range(1, 1001)]
+    store = Hostile(refuses=lines[1::2])
+    attempts = Attempts(store, lines)
+
+    for number in range(1, 5):
+        with pytest.raises(OutcomeUnknown):
+            attempts.attempt(number)
+
+
 def test_a_window_whose_limit_of_bytes_was_lowered_is_written_in_parts_of_that_size() -> None:
     lines = thirty_rows()
     store = FakeStore()
