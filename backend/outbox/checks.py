@@ -31,14 +31,16 @@ _Problem = tuple[str, str]
 @register(Tags.models)
 def check_outboxes(app_configs: Sequence[object] | None = None, **_kwargs: object) -> list[CheckMessage]:  # noqa: ARG001 - Django's signature
     """Every outbox of the installed apps, and the outboxes and events among each other."""
-    outboxes = [model for model in apps.get_models() if issubclass(model, Outbox) and not model._meta.proxy]
-    found = [error for outbox in outboxes for error in problems_of(outbox)]
+    models_of_rows = [model for model in apps.get_models() if issubclass(model, Outbox)]
+    outboxes = [model for model in models_of_rows if not model._meta.proxy]
+    found = [error for model in models_of_rows for error in problems_of(model)]
     return [*found, *problems_between(outboxes), *_event_problems(), *_setting_problems()]
 
 
 def problems_of(outbox: type[Outbox]) -> Iterator[CheckMessage]:
-    """What is wrong with one outbox."""
-    for number, check in _CHECKS.items():
+    """What is wrong with one outbox, or with a proxy, which adds nothing to one but managers."""
+    checks = _CHECKS_OF_A_PROXY if outbox._meta.proxy else _CHECKS
+    for number, check in checks.items():
         for problem, hint in check(outbox):
             yield Error(f"{outbox.__name__}: {problem}.", hint=hint, obj=outbox, id=f"outbox.E{number:03}")
 
@@ -210,3 +212,4 @@ _CHECKS: dict[int, Callable[[Any], Iterator[_Problem]]] = {
     7: _frozen,
     8: _managers,
 }
+_CHECKS_OF_A_PROXY = {8: _managers}

@@ -8,6 +8,7 @@ written, because PostgreSQL's own refusal would end the caller's transaction.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -38,6 +39,13 @@ _OF_ANOTHER_FORM = {
 }
 
 
+#: PostgreSQL's types whose values are judged here. It may refuse those of others: addresses, ranges, nested arrays.
+_JUDGED = re.compile(
+    r"(?:varchar|text|smallint|integer|bigint|boolean|numeric|double precision|date|timestamp with time zone|time|uuid"
+    r"|jsonb)(?:\(\d+(?:, \d+)?\))?(?:\[\d*\])?"
+)
+
+
 class _NotHeldError(Exception):
     """The column cannot hold the value. What it is, is not said: errors go into logs."""
 
@@ -64,13 +72,18 @@ def own_values(outbox: type[FrozenOutbox], event: Event, context: str) -> tuple[
             if key not in stored:
                 raise _NotHeldError("the stored event has no such value")  # noqa: TRY301
             values.append(field.get_db_prep_save(_held(field, stored[key]), connection))
-        except (_NotHeldError, ValidationError, ValueError, TypeError, ArithmeticError) as error:
+        except (_NotHeldError, ValidationError, ValueError, TypeError, LookupError, ArithmeticError) as error:
             reason = str(error) if isinstance(error, _NotHeldError) else "it is not of the column's type"
             raise EventNotStorable(
                 f"{type(event).__name__} cannot be stored: the column {field.attname!r} of"
                 f" {outbox.__name__} cannot hold its value: {reason}"
             ) from None  # which would quote the value
     return tuple(values)
+
+
+def is_judged(field: _Field) -> bool:
+    """True if a value that the column cannot hold is found out before PostgreSQL is asked."""
+    return _JUDGED.fullmatch(field.db_type(connection) or "") is not None
 
 
 @functools.cache

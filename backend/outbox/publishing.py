@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from django.db import IntegrityError, transaction
+from django.db import DatabaseError, DataError, IntegrityError, ProgrammingError, transaction
 from django.utils import timezone
 
 from backend.outbox.context import bound_json
@@ -21,7 +21,7 @@ from backend.outbox.event import EARLIEST, TOO_LATE, Event, stored_context
 from backend.outbox.fields import RowLimits, TableStorage
 from backend.outbox.insert import ROWS_PER_STATEMENT, insert, require_transaction
 from backend.outbox.models import FrozenOutbox, outbox_of
-from backend.outbox.own_columns import own_fields, own_values
+from backend.outbox.own_columns import is_judged, own_fields, own_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,10 @@ _CHARACTERS_PER_STATEMENT = 8 * 1024 * 1024
 
 #: bigint's.
 _LARGEST_VERSION = 2**63 - 1
+
+#: SQLSTATEs that speak of a value, outside of the class of data exceptions: it has not the column's type, an array has
+#: no type, an entry of an index is too large.
+_OF_A_VALUE = ("42804", "42P18", "54000")
 
 #: What `publish_many` takes: an event, or one with a time of its own.
 _Item = Event | tuple[Event, datetime]
@@ -120,9 +124,11 @@ def _insert(chunk: Sequence[_Frozen]) -> None:
         try:
             with transaction.atomic():  # so that the caller's transaction outlives the refusal
                 insert(outbox._meta.db_table, _columns(outbox), rows)
-        except IntegrityError as error:
+        except DatabaseError as error:
+            reason = _refusal(outbox, error)
+            if reason is None:
+                raise
             names = " or ".join(sorted({one.event.__name__ for one in events}))
-            reason = str(error).partition("\n")[0]  # what follows quotes the row
             raise EventNotStorable(f"{names} cannot be stored in {outbox.__name__}: {reason}") from None
 
 
@@ -130,7 +136,26 @@ def _insert(chunk: Sequence[_Frozen]) -> None:
 def _has_rules_of_its_own(outbox: type[FrozenOutbox]) -> bool:
     """True if PostgreSQL may refuse a row for a reason that only it can see."""
     declared = [one for one in outbox._meta.constraints if not isinstance(one, TableStorage | RowLimits)]
-    return bool(declared or outbox._meta.unique_together or any(field.unique for field in own_fields(outbox)))
+    # An index takes no value over a third of a page; the expression of an index or a generated column may fail.
+    declared += [one for one in outbox._meta.indexes if one.fields != ["xid", "id"]]
+    is_generated = any(field.generated for field in outbox._meta.concrete_fields)
+    is_columns = any(
+        field.unique or getattr(field, "db_index", False) or not is_judged(field) for field in own_fields(outbox)
+    )
+    return bool(declared or outbox._meta.unique_together or is_generated or is_columns)
+
+
+def _refusal(outbox: type[FrozenOutbox], error: DatabaseError) -> str | None:
+    """Why PostgreSQL does not take the row, without its values; None if something else is wrong than the row."""
+    if isinstance(error, IntegrityError):
+        return str(error).partition("\n")[0]  # what follows quotes the row
+    cause = error.__cause__
+    state = getattr(cause, "pgcode", None)
+    is_not_adapted = isinstance(error, ProgrammingError) and state is None
+    if not (isinstance(error, DataError) or is_not_adapted or state in _OF_A_VALUE):
+        return None
+    names = ", ".join(outbox.own_columns())
+    return f"one of its columns {names} cannot hold its value ({type(cause).__name__})"
 
 
 @functools.cache

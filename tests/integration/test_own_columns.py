@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any, ClassVar
 
 import pytest
-from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.fields import ArrayField, IntegerRangeField
 from django.db import connection, models, transaction
 from django.test.utils import isolate_apps
 from pydantic import ConfigDict, Field, SecretStr, computed_field
@@ -128,6 +128,36 @@ with isolate_apps("backend.users"):
             )
 
 
+class Judged(Event):
+    """An event of values that only PostgreSQL can judge."""
+
+    address: Any = "192.0.2.1"
+    grid: Any = Field([[1, 2], [3, 4]])
+    span: Any = Field([1, 2])
+    indexed: Any = "abc"
+    digits: Any = "12"
+
+
+with isolate_apps("backend.users"):
+
+    class OutboxJudged(FrozenOutbox):
+        events = (Judged,)
+
+        address = models.GenericIPAddressField()
+        grid = ArrayField(ArrayField(models.IntegerField()))
+        span = IntegerRangeField()
+        indexed = models.TextField(db_index=True)
+        digits = models.TextField()
+        number = models.GeneratedField(
+            expression=models.functions.Cast("digits", models.IntegerField()),
+            output_field=models.IntegerField(),
+            db_persist=True,
+        )
+
+        class Meta(FrozenOutbox.Meta):
+            app_label = "users"
+
+
 @pytest.fixture
 def table(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The outbox's table, in a transaction that is rolled back."""
@@ -234,6 +264,37 @@ def test_a_value_that_its_column_cannot_hold_is_refused_and_leaves_the_transacti
     assert "secret" not in "".join(traceback.format_exception(caught.value))
     publish(good)
     assert OutboxAnything.objects.count() == 2
+
+
+JUDGED: list[tuple[str, list[Any]]] = [
+    ("address", ["unknown", "192.0.2.256", "", 7]),
+    ("grid", [[[1, 2], [3]], [[], []], [[1], []]]),
+    ("span", [[5, 1], [1], [2**40, 2**41], {"lower": 1}]),
+    ("indexed", ["".join(chr(0x4E00 + n * n % 20_000) for n in range(5_000))]),
+    ("digits", ["secret"]),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in JUDGED for value in values])
+def test_a_value_that_only_postgresql_can_judge_leaves_the_transaction_as_it_was(
+    name: str,
+    value: Any,  # noqa: ANN401 - whatever an event may hold
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(publishing, "outbox_of", lambda _event: OutboxJudged)
+    with transaction.atomic():
+        with connection.schema_editor() as editor:
+            editor.create_model(OutboxJudged)
+        publish(Judged())
+
+        with pytest.raises(EventNotStorable, match=r"Judged cannot be stored.*OutboxJudged") as caught:
+            publish(Judged.model_validate({name: value}))
+
+        assert name in str(caught.value)
+        assert not value or str(value) not in "".join(traceback.format_exception(caught.value))
+        publish(Judged())
+        assert OutboxJudged.objects.count() == 2
+        transaction.set_rollback(True)
 
 
 def test_columns_of_another_form_than_json_s_are_refused_by_the_check() -> None:

@@ -135,6 +135,16 @@ def test_an_outbox_that_would_lose_events_is_refused(
     assert re.search(hint, problem.hint or ""), problem.hint
 
 
+def test_a_manager_of_a_proxy_is_refused_as_that_of_its_outbox() -> None:
+    meta = type("Meta", (), {"app_label": "users", "proxy": True})
+    proxy = made("OutboxProxy", frozen(), {"__module__": __name__, "Meta": meta, "objects": models.Manager()})
+
+    (problem,) = problems_of(proxy)
+
+    assert problem.id == "outbox.E008"
+    assert "OutboxProxy: its manager 'objects' makes rows outside" in problem.msg
+
+
 def test_an_outbox_that_is_neither_lean_nor_frozen_is_refused() -> None:
     meta = meta_of(Outbox)
     outbox = made("OutboxOther", Outbox, {"__module__": __name__, "Meta": meta})
