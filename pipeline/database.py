@@ -1,6 +1,6 @@
 """The database: what of the server, the database and the role would hide events from the pipeline, or stop it.
 
-Each function yields what is wrong, with what to do about it. All of it is read from catalogues, in milliseconds.
+Each function yields what is wrong, and how to fix it. All of it is read from catalogues, in milliseconds.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def rename(old: str, new: str, store: EventStore, *, is_sure: bool = False) -> N
     """Let the outbox `new`, whose table was `old` once, have what the ledger has under that name; each event once.
 
     What may be stored as `old` already is delivered under that name: its window is replayed as it was, and the store
-    tells which rows it has. Everything else gets the new name. Can be repeated. Raises OutboxInUse, with what to do.
+    tells which rows it has. Everything else gets the new name. Can be repeated. Raises OutboxInUse, which says how.
     """
     _check_rename(old, new, is_sure=is_sure)
     with transaction.atomic(), connection.cursor() as cursor:

@@ -62,7 +62,7 @@ def with_safe_defaults(url: str) -> str:
 
 
 def problems(url: str) -> Iterator[str]:
-    """What is wrong with the URL, each with what to do, and without a word of what may be a password."""
+    """What is wrong with the URL, each with how to fix it, and without a word of what may be a password."""
     several = url.split(";")
     for number, one in enumerate(several, start=1):
         where = f"the {number}. of {len(several)} hosts: " if len(several) > 1 else ""

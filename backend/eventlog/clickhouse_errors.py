@@ -36,8 +36,8 @@ _CODES_OUTCOME_UNKNOWN = frozenset({3, 159, 209, 210, 319, 394})
 #: READONLY (so is every setting, for a reader) and ACCESS_DENIED.
 _CODES_NO_RIGHT = frozenset({164, 497})
 WHO_MAY = (
-    ": the user of EVENT_STORE_URL has not the right. Workers and `pipeline verify` need that of towpath_writer,"
-    " `eventlog migrate` that of towpath_migrator"
+    ": the user of EVENT_STORE_URL lacks a privilege. Workers and `pipeline verify` need those of towpath_writer,"
+    " `eventlog migrate` those of towpath_migrator"
 )
 
 
@@ -61,7 +61,7 @@ def translated(error: Exception) -> EventStoreError:
 
 
 def who_may(error: Exception) -> str:
-    """Of an answer that the user has not the right: who has it."""
+    """Of an answer that the user lacks a privilege: who has it."""
     return WHO_MAY if getattr(error, "code", None) in _CODES_NO_RIGHT else ""
 
 

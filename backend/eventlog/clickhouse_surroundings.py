@@ -97,7 +97,7 @@ def foreign_tables(client: ClickHouseClient) -> list[str]:
 
 
 def table_problems(client: ClickHouseClient) -> list[str]:
-    """What the promises miss in the table, each with what to do."""
+    """What the promises miss in the table, each with how to fix it."""
     table = describe(client, TABLE)
     if foreign := foreign_tables(client):
         return foreign

@@ -72,7 +72,7 @@ def foreign_tables(sessions: Sessions) -> list[str]:
 
 
 def table_problems(sessions: Sessions) -> list[str]:
-    """What the promises miss in the tables, each with what to do."""
+    """What the promises miss in the tables, each with how to fix it."""
     if foreign := foreign_tables(sessions):
         return foreign
     if not _kind(sessions, TABLE):

@@ -108,7 +108,7 @@ class EventStore(Protocol):
         """Run it and record it. Raises StoreUnavailable."""
 
     def foreign_tables(self) -> Sequence[str]:
-        """Each table of our names that `migrate` did not make and that differs from what it makes, with what to do.
+        """Each table of our names that `migrate` did not make and that differs from what it makes, and how to fix it.
         While there is one, `migrate` changes nothing. Raises StoreUnavailable."""
 
     def problems(self) -> Sequence[str]:
