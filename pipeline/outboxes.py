@@ -99,6 +99,27 @@ def problems(cursor: CursorWrapper) -> Iterator[str]:
     """Of each unknown name, what `status` says about it."""
     for unknown in find_unknown(cursor):
         yield unknown.problem()
+    cursor.execute(_TABLES_WITHOUT_CLASS, [list(all_outboxes())])
+    for (table,) in cursor.fetchall():
+        cursor.execute(f"SELECT EXISTS (SELECT FROM {connection.ops.quote_name(table)})")
+        if cursor.fetchone()[0]:
+            yield (
+                f"{table}: no outbox class has this name, and its table has undelivered rows. Deploy code that has the"
+                " class (this may be an older program in a rolling update), or delete the rows"
+            )
+
+
+#: The ledger knows an outbox from the first look of a dispatcher that has its class, until it is discarded. The default
+#: of xid tells an outbox from a copy of one (CREATE TABLE ... AS).
+_TABLES_WITHOUT_CLASS = """
+SELECT c.relname FROM pg_class AS c
+JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = 'xid' AND a.atttypid = 'xid8'::regtype
+JOIN pg_attribute AS b ON b.attrelid = c.oid AND b.attname = 'bound' AND b.atttypid = 'jsonb'::regtype
+JOIN pg_attrdef AS d ON d.adrelid = c.oid AND d.adnum = a.attnum
+WHERE c.relkind = 'r' AND pg_table_is_visible(c.oid) AND has_table_privilege(c.oid, 'SELECT')
+  AND c.relname <> ALL(%s) AND pg_get_expr(d.adbin, d.adrelid) = 'pg_current_xact_id()'
+ORDER BY 1
+"""
 
 
 def rename(old: str, new: str, store: EventStore, *, is_sure: bool = False) -> None:

@@ -340,6 +340,23 @@ def test_a_name_anywhere_in_the_ledger_is_named_and_takes_nobodys_room(place: st
     assert len(sent.batches) == 1
 
 
+def test_rows_without_a_class_are_named_though_no_dispatcher_has_ever_seen_them() -> None:
+    # Given an outbox that was rolled back with rows in it, and a copy of a table, which is nobody's
+    run("CREATE TABLE outbox_gone (LIKE outbox_event INCLUDING ALL)")
+    run("CREATE TABLE outbox_copied AS SELECT * FROM outbox_event")
+    try:
+        assert problems() == []
+        row = "(event_type, event_date_time, event_context, metadata_version) VALUES ('a', now(), '{}', 1)"
+        run(f"INSERT INTO outbox_gone {row}")
+        run(f"INSERT INTO outbox_copied {row}")
+
+        (problem,) = problems()
+
+        assert problem.startswith("outbox_gone: no outbox class has this name, and its table has undelivered rows")
+    finally:
+        run("DROP TABLE outbox_gone, outbox_copied")
+
+
 def test_an_aggregator_lets_go_what_it_does_not_know_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actors, "_left_at", float("-inf"))
     with capture_logs() as logs:
