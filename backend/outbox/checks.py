@@ -24,6 +24,9 @@ from backend.outbox.registry import installed_events
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+#: Bytes of a name in PostgreSQL.
+_LONGEST_NAME = 63
+
 #: A problem and its hint.
 _Problem = tuple[str, str]
 
@@ -202,6 +205,20 @@ def _managers(outbox: type[Outbox]) -> Iterator[_Problem]:
             )
 
 
+def _table(outbox: type[Outbox]) -> Iterator[_Problem]:
+    name = outbox.outbox_name()
+    if '"' in name or "%" in name:
+        yield (
+            f"its table is {name!r}, which PostgreSQL's catalogues, asked by migrate and doctor, do not know",
+            'Name it without " and %. A schema of its own goes into the search_path of the database or the role.',
+        )
+    elif len(name.encode()) > _LONGEST_NAME:
+        yield (
+            f"its table is {name!r}, and PostgreSQL cuts a name after {_LONGEST_NAME} bytes",
+            "Give it a shorter db_table.",
+        )
+
+
 _CHECKS: dict[int, Callable[[Any], Iterator[_Problem]]] = {
     1: _kind,
     2: _managed,
@@ -211,5 +228,6 @@ _CHECKS: dict[int, Callable[[Any], Iterator[_Problem]]] = {
     6: _lean,
     7: _frozen,
     8: _managers,
+    9: _table,
 }
 _CHECKS_OF_A_PROXY = {8: _managers}

@@ -135,6 +135,16 @@ def test_an_outbox_that_would_lose_events_is_refused(
     assert re.search(hint, problem.hint or ""), problem.hint
 
 
+@pytest.mark.parametrize("name", ['"crm"."outbox"', 'crm"."outbox', "outbox%s", "o" * 64, "é" * 32])
+def test_a_name_that_catalogues_do_not_know_the_table_by_is_refused(name: str) -> None:
+    def of(table: str) -> type[Outbox]:
+        meta = meta_of(FrozenOutbox, db_table=table)
+        return made("OutboxNamed", FrozenOutbox, {"__module__": __name__, "Meta": meta})
+
+    assert [problem.id for problem in problems_of(of(name))] == ["outbox.E009"]
+    assert not list(problems_of(of("Outbox 'é'.x")))
+
+
 def test_a_manager_of_a_proxy_is_refused_as_that_of_its_outbox() -> None:
     meta = type("Meta", (), {"app_label": "users", "proxy": True})
     proxy = made("OutboxProxy", frozen(), {"__module__": __name__, "Meta": meta, "objects": models.Manager()})
