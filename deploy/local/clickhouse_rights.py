@@ -21,11 +21,16 @@ _GRANTS = (
     "ALTER UPDATE, ALTER DELETE, ALTER COLUMN, ALTER INDEX, ALTER PROJECTION, ALTER CONSTRAINT, ALTER ORDER BY",
     "ALTER TTL, ALTER SETTINGS, ALTER MOVE PARTITION, ALTER VIEW",
 )
-#: Settings that name a file or an address, or change what a statement means.
+#: Settings that name a file or an address, hold SQL, or change what a statement means.
 _CONSTANT = (
-    *("dialect", "url_base", "format_avro_schema_registry_url", "input_format_record_errors_file_path"),
+    *("dialect", "url_base", "s3_base", "format_avro_schema_registry_url", "input_format_record_errors_file_path"),
     *("format_schema", "format_schema_source", "format_template_resultset", "format_template_row"),
+    *("output_format_schema", "rename_files_after_processing"),
+    *("select", "filter", "order", "sort", "additional_result_filter", "additional_table_filters"),
+    "parallel_replicas_custom_key",
 )
+#: Data are data: in the format Values they could call functions, where no statement is looked at.
+_OFF = ("input_format_values_interpret_expressions", "input_format_values_deduce_templates_of_expressions")
 _ENGINES = re.compile(
     r"(\w*MergeTree|Memory|Null|Log|TinyLog|StripeLog|View|MaterializedView|Buffer|Set|Join|Atomic|Merge)"
 )
@@ -50,6 +55,11 @@ _FUNCTIONS = frozenset({"file", "disk", "executable", "python", "catboostevaluat
 
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|`((?:[^`\\]|\\.)*)`|\"((?:[^\"\\]|\\.)*)\"", re.DOTALL)
 
+#: A function without its parentheses: `arrayMap(file, paths)`, `* APPLY file`.
+_FUNCTION_AS_ARGUMENT = re.compile(
+    r"[\w)]\(\s*(?:(\w+)|\(+(\w+)\)*)\s*(?:,|AS\b)|\bAPPLY\b[\s(]*(\w+)"
+)
+
 
 class Guard:
     """Says what of a statement is refused. Made from what this engine has, so that a newer one has no new way."""
@@ -66,6 +76,10 @@ class Guard:
         for match in re.finditer(r"(\w+)\s*\(", text):
             if match[1].lower() in self._refused:
                 return f"{match[1]}() is not available here: it reaches what is not a table"
+        for match in _FUNCTION_AS_ARGUMENT.finditer(text):
+            name = match[match.lastindex or 0]
+            if name.lower() in self._refused:
+                return f"{name} is not available here as a function: it reaches what is not a table"
         for match in re.finditer(r"\bENGINE = (\w*)", text):
             if not _ENGINES.fullmatch(match[1]):
                 return f"the engine {match[1]} is not available here: it reaches what is not a table"
@@ -81,11 +95,12 @@ def _name_or_nothing(match: re.Match[str]) -> str:
 def write_config(folder: Path) -> Path:
     """Write the engine's configuration, with the rights of its one user, and return its path."""
     grants = "".join(f"<query>GRANT {grant} ON *.*</query>" for grant in _GRANTS)
-    constraints = "".join(f"<{name}><const/></{name}>" for name in _CONSTANT)
+    constraints = "".join(f"<{name}><const/></{name}>" for name in (*_CONSTANT, *_OFF))
+    off = "".join(f"<{name}>0</{name}>" for name in _OFF)
     users, config = folder / "users.xml", folder / "config.xml"
     users.write_text(
         f"""<clickhouse>
-<profiles><default><constraints>{constraints}</constraints></default></profiles>
+<profiles><default>{off}<constraints>{constraints}</constraints></default></profiles>
 <quotas><default/></quotas>
 <users><default>
 <password></password><networks><ip>127.0.0.1</ip></networks><profile>default</profile><quota>default</quota>
