@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
+import struct
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,6 +19,8 @@ from typing import Any, cast
 import dramatiq
 import pika
 import pika.exceptions
+import pika.frame
+import pika.spec
 import structlog
 from django.conf import settings
 from dramatiq.brokers.rabbitmq import RabbitmqBroker, _RabbitmqConsumer
@@ -49,6 +53,11 @@ _OURS = "pipeline.actors"
 #: AMQP's codes.
 _ACCESS_REFUSED = 403
 _NOT_FOUND = 404
+
+#: A frame's head: kind, channel, bytes. In the one before a message's body: class, weight, the body's bytes.
+_FRAME = struct.Struct(">BHL")
+_BODY_BYTES = struct.Struct(">Q")
+_BODY_BYTES_AT = 4
 
 _json = JSONEncoder()
 
@@ -121,6 +130,8 @@ class _CheckedConsumer(_RabbitmqConsumer):
     def __init__(self, broker: Broker, queue_name: str, prefetch: int, timeout: int) -> None:
         super().__init__(broker, queue_name, prefetch, timeout)  # type: ignore[no-untyped-call]
         if q_name(queue_name) in QUEUES:
+            driver = self.connection._impl
+            driver._read_frame = functools.partial(_read_frame, driver)
             self.iterator = self._checked(self.iterator)
 
     def _checked(self, deliveries: Iterator[tuple[Any, Any, bytes]]) -> Iterator[tuple[Any, Any, Any]]:
@@ -140,6 +151,21 @@ class _CheckedConsumer(_RabbitmqConsumer):
                 yield None, None, None
             else:
                 yield method, properties, get_encoder().encode(fields)
+
+
+def _read_frame(driver: Any) -> tuple[int, Any]:  # noqa: ANN401 - pika's connection
+    """The next frame that has arrived, and its length, as pika reads it; but no message's properties and headers.
+
+    Nobody needs them, and pika loses its connection over some that RabbitMQ takes (a time after the year 9999, deep
+    tables, a number that is none): it would meet the same message again for ever.
+    """
+    arrived = driver._frame_buffer
+    kind, channel, length = _FRAME.unpack(arrived[: _FRAME.size].ljust(_FRAME.size, b"\0"))
+    end = _FRAME.size + length + pika.spec.FRAME_END_SIZE
+    if kind != pika.spec.FRAME_HEADER or len(arrived) < end:
+        return cast("tuple[int, Any]", pika.frame.decode_frame(arrived))
+    (body_bytes,) = _BODY_BYTES.unpack_from(arrived, _FRAME.size + _BODY_BYTES_AT)
+    return end, pika.frame.Header(channel, body_bytes, pika.BasicProperties())
 
 
 _rejected = Counter[tuple[str, Rejected]]()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import struct
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,7 @@ def test_forged_messages_store_nothing_and_stop_nobody(workers: Workers, event_l
 _FAR_AWAY = 4_070_908_800_000
 
 
-def raw(queue: str, bodies: Iterable[bytes]) -> None:
+def raw(queue: str, bodies: Iterable[bytes], properties: pika.BasicProperties | None = None) -> None:
     """Put bodies into a queue, as anybody can who may publish there."""
     broker = aggregate.broker
     assert isinstance(broker, Broker)
@@ -91,7 +92,9 @@ def raw(queue: str, bodies: Iterable[bytes]) -> None:
     with contextlib.closing(pika.BlockingConnection(broker.parameters)) as connection:
         channel = connection.channel()
         for body in bodies:
-            channel.basic_publish("", queue, body, pika.BasicProperties(delivery_mode=2, priority=255))
+            channel.basic_publish(
+                "", queue, body, properties or pika.BasicProperties(delivery_mode=2, priority=255)
+            )
 
 
 def forged(queue: str, actor: str, kwargs: object, **changes: object) -> bytes:
@@ -187,6 +190,45 @@ def test_batches_that_the_ledger_does_not_have_delay_nobody(workers: Workers, ev
     assert_delivered_within(event_log, committed=6, seconds=10)
     assert set(Window.objects.values_list("found", flat=True)) <= {"message", "ledger"}
     eventually(empty, seconds=WAIT_SECONDS)
+
+
+class Headers(pika.BasicProperties):
+    """Headers as they are on the wire."""
+
+    def __init__(self, table: bytes) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._table = table
+
+    def encode(self) -> list[bytes]:
+        return [struct.pack(">HI", self.FLAG_HEADERS, len(self._table)), self._table]
+
+
+def nested(depth: int) -> bytes:
+    table = b""
+    for _ in range(depth):
+        table = b"\x01aF" + struct.pack(">I", len(table)) + table
+    return table
+
+
+@pytest.mark.timeout(240)
+def test_headers_that_the_driver_cannot_read_hold_up_nothing(
+    workers: Workers, event_log: EventLog, services: Services, request: pytest.FixtureRequest
+) -> None:
+    # A time that no calendar has, and tables in tables. (RabbitMQ itself takes no number that is none.)
+    for table in (b"\x01aT" + struct.pack(">Q", 2**63), nested(2000)):
+        raw("dispatch", [tick()], Headers(table))
+        raw("aggregate", [batch(1)], Headers(table))
+        raw("aggregate.DQ", [b"{}"], Headers(table))
+
+    workers.idle_dispatcher(**QUICK)
+    workers.aggregator(**QUICK)
+    create_users(3)
+
+    assert_delivered_within(event_log, committed=3, seconds=WAIT_SECONDS)
+    eventually(empty, seconds=WAIT_SECONDS)
+    for name in ("aggregator-1", "dispatcher"):
+        log = (services.folder / "log" / request.node.name[:80] / f"{name}.log").read_text()
+        assert "connection error" not in log
 
 
 def test_a_project_s_own_queues_take_what_dramatiq_takes(services: Services) -> None:
