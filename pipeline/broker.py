@@ -203,11 +203,17 @@ def queue_states() -> dict[str, QueueState]:
                     states[queue] = QueueState(found.message_count, found.consumer_count)
                 except pika.exceptions.ChannelClosedByBroker as error:
                     if error.reply_code != _NOT_FOUND:
-                        raise
+                        raise BrokerUnreachable(
+                            f"RabbitMQ refuses the queue {queue} ({_reason(error)}): somebody may have declared it for"
+                            " themselves. Delete it, or close their connection; workers declare it again"
+                        ) from error
                     # Nobody has used it yet; RabbitMQ has closed the channel over it.
                     states[queue] = QueueState(0, 0)
+    except BrokerUnreachable:
+        raise
     except Exception as error:
-        raise BrokerUnreachable(f"RabbitMQ is not reachable: {_reason(error)}") from error
+        text = f"RabbitMQ is not reachable ({_reason(error)}): start it, or correct RABBITMQ_URL"
+        raise BrokerUnreachable(text) from error
     return states
 
 

@@ -165,7 +165,7 @@ def _rabbitmq() -> Iterator[Finding]:
     try:
         states = broker.queue_states()
     except BrokerUnreachable as error:
-        yield Finding("RabbitMQ", False, without_secrets(f"{error}: start it, or correct RABBITMQ_URL"))
+        yield Finding("RabbitMQ", False, without_secrets(str(error)))
         return
     shown = ", ".join(f"{queue} {state.messages}" for queue, state in states.items() if state.messages)
     yield Finding("RabbitMQ", True, shown or "queues empty")

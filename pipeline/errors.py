@@ -41,7 +41,7 @@ class NotTaken(PipelineError):  # noqa: N818
 
 
 class BrokerUnreachable(PipelineError):  # noqa: N818
-    """RabbitMQ does not answer."""
+    """RabbitMQ does not answer, or refuses a queue: the message says which, and what to do."""
 
 
 class NotReadable(PipelineError):  # noqa: N818

@@ -56,9 +56,7 @@ _FUNCTIONS = frozenset({"file", "disk", "executable", "python", "catboostevaluat
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|`((?:[^`\\]|\\.)*)`|\"((?:[^\"\\]|\\.)*)\"", re.DOTALL)
 
 #: A function without its parentheses: `arrayMap(file, paths)`, `* APPLY file`.
-_FUNCTION_AS_ARGUMENT = re.compile(
-    r"[\w)]\(\s*(?:(\w+)|\(+(\w+)\)*)\s*(?:,|AS\b)|\bAPPLY\b[\s(]*(\w+)"
-)
+_FUNCTION_AS_ARGUMENT = re.compile(r"[\w)]\(\s*(?:(\w+)|\(+(\w+)\)*)\s*(?:,|AS\b)|\bAPPLY\b[\s(]*(\w+)")
 
 
 class Guard:

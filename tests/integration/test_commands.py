@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import dramatiq
+import pika
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connection, transaction
@@ -18,6 +20,7 @@ from django.db import DatabaseError, connection, transaction
 from backend.users.models import OutboxUser, User
 from deploy.local import postgres
 from pipeline.ack import ack
+from pipeline.broker import Broker
 from pipeline.doctor import examine
 from pipeline.models import Window
 from tests.faults.proxy import Fault, Kind, Proxy, with_port
@@ -314,6 +317,20 @@ def test_the_doctor_finds_queues_that_nobody_consumes() -> None:
     for queue, role in (("dispatch", "dispatcher"), ("aggregate", "aggregator")):
         assert not findings[f"queue {queue}"]["is_ok"]
         assert role in findings[f"queue {queue}"]["detail"]
+
+
+def test_a_queue_that_somebody_has_for_themselves_is_not_called_an_outage() -> None:
+    broker = dramatiq.get_broker()
+    assert isinstance(broker, Broker)
+    with contextlib.closing(pika.BlockingConnection(broker.parameters)) as somebody:
+        channel = somebody.channel()
+        channel.queue_delete("aggregate")
+        channel.queue_declare("aggregate", exclusive=True)
+
+        code, findings = doctor()
+
+    assert code == 1
+    assert findings["RabbitMQ"]["detail"].startswith("RabbitMQ refuses the queue aggregate (ChannelClosedByBroker (405")
 
 
 def _prefixed(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:  # noqa: ANN401, FBT001

@@ -92,9 +92,7 @@ def raw(queue: str, bodies: Iterable[bytes], properties: pika.BasicProperties | 
     with contextlib.closing(pika.BlockingConnection(broker.parameters)) as connection:
         channel = connection.channel()
         for body in bodies:
-            channel.basic_publish(
-                "", queue, body, properties or pika.BasicProperties(delivery_mode=2, priority=255)
-            )
+            channel.basic_publish("", queue, body, properties or pika.BasicProperties(delivery_mode=2, priority=255))
 
 
 def forged(queue: str, actor: str, kwargs: object, **changes: object) -> bytes:
@@ -192,11 +190,11 @@ def test_batches_that_the_ledger_does_not_have_delay_nobody(workers: Workers, ev
     eventually(empty, seconds=WAIT_SECONDS)
 
 
-class Headers(pika.BasicProperties):
+class Headers(pika.BasicProperties):  # type: ignore[misc]  # pika has no types
     """Headers as they are on the wire."""
 
     def __init__(self, table: bytes) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._table = table
 
     def encode(self) -> list[bytes]:
