@@ -18,21 +18,28 @@ from backend.eventlog.errors import (
 )
 
 #: Error codes that say nothing of the rows: the server takes none now. No table or column of that name, wrong SQL,
-#: setting or password, no right, no disk, read only, too many queries or parts, no replica or Keeper, shutting down.
+#: setting or password, no right, no disk, read only, too many queries or parts, no replica or Keeper, not started yet,
+#: overloaded, shutting down.
 _CODES_UNAVAILABLE = frozenset(
     {
-        *(8, 16, 46, 47, 60, 62, 63, 73, 74, 75, 76, 77, 81, 95, 96, 107, 115, 164, 172, 192, 193, 194, 195, 198, 199),
-        *(201, 202, 203, 218, 224, 225, 236, 242, 243, 244, 251, 252, 254, 265, 279, 285, 286, 289, 291, 294, 301),
-        *(364, 369, 373, 415, 416, 425, 439, 452, 472, 473, 479, 481, 492, 496, 497, 499, 500, 516, 571, 574, 586, 587),
-        *(673, 692, 700, 712, 738, 749, 762, 771, 774, 776, 904, 999, 1016, 1019, 1020),
+        *(8, 16, 23, 24, 46, 47, 60, 62, 63, 73, 74, 75, 76, 77, 81, 83, 84, 87, 88, 95, 96, 107, 113, 115, 164, 172),
+        *(192, 193, 194, 195, 198, 199, 201, 202, 203, 204, 214, 216, 217, 218, 224, 225, 230, 232, 234, 235, 236),
+        *(239, 240, 242, 243, 244, 251, 252, 253, 254, 255, 256, 265, 266, 272, 273, 274, 275, 279, 285, 286, 289),
+        *(291, 294, 297, 298, 299, 301, 305, 308, 342, 364, 369, 372, 373, 384, 400, 402, 405, 410, 411, 412, 415),
+        *(416, 424, 425, 439, 452, 454, 458, 460, 461, 463, 472, 473, 479, 481, 492, 495, 496, 497, 499, 500, 504),
+        *(516, 519, 521, 529, 531, 532, 566, 568, 571, 573, 574, 576, 586, 587, 592, 593, 635, 649, 662, 667, 668),
+        *(672, 673, 674, 678, 679, 692, 693, 694, 695, 696, 700, 707, 710, 711, 712, 720, 722, 733, 737, 738, 740),
+        *(741, 744, 745, 747, 749, 759, 761, 762, 763, 764, 767, 771, 774, 775, 776, 780, 900, 901, 902, 903, 904),
+        *(905, 999, 1000, 1004, 1005, 1008, 1009, 1015, 1016, 1019, 1020),
     }
 )
 #: Error codes of a limit that fewer rows may stay below: memory, rows, bytes, time for so many.
-_CODES_TOO_LARGE = frozenset({158, 173, 191, 241, 307, 396})
+_CODES_TOO_LARGE = frozenset({158, 160, 173, 191, 241, 307, 396, 777, 778})
 #: The status with which a proxy refuses a body for its size. Whatever else a proxy says leaves the outcome unknown.
 _TOO_LARGE = "HTTP status 413"
-#: Error codes after which the insert may be running still: timeouts, cut connections, "unknown status of insert".
-_CODES_OUTCOME_UNKNOWN = frozenset({3, 159, 209, 210, 319, 394})
+#: Error codes after which the insert may be running still: timeouts, cut connections, "unknown status of insert", or
+#: of another server to which this one has passed it on.
+_CODES_OUTCOME_UNKNOWN = frozenset({3, 86, 159, 209, 210, 319, 394, 659, 677, 734, 735, 1014, 1017, 1018})
 #: READONLY (so is every setting, for a reader) and ACCESS_DENIED.
 _CODES_NO_RIGHT = frozenset({164, 497})
 WHO_MAY = (
