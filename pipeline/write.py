@@ -14,6 +14,7 @@ that work at one window, one's insert of the whole and the other's inserts of it
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from pipeline.load import HIDDEN, TOO_LARGE
 from pipeline.window import RefusedRow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from backend.eventlog.store import EventStore
     from pipeline.load import LoadedWindow
@@ -42,6 +43,8 @@ _MOST_REFUSALS = 200
 #: on the first attempt enough to find a good row among bad ones, afterwards just enough to see whether that is over.
 _MOST_REFUSALS_UNPROVEN = 60
 _MOST_REFUSALS_AGAIN = 5
+#: Rows of a month that are tried without an answer, before the others wait for the next attempt.
+_MOST_UNANSWERED = 3
 #: An insert that gets no answer time after time may be too large for something on the way: from this attempt on, the
 #: window is written in parts.
 _IN_PARTS_FROM_ATTEMPT = 3
@@ -203,8 +206,11 @@ class _Parts:
 
     def _missing(self, low: int, high: int) -> list[bytes]:
         """The lines that are neither stored nor found to be at fault."""
+        return self._unknown(self._lines[low:high])
+
+    def _unknown(self, lines: Sequence[bytes]) -> list[bytes]:
         known = self._known()
-        return [line for line in self._lines[low:high] if _identity(line) not in known]
+        return [line for line in lines if _identity(line) not in known]
 
     def _known(self) -> set[Identity]:
         return self._stored | self._refused.keys() | self._left
@@ -280,16 +286,25 @@ class _Parts:
         return all(self._is_used_up_in_month(lines, token=token, depth=depth) for lines in months.values())
 
     def _is_used_up_in_month(self, lines: list[bytes], *, token: str, depth: int) -> bool:
+        """Try one row after the other until the store takes one: a part that it took while it remembers nothing of the
+        whole could be stored again by the whole, once the table is repaired."""
+        unanswered = 0
         error: EventStoreError | None = None
-        # The first, the middle and the last: rows at fault often come side by side.
-        for row in dict.fromkeys((lines[0], lines[len(lines) // 2], lines[-1])):
+        for row in _spread(lines):
             if _identity(row) in self._known():
                 continue
+            if error is not None and self._is_exhausted(error):
+                if not unanswered:
+                    self._left.update(map(_identity, self._unknown(lines)))
+                break
             error = self._try([row], token=token, depth=depth)
             if error is None:
                 return True
             self._settle(row, error)
-        return not isinstance(error, OutcomeUnknown)
+            unanswered += isinstance(error, OutcomeUnknown)
+            if unanswered == _MOST_UNANSWERED:
+                break
+        return not unanswered
 
     def _is_exhausted(self, error: EventStoreError) -> bool:
         """True if enough was tried to tell rows at fault from others. Cutting what is too large takes its time, once
@@ -323,6 +338,25 @@ def _identity(line: bytes) -> Identity:
     """(outbox, outbox_id): the first two columns of COPY text."""
     outbox, outbox_id, _ = line.split(b"\t", 2)
     return outbox.decode(), int(outbox_id)
+
+
+def _spread(lines: Sequence[bytes]) -> Iterator[bytes]:
+    """The lines of each outbox in turn: the first, the middle and the last, then those between. Rows at fault often
+    come side by side, and are one outbox's."""
+    by_outbox: dict[bytes, list[bytes]] = {}
+    for line in lines:
+        by_outbox.setdefault(line.split(b"\t", 1)[0], []).append(line)
+    for of_each in itertools.zip_longest(*map(_from_afar, by_outbox.values())):
+        yield from filter(None, of_each)
+
+
+def _from_afar(lines: Sequence[bytes]) -> list[bytes]:
+    places = dict.fromkeys((0, len(lines) // 2, len(lines) - 1))
+    step = len(lines)
+    while step > 1:
+        step = (step + 1) // 2
+        places |= dict.fromkeys(range(0, len(lines), step))
+    return [lines[place] for place in places]
 
 
 def _month(line: bytes) -> bytes:

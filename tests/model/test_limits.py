@@ -302,3 +302,22 @@ def test_a_half_of_which_one_month_is_stored_is_completed_under_its_own_token(ra
     race.finish(race.first)
 
     assert race.copies() == {1}
+
+
+@pytest.mark.parametrize("months", [1, 2])
+def test_a_window_of_many_refused_rows_whose_insert_arrives_when_the_table_is_repaired_is_dropped_by_its_token(
+    race: Race, months: int
+) -> None:
+    # Given refused rows at the beginning, in the middle and at the end of each month, and good ones between them
+    rows = publish_events(5 * months, months=months)
+    race.store.poison = {row for month in range(months) for row in rows[month::months][::2]}
+    race.seal_and_stop_before_writing()
+    race.take_over(race.second, stop="the end")
+    assert race.copies() == {1}
+
+    # When the store is repaired, and the first owner's insert arrives
+    race.store.mend()
+    race.finish(race.first)
+
+    # Then the good rows are stored once
+    assert race.copies() == {1}
