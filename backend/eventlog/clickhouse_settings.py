@@ -57,6 +57,7 @@ PINNED: Mapping[str, str] = {
     "enable_streaming_queries": "0",
     "optimize_trivial_approximate_count_query": "0",
     "prefer_column_name_to_alias": "0",
+    "enable_named_columns_in_function_tuple": "0",
     "date_time_overflow_behavior": "ignore",
     # Errors about indexes that our statements do not need.
     "force_primary_key": "0",

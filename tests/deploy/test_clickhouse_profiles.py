@@ -48,6 +48,7 @@ PROFILES = {
         "final": "1",
         "empty_result_for_aggregation_by_empty_set": "1",
         "data_type_default_nullable": "1",
+        "enable_named_columns_in_function_tuple": "1",
     },
     "indexes that are demanded": {"force_primary_key": "1", "force_index_by_date": "1"},
     "tokens are ignored": {"insert_deduplicate": "0", "deduplicate_insert": "disable"},
