@@ -197,13 +197,14 @@ def _dependents(client: ClickHouseClient) -> Iterator[Finding]:
     table = describe(client, TABLE)
     if table is None:
         return
-    ((databases, names),) = client.query(
-        "SELECT dependencies_database, dependencies_table FROM system.tables"
-        " WHERE database = currentDatabase() AND name = %s",
-        TABLE,
-    )
-    for database, name in sorted(zip(databases, names, strict=True)):
-        yield _view(client, str(database), str(name))
+    # Also the views on a view's target: each insert goes on to them, and a late one counts in each of them.
+    sources = [(table.database, TABLE)]
+    for source in sources:
+        for view in _views(client, *source):
+            finding, target = _view(client, *view)
+            yield finding
+            if target and target not in sources:
+                sources.append(target)
     projections = re.findall(r"\bPROJECTION (`[^`]+`|\w+)", table.ddl)
     if projections:
         yield Finding("event store projections", True, f"{', '.join(projections)}: each insert computes them")
@@ -218,43 +219,51 @@ def _dependents(client: ClickHouseClient) -> Iterator[Finding]:
         yield Finding("event store dependents", not is_buffer, detail)
 
 
-def _view(client: ClickHouseClient, database: str, name: str) -> Finding:
+def _views(client: ClickHouseClient, database: str, name: str) -> list[tuple[str, str]]:
+    """The materialized views that each insert into the table goes on to."""
+    found = client.query(
+        "SELECT dependencies_database, dependencies_table FROM system.tables WHERE database = %s AND name = %s",
+        database,
+        name,
+    )
+    return sorted(
+        (str(one), str(view)) for databases, views in found for one, view in zip(databases, views, strict=True)
+    )
+
+
+def _view(client: ClickHouseClient, database: str, name: str) -> tuple[Finding, tuple[str, str] | None]:
+    """What is to be said of a view, and the table that it fills, as far as it can be seen."""
     check = "event store view"
     found = client.query(
         "SELECT create_table_query, toString(uuid) FROM system.tables WHERE database = %s AND name = %s", database, name
     )
     if not found:
-        return Finding(
-            check,
-            True,
-            f"{database}.{name}: its target cannot be seen by this user; it needs a token log (docs/stores.md)",
-        )
+        unseen = f"{database}.{name}: its target cannot be seen by this user; it needs a token log (docs/stores.md)"
+        return Finding(check, True, unseen), None
     ddl, uuid = found[0]
     refreshed = " REFRESH " in ddl.split(" AS SELECT", 1)[0]
     if refreshed:
-        return Finding(check, True, f"{database}.{name}: refreshed by itself, inserts do not wait for it")
-    target_database, target = _target(client, ddl, database=database, name=name, uuid=uuid)
+        return Finding(check, True, f"{database}.{name}: refreshed by itself, inserts do not wait for it"), None
+    filled = target_database, target = _target(client, ddl, database=database, name=name, uuid=uuid)
     described = client.query(
         "SELECT engine, create_table_query FROM system.tables WHERE database = %s AND name = %s",
         target_database,
         target,
     )
     if not described:
-        return Finding(
-            check, False, f"{database}.{name}: its target {target_database}.{target} does not exist, or is unseen"
-        )
+        detail = f"{database}.{name}: its target {target_database}.{target} does not exist, or is unseen"
+        return Finding(check, False, detail), None
     engine, target_ddl = described[0]
     what = f"{database}.{name} to {target_database}.{target} ({engine})"
     if not _forgets_tokens(engine, target_ddl):
-        return Finding(check, True, f"{what}: with a token log")
+        return Finding(check, True, f"{what}: with a token log"), filled
     if not engine.endswith("MergeTree"):
-        return Finding(check, False, f"{what}: has no token log, so that a late insert counts twice in it")
-    return Finding(
-        check,
-        False,
+        return Finding(check, False, f"{what}: has no token log, so that a late insert counts twice in it"), filled
+    detail = (
         f"{what}: without a token log, a late insert counts twice in it. Run ALTER TABLE {target_database}.`{target}`"
-        " MODIFY SETTING non_replicated_deduplication_window = 10000",
+        " MODIFY SETTING non_replicated_deduplication_window = 10000"
     )
+    return Finding(check, False, detail), filled
 
 
 def _target(client: ClickHouseClient, ddl: str, *, database: str, name: str, uuid: str) -> tuple[str, str]:

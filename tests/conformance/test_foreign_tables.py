@@ -279,3 +279,29 @@ def test_a_view_is_listed_with_what_its_target_needs(store: EventStore, subject:
         for name in targets:
             subject.execute(f"DROP TABLE IF EXISTS v_{name} SYNC")
             subject.execute(f"DROP TABLE IF EXISTS {name} SYNC")
+
+
+@clickhouse
+def test_a_view_on_a_view_s_target_is_listed_as_well(store: EventStore, subject: SchemaSubject) -> None:
+    # Given a target with a token log, and on it a view whose own target has none
+    subject.execute(
+        "CREATE TABLE lines (event_type String, n UInt64) ENGINE = MergeTree ORDER BY event_type"
+        " SETTINGS non_replicated_deduplication_window = 100"
+    )
+    subject.execute("CREATE TABLE sums (event_type String, n UInt64) ENGINE = SummingMergeTree ORDER BY event_type")
+    subject.execute("CREATE MATERIALIZED VIEW v_lines TO lines AS SELECT event_type, 1 AS n FROM event_log")
+    subject.execute("CREATE MATERIALIZED VIEW v_sums TO sums AS SELECT event_type, n FROM lines")
+    try:
+        (finding,) = (one for one in store.findings() if not one.is_ok)
+        assert "v_sums" in finding.detail
+        subject.execute(finding.detail.split("Run ", 1)[1])
+        assert [one for one in store.findings() if not one.is_ok] == []
+
+        for _ in range(2):
+            write(store, *(row(number) for number in range(100)))
+
+        assert (subject.sum("lines", "n"), subject.sum("sums", "n")) == (100, 100)
+    finally:
+        for name in ("lines", "sums"):
+            subject.execute(f"DROP TABLE IF EXISTS v_{name} SYNC")
+            subject.execute(f"DROP TABLE IF EXISTS {name} SYNC")
