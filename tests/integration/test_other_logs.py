@@ -41,6 +41,19 @@ DATABASES = {"default": database_settings(os.environ["DATABASE_URL"])}
 SILENCED_SYSTEM_CHECKS = ["axes.W001", "axes.W002", "axes.W003"]
 """
 
+#: As many a project in a container has it, and what keeps the stream from the start.
+_LOUD = """
+import sys, structlog
+AXES_VERBOSE = False  # it logs before any command begins
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stdout))
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout"}},
+    "root": {"handlers": ["console"], "level": "DEBUG"},
+}
+"""
+
 #: In every payload and password of a test, and nowhere else.
 MARK = "swordfish6f1d0c9a52b84e7fb3a7c1d2e9f80a46"
 
@@ -75,10 +88,17 @@ def manage(environment: dict[str, str], *arguments: str) -> subprocess.Completed
     )
 
 
+@pytest.mark.parametrize("is_loud", [False, True], ids=["quiet", "loud"])
 @pytest.mark.parametrize("command", _COMMANDS, ids=" ".join)
 def test_standard_output_is_one_json_document(
-    environment: dict[str, str], store: EventStore, command: tuple[str, ...]
+    environment: dict[str, str],
+    store: EventStore,
+    tmp_path: Path,
+    command: tuple[str, ...],
+    is_loud: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
+    if is_loud:
+        (tmp_path / "quiet_settings.py").write_text(_SETTINGS + _LOUD)
     # Given something to say for each: a window to be recovered, a receipt to be verified
     create_users(2)
     deliver(sealed(), store)

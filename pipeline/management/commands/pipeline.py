@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pwd
-import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -17,6 +15,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, InterfaceError, connection
 
+from backend.eventlog.answers import nothing_but_the_answer
 from backend.eventlog.errors import EventStoreError
 from backend.eventlog.store import connect
 from backend.outbox.models import all_outboxes
@@ -78,8 +77,7 @@ class Command(BaseCommand):
             one.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *_args: Any, **options: Any) -> None:  # noqa: ANN401 - Django's signature
-        # Standard output has the answer only: what a project's logs or signal handlers print there goes to stderr.
-        with contextlib.redirect_stdout(sys.stderr):
+        with nothing_but_the_answer(self):
             self._handle(options)
 
     def _handle(self, options: dict[str, Any]) -> None:

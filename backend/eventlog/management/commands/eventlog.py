@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -16,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 
 from backend.eventlog import schema
+from backend.eventlog.answers import nothing_but_the_answer
 from backend.eventlog.comparison import SIDES, Comparison, compare
 from backend.eventlog.errors import EventStoreError
 from backend.eventlog.store import EventStore, completed, connect
@@ -53,8 +52,7 @@ class Command(BaseCommand):
             action.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *_args: Any, **options: Any) -> None:  # noqa: ANN401 - Django's signature
-        # Standard output has the answer only: what a project's logs or signal handlers print there goes to stderr.
-        with contextlib.redirect_stdout(sys.stderr):
+        with nothing_but_the_answer(self):
             self._handle(options)
 
     def _handle(self, options: dict[str, Any]) -> None:
