@@ -85,6 +85,9 @@ _ENDING = frozenset({errorcodes.ADMIN_SHUTDOWN, errorcodes.CRASH_SHUTDOWN, error
 #: Limits that fewer rows may stay below: of time, of memory, of temporary files.
 _TOO_LARGE = frozenset({errorcodes.QUERY_CANCELED, errorcodes.OUT_OF_MEMORY, errorcodes.CONFIGURATION_LIMIT_EXCEEDED})
 
+#: Classes of errors that functions of somebody else's raise, for a row or for each.
+_RAISED = frozenset({"P0", "38", "39"})
+
 
 class PostgreSQLStore:
     """An `EventStore` in a PostgreSQL database. Safe to share between threads; connects at first use."""
@@ -258,6 +261,9 @@ def _answer(error: psycopg2.Error) -> EventStoreError:
 def _refused(error: psycopg2.Error) -> RowsRefused | None:
     """RowsRefused if the rows are at fault; its text quotes nothing of them."""
     code = error.pgcode or ""
+    if code[:2] in _RAISED:
+        # In words of its own, which may quote the row.
+        return RowsRefused(f"a trigger on {TABLE} or on a partition of it raises an error (code {code})")
     # Data exceptions, violated constraints, and a value too large for an index.
     if code[:2] not in {"22", "23"} and code != errorcodes.PROGRAM_LIMIT_EXCEEDED:
         return None

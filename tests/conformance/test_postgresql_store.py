@@ -166,6 +166,24 @@ def test_a_constraint_of_somebody_elses_refuses_rows(store: EventStore, subject:
 # --- Tokens and months -----------------------------------------------------------------------------------------------
 
 
+def test_a_trigger_that_raises_an_error_refuses_rows_and_quotes_none(store: EventStore, subject: SchemaSubject) -> None:
+    write(store, row(1))
+    subject.execute(
+        "CREATE FUNCTION judge() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN IF NEW.outbox_id = 2 THEN"
+        " RAISE EXCEPTION 'I do not like %', NEW.event_type; END IF; RETURN NEW; END$$;"
+        " CREATE TRIGGER judge BEFORE INSERT ON event_log FOR EACH ROW EXECUTE FUNCTION judge()"
+    )
+    try:
+        with pytest.raises(RowsRefused, match="trigger") as raised:
+            write(store, row(2), token=SECOND)
+        assert row(2).event_type not in str(raised.value)
+        write(store, row(3), token=SECOND)
+    finally:
+        subject.execute("DROP FUNCTION judge CASCADE")
+
+    assert subject.rows() == [row(1), row(3)]
+
+
 def test_a_token_that_is_being_written_is_waited_for(store: EventStore, subject: Subject, by_hand: connection) -> None:
     """A late owner's insert and a new one's at the same time: the second finds what became of the first."""
     with ThreadPoolExecutor(1) as pool, by_hand.cursor() as cursor:
