@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from urllib3 import Retry
 
 from backend.eventlog.clickhouse_errors import WHO_MAY, brief, translated, who_may
 from backend.eventlog.clickhouse_settings import (
@@ -179,7 +180,7 @@ class ClickHouseClient:
         if address.folder:
             return _embedded(address.folder)
         try:
-            return clickhouse_connect.get_client(
+            client = clickhouse_connect.get_client(
                 host=address.host,
                 port=address.port,
                 username=address.username,
@@ -196,6 +197,9 @@ class ClickHouseClient:
             if "Unexpected" in str(error):
                 raise StoreUnavailable(f"{NOT_THE_STORES[:-1]}, or does its user's profile set `offset`?") from error
             raise
+        # Events do not go wherever an answer points to, as to a login page.
+        client.http_retries = Retry(1, redirect=False)  # type: ignore[attr-defined]
+        return client
 
 
 def _code(error: ClickHouseError) -> int | None:

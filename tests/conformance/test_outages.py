@@ -188,3 +188,20 @@ def test_a_good_answer_that_does_not_say_what_was_written_leaves_the_outcome_unk
             write(behind_endpoint, row(1))
 
         behind_endpoint.close()
+
+
+@speaks_http
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_events_do_not_follow_a_redirect(store: EventStore, subject: RemoteSubject, status: int) -> None:
+    # Given a proxy that sends everybody to another server, which takes whatever it is given
+    assert list(store.problems()) == []
+    taken = Answer(200, b"", {"X-ClickHouse-Summary": '{"written_rows": "1"}'})
+    with Endpoint(subject.port, inserts=taken) as elsewhere, Endpoint(subject.port, inserts="close") as proxy:
+        location = f"http://127.0.0.1:{elsewhere.port}/?query=INSERT+INTO+event_log+"
+        proxy.inserts = Answer(status, b"", {"Location": location})
+        behind_proxy = subject.connect(proxy.port)
+
+        with pytest.raises(OutcomeUnknown, match=str(status)):
+            write(behind_proxy, row(1))
+
+        behind_proxy.close()
