@@ -141,7 +141,7 @@ def lengthen_limits(connection: BaseDatabaseWrapper, **_: object) -> None:
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT set_config(name, %s, false) FROM pg_settings"
-                " WHERE name = 'statement_timeout' AND setting::bigint BETWEEN 1 AND %s",
+                " WHERE name IN ('statement_timeout', 'transaction_timeout') AND setting::bigint BETWEEN 1 AND %s",
                 [f"{SHORTEST_STATEMENT_SECONDS}s", SHORTEST_STATEMENT_SECONDS * 1000 - 1],
             )
 

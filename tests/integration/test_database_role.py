@@ -178,6 +178,7 @@ def test_a_time_limit_that_is_too_short_is_named_and_does_not_hold_for_workers(s
         services.postgres.superuser_url,
         "CREATE ROLE hasty LOGIN PASSWORD 'hasty' IN ROLE towpath",
         "ALTER ROLE hasty SET statement_timeout = 60",
+        "ALTER ROLE hasty SET transaction_timeout = '20s'",
     )
     connection.close()
     with pytest.MonkeyPatch.context() as patch:
@@ -186,12 +187,13 @@ def test_a_time_limit_that_is_too_short_is_named_and_does_not_hold_for_workers(s
         try:
             assert "statement_timeout is 60 ms" in role_findings()
             assert "ALTER ROLE hasty SET statement_timeout = '60s'" in role_findings()
+            assert "transaction_timeout is 20000 ms" in role_findings()
 
             connection.close()
             connection_created.connect(lengthen_limits)
             with connection.cursor() as cursor:
-                cursor.execute("SHOW statement_timeout")
-                assert cursor.fetchone() == ("1min",)
+                cursor.execute("SELECT current_setting('statement_timeout'), current_setting('transaction_timeout')")
+                assert cursor.fetchone() == ("1min", "1min")
         finally:
             connection_created.disconnect(lengthen_limits)
             connection.close()
