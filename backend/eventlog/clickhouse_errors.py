@@ -42,6 +42,13 @@ _TOO_LARGE = "HTTP status 413"
 _CODES_OUTCOME_UNKNOWN = frozenset({3, 86, 159, 209, 210, 319, 394, 659, 677, 734, 735, 1014, 1017, 1018})
 #: READONLY (so is every setting, for a reader) and ACCESS_DENIED.
 _CODES_NO_RIGHT = frozenset({164, 497})
+#: FUNCTION_THROW_IF_VALUE_IS_NON_ZERO: whoever wrote the view chose the words.
+_THROW_IF = 395
+#: What the parser of our inserts says without a value.
+_QUOTES_NO_VALUE = re.compile(
+    r"(?:Code: \d+. DB::Exception: )?"
+    r"(?:Cannot parse input: expected '\S{1,2}'|Cannot (?:read|parse) DateTime(?:: unexpected word)?)"
+)
 WHO_MAY = (
     ": the user of EVENT_STORE_URL lacks a privilege. Workers and `pipeline verify` need those of towpath_writer,"
     " `eventlog migrate` those of towpath_migrator"
@@ -64,7 +71,7 @@ def translated(error: Exception) -> EventStoreError:
         return StoreUnavailable(message + who_may(error))
     # A parser, a constraint or a view that does not take a value; a code that nobody knows is taken for one, too. That
     # blames no row: one is at fault only if the store takes others.
-    return RowsRefused(message)
+    return RowsRefused(_without_values(error))
 
 
 def who_may(error: Exception) -> str:
@@ -79,14 +86,34 @@ def _never_sent(error: Exception) -> bool:
     return isinstance(reason, NewConnectionError)
 
 
+def _without_values(error: Exception) -> str:
+    """Of a value that is not taken. The server's words for it may quote it anywhere, so only some are passed on."""
+    line = _first_line(error)
+    constraint = re.match(r"Constraint (?:`[^`]+`|\w+) for table \S+", line)
+    if constraint:
+        line = f"{constraint[0]} is violated"
+    elif not (_QUOTES_NO_VALUE.fullmatch(line) or getattr(error, "code", None) == _THROW_IF):
+        line = getattr(error, "name", None) or "a value is not taken"
+    view = re.search(r"while pushing to view ([\w.]*\w)", str(error))
+    return line + (f" in the view {view[1]}" if view else "") + _where(error)
+
+
 def brief(error: Exception) -> str:
     """The error without the rows that the server quotes in it: payloads do not belong in logs."""
+    return _first_line(error) + _where(error)
+
+
+def _first_line(error: Exception) -> str:
     text = str(error)
     answer = text.split("DB::Exception: ", 1)[-1]
     first_line = answer.splitlines()[0] if answer else type(error).__name__
     for quote in (" before: ", "(at row", ": while ", ". Stack trace", ", e.what()", " (version ", " (for url "):
         first_line = first_line.split(quote, 1)[0]
-    column = re.search(r"name: (\w+), +type: ([^,\n]+(?:, '[^']*')?\)?), +ERROR", text)
+    return first_line.strip(" :")[:300]
+
+
+def _where(error: Exception) -> str:
+    column = re.search(r"name: (\w+), +type: ([^,\n]+(?:, '[^']*')?\)?), +ERROR", str(error))
     where = f" in column {column[1]} ({column[2]})" if column else ""
     code = getattr(error, "code", None)
-    return f"{first_line.strip(' :')[:300]}{where}" + (f" (code {code})" if code else "")
+    return where + (f" (code {code})" if code else "")

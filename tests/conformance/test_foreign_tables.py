@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend.eventlog import schema
-from backend.eventlog.errors import EventStoreError
+from backend.eventlog.errors import EventStoreError, RowsRefused
 from backend.eventlog.schema import SchemaConflictError
 from backend.eventlog.store import EventStore
 from tests.conformance.rows import row, write
@@ -305,3 +305,37 @@ def test_a_view_on_a_view_s_target_is_listed_as_well(store: EventStore, subject:
         for name in ("lines", "sums"):
             subject.execute(f"DROP TABLE IF EXISTS v_{name} SYNC")
             subject.execute(f"DROP TABLE IF EXISTS {name} SYNC")
+
+
+@clickhouse
+@pytest.mark.parametrize(
+    "expression",
+    [
+        *("toUInt32(event_context)", "toDate(event_context)", "toUUID(event_context)", "toIPv4(event_context)"),
+        *("toFloat64(event_context)", "CAST(event_context AS Enum8('a' = 1))", "base64Decode(event_context)"),
+        *("event_context::JSON", "toBool(event_context)", "match('a', concat(event_context, '('))"),
+    ],
+)
+def test_an_error_of_a_view_names_the_view_and_quotes_no_payload(
+    store: EventStore, subject: SchemaSubject, expression: str
+) -> None:
+    subject.execute("CREATE TABLE seen (n String) ENGINE = MergeTree ORDER BY n")
+    subject.execute(f"CREATE MATERIALIZED VIEW seeing TO seen AS SELECT toString({expression}) AS n FROM event_log")
+    try:
+        with pytest.raises(RowsRefused, match=r"^[A-Z_0-9]{5,} in the view \w+\.seeing \(code") as raised:
+            write(store, row(1, context=b"hunter2@"))
+    finally:
+        subject.execute("DROP TABLE seeing SYNC")
+        subject.execute("DROP TABLE seen SYNC")
+
+    assert "hunter2" not in str(raised.value)
+
+
+@clickhouse
+def test_an_error_of_a_constraint_names_it_and_quotes_no_payload(store: EventStore, subject: SchemaSubject) -> None:
+    subject.execute("ALTER TABLE event_log ADD CONSTRAINT short CHECK length(event_context) < 3")
+
+    with pytest.raises(RowsRefused, match=r"^Constraint `short` for table \S+ is violated \(code") as raised:
+        write(store, row(1, context=b"hunter2@"))
+
+    assert "hunter2" not in str(raised.value)
