@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from backend.eventlog.clickhouse_client import NotGranted
 from backend.eventlog.clickhouse_schema import (
+    COLUMN_TYPES,
     MIGRATION_COLUMNS,
     TABLE,
     WATCHED_SETTINGS,
@@ -205,9 +206,18 @@ def _dependents(client: ClickHouseClient) -> Iterator[Finding]:
             yield finding
             if target and target not in sources:
                 sources.append(target)
-    projections = re.findall(r"\bPROJECTION (`[^`]+`|\w+)", table.ddl)
-    if projections:
-        yield Finding("event store projections", True, f"{', '.join(projections)}: each insert computes them")
+    computed = [
+        *(f"projection {name}" for name in re.findall(r"\bPROJECTION (`[^`]+`|\w+)", table.ddl)),
+        *(f"index {name}" for name in re.findall(r"\bINDEX (`[^`]+`|\w+)", table.ddl) if name != "window_id_bloom"),
+        *(
+            f"column {name}"
+            for name, column in table.columns.items()
+            if name not in COLUMN_TYPES and column.default.startswith(("DEFAULT ", "MATERIALIZED "))
+        ),
+    ]
+    if computed:
+        advice = "each insert computes them, and an event for which one fails becomes a dead letter"
+        yield Finding("event store extras", True, f"{', '.join(computed)}: {advice}")
     others = client.query(
         "SELECT database, name, engine FROM system.tables WHERE engine IN ('Buffer', 'Distributed', 'Merge')"
         " AND position(engine_full, %s) > 0 ORDER BY database, name",

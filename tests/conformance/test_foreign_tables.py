@@ -8,7 +8,7 @@ from backend.eventlog import schema
 from backend.eventlog.errors import EventStoreError, RowsRefused
 from backend.eventlog.schema import SchemaConflictError
 from backend.eventlog.store import EventStore
-from tests.conformance.rows import row, write
+from tests.conformance.rows import SECOND, row, write
 from tests.conformance.subjects import PostgreSQLSubject, SchemaSubject
 
 clickhouse = pytest.mark.only("clickhouse", "chdb", reason="the statements are ClickHouse's")
@@ -339,3 +339,25 @@ def test_an_error_of_a_constraint_names_it_and_quotes_no_payload(store: EventSto
         write(store, row(1, context=b"hunter2@"))
 
     assert "hunter2" not in str(raised.value)
+
+
+@clickhouse
+@pytest.mark.parametrize(
+    ("name", "addition"),
+    [
+        ("column mine", "ADD COLUMN mine UInt32 MATERIALIZED toUInt32(event_context)"),
+        ("index mine", "ADD INDEX mine toUInt32(event_context) TYPE minmax"),
+        ("projection mine", "ADD PROJECTION mine (SELECT toUInt32(event_context) AS n ORDER BY n)"),
+    ],
+)
+def test_what_each_insert_computes_besides_is_named(
+    store: EventStore, subject: SchemaSubject, name: str, addition: str
+) -> None:
+    subject.execute(f"ALTER TABLE event_log {addition}")
+
+    (finding,) = (one for one in store.findings() if one.check == "event store extras")
+    assert finding.detail.startswith(f"{name}: ")
+    with pytest.raises(RowsRefused):
+        write(store, row(1))
+    write(store, row(2, context=b"7"), token=SECOND)
+    assert subject.rows() == [row(2, context=b"7")]
