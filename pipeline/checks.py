@@ -177,6 +177,9 @@ def _event_store() -> Iterator[CheckMessage]:
     """Of a project that sets it after `from backend.config.towpath import *`, which checks the environment's."""
     try:
         store.checked(settings.EVENT_STORE_URL)
+        if connection.vendor == "postgresql":  # of another one, the first check speaks
+            # What the DATABASES bring, whose server `postgresql://` stands for.
+            store.checked(store.with_own_server(settings.EVENT_STORE_URL))
     except ImproperlyConfigured as error:
         yield Error(f"EVENT_STORE_URL: {error}", hint="See docs/stores.md.", id="pipeline.E020")
 

@@ -208,16 +208,21 @@ def connect(url: str, *, timeout_seconds: float) -> EventStore:
         checked(url)
     except ImproperlyConfigured as error:
         raise ImproperlyConfigured(f"EVENT_STORE_URL: {error}") from None
-    parts = urlsplit(url)
     # Late, so that a process that never writes never loads a driver.
-    if parts.scheme in _POSTGRESQL:
+    if urlsplit(url).scheme in _POSTGRESQL:
         from backend.eventlog.postgresql import PostgreSQLStore  # noqa: PLC0415
 
-        complete = completed(url, database_url=url if parts.netloc else _own_server())
-        return PostgreSQLStore(complete, timeout_seconds=timeout_seconds)
+        return PostgreSQLStore(with_own_server(url), timeout_seconds=timeout_seconds)
     from backend.eventlog.clickhouse import ClickHouseStore  # noqa: PLC0415
 
     return ClickHouseStore(url, timeout_seconds=timeout_seconds)
+
+
+def with_own_server(url: str) -> str:
+    """The URL in full: one of PostgreSQL without a server is on the application's own."""
+    parts = urlsplit(checked(url))
+    is_full = parts.scheme not in _POSTGRESQL or parts.netloc
+    return completed(url, database_url=url if is_full else _own_server())
 
 
 def _own_server() -> str:

@@ -169,6 +169,18 @@ def test_manage_py_check_names_the_option_of_a_project_s_own_setting(settings: S
     assert SECRET not in error.msg
 
 
+def test_an_option_of_databases_that_the_store_beside_it_cannot_have_is_named_by_check(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.EVENT_STORE_URL = "postgresql://"
+    assert not [one for one in check_settings() if one.id == "pipeline.E020"]
+    monkeypatch.setitem(connections["default"].settings_dict, "OPTIONS", {"service": "mysite"})
+
+    (error,) = [one for one in check_settings() if one.id == "pipeline.E020"]
+
+    assert error.msg == "EVENT_STORE_URL: the option service cannot be used, write host and database into the URL"
+
+
 @pytest.mark.parametrize("options", [{"options": "-c search_path=app"}, {"application_name": "web"}])
 def test_options_of_the_applications_database_are_not_those_of_the_event_store(
     options: dict[str, str], monkeypatch: pytest.MonkeyPatch
