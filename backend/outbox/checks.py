@@ -205,6 +205,19 @@ def _managers(outbox: type[Outbox]) -> Iterator[_Problem]:
             )
 
 
+def _pointed_to(outbox: type[Outbox]) -> Iterator[_Problem]:
+    # Hidden ones, too: those without a name, and those of the tables that a ManyToManyField makes.
+    for relation in outbox._meta.get_fields(include_hidden=True):
+        if not isinstance(relation, models.ForeignObjectRel) or isinstance(relation, models.ManyToManyRel):
+            continue
+        field: Any = relation.field
+        if getattr(field, "db_constraint", False) and not relation.parent_link:
+            yield (
+                f"{field.model.__name__}.{field.name} points to its rows, which could not be deleted once delivered",
+                "Point to what the event reports, or give the key db_constraint=False and on_delete=models.DO_NOTHING.",
+            )
+
+
 def _table(outbox: type[Outbox]) -> Iterator[_Problem]:
     name = outbox.outbox_name()
     if '"' in name or "%" in name:
@@ -229,5 +242,6 @@ _CHECKS: dict[int, Callable[[Any], Iterator[_Problem]]] = {
     7: _frozen,
     8: _managers,
     9: _table,
+    10: _pointed_to,
 }
 _CHECKS_OF_A_PROXY = {8: _managers}

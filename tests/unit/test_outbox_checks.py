@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.core.checks import CheckMessage, run_checks
 from django.db import models
+from django.test.utils import isolate_apps
 from pytest_django import Settings
 
 from backend.outbox.checks import check_outboxes, problems_between, problems_of
@@ -133,6 +135,29 @@ def test_an_outbox_that_would_lose_events_is_refused(
     assert problem.obj is outbox
     assert re.search(text, problem.msg), problem.msg
     assert re.search(hint, problem.hint or ""), problem.hint
+
+
+@pytest.mark.parametrize(
+    ("key", "is_refused"),
+    [
+        (partial(models.ForeignKey, on_delete=models.CASCADE), True),
+        (partial(models.ForeignKey, on_delete=models.RESTRICT, related_name="+"), True),
+        (partial(models.OneToOneField, on_delete=models.PROTECT), True),
+        (models.ManyToManyField, True),
+        (partial(models.ForeignKey, on_delete=models.DO_NOTHING, db_constraint=False), False),
+        (partial(models.ManyToManyField, db_constraint=False), False),
+    ],
+)
+@isolate_apps("backend.users")
+def test_what_points_to_the_rows_of_an_outbox_is_refused(key: Any, is_refused: bool) -> None:  # noqa: ANN401, FBT001
+    outbox: Any = type("OutboxKept", (FrozenOutbox,), {"__module__": __name__, "Meta": meta_of(FrozenOutbox)})
+    meta = type("Meta", (), {"app_label": "users"})
+    type("Pointing", (models.Model,), {"__module__": __name__, "Meta": meta, "change": key(outbox)})
+
+    found = [(problem.id, problem.msg) for problem in problems_of(outbox)]
+
+    assert [id_ for id_, _ in found] == ["outbox.E010"] * is_refused
+    assert all("points to its rows" in message for _, message in found)
 
 
 @pytest.mark.parametrize("name", ['"crm"."outbox"', 'crm"."outbox', "outbox%s", "o" * 64, "é" * 32])
