@@ -18,7 +18,7 @@ from django.db import DatabaseError, connection
 from backend.eventlog.errors import EventStoreError, OutcomeUnknown
 from pipeline import deadletters, failpoints, lease, metrics, stages, tracing
 from pipeline.ack import ack
-from pipeline.errors import LeaseLost, NotTaken, SchemaRefused, WindowTooLarge, described
+from pipeline.errors import LeaseLost, NotReadable, NotTaken, SchemaRefused, WindowTooLarge, described
 from pipeline.load import load
 from pipeline.models import Window
 from pipeline.window import (
@@ -100,10 +100,14 @@ def _not_delivered(window: SealedWindow, error: Exception, context: BoundLogger)
             context.error("schema_refused", error=str(error), retry_in_seconds=round(pause, 1))
             return Delivery.REFUSED
     metrics.retries.labels("failed").inc()
-    context.error("window_failed", exc_info=error)
-    if not connection.in_atomic_block:
-        connection.close()  # it may be broken, or in the middle of something
-    is_isolated = window.attempts >= _ISOLATED_FROM_ATTEMPT
+    is_locked = isinstance(error, NotReadable)
+    if is_locked:
+        context.warning("window_not_readable", error=str(error))
+    else:
+        context.error("window_failed", exc_info=error)
+        if not connection.in_atomic_block:
+            connection.close()  # it may be broken, or in the middle of something
+    is_isolated = is_locked or window.attempts >= _ISOLATED_FROM_ATTEMPT
     postpone(window, error=described(error), pause_seconds=pause_seconds(window), is_isolated=is_isolated)
     return Delivery.FAILED
 

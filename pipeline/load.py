@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from django.conf import settings
-from django.db import connection
+from django.db import OperationalError, connection
 from django.db.models import BooleanField, Case, F, Func, TextField, Value, When
 from django.db.models.expressions import Combinable, RawSQL
 from django.db.models.fields.json import KeyTextTransform
@@ -32,12 +32,14 @@ from backend.eventlog.columns import (
     Kind,
 )
 from backend.outbox.models import MOST_ROW_BYTES, all_outboxes
-from pipeline.errors import WindowTooLarge
+from pipeline import trouble
+from pipeline.errors import NotReadable, WindowTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from _typeshed import ReadableBuffer as Buffer
+    from django.db.backends.utils import CursorWrapper
 
     from backend.outbox.models import Outbox
     from pipeline.window import SealedWindow
@@ -50,8 +52,12 @@ LONGEST_LOAD_SECONDS = 300
 _SESSION = (
     "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, MDY'; SET LOCAL IntervalStyle = 'postgres';"
     " SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = 'hex';"
-    f" SET LOCAL statement_timeout = '{LONGEST_LOAD_SECONDS}s'"
+    f" SET LOCAL statement_timeout = '{LONGEST_LOAD_SECONDS}s';"
+    # Whoever may write to what lean events refer to may lock it, for as long as they like. Events of others are not to
+    # wait for it.
+    " SET LOCAL lock_timeout = '1s'"
 )
+_LOCK_NOT_AVAILABLE = "55P03"
 #: Every row of a window is reached by index, whatever the planner believes. Statistics taken in the middle of a bulk
 #: insert say that the tables are empty; it then read all users for each row, and a window took 50 s instead of 30 ms.
 _INDEXES_ONLY = (
@@ -66,6 +72,9 @@ HIDDEN = (
     "a row that the event refers to is hidden from the pipeline's role (row level security, a view), or holds NULL"
     " where the event has no None. See `pipeline doctor`: the event is delivered once the row can be read"
 )
+
+#: Why the rows of an outbox wait that could be read at another time.
+LOCKED = "somebody holds a lock on a table that the event is read from: `pipeline status` names who, as long as they do"
 
 #: Why a row is a dead letter that no event store has seen.
 TOO_LARGE = f"larger than the {MOST_ROW_BYTES:,} bytes that a row may have: a worker holds it in memory several times"
@@ -89,13 +98,14 @@ _DEFAULTS = {
 class LoadedWindow:
     """The rows as COPY text, a line each, columns as in `ROW_COLUMNS`; and how many they are, by outbox.
 
-    `hidden` are those whose event cannot be read, `too_large` those that were not: neither must be written.
+    `hidden` are those whose event cannot be read, and `why`; `too_large` those that were not: neither must be written.
     """
 
     rows: bytes
     counts: Mapping[str, int]
     hidden: frozenset[tuple[str, int]] = frozenset()
     too_large: frozenset[tuple[str, int]] = frozenset()
+    why: str = HIDDEN
 
     @property
     def row_count(self) -> int:
@@ -103,26 +113,40 @@ class LoadedWindow:
 
 
 def load(window: SealedWindow, *, max_bytes: int | None) -> LoadedWindow:
-    """Read every row of the window. Raises WindowTooLarge when it has several rows and they exceed `max_bytes`."""
+    """Read every row of the window. Raises WindowTooLarge when it has several rows and they exceed `max_bytes`, and
+    NotReadable when some are locked and may be written all the same."""
     outboxes = all_outboxes()
     body = _BoundedBody(max_bytes=max_bytes if window.row_count > 1 else None)
     # psycopg2 calls write() for each row: the buffer's is C, and ours is called once for a MiB of rows.
     buffer = io.BufferedWriter(body, _BUFFER_BYTES)
     counts: dict[str, int] = {}
+    locked: set[tuple[str, int]] = set()
     try:
         with connection.cursor() as cursor:
             for name in window.rows:
                 outbox = outboxes[window.renamed.get(name, name)]
                 copy = cursor.cursor.mogrify(*_rows_sql(outbox, name, window.id)).decode()
                 # One message to the server, and so one transaction, in which alone the settings hold.
-                cursor.copy_expert(f"{_SESSION}; {_INDEXES_ONLY}; COPY ({copy}) TO STDOUT (ENCODING 'UTF8')", buffer)
-                counts[name] = cursor.rowcount
+                try:
+                    # Django does not translate the errors of a COPY.
+                    with connection.wrap_database_errors:
+                        cursor.copy_expert(
+                            f"{_SESSION}; {_INDEXES_ONLY}; COPY ({copy}) TO STDOUT (ENCODING 'UTF8')", buffer
+                        )
+                    counts[name] = cursor.rowcount
+                except OperationalError as error:
+                    if trouble.sqlstate(error) != _LOCK_NOT_AVAILABLE:
+                        raise
+                    if window.is_write_begun:  # an insert that has these rows may arrive at any time
+                        raise NotReadable(LOCKED) from error
+                    locked.update((name, id_) for id_ in _ids(cursor, window, name))
+                    counts[name] = window.rows[name]
         buffer.flush()
     except WindowTooLarge:
         connection.close()  # the rest of the COPY is still on its way; a new connection is cheaper than reading it
         raise
     rows = body.getvalue()
-    if b"\t" + _NULL + b"\t" not in rows:
+    if not locked and b"\t" + _NULL + b"\t" not in rows:
         return LoadedWindow(rows, counts)
     incomplete: dict[str, list[int]] = {}
     for line in rows.splitlines():
@@ -134,7 +158,14 @@ def load(window: SealedWindow, *, max_bytes: int | None) -> LoadedWindow:
         for id_ in _too_large(outboxes[window.renamed.get(name, name)], ids)
     )
     hidden = frozenset((name, id_) for name, ids in incomplete.items() for id_ in ids) - too_large
-    return LoadedWindow(rows, counts, hidden, too_large)
+    return LoadedWindow(rows, counts, hidden | locked, too_large, LOCKED if locked else HIDDEN)
+
+
+def _ids(cursor: CursorWrapper, window: SealedWindow, name: str) -> list[int]:
+    cursor.execute(
+        "SELECT unnest(ids) FROM pipeline_batch WHERE window_id = %s AND outbox = %s", [str(window.id), name]
+    )
+    return [id_ for (id_,) in cursor.fetchall()]
 
 
 def _too_large(outbox: type[Outbox], ids: Sequence[int]) -> Iterable[int]:

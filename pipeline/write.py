@@ -24,7 +24,7 @@ import structlog
 
 from backend.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, WriteRefused, WriteTooLarge
 from pipeline import stages
-from pipeline.load import HIDDEN, TOO_LARGE
+from pipeline.load import TOO_LARGE
 from pipeline.window import RefusedRow
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class _Parts:
         self._left: set[Identity] = set(loaded.hidden)
         self._refusals = 0
         self._is_proven = True
-        self._error = HIDDEN if loaded.hidden else TOO_LARGE if loaded.too_large else ""
+        self._error = loaded.why if loaded.hidden else TOO_LARGE if loaded.too_large else ""
         self._complaint = ""
         #: Of the first insert without an answer.
         self._unanswered: OutcomeUnknown | None = None

@@ -12,15 +12,22 @@ from django.core.management import CommandError
 from django.db import connection, transaction
 from django.test import Client
 
+from pipeline.delivery import Delivery, deliver
 from pipeline.gauges import LEDGER, LedgerCollector, read_gauges
 from pipeline.metrics import oldest_age_seconds, pending_rows
-from pipeline.models import DeadLetter
+from pipeline.models import DeadLetter, Window
+from pipeline.recover import recover
 from pipeline.status import read_status
-from tests.integration.rows import create_users, write_events
+from pipeline.window import begin_write, claim_expired
+from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.test_commands import doctor, here, status
+from tests.integration.windows import expire_leases, sealed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from backend.eventlog.store import EventStore
+    from tests.integration.event_log import EventLog
 
 TABLES = ("users", "outbox_user", "outbox_event", "pipeline_window", "pipeline_batch", "pipeline_deadletter")
 
@@ -144,3 +151,51 @@ def test_dead_letters_are_shown_though_the_event_cannot_be_read() -> None:
 
     assert [one["error"] for one in listed] == ["refused"]
     assert (shown[0]["error"], "somebody holds a lock on users" in shown[0]["unread"]) == ("refused", True)
+
+
+def test_events_that_are_read_from_a_locked_table_wait_apart_from_the_others(
+    store: EventStore, event_log: EventLog
+) -> None:
+    # Given a window with events of both kinds
+    create_users(3)
+    write_events(["{}"] * 2)
+    window = sealed()
+
+    # When somebody has locked one of its tables, for longer than a load waits
+    with locked("users"):
+        assert deliver(window, store) is Delivery.ACKED
+
+        # Then the other events are stored, status names the lock, and a second attempt changes nothing
+        assert event_log.count() == 2
+        assert undelivered()["outbox_user"] == 3
+        for _ in range(2):
+            expire_leases()
+            recover(store, should_stop=lambda: False)
+        assert undelivered()["outbox_user"] == 3
+        assert any("holds a lock on a table that the event is read from" in one for one in read_status().problems)
+
+    # And once the lock is gone, each is stored once
+    expire_leases()
+    recover(store, should_stop=lambda: False)
+    assert undelivered() == {}
+    assert (event_log.count(), event_log.distinct()) == (5, 5)
+
+
+def test_locked_events_that_may_be_on_their_way_to_the_store_get_no_other_window(
+    store: EventStore, event_log: EventLog
+) -> None:
+    """What an owner before has sent may arrive at any time, under the token of this window."""
+    create_users(3)
+    window = sealed()
+    begin_write(window)
+    expire_leases()
+    again = claim_expired()
+    assert again is not None
+
+    with locked("users"):
+        assert deliver(again, store) is Delivery.FAILED
+
+    assert [one.id for one in Window.objects.all()] == [window.id]
+    expire_leases()
+    recover(store, should_stop=lambda: False)
+    assert (undelivered(), event_log.count()) == ({}, 3)
