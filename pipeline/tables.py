@@ -26,6 +26,7 @@ def problems(cursor: CursorWrapper) -> Iterator[str]:
         (_NO_TABLE, [*outboxes, *ledger]),
         (_DEFAULT, outboxes),
         (_INDEX, outboxes),
+        (_POINTED_TO, outboxes),
         (_SEQUENCE, outboxes),
     ):
         cursor.execute(f"WITH ours AS ({_OURS}) {sql}", [tables])
@@ -59,6 +60,12 @@ FROM ours AS o WHERE NOT EXISTS (
     SELECT FROM pg_index AS i WHERE i.indrelid = o.oid AND i.indisvalid AND i.indpred IS NULL
     AND pg_get_indexdef(i.indexrelid, 1, true) = 'xid' AND pg_get_indexdef(i.indexrelid, 2, true) = 'id'
 ) ORDER BY 1
+"""
+_POINTED_TO = """
+SELECT format('%%1$s: its rows cannot be deleted once delivered, because %%2$s points to them.'
+              ' ALTER TABLE %%2$s DROP CONSTRAINT %%3$I', o.relname, c.conrelid::regclass, c.conname)
+FROM ours AS o JOIN pg_constraint AS c ON c.confrelid = o.oid AND c.contype = 'f' AND c.confdeltype IN ('a', 'r')
+ORDER BY 1
 """
 #: Two rows of one id under way would be taken for one.
 _SEQUENCE = """

@@ -53,9 +53,14 @@ def changed(request: pytest.FixtureRequest) -> Iterator[str]:
             "CREATE INDEX outbox_even_xid_f07688_idx ON outbox_event (xid, id)",
             "outbox_event has no valid index on (xid, id)",
         ),
+        (
+            "CREATE TABLE pointing (id bigint CONSTRAINT pointing_fk REFERENCES outbox_event)",
+            "DROP TABLE pointing",
+            "because pointing points to them. ALTER TABLE pointing DROP CONSTRAINT pointing_fk",
+        ),
     ],
     indirect=True,
-    ids=["unlogged", "default", "index"],
+    ids=["unlogged", "default", "index", "key"],
 )
 def test_the_doctor_names_a_table_that_was_changed_by_hand(changed: str) -> None:
     (problem,) = found()
