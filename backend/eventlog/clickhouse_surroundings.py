@@ -139,12 +139,14 @@ def hidden_rows(client: ClickHouseClient) -> str:
 def _shown_and_held(client: ClickHouseClient) -> tuple[int, int]:
     shown = held = 0
     for _ in range(_LOOKS):
-        ((held,),) = client.query(
-            "SELECT sum(rows) FROM system.parts WHERE active AND NOT has_lightweight_delete"
-            " AND database = currentDatabase() AND table = %s",
+        ((held, parts_with_deleted_rows),) = client.query(
+            "SELECT sum(rows), countIf(has_lightweight_delete) FROM system.parts"
+            " WHERE active AND database = currentDatabase() AND table = %s",
             TABLE,
         )
-        ((shown,),) = client.query(f"SELECT count() FROM {TABLE}", wanted=PINNED_ON_DECISIONS)
+        # The parts count what DELETE FROM has taken out, until they are merged.
+        wanted = {**PINNED_ON_DECISIONS, "apply_deleted_mask": "0" if parts_with_deleted_rows else "1"}
+        ((shown,),) = client.query(f"SELECT count() FROM {TABLE}", wanted=wanted)
         if shown >= held:
             break
     return shown, held

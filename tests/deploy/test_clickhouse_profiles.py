@@ -218,6 +218,25 @@ def test_a_row_policy_is_noticed_before_hidden_rows_are_taken_for_missing(endpoi
     assert "ALTER ROW POLICY" in finding.detail
 
 
+def test_a_row_policy_is_noticed_also_beside_rows_that_were_deleted(endpoint: Endpoint) -> None:
+    # Given an event that somebody has deleted by its row
+    _migrate(endpoint)
+    with _store(endpoint) as store:
+        store.write(copy_text(row(1), row(2), row(3)), row_count=3, token=FIRST)
+    with endpoint.as_user("administrator") as port:
+        client = clickhouse_connect.get_client(host="127.0.0.1", port=port, database="towpath")
+        client.command("DELETE FROM event_log WHERE outbox_id = 3")
+        client.close()
+
+    with _store(endpoint) as store:
+        assert store.read_back(WINDOW) == {row(1).identity, row(2).identity}
+    with (
+        _store(endpoint, "--filter=outbox_id < 2") as store,
+        pytest.raises(StoreUnavailable, match=r"sees \d of 3 rows"),
+    ):
+        store.read_back(WINDOW)
+
+
 def test_every_pin_is_a_setting_of_the_engine_and_reads_take_its_default(endpoint: Endpoint) -> None:
     """A user whose settings are fixed can read only with the server's defaults. Older servers had some others."""
     older = {"update_insert_deduplication_token_in_dependent_materialized_views"}
