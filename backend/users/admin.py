@@ -141,6 +141,11 @@ class UserAdmin(_ThroughUseCases):
     filter_horizontal = ("groups", "user_permissions")
     form = ChangeUserForm
 
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        # As Django's own: `?password__startswith=` would tell whoever may view users the hash, letter by letter.
+        allowed: bool = super().lookup_allowed(lookup, value, request)
+        return allowed and not lookup.startswith("password")
+
     def get_form(self, request: HttpRequest, obj: User | None = None, change: bool = False, **kwargs: Any) -> Any:  # noqa: ANN401, FBT001, FBT002 - Django's signature
         if obj is None:
             return AddUserForm

@@ -310,6 +310,15 @@ def test_rights_that_are_taken_meanwhile_grant_nothing(clerk: User, root: User) 
     assert bob.user_permissions.count() == (granted.refusal is None)
 
 
+@pytest.mark.parametrize("lookup", ["password__startswith", "password", "password__regex"])
+def test_who_may_view_users_cannot_ask_for_their_password_s_hash(root: User, lookup: str) -> None:
+    viewer = account("viewer", "users.view_user", is_staff=True)
+
+    response = client_of(viewer).get("/admin/users/user/", {lookup: root.password})
+
+    assert response.status_code == 400
+
+
 # --- Groups ------------------------------------------------------------------------------------------------------
 
 
