@@ -19,7 +19,7 @@ from backend.eventlog.errors import EventStoreError, OutcomeUnknown
 from pipeline import deadletters, failpoints, lease, metrics, stages, tracing
 from pipeline.ack import ack
 from pipeline.errors import LeaseLost, NotReadable, NotTaken, SchemaRefused, WindowTooLarge, described
-from pipeline.load import load
+from pipeline.load import HIDDEN, load
 from pipeline.models import Window
 from pipeline.window import (
     RefusedRow,
@@ -141,6 +141,9 @@ def _carry(window: SealedWindow, store: EventStore, context: BoundLogger) -> Non
         seconds=settings.LEASE_SECONDS / 2,
     )
     written = _write(store, window, loaded, limits)
+    if window.is_write_begun and loaded.hidden.intersection(written.left):
+        # An insert that has them may arrive still, under this window's tokens: they are not parted from it.
+        raise NotReadable(HIDDEN)
     refused, left = _at_fault(window, written, is_store_proven=limits.is_store_proven)
     moment = stages.done("write", moment, context)
     failpoints.reach("written")

@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import cast
 
 import pytest
 from django.db import connection, models, transaction
@@ -23,6 +24,7 @@ from pipeline.status import read_status
 from pipeline.window import SealedWindow
 from tests.integration.event_log import EventLog
 from tests.integration.rows import create_users, undelivered
+from tests.integration.stores import LosesAnswers
 from tests.integration.windows import expire_leases, sealed
 from tests.unit.outboxes import Maybe, lean, user_key
 
@@ -135,6 +137,30 @@ def test_a_row_that_is_hidden_after_it_was_stored_is_not_stored_again(store: Eve
     recover(store, should_stop=lambda: False)
 
     assert (event_log.count(), event_log.distinct()) == (3, 3)
+    assert undelivered() == {}
+
+
+@pytest.mark.usefixtures("as_subject_of_policies")
+def test_a_row_that_may_arrive_still_is_not_parted_from_its_window_when_it_is_hidden(
+    store: EventStore, event_log: EventLog
+) -> None:
+    # Given an insert that is on its way for long, of the only row of its month
+    create_users(1)
+    window = sealed()
+    rows = load(window, max_bytes=None).rows
+    assert deliver(window, cast("EventStore", LosesAnswers())) is Delivery.POSTPONED
+    hide("true")
+
+    # When the next owner does not see the row, the insert arrives, and the row can be seen again
+    expire_leases()
+    recover(store, should_stop=lambda: False)
+    assert any("hidden from the pipeline's role" in problem for problem in read_status().problems)
+    store.write(rows, row_count=1, token=str(window.id))
+    show_all()
+    expire_leases()
+    recover(store, should_stop=lambda: False)
+
+    assert (event_log.count(), event_log.distinct()) == (1, 1)
     assert undelivered() == {}
 
 
