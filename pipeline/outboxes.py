@@ -97,9 +97,10 @@ ORDER BY n.outbox
 
 def problems(cursor: CursorWrapper) -> Iterator[str]:
     """Of each unknown name, what `status` says about it."""
-    for unknown in find_unknown(cursor):
+    found = find_unknown(cursor)
+    for unknown in found:
         yield unknown.problem()
-    cursor.execute(_TABLES_WITHOUT_CLASS, [list(all_outboxes())])
+    cursor.execute(_TABLES_WITHOUT_CLASS, [[*all_outboxes(), *(unknown.outbox for unknown in found)]])
     for (table,) in cursor.fetchall():
         cursor.execute(f"SELECT EXISTS (SELECT FROM {connection.ops.quote_name(table)})")
         if cursor.fetchone()[0]:
