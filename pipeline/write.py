@@ -48,6 +48,8 @@ _MOST_UNANSWERED = 3
 #: An insert that gets no answer time after time may be too large for something on the way: from this attempt on, the
 #: window is written in parts.
 _IN_PARTS_FROM_ATTEMPT = 3
+#: From this attempt on, what the store holds of a window shows that the rows which it refuses again are at fault.
+_STORED_PROVES_FROM_ATTEMPT = 3
 #: Stands for the answer to an insert that was not sent, because it is too large.
 _NOT_TRIED = WriteTooLarge("not sent")
 
@@ -159,6 +161,8 @@ class _Parts:
         left = self._left - self._stored  # which may be hidden by now
         # Rows that were not sent say nothing of the store.
         is_proven = self._is_proven or (left | self._refused.keys()) <= self._unsent
+        # An owner that died had told them apart. The table may be at fault since, so they are not blamed at first.
+        is_proven |= bool(self._stored) and self._window.attempts >= _STORED_PROVES_FROM_ATTEMPT
         refused = tuple(row for identity, row in self._refused.items() if identity not in self._stored)
         return Written(refused, tuple(sorted(left)), self._error, is_proven, self._complaint)
 

@@ -54,6 +54,7 @@ POOL = HTTPConnectionPool("127.0.0.1", 1)
         (252, "TOO_MANY_PARTS", StoreUnavailable),
         (60, "UNKNOWN_TABLE", StoreUnavailable),
         (16, "NO_SUCH_COLUMN_IN_TABLE", StoreUnavailable),
+        (1001, "STD_EXCEPTION", StoreUnavailable),
         (516, "AUTHENTICATION_FAILED", StoreUnavailable),
         (202, "TOO_MANY_SIMULTANEOUS_QUERIES", StoreUnavailable),
     ],

@@ -177,6 +177,19 @@ def test_a_store_that_takes_no_row_proves_nothing_about_the_rows() -> None:
     assert len(written.refused) + len(written.left) == len(lines)
 
 
+def test_what_is_stored_of_a_window_shows_in_time_that_the_rest_is_at_fault() -> None:
+    # Given a window whose owner died when all but one row were stored, and nothing else to be stored
+    lines = thirty_rows()
+    store = FakeStore(refuses=[lines[4]])
+    attempts = Attempts(store, lines)
+    attempts.attempt(1)
+
+    second, third = attempts.attempt(2), attempts.attempt(3)
+
+    assert (second.is_proven, third.is_proven) == (False, True)
+    assert [row.row_id for row in third.refused] == [5]
+
+
 def test_a_window_that_was_refused_as_a_whole_is_tried_again_with_few_inserts() -> None:
     lines = thirty_rows()
     store = FakeStore(refuses=lines)
