@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 import trustme
 
+from deploy.local.ports import Ports
 from deploy.local.rabbitmq import RabbitMQ
 from deploy.rabbitmq import setup
 from tests.deploy.conftest import stored_emails
@@ -41,8 +42,10 @@ class TlsRabbitMQ(RabbitMQ):
         authority.cert_pem.write_to_path(self._files["cacertfile"])
         certificate.cert_chain_pems[0].write_to_path(self._files["certfile"])
         certificate.private_key_pem.write_to_path(self._files["keyfile"])
-        dist = any_free_port()
-        super().__init__(folder, any_free_port(), any_free_port(), dist, folder / "rabbitmq.log")
+        # Held until this process ends, the port mapper's among them, which other tests beside this one would take.
+        ports = Ports(folder / "ports.json")
+        amqp, management, dist = map(ports.choose, ("amqp", "rabbitmq_management", "rabbitmq_dist"))
+        super().__init__(folder, amqp, management, dist, folder / "rabbitmq.log")
 
     def _environment(self) -> dict[str, str]:
         environment = super()._environment()
