@@ -42,9 +42,9 @@ class TlsRabbitMQ(RabbitMQ):
         authority.cert_pem.write_to_path(self._files["cacertfile"])
         certificate.cert_chain_pems[0].write_to_path(self._files["certfile"])
         certificate.private_key_pem.write_to_path(self._files["keyfile"])
-        # Held until this process ends, the port mapper's among them, which other tests beside this one would take.
-        ports = Ports(folder / "ports.json")
-        amqp, management, dist = map(ports.choose, ("amqp", "rabbitmq_management", "rabbitmq_dist"))
+        # Held until the node has stopped, the port mapper's among them, which other tests beside this one would take.
+        self.ports = Ports(folder / "ports.json")
+        amqp, management, dist = map(self.ports.choose, ("amqp", "rabbitmq_management", "rabbitmq_dist"))
         super().__init__(folder, amqp, management, dist, folder / "rabbitmq.log")
 
     def _environment(self) -> dict[str, str]:
@@ -68,6 +68,7 @@ def rabbitmq(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) ->
     node.wait_until_ready()
     yield node
     node.stop()
+    node.ports.release()
 
 
 @dataclass(frozen=True)
