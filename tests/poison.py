@@ -1,4 +1,4 @@
-"""Rows that no event store takes: those of a table of before its limits (backend/outbox/models.py) came.
+"""Rows that no event store takes: those of a table of before its limits (pipeline/towpath/outbox/models.py) came.
 
 With the limits, PostgreSQL refuses such rows, so tests of what becomes of them take the limits away first.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from django.db import connection
 
-from backend.outbox.fields import RowLimits
-from backend.outbox.models import OutboxEvent
+from towpath.outbox.fields import RowLimits
+from towpath.outbox.models import OutboxEvent
 
 _LIMITS = next(one for one in OutboxEvent._meta.constraints if isinstance(one, RowLimits))
 

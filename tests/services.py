@@ -27,7 +27,6 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from backend.eventlog.store import completed
 from deploy.local.clickhouse import ClickHouse
 from deploy.local.credentials import private_folder
 from deploy.local.errors import LocalStackError
@@ -36,6 +35,7 @@ from deploy.local.postgres import Postgres
 from deploy.local.process import PROJECT
 from deploy.local.rabbitmq import RabbitMQ
 from tests.administering import let_role_administer
+from towpath.eventlog.store import completed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

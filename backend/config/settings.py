@@ -9,9 +9,9 @@ import sys
 from datetime import timedelta
 from typing import Any
 
-from backend.config.environment import LOCAL_DATABASE_URL, database_settings
-from backend.config.environment import env as _env
-from backend.config.logs import configure_logging
+from towpath.conf.environment import LOCAL_DATABASE_URL, database_settings
+from towpath.conf.environment import env as _env
+from towpath.conf.logs import configure_logging
 
 # --- The application ---------------------------------------------------------------------------------------------
 
@@ -33,14 +33,12 @@ INSTALLED_APPS = [
     "axes",
     "django_dramatiq",
     "ninja",
-    "backend.outbox",
-    "backend.eventlog",
+    "towpath",
     "backend.users",
-    "pipeline",
 ]
 MIDDLEWARE = [
-    "backend.config.client_address.ClientAddressMiddleware",
-    "backend.config.health.HealthMiddleware",
+    "towpath.conf.client_address.ClientAddressMiddleware",
+    "towpath.watch.health.HealthMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "backend.config.content_security.ContentSecurityPolicyMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -48,7 +46,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "backend.outbox.middleware.EventContextMiddleware",
+    "towpath.outbox.middleware.EventContextMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "axes.middleware.AxesMiddleware",
@@ -138,11 +136,13 @@ _LOG_LEVEL = _env.choice("LOG_LEVEL", "INFO", choices=("DEBUG", "INFO", "WARNING
 
 # --- The pipeline: after the rest, because it checks all that was read -------------------------------------------
 
-from backend.config import towpath as _towpath  # noqa: E402
-from backend.config.towpath import *  # noqa: E402, F403
+from towpath.conf import settings as _towpath  # noqa: E402
+from towpath.conf.settings import *  # noqa: E402, F403
 
 if _towpath.TRACING:
-    MIDDLEWARE.insert(MIDDLEWARE.index("backend.config.health.HealthMiddleware") + 1, "pipeline.spans.RequestSpans")
+    MIDDLEWARE.insert(
+        MIDDLEWARE.index("towpath.watch.health.HealthMiddleware") + 1, "towpath.telemetry.spans.RequestSpans"
+    )
 
 # --- Logs --------------------------------------------------------------------------------------------------------
 

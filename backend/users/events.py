@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, JsonValue
 
-from backend.outbox import Event
-from backend.outbox.event import Hashed
+from towpath import Event
+from towpath.outbox.event import Hashed
 
 
 class UserCreated(Event):

@@ -8,8 +8,8 @@ from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.contrib.auth.models import PermissionsMixin
 from django.db import models
 
-from backend.outbox.models import FrozenOutbox, LeanOutbox
 from backend.users.events import UserCreated, UserDeleted, UserUpdated
+from towpath.outbox.models import FrozenOutbox, LeanOutbox
 
 
 class UserManager(BaseUserManager["User"]):

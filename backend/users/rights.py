@@ -14,10 +14,10 @@ from django.contrib.auth.models import Group, Permission
 from django.db import connection, transaction
 from django.db.models import Q
 
-from backend.outbox import publish
-from backend.outbox.context import bind
 from backend.users.events import UserRefused
 from backend.users.models import User
+from towpath import publish
+from towpath.outbox.context import bind
 
 #: PostgreSQL's advisory lock of this number is held to the end of a transaction that changes what people may do.
 _LOCK = 7_119_041

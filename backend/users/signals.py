@@ -9,10 +9,10 @@ from django.contrib.auth.signals import user_logged_in, user_logged_out, user_lo
 from django.db import transaction
 from django.dispatch import receiver
 
-from backend.outbox import Event, publish
-from backend.outbox.context import bind
 from backend.users.events import UserLoggedIn, UserLoggedOut, UserLoginFailed
 from backend.users.models import User
+from towpath import Event, publish
+from towpath.outbox.context import bind
 
 
 @receiver(user_logged_in, dispatch_uid="publish_user_logged_in")

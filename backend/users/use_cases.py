@@ -13,11 +13,11 @@ from django.db import IntegrityError, transaction
 from django.db.models import ProtectedError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from backend.outbox import publish
-from backend.outbox.models import Outbox
 from backend.users.events import Change, UserCreated, UserDeleted, UserRefused, UserUpdated
 from backend.users.models import OutboxUser, User
 from backend.users.rights import Actor, NotAllowedError, refused
+from towpath import publish
+from towpath.outbox.models import Outbox
 
 __all__ = [
     "CreateUser",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backend.eventlog.clickhouse_schema import CREATE_MIGRATIONS, migrations
+from towpath.eventlog.stores.clickhouse.schema import CREATE_MIGRATIONS, migrations
 
 _FOLDER = Path(__file__).parent
 

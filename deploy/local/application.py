@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MANAGE = (sys.executable, "manage.py")
-_LAUNCH = (sys.executable, "-m", "backend.config.launch")
+_LAUNCH = (sys.executable, "-m", "towpath.conf.launch")
 
 #: gunicorn keeps there the heartbeats of its workers, which must not wait for a disk.
 _MEMORY_FOLDER = "/dev/shm"  # noqa: S108 - gunicorn makes files with random names in it
@@ -60,7 +60,7 @@ class Application:
         return Process(
             Program(
                 name="scheduler",
-                argv=(*_LAUNCH, "periodiq", "--verbose", "django_dramatiq.setup", "pipeline.actors"),
+                argv=(*_LAUNCH, "periodiq", "--verbose", "django_dramatiq.setup", "towpath.actors"),
                 log=self._log("scheduler"),
                 environment=self._environment,
             )
@@ -77,7 +77,7 @@ class Application:
             Program(
                 name=name,
                 argv=(
-                    *(*_LAUNCH, "dramatiq", "django_dramatiq.setup", "pipeline.actors", "--processes", "1"),
+                    *(*_LAUNCH, "dramatiq", "django_dramatiq.setup", "towpath.actors", "--processes", "1"),
                     *("--threads", str(threads), "--queues", queue),
                     *("--worker-shutdown-timeout", str(_WORKER_SHUTDOWN_MILLISECONDS)),
                 ),

@@ -117,8 +117,8 @@ def _bulk_traffic(committed: Committed) -> None:
     """Thousands of rows in a transaction, through the ORM and through `publish_many`."""
     from django.db import transaction  # noqa: PLC0415 - as in _connect_django
 
-    from backend.outbox import Event, publish_many  # noqa: PLC0415
     from backend.users.models import OutboxUser, User  # noqa: PLC0415
+    from towpath import Event, publish_many  # noqa: PLC0415
 
     class ReportViewed(Event):
         report: int
@@ -174,7 +174,7 @@ def _purge_queue(stack: Stack) -> None:
 
 def _wait_until_drained(committed: Committed, store: EventLog) -> bool:
     """True if everything that was committed has left the outboxes in time."""
-    from pipeline.status import read_status  # noqa: PLC0415 - as in _connect_django
+    from towpath.watch.status import read_status  # noqa: PLC0415 - as in _connect_django
 
     deadline = time.monotonic() + DRAIN_SECONDS
     while time.monotonic() < deadline:
@@ -187,7 +187,7 @@ def _wait_until_drained(committed: Committed, store: EventLog) -> bool:
 
 
 def _show_progress(committed: Committed, store: EventLog) -> None:
-    from pipeline.status import read_status  # noqa: PLC0415 - as in _connect_django
+    from towpath.watch.status import read_status  # noqa: PLC0415 - as in _connect_django
 
     outboxes = read_status().outboxes.values()
     ages = [outbox.oldest_age_seconds for outbox in outboxes if outbox.oldest_age_seconds is not None]
@@ -244,7 +244,7 @@ def _show_figures(store: EventLog, committed: Committed, seconds: float) -> None
 
 
 def _show_ledger(committed: Committed, stored: Counter[str], *, is_drained: bool) -> int:
-    from pipeline.status import read_status  # noqa: PLC0415 - as in _connect_django
+    from towpath.watch.status import read_status  # noqa: PLC0415 - as in _connect_django
 
     status = read_status()
     lost = (committed.contexts - stored).total()

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Self
 
 from django.core.exceptions import ImproperlyConfigured
 
-from backend.eventlog.store import completed
 from deploy.local.application import MIGRATIONS, Application
 from deploy.local.clickhouse import ClickHouse
 from deploy.local.credentials import remembered_secret, write_private
@@ -31,6 +30,7 @@ from deploy.local.progress import Progress
 from deploy.local.rabbitmq import RabbitMQ
 from deploy.local.supervisor import Supervisor
 from deploy.local.traffic import start_live_traffic
+from towpath.eventlog.store import completed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

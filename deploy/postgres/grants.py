@@ -22,7 +22,7 @@ from django.db.models.sql.datastructures import Join
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from backend.outbox.models import Outbox
+    from towpath.outbox.models import Outbox
 
 _WEB = "towpath_web"
 _PIPELINE = "towpath_pipeline"
@@ -40,10 +40,10 @@ def apply() -> int:
 
 def grants() -> Iterator[str]:
     """The statements, beginning with those that take everything away."""
-    from backend.outbox.models import all_outboxes  # noqa: PLC0415 - the apps are ready only now
+    from towpath.outbox.models import all_outboxes  # noqa: PLC0415 - the apps are ready only now
 
     outboxes = all_outboxes()
-    ledger = {model._meta.db_table for model in apps.get_app_config("pipeline").get_models()}
+    ledger = {model._meta.db_table for model in apps.get_app_config("towpath").get_models()}
     models = [model for model in apps.get_models(include_auto_created=True) if model._meta.managed]
     application = {model._meta.db_table for model in models} - set(outboxes) - ledger
     for table in sorted({*outboxes, *ledger, *application, _MIGRATIONS}):

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 from django.db import connection
 
-from backend.outbox.models import all_outboxes
 from tests.benchmarks.in_process import Dispatched, carry_window, in_windows, make_dispatcher, seconds_of_tick
 from tests.benchmarks.sql_log import Counts, counted, counting
 from tests.benchmarks.traffic import publish_users
+from towpath.outbox.models import all_outboxes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from clickhouse_connect.driver.client import Client
 
-    from backend.eventlog.store import EventStore
+    from towpath.eventlog.store import EventStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

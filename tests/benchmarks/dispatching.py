@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 from django.db import connection
 
-from backend.outbox.models import all_outboxes
-from pipeline.actors import publish_batches
 from tests.benchmarks.figure import Bound, Figure, Partner, in_turns, measured
 from tests.benchmarks.in_process import Dispatched, make_dispatcher
 from tests.benchmarks.traffic import publish_events
+from towpath.actors import publish_batches
+from towpath.outbox.models import all_outboxes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.batch import PublishBatches
     from tests.benchmarks.lab import Lab
+    from towpath.flow.batch import PublishBatches
 
 
 def dispatch(lab: Lab) -> list[Figure]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import psycopg2
 from django.db import connection
 
-from backend.outbox.models import OutboxEvent, all_outboxes
 from tests.benchmarks.figure import Bound, Figure, Partner, in_turns, measured
 from tests.benchmarks.in_process import (
     Dispatched,
@@ -25,12 +24,13 @@ from tests.benchmarks.in_process import (
 )
 from tests.benchmarks.many_outboxes import fifty_outboxes, forget_them
 from tests.benchmarks.traffic import publish_events, publish_users
+from towpath.outbox.models import OutboxEvent, all_outboxes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pipeline.dispatch import Dispatcher
     from tests.benchmarks.lab import Lab
+    from towpath.flow.dispatch import Dispatcher
 
 _SMALL, _LARGE = "bench_small", "bench_large"
 _WINDOW_ROWS = 1000

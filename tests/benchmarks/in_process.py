@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 from django.conf import settings
 from django.db import connection
 
-from pipeline.delivery import Delivery, deliver
-from pipeline.dispatch import Dispatcher, Limits
-from pipeline.window import seal
+from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.dispatch import Dispatcher, Limits
+from towpath.ledger.window import seal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from backend.eventlog.store import EventStore
-    from backend.outbox.models import Outbox
-    from pipeline.batch import Batch, PublishBatches
+    from towpath.eventlog.store import EventStore
+    from towpath.flow.batch import Batch, PublishBatches
+    from towpath.outbox.models import Outbox
 
 
 @dataclass(slots=True)

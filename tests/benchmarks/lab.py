@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from clickhouse_connect.driver.client import Client
 
-    from backend.eventlog.store import EventStore
     from deploy.local.stack import Stack
+    from towpath.eventlog.store import EventStore
 
 #: Made once and copied for each database a figure asks for: a migration takes seconds, a copy a tenth of one.
 _TEMPLATE = "bench_template"
@@ -178,7 +178,7 @@ class Lab:
         import dramatiq
         import pika
 
-        from pipeline.broker import QUEUES
+        from towpath.flow.broker import QUEUES
 
         parameters = dramatiq.get_broker().parameters  # type: ignore[attr-defined]
         with contextlib.closing(pika.BlockingConnection(parameters=parameters)) as rabbitmq:
@@ -220,7 +220,7 @@ class Lab:
         call_command("eventlog", "migrate")
 
     def _new_store(self) -> EventStore:
-        from backend.eventlog.store import connect
+        from towpath.eventlog.store import connect
 
         return connect(self.environment["EVENT_STORE_URL"], timeout_seconds=120)
 

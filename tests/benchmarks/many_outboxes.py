@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from django.apps import apps
 from django.db import connection
 
-from backend.outbox.models import FrozenOutbox, OutboxEvent
+from towpath.outbox.models import FrozenOutbox, OutboxEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from backend.outbox.models import Outbox
+    from towpath.outbox.models import Outbox
 
 _MORE = 49
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from django.conf import settings
 from django.db import connection
 
-from backend.outbox.models import Outbox
 from backend.users.events import UserCreated
 from backend.users.models import OutboxUser
-from pipeline.load import _rows_sql
+from towpath.flow.load import _rows_sql
+from towpath.outbox.models import Outbox
 
 if TYPE_CHECKING:
     from tests.benchmarks.lab import Lab

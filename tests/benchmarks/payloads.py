@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 
-from backend.outbox.models import OutboxEvent
 from deploy.local.stack import DEFAULT_AGGREGATORS
 from tests.benchmarks import partners
 from tests.benchmarks.figure import Bound, Figure, Partner, in_turns, measured
 from tests.benchmarks.product import WARM_UP_EVENTS, Product
 from tests.benchmarks.traffic import publish_events
+from towpath.outbox.models import OutboxEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable

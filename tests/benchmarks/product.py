@@ -17,7 +17,7 @@ import psutil
 from django.db import connection
 
 from deploy.local.application import Application
-from pipeline.actors import dispatch_shift, recover_shift
+from towpath.actors import dispatch_shift, recover_shift
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

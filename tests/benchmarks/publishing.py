@@ -13,12 +13,12 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from backend.outbox import Event, publish, publish_many
-from backend.outbox.models import OutboxEvent
 from backend.users.models import OutboxUser, User
 from backend.users.use_cases import CreateUser, CreateUserRequest, UserCreated
 from tests.benchmarks.figure import Bound, Figure, Partner, in_turns, measured
 from tests.benchmarks.partners import STORED_COLUMNS
+from towpath import Event, publish, publish_many
+from towpath.outbox.models import OutboxEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable

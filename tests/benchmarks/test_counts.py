@@ -8,21 +8,21 @@ import pytest
 from django.conf import settings
 from django.db import transaction
 
-from backend.outbox import Event, publish, publish_many
-from backend.outbox.models import OutboxEvent, all_outboxes
 from backend.users.use_cases import CreateUser, CreateUserRequest
 from tests.benchmarks.counts import PathCounts, count_path
 from tests.benchmarks.in_process import Dispatched, carry_window, make_dispatcher
 from tests.benchmarks.sql_log import counted, counting
 from tests.benchmarks.traffic import publish_events, publish_users
 from tests.clickhouse import client_of
+from towpath import Event, publish, publish_many
+from towpath.outbox.models import OutboxEvent, all_outboxes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from backend.eventlog.store import EventStore
     from tests.services import Services
+    from towpath.eventlog.store import EventStore
 
 #: The statements are counted in the log of the run's own server.
 pytestmark = pytest.mark.own_services

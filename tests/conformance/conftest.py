@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 from django.db import connection
 
-from backend.eventlog import schema
 from tests.conformance.subjects import (
     ClickHouseSubject,
     EmbeddedSubject,
@@ -15,14 +14,15 @@ from tests.conformance.subjects import (
     PostgreSQLSubject,
     Subject,
 )
+from towpath.eventlog import schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pytest_django.plugin import DjangoDbBlocker
 
-    from backend.eventlog.store import EventStore
     from tests.services import Services
+    from towpath.eventlog.store import EventStore
 
 SUBJECTS: dict[str, Callable[[Services], Subject]] = {
     "memory": MemorySubject,

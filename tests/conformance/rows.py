@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from backend.eventlog.columns import ADDED_COLUMNS
-from backend.eventlog.memory import StoredRow
+from towpath.eventlog.columns import ADDED_COLUMNS
+from towpath.eventlog.stores.memory import StoredRow
 
 if TYPE_CHECKING:
-    from backend.eventlog.store import EventStore
+    from towpath.eventlog.store import EventStore
 
 WINDOW = UUID("11111111-2222-3333-4444-555555555555")
 OTHER_WINDOW = UUID("99999999-2222-3333-4444-555555555555")

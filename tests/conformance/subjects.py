@@ -11,10 +11,10 @@ from uuid import UUID
 import clickhouse_connect
 import psycopg2
 
-from backend.eventlog.columns import ADDED_COLUMNS
-from backend.eventlog.memory import MemoryStore, StoredRow
-from backend.eventlog.store import EventStore, connect
 from tests.clickhouse import client_of, url_of
+from towpath.eventlog.columns import ADDED_COLUMNS
+from towpath.eventlog.store import EventStore, connect
+from towpath.eventlog.stores.memory import MemoryStore, StoredRow
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client

@@ -7,10 +7,10 @@ from hashlib import md5
 
 import pytest
 
-from backend.eventlog.errors import StoreUnavailable
-from backend.eventlog.store import Digest, EventStore
 from tests.conformance.rows import MOMENT, SECOND, row, write
 from tests.conformance.subjects import SchemaSubject
+from towpath.eventlog.errors import StoreUnavailable
+from towpath.eventlog.store import Digest, EventStore
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)

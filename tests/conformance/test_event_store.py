@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.db import connection
 
-from backend.eventlog import schema
-from backend.eventlog.errors import RowsRefused
-from backend.eventlog.store import EventStore
 from tests.conformance.rows import FIRST, MOMENT, SECOND, WINDOW, copy_text, row, write
 from tests.conformance.subjects import SchemaSubject, Subject
+from towpath.eventlog import schema
+from towpath.eventlog.errors import RowsRefused
+from towpath.eventlog.store import EventStore
 
 has_a_schema = pytest.mark.only("clickhouse", "chdb", "postgresql", reason="memory has no schema that could be wrong")
 has_settings = pytest.mark.only(

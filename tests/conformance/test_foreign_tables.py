@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from backend.eventlog import schema
-from backend.eventlog.errors import EventStoreError, RowsRefused
-from backend.eventlog.schema import SchemaConflictError
-from backend.eventlog.store import EventStore
 from tests.conformance.rows import SECOND, row, write
 from tests.conformance.subjects import PostgreSQLSubject, SchemaSubject
+from towpath.eventlog import schema
+from towpath.eventlog.errors import EventStoreError, RowsRefused
+from towpath.eventlog.schema import SchemaConflictError
+from towpath.eventlog.store import EventStore
 
 clickhouse = pytest.mark.only("clickhouse", "chdb", reason="the statements are ClickHouse's")
 postgresql = pytest.mark.only("postgresql", reason="the statements are PostgreSQL's")

@@ -9,15 +9,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from backend.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable, WriteTooLarge
-from backend.eventlog.memory import StoredRow
-from backend.eventlog.store import EventStore
 from deploy.local.ports import Ports
 from deploy.local.process import PROJECT
 from tests.conformance.answers import Answer, Endpoint, Silence
 from tests.conformance.rows import WINDOW, row, write
 from tests.conformance.subjects import RemoteSubject, Subject
 from tests.services import Services
+from towpath.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable, WriteTooLarge
+from towpath.eventlog.store import EventStore
+from towpath.eventlog.stores.memory import StoredRow
 
 has_an_address = pytest.mark.only("clickhouse", "postgresql", reason="the others are in this process")
 speaks_http = pytest.mark.only("clickhouse", reason="these are answers of ClickHouse's HTTP interface")
@@ -71,7 +71,7 @@ def test_a_closed_store_opens_again_when_it_is_used(store: EventStore, subject: 
 def test_an_embedded_store_that_another_process_has_open_says_so(store: EventStore, services: Services) -> None:
     assert list(store.problems()) == []
     url = f"chdb://{services.folder / 'embedded'}"
-    ask = f"from backend.eventlog.store import connect; connect({url!r}, timeout_seconds=5).now()"
+    ask = f"from towpath.eventlog.store import connect; connect({url!r}, timeout_seconds=5).now()"
 
     done = subprocess.run([sys.executable, "-c", ask], cwd=PROJECT, capture_output=True, text=True, check=False)
 

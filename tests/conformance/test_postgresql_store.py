@@ -12,14 +12,15 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg2
 import pytest
 
-from backend.eventlog import postgresql, schema
-from backend.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
-from backend.eventlog.store import EventStore, connect
 from tests.conformance.rows import FIRST, MOMENT, SECOND, copy_text, row, write
 from tests.conformance.subjects import RemoteSubject, SchemaSubject, Subject
 from tests.faults.proxy import Fault, Kind, Proxy
 from tests.faults.stores import PostgreSQL
 from tests.waiting import eventually
+from towpath.eventlog import schema
+from towpath.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
+from towpath.eventlog.store import EventStore, connect
+from towpath.eventlog.stores.postgresql import store as postgresql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,10 +8,10 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import pytest
 
-from backend.eventlog import schema
-from backend.eventlog.errors import EventStoreError, StoreUnavailable
-from backend.eventlog.store import EventStore, connect
 from tests.conformance.rows import MOMENT, WINDOW, row, write
+from towpath.eventlog import schema
+from towpath.eventlog.errors import EventStoreError, StoreUnavailable
+from towpath.eventlog.store import EventStore, connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

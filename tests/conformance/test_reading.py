@@ -7,11 +7,11 @@ from uuid import uuid4
 
 import pytest
 
-from backend.eventlog.columns import ADDED_COLUMNS
-from backend.eventlog.errors import OutcomeUnknown
-from backend.eventlog.store import EventStore, StoredEvent
 from tests.conformance.rows import FIRST, MOMENT, OTHER_WINDOW, SECOND, WINDOW, copy_text, row, write
 from tests.conformance.subjects import Subject
+from towpath.eventlog.columns import ADDED_COLUMNS
+from towpath.eventlog.errors import OutcomeUnknown
+from towpath.eventlog.store import EventStore, StoredEvent
 
 # --- Reading back ----------------------------------------------------------------------------------------------------
 

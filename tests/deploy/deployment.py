@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _QUICK = {"DISPATCH_INTERVAL_SECONDS": "0.1", "WINDOW_LINGER_SECONDS": "0.3"}
 _SEND_SHIFTS = (
     "import django; django.setup();"
-    "from pipeline.actors import dispatch_shift, recover_shift; dispatch_shift.send(); recover_shift.send()"
+    "from towpath.actors import dispatch_shift, recover_shift; dispatch_shift.send(); recover_shift.send()"
 )
 #: What a service says when a right is missing, in a log.
 _REFUSALS = ("permission denied", "ACCESS_REFUSED", "ACCESS_DENIED", "Not enough privileges")

@@ -12,13 +12,13 @@ import clickhouse_connect
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 
-from backend.eventlog.columns import ROW_COLUMNS, Kind
-from backend.eventlog.errors import StoreUnavailable
-from backend.eventlog.store import connect
 from deploy.clickhouse.tables import files
 from deploy.local.process import PROJECT
 from tests.deploy.clickhouse_as_user import grants, profile, statements
 from tests.deploy.clickhouse_endpoint import Endpoint, endpoint
+from towpath.eventlog.columns import ROW_COLUMNS, Kind
+from towpath.eventlog.errors import StoreUnavailable
+from towpath.eventlog.store import connect
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import clickhouse_connect
 import pytest
 
-from backend.eventlog import clickhouse_settings
-from backend.eventlog.errors import RowsRefused, StoreUnavailable
-from backend.eventlog.store import EventStore, connect
 from tests.conformance.rows import FIRST, MOMENT, SECOND, WINDOW, copy_text, row, write
 from tests.deploy.clickhouse_endpoint import Endpoint, endpoint
 from tests.local_stack.conftest import any_free_port
+from towpath.eventlog.errors import RowsRefused, StoreUnavailable
+from towpath.eventlog.store import EventStore, connect
+from towpath.eventlog.stores.clickhouse import settings as clickhouse_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

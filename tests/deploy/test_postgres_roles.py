@@ -80,8 +80,8 @@ def test_every_way_to_publish_works_with_the_rights_of_the_web(migrated: Deploym
 import django; django.setup()
 from django.db import transaction
 from django.utils import timezone
-from backend.outbox import Event, publish, publish_many
-from backend.outbox.models import OutboxEvent
+from towpath import Event, publish, publish_many
+from towpath.outbox.models import OutboxEvent
 from backend.users.models import OutboxUser, User
 class Tried(Event):
     n: int

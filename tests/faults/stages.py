@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backend.outbox.models import all_outboxes
-from pipeline.dispatch import Dispatcher, Limits
-from pipeline.window import seal
 from tests.faults import writers
 from tests.faults.fleet import freeze, thaw
 from tests.waiting import eventually
+from towpath.flow.dispatch import Dispatcher, Limits
+from towpath.ledger.window import seal
+from towpath.outbox.models import all_outboxes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from deploy.local.process import Process
-    from pipeline.batch import Batch
     from tests.faults.conftest import Run
+    from towpath.flow.batch import Batch
 
 _EVENTS = 20
 _USERS = 10

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from django.core.management import CommandError, call_command
 
-from backend.eventlog.columns import ADDED_COLUMNS
-from backend.eventlog.schema import FIRST_COLUMN_NUMBER
-from backend.outbox.context import bind
 from deploy.local.process import PROJECT
 from tests.faults.conftest import Run
 from tests.integration.manage import manage
 from tests.waiting import eventually
+from towpath.eventlog.columns import ADDED_COLUMNS
+from towpath.eventlog.schema import FIRST_COLUMN_NUMBER
+from towpath.outbox.context import bind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ _PATIENT = {"LEASE_SECONDS": "30", "UNSEALED_SECONDS": "60", "STORE_TIMEOUT_SECO
 
 #: Imported by Python before anything else: the application as it will be in its next release.
 _SITECUSTOMIZE = """
-from backend.eventlog import columns
+from towpath.eventlog import columns
 
 columns.ADDED_COLUMNS += (columns.Column("region", columns.Kind.{kind}, columns.FromContext("region")),)
 columns.ROW_COLUMNS = (*columns.BASE_COLUMNS, *columns.ADDED_COLUMNS)

@@ -14,17 +14,17 @@ import pytest
 from django.conf import settings
 from django.db import connection
 
-from backend.outbox.models import all_outboxes
 from deploy.local.clickhouse import ClickHouse
 from deploy.local.errors import StartError
 from deploy.local.supervisor import Supervisor
-from pipeline.actors import publish_batches
-from pipeline.dispatch import Dispatcher, Limits
 from tests.faults.conftest import Run
 from tests.faults.fleet import family, freeze, thaw, wait_until_frozen
 from tests.faults.proxy import Fault, Kind
 from tests.faults.reported import problems
 from tests.waiting import eventually
+from towpath.actors import publish_batches
+from towpath.flow.dispatch import Dispatcher, Limits
+from towpath.outbox.models import all_outboxes
 
 if TYPE_CHECKING:
     from pathlib import Path

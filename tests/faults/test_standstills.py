@@ -12,12 +12,12 @@ import pytest
 from django.db import connection
 
 from deploy.local.process import Process, Program
-from pipeline.actors import verify
 from tests.faults.conftest import Run
 from tests.faults.proxy import Fault, Kind
 from tests.faults.reported import problems
 from tests.integration.workers import QUICK, SHIFTS
 from tests.waiting import eventually
+from towpath.actors import verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,7 +107,7 @@ def test_however_the_dispatcher_s_rabbitmq_fails_events_are_delivered_and_status
 def one_thread(run: Run, tmp_path: Path) -> Iterator[Process]:
     """A dispatcher with a single thread for messages."""
     command = (
-        *(sys.executable, "-m", "backend.config.launch", "dramatiq", "django_dramatiq.setup", "pipeline.actors"),
+        *(sys.executable, "-m", "towpath.conf.launch", "dramatiq", "django_dramatiq.setup", "towpath.actors"),
         *("--processes", "1", "--threads", "1", "--queues", "dispatch"),
     )
     run.fleet.kill_all()

@@ -121,9 +121,9 @@ def _write_first_month(run: Run) -> None:
     """
     from django.conf import settings
 
-    from backend.eventlog.store import connect
-    from pipeline.load import load
-    from pipeline.window import SealedWindow
+    from towpath.eventlog.store import connect
+    from towpath.flow.load import load
+    from towpath.ledger.window import SealedWindow
 
     ((window_id, lease_token),) = run.oracle.ask_postgres(
         "SELECT id::text, lease_token::text FROM pipeline_window WHERE acked_at IS NULL"

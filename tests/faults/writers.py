@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from django.db import DatabaseError, InterfaceError, connection, transaction
 
-from backend.outbox import Event, publish, publish_many
 from backend.users.models import OutboxUser, User
 from backend.users.use_cases import CreateUser, CreateUserRequest, UserCreated
 from tests.poison import take_limits_away
+from towpath import Event, publish, publish_many
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

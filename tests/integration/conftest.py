@@ -9,11 +9,11 @@ from django.conf import settings as django_settings
 from django.core.management import call_command
 from django.db import connection
 
-from backend.eventlog.store import EventStore, connect
 from tests.integration.event_log import EventLog
 from tests.integration.queues import purge_queues
 from tests.integration.workers import Workers
 from tests.poison import give_limits_back
+from towpath.eventlog.store import EventStore, connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

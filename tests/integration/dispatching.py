@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from backend.outbox.models import all_outboxes
-from pipeline.dispatch import Dispatcher, Limits
+from towpath.flow.dispatch import Dispatcher, Limits
+from towpath.outbox.models import all_outboxes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.batch import Batch, PublishBatches
+    from towpath.flow.batch import Batch, PublishBatches
 
 #: Ticks after which a dispatcher that is still not done is taken to be stuck.
 _MOST_TICKS = 2000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backend.eventlog.errors import OutcomeUnknown
+from towpath.eventlog.errors import OutcomeUnknown
 
 
 class LosesAnswers:

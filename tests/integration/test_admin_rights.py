@@ -5,8 +5,8 @@ from __future__ import annotations
 from django.contrib import admin
 from django.test import RequestFactory
 
-from backend.outbox.models import Outbox
 from backend.users.models import OutboxUser, User
+from towpath.outbox.models import Outbox
 
 
 def test_nobody_adds_changes_or_deletes_undelivered_events_or_the_ledger() -> None:

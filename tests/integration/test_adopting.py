@@ -146,10 +146,10 @@ def test_a_project_that_left_a_step_out_is_told_which(project: ForeignProject) -
     project.apply(apps)
 
     without_settings = project.run("python manage.py check", exit_code=1)
-    settings.write_text("from backend.config.towpath import *\n" + settings.read_text())
+    settings.write_text("from towpath.conf.settings import *\n" + settings.read_text())
     with_sqlite = project.run("python manage.py migrate", exit_code=1)
 
-    assert "write `from backend.config.towpath import *` at their top" in without_settings
+    assert "write `from towpath.conf.settings import *` at their top" in without_settings
     assert "(pipeline.E001) The default database is sqlite" in with_sqlite
     assert "HINT: Use PostgreSQL 13 or later for the project's default database." in with_sqlite
 

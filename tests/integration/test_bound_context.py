@@ -15,17 +15,17 @@ from django.db import connection, transaction
 from django.test import Client, override_settings
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
-from backend.config.broker_url import with_safe_defaults
-from backend.eventlog.store import EventStore
-from backend.outbox import Event, publish
-from backend.outbox.context import bind
-from backend.outbox.middleware import EventContextCarrier
-from backend.outbox.models import OutboxEvent
 from backend.users.models import OutboxUser, User
-from pipeline.delivery import Delivery, deliver
 from tests.integration.event_log import EventLog, Who
 from tests.integration.windows import sealed
 from tests.waiting import eventually
+from towpath import Event, publish
+from towpath.conf.broker_url import with_safe_defaults
+from towpath.eventlog.store import EventStore
+from towpath.flow.delivery import Delivery, deliver
+from towpath.outbox.context import bind
+from towpath.outbox.middleware import EventContextCarrier
+from towpath.outbox.models import OutboxEvent
 
 ADA = {"email": "ada@example.com", "first_name": "Ada", "last_name": "Lovelace"}
 

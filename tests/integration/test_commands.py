@@ -19,10 +19,6 @@ from django.db import DatabaseError, connection, transaction
 
 from backend.users.models import OutboxUser, User
 from deploy.local import postgres
-from pipeline.ack import ack
-from pipeline.broker import Broker
-from pipeline.doctor import examine
-from pipeline.models import Window
 from tests.faults.proxy import Fault, Kind, Proxy, with_port
 from tests.integration.event_log import EventLog
 from tests.integration.manage import manage
@@ -30,6 +26,10 @@ from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.windows import dispatched, expire_leases, sealed
 from tests.local_stack.conftest import any_free_port
 from tests.services import Services
+from towpath.flow.broker import Broker
+from towpath.ledger.ack import ack
+from towpath.ledger.models import Window
+from towpath.watch.doctor import examine
 
 #: Nobody listens on port 1.
 RABBITMQ_DOWN = {"RABBITMQ_URL": "amqp://127.0.0.1:1"}
@@ -282,8 +282,8 @@ def test_a_check_that_raises_is_a_finding_and_the_others_are_made(monkeypatch: p
     def fail(*_: object, **__: object) -> None:
         raise TypeError("create_client() got multiple values for keyword argument 'connect_timeout'")
 
-    monkeypatch.setattr("pipeline.doctor.connect", fail)
-    monkeypatch.setattr("pipeline.broker.queue_states", fail)
+    monkeypatch.setattr("towpath.watch.doctor.connect", fail)
+    monkeypatch.setattr("towpath.flow.broker.queue_states", fail)
 
     findings = {finding.check: finding for finding in examine()}
 
@@ -297,8 +297,8 @@ def test_a_check_that_raises_is_a_finding_and_the_others_are_made(monkeypatch: p
 
 def test_a_check_that_hangs_is_a_finding_and_the_others_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     is_over = threading.Event()
-    monkeypatch.setattr("pipeline.doctor.CHECK_SECONDS", 1.0)
-    monkeypatch.setattr("pipeline.doctor.read_status", is_over.wait)
+    monkeypatch.setattr("towpath.watch.doctor.CHECK_SECONDS", 1.0)
+    monkeypatch.setattr("towpath.watch.doctor.read_status", is_over.wait)
     began = time.monotonic()
     try:
         findings = {finding.check: finding for finding in examine()}

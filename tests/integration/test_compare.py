@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from pipeline.delivery import deliver
 from tests.clickhouse import client_of, url_of
 from tests.integration.manage import manage
 from tests.integration.rows import write_events
 from tests.integration.windows import sealed
+from towpath.flow.delivery import deliver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from clickhouse_connect.driver.client import Client
 
-    from backend.eventlog.store import EventStore
     from tests.services import Services
+    from towpath.eventlog.store import EventStore
 
 #: As somebody else has made it: other types, other columns, another order.
 CREATE_OLD_LOG = """

@@ -15,16 +15,16 @@ from django.db.backends.signals import connection_created
 from django.test import override_settings
 from pytest_django import Settings
 
-from backend.outbox import Event, publish, publish_many
-from backend.outbox.errors import EventNotStorable
-from backend.outbox.models import OutboxEvent
-from pipeline.checks import check_database
-from pipeline.database import lengthen_limits, problems_of_database
-from pipeline.doctor import examine
-from pipeline.status import read_status
 from tests.administering import administer
 from tests.integration.rows import create_users
 from tests.services import Services
+from towpath import Event, publish, publish_many
+from towpath.checks import check_database
+from towpath.outbox.errors import EventNotStorable
+from towpath.outbox.models import OutboxEvent
+from towpath.watch.database import lengthen_limits, problems_of_database
+from towpath.watch.doctor import examine
+from towpath.watch.status import read_status
 
 
 class Paid(Event):
@@ -101,7 +101,9 @@ def test_a_database_that_cannot_be_written_is_refused() -> None:
 
 def test_migrate_asks_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_checks(tags=["database"], databases=["default"]) == check_database(databases=["default"]) == []
-    monkeypatch.setattr("pipeline.database.problems_of_database", lambda _connection: [("It is frozen.", "Thaw it.")])
+    monkeypatch.setattr(
+        "towpath.watch.database.problems_of_database", lambda _connection: [("It is frozen.", "Thaw it.")]
+    )
 
     with pytest.raises(SystemCheckError, match=r"pipeline\.E009.*It is frozen"):
         call_command("migrate", skip_checks=False, stdout=io.StringIO(), stderr=io.StringIO())
@@ -201,7 +203,7 @@ def test_a_time_limit_that_is_too_short_is_named_and_does_not_hold_for_workers(s
 
 
 def test_a_worker_lengthens_its_limits(settings: Settings) -> None:
-    from pipeline.lifecycle import PipelineLifecycle
+    from towpath.lifecycle import PipelineLifecycle
 
     assert settings.DRAMATIQ_BROKER
     try:

@@ -11,24 +11,24 @@ from django.db import connection, transaction
 from pytest_django import Settings
 from structlog.testing import capture_logs
 
-from backend.eventlog import schema
-from backend.eventlog.errors import OutcomeUnknown, StoreUnavailable
-from backend.eventlog.store import EventStore, connect
-from backend.outbox import Event, publish
-from backend.outbox.models import OutboxEvent
 from backend.users.models import OutboxUser
 from backend.users.use_cases import CreateUser, CreateUserRequest, UserCreated
-from pipeline.delivery import Delivery, deliver
-from pipeline.errors import WindowTooLarge
-from pipeline.load import load
-from pipeline.models import Window
-from pipeline.recover import recover
-from pipeline.window import SealedWindow, claim_expired
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.scraping import Counted
 from tests.integration.windows import dispatched, expire_leases, sealed, taken_over
+from towpath import Event, publish
+from towpath.errors import WindowTooLarge
+from towpath.eventlog import schema
+from towpath.eventlog.errors import OutcomeUnknown, StoreUnavailable
+from towpath.eventlog.store import EventStore, connect
+from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.load import load
+from towpath.flow.recover import recover
+from towpath.ledger.models import Window
+from towpath.ledger.window import SealedWindow, claim_expired
+from towpath.outbox.models import OutboxEvent
 
 #: What breaks text formats: separators, escapes, control characters, what some decoders take for line ends or marks.
 STRANGE = [

@@ -13,10 +13,10 @@ import pytest
 from django.conf import settings
 from django.db import connection, transaction
 
-from pipeline.models import DeadLetter
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
 from tests.integration.rows import create_users, ids_in_batches, write_events
 from tests.integration.threads import all_at_once
+from towpath.ledger.models import DeadLetter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -160,7 +160,7 @@ def test_a_backlog_is_paged_and_what_commits_in_between_is_not_missed(
     session: PostgresSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a page of seven rows, a transaction with more rows than that from before the first look, and a backlog
-    monkeypatch.setattr("pipeline.dispatch._PAGE_ROWS", 7)
+    monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 7)
     sent = Sent()
     dispatcher = make_dispatcher(sent, batch_ids=3)
     opened_before = insert_in(session, 20)
@@ -184,7 +184,7 @@ def test_a_backlog_is_paged_and_what_commits_in_between_is_not_missed(
 
 
 def test_a_page_never_takes_more_rows_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.dispatch._PAGE_ROWS", 7)
+    monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 7)
     sent = Sent()
     dispatcher = make_dispatcher(sent, batch_ids=3)
     ids = write_events(["{}"] * 20)
@@ -203,7 +203,7 @@ def test_a_page_never_takes_more_rows_than_its_limit(monkeypatch: pytest.MonkeyP
 
 def test_two_dispatchers_never_put_a_row_into_two_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     # Given two dispatchers that both look all the time, page by page, and four writers
-    monkeypatch.setattr("pipeline.dispatch._PAGE_ROWS", 10)
+    monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 10)
     sent = [Sent(), Sent()]
     is_over = threading.Event()
 
@@ -402,7 +402,7 @@ def test_a_cursor_from_before_a_restore_starts_over_and_leaves_out_what_the_ledg
 
 
 def test_starting_over_is_paged_like_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.dispatch._PAGE_ROWS", 7)
+    monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 7)
     in_a_batch = write_events(["{}"] * 20)
     dispatch_all(make_dispatcher(Sent()))
     waiting = write_events(["{}"] * 40)

@@ -11,18 +11,18 @@ import pytest
 from django.core.management import call_command
 from django.db import DatabaseError, connection
 
-from backend.outbox.models import OutboxEvent
-from pipeline import deadletters
-from pipeline.ack import ack
-from pipeline.models import DeadLetter
-from pipeline.recover import recover
-from pipeline.window import RefusedRow
 from tests.integration.rows import undelivered, write_events
 from tests.integration.windows import expire_leases, sealed
+from towpath.flow import deadletters
+from towpath.flow.recover import recover
+from towpath.ledger.ack import ack
+from towpath.ledger.models import DeadLetter
+from towpath.ledger.window import RefusedRow
+from towpath.outbox.models import OutboxEvent
 
 if TYPE_CHECKING:
-    from backend.eventlog.store import EventStore
     from tests.integration.event_log import EventLog
+    from towpath.eventlog.store import EventStore
 
 
 @pytest.fixture

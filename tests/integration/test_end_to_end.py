@@ -21,9 +21,6 @@ from django.db import connection
 
 from backend.users.models import User
 from backend.users.use_cases import UserCreated
-from pipeline.actors import publish_batches
-from pipeline.broker import queue_lengths
-from pipeline.models import Batch, Shift, Window
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered_within
@@ -34,6 +31,9 @@ from tests.integration.threads import all_at_once
 from tests.integration.workers import QUICK, Workers
 from tests.services import Services
 from tests.waiting import eventually
+from towpath.actors import publish_batches
+from towpath.flow.broker import queue_lengths
+from towpath.ledger.models import Batch, Shift, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

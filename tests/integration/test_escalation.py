@@ -16,10 +16,10 @@ from django.contrib.auth.models import Group, Permission
 from django.db import connection
 from django.test import Client
 
-from backend.outbox.models import OutboxEvent
 from backend.users.models import OutboxUserChange, User
 from backend.users.use_cases import DeleteUser, UpdateAccountRequest, UpdateUser, UpdateUserOutcome, UpdateUserRequest
 from tests.integration.threads import all_at_once
+from towpath.outbox.models import OutboxEvent
 
 
 def permission(name: str) -> Permission:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from django.db import transaction
 
-from backend.outbox import Event, publish, publish_many
-from backend.outbox.errors import EventTooLarge
-from backend.outbox.models import OutboxEvent
+from towpath import Event, publish, publish_many
+from towpath.outbox.errors import EventTooLarge
+from towpath.outbox.models import OutboxEvent
 
 
 class Note(Event):

@@ -13,14 +13,14 @@ import dramatiq
 import pika
 import pytest
 
-from pipeline.actors import aggregate, publish_batches
-from pipeline.broker import Broker, queue_lengths
-from pipeline.models import Window
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
 from tests.integration.invariants import assert_delivered_within
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.workers import QUICK
 from tests.waiting import eventually
+from towpath.actors import aggregate, publish_batches
+from towpath.flow.broker import Broker, queue_lengths
+from towpath.ledger.models import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

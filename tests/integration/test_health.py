@@ -18,9 +18,7 @@ import pytest
 from django.db import connection, transaction
 from django.test import Client
 
-from backend.config import health
 from backend.users.models import User
-from pipeline.doctor import Finding
 from tests.faults.proxy import Fault, Kind, Proxy, with_port
 from tests.integration.rows import create_users
 from tests.integration.scraping import get
@@ -28,6 +26,8 @@ from tests.integration.threads import all_at_once
 from tests.integration.workers import Workers
 from tests.services import Services
 from tests.waiting import eventually
+from towpath.watch import health
+from towpath.watch.doctor import Finding
 
 WAIT_SECONDS = 60
 

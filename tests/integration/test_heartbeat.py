@@ -15,12 +15,13 @@ import pytest
 from pytest_django import Settings
 
 from deploy.local.process import PROJECT
-from pipeline import actors, heartbeat
-from pipeline.lifecycle import _threads_that_must_live
-from pipeline.probe import silence
 from tests.integration.rows import create_users
 from tests.integration.workers import QUICK, Workers
 from tests.waiting import eventually
+from towpath import actors
+from towpath.lifecycle import _threads_that_must_live
+from towpath.probe import silence
+from towpath.telemetry import heartbeat
 
 WAIT_SECONDS = 60
 
@@ -137,7 +138,7 @@ def test_a_process_one_of_whose_threads_has_died_is_dead(tmp_path: Path) -> None
 import sys, threading
 import django
 django.setup()
-from pipeline import heartbeat
+from towpath import heartbeat
 
 writer = threading.Thread(target=sys.stdin.readline, name="writer")
 writer.start()

@@ -11,22 +11,22 @@ from typing import cast
 import pytest
 from django.db import connection, models, transaction
 
-from backend.eventlog.store import EventStore
-from backend.outbox import Event, publish
-from backend.outbox.models import OutboxEvent
 from backend.users.models import OutboxUser, User
-from pipeline import load as loading
-from pipeline.delivery import Delivery, deliver
-from pipeline.load import load
-from pipeline.models import Batch, Window
-from pipeline.recover import recover
-from pipeline.status import read_status
-from pipeline.window import SealedWindow
 from tests.integration.event_log import EventLog
 from tests.integration.rows import create_users, undelivered
 from tests.integration.stores import LosesAnswers
 from tests.integration.windows import expire_leases, sealed
 from tests.unit.outboxes import Maybe, lean, user_key
+from towpath import Event, publish
+from towpath.eventlog.store import EventStore
+from towpath.flow import load as loading
+from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.load import load
+from towpath.flow.recover import recover
+from towpath.ledger.models import Batch, Window
+from towpath.ledger.window import SealedWindow
+from towpath.outbox.models import OutboxEvent
+from towpath.watch.status import read_status
 
 
 class Paid(Event):

@@ -7,26 +7,26 @@ from typing import TYPE_CHECKING
 import pytest
 from django.db import connection, models
 
-from backend.outbox import models as outbox_models
-from backend.outbox.models import MOST_ROW_BYTES, OutboxEvent
 from backend.users.models import OutboxUser, User
-from pipeline import load as loading
-from pipeline.delivery import Delivery, deliver
-from pipeline.load import load
-from pipeline.models import DeadLetter
-from pipeline.recover import recover
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.windows import expire_leases, sealed
 from tests.poison import take_limits_away
 from tests.unit.outboxes import Renamed, lean
+from towpath.flow import load as loading
+from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.load import load
+from towpath.flow.recover import recover
+from towpath.ledger.models import DeadLetter
+from towpath.outbox import models as outbox_models
+from towpath.outbox.models import MOST_ROW_BYTES, OutboxEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_django import Settings
 
-    from backend.eventlog.store import EventStore
     from tests.integration.event_log import EventLog
+    from towpath.eventlog.store import EventStore
 
 
 def write_large(megabytes: int) -> int:

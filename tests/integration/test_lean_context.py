@@ -12,9 +12,9 @@ import pytest
 from django.db import connection, models, transaction
 from django.test.utils import isolate_apps
 
-from backend.outbox import Event
-from backend.outbox.checks import problems_of
-from backend.outbox.models import LeanOutbox
+from towpath import Event
+from towpath.outbox.checks import problems_of
+from towpath.outbox.models import LeanOutbox
 
 UTC = dt.UTC
 

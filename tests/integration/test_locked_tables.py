@@ -12,22 +12,22 @@ from django.core.management import CommandError
 from django.db import connection, transaction
 from django.test import Client
 
-from pipeline.delivery import Delivery, deliver
-from pipeline.gauges import LEDGER, LedgerCollector, read_gauges
-from pipeline.metrics import oldest_age_seconds, pending_rows
-from pipeline.models import DeadLetter, Window
-from pipeline.recover import recover
-from pipeline.status import read_status
-from pipeline.window import begin_write, claim_expired
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.test_commands import doctor, here, status
 from tests.integration.windows import expire_leases, sealed
+from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.recover import recover
+from towpath.ledger.models import DeadLetter, Window
+from towpath.ledger.window import begin_write, claim_expired
+from towpath.telemetry.metrics import oldest_age_seconds, pending_rows
+from towpath.watch.gauges import LEDGER, LedgerCollector, read_gauges
+from towpath.watch.status import read_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from backend.eventlog.store import EventStore
     from tests.integration.event_log import EventLog
+    from towpath.eventlog.store import EventStore
 
 TABLES = ("users", "outbox_user", "outbox_event", "pipeline_window", "pipeline_batch", "pipeline_deadletter")
 

@@ -21,13 +21,8 @@ from django.db import connection
 from django.test import Client
 from structlog.testing import capture_logs
 
-from backend.eventlog.store import EventStore, connect
 from backend.users.models import User
 from deploy.local.process import PROJECT
-from pipeline.broker import queue_lengths
-from pipeline.delivery import Delivery, deliver
-from pipeline.models import DeadLetter, Window
-from pipeline.recover import recover
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered_within
 from tests.integration.manage import manage
@@ -38,6 +33,11 @@ from tests.integration.windows import dispatched, expire_leases, sealed
 from tests.integration.workers import QUICK, Workers
 from tests.services import Services
 from tests.waiting import eventually
+from towpath.eventlog.store import EventStore, connect
+from towpath.flow.broker import queue_lengths
+from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.recover import recover
+from towpath.ledger.models import DeadLetter, Window
 
 WAIT_SECONDS = 60
 
@@ -256,7 +256,7 @@ def test_the_scheduler_s_log_has_the_level_of_the_settings(
 def test_a_program_that_is_none_of_ours_is_wrong_usage() -> None:
     for arguments in ((), ("cook",)):
         done = subprocess.run(
-            [sys.executable, "-m", "backend.config.launch", *arguments],
+            [sys.executable, "-m", "towpath.conf.launch", *arguments],
             cwd=PROJECT,
             capture_output=True,
             text=True,
@@ -377,7 +377,7 @@ def test_a_traceback_shows_no_local_variable_and_no_row(tmp_path: Path) -> None:
         """
 import sys
 import structlog
-from backend.config.logs import configure_logging
+from towpath.conf.logs import configure_logging
 
 configure_logging(json=False, level="INFO", secrets=["postgresql://u:" + sys.argv[1] + "url@h/d"])
 log = structlog.get_logger()
@@ -406,7 +406,7 @@ def test_what_python_says_itself_is_json_without_the_row(tmp_path: Path) -> None
     script.write_text(
         """
 import sys, threading, warnings
-from backend.config.logs import configure_logging
+from towpath.conf.logs import configure_logging
 
 configure_logging(json=True, level="INFO", secrets=[sys.argv[1] + "key"])
 

@@ -16,17 +16,6 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from structlog.testing import capture_logs
 
-from backend.eventlog.store import EventStore, connect
-from pipeline import gauges, status
-from pipeline.accumulate import Closing
-from pipeline.aggregator import Aggregator
-from pipeline.broker import queue_lengths
-from pipeline.delivery import Delivery, deliver
-from pipeline.gauges import LEDGER, LedgerCollector, read_gauges
-from pipeline.metrics import LEDGER_GAUGES, Closed, dead_letters, pending_rows
-from pipeline.models import Cursor, Window
-from pipeline.recover import recover
-from pipeline.verify import verify_receipts
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered_within
@@ -37,6 +26,17 @@ from tests.integration.windows import dispatched, expire_leases, sealed, taken_o
 from tests.integration.workers import QUICK, Workers
 from tests.services import Services
 from tests.waiting import eventually
+from towpath.eventlog.store import EventStore, connect
+from towpath.flow.accumulate import Closing
+from towpath.flow.aggregator import Aggregator
+from towpath.flow.broker import queue_lengths
+from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.recover import recover
+from towpath.flow.verify import verify_receipts
+from towpath.ledger.models import Cursor, Window
+from towpath.telemetry.metrics import LEDGER_GAUGES, Closed, dead_letters, pending_rows
+from towpath.watch import gauges, status
+from towpath.watch.gauges import LEDGER, LedgerCollector, read_gauges
 
 WAIT_SECONDS = 60
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from django.db import connection
 
-from pipeline.models import Batch, Cursor, DeadLetter
 from tests.integration.test_new_outbox import Shop, ask, shop
+from towpath.ledger.models import Batch, Cursor, DeadLetter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

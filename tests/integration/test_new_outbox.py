@@ -35,7 +35,7 @@ _FILES = {
     """,
     "shop/__init__.py": "",
     "shop/events.py": """
-        from backend.outbox import Event
+        from towpath import Event
 
         class CustomerCame(Event):
             name: str
@@ -48,7 +48,7 @@ _FILES = {
     """,
     "shop/models.py": """
         from django.db import models
-        from backend.outbox.models import FrozenOutbox, LeanOutbox
+        from towpath.outbox.models import FrozenOutbox, LeanOutbox
         from shop.events import CustomerCame, SubscriptionEnded
 
         class Customer(models.Model):
@@ -73,7 +73,7 @@ _PUBLISH = """
 import django
 django.setup()
 from django.db import transaction
-from backend.outbox import publish_many
+from towpath import publish_many
 from shop.events import SubscriptionEnded
 from shop.models import Customer, OutboxCustomer
 with transaction.atomic():

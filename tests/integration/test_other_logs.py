@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.eventlog.store import EventStore
 from deploy.local.process import PROJECT
-from pipeline.delivery import deliver
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.windows import expire_leases, sealed
 from tests.integration.workers import QUICK
 from tests.waiting import eventually
+from towpath.eventlog.store import EventStore
+from towpath.flow.delivery import deliver
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _WAIT_SECONDS = 60
 _SETTINGS = """
 import os
-from backend.config.towpath import *
+from towpath.conf.settings import *
 
 SECRET_KEY = os.environ["SECRET_KEY"]
 USE_TZ = True
@@ -34,9 +34,9 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 AUTH_USER_MODEL = "users.User"
 INSTALLED_APPS = [
     "django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions", "axes", "django_dramatiq",
-    "backend.outbox", "backend.eventlog", "backend.users", "pipeline",
+    "towpath", "backend.users",
 ]
-from backend.config.environment import database_settings
+from towpath.conf.environment import database_settings
 DATABASES = {"default": database_settings(os.environ["DATABASE_URL"])}
 SILENCED_SYSTEM_CHECKS = ["axes.W001", "axes.W002", "axes.W003"]
 """
@@ -150,7 +150,7 @@ def test_no_worker_says_a_payload_or_a_password_whatever_is_raised(environment: 
         logs[queue] = tmp_path / f"{queue}.log"
         with logs[queue].open("wb") as log:
             command = [
-                *(sys.executable, "-m", "dramatiq", "django_dramatiq.setup", "pipeline.actors"),
+                *(sys.executable, "-m", "dramatiq", "django_dramatiq.setup", "towpath.actors"),
                 *("--processes", "1", "--threads", "4", "--queues", queue),
             ]
             processes.append(

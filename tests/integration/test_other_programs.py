@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import pytest
 from django.db import connection
 
-from backend.eventlog.store import EventStore
-from backend.outbox.models import OutboxEvent
 from backend.users.models import OutboxUser
 from deploy.local.postgres import binaries
-from pipeline.delivery import Delivery, deliver
 from tests.integration.event_log import EventLog
 from tests.integration.windows import sealed
 from tests.services import Services
+from towpath.eventlog.store import EventStore
+from towpath.flow.delivery import Delivery, deliver
+from towpath.outbox.models import OutboxEvent
 
 #: All that the other program may do: write what it reports and the events.
 _GRANTS = """

@@ -17,18 +17,19 @@ from django.db import connection, models, transaction
 from django.test.utils import isolate_apps
 from pydantic import ConfigDict, Field, SecretStr, computed_field
 
-from backend.eventlog.columns import ROW_COLUMNS, Column, FromEvent, Kind
-from backend.outbox import Event, publish, publish_many, publishing
-from backend.outbox.checks import problems_of
-from backend.outbox.errors import EventNotStorable
-from backend.outbox.models import FrozenOutbox, OutboxEvent
 from backend.users.events import UserUpdated
 from backend.users.models import User
 from backend.users.use_cases import CreateUser, CreateUserRequest
-from pipeline import load
 from tests.integration.rows import write_events
 from tests.integration.windows import sealed
 from tests.unit.outboxes import frozen
+from towpath import Event, publish, publish_many
+from towpath.eventlog.columns import ROW_COLUMNS, Column, FromEvent, Kind
+from towpath.flow import load
+from towpath.outbox import publishing
+from towpath.outbox.checks import problems_of
+from towpath.outbox.errors import EventNotStorable
+from towpath.outbox.models import FrozenOutbox, OutboxEvent
 
 
 def test_a_column_is_filled_by_the_outboxes_that_have_it_and_has_its_default_in_the_others(

@@ -12,17 +12,17 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from django.db.models import ProtectedError
 
-from backend.outbox import Event, publish, publish_many
-from backend.outbox.models import OutboxEvent, all_outboxes
 from backend.users.models import OutboxUser, OutboxUserChange, User
 from backend.users.use_cases import CreateUser, CreateUserOutcome, CreateUserRequest, UserCreated
 from deploy.local.process import PROJECT
 from tests.integration.threads import all_at_once
+from towpath import Event, publish, publish_many
+from towpath.outbox.models import OutboxEvent, all_outboxes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pipeline.testing.published import Published
+    from towpath.testing.published import Published
 
 ADA = CreateUserRequest(email="ada@example.com", first_name="Ada", last_name="Lovelace")
 

@@ -15,17 +15,18 @@ from django.test.utils import CaptureQueriesContext, isolate_apps
 from django.utils import timezone as django_timezone
 from pytest_django import Settings
 
-from backend.eventlog.store import EventStore
-from backend.outbox import Event, publish, publish_many, publishing
-from backend.outbox.context import bind
-from backend.outbox.errors import EventNotStorable
-from backend.outbox.event import MASK, Sensitive
-from backend.outbox.models import FrozenOutbox, OutboxEvent
 from backend.users.events import Change, UserDeleted, UserUpdated
 from backend.users.models import OutboxUser, OutboxUserChange, User
-from pipeline.delivery import Delivery, deliver
 from tests.integration.event_log import EventLog
 from tests.integration.windows import sealed
+from towpath import Event, publish, publish_many
+from towpath.eventlog.store import EventStore
+from towpath.flow.delivery import Delivery, deliver
+from towpath.outbox import publishing
+from towpath.outbox.context import bind
+from towpath.outbox.errors import EventNotStorable
+from towpath.outbox.event import MASK, Sensitive
+from towpath.outbox.models import FrozenOutbox, OutboxEvent
 
 LONG_AGO = datetime(2020, 2, 29, 23, 59, 59, 999_999, tzinfo=UTC)
 

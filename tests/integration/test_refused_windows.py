@@ -10,15 +10,6 @@ import pytest
 from django.conf import settings as django_settings
 from pytest_django import Settings
 
-from backend.eventlog.store import EventStore, connect
-from backend.outbox.models import OutboxEvent
-from pipeline import deadletters
-from pipeline.delivery import Delivery, deliver
-from pipeline.doctor import examine
-from pipeline.models import Batch, DeadLetter, Window
-from pipeline.recover import recover
-from pipeline.status import read_status
-from pipeline.window import SealedWindow, has_room, seal
 from tests.conformance.answers import Answer, BodyLimit, Endpoint, Filter
 from tests.faults.proxy import with_port
 from tests.integration.event_log import EventLog
@@ -26,6 +17,15 @@ from tests.integration.invariants import assert_delivered
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.windows import dispatched, expire_leases, sealed
 from tests.waiting import eventually
+from towpath.eventlog.store import EventStore, connect
+from towpath.flow import deadletters
+from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.recover import recover
+from towpath.ledger.models import Batch, DeadLetter, Window
+from towpath.ledger.window import SealedWindow, has_room, seal
+from towpath.outbox.models import OutboxEvent
+from towpath.watch.doctor import examine
+from towpath.watch.status import read_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,12 +22,12 @@ from ninja import NinjaAPI
 from ninja.security import HttpBearer
 from pytest_django import Settings
 
-from backend.config.logs import configure_logging
-from backend.outbox import Event, publish
-from backend.outbox.context import bind, bound
-from backend.outbox.middleware import EventContextMiddleware
-from backend.outbox.models import OutboxEvent
 from backend.users.models import User
+from towpath import Event, publish
+from towpath.conf.logs import configure_logging
+from towpath.outbox.context import bind, bound
+from towpath.outbox.middleware import EventContextMiddleware
+from towpath.outbox.models import OutboxEvent
 
 
 class Noted(Event):

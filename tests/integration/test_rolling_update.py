@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from deploy.local.process import PROJECT
-from pipeline.models import Batch
 from tests.integration.event_log import EventLog
 from tests.integration.rows import undelivered, write_events
 from tests.integration.test_new_outbox import _FROZEN, _LEAN, _PUBLISH, Shop, ask, shop
 from tests.integration.workers import QUICK, Workers
 from tests.waiting import eventually
+from towpath.ledger.models import Batch
 
 if TYPE_CHECKING:
     from tests.services import Services
@@ -83,8 +83,8 @@ def test_an_old_dispatcher_leaves_the_batches_of_a_new_outbox_alone(
 _OLD = {"DJANGO_SETTINGS_MODULE": "backend.config.settings"}
 _DISPATCH = """
 import django; django.setup()
-from backend.outbox.models import all_outboxes
-from pipeline.dispatch import Dispatcher, Limits
+from towpath.outbox.models import all_outboxes
+from towpath.flow.dispatch import Dispatcher, Limits
 limits = Limits(batch_ids=100, batch_bytes=10**6, in_flight_rows=1000)
 dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=lambda batches: None)
 dispatcher.create_cursors()

@@ -12,20 +12,20 @@ from django.core import serializers
 from django.db import connection, connections, transaction
 from django.test import override_settings
 
-from backend.eventlog.store import EventStore
-from backend.outbox import Event, publish, publish_many
-from backend.outbox.errors import NotInTransaction, OnlyInserts, OutboxError, WrongDatabase
-from backend.outbox.insert import OutboxQuerySet
-from backend.outbox.models import OutboxEvent, all_outboxes
 from backend.users.models import OutboxUser, User
-from pipeline import deadletters
-from pipeline.delivery import Delivery, deliver
-from pipeline.doctor import examine
-from pipeline.models import DeadLetter, Window
-from pipeline.status import read_status
-from pipeline.testing.published import Published
 from tests.integration.windows import sealed
 from tests.poison import take_limits_away
+from towpath import Event, publish, publish_many
+from towpath.eventlog.store import EventStore
+from towpath.flow import deadletters
+from towpath.flow.delivery import Delivery, deliver
+from towpath.ledger.models import DeadLetter, Window
+from towpath.outbox.errors import NotInTransaction, OnlyInserts, OutboxError, WrongDatabase
+from towpath.outbox.insert import OutboxQuerySet
+from towpath.outbox.models import OutboxEvent, all_outboxes
+from towpath.testing.published import Published
+from towpath.watch.doctor import examine
+from towpath.watch.status import read_status
 
 
 class Paid(Event):

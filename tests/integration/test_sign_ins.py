@@ -13,8 +13,8 @@ from django.contrib.auth import authenticate
 from django.db import connection
 from django.test import Client, RequestFactory
 
-from backend.outbox.models import OutboxEvent
 from backend.users.models import User
+from towpath.outbox.models import OutboxEvent
 
 PASSWORD = "correct horse battery staple"  # noqa: S105 - of a test
 

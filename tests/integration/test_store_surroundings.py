@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.doctor import examine
 from tests.integration.manage import manage
 from tests.waiting import eventually
+from towpath.watch.doctor import examine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from backend.eventlog.store import EventStore
     from tests.integration.event_log import EventLog
     from tests.integration.workers import Workers
     from tests.services import Services
+    from towpath.eventlog.store import EventStore
 
 
 @pytest.fixture

@@ -14,24 +14,24 @@ from django.core import serializers
 from django.core.management import call_command
 from django.db import connection, transaction
 
-from backend.outbox.models import OutboxEvent
 from backend.users.models import OutboxUser
-from pipeline import deadletters
-from pipeline.delivery import Delivery, deliver
-from pipeline.models import DeadLetter
-from pipeline.stranded import bring_back
-from pipeline.window import seal
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
 from tests.integration.rows import create_users, ids_in_batches, undelivered, write_events
 from tests.integration.test_commands import here, status
 from tests.poison import give_limits_back, take_limits_away
+from towpath.flow import deadletters
+from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.stranded import bring_back
+from towpath.ledger.models import DeadLetter
+from towpath.ledger.window import seal
+from towpath.outbox.models import OutboxEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backend.eventlog.store import EventStore
     from tests.integration.event_log import EventLog
     from tests.services import Services
+    from towpath.eventlog.store import EventStore
 
 EVENT = "outbox_event"
 LETTER = {"error": "", "window_id": "11111111-2222-3333-4444-555555555555", "at": "2026-01-01T00:00:00Z"}
@@ -210,7 +210,7 @@ def test_a_row_of_a_transaction_that_was_open_at_the_last_look_is_not_stranded()
 
 @pytest.mark.parametrize("state", ["paged", "rescan", "another cluster", "no cursor"])
 def test_an_unfinished_look_strands_nothing(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.dispatch._PAGE_ROWS", 7)
+    monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 7)
     write_events(["{}"] * 3)
     dispatch_all(dispatcher := make_dispatcher(Sent(), batch_ids=3))
     write_events(["{}"] * 40)

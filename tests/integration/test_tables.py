@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 from django.db import connection
 
-from pipeline.models import Batch
-from pipeline.tables import problems
 from tests.integration.rows import write_events
 from tests.integration.test_commands import doctor
+from towpath.ledger.models import Batch
+from towpath.watch.tables import problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,22 +8,22 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
-from backend.outbox import Event, publish, publish_many
-from backend.outbox.context import bind
-from backend.outbox.models import OutboxEvent
 from backend.users.use_cases import CreateUser, CreateUserRequest, UserCreated
-from pipeline.models import Window
-from pipeline.testing.published import Published
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.poison import take_limits_away
+from towpath import Event, publish, publish_many
+from towpath.ledger.models import Window
+from towpath.outbox.context import bind
+from towpath.outbox.models import OutboxEvent
+from towpath.testing.published import Published
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_django import Settings
 
-    from pipeline.testing.delivering import Deliver
-    from pipeline.testing.events import FoundEvent
+    from towpath.testing.delivering import Deliver
+    from towpath.testing.events import FoundEvent
 
 ADA = {"email": "ada@example.com", "first_name": "Ada", "last_name": "Lovelace"}
 

@@ -20,19 +20,19 @@ from django.db import transaction
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.trace import SpanContext
 
-from backend.outbox import Event, publish
-from backend.outbox.context import bind
 from deploy.local.process import PROJECT
-from pipeline import spans
-from pipeline.models import Window
-from pipeline.spans import _MOST_BATCHES, _MOST_REQUESTS, _links, _remember
-from pipeline.window import seal
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered_within
 from tests.integration.windows import dispatched
 from tests.integration.workers import QUICK, Workers
 from tests.services import Services
 from tests.waiting import eventually
+from towpath import Event, publish
+from towpath.ledger.models import Window
+from towpath.ledger.window import seal
+from towpath.outbox.context import bind
+from towpath.telemetry import spans
+from towpath.telemetry.spans import _MOST_BATCHES, _MOST_REQUESTS, _links, _remember
 
 WAIT_SECONDS = 60
 
@@ -170,7 +170,7 @@ def test_a_collector_that_is_away_delays_nothing(workers: Workers, event_log: Ev
 
 def test_nothing_of_opentelemetry_is_imported_while_tracing_is_off() -> None:
     script = (
-        "import django, json, sys; django.setup(); import pipeline.actors, backend.config.wsgi;"
+        "import django, json, sys; django.setup(); import towpath.actors, backend.config.wsgi;"
         "print(json.dumps([name for name in sys.modules if name.startswith('opentelemetry')]))"
     )
     done = subprocess.run(

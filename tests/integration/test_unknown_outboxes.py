@@ -11,29 +11,29 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from structlog.testing import capture_logs
 
-from backend.outbox.models import OutboxEvent
 from backend.users.models import OutboxUserChange
-from pipeline import actors
-from pipeline import load as load_module
-from pipeline.ack import ack
-from pipeline.delivery import Delivery, deliver
-from pipeline.load import load
-from pipeline.models import Batch, Cursor, DeadLetter, Window
-from pipeline.recover import recover
-from pipeline.verify import verify_receipts
-from pipeline.window import begin_write, claim_expired, has_room, seal
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
 from tests.integration.rows import undelivered, write_events
 from tests.integration.test_commands import here, status
 from tests.integration.windows import expire_leases
+from towpath import actors
+from towpath.flow import load as load_module
+from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.load import load
+from towpath.flow.recover import recover
+from towpath.flow.verify import verify_receipts
+from towpath.ledger.ack import ack
+from towpath.ledger.models import Batch, Cursor, DeadLetter, Window
+from towpath.ledger.window import begin_write, claim_expired, has_room, seal
+from towpath.outbox.models import OutboxEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_django import Settings
 
-    from backend.eventlog.store import EventStore
     from tests.integration.event_log import EventLog
+    from towpath.eventlog.store import EventStore
 
 OLD, NEW, EVENT = "outbox_old", "outbox_user_change", "outbox_event"
 

@@ -13,7 +13,6 @@ from django.db import connection, transaction
 from django.db.models import ProtectedError
 from pydantic import ValidationError
 
-from backend.eventlog.store import EventStore
 from backend.users.events import UserDeleted
 from backend.users.models import OutboxUser, OutboxUserChange, User
 from backend.users.use_cases import (
@@ -26,10 +25,11 @@ from backend.users.use_cases import (
     UpdateUserOutcome,
     UpdateUserRequest,
 )
-from pipeline.delivery import Delivery, deliver
 from tests.integration.event_log import EventLog
 from tests.integration.threads import all_at_once
 from tests.integration.windows import sealed
+from towpath.eventlog.store import EventStore
+from towpath.flow.delivery import Delivery, deliver
 
 
 @pytest.fixture

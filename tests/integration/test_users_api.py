@@ -12,8 +12,8 @@ from django.test import Client
 from backend.users.admin import UserAdmin
 from backend.users.models import OutboxUser, OutboxUserChange, User
 from backend.users.use_cases import CreateUser, CreateUserOutcome, CreateUserRequest, UserCreated
-from pipeline.testing.delivering import Deliver
-from pipeline.testing.published import Published
+from towpath.testing.delivering import Deliver
+from towpath.testing.published import Published
 
 ADA = {"email": "ada@example.com", "first_name": "Ada", "last_name": "Lovelace"}
 

@@ -18,24 +18,25 @@ from django.core.management import call_command
 from django.db import DatabaseError, connection
 from structlog.testing import capture_logs
 
-from backend.eventlog.store import EventStore, connect
-from pipeline import status, verify
-from pipeline.actors import dispatch_shift, recover_shift
-from pipeline.actors import verify as tick
-from pipeline.delivery import Delivery, deliver
-from pipeline.doctor import examine
-from pipeline.gauges import read_gauges
-from pipeline.metrics import mismatched_windows, unverified_age_seconds
-from pipeline.models import Window
-from pipeline.recover import recover
-from pipeline.status import read_status
-from pipeline.verify import purge_receipts, read_ledger, verify_receipts
 from tests.integration.event_log import EventLog
 from tests.integration.manage import manage
 from tests.integration.rows import create_users, write_events
 from tests.integration.windows import dispatched, expire_leases, sealed
 from tests.integration.workers import Workers
 from tests.waiting import eventually
+from towpath.actors import dispatch_shift, recover_shift
+from towpath.actors import verify as tick
+from towpath.eventlog.store import EventStore, connect
+from towpath.flow import verify
+from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.recover import recover
+from towpath.flow.verify import purge_receipts, read_ledger, verify_receipts
+from towpath.ledger.models import Window
+from towpath.telemetry.metrics import mismatched_windows, unverified_age_seconds
+from towpath.watch import status
+from towpath.watch.doctor import examine
+from towpath.watch.gauges import read_gauges
+from towpath.watch.status import read_status
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 

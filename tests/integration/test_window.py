@@ -8,15 +8,15 @@ from functools import partial
 import pytest
 from django.db import connection
 
-from backend.outbox.models import OutboxEvent
 from backend.users.models import OutboxUser
-from pipeline.ack import ack
-from pipeline.errors import LeaseLost
-from pipeline.models import Batch, DeadLetter, Window
-from pipeline.window import RefusedRow, claim_expired, pause_seconds, postpone, renew, seal, split
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.threads import all_at_once
 from tests.integration.windows import dispatched, expire_leases, members, sealed, taken_over
+from towpath.errors import LeaseLost
+from towpath.ledger.ack import ack
+from towpath.ledger.models import Batch, DeadLetter, Window
+from towpath.ledger.window import RefusedRow, claim_expired, pause_seconds, postpone, renew, seal, split
+from towpath.outbox.models import OutboxEvent
 
 
 def test_a_sealed_window_knows_its_rows_by_outbox() -> None:

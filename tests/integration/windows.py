@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from django.db import connection
 
-from pipeline.window import claim_expired, seal
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
+from towpath.ledger.window import claim_expired, seal
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from pipeline.window import SealedWindow
+    from towpath.ledger.window import SealedWindow
 
 
 def dispatched(*, batch_ids: int = 500) -> list[int]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from deploy.local.application import Application
-from pipeline.actors import dispatch_shift, recover_shift
-from pipeline.models import Shift
 from tests.waiting import eventually
+from towpath.actors import dispatch_shift, recover_shift
+from towpath.ledger.models import Shift
 
 if TYPE_CHECKING:
     from pathlib import Path

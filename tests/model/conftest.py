@@ -57,21 +57,21 @@ def ledger(
     settings.WINDOW_ROWS = 8
     settings.WINDOW_BYTES = 1600
     settings.BATCH_IDS = 2
-    monkeypatch.setattr("pipeline.dispatch._PAGE_ROWS", 3)
-    monkeypatch.setattr("pipeline.failpoints.reach", stand_still)
+    monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 3)
+    monkeypatch.setattr("towpath.telemetry.failpoints.reach", stand_still)
     # A pause before the next try that outlasts the test, and no thread that renews leases meanwhile.
-    monkeypatch.setattr("pipeline.window.random", types.SimpleNamespace(uniform=lambda *_: _FOREVER_SECONDS))
+    monkeypatch.setattr("towpath.ledger.window.random", types.SimpleNamespace(uniform=lambda *_: _FOREVER_SECONDS))
     # The length of a row in text, and with it where a window is split, would change with the time.
     monkeypatch.setattr("django.utils.timezone.now", lambda: datetime(2024, 1, 1, tzinfo=UTC))
-    monkeypatch.setattr("pipeline.lease.held", contextlib.nullcontext)
+    monkeypatch.setattr("towpath.flow.lease.held", contextlib.nullcontext)
     logging.disable(logging.CRITICAL)
     connection_created.connect(_quick)
     with django_db_blocker.unblock():
         connection.close()
         ledger = Ledger()
         ledger.clear()
-        monkeypatch.setattr("pipeline.window.uuid", ledger.uuids)
-        monkeypatch.setattr("pipeline.ack.uuid", ledger.uuids)
+        monkeypatch.setattr("towpath.ledger.window.uuid", ledger.uuids)
+        monkeypatch.setattr("towpath.ledger.ack.uuid", ledger.uuids)
         yield ledger
         ledger.clear()
         ledger.close()

@@ -6,15 +6,15 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backend.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable, WriteTooLarge
-from backend.eventlog.memory import MemoryStore, by_month, parse
 from tests.model.puppets import Order, current_puppet, stand_still
+from towpath.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable, WriteTooLarge
+from towpath.eventlog.stores.memory import MemoryStore, by_month, parse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from backend.eventlog.memory import Block, Identity, StoredRow
+    from towpath.eventlog.stores.memory import Block, Identity, StoredRow
 
 Owner = tuple[str, int]  # puppet, job
 

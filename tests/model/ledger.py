@@ -10,7 +10,7 @@ import psycopg2
 from django.conf import settings
 
 if TYPE_CHECKING:
-    from backend.eventlog.memory import Identity
+    from towpath.eventlog.stores.memory import Identity
 
 _CLEAR = """
 DELETE FROM pipeline_batch; DELETE FROM pipeline_window; DELETE FROM pipeline_deadletter; DELETE FROM pipeline_cursor;
@@ -43,7 +43,7 @@ class Sample:
 
 
 class NumberedUuids:
-    """In place of the module `uuid` in `pipeline.window`: the same ones in the same order in each example."""
+    """In place of the module `uuid` in `towpath.ledger.window`: the same ones in the same order in each example."""
 
     def __init__(self) -> None:
         self.number = 0

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING
 import pytest
 from django.db import transaction
 
-from backend.outbox.models import OutboxEvent, all_outboxes
 from backend.users.models import OutboxUser, User
-from pipeline import deadletters
-from pipeline.delivery import deliver
-from pipeline.dispatch import Dispatcher, Limits
-from pipeline.recover import recover
-from pipeline.window import seal
 from tests.model.faulty_store import FaultyStore
 from tests.model.puppets import Order, Puppet
+from towpath.flow import deadletters
+from towpath.flow.delivery import deliver
+from towpath.flow.dispatch import Dispatcher, Limits
+from towpath.flow.recover import recover
+from towpath.ledger.window import seal
+from towpath.outbox.models import OutboxEvent, all_outboxes
 
 if TYPE_CHECKING:
-    from backend.eventlog.memory import Identity
-    from pipeline.batch import Batch
     from tests.model.ledger import Ledger
+    from towpath.eventlog.stores.memory import Identity
+    from towpath.flow.batch import Batch
 
 
 class Race:

@@ -45,23 +45,24 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from backend.outbox.models import OutboxEvent, all_outboxes
 from backend.users.models import OutboxUser, User
-from pipeline import deadletters, failpoints
-from pipeline.accumulate import Accumulator, Closing
-from pipeline.delivery import deliver
-from pipeline.dispatch import Dispatcher, Limits
-from pipeline.recover import recover
-from pipeline.window import seal
 from tests.model.faulty_store import FaultyStore
 from tests.model.puppets import Order, Puppet, stand_still
+from towpath.flow import deadletters
+from towpath.flow.accumulate import Accumulator, Closing
+from towpath.flow.delivery import deliver
+from towpath.flow.dispatch import Dispatcher, Limits
+from towpath.flow.recover import recover
+from towpath.ledger.window import seal
+from towpath.outbox.models import OutboxEvent, all_outboxes
+from towpath.telemetry import failpoints
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backend.eventlog.memory import Identity
-    from pipeline.batch import Batch
     from tests.model.ledger import Ledger
+    from towpath.eventlog.stores.memory import Identity
+    from towpath.flow.batch import Batch
 
 #: Examples of a run; the long profile is `MODEL_EXAMPLES=20000`.
 _EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "500"))
@@ -161,7 +162,7 @@ class Pipeline(RuleBasedStateMachine):
     def carry(self, aggregator: int, stops: int) -> None:
         batch_ids = (self.aggregators[aggregator] or self.aggregators[1 - aggregator]).take()
 
-        def job() -> None:  # pipeline.aggregator.Aggregator._carry, without its threads and its retries
+        def job() -> None:  # towpath.flow.aggregator.Aggregator._carry, without its threads and its retries
             window = seal(batch_ids)
             failpoints.reach("sealed")
             if window is not None:

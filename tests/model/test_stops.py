@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 from django.db import transaction
 
-from backend.outbox.models import OutboxEvent, all_outboxes
-from pipeline.accumulate import Closing
-from pipeline.aggregator import Aggregator, _Waiting
-from pipeline.dispatch import Dispatcher, Limits
-from pipeline.recover import recover
 from tests.model.faulty_store import FaultyStore
 from tests.model.puppets import Order, Puppet
+from towpath.flow.accumulate import Closing
+from towpath.flow.aggregator import Aggregator, _Waiting
+from towpath.flow.dispatch import Dispatcher, Limits
+from towpath.flow.recover import recover
+from towpath.outbox.models import OutboxEvent, all_outboxes
 
 if TYPE_CHECKING:
-    from pipeline.batch import Batch
     from tests.model.ledger import Ledger
+    from towpath.flow.batch import Batch
 
 
 def stops_of(puppet: Puppet) -> list[str]:

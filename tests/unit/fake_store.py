@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backend.eventlog.errors import OutcomeUnknown, RowsRefused, WriteTooLarge
+from towpath.eventlog.errors import OutcomeUnknown, RowsRefused, WriteTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,9 +7,9 @@ from typing import Any
 from django.db import models
 from django.test.utils import isolate_apps
 
-from backend.outbox import Event
-from backend.outbox.models import FrozenOutbox, LeanOutbox, Outbox
 from backend.users.models import User
+from towpath import Event
+from towpath.outbox.models import FrozenOutbox, LeanOutbox, Outbox
 
 
 class Renamed(Event):

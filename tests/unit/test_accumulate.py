@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.accumulate import Accumulator, Closing
+from towpath.flow.accumulate import Accumulator, Closing
 
 CLOSING = Closing(rows=1000, payload_bytes=10_000, linger_seconds=1.0)
 

@@ -10,8 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 import pika
 import pytest
 
-from backend.config.broker_url import problems, with_safe_defaults
 from deploy.local.process import PROJECT
+from towpath.conf.broker_url import problems, with_safe_defaults
 
 
 def test_heartbeat_and_timeouts_are_added() -> None:

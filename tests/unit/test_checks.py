@@ -13,14 +13,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 
 from deploy.local.process import PROJECT
-from pipeline.checks import SETTINGS, check_settings, require_settings
+from towpath.checks import SETTINGS, check_settings, require_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_django import Settings
-
-ROOMS = ("backend/outbox", "backend/eventlog", "pipeline")
 
 
 def problems() -> dict[str, str]:
@@ -29,7 +27,7 @@ def problems() -> dict[str, str]:
 
 
 def test_every_setting_that_the_product_reads_is_required() -> None:
-    files = [path for room in ROOMS for path in (PROJECT / room).rglob("*.py")]
+    files = [*(PROJECT / "pipeline").rglob("*.py")]
     read = {name for path in files for name in re.findall(r"\bsettings\.([A-Z_]+)\b", path.read_text())}
 
     assert len(files) > 40
@@ -45,7 +43,7 @@ def test_missing_settings_are_named_with_what_to_write(settings: Settings) -> No
         require_settings()
 
     assert str(caught.value) == (
-        "The settings have no DRAMATIQ_BROKER, WINDOW_ROWS: write `from backend.config.towpath import *` at their top."
+        "The settings have no DRAMATIQ_BROKER, WINDOW_ROWS: write `from towpath.conf.settings import *` at their top."
     )
 
 
@@ -60,7 +58,7 @@ def test_the_project_s_own_settings_are_well() -> None:
         "periodiq.PeriodiqMiddleware",
         "dramatiq.middleware.retries.Retries",
         "django_dramatiq.middleware.DbConnectionsMiddleware",
-        "pipeline.lifecycle.PipelineLifecycle",
+        "towpath.lifecycle.PipelineLifecycle",
     ],
 )
 def test_a_broker_without_what_the_pipeline_needs_is_refused(settings: Settings, path: str) -> None:
@@ -70,7 +68,7 @@ def test_a_broker_without_what_the_pipeline_needs_is_refused(settings: Settings,
 
     assert list(problems()) == ["pipeline.E004"]
     assert f"DRAMATIQ_BROKER has no {path}: " in problems()["pipeline.E004"]
-    assert "backend.config.towpath" in problems()["pipeline.E004"]
+    assert "towpath.conf.settings" in problems()["pipeline.E004"]
 
 
 def _name(middleware: Any) -> str:  # noqa: ANN401 - what the setting may hold
@@ -84,15 +82,15 @@ def test_a_time_limit_is_warned_of(settings: Settings) -> None:
     assert "Leave it out" in problems()["pipeline.W001"]
 
 
-@pytest.mark.parametrize("app", ["backend.outbox", "backend.eventlog", "django_dramatiq"])
+@pytest.mark.parametrize("app", ["towpath", "django_dramatiq"])
 def test_an_app_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, app: str) -> None:
-    monkeypatch.setattr("pipeline.checks.apps.is_installed", lambda name: name != app)
+    monkeypatch.setattr("towpath.checks.apps.is_installed", lambda name: name != app)
 
     assert problems() == {"pipeline.E003": f"{app} is not in INSTALLED_APPS. Add it."}
 
 
 def test_another_database_than_postgresql_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.checks.connection.vendor", "sqlite")
+    monkeypatch.setattr("towpath.checks.connection.vendor", "sqlite")
 
     assert "The default database is sqlite" in problems()["pipeline.E001"]
     assert "Use PostgreSQL 13 or later" in problems()["pipeline.E001"]
@@ -120,7 +118,7 @@ class MigratesElsewhere:
     """A router that knows its own apps, and sends all others to another database."""
 
     def allow_migrate(self, database: str, app_label: str, **_hints: object) -> bool:
-        return (database == "default") == (app_label not in {"pipeline", "outbox"})
+        return (database == "default") == (app_label != "towpath")
 
 
 def test_a_router_that_makes_no_tables_in_default_is_refused(settings: Settings) -> None:
@@ -128,8 +126,8 @@ def test_a_router_that_makes_no_tables_in_default_is_refused(settings: Settings)
 
     text = problems()["pipeline.E007"]
 
-    assert "outbox.OutboxEvent" in text
-    assert "pipeline.Window" in text
+    assert "towpath.OutboxEvent" in text
+    assert "towpath.Window" in text
     assert "users.OutboxUser" not in text
     assert "allow_migrate()" in text
 
@@ -137,11 +135,11 @@ def test_a_router_that_makes_no_tables_in_default_is_refused(settings: Settings)
 @pytest.mark.parametrize(
     ("more", "named"),
     [
-        ({"TENANT_APPS": ["django.contrib.auth", "backend.outbox"]}, "backend.outbox in TENANT_APPS"),
-        ({"TENANT_APPS": ["backend.outbox.apps.OutboxConfig"]}, "backend.outbox in TENANT_APPS"),
-        ({"TENANT_APPS": ["backend.users", "pipeline"]}, "backend.users, pipeline in TENANT_APPS"),
+        ({"TENANT_APPS": ["django.contrib.auth", "towpath"]}, "towpath in TENANT_APPS"),
+        ({"TENANT_APPS": ["towpath.apps.TowpathConfig"]}, "towpath in TENANT_APPS"),
+        ({"TENANT_APPS": ["backend.users", "towpath"]}, "backend.users, towpath in TENANT_APPS"),
         (
-            {"TENANT_TYPES": {"public": {"APPS": ["backend.outbox"]}, "shop": {"APPS": ["backend.users"]}}},
+            {"TENANT_TYPES": {"public": {"APPS": ["towpath"]}, "shop": {"APPS": ["backend.users"]}}},
             "backend.users in TENANT_APPS",
         ),
     ],
@@ -158,7 +156,7 @@ def test_an_outbox_in_the_schema_of_each_tenant_is_refused(
 
 def test_outboxes_in_the_shared_schema_are_well(settings: Settings) -> None:
     settings.TENANT_APPS = ["django.contrib.auth"]
-    settings.SHARED_APPS = ["backend.outbox", "backend.users", "pipeline"]
+    settings.SHARED_APPS = ["towpath", "backend.users"]
 
     assert problems() == {}
 
@@ -167,7 +165,7 @@ def test_outboxes_in_the_shared_schema_are_well(settings: Settings) -> None:
     ("broker", "is_told"),
     [
         ("dramatiq.brokers.rabbitmq.RabbitmqBroker", True),
-        ("pipeline.broker.Broker", False),
+        ("towpath.flow.broker.Broker", False),
         ("dramatiq.brokers.stub.StubBroker", False),  # in a project's tests
     ],
 )
@@ -193,7 +191,7 @@ def test_an_actor_with_a_name_of_the_pipeline_s_is_named_by_check(
     (tmp_path / "shop" / "__init__.py").write_text("")
     (tmp_path / "shop" / "tasks.py").write_text("import dramatiq\n@dramatiq.actor\ndef verify(token): ...\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    import pipeline.actors  # noqa: F401
+    import towpath.actors  # noqa: F401
 
     installed = [*apps.get_app_configs(), AppConfig.create("shop")]
     monkeypatch.setattr(apps, "get_app_configs", lambda: installed)

@@ -12,10 +12,10 @@ from urllib3 import HTTPConnectionPool
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import MaxRetryError, NewConnectionError, ProtocolError, ReadTimeoutError
 
-from backend.eventlog.clickhouse import ClickHouseStore
-from backend.eventlog.clickhouse_errors import translated
-from backend.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, StoreUnavailable, WriteTooLarge
 from deploy.local.ports import Ports
+from towpath.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, StoreUnavailable, WriteTooLarge
+from towpath.eventlog.stores.clickhouse.errors import translated
+from towpath.eventlog.stores.clickhouse.store import ClickHouseStore
 
 if TYPE_CHECKING:
     from tests.services import Services

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from backend.eventlog.clickhouse_settings import Setting, fixed_otherwise, judged, pins
-from backend.eventlog.clickhouse_surroundings import quorum_findings
+from towpath.eventlog.stores.clickhouse.settings import Setting, fixed_otherwise, judged, pins
+from towpath.eventlog.stores.clickhouse.surroundings import quorum_findings
 
 
 def setting(name: str, value: str, **others: bool | str) -> Setting:

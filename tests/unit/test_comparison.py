@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from backend.eventlog.comparison import Comparison, compare
-from backend.eventlog.memory import MemoryStore, StoredRow
+from towpath.eventlog.comparison import Comparison, compare
+from towpath.eventlog.stores.memory import MemoryStore, StoredRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from backend.eventlog.store import Digest
+    from towpath.eventlog.store import Digest
 
 NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
 WINDOW = UUID(int=1)

@@ -8,7 +8,7 @@ from collections.abc import Generator
 
 import pytest
 
-from backend.outbox.context import bind, bound, bound_json
+from towpath.outbox.context import bind, bound, bound_json
 
 
 def test_nothing_is_bound_outside() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from backend.config.environment import Environment, database_settings
 from deploy.local.process import PROJECT
+from towpath.conf.environment import Environment, database_settings
 
 
 def environment(variables: dict[str, str], folder: Path, file: str = "") -> Environment:

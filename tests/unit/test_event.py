@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 from pydantic import ValidationError
 
-from backend.outbox import Event
-from backend.outbox.event import Hashed
+from towpath import Event
+from towpath.outbox.event import Hashed
 
 if TYPE_CHECKING:
     from pytest_django import Settings

@@ -12,9 +12,10 @@ import pytest
 from django.apps import apps
 from django.core.management import call_command
 
-from backend.outbox import Event, registry
-from backend.outbox.event import Hashed, Sensitive
 from backend.users.events import UserCreated
+from towpath import Event
+from towpath.outbox import registry
+from towpath.outbox.event import Hashed, Sensitive
 
 
 class Shipped(Event):

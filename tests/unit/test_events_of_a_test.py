@@ -10,9 +10,9 @@ from uuid import UUID
 import pytest
 from pydantic import field_serializer
 
-from backend.outbox import Event
-from backend.outbox.event import Hashed, Sensitive, stored_context
-from pipeline.testing.events import Events, FoundEvent, StoredEvents
+from towpath import Event
+from towpath.outbox.event import Hashed, Sensitive, stored_context
+from towpath.testing.events import Events, FoundEvent, StoredEvents
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,11 +11,11 @@ import pytest
 from django.db import models
 from pydantic import AfterValidator, ConfigDict, EmailStr, Field, StringConstraints, computed_field, model_serializer
 
-from backend.outbox import Event
-from backend.outbox.checks import problems_of
-from backend.outbox.event import Hashed, Sensitive
-from backend.outbox.models import Outbox
 from tests.unit.outboxes import lean
+from towpath import Event
+from towpath.outbox.checks import problems_of
+from towpath.outbox.event import Hashed, Sensitive
+from towpath.outbox.models import Outbox
 
 
 class EveryType(Event):

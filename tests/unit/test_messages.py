@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.messages import MessageRejected, checked, largest_body, sent_options
+from towpath.flow.messages import MessageRejected, checked, largest_body, sent_options
 
 ACTORS = {"aggregate": "aggregate", "dispatch_shift": "dispatch", "somebody_s": "default"}
 LARGEST = largest_body(batch_ids=1000)

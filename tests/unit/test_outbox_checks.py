@@ -14,12 +14,12 @@ from django.db import models
 from django.test.utils import isolate_apps
 from pytest_django import Settings
 
-from backend.outbox.checks import check_outboxes, problems_between, problems_of
-from backend.outbox.fields import Xid8Field
-from backend.outbox.insert import OutboxQuerySet
-from backend.outbox.models import MOST_ROW_BYTES, FrozenOutbox, LeanOutbox, Outbox, OutboxEvent, all_outboxes
 from backend.users.models import OutboxUser, OutboxUserChange
 from tests.unit.outboxes import Maybe, Paid, Renamed, frozen, lean, made, meta_of, user_key
+from towpath.outbox.checks import check_outboxes, problems_between, problems_of
+from towpath.outbox.fields import Xid8Field
+from towpath.outbox.insert import OutboxQuerySet
+from towpath.outbox.models import MOST_ROW_BYTES, FrozenOutbox, LeanOutbox, Outbox, OutboxEvent, all_outboxes
 
 
 def test_the_outboxes_of_the_application_are_well() -> None:
@@ -28,7 +28,7 @@ def test_the_outboxes_of_the_application_are_well() -> None:
 
 
 def test_the_checks_run_with_those_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.outbox.checks.problems_of", lambda outbox: iter([CheckMessage(40, outbox.__name__)]))
+    monkeypatch.setattr("towpath.outbox.checks.problems_of", lambda outbox: iter([CheckMessage(40, outbox.__name__)]))
 
     assert {problem.msg for problem in run_checks(tags=["models"])} >= {"OutboxEvent", "OutboxUser"}
 
@@ -238,7 +238,7 @@ def test_two_events_of_one_type_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
     def twice() -> None:
         raise ValueError("A and B are both 'paid' version 1: rename one")
 
-    monkeypatch.setattr("backend.outbox.checks.installed_events", twice)
+    monkeypatch.setattr("towpath.outbox.checks.installed_events", twice)
 
     (problem,) = check_outboxes()
 
@@ -252,7 +252,7 @@ def test_a_proxy_of_an_outbox_is_no_outbox_of_its_own(monkeypatch: pytest.Monkey
     proxy = made("ShownOutboxUser", OutboxUser, {"__module__": __name__, "Meta": meta})
     installed = SimpleNamespace(get_models=lambda: [OutboxUser, proxy])
     for module in ("checks", "models"):
-        monkeypatch.setattr(f"backend.outbox.{module}.apps", installed)
+        monkeypatch.setattr(f"towpath.outbox.{module}.apps", installed)
 
     assert check_outboxes() == []
     assert all_outboxes() == {"outbox_user": OutboxUser}

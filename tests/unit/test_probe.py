@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local.process import PROJECT
-from pipeline.probe import main, silence
+from towpath.probe import main, silence
 
 
 def write(folder: Path, *, age_seconds: float, within_seconds: float = 20) -> None:
@@ -67,7 +67,7 @@ def test_the_probe_needs_nothing_but_the_standard_library_and_its_folder_s_name(
 
     # -S: no installed package can be imported
     done = subprocess.run(
-        [sys.executable, "-S", "-m", "pipeline.probe", "--role", "aggregator"],
+        [sys.executable, "-S", "-m", "towpath.probe", "--role", "aggregator"],
         cwd=PROJECT,
         env={"HEARTBEAT_DIR": str(tmp_path)},
         capture_output=True,

@@ -118,7 +118,7 @@ def test_every_secret_can_come_from_a_file(tmp_path: Path) -> None:
 def test_hashes_of_events_have_a_key_of_their_own_or_the_secret_key(name: str) -> None:
     without = {key: value for key, value in PRODUCTION.items() if key != "EVENT_HASH_KEY" or name == key}
     code = (
-        "from backend.outbox.event import Event, Hashed\n"
+        "from towpath.outbox.event import Event, Hashed\n"
         "class Called(Event): number: Hashed[str]\n"
         "print(Called(number='555').model_dump()['number'])"
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from backend.eventlog import schema
-from backend.eventlog.memory import MemoryStore
-from backend.eventlog.schema import Migration, SchemaConflictError
+from towpath.eventlog import schema
+from towpath.eventlog.schema import Migration, SchemaConflictError
+from towpath.eventlog.stores.memory import MemoryStore
 
 TABLE = Migration(1, "table", ("CREATE TABLE t",))
 INDEX = Migration(2, "index", ("CREATE INDEX i",))

@@ -8,7 +8,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from pipeline.secrets import blanked, parts
+from towpath.telemetry.secrets import blanked, parts
 
 PASSWORD = 'p@ss w/ö;"rd\\'  # noqa: S105 - an example
 

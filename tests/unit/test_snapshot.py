@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.snapshot import Position, Snapshot, Stretches, unseen
+from towpath.flow.snapshot import Position, Snapshot, Stretches, unseen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,7 @@ class Database:
 
 @dataclass
 class Dispatcher:
-    """Pages through what `unseen` says, as the SQL of pipeline/dispatch.py does."""
+    """Pages through what `unseen` says, as the SQL of pipeline/towpath/flow/dispatch.py does."""
 
     seen: Snapshot = EVERYTHING_UNSEEN
     target: Snapshot | None = None

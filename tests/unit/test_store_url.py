@@ -10,10 +10,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from psycopg2.extensions import parse_dsn
 
-from backend.eventlog.clickhouse_url import address
-from backend.eventlog.postgresql import PostgreSQLStore
-from backend.eventlog.store import checked, completed, connect
-from pipeline.checks import check_settings
+from towpath.checks import check_settings
+from towpath.eventlog.store import checked, completed, connect
+from towpath.eventlog.stores.clickhouse.url import address
+from towpath.eventlog.stores.postgresql.store import PostgreSQLStore
 
 if TYPE_CHECKING:
     from pytest_django import Settings

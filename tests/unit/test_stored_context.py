@@ -11,9 +11,9 @@ import pytest
 from pydantic import BaseModel, ValidationError, field_serializer
 from pytest_django import Settings
 
-from backend.outbox import Event
-from backend.outbox.errors import EventNotStorable, EventTooLarge
-from backend.outbox.event import MASK, Hashed, Sensitive, stored_context
+from towpath import Event
+from towpath.outbox.errors import EventNotStorable, EventTooLarge
+from towpath.outbox.event import MASK, Hashed, Sensitive, stored_context
 
 
 class Noted(Event):

@@ -12,8 +12,8 @@ import yaml
 from prometheus_client import REGISTRY, Metric
 
 from deploy.local.process import PROJECT
-from pipeline import metrics
 from tests.deploy.compose import FILE, ROLES
+from towpath.telemetry import metrics
 
 STAGES = ("publish", "dispatch", "accumulate", "seal", "load", "write", "ack", "recover", "verify")
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from backend.eventlog.errors import OutcomeUnknown, WriteTooLarge
-from pipeline.load import LoadedWindow
-from pipeline.window import SealedWindow
-from pipeline.write import Limits, Written, write
 from tests.unit.fake_store import FakeStore
+from towpath.eventlog.errors import OutcomeUnknown, WriteTooLarge
+from towpath.flow.load import LoadedWindow
+from towpath.flow.write import Limits, Written, write
+from towpath.ledger.window import SealedWindow
 
 if TYPE_CHECKING:
-    from backend.eventlog.store import EventStore
+    from towpath.eventlog.store import EventStore
 
 WINDOW = uuid.UUID("11111111-2222-3333-4444-555555555555")
 #: Two outboxes, one id in both, and in the contexts what Python's text takes for an end of line and COPY does not.

@@ -1,0 +1,47 @@
+"""Towpath carries an application's events from its own transactions into an event store: nothing lost, nothing doubled.
+
+The path of an event, and the word for each stage:
+
+    publish -> dispatch -> accumulate -> seal -> load -> write -> ack
+
+Where to look:
+
+    outbox/      publish: events, outbox tables, and what an application may do with them
+    flow/        the path, a module per stage: dispatch, accumulate, aggregator, load, write, delivery, recover, verify
+    ledger/      every table `pipeline_*`, and all SQL on them
+    eventlog/    the One Big Table: its columns, its migrations, and the stores that hold it (stores/)
+    telemetry/   what the path reports to: logs, metrics, traces, heartbeats, failpoints
+    watch/       what people and probes ask: status, doctor, gauges, health
+    conf/        settings and what every process needs before Django runs
+    testing/     the testing kit, a pytest plugin
+    management/  `manage.py pipeline` and `manage.py eventlog`
+
+    actors.py    puts it all together: settings -> store, aggregator, dispatcher -> the actors of dramatiq
+    lifecycle.py what happens when a worker starts and stops      probe.py  is this process alive?
+    apps.py      the Django application                           checks.py what a project's settings must have
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from towpath.outbox.event import Event
+    from towpath.outbox.publishing import publish, publish_many
+
+#: The public interface, and where each name is defined. Imported when it is asked for: models cannot be imported before
+#: Django's app registry is ready, and `towpath.probe` needs no Django at all.
+_DEFINED_IN = {
+    "Event": "towpath.outbox.event",
+    "publish": "towpath.outbox.publishing",
+    "publish_many": "towpath.outbox.publishing",
+}
+
+__all__ = ["Event", "publish", "publish_many"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _DEFINED_IN:
+        raise AttributeError(f"module 'towpath' has no attribute {name!r}")
+    return getattr(import_module(_DEFINED_IN[name]), name)

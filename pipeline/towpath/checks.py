@@ -1,0 +1,192 @@
+"""What the settings of a project must have for the pipeline to work in it, and what to do where they have not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from typing import Any
+
+from django.apps import AppConfig, apps
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's name
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DEFAULT_DB_ALIAS, connection, router
+from django.utils.module_loading import import_string, module_has_submodule
+from dramatiq.brokers.rabbitmq import RabbitmqBroker
+
+from towpath.eventlog import store
+from towpath.flow.broker import Broker
+from towpath.outbox.insert import OutboxBase
+
+#: Every setting that the product reads beside Django's own.
+SETTINGS = (
+    *("BATCH_IDS", "DISPATCH_INTERVAL_SECONDS", "DRAMATIQ_BROKER", "ENVIRONMENT", "EVENT_CONTEXT_MAX_BYTES"),
+    *("EVENT_HASH_KEY", "EVENT_STORE_URL", "FAILPOINTS", "HEARTBEAT_DIR", "LEASE_SECONDS", "MAX_OPEN_WINDOWS"),
+    *("METRICS_PORT", "RECEIPT_DAYS", "SHUTDOWN_SECONDS", "STORE_TIMEOUT_SECONDS", "TRACING", "UNSEALED_SECONDS"),
+    *("WEDGED_SECONDS", "WINDOW_BYTES", "WINDOW_LINGER_SECONDS", "WINDOW_MAX_ROWS", "WINDOW_ROWS", "WINDOW_WRITERS"),
+)
+
+_APPS = ("towpath", "django_dramatiq")
+
+_MIDDLEWARE = {
+    "periodiq.PeriodiqMiddleware": "the scheduler cannot start shifts",
+    "dramatiq.middleware.retries.Retries": "a message of a failed actor is lost",
+    "django_dramatiq.middleware.DbConnectionsMiddleware": "broken database connections are kept",
+    "towpath.lifecycle.PipelineLifecycle": "a worker that is told to stop drops its windows",
+}
+_TIME_LIMIT = "dramatiq.middleware.time_limit.TimeLimit"
+
+
+def require_settings() -> None:
+    """Raise ImproperlyConfigured, with what to write, unless every setting is there."""
+    if missing := [name for name in SETTINGS if not hasattr(settings, name)]:
+        raise ImproperlyConfigured(
+            f"The settings have no {', '.join(missing)}: write `from towpath.conf.settings import *` at their top."
+        )
+
+
+def check_settings(**_: object) -> Sequence[CheckMessage]:
+    """Django's system check: `manage.py check`, and before every `migrate`."""
+    return [
+        *_database(),
+        *_database_settings(),
+        *_installed_apps(),
+        *_tenants(),
+        *_broker(),
+        *_actors(),
+        *_event_store(),
+    ]
+
+
+def check_database(*, databases: Sequence[str] | None = None, **_: object) -> Sequence[CheckMessage]:
+    """Before every `migrate`, and with `check --database default`: what only the server knows."""
+    from towpath.watch.database import problems_of_database  # noqa: PLC0415 - needs the models
+
+    if DEFAULT_DB_ALIAS not in (databases or ()) or connection.vendor != "postgresql":
+        return []
+    return [Error(text, hint=hint, id="pipeline.E009") for text, hint in problems_of_database(connection)]
+
+
+def _database() -> Iterator[CheckMessage]:
+    if connection.vendor != "postgresql":
+        yield Error(
+            f"The default database is {connection.vendor}, but outboxes and ledger need PostgreSQL.",
+            hint="Use PostgreSQL 13 or later for the project's default database.",
+            id="pipeline.E001",
+        )
+        return
+    from django.db.backends.postgresql.psycopg_any import is_psycopg3  # noqa: PLC0415 - needs a driver to be there
+
+    if is_psycopg3:
+        yield Error(
+            "Django uses psycopg 3 here, but windows are loaded with psycopg2's COPY.",
+            hint="Django takes psycopg2 when psycopg is not installed: pip uninstall psycopg",
+            id="pipeline.E002",
+        )
+
+
+def _database_settings() -> Iterator[CheckMessage]:
+    if not settings.USE_TZ:
+        yield Error(
+            "USE_TZ is False: Django's times have no zone then, and an hour of each autumn is there twice.",
+            hint="Set USE_TZ = True. TIME_ZONE may be any zone.",
+            id="pipeline.E005",
+        )
+    if not connection.settings_dict["AUTOCOMMIT"]:
+        yield Error(
+            "DATABASES['default'] has AUTOCOMMIT = False: the pipeline's connections would keep transactions open.",
+            hint="Remove AUTOCOMMIT from it, and write transaction.atomic() where changes belong together.",
+            id="pipeline.E006",
+        )
+    elsewhere = [
+        model._meta.label
+        for model in apps.get_models()
+        if (model._meta.app_label == "towpath" or isinstance(model, OutboxBase))
+        and not router.allow_migrate_model(DEFAULT_DB_ALIAS, model)
+    ]
+    if elsewhere:
+        yield Error(
+            f"A router lets migrate make no table in 'default' of {', '.join(elsewhere)}.",
+            hint="Let allow_migrate() return True for them and the database 'default'.",
+            id="pipeline.E007",
+        )
+
+
+def _tenants() -> Iterator[CheckMessage]:
+    """With django-tenants, each tenant has its own schema; the pipeline looks into the shared one."""
+    kinds = getattr(settings, "TENANT_TYPES", {})
+    public = getattr(settings, "PUBLIC_SCHEMA_NAME", "public")
+    listed = [*getattr(settings, "TENANT_APPS", ())]
+    listed += [app for name, kind in kinds.items() if name != public for app in kind.get("APPS", ())]
+    in_tenants = {AppConfig.create(app).name for app in listed}
+    ours = {model._meta.app_config.name for model in apps.get_models() if isinstance(model, OutboxBase)}
+    if found := sorted(in_tenants & (ours | set(_APPS[:1]))):
+        yield Error(
+            f"{', '.join(found)} in TENANT_APPS: events in a tenant's schema would never be delivered.",
+            hint="List apps with outboxes, and towpath, in SHARED_APPS only.",
+            id="pipeline.E008",
+        )
+
+
+def _installed_apps() -> Iterator[CheckMessage]:
+    for name in _APPS:
+        if not apps.is_installed(name):
+            yield Error(f"{name} is not in INSTALLED_APPS.", hint="Add it.", id="pipeline.E003")
+
+
+def _broker() -> Iterator[CheckMessage]:
+    found = {_path(one) for one in settings.DRAMATIQ_BROKER.get("MIDDLEWARE", [])}
+    hint = "Take DRAMATIQ_BROKER from towpath.conf.settings, and append what is yours to its MIDDLEWARE."
+    for path, without in _MIDDLEWARE.items():
+        if path not in found:
+            yield Error(f"DRAMATIQ_BROKER has no {path}: {without}.", hint=hint, id="pipeline.E004")
+    broker = import_string(settings.DRAMATIQ_BROKER["BROKER"])
+    if issubclass(broker, RabbitmqBroker) and not issubclass(broker, Broker):
+        yield Warning(
+            "DRAMATIQ_BROKER acts on whatever arrives in the pipeline's queues: anybody who may publish there can stop"
+            " workers.",
+            hint='Set its BROKER to "towpath.flow.broker.Broker", which checks what arrives, or to a subclass of it.',
+            id="pipeline.W002",
+        )
+    if _TIME_LIMIT in found:
+        yield Warning(
+            "DRAMATIQ_BROKER has dramatiq's TimeLimit, which raises in the middle of transactions.",
+            hint="Leave it out: the pipeline's own actors run as long as they must.",
+            id="pipeline.W001",
+        )
+
+
+def _actors() -> Iterator[CheckMessage]:
+    """Names of actors and queues are one space for all apps, and a clash shows only where both are imported."""
+    for app in apps.get_app_configs():
+        for name in getattr(settings, "DRAMATIQ_AUTODISCOVER_MODULES", ("tasks",)):
+            if not module_has_submodule(app.module, name):
+                continue
+            try:
+                import_module(f"{app.name}.{name}")
+            except ValueError as error:
+                yield Error(
+                    f"{app.name}.{name} cannot be imported: {error}",
+                    hint="The pipeline has the actors aggregate, dispatch_shift, recover_shift and verify, and the"
+                    " queues dispatch and aggregate. Give yours another actor_name or queue_name.",
+                    id="pipeline.E010",
+                )
+
+
+def _event_store() -> Iterator[CheckMessage]:
+    """Of a project that sets it after `from towpath.conf.settings import *`, which checks the environment's."""
+    try:
+        store.checked(settings.EVENT_STORE_URL)
+        if connection.vendor == "postgresql":  # of another one, the first check speaks
+            # What the DATABASES bring, whose server `postgresql://` stands for.
+            store.checked(store.with_own_server(settings.EVENT_STORE_URL))
+    except ImproperlyConfigured as error:
+        yield Error(f"EVENT_STORE_URL: {error}", hint="See docs/stores.md.", id="pipeline.E020")
+
+
+def _path(middleware: Any) -> str:  # noqa: ANN401 - what the setting may hold: an import path, a class, an instance
+    """Where the class is defined, whatever module it is imported from."""
+    if isinstance(middleware, str):
+        middleware = import_string(middleware)
+    kind = middleware if isinstance(middleware, type) else type(middleware)
+    return f"{kind.__module__}.{kind.__qualname__}"

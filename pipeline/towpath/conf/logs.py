@@ -1,0 +1,114 @@
+"""Logs: structlog for everything, one line per event, also for what the libraries say through `logging`.
+
+Payloads and secrets do not get into them: PostgreSQL's errors are logged without the row that they quote, tracebacks
+without local variables, and a password of the environment is blanked out wherever it turns up.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import threading
+from typing import TYPE_CHECKING, TextIO
+
+import structlog
+
+from towpath.telemetry.secrets import blanked, parts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: What follows in an error of PostgreSQL quotes values: of the row, the key, the line of a COPY, the statement.
+_QUOTED_VALUES = re.compile(r"^(DETAIL|CONTEXT|LINE \d+):.*$", re.MULTILINE)
+
+
+def configure_logging(*, json: bool, level: str, secrets: Iterable[str] = ()) -> None:
+    """Send all logs to stderr, as JSON lines or in colours for a person at a terminal, without the secrets: each is one
+    itself, or a URL with a password."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        _without_unknown,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        # Never the tracebacks of `rich`, which show the local variables.
+        structlog.processors.format_exc_info,
+        without_quoted_values,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping().get(level.upper(), 20)),
+        cache_logger_on_first_use=True,
+    )
+    handler = _ToStderr()
+    # periodiq sets the root logger's level itself.
+    handler.setLevel(level.upper())
+    handler.setFormatter(
+        _WithoutSecrets(
+            secrets=secrets,
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(),
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    # pika reports each step of a connection attempt; dramatiq reports the outcome.
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
+    # What Python would write to stderr itself, past all this.
+    logging.captureWarnings(capture=True)
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _log_death
+
+
+def _without_unknown(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Leaves out what is bound and not known yet, such as the actor of a request that has asked for no user."""
+    known = {name: one.__structlog__() if hasattr(one, "__structlog__") else one for name, one in event.items()}
+    return {name: one for name, one in known.items() if one is not None or event[name] is None}
+
+
+def without_quoted_values(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Takes out of every text what PostgreSQL quotes in its errors."""
+    return {
+        name: _QUOTED_VALUES.sub(r"\1: (left out)", value) if isinstance(value, str) and "\n" in value else value
+        for name, value in event.items()
+    }
+
+
+def _log_death(died: threading.ExceptHookArgs) -> None:
+    if died.exc_type is not SystemExit and died.exc_value is not None:
+        name = died.thread.name if died.thread else "unknown"
+        structlog.get_logger("threading").error("thread_died", thread=name, exc_info=died.exc_value)
+
+
+class _ToStderr(logging.StreamHandler[TextIO]):
+    """To what is stderr at that moment: in a worker of dramatiq, the pipe in which its master gathers all lines."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
+class _WithoutSecrets(structlog.stdlib.ProcessorFormatter):
+    """Blanks secrets out of the finished line, whichever field they are in."""
+
+    def __init__(
+        self,
+        *,
+        secrets: Iterable[str],
+        foreign_pre_chain: list[structlog.typing.Processor],
+        processors: list[structlog.typing.Processor],
+    ) -> None:
+        super().__init__(foreign_pre_chain=foreign_pre_chain, processors=processors)
+        self._secrets = parts(secrets)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return blanked(super().format(record), self._secrets)

@@ -1,0 +1,111 @@
+"""The OBT's schema: numbered, checksummed migrations, each applied once, under a lock.
+
+Only additions: an application may have old and new workers at the same time, and the log's past must stay readable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Literal
+
+from django.db import connection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from towpath.eventlog.store import EventStore
+
+#: Added columns are numbered from here, in the order of their declaration.
+FIRST_COLUMN_NUMBER = 100
+
+#: PostgreSQL's advisory lock of this number keeps two migrations apart, whatever the store.
+_LOCK = 5_208_140_022
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step of the schema, in the store's own statements."""
+
+    number: int
+    name: str
+    statements: tuple[str, ...]
+
+    @property
+    def checksum(self) -> str:
+        return sha256("\n".join(self.statements).encode()).hexdigest()[:16]
+
+
+State = Literal["applied", "pending", "changed", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationState:
+    """`changed`: applied, but with other statements. `unknown`: applied, but not declared any more."""
+
+    number: int
+    name: str
+    state: State
+
+
+class SchemaConflictError(Exception):
+    """The store's schema is not one that additions can lead from."""
+
+
+def states(store: EventStore) -> list[MigrationState]:
+    """Every migration, declared or applied, in order."""
+    applied = store.applied_migrations()
+    declared = {migration.number: migration for migration in store.migrations()}
+    found = []
+    for number in sorted({*applied, *declared}):
+        if number not in declared:
+            found.append(MigrationState(number, applied[number][0], "unknown"))
+        elif number not in applied:
+            found.append(MigrationState(number, declared[number].name, "pending"))
+        else:
+            is_same = applied[number][1] == declared[number].checksum
+            found.append(MigrationState(number, declared[number].name, "applied" if is_same else "changed"))
+    return found
+
+
+def plan(store: EventStore) -> Sequence[Migration]:
+    """The migrations still to be applied. Raises SchemaConflictError when what was applied is not what is declared, or
+    when a table of that name is somebody else's."""
+    if foreign := store.foreign_tables():
+        raise SchemaConflictError(f"{' '.join(foreign)} Nothing was changed.")
+    for one in states(store):
+        if one.state == "changed":
+            raise SchemaConflictError(
+                f"migration {one.number} ({one.name}) was applied with other statements: an applied column cannot be "
+                "changed. Restore its declaration, and append a new column."
+            )
+        if one.state == "unknown" and one.number >= FIRST_COLUMN_NUMBER:
+            raise SchemaConflictError(
+                f"migration {one.number} ({one.name}) was applied, but is not declared any more: columns are never "
+                "dropped here. Restore its declaration in ADDED_COLUMNS, or update this application."
+            )
+    applied = store.applied_migrations()
+    return [migration for migration in store.migrations() if migration.number not in applied]
+
+
+def migrate(store: EventStore) -> Sequence[Migration]:
+    """Apply what is missing, in order; what was applied. Does nothing the second time.
+
+    If the power goes in the middle of a step, it is pending still: its statements can be repeated.
+    """
+    with _lock():
+        todo = plan(store)
+        for migration in todo:
+            store.apply_migration(migration)
+    return todo
+
+
+@contextlib.contextmanager
+def _lock() -> Iterator[None]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+        try:
+            yield
+        finally:
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])

@@ -1,0 +1,119 @@
+"""What ClickHouse's answers mean: its error codes, and the driver's errors without one.
+
+Not one word of a row may leave this module: the server quotes rows in its messages.
+"""
+
+from __future__ import annotations
+
+import re
+
+from urllib3.exceptions import MaxRetryError, NewConnectionError
+
+from towpath.eventlog.errors import (
+    EventStoreError,
+    OutcomeUnknown,
+    RowsRefused,
+    StoreUnavailable,
+    WriteTooLarge,
+)
+
+#: Error codes that say nothing of the rows: the server takes none now. No table or column of that name, wrong SQL,
+#: setting or password, no right, no disk, read only, too many queries or parts, no replica or Keeper, not started yet,
+#: overloaded, shutting down.
+_CODES_UNAVAILABLE = frozenset(
+    {
+        *(8, 16, 23, 24, 46, 47, 60, 62, 63, 73, 74, 75, 76, 77, 81, 83, 84, 87, 88, 95, 96, 107, 113, 115, 164, 172),
+        *(192, 193, 194, 195, 198, 199, 201, 202, 203, 204, 214, 216, 217, 218, 224, 225, 230, 232, 234, 235, 236),
+        *(239, 240, 242, 243, 244, 251, 252, 253, 254, 255, 256, 265, 266, 272, 273, 274, 275, 279, 285, 286, 289),
+        *(291, 294, 297, 298, 299, 301, 305, 308, 342, 364, 369, 372, 373, 384, 400, 402, 405, 410, 411, 412, 415),
+        *(416, 424, 425, 439, 452, 454, 458, 460, 461, 463, 472, 473, 479, 481, 492, 495, 496, 497, 499, 500, 504),
+        *(516, 519, 521, 529, 531, 532, 566, 568, 571, 573, 574, 576, 586, 587, 592, 593, 635, 649, 662, 667, 668),
+        *(672, 673, 674, 678, 679, 692, 693, 694, 695, 696, 700, 707, 710, 711, 712, 720, 722, 733, 737, 738, 740),
+        *(741, 744, 745, 747, 749, 759, 761, 762, 763, 764, 767, 771, 774, 775, 776, 780, 900, 901, 902, 903, 904),
+        *(905, 999, 1000, 1001, 1002, 1004, 1005, 1008, 1009, 1015, 1016, 1019, 1020),
+    }
+)
+#: Error codes of a limit that fewer rows may stay below: memory, rows, bytes, time for so many.
+_CODES_TOO_LARGE = frozenset({158, 160, 173, 191, 241, 307, 396, 777, 778})
+#: The status with which a proxy refuses a body for its size. Whatever else a proxy says leaves the outcome unknown.
+_TOO_LARGE = "HTTP status 413"
+#: Error codes after which the insert may be running still: timeouts, cut connections, "unknown status of insert", or
+#: of another server to which this one has passed it on.
+_CODES_OUTCOME_UNKNOWN = frozenset({3, 86, 159, 209, 210, 319, 394, 659, 677, 734, 735, 1014, 1017, 1018})
+#: READONLY (so is every setting, for a reader) and ACCESS_DENIED.
+_CODES_NO_RIGHT = frozenset({164, 497})
+#: FUNCTION_THROW_IF_VALUE_IS_NON_ZERO: whoever wrote the view chose the words.
+_THROW_IF = 395
+#: What the parser of our inserts says without a value.
+_QUOTES_NO_VALUE = re.compile(
+    r"(?:Code: \d+. DB::Exception: )?"
+    r"(?:Cannot parse input: expected '\S{1,2}'|Cannot (?:read|parse) DateTime(?:: unexpected word)?)"
+)
+WHO_MAY = (
+    ": the user of EVENT_STORE_URL lacks a privilege. Workers and `pipeline verify` need those of towpath_writer,"
+    " `eventlog migrate` those of towpath_migrator"
+)
+
+
+def translated(error: Exception) -> EventStoreError:
+    """What the driver's error means for the rows of an insert."""
+    code = getattr(error, "code", None)
+    message = brief(error)
+    if code is None:
+        if _never_sent(error):
+            return StoreUnavailable(message)
+        return WriteTooLarge(message) if _TOO_LARGE in str(error) else OutcomeUnknown(message)
+    if code in _CODES_OUTCOME_UNKNOWN:
+        return OutcomeUnknown(message)
+    if code in _CODES_TOO_LARGE:
+        return WriteTooLarge(message)
+    if code in _CODES_UNAVAILABLE:
+        return StoreUnavailable(message + who_may(error))
+    # A parser, a constraint or a view that does not take a value; a code that nobody knows is taken for one, too. That
+    # blames no row: one is at fault only if the store takes others.
+    return RowsRefused(_without_values(error))
+
+
+def who_may(error: Exception) -> str:
+    """Of an answer that the user lacks a privilege: who has it."""
+    return WHO_MAY if getattr(error, "code", None) in _CODES_NO_RIGHT else ""
+
+
+def _never_sent(error: Exception) -> bool:
+    """True if no connection could be made, so that the server cannot have seen the insert."""
+    cause = error.__cause__
+    reason = cause.reason if isinstance(cause, MaxRetryError) else cause
+    return isinstance(reason, NewConnectionError)
+
+
+def _without_values(error: Exception) -> str:
+    """Of a value that is not taken. The server's words for it may quote it anywhere, so only some are passed on."""
+    line = _first_line(error)
+    constraint = re.match(r"Constraint (?:`[^`]+`|\w+) for table \S+", line)
+    if constraint:
+        line = f"{constraint[0]} is violated"
+    elif not (_QUOTES_NO_VALUE.fullmatch(line) or getattr(error, "code", None) == _THROW_IF):
+        line = getattr(error, "name", None) or "a value is not taken"
+    view = re.search(r"while pushing to view ([\w.]*\w)", str(error))
+    return line + (f" in the view {view[1]}" if view else "") + _where(error)
+
+
+def brief(error: Exception) -> str:
+    """The error without the rows that the server quotes in it: payloads do not belong in logs."""
+    return _first_line(error) + _where(error)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error)
+    answer = text.split("DB::Exception: ", 1)[-1]
+    first_line = answer.splitlines()[0] if answer else type(error).__name__
+    for quote in (" before: ", "(at row", ": while ", ". Stack trace", ", e.what()", " (version ", " (for url "):
+        first_line = first_line.split(quote, 1)[0]
+    return first_line.strip(" :")[:300]
+
+
+def _where(error: Exception) -> str:
+    column = re.search(r"name: (\w+), +type: ([^,\n]+(?:, '[^']*')?\)?), +ERROR", str(error))
+    where = f" in column {column[1]} ({column[2]})" if column else ""
+    code = getattr(error, "code", None)
+    return where + (f" (code {code})" if code else "")

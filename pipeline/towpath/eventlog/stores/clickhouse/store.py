@@ -1,0 +1,161 @@
+"""The event store on ClickHouse: a server over HTTP, or `chdb:///folder`, the same engine inside this process, for one
+process at a time.
+
+A window is one INSERT with the window's token. What makes that idempotent, and durable when it returns, is pinned: on
+the table (clickhouse_schema: token log, fsync) and on every statement (clickhouse_settings: one block per month, no
+asynchronous inserts, no shortened answers).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from towpath.eventlog.columns import ROW_COLUMNS
+from towpath.eventlog.errors import OutcomeUnknown, StoreUnavailable
+from towpath.eventlog.store import STREAMED_COLUMNS, Digest, Finding, StoredEvent, stored_event
+from towpath.eventlog.stores.clickhouse import surroundings
+from towpath.eventlog.stores.clickhouse.client import NOT_THE_STORES, ClickHouseClient
+from towpath.eventlog.stores.clickhouse.schema import CREATE_MIGRATIONS, TABLE, migrations
+from towpath.eventlog.stores.clickhouse.settings import PINNED_ON_DECISIONS
+from towpath.eventlog.stores.clickhouse.url import address
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from uuid import UUID
+
+    from towpath.eventlog.schema import Migration
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+#: Rows that `stream` asks for at a time.
+_PAGE_ROWS = 1000
+
+
+class ClickHouseStore:
+    """An `EventStore` on a ClickHouse engine. Safe to share between threads; connects at first use."""
+
+    def __init__(self, url: str, *, timeout_seconds: float) -> None:
+        self._client = ClickHouseClient(address(url), timeout_seconds=timeout_seconds)
+
+    def migrations(self) -> Sequence[Migration]:
+        return migrations()
+
+    def applied_migrations(self) -> Mapping[int, tuple[str, str]]:
+        return surroundings.applied_migrations(self._client)
+
+    def apply_migration(self, migration: Migration) -> None:
+        for statement in (CREATE_MIGRATIONS, *migration.statements):
+            self._client.command(statement)
+        # As one of the statements would be after a crash, this is repeatable: the newest record of a number counts.
+        self._client.command(
+            f"INSERT INTO {TABLE}_migration (number, name, checksum) SELECT %s, %s, %s",
+            migration.number,
+            migration.name,
+            migration.checksum,
+        )
+
+    def foreign_tables(self) -> Sequence[str]:
+        return surroundings.foreign_tables(self._client)
+
+    def problems(self) -> Sequence[str]:
+        return surroundings.table_problems(self._client)
+
+    def findings(self) -> Sequence[Finding]:
+        return surroundings.findings(self._client)
+
+    def write(self, rows: bytes, *, row_count: int, token: str) -> None:
+        written = self._client.insert(TABLE, [column.name for column in ROW_COLUMNS], rows, token=token)
+        # Also a write dropped by its token counts its rows; fewer than sent means that some were not even parsed.
+        if written < row_count:
+            raise OutcomeUnknown(f"the event store says that it took {written} of {row_count} rows")
+
+    def read_back(self, window_id: UUID) -> set[tuple[str, int]]:
+        stored = self._array(
+            f"SELECT groupArray((outbox, outbox_id)) FROM {TABLE} WHERE window_id = %s", str(window_id)
+        )
+        return {(str(outbox), int(outbox_id)) for outbox, outbox_id in stored}
+
+    def counts(self, window_ids: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
+        counts: dict[UUID, dict[str, int]] = {}
+        if window_ids:
+            found = self._array(
+                "SELECT groupArray((window_id, outbox, stored)) FROM (SELECT window_id, outbox, count() AS stored"
+                f" FROM {TABLE} WHERE window_id IN %s GROUP BY window_id, outbox)",
+                tuple(str(window_id) for window_id in window_ids),
+            )
+            for window_id, outbox, stored in found:
+                counts.setdefault(window_id, {})[str(outbox)] = int(stored)
+        return counts
+
+    def stream(
+        self, event_type: str, *, since: datetime | None = None, until: datetime | None = None
+    ) -> Iterator[StoredEvent]:
+        conditions = ["event_type = %s"]
+        parameters: list[object] = [event_type]
+        for moment, comparison in ((since, ">="), (until, "<")):
+            if moment is not None:
+                conditions.append(f"event_date_time {comparison} {_MOMENT}")
+                parameters.append(_microseconds(moment))
+        after = ""
+        position: list[object] = []
+        while True:
+            # The ties come with it, so that a row that is stored twice is streamed twice also at the end of a page.
+            rows = self._client.query(
+                f"SELECT {', '.join(STREAMED_COLUMNS)} FROM {TABLE} WHERE {' AND '.join(conditions)} {after}"
+                f" ORDER BY event_date_time, outbox, outbox_id LIMIT {_PAGE_ROWS} WITH TIES",
+                *parameters,
+                *position,
+            )
+            for row in rows:
+                event = stored_event(row)
+                yield event
+            if len(rows) < _PAGE_ROWS:
+                return
+            # The first condition is for the sorting key, which the second does not use.
+            after = f"AND event_date_time >= {_MOMENT} AND (event_date_time, outbox, outbox_id) > ({_MOMENT}, %s, %s)"
+            microseconds = _microseconds(event.event_date_time)
+            position = [microseconds, microseconds, event.outbox, event.outbox_id]
+
+    def digests(self, table: str | None, *, since: datetime, until: datetime, slack: timedelta) -> Iterator[Digest]:
+        inside = f"event_date_time >= {_MOMENT} AND event_date_time < {_MOMENT}"
+        sql = (
+            "SELECT toString(event_type) AS type, lower(hex(MD5(event_context))) AS digest,"
+            f" toUnixTimestamp64Micro(toDateTime64(min(event_date_time), 6, 'UTC')), countIf({inside}), count()"
+            f" FROM {_quoted(table or TABLE)} WHERE {inside} GROUP BY type, digest ORDER BY type, digest"
+        )
+        parameters = [_microseconds(moment) for moment in (since, until, since - slack, until + slack)]
+        for event_type, digest, microseconds, count, around in self._client.stream(sql, *parameters):
+            at = _EPOCH + timedelta(microseconds=int(microseconds))
+            yield Digest(str(event_type), str(digest), at, int(count), int(around))
+
+    def now(self) -> datetime:
+        moment: datetime = self._client.query("SELECT now64(6, 'UTC')")[0][0]
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _array(self, sql: str, *parameters: object) -> Sequence[Any]:
+        """What is stored, asked for as one array, because that is always one row: an empty answer is not the server's,
+        and must not be taken for "nothing is stored".
+        """
+        rows = self._client.query(sql, *parameters, wanted=PINNED_ON_DECISIONS)
+        if len(rows) != 1:
+            raise StoreUnavailable(NOT_THE_STORES)
+        # Of rows that a policy hides, the answer would say that they are missing, and they would be stored again.
+        if hidden := surroundings.hidden_rows(self._client):
+            raise StoreUnavailable(hidden)
+        found: Sequence[Any] = rows[0][0]
+        return found
+
+
+_MOMENT = "fromUnixTimestamp64Micro(toInt64(%s), 'UTC')"
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _quoted(table: str) -> str:
+    return ".".join("`" + part.replace("\\", "\\\\").replace("`", "\\`") + "`" for part in table.split("."))

@@ -1,0 +1,323 @@
+"""What is around the OBT on ClickHouse: tables of its names, the user's profile, row policies, and what depends on it.
+
+Looks, and changes nothing. What the user may not see is said to be unseen, and never taken for absent.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from towpath.eventlog.store import Finding
+from towpath.eventlog.stores.clickhouse.client import NotGranted
+from towpath.eventlog.stores.clickhouse.schema import (
+    COLUMN_TYPES,
+    MIGRATION_COLUMNS,
+    TABLE,
+    WATCHED_SETTINGS,
+    Difference,
+    Table,
+    TableColumn,
+    differences,
+)
+from towpath.eventlog.stores.clickhouse.settings import PINNED_ON_DECISIONS, PINNED_ON_INSERTS, fixed_otherwise, judged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from towpath.eventlog.stores.clickhouse.client import ClickHouseClient
+    from towpath.eventlog.stores.clickhouse.settings import Setting
+
+_MIGRATIONS = f"{TABLE}_migration"
+_ELSEWHERE = "Rename it, or name a database of its own in EVENT_STORE_URL, and run `python manage.py eventlog migrate`"
+
+#: Looks for hidden rows before it says that there are some: a month may be dropped between the two counts.
+_LOOKS = 3
+
+
+def describe(client: ClickHouseClient, name: str) -> Table | None:
+    """The table, view or dictionary of this name in our database."""
+    found = client.query(
+        "SELECT database, engine, partition_key, sorting_key, primary_key, create_table_query FROM system.tables"
+        " WHERE database = currentDatabase() AND name = %s",
+        name,
+    )
+    if not found:
+        return None
+    database, engine, partition_key, sorting_key, primary_key, ddl = found[0]
+    columns = client.query(
+        "SELECT name, type, default_kind, default_expression FROM system.columns"
+        " WHERE database = currentDatabase() AND table = %s",
+        name,
+    )
+    return Table(
+        database=database,
+        name=name,
+        engine=engine,
+        partition_key=partition_key,
+        sorting_key=sorting_key,
+        primary_key=primary_key,
+        ddl=ddl,
+        columns={column: TableColumn(kind, f"{how} {what}".strip()) for column, kind, how, what in columns},
+        server_settings=_server_settings(client),
+    )
+
+
+def _server_settings(client: ClickHouseClient) -> dict[str, str]:
+    """What the server sets for every table; nothing that the user may not see."""
+    try:
+        rows = client.query(
+            "SELECT name, value FROM system.merge_tree_settings WHERE name IN %s", tuple(WATCHED_SETTINGS)
+        )
+    except NotGranted:
+        return {}
+    return {str(name): str(value) for name, value in rows}
+
+
+def applied_migrations(client: ClickHouseClient) -> Mapping[int, tuple[str, str]]:
+    """What is recorded of the table; nothing of one that is gone, so that it can be made again."""
+    record = describe(client, _MIGRATIONS)
+    if record is None or _differences_of_record(record) or not _exists(client, TABLE):
+        return {}
+    rows = client.query(f"SELECT number, name, checksum FROM {_MIGRATIONS} ORDER BY applied_at")
+    return {int(number): (str(name), str(checksum)) for number, name, checksum in rows}
+
+
+def foreign_tables(client: ClickHouseClient) -> list[str]:
+    """What `migrate` must not touch."""
+    found = []
+    record = describe(client, _MIGRATIONS)
+    if record is not None and (reasons := _differences_of_record(record)):
+        found.append(f"{_named(record)} is not Towpath's: {'; '.join(reasons)}. {_ELSEWHERE}")
+    table = describe(client, TABLE)
+    if table is not None and not applied_migrations(client):
+        reasons = [one.what for one in differences(table, is_recorded=False) if not one.is_pending]
+        if reasons:
+            found.append(f"{_named(table)} is not one that Towpath made: {'; '.join(reasons)}. {_ELSEWHERE}")
+    return found
+
+
+def table_problems(client: ClickHouseClient) -> list[str]:
+    """What the promises miss in the table, each with how to fix it."""
+    table = describe(client, TABLE)
+    if foreign := foreign_tables(client):
+        return foreign
+    if table is None:
+        return [f"table {TABLE} does not exist: run `python manage.py eventlog migrate`"]
+    is_recorded = bool(applied_migrations(client))
+    return [_advice(one) for one in differences(table, is_recorded=is_recorded)]
+
+
+def _advice(one: Difference) -> str:
+    return f"{one.what}: {'run `python manage.py eventlog migrate`' if one.is_pending else one.remedy}"
+
+
+def findings(client: ClickHouseClient) -> list[Finding]:
+    """The profile, the policies, and what depends on the table."""
+    table = describe(client, TABLE)
+    quorum = quorum_findings(table.engine if table else "", client.settings())
+    return [_profile(client), *quorum, _visibility(client), *_dependents(client)]
+
+
+def hidden_rows(client: ClickHouseClient) -> str:
+    """What is wrong if our user does not see every row of the table; empty if it does, or may not see the parts.
+
+    No row policy and no filter shortens the list of the table's parts.
+    """
+    try:
+        shown, held = _shown_and_held(client)
+    except NotGranted:
+        return ""
+    if shown >= held:
+        return ""
+    return (
+        f"the user of EVENT_STORE_URL sees {shown} of {held} rows of {TABLE}: a row policy hides the others, or a"
+        " replica lags behind. Exempt this user: ALTER ROW POLICY ... TO ALL EXCEPT ..."
+    )
+
+
+def _shown_and_held(client: ClickHouseClient) -> tuple[int, int]:
+    shown = held = 0
+    for _ in range(_LOOKS):
+        ((held, parts_with_deleted_rows),) = client.query(
+            "SELECT sum(rows), countIf(has_lightweight_delete) FROM system.parts"
+            " WHERE active AND database = currentDatabase() AND table = %s",
+            TABLE,
+        )
+        # The parts count what DELETE FROM has taken out, until they are merged.
+        wanted = {**PINNED_ON_DECISIONS, "apply_deleted_mask": "0" if parts_with_deleted_rows else "1"}
+        ((shown,),) = client.query(f"SELECT count() FROM {TABLE}", wanted=wanted)
+        if shown >= held:
+            break
+    return shown, held
+
+
+def _profile(client: ClickHouseClient) -> Finding:
+    settings = client.settings()
+    fixed = fixed_otherwise({**PINNED_ON_INSERTS, **PINNED_ON_DECISIONS}, settings)
+    unknown = judged(settings.values())
+    if not fixed and not unknown:
+        return Finding("event store profile", True, "changes nothing that Towpath's statements depend on")
+    said = []
+    if fixed:
+        said.append(f"its constraints do not allow what Towpath's statements need: {'; '.join(fixed)}. Remove them")
+    if unknown:
+        said.append(f"it sets {', '.join(unknown)}, which is not known to be harmless. Take it out of the profile")
+    return Finding("event store profile", False, "; ".join(said))
+
+
+def quorum_findings(engine: str, settings: Mapping[str, Setting]) -> Iterator[Finding]:
+    """Of a table on replicas: whether a read-back sees what was acknowledged a moment ago."""
+    if engine == "ReplicatedMergeTree":
+        quorum = settings["insert_quorum"].value
+        advice = (
+            ": a replica that lags behind would report rows missing that are stored. Set it to 'auto' in the profile"
+        )
+        yield Finding("event store quorum", quorum != "0", quorum + advice * (quorum == "0"))
+
+
+def _visibility(client: ClickHouseClient) -> Finding:
+    if not _exists(client, TABLE):
+        return Finding("event store row policies", True, f"no table {TABLE}")
+    hidden = hidden_rows(client)
+    if hidden:
+        return Finding("event store row policies", False, hidden)
+    try:
+        policies = client.query(
+            "SELECT name FROM system.row_policies WHERE database IN (currentDatabase(), '') AND table IN (%s, '')",
+            TABLE,
+        )
+    except NotGranted:
+        return Finding("event store row policies", True, "every row is visible")
+    if policies:
+        names = ", ".join(str(name) for (name,) in policies)
+        detail = f"{names}: now every row is visible to this user. Exempt it: ALTER ROW POLICY ... TO ALL EXCEPT ..."
+        return Finding("event store row policies", False, detail)
+    return Finding("event store row policies", True, "none")
+
+
+def _dependents(client: ClickHouseClient) -> Iterator[Finding]:
+    table = describe(client, TABLE)
+    if table is None:
+        return
+    # Also the views on a view's target: each insert goes on to them, and a late one counts in each of them.
+    sources = [(table.database, TABLE)]
+    for source in sources:
+        for view in _views(client, *source):
+            finding, target = _view(client, *view)
+            yield finding
+            if target and target not in sources:
+                sources.append(target)
+    computed = [
+        *(f"projection {name}" for name in re.findall(r"\bPROJECTION (`[^`]+`|\w+)", table.ddl)),
+        *(f"index {name}" for name in re.findall(r"\bINDEX (`[^`]+`|\w+)", table.ddl) if name != "window_id_bloom"),
+        *(
+            f"column {name}"
+            for name, column in table.columns.items()
+            if name not in COLUMN_TYPES and column.default.startswith(("DEFAULT ", "MATERIALIZED "))
+        ),
+    ]
+    if computed:
+        advice = "each insert computes them, and an event for which one fails becomes a dead letter"
+        yield Finding("event store extras", True, f"{', '.join(computed)}: {advice}")
+    others = client.query(
+        "SELECT database, name, engine FROM system.tables WHERE engine IN ('Buffer', 'Distributed', 'Merge')"
+        " AND position(engine_full, %s) > 0 ORDER BY database, name",
+        f"'{TABLE}'",
+    )
+    for database, name, engine in others:
+        is_buffer = engine == "Buffer"
+        detail = f"{database}.{name} ({engine})" + ": writes to it, past the tokens. Drop it" * is_buffer
+        yield Finding("event store dependents", not is_buffer, detail)
+
+
+def _views(client: ClickHouseClient, database: str, name: str) -> list[tuple[str, str]]:
+    """The materialized views that each insert into the table goes on to."""
+    found = client.query(
+        "SELECT dependencies_database, dependencies_table FROM system.tables WHERE database = %s AND name = %s",
+        database,
+        name,
+    )
+    return sorted(
+        (str(one), str(view)) for databases, views in found for one, view in zip(databases, views, strict=True)
+    )
+
+
+def _view(client: ClickHouseClient, database: str, name: str) -> tuple[Finding, tuple[str, str] | None]:
+    """What is to be said of a view, and the table that it fills, as far as it can be seen."""
+    check = "event store view"
+    found = client.query(
+        "SELECT create_table_query, toString(uuid) FROM system.tables WHERE database = %s AND name = %s", database, name
+    )
+    if not found:
+        unseen = f"{database}.{name}: its target cannot be seen by this user; it needs a token log (docs/stores.md)"
+        return Finding(check, True, unseen), None
+    ddl, uuid = found[0]
+    refreshed = " REFRESH " in ddl.split(" AS SELECT", 1)[0]
+    if refreshed:
+        return Finding(check, True, f"{database}.{name}: refreshed by itself, inserts do not wait for it"), None
+    filled = target_database, target = _target(client, ddl, database=database, name=name, uuid=uuid)
+    described = client.query(
+        "SELECT engine, create_table_query FROM system.tables WHERE database = %s AND name = %s",
+        target_database,
+        target,
+    )
+    if not described:
+        detail = f"{database}.{name}: its target {target_database}.{target} does not exist, or is unseen"
+        return Finding(check, False, detail), None
+    engine, target_ddl = described[0]
+    what = f"{database}.{name} to {target_database}.{target} ({engine})"
+    if not _forgets_tokens(engine, target_ddl):
+        return Finding(check, True, f"{what}: with a token log"), filled
+    if not engine.endswith("MergeTree"):
+        return Finding(check, False, f"{what}: has no token log, so that a late insert counts twice in it"), filled
+    detail = (
+        f"{what}: without a token log, a late insert counts twice in it. Run ALTER TABLE {target_database}.`{target}`"
+        " MODIFY SETTING non_replicated_deduplication_window = 10000"
+    )
+    return Finding(check, False, detail), filled
+
+
+def _target(client: ClickHouseClient, ddl: str, *, database: str, name: str, uuid: str) -> tuple[str, str]:
+    part = r"(`(?:[^`\\]|\\.)+`|\w+)"
+    to = re.search(rf"^CREATE MATERIALIZED VIEW \S+ (?:REFRESH .*? )?TO {part}\.{part}", ddl)
+    if to:
+        return to[1].strip("`"), to[2].strip("`")
+    inner = f".inner_id.{uuid}"
+    return database, inner if _exists(client, inner, database=database) else f".inner.{name}"
+
+
+def _forgets_tokens(engine: str, ddl: str) -> bool:
+    """True if the table does not know a block again that it has taken."""
+    replicated = engine.startswith(("Replicated", "Shared"))
+    name = "replicated_deduplication_window" if replicated else "non_replicated_deduplication_window"
+    window = re.search(rf"\b{name} = '?(\d+)", ddl)
+    if not engine.endswith("MergeTree"):
+        return True
+    return int(window[1]) == 0 if window else not replicated
+
+
+def _exists(client: ClickHouseClient, name: str, *, database: str = "") -> bool:
+    ((count,),) = client.query(
+        "SELECT count() FROM system.tables WHERE database = if(%s = '', currentDatabase(), %s) AND name = %s",
+        database,
+        database,
+        name,
+    )
+    return bool(count)
+
+
+def _differences_of_record(record: Table) -> list[str]:
+    found = {name: column.kind for name, column in record.columns.items()}
+    reasons = [
+        f"column {name} is {found.get(name, 'missing')}, not {kind}"
+        for name, kind in MIGRATION_COLUMNS.items()
+        if found.get(name) != kind
+    ]
+    if not record.engine.endswith("MergeTree"):
+        reasons.append(f"its engine is {record.engine}, not MergeTree")
+    return reasons
+
+
+def _named(table: Table) -> str:
+    return f"the table {table.database}.{table.name}"

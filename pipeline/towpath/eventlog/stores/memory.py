@@ -1,0 +1,202 @@
+"""The event store in memory, which behaves as the real ones do: for the testing kit and for tests that must
+decide what goes wrong in a store.
+
+It passes the conformance suite (tests/conformance): rows are parsed as a store parses them, an insert is one block for
+each month, and the token log has an entry for each block, of which it forgets the oldest.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, OrderedDict, defaultdict
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import md5
+from threading import Lock
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from towpath.eventlog.columns import ADDED_COLUMNS, ROW_COLUMNS
+from towpath.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
+from towpath.eventlog.store import Digest, Finding, StoredEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from towpath.eventlog.schema import Migration
+
+_ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+
+Identity = tuple[str, int]
+Block = tuple[str, str]  # month, token
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """A row of the OBT, its text as the bytes that are stored."""
+
+    outbox: str
+    outbox_id: int
+    window_id: UUID
+    event_type: str
+    event_date_time: datetime
+    environment: str
+    metadata_version: int
+    event_context: bytes
+    #: The values of ADDED_COLUMNS, in their order.
+    added: tuple[str, ...] = ("",) * len(ADDED_COLUMNS)
+    written_at: datetime = field(default_factory=lambda: datetime.now(UTC), compare=False)
+
+    @property
+    def identity(self) -> Identity:
+        return self.outbox, self.outbox_id
+
+    @property
+    def month(self) -> str:
+        return f"{self.event_date_time:%Y%m}"
+
+
+class MemoryStore:
+    """An `EventStore` that remembers `token_log_entries` blocks."""
+
+    def __init__(self, *, token_log_entries: int = 10_000) -> None:
+        self.rows: list[StoredRow] = []
+        self.token_log: OrderedDict[Block, None] = OrderedDict()
+        self._token_log_entries = token_log_entries
+        self._writing = Lock()
+
+    def migrations(self) -> Sequence[Migration]:
+        return []
+
+    def applied_migrations(self) -> Mapping[int, tuple[str, str]]:
+        return {}
+
+    def apply_migration(self, migration: Migration) -> None:
+        raise NotImplementedError("a store in memory has no schema")
+
+    def foreign_tables(self) -> Sequence[str]:
+        return []
+
+    def problems(self) -> Sequence[str]:
+        return []
+
+    def findings(self) -> Sequence[Finding]:
+        return []
+
+    def write(self, rows: bytes, *, row_count: int, token: str) -> None:
+        parsed = parse(rows)
+        for month, block in by_month(parsed).items():
+            self.store_block((month, token), block)
+        if len(parsed) < row_count:
+            raise OutcomeUnknown(f"the event store took {len(parsed)} of {row_count} rows")
+
+    def store_block(self, block: Block, rows: Sequence[StoredRow]) -> bool:
+        """Store the rows of one month, all or none. False if the token log has the block."""
+        with self._writing:
+            if block in self.token_log:
+                return False
+            self.remember(block)
+            self.rows += rows
+            return True
+
+    def remember(self, block: Block) -> None:
+        self.token_log[block] = None
+        if len(self.token_log) > self._token_log_entries:
+            self.token_log.popitem(last=False)
+
+    def read_back(self, window_id: UUID) -> set[Identity]:
+        return {row.identity for row in self.rows if row.window_id == window_id}
+
+    def counts(self, window_ids: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
+        counts: dict[UUID, Counter[str]] = defaultdict(Counter)
+        for row in self.rows:
+            if row.window_id in window_ids:
+                counts[row.window_id][row.outbox] += 1
+        return counts
+
+    def stream(
+        self, event_type: str, *, since: datetime | None = None, until: datetime | None = None
+    ) -> Iterator[StoredEvent]:
+        found = [
+            row
+            for row in self.rows
+            if row.event_type == event_type
+            and (since is None or row.event_date_time >= since)
+            and (until is None or row.event_date_time < until)
+        ]
+        for row in sorted(found, key=lambda row: (row.event_date_time, row.identity)):
+            yield StoredEvent(
+                event_type=row.event_type,
+                event_date_time=row.event_date_time,
+                environment=row.environment,
+                event_context=row.event_context.decode(),
+                metadata_version=row.metadata_version,
+                outbox=row.outbox,
+                outbox_id=row.outbox_id,
+                window_id=row.window_id,
+                written_at=row.written_at,
+                added={column.name: value for column, value in zip(ADDED_COLUMNS, row.added, strict=True)},
+            )
+
+    def digests(self, table: str | None, *, since: datetime, until: datetime, slack: timedelta) -> Iterator[Digest]:
+        if table is not None:
+            raise StoreUnavailable(f"a store in memory has no table {table}")
+        times: dict[tuple[str, str], list[datetime]] = defaultdict(list)
+        for row in self.rows:
+            if since - slack <= row.event_date_time < until + slack:
+                digest = md5(row.event_context, usedforsecurity=False).hexdigest()
+                times[row.event_type, digest].append(row.event_date_time)
+        for (event_type, digest), around in sorted(times.items()):
+            inside = [time for time in around if since <= time < until]
+            yield Digest(event_type, digest, min(around), len(inside), len(around))
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def parse(rows: bytes) -> list[StoredRow]:
+    """The rows of COPY text. Raises RowsRefused, which quotes none of them."""
+    return [_parse_row(line) for line in rows.split(b"\n")[:-1]]
+
+
+def by_month(rows: Sequence[StoredRow]) -> dict[str, list[StoredRow]]:
+    months: dict[str, list[StoredRow]] = defaultdict(list)
+    for row in rows:
+        months[row.month].append(row)
+    return dict(sorted(months.items()))
+
+
+def _parse_row(line: bytes) -> StoredRow:
+    fields = [_unescaped(field) for field in line.split(b"\t")]
+    if len(fields) != len(ROW_COLUMNS):
+        raise RowsRefused(f"Cannot parse input: {len(fields)} columns, expected {len(ROW_COLUMNS)}")
+    outbox, outbox_id, window_id, event_type, event_date_time, environment, metadata_version, event_context = fields[:8]
+    try:
+        return StoredRow(
+            outbox=outbox.decode(),
+            outbox_id=_natural(outbox_id),
+            window_id=UUID(window_id.decode()),
+            event_type=event_type.decode(),
+            event_date_time=datetime.fromisoformat(event_date_time.decode()).astimezone(UTC),
+            environment=environment.decode(),
+            metadata_version=_natural(metadata_version),
+            event_context=event_context,
+            added=tuple(value.decode() for value in fields[8:]),
+        )
+    except ValueError:
+        raise RowsRefused("Cannot parse input: a value is not of its column's type") from None
+
+
+def _natural(text: bytes) -> int:
+    number = int(text)
+    if number < 0 or number >= math.ldexp(1, 64):
+        raise ValueError
+    return number
+
+
+def _unescaped(field: bytes) -> bytes:
+    return re.sub(rb"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), field, flags=re.DOTALL)

@@ -1,0 +1,120 @@
+"""The tables of the event store on PostgreSQL: the OBT by months, the tokens, the window that is being written."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import TYPE_CHECKING
+
+from towpath.eventlog.columns import ADDED_COLUMNS, ROW_COLUMNS, Column, Kind
+from towpath.eventlog.schema import FIRST_COLUMN_NUMBER, Migration
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TABLE = "event_log"
+
+#: Creating a month and adding a column exclude each other by this advisory lock.
+SCHEMA_LOCK = 5_208_140_023
+
+_TYPES = {
+    Kind.TEXT: "text",
+    Kind.WHOLE_NUMBER: "bigint",
+    Kind.TIME: "timestamp with time zone",
+    Kind.UUID: "uuid",
+}
+_DEFAULTS = {
+    Kind.TEXT: "''",
+    Kind.WHOLE_NUMBER: "0",
+    Kind.TIME: "'1970-01-01 00:00:00+00'",
+    Kind.UUID: "'00000000-0000-0000-0000-000000000000'",
+}
+
+# The first index is for a search for a type and a time, the second for reading a window back. Neither is unique:
+# that a row is stored once is the tokens' doing, and an id comes again, with another event, after the application's
+# database was restored from a backup. The order of text is that of its bytes, so that no update of the machine's
+# locales can break an index.
+_CREATE_TABLE = (
+    f"""
+CREATE TABLE IF NOT EXISTS {TABLE} (
+    event_type text COLLATE "C" NOT NULL,
+    event_date_time timestamp with time zone NOT NULL,
+    environment text NOT NULL,
+    event_context text NOT NULL,
+    metadata_version bigint NOT NULL,
+    outbox text COLLATE "C" NOT NULL,
+    outbox_id bigint NOT NULL,
+    window_id uuid NOT NULL,
+    written_at timestamp with time zone NOT NULL DEFAULT clock_timestamp()
+) PARTITION BY RANGE (event_date_time)
+""",
+    f"CREATE INDEX IF NOT EXISTS {TABLE}_by_type ON {TABLE} (event_type, event_date_time, outbox, outbox_id)",
+    f"CREATE INDEX IF NOT EXISTS {TABLE}_by_window ON {TABLE} (window_id)",
+    f"""
+CREATE TABLE IF NOT EXISTS {TABLE}_token (
+    token text NOT NULL,
+    month date NOT NULL,
+    written_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (token, month)
+)
+""",
+    f"CREATE INDEX IF NOT EXISTS {TABLE}_token_by_time ON {TABLE}_token (written_at)",
+)
+
+CREATE_MIGRATIONS = f"""
+CREATE TABLE IF NOT EXISTS {TABLE}_migration (
+    number integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,
+    applied_at timestamp with time zone NOT NULL DEFAULT clock_timestamp()
+)
+"""
+
+COLUMN_TYPES = {column.name: _TYPES[column.kind] for column in ROW_COLUMNS} | {"written_at": _TYPES[Kind.TIME]}
+
+#: Where the rows of a write are until they are known to be good; emptied by each commit. No store takes every time
+#: that a timestamp of PostgreSQL can be, infinity among them.
+WINDOW = "event_log_window"
+CREATE_WINDOW = f"""
+CREATE TEMPORARY TABLE IF NOT EXISTS {WINDOW} (
+    {", ".join(f"{column.name} {_TYPES[column.kind]} NOT NULL" for column in ROW_COLUMNS)},
+    CONSTRAINT event_date_time_from_1900_to_2299
+        CHECK (event_date_time >= '1900-01-01 00:00:00+00' AND event_date_time < '2300-01-01 00:00:00+00')
+) ON COMMIT DELETE ROWS
+"""
+#: The first day of a row's month.
+MONTH = "date_trunc('month', event_date_time AT TIME ZONE 'UTC')::date"
+
+# As a table that is attached when it is complete: created as a partition, it would lock readers and writers out.
+_CREATE_PARTITION = f"""
+DO $$ BEGIN
+    PERFORM pg_advisory_xact_lock({SCHEMA_LOCK});
+    IF to_regclass('{{name}}') IS NULL THEN
+        CREATE TABLE {{name}} (LIKE {TABLE} INCLUDING ALL);
+        ALTER TABLE {TABLE} ATTACH PARTITION {{name}}
+            FOR VALUES FROM ('{{first}} 00:00:00+00') TO ('{{next}} 00:00:00+00');
+    ELSIF NOT EXISTS (
+        SELECT FROM pg_inherits WHERE inhrelid = to_regclass('{{name}}') AND inhparent = to_regclass('{TABLE}')
+    ) THEN
+        RAISE EXCEPTION 'the table {{name}} is not a partition of {TABLE}: rename it, or attach it';
+    END IF;
+END $$
+"""
+
+
+def migrations() -> Sequence[Migration]:
+    return [
+        Migration(1, f"table {TABLE}", _CREATE_TABLE),
+        *(
+            Migration(FIRST_COLUMN_NUMBER + place, f"column {column.name}", (_add_column(column),))
+            for place, column in enumerate(ADDED_COLUMNS)
+        ),
+    ]
+
+
+def create_partition(month: date) -> str:
+    """The statement that makes sure that the month has a partition."""
+    following = date(month.year + month.month // 12, month.month % 12 + 1, 1)
+    return _CREATE_PARTITION.format(name=f"{TABLE}_{month:%Y_%m}", first=month, next=following)
+
+
+def _add_column(column: Column) -> str:
+    kind = f"{_TYPES[column.kind]} NOT NULL DEFAULT {_DEFAULTS[column.kind]}"
+    return f"ALTER TABLE {TABLE} ADD COLUMN IF NOT EXISTS {column.name} {kind}"

@@ -1,0 +1,221 @@
+"""The aggregator of one process: a group commit over messages.
+
+Actor threads hand in their batch and wait; a writer thread takes a window's worth of them, seals it, and lets them go:
+that is the moment at which their messages may be acked, because the ledger owns the batches now. The writer then
+delivers the window. While all writers are busy, windows stay open and the batches stay in RabbitMQ: a slow store slows
+down what it is fed.
+
+A message only says that the ledger may have a batch. A writer asks the ledger which of them it has, all at the same
+time, before a window begins: what it does not have waits for nothing. And an idle writer looks for batches whose
+messages do not come, so that a queue in which strangers stand in the way costs two seconds.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+from django.db import DatabaseError, InterfaceError, connection
+
+from towpath.errors import described
+from towpath.flow.accumulate import Accumulator
+from towpath.flow.broker import note_rejected
+from towpath.flow.delivery import Delivery, deliver
+from towpath.ledger.window import has_room, seal, unsealed
+from towpath.outbox.models import all_outboxes
+from towpath.telemetry import failpoints, heartbeat, metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from towpath.eventlog.store import EventStore
+    from towpath.flow.accumulate import Closing
+    from towpath.ledger.window import SealedWindow
+
+log = structlog.get_logger()
+
+#: A batch that has been in the ledger for so long is taken from there: its message is late, or will not come.
+_LATE_SECONDS = 2.0
+#: How often an idle process looks for such batches.
+_LOOK_EVERY_SECONDS = 1.0
+
+#: The longest pause of a writer between windows while the store does not take any, seconds.
+_LONGEST_PAUSE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    batch_id: int
+    #: What the message says of it. The ledger knows better, when it can be asked.
+    rows: int = 0
+    payload_bytes: int = 0
+    #: True if it was found in the ledger, and no message has brought it.
+    is_late: bool = False
+    is_let_go: threading.Event = field(default_factory=threading.Event)
+
+
+class Aggregator:
+    """Puts batches together to windows and delivers them. Safe to use from any number of threads."""
+
+    def __init__(self, store: EventStore, *, closing: Closing, writers: int) -> None:
+        self._store = store
+        self._arrived: list[_Waiting] = []
+        self._waiting: Accumulator[_Waiting] = Accumulator(closing)
+        # A process that has just started gets its messages first.
+        self._look_at = time.monotonic() + _LATE_SECONDS
+        self._changed = threading.Condition()
+        self._is_hastened = threading.Event()
+        self._is_closed = False
+        self._writers = [
+            threading.Thread(target=self._write_windows, name=f"window-writer-{n}", daemon=True) for n in range(writers)
+        ]
+        for writer in self._writers:
+            writer.start()
+
+    @property
+    def writers(self) -> Sequence[threading.Thread]:
+        """The threads that write windows: without one of them, this process delivers less or nothing."""
+        return self._writers
+
+    def submit(self, batch_id: int, *, rows: int, payload_bytes: int) -> None:
+        """Return once the batch is sealed into a window, or was before, or is none that the ledger has."""
+        waiting = _Waiting(batch_id, rows, payload_bytes)
+        with self._changed:
+            self._arrived.append(waiting)
+            self._changed.notify()
+        waiting.is_let_go.wait()
+
+    def hasten(self) -> None:
+        """From now on, close windows without waiting for more: the process is shutting down."""
+        self._is_hastened.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self, *, timeout_seconds: float) -> bool:
+        """Deliver what waits and stop. True if all of it was done in time; what was not is recovered by others."""
+        self.hasten()
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        deadline = time.monotonic() + timeout_seconds
+        for writer in self._writers:
+            writer.join(max(0.0, deadline - time.monotonic()))
+        return not any(writer.is_alive() for writer in self._writers)
+
+    def _write_windows(self) -> None:
+        failures = 0
+        while members := self._next_window():
+            with heartbeat.progress("window writer"):
+                delivery = self._carry(members)
+            failures = failures + 1 if delivery in {Delivery.POSTPONED, Delivery.FAILED} else 0
+            if failures:
+                # The store does not take windows now. Sealing more of them at full speed would help nobody.
+                self._pause(failures)
+            if failures or delivery is Delivery.REFUSED:
+                while not (self._is_hastened.is_set() or _has_room()):
+                    self._pause(max(1, failures))
+        connection.close()
+
+    def _next_window(self) -> list[_Waiting]:
+        """The members of the next window, when it is due. Empty when the aggregator is closed."""
+        while True:
+            with self._changed:
+                arrived, self._arrived = self._arrived, []
+                now = time.monotonic()
+                due_in_seconds = self._waiting.seconds_until_due(now)
+                is_look_due = due_in_seconds is None and not self._is_closed and now >= self._look_at
+                if is_look_due:
+                    self._look_at = now + _LOOK_EVERY_SECONDS
+                if not arrived and not is_look_due:
+                    if due_in_seconds is not None and (due_in_seconds <= 0 or self._is_hastened.is_set()):
+                        reason = self._waiting.reason_to_close() if due_in_seconds <= 0 else "shutdown"
+                        metrics.windows.labels(reason).inc()
+                        metrics.stage_seconds.labels("accumulate").observe(self._waiting.waited_seconds(now))
+                        return self._waiting.take()
+                    if self._is_closed and due_in_seconds is None:
+                        return []
+                    self._changed.wait(max(0.0, self._look_at - now) if due_in_seconds is None else due_in_seconds)
+                    continue
+            self._admit(arrived, with_late=is_look_due)
+
+    def _admit(self, arrived: list[_Waiting], *, with_late: bool) -> None:
+        """Let the batches that the ledger has wait for a window, and let the others go."""
+        try:
+            with heartbeat.progress("window writer"):
+                found = unsealed(
+                    [one.batch_id for one in arrived],
+                    # During an update, a newer dispatcher may know more: those wait for an aggregator that does, too.
+                    outboxes=[*all_outboxes()],
+                    late_seconds=_LATE_SECONDS if with_late else None,
+                )
+        except Exception as error:  # noqa: BLE001 - a writer that ended with it would be missing from then on
+            connection.close()
+            if arrived:
+                log.warning("ledger_not_read", batches=len(arrived), error=described(error))
+            # Nothing is known of them. The seal waits until PostgreSQL is there, and then takes those that exist.
+            found = {one.batch_id: (one.rows, one.payload_bytes) for one in arrived}
+        unknown = [one for one in arrived if one.batch_id not in found]
+        late = [_Waiting(batch, *found[batch], True) for batch in found.keys() - {one.batch_id for one in arrived}]
+        with self._changed:
+            for one in (*arrived, *late):
+                if one.batch_id in found:
+                    rows, payload_bytes = found[one.batch_id]
+                    self._waiting.add(one, rows=rows, payload_bytes=payload_bytes, now=time.monotonic())
+            self._changed.notify()
+        self._let_go(unknown)
+        if unknown:
+            # Sealed before, as when a message comes twice; or a stranger's.
+            note_rejected("batch", queue="aggregate", count=len(unknown))
+        if late:
+            log.warning("messages_late", batches=len(late), action="sealed from the ledger")
+
+    def _carry(self, members: list[_Waiting]) -> Delivery | None:
+        try:
+            window = self._seal([member.batch_id for member in members], is_late=all(one.is_late for one in members))
+            failpoints.reach("sealed")
+            self._let_go(members)
+            return None if window is None else deliver(window, self._store)
+        except Exception:
+            # PostgreSQL is away, or a fault of the program: a writer that ended with it would be missing from then on.
+            # Nothing is lost: what is sealed is in the ledger, and is recovered when its lease ends; so are batches
+            # that are not.
+            log.exception("window_delivery_failed", batches=[member.batch_id for member in members])
+            connection.close()
+            return Delivery.FAILED
+        finally:
+            self._let_go(members)
+
+    @staticmethod
+    def _let_go(members: list[_Waiting]) -> None:
+        for member in members:
+            member.is_let_go.set()
+
+    def _seal(self, batch_ids: list[int], *, is_late: bool) -> SealedWindow | None:
+        """Seal, for as long as it takes PostgreSQL to be there: until then, RabbitMQ keeps the messages."""
+        failures = 0
+        while True:
+            try:
+                return seal(batch_ids, found="ledger" if is_late else "message")
+            except (DatabaseError, InterfaceError) as error:
+                heartbeat.turn()
+                connection.close()
+                failures += 1
+                log.warning("seal_failed", batches=len(batch_ids), failures=failures, error=str(error))
+                if self._is_hastened.is_set():
+                    return None  # the batches stay unsealed in the ledger, where recovery finds them
+                self._pause(failures)
+
+    def _pause(self, failures: int) -> None:
+        self._is_hastened.wait(min(0.25 * 2.0 ** min(failures, 8), _LONGEST_PAUSE_SECONDS) * random.uniform(0.75, 1.25))
+
+
+def _has_room() -> bool:
+    try:
+        return has_room()
+    except (DatabaseError, InterfaceError):
+        connection.close()
+        return True  # the seal waits until PostgreSQL is there

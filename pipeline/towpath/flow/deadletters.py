@@ -1,0 +1,114 @@
+"""Dead letters: rows that the event store refuses. Each stays in its outbox until a person replays or drops it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models.functions import Now
+
+from towpath.errors import NotReadable, OutboxInUse
+from towpath.events import DeadLetterDropped
+from towpath.flow.batch import Batch
+from towpath.ledger.look import Parts, one_moment
+from towpath.ledger.models import DeadLetter
+from towpath.outbox.models import all_outboxes
+from towpath.outbox.publishing import publish as publish_event
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from towpath.flow.batch import PublishBatches
+
+log = structlog.get_logger()
+
+#: So many rows of one outbox become dead letters within an hour, at most. The others wait in windows of their own, and
+#: are stored by themselves when the event store's table is repaired.
+_MOST_PER_HOUR = 1000
+
+
+def room(outbox: str) -> int:
+    """How many more rows of the outbox may become dead letters now."""
+    recent = DeadLetter.objects.filter(outbox=outbox, at__gt=Now() - timedelta(hours=1)).count()
+    return max(0, _MOST_PER_HOUR - recent)
+
+
+def find(ids: Sequence[int] | None) -> list[DeadLetter]:
+    """The dead letters with these numbers, or all. Raises NotReadable when PostgreSQL does not show them in time."""
+    letters = DeadLetter.objects.order_by("id")
+    found: list[DeadLetter] = []
+    with one_moment(by_index=False) as cursor:
+        parts = Parts(cursor)
+        with parts.part("the list of dead letters"):
+            found = list(letters if ids is None else letters.filter(id__in=ids))
+    if parts.unread:
+        raise NotReadable(parts.unread[0])
+    return found
+
+
+def event_of(letter: DeadLetter) -> dict[str, Any]:
+    """The refused event, as it would be loaded; empty if its outbox row is gone, or no class has the outbox's name.
+
+    Where it cannot be read in time, `unread` says why.
+    """
+    outbox = all_outboxes().get(letter.outbox)
+    if outbox is None:
+        return {}
+    columns = outbox.event_columns()
+    rows: list[Any] = []
+    with one_moment(by_index=False) as cursor:
+        parts = Parts(cursor)
+        with parts.part("the event"):
+            rows = list(outbox._base_manager.filter(id=letter.row_id).values_list(*columns.values()))
+    if parts.unread:
+        return {"unread": parts.unread[0]}
+    return dict(zip(columns, rows[0], strict=True)) if rows else {}
+
+
+def replay(letters: Sequence[DeadLetter], *, publish: PublishBatches) -> None:
+    """Send the rows through the pipeline again.
+
+    They are in a batch again when this commits; if the power goes before its message is out, recovery seals the batch.
+
+    Raises OutboxInUse, before anything is done, when no class has the name of an outbox.
+    """
+    if unknown := {letter.outbox for letter in letters} - all_outboxes().keys():
+        raise OutboxInUse(f"No outbox class has the name {min(unknown)}: see `pipeline outboxes list`.")
+    by_outbox: dict[str, list[int]] = defaultdict(list)
+    batches: list[Batch] = []
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            "DELETE FROM pipeline_deadletter WHERE id = ANY(%s) RETURNING outbox, row_id",
+            [[letter.id for letter in letters]],
+        )
+        for outbox, row_id in cursor.fetchall():
+            by_outbox[outbox].append(row_id)
+        for outbox, row_ids in by_outbox.items():
+            for start in range(0, len(row_ids), settings.BATCH_IDS):
+                ids = sorted(row_ids)[start : start + settings.BATCH_IDS]
+                cursor.execute(
+                    "INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at)"
+                    " VALUES (%s, %s, %s, 0, clock_timestamp()) RETURNING id",
+                    [outbox, ids, len(ids)],
+                )
+                batches.append(Batch(cursor.fetchone()[0], outbox, ids, 0))
+    for batch in batches:
+        log.info("dead_letters_replayed", outbox=batch.outbox, rows=len(batch.ids))
+    publish(batches)
+
+
+def drop(letters: Sequence[DeadLetter], *, by: str) -> None:
+    """Delete the events for good. That it was done, and by whom, is an event itself: in the same transaction."""
+    for letter in letters:
+        with transaction.atomic():
+            publish_event(
+                DeadLetterDropped(outbox=letter.outbox, outbox_id=letter.row_id, error=letter.error, dropped_by=by)
+            )
+            if letter.outbox in all_outboxes():
+                all_outboxes()[letter.outbox]._base_manager.filter(id=letter.row_id).delete()
+            DeadLetter.objects.filter(id=letter.id).delete()
+        log.warning("dead_letter_dropped", outbox=letter.outbox, row_id=letter.row_id, error=letter.error, by=by)

@@ -1,0 +1,247 @@
+"""Load: a window's rows out of PostgreSQL, by COPY, as one body of text that the event store reads as it is.
+
+No Python object is made for a row, and no JSON is parsed. A load changes nothing: it can be done again at any time
+until the ack, and gives the same rows in the same order.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from django.db import OperationalError, connection
+from django.db.models import BooleanField, Case, F, Func, TextField, Value, When
+from django.db.models.expressions import Combinable, RawSQL
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Cast, Coalesce
+from django.db.models.lookups import GreaterThan
+from django.db.models.sql.datastructures import Join
+
+from towpath.errors import NotReadable, WindowTooLarge
+from towpath.eventlog.columns import (
+    BASE_COLUMNS,
+    ROW_COLUMNS,
+    Column,
+    FromContext,
+    FromEvent,
+    FromPipeline,
+    FromSetting,
+    Kind,
+)
+from towpath.ledger import trouble
+from towpath.outbox.models import MOST_ROW_BYTES, all_outboxes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from _typeshed import ReadableBuffer as Buffer
+    from django.db.backends.utils import CursorWrapper
+
+    from towpath.ledger.window import SealedWindow
+    from towpath.outbox.models import Outbox
+
+#: A window's rows take milliseconds; a limit of the role's that is shorter would only hold them up.
+LONGEST_LOAD_SECONDS = 300
+
+#: Whatever the role, the database or the project's settings make of a session: what COPY writes, and how long it may
+#: take, is always the same. A text in a time zone of its own has another form for times of long ago.
+_SESSION = (
+    "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, MDY'; SET LOCAL IntervalStyle = 'postgres';"
+    " SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = 'hex';"
+    f" SET LOCAL statement_timeout = '{LONGEST_LOAD_SECONDS}s';"
+    # Whoever may write to what lean events refer to may lock it, for as long as they like. Events of others are not to
+    # wait for it.
+    " SET LOCAL lock_timeout = '1s'"
+)
+_LOCK_NOT_AVAILABLE = "55P03"
+#: Every row of a window is reached by index, whatever the planner believes. Statistics taken in the middle of a bulk
+#: insert say that the tables are empty; it then read all users for each row, and a window took 50 s instead of 30 ms.
+_INDEXES_ONLY = (
+    "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"
+    " SET LOCAL enable_material = off"
+)
+
+#: In place of a value that no row of an outbox may lack: COPY's NULL, as a whole field.
+_NULL = rb"\N"
+#: Why a row with one is not delivered.
+HIDDEN = (
+    "a row that the event refers to is hidden from the pipeline's role (row level security, a view), or holds NULL"
+    " where the event has no None. See `pipeline doctor`: the event is delivered once the row can be read"
+)
+
+#: Why the rows of an outbox wait that could be read at another time.
+LOCKED = "somebody holds a lock on a table that the event is read from: `pipeline status` names who, as long as they do"
+
+#: Why a row is a dead letter that no event store has seen.
+TOO_LARGE = f"larger than the {MOST_ROW_BYTES:,} bytes that a row may have: a worker holds it in memory several times"
+
+#: Stands for the window's id in the compiled statement.
+_ANY_WINDOW = str(uuid.uuid4())
+
+#: Rows are handed on in pieces of this size; the limit of a window's bytes is as exact as that.
+_BUFFER_BYTES = 1 << 20
+
+#: What an outbox that does not have a column's value gives, as COPY text.
+_DEFAULTS = {
+    Kind.TEXT: "",
+    Kind.WHOLE_NUMBER: "0",
+    Kind.TIME: "1970-01-01 00:00:00+00",
+    Kind.UUID: "00000000-0000-0000-0000-000000000000",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedWindow:
+    """The rows as COPY text, a line each, columns as in `ROW_COLUMNS`; and how many they are, by outbox.
+
+    `hidden` are those whose event cannot be read, and `why`; `too_large` those that were not: neither must be written.
+    """
+
+    rows: bytes
+    counts: Mapping[str, int]
+    hidden: frozenset[tuple[str, int]] = frozenset()
+    too_large: frozenset[tuple[str, int]] = frozenset()
+    why: str = HIDDEN
+
+    @property
+    def row_count(self) -> int:
+        return sum(self.counts.values())
+
+
+def load(window: SealedWindow, *, max_bytes: int | None) -> LoadedWindow:
+    """Read every row of the window. Raises WindowTooLarge when it has several rows and they exceed `max_bytes`, and
+    NotReadable when some are locked and may be written all the same."""
+    outboxes = all_outboxes()
+    body = _BoundedBody(max_bytes=max_bytes if window.row_count > 1 else None)
+    # psycopg2 calls write() for each row: the buffer's is C, and ours is called once for a MiB of rows.
+    buffer = io.BufferedWriter(body, _BUFFER_BYTES)
+    counts: dict[str, int] = {}
+    locked: set[tuple[str, int]] = set()
+    try:
+        with connection.cursor() as cursor:
+            for name in window.rows:
+                outbox = outboxes[window.renamed.get(name, name)]
+                copy = cursor.cursor.mogrify(*_rows_sql(outbox, name, window.id)).decode()
+                # One message to the server, and so one transaction, in which alone the settings hold.
+                try:
+                    # Django does not translate the errors of a COPY.
+                    with connection.wrap_database_errors:
+                        cursor.copy_expert(
+                            f"{_SESSION}; {_INDEXES_ONLY}; COPY ({copy}) TO STDOUT (ENCODING 'UTF8')", buffer
+                        )
+                    counts[name] = cursor.rowcount
+                except OperationalError as error:
+                    if trouble.sqlstate(error) != _LOCK_NOT_AVAILABLE:
+                        raise
+                    if window.is_write_begun:  # an insert that has these rows may arrive at any time
+                        raise NotReadable(LOCKED) from error
+                    locked.update((name, id_) for id_ in _ids(cursor, window, name))
+                    counts[name] = window.rows[name]
+        buffer.flush()
+    except WindowTooLarge:
+        connection.close()  # the rest of the COPY is still on its way; a new connection is cheaper than reading it
+        raise
+    rows = body.getvalue()
+    if not locked and b"\t" + _NULL + b"\t" not in rows:
+        return LoadedWindow(rows, counts)
+    incomplete: dict[str, list[int]] = {}
+    for line in rows.splitlines():
+        if _NULL in (values := line.split(b"\t")):
+            incomplete.setdefault(values[0].decode(), []).append(int(values[1]))
+    too_large = frozenset(
+        (name, id_)
+        for name, ids in incomplete.items()
+        for id_ in _too_large(outboxes[window.renamed.get(name, name)], ids)
+    )
+    hidden = frozenset((name, id_) for name, ids in incomplete.items() for id_ in ids) - too_large
+    return LoadedWindow(rows, counts, hidden | locked, too_large, LOCKED if locked else HIDDEN)
+
+
+def _ids(cursor: CursorWrapper, window: SealedWindow, name: str) -> list[int]:
+    cursor.execute(
+        "SELECT unnest(ids) FROM pipeline_batch WHERE window_id = %s AND outbox = %s", [str(window.id), name]
+    )
+    return [id_ for (id_,) in cursor.fetchall()]
+
+
+def _too_large(outbox: type[Outbox], ids: Sequence[int]) -> Iterable[int]:
+    rows = outbox._base_manager.filter(GreaterThan(outbox.payload_bytes(), MOST_ROW_BYTES), id__in=ids)
+    return rows.values_list("id", flat=True)
+
+
+def _rows_sql(outbox: type[Outbox], name: str, window_id: uuid.UUID) -> tuple[str, tuple[object, ...]]:
+    sql, parameters = _rows_sql_of_any_window(outbox, name)
+    return sql, tuple(str(window_id) if parameter == _ANY_WINDOW else parameter for parameter in parameters)
+
+
+@functools.cache
+def _rows_sql_of_any_window(outbox: type[Outbox], name: str) -> tuple[str, tuple[object, ...]]:
+    """Compiled once: for the ORM to put it together takes as long as for PostgreSQL to read a window's rows."""
+    known: dict[str, Combinable] = {"outbox": Value(name), "outbox_id": F("id"), "window_id": Value(_ANY_WINDOW)}
+    event_columns = _bounded(outbox)
+    # As an array that the planner knows nothing of, it is always looked up index by index. As a join or an IN, the
+    # plan hangs on the statistics of a table that is empty or huge by turns: a window then took 27 s instead of 30 ms.
+    members = RawSQL(
+        "ARRAY(SELECT unnest(ids) FROM pipeline_batch WHERE window_id = %s AND outbox = %s)", [_ANY_WINDOW, name]
+    )
+    is_member = Func(F("id"), members, arg_joiner=" = ANY", template="%(expressions)s", output_field=BooleanField())
+    rows = outbox._base_manager.filter(is_member).order_by("id")
+    query = rows.values_list(*(_value(column, known, event_columns) for column in ROW_COLUMNS)).query
+    # As outer joins, which the planner may not turn round: believing a table to be empty, it would start from users.
+    query.alias_map = {
+        alias: table.promote() if isinstance(table, Join) else table for alias, table in query.alias_map.items()
+    }
+    return query.sql_with_params()
+
+
+def _bounded(outbox: type[Outbox]) -> dict[str, Combinable]:
+    """The event's columns; no context of a row that is too large. PostgreSQL knows the size without reading the row;
+    what it does not send, nobody has in memory."""
+    columns = dict(outbox.event_columns())
+    too_large = When(GreaterThan(outbox.payload_bytes(), MOST_ROW_BYTES), then=Value(None, output_field=TextField()))
+    columns["event_context"] = Case(too_large, default=columns["event_context"], output_field=TextField())
+    return columns
+
+
+def _value(column: Column, known: Mapping[str, Combinable], event_columns: Mapping[str, Combinable]) -> Combinable:
+    match column.source:
+        case FromPipeline():
+            return known[column.name]
+        case FromEvent() if column in BASE_COLUMNS:
+            return event_columns[column.name]
+        case FromEvent():
+            value = event_columns.get(column.name, Value(None))
+            return Coalesce(Cast(value, TextField()), Value(_DEFAULTS[column.kind]), output_field=TextField())
+        case FromContext(key):
+            return Coalesce(KeyTextTransform(key, "bound"), Value(_DEFAULTS[column.kind]), output_field=TextField())
+        case FromSetting(setting):
+            return Value(getattr(settings, setting))
+
+
+class _BoundedBody(io.RawIOBase):
+    """Refuses to grow beyond a limit, so that a worker's memory is bounded whatever the payloads are."""
+
+    def __init__(self, *, max_bytes: int | None) -> None:
+        super().__init__()
+        self._body = io.BytesIO()
+        self._max_bytes = max_bytes
+        self._is_full = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer) -> int:
+        size = memoryview(data).nbytes
+        if self._is_full:
+            return size  # what the buffer above still held when it was told; nobody reads it
+        if self._max_bytes is not None and self._body.tell() + size > self._max_bytes:
+            self._is_full = True
+            raise WindowTooLarge
+        return self._body.write(data)
+
+    def getvalue(self) -> bytes:
+        return self._body.getvalue()

@@ -1,0 +1,89 @@
+"""Recover: whatever stopped on its way through the pipeline is taken up again, from the ledger alone.
+
+Two things can be stuck: a batch that no aggregator has sealed (its message was lost, or nobody consumes), and a sealed
+window whose owner is gone. Both are delivered right here, so that nothing depends on RabbitMQ being there.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+from django.conf import settings
+from django.db import connection
+
+from towpath.flow import outboxes
+from towpath.flow.accumulate import Accumulator, Closing
+from towpath.flow.delivery import Delivery, deliver
+from towpath.ledger.window import claim_expired, has_room, seal
+from towpath.outbox.models import all_outboxes
+from towpath.telemetry import metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from towpath.eventlog.store import EventStore
+
+log = structlog.get_logger()
+
+#: Batches looked at in one round, at most, and for how long a round goes on.
+_BATCHES_PER_ROUND = 1000
+_ROUND_SECONDS = 5.0
+#: The same for windows that are at fault by themselves.
+_ISOLATED_SECONDS = 1.0
+
+
+def recover(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
+    """Deliver what is overdue now; return how many windows that was.
+
+    Ends when the store takes no windows, or after a while: the shift says that it is alive, and comes again. A window
+    that fails for a reason of its own ends nothing.
+    """
+    until = time.monotonic() + _ROUND_SECONDS
+    recovered = 0
+    for batch_ids in _overdue_windows() if has_room() else ():
+        if should_stop() or time.monotonic() > until:
+            return recovered
+        window = seal(batch_ids, found="recovery")
+        if window is not None:
+            metrics.windows.labels("recovery").inc()
+            metrics.recovered.labels("batches").inc()
+            log.warning("batches_recovered", window=str(window.id), batches=len(batch_ids), rows=window.row_count)
+            recovered += 1
+            if deliver(window, store) is Delivery.POSTPONED:
+                return recovered
+    outboxes.free_others()
+    while not should_stop() and time.monotonic() < until and (window := claim_expired()) is not None:
+        metrics.recovered.labels("window").inc()
+        log.warning("window_recovered", window=str(window.id), attempt=window.attempts)
+        recovered += 1
+        if deliver(window, store) is Delivery.POSTPONED:
+            return recovered
+    # Last, and for a short time: those at fault may be many, and take long.
+    until = time.monotonic() + _ISOLATED_SECONDS
+    while not should_stop() and (window := claim_expired(is_isolated=True)) is not None:
+        recovered += 1
+        deliver(window, store)
+        if time.monotonic() > until:
+            break
+    return recovered
+
+
+def _overdue_windows() -> list[list[int]]:
+    """The batches that nobody has sealed for too long, put together to windows."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            # Those of an outbox that this program does not know are left to those that do.
+            "SELECT id, rows, bytes FROM pipeline_batch WHERE window_id IS NULL AND outbox = ANY(%s) "
+            "AND dispatched_at < clock_timestamp() - make_interval(secs => %s) ORDER BY dispatched_at LIMIT %s",
+            [list(all_outboxes()), settings.UNSEALED_SECONDS, _BATCHES_PER_ROUND],
+        )
+        overdue = cursor.fetchall()
+    waiting: Accumulator[int] = Accumulator(Closing(settings.WINDOW_ROWS, settings.WINDOW_BYTES, linger_seconds=0))
+    for batch_id, rows, payload_bytes in overdue:
+        waiting.add(batch_id, rows=rows, payload_bytes=payload_bytes, now=0)
+    windows = []
+    while waiting:
+        windows.append(waiting.take())
+    return windows

@@ -1,0 +1,143 @@
+"""A shift: a loop that runs in one place at a time, for as long as there is a process that can run it.
+
+Every dispatcher stands by at each shift. One of them has the token (a row of the ledger) and works; it says every
+second that it is alive. When it has not for a few seconds, or has left, another one takes the token, and the one before
+notices at its next turn. That two overlap for a moment does no harm: what must not happen twice is guarded where it
+happens (the cursor's lock, the seal, the lease).
+
+No message is needed for any of this. The scheduler's ticks are noted, so that `status` knows whether they arrive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+import structlog
+from django.db import DatabaseError, InterfaceError, connection
+from dramatiq.errors import BrokerError
+
+from towpath.errors import described
+from towpath.telemetry import heartbeat
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+log = structlog.get_logger()
+
+#: How often a working shift says so in the ledger, and how long it may be silent before another process takes over.
+ALIVE_EVERY_SECONDS = 1
+SILENT_SECONDS = 3
+#: How often those that stand by look.
+_STAND_BY_SECONDS = 0.5
+#: The longest pause after a turn that failed, seconds.
+_LONGEST_PAUSE_SECONDS = 5.0
+
+#: Nobody has the shift: the one that had it has left in an orderly way.
+_NOBODY = uuid.UUID(int=0)
+
+#: By shift, what interrupted it in this process last and is not known to be over.
+_interrupted: dict[str, Exception] = {}
+
+
+def run_shift(name: str, work: Callable[[], float], *, stopping: threading.Event) -> None:
+    """Call `work` while this process has the shift, each time after as many seconds as it says; until told to stop.
+
+    Whatever a turn raises is noted in the ledger, for `status`, and the next turn comes all the same.
+    """
+    token: uuid.UUID | None = None
+    failures = 0
+    due = 0.0
+    with heartbeat.progress(f"{name} shift"):
+        while not stopping.is_set():
+            heartbeat.turn()
+            try:
+                if token is None or not _has_token(name, token):
+                    token = _take_if_free(name)
+                if token is not None and time.monotonic() >= due:
+                    due = time.monotonic() + work()
+                    failures = 0
+                    if not isinstance(_interrupted.get(name), BrokerError):
+                        note_success(name)
+            except Exception as error:  # noqa: BLE001 - a shift ends with its process only
+                connection.close()
+                failures += 1
+                pause = min(0.1 * 2.0 ** min(failures, 10), _LONGEST_PAUSE_SECONDS)
+                due = time.monotonic() + pause
+                is_expected = isinstance(error, (DatabaseError, InterfaceError, BrokerError))
+                report = log.warning if is_expected else log.exception
+                report("shift_interrupted", shift=name, error=described(error), retry_in_seconds=pause)
+                with contextlib.suppress(DatabaseError, InterfaceError):
+                    _note_interruption(name, error)
+                if token is None:
+                    stopping.wait(pause)
+            # In short steps, because a shift that waits must say that it is alive, too.
+            stopping.wait(_STAND_BY_SECONDS if token is None else min(due - time.monotonic(), ALIVE_EVERY_SECONDS))
+    with contextlib.suppress(DatabaseError, InterfaceError):
+        if token is not None:
+            _leave(name, token)
+    connection.close()
+
+
+def note_success(name: str) -> None:
+    """What interrupted this process's shift is over. For RabbitMQ's failures, only a message that is out shows that."""
+    if _interrupted.pop(name, None) is not None:
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE pipeline_shift SET interrupted_at = NULL, last_error = '' WHERE name = %s", [name])
+
+
+def note_tick(name: str) -> None:
+    """A tick of the scheduler for this shift has arrived."""
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE pipeline_shift SET taken_at = clock_timestamp() WHERE name = %s", [name])
+
+
+def _take_if_free(name: str) -> uuid.UUID | None:
+    """The token, if nobody works at the shift; None if somebody does."""
+    token = uuid.uuid4()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO pipeline_shift AS shift (name, token, taken_at, alive_at)"
+            " VALUES (%s, %s, clock_timestamp(), clock_timestamp()) ON CONFLICT (name)"
+            " DO UPDATE SET token = excluded.token, taken_at = excluded.taken_at, alive_at = excluded.alive_at"
+            " WHERE shift.token = %s OR shift.alive_at < clock_timestamp() - make_interval(secs => %s)",
+            [name, token, _NOBODY, SILENT_SECONDS],
+        )
+        if not cursor.rowcount:
+            return None
+    log.info("shift_taken", shift=name)
+    return token
+
+
+def _has_token(name: str, token: uuid.UUID) -> bool:
+    """True if no other process has taken over. Says every second that this one is alive."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT alive_at < clock_timestamp() - make_interval(secs => %s) FROM pipeline_shift"
+            " WHERE name = %s AND token = %s",
+            [ALIVE_EVERY_SECONDS, name, token],
+        )
+        found = cursor.fetchone()
+        if found is not None and found[0]:
+            cursor.execute(
+                "UPDATE pipeline_shift SET alive_at = clock_timestamp() WHERE name = %s AND token = %s", [name, token]
+            )
+    return found is not None
+
+
+def _leave(name: str, token: uuid.UUID) -> None:
+    """Let another process take over now."""
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE pipeline_shift SET token = %s WHERE name = %s AND token = %s", [_NOBODY, name, token])
+
+
+def _note_interruption(name: str, error: Exception) -> None:
+    _interrupted[name] = error
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE pipeline_shift SET interrupted_at = clock_timestamp(), last_error = %s WHERE name = %s",
+            [described(error), name],
+        )

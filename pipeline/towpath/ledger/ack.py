@@ -1,0 +1,113 @@
+"""Ack: the rows that the event store has are deleted from their outbox, and the window's receipt stays.
+
+One commit, fenced by the lease: an owner that has been taken over deletes nothing. If the power goes before it, the
+window is replayed and found written; there is no moment at which a row is in neither place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import uuid
+from typing import TYPE_CHECKING
+
+from django.db import connection, transaction
+
+from towpath.errors import LeaseLost
+from towpath.ledger.window import MAY_BE_LOST
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from django.db.backends.utils import CursorWrapper
+
+    from towpath.ledger.window import RefusedRow, SealedWindow
+
+
+def ack(
+    window: SealedWindow,
+    *,
+    delivered: Mapping[str, int],
+    refused: Sequence[RefusedRow] = (),
+    left: Sequence[tuple[str, int]] = (),
+    error: str = "",
+) -> None:
+    """Delete the window's outbox rows and batches and leave its receipt.
+
+    Only after the store has the rows on disk. Refused rows stay in their outbox, as dead letters;
+    so do those left, for each outbox in a new window, which is tried again by itself. `error` is what the store said of
+    them, or in spite of having stored all.
+
+    Raises LeaseLost, and then nothing has been deleted.
+    """
+    kept: dict[str, list[int]] = {}
+    for outbox, row_id in (*((row.outbox, row.row_id) for row in refused), *left):
+        kept.setdefault(outbox, []).append(row_id)
+    deletes = "".join(
+        f", deleted_{n} AS (DELETE FROM {connection.ops.quote_name(window.renamed.get(outbox, outbox))}"
+        f" WHERE id = ANY(ARRAY(SELECT unnest(ids) FROM batches WHERE outbox = %s"
+        f"{' EXCEPT SELECT unnest(%s::bigint[])' if outbox in kept else ''})))"
+        for n, outbox in enumerate(window.rows)
+    )
+    names = [value for outbox in window.rows for value in (outbox, *([kept[outbox]] if outbox in kept else ()))]
+    with transaction.atomic() if left else contextlib.nullcontext(), connection.cursor() as cursor:
+        if left:
+            _isolate(cursor, window, left, error=error)
+        cursor.execute(
+            f"""{MAY_BE_LOST}
+WITH receipt AS (
+    UPDATE pipeline_window SET acked_at = clock_timestamp(), delivered = %s, last_error = '', store_error = %s
+    WHERE id = %s AND lease_token = %s AND acked_at IS NULL RETURNING id
+), batches AS (
+    DELETE FROM pipeline_batch USING receipt WHERE window_id = receipt.id RETURNING outbox, ids
+), dead AS (
+    INSERT INTO pipeline_deadletter (outbox, row_id, error, window_id, at)
+    SELECT refused.outbox, refused.row_id, refused.error, receipt.id, clock_timestamp()
+    FROM receipt, unnest(%s::text[], %s::bigint[], %s::text[]) AS refused (outbox, row_id, error)
+    ON CONFLICT (outbox, row_id) DO UPDATE
+    SET error = excluded.error, window_id = excluded.window_id, at = excluded.at
+){deletes}
+SELECT count(*) FROM receipt
+""",
+            [
+                json.dumps(dict(delivered)),
+                "" if refused or left else error,
+                window.id,
+                window.lease_token,
+                [row.outbox for row in refused],
+                [row.row_id for row in refused],
+                [row.error for row in refused],
+                *names,
+            ],
+        )
+        if cursor.fetchone() == (0,):
+            raise LeaseLost
+
+
+def _isolate(cursor: CursorWrapper, window: SealedWindow, left: Sequence[tuple[str, int]], *, error: str) -> None:
+    """Put the rows, which the store holds nothing of, into windows of their own, free to be claimed."""
+    for outbox in dict.fromkeys(outbox for outbox, _ in left):
+        ids = sorted(row_id for one, row_id in left if one == outbox)
+        cursor.execute(
+            """
+WITH origin AS (
+    SELECT rows, bytes, dispatched_from, dispatched_to FROM pipeline_window WHERE id = %(old)s
+), created AS (
+    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, last_error, rows, bytes, sealed_at,
+                                 dispatched_from, dispatched_to, is_isolated)
+    SELECT %(new)s, %(new)s, clock_timestamp(), 0, %(error)s, %(count)s, bytes * %(count)s / rows, clock_timestamp(),
+           dispatched_from, dispatched_to, true
+    FROM origin
+)
+INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at, window_id)
+SELECT %(outbox)s, %(ids)s, %(count)s, bytes * %(count)s / rows, dispatched_from, %(new)s FROM origin
+""",
+            {
+                "old": window.id,
+                "new": uuid.uuid4(),
+                "outbox": outbox,
+                "ids": ids,
+                "count": len(ids),
+                "error": f"parted from others: {error}",
+            },
+        )

@@ -1,0 +1,88 @@
+"""A look at the ledger, for people and machines that ask: all that is read in it is of one moment.
+
+Also inside of somebody's transaction (a test's, that of a request with ATOMIC_REQUESTS), which is left as it was: then
+its own snapshots are what is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from django.db import OperationalError, connection, transaction
+
+from towpath.ledger import trouble
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from django.db.backends.utils import CursorWrapper
+
+
+_BY_INDEX = "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
+
+
+@contextlib.contextmanager
+def one_moment(*, by_index: bool = True) -> Iterator[CursorWrapper]:
+    """A cursor that reads the ledger at one moment; by index scans, unless asked otherwise: a sequential one would read
+    every receipt, or all the empty pages that a backlog has left behind."""
+    is_inside = connection.in_atomic_block or not connection.get_autocommit()
+    with transaction.atomic():
+        if not is_inside:
+            # Past Django's cursor: a wrapper that puts a statement of its own before each would make it come too late.
+            with connection.connection.cursor() as raw:
+                raw.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        with connection.cursor() as cursor:
+            if by_index:
+                cursor.execute(_BY_INDEX)
+            yield cursor
+        if is_inside:
+            # With the savepoint ends what was set for its time, and the transaction goes on with its own settings.
+            transaction.set_rollback(True)
+
+
+#: Statements of a look that take longer than a person waits, all together, are given up.
+_SECONDS = 4.0
+#: For a lock that somebody else holds. A migration has one for milliseconds; one that lasts longer may last for ever.
+_LOCK_SECONDS = 0.25
+
+
+class Parts:
+    """Reads a look part by part: what cannot be read in time is left out, and named in `unread`."""
+
+    def __init__(self, cursor: CursorWrapper, *, seconds: float = _SECONDS) -> None:
+        self.unread: list[str] = []
+        self._cursor = cursor
+        self._until = time.monotonic() + seconds
+
+    @contextlib.contextmanager
+    def part(self, what: str) -> Iterator[None]:
+        """Inside, `what` is read. Left early when PostgreSQL takes too long, or somebody holds a lock."""
+        try:
+            with transaction.atomic():
+                left = max(0.001, self._until - time.monotonic())
+                self._cursor.execute(
+                    "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true)",
+                    [f"{left * 1000:.0f}ms", f"{min(left, _LOCK_SECONDS) * 1000:.0f}ms"],
+                )
+                yield
+        except OperationalError as error:
+            match trouble.sqlstate(error):
+                case "55P03":
+                    reason = f"somebody holds a lock{self._holders()}"
+                case "57014":
+                    reason = "PostgreSQL takes too long"
+                case _:
+                    raise
+            self.unread.append(f"{what} could not be read: {reason}")
+
+    def _holders(self) -> str:
+        """The tables that are locked against reading, and by which of the server's processes."""
+        self._cursor.execute(
+            "SELECT l.relation::regclass::text, l.pid, a.usename FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a"
+            " USING (pid) WHERE l.mode = 'AccessExclusiveLock' AND l.granted AND l.relation IS NOT NULL"
+            " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 3"
+        )
+        held = [f"{table} (process {pid}, {user or 'unknown'})" for table, pid, user in self._cursor.fetchall()]
+        return f" on {', '.join(held)}: pg_terminate_backend() ends it" if held else ""

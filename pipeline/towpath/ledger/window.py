@@ -1,0 +1,338 @@
+"""A window's life in the ledger, from seal to ack. Each step is one statement, and so one commit.
+
+Seal fixes which batches belong to the window, for good, before anything is written: a replay is then the same rows
+under the same token. Leases only bound wasted work; what keeps an old owner from doing harm is the fence in ack.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import structlog
+from django.conf import settings
+from django.db import connection, transaction
+
+from towpath.errors import LeaseLost
+from towpath.outbox.models import all_outboxes
+from towpath.telemetry import stages
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+
+log = structlog.get_logger()
+
+#: By what a window's batches were found: their messages; the ledger, in which an aggregator looks for late ones; or the
+#: ledger, in which recovery looks.
+Found = Literal["message", "ledger", "recovery"]
+
+#: Late batches that an aggregator takes from the ledger at a time.
+_LATE_BATCHES = 100
+
+#: The longest pause before a window is tried again, seconds.
+_LONGEST_PAUSE_SECONDS = 30.0
+#: The same for rows at fault, which somebody must look at.
+_LONGEST_PAUSE_ISOLATED_SECONDS = 300.0
+#: How often one more window is sealed while the store refuses all it is given, seconds: less than a lease.
+_PROBE_SECONDS = 4.0
+
+#: Seal and ack do not wait for the disk. A seal that a power cut undoes leaves its batches unsealed, and nothing was
+#: written: the commit of `begin_write`, which waits, comes before and makes the seal durable with it. An ack that is
+#: undone is done again, when the replay has found the window written.
+MAY_BE_LOST = "SET LOCAL synchronous_commit = off;"
+
+
+@dataclass(frozen=True, slots=True)
+class SealedWindow:
+    """A window and the lease on it. `rows` counts the ids by outbox; `attempts` includes this one."""
+
+    id: uuid.UUID
+    lease_token: uuid.UUID
+    attempts: int
+    rows: Mapping[str, int]
+    #: How often it is cut in two before its first insert: the store has given no answer to larger ones.
+    cut_levels: int = 0
+    #: An insert of it may have been sent, now or by an owner before: it must not be split any more.
+    is_write_begun: bool = False
+    #: Rows at fault, parted from others.
+    is_isolated: bool = False
+    #: When the store first answered without taking it.
+    refused_at: datetime | None = None
+    #: Outboxes by the names that they had when the window was sealed, and that its rows are stored under.
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def row_count(self) -> int:
+        return sum(self.rows.values())
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRow:
+    """A row that cannot be stored, whatever comes with it: a dead letter from the ack on."""
+
+    outbox: str
+    row_id: int
+    error: str
+
+
+def unsealed(
+    batch_ids: Sequence[int], *, outboxes: Sequence[str], late_seconds: float | None
+) -> dict[int, tuple[int, int]]:
+    """Rows and bytes of those of the batches that are of these outboxes and in no window yet; with `late_seconds`, also
+    of those dispatched so long ago, the oldest first, as many as make a few windows."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT id, rows, bytes FROM pipeline_batch"
+            " WHERE id = ANY(%(batches)s) AND window_id IS NULL AND outbox = ANY(%(outboxes)s)"
+            + (
+                ""
+                if late_seconds is None
+                else " UNION (SELECT id, rows, bytes FROM pipeline_batch WHERE window_id IS NULL"
+                " AND outbox = ANY(%(outboxes)s)"
+                " AND dispatched_at < clock_timestamp() - make_interval(secs => %(late)s)"
+                " ORDER BY dispatched_at LIMIT %(limit)s)"
+            ),
+            {
+                "batches": list(batch_ids),
+                "outboxes": list(outboxes),
+                "late": late_seconds,
+                "limit": _LATE_BATCHES,
+            },
+        )
+        return {batch: (rows, payload_bytes) for batch, rows, payload_bytes in cursor.fetchall()}
+
+
+def seal(batch_ids: Sequence[int], *, found: Found = "message") -> SealedWindow | None:
+    """Make a window of those of the batches that no window has yet; None when there are none left.
+
+    Batches of an outbox that this program does not know are left to those that do.
+
+    A compare-and-set: however often a message is delivered, its batch gets into one window. If the power goes before
+    the commit, the batches are unsealed as before; after it, the window's lease runs out and `recover` delivers it.
+    """
+    started = time.monotonic()
+    window_id, lease_token = uuid.uuid4(), uuid.uuid4()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            # Locked in the order of their ids: two sealers of overlapping batches would deadlock otherwise.
+            MAY_BE_LOST
+            + """
+WITH unsealed AS MATERIALIZED (
+    SELECT id FROM pipeline_batch WHERE id = ANY(%(batches)s) AND window_id IS NULL AND outbox = ANY(%(known)s)
+    ORDER BY id FOR UPDATE
+), sealed AS (
+    UPDATE pipeline_batch AS b SET window_id = %(window)s FROM unsealed
+    WHERE b.id = unsealed.id AND b.window_id IS NULL
+    RETURNING b.outbox, b.rows, b.bytes, b.dispatched_at
+), created AS (
+    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, last_error, rows, bytes, sealed_at,
+                                 dispatched_from, dispatched_to, found)
+    SELECT %(window)s, %(token)s, clock_timestamp() + make_interval(secs => %(lease)s), 1, '', sum(rows),
+           sum(bytes), clock_timestamp(), min(dispatched_at), max(dispatched_at), %(found)s
+    FROM sealed HAVING count(*) > 0
+)
+SELECT outbox, sum(rows) FROM sealed GROUP BY outbox ORDER BY outbox
+""",
+            {
+                "batches": list(batch_ids),
+                "known": list(all_outboxes()),
+                "window": window_id,
+                "token": lease_token,
+                "lease": settings.LEASE_SECONDS,
+                "found": found,
+            },
+        )
+        rows = {outbox: int(count) for outbox, count in cursor.fetchall()}
+    if not rows:
+        return None
+    context = log.bind(window=str(window_id), rows=sum(rows.values()))
+    stages.done("seal", started, context, batches=len(batch_ids))
+    return SealedWindow(window_id, lease_token, 1, rows)
+
+
+def renew(windows: Sequence[SealedWindow]) -> None:
+    """Prolong the leases that are still held."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE pipeline_window SET lease_until = clock_timestamp() + make_interval(secs => %s) "
+            "WHERE id = ANY(%s) AND lease_token = ANY(%s) AND acked_at IS NULL",
+            [settings.LEASE_SECONDS, [w.id for w in windows], [w.lease_token for w in windows]],
+        )
+
+
+def claim_expired(*, is_isolated: bool = False, renamed: Mapping[str, str] | None = None) -> SealedWindow | None:
+    """Take over the window whose lease ran out first, among those with rows at fault or the others; None if there is
+    none.
+
+    Windows with rows of an outbox that this program does not know are left to those that do. Those of `renamed` ones
+    are known as well, and then the only ones, of either kind.
+    """
+    renamed = renamed or {}
+    lease_token = uuid.uuid4()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+UPDATE pipeline_window SET
+    lease_token = %(token)s, lease_until = clock_timestamp() + make_interval(secs => %(lease)s),
+    attempts = attempts + 1
+WHERE id = (
+    SELECT id FROM pipeline_window AS w
+    WHERE acked_at IS NULL AND lease_until < clock_timestamp()
+    AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox <> ALL(%(known)s))
+    AND CASE WHEN %(renamed)s::text[] = '{}' THEN is_isolated = %(is_isolated)s
+        ELSE EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox = ANY(%(renamed)s)) END
+    ORDER BY lease_until LIMIT 1 FOR UPDATE SKIP LOCKED)
+RETURNING id, attempts, cut_levels, is_write_begun, is_isolated, refused_at, (
+    SELECT json_object_agg(outbox, n) FROM (
+        SELECT outbox, sum(b.rows) AS n FROM pipeline_batch AS b WHERE b.window_id = pipeline_window.id GROUP BY outbox
+    ) AS by_outbox)
+""",
+            {
+                "token": lease_token,
+                "lease": settings.LEASE_SECONDS,
+                "is_isolated": is_isolated,
+                "known": [*all_outboxes(), *renamed],
+                "renamed": list(renamed),
+            },
+        )
+        found = cursor.fetchone()
+    if found is None:
+        return None
+    window_id, attempts, cut_levels, is_write_begun, is_isolated, refused_at, rows = found
+    return SealedWindow(
+        window_id, lease_token, attempts, rows or {}, cut_levels, is_write_begun, is_isolated, refused_at, renamed
+    )
+
+
+def postpone(
+    window: SealedWindow,
+    *,
+    error: str,
+    pause_seconds: float | None,
+    is_refused: bool = False,
+    is_isolated: bool = False,
+) -> None:
+    """Record why an attempt failed, and give the window back after a pause; if that is None, when its lease runs out.
+
+    `is_refused` if the store has answered, and not taken the window. `is_isolated` if it is at fault by itself: it
+    holds up no other from then on.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE pipeline_window SET"
+            " lease_until = coalesce(clock_timestamp() + make_interval(secs => %s), lease_until), last_error = %s,"
+            " refused_at = CASE WHEN %s THEN coalesce(refused_at, clock_timestamp()) ELSE refused_at END,"
+            " is_isolated = is_isolated OR %s"
+            " WHERE id = %s AND lease_token = %s AND acked_at IS NULL",
+            [pause_seconds, error, is_refused, is_isolated, window.id, window.lease_token],
+        )
+
+
+def pause_seconds(window: SealedWindow) -> float:
+    """How long a window waits after a failed attempt: longer with each."""
+    longest = _LONGEST_PAUSE_ISOLATED_SECONDS if window.is_isolated else _LONGEST_PAUSE_SECONDS
+    return min(2.0 ** min(window.attempts, 10) * 0.25, longest) * random.uniform(0.75, 1.25)
+
+
+def is_store_proven(window: SealedWindow) -> bool:
+    """True if the store has taken rows of a window that was sealed after it had not taken this one, which is at fault
+    then, and not the store."""
+    if window.refused_at is None:
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM pipeline_window, jsonb_each_text(delivered)"
+            " WHERE acked_at > %s AND sealed_at > %s AND value::bigint > 0)",
+            [window.refused_at, window.refused_at],
+        )
+        return bool(cursor.fetchone()[0])
+
+
+def has_room() -> bool:
+    """True if fewer than MAX_OPEN_WINDOWS windows wait after a failed attempt: so long, more may be sealed.
+
+    Batches wait as well as windows do, and cost nothing meanwhile; each open window is tried again and again. Rows at
+    fault that have been parted from others do not count. When the store answers, but takes nothing it is given, one
+    more window is sealed every few seconds: if the store takes it, those before are at fault, and not the store.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FILTER (WHERE last_error <> '') < %s"
+            " OR (bool_or(refused_at IS NOT NULL) AND max(sealed_at) < clock_timestamp() - make_interval(secs => %s))"
+            " FROM pipeline_window AS w WHERE acked_at IS NULL AND NOT is_isolated"
+            " AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox <> ALL(%s))",
+            [settings.MAX_OPEN_WINDOWS, _PROBE_SECONDS, list(all_outboxes())],
+        )
+        return bool(cursor.fetchone()[0])
+
+
+def begin_write(window: SealedWindow) -> None:
+    """Record that an insert of the window may be on its way from now on, and renew the lease. Raises LeaseLost.
+
+    A fence right before the insert: an owner that was taken over while it loaded sends nothing.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE pipeline_window SET is_write_begun = true,"
+            " lease_until = clock_timestamp() + make_interval(secs => %s)"
+            " WHERE id = %s AND lease_token = %s AND acked_at IS NULL",
+            [settings.LEASE_SECONDS, window.id, window.lease_token],
+        )
+        if not cursor.rowcount:
+            raise LeaseLost
+
+
+def cut(window: SealedWindow, levels: int) -> None:
+    """Record that the window is cut in two this many times before its first insert. Raises LeaseLost."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE pipeline_window SET cut_levels = greatest(cut_levels, %s)"
+            " WHERE id = %s AND lease_token = %s AND acked_at IS NULL",
+            [levels, window.id, window.lease_token],
+        )
+        if not cursor.rowcount:
+            raise LeaseLost
+
+
+def split(window: SealedWindow) -> None:
+    """Replace a window of two rows or more by two of half its rows, free to be claimed at once. Raises LeaseLost.
+
+    Only for a window of which nothing was written: the halves have tokens of their own.
+    """
+    halves = (uuid.uuid4(), uuid.uuid4())
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT id FROM pipeline_window WHERE id = %s AND lease_token = %s AND acked_at IS NULL FOR UPDATE",
+            [window.id, window.lease_token],
+        )
+        if cursor.fetchone() is None:
+            raise LeaseLost
+        cursor.execute(
+            """
+WITH whole AS (
+    DELETE FROM pipeline_batch WHERE window_id = %(window)s RETURNING id, outbox, ids, bytes, dispatched_at
+), members AS (
+    SELECT whole.id AS batch, outbox, member, bytes / cardinality(ids) AS bytes, dispatched_at,
+           row_number() OVER (ORDER BY whole.id, member) AS n, count(*) OVER () AS total
+    FROM whole, unnest(ids) AS member
+), created AS (
+    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, last_error, rows, bytes, sealed_at,
+                                 dispatched_from, dispatched_to, is_isolated)
+    SELECT half, half, clock_timestamp(), 0, '', count(*), sum(bytes), clock_timestamp(), min(dispatched_at),
+           max(dispatched_at), %(is_isolated)s
+    FROM (SELECT CASE WHEN n * 2 <= total THEN %(first)s::uuid ELSE %(second)s::uuid END AS half, * FROM members) AS m
+    GROUP BY half
+)
+INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at, window_id)
+SELECT outbox, array_agg(member ORDER BY member), count(*), sum(bytes), min(dispatched_at), half
+FROM (SELECT CASE WHEN n * 2 <= total THEN %(first)s::uuid ELSE %(second)s::uuid END AS half, * FROM members) AS m
+GROUP BY half, batch, outbox
+""",
+            {"window": window.id, "first": halves[0], "second": halves[1], "is_isolated": window.is_isolated},
+        )
+        cursor.execute("DELETE FROM pipeline_window WHERE id = %s", [window.id])

@@ -1,0 +1,200 @@
+"""`manage.py eventlog`: the One Big Table."""
+
+from __future__ import annotations
+
+import json
+import re
+from argparse import ArgumentParser, ArgumentTypeError
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError
+
+from towpath.eventlog import schema
+from towpath.eventlog.comparison import SIDES, Comparison, compare
+from towpath.eventlog.errors import EventStoreError
+from towpath.eventlog.store import EventStore, completed, connect
+from towpath.management.answers import nothing_but_the_answer
+from towpath.outbox import registry
+
+#: Younger events may not be in the event log yet.
+_STILL_ON_ITS_WAY = timedelta(minutes=5)
+
+
+class Command(BaseCommand):
+    help = "The event log's table in the event store."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True)
+        migrate = actions.add_parser("migrate", help="create the table, or bring it up to date")
+        migrate.add_argument("--plan", action="store_true", help="show what would be done, and do nothing")
+        migrate.add_argument("--check", action="store_true", help="do nothing; exit code 1 if something is to be done")
+        status = actions.add_parser("status", help="every migration, and whether it is applied")
+        comparison = actions.add_parser(
+            "compare", help="compare event_log with a table that should hold the same events"
+        )
+        comparison.add_argument("--with", dest="table", type=_table, required=True, help="the other table, or a view")
+        comparison.add_argument("--at", metavar="URL", help="the store that has it (default: EVENT_STORE_URL)")
+        comparison.add_argument("--since", type=_moment, help="ISO 8601, in UTC (default: a day before --until)")
+        comparison.add_argument("--until", type=_moment, help="ISO 8601, in UTC (default: five minutes ago)")
+        comparison.add_argument(
+            "--slack-seconds", type=float, default=60, help="between the two clock readings of an event"
+        )
+        comparison.add_argument("--limit", type=int, default=20, help="differences shown, at most")
+        events = actions.add_parser("events", help="the catalogue of event types")
+        events.add_argument("--markdown", action="store_true", help="print a page of Markdown")
+        events.add_argument("--write", action="store_true", help="add new types and versions to the checked-in files")
+        events.add_argument("--check", action="store_true", help="exit code 1 if the checked-in files do not agree")
+        for action in (migrate, status, comparison, events):
+            action.add_argument("--json", action="store_true", help="print JSON")
+
+    def handle(self, *_args: Any, **options: Any) -> None:  # noqa: ANN401 - Django's signature
+        with nothing_but_the_answer(self):
+            self._handle(options)
+
+    def _handle(self, options: dict[str, Any]) -> None:
+        if options["action"] == "events":
+            self._events(options)
+            return
+        actions = {"migrate": self._migrate, "status": self._status, "compare": self._compare}
+        store = connect(settings.EVENT_STORE_URL, timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
+        try:
+            is_well = actions[options["action"]](store, options)
+        except EventStoreError as error:
+            raise CommandError(
+                f"The event store does not answer, or refuses: {error}. Is EVENT_STORE_URL right?"
+            ) from error
+        except schema.SchemaConflictError as error:
+            raise CommandError(str(error)) from error
+        finally:
+            store.close()
+        if not is_well:
+            raise SystemExit(1)
+
+    def _migrate(self, store: EventStore, options: dict[str, Any]) -> bool:
+        todo = schema.plan(store)
+        is_only_shown = options["plan"] or options["check"]
+        if not is_only_shown:
+            todo = schema.migrate(store)
+        # Of a table that somebody has changed since: no step of ours undoes that.
+        problems = [] if is_only_shown else store.problems()
+        lines = [f"{one.number:>4}  {one.name}  {one.checksum}" for one in todo]
+        if options["json"]:
+            self.stdout.write(json.dumps({"pending" if is_only_shown else "done": [one.name for one in todo]}))
+        elif lines:
+            self.stdout.write("\n".join(["to be applied:" if is_only_shown else "applied:", *lines]))
+        else:
+            self.stdout.write(f"nothing to do: {'every step is applied' if problems else 'the table is up to date'}")
+        for problem in problems:
+            self.stderr.write(f"! {problem}")
+        return not (options["check"] and todo)
+
+    def _status(self, store: EventStore, options: dict[str, Any]) -> bool:
+        states = schema.states(store)
+        if options["json"]:
+            self.stdout.write(json.dumps([asdict(one) for one in states]))
+        else:
+            for one in states:
+                self.stdout.write(f"{one.number:>4}  {one.state:<8}  {one.name}")
+        return all(one.state == "applied" for one in states)
+
+    def _events(self, options: dict[str, Any]) -> None:
+        if options["write"]:
+            for path in registry.write():
+                self.stdout.write(f"written: {path}")
+        if options["write"] or options["check"]:
+            problems = registry.problems()
+            for problem in problems:
+                self.stderr.write(problem)
+            if problems:
+                raise SystemExit(1)
+            return
+        show = (
+            registry.as_json if options["json"] else registry.as_markdown if options["markdown"] else registry.as_text
+        )
+        self.stdout.write(show(registry.catalogue()))
+
+    def _compare(self, store: EventStore, options: dict[str, Any]) -> bool:
+        until = options["until"] or datetime.now(UTC) - _STILL_ON_ITS_WAY
+        since = options["since"] or until - timedelta(days=1)
+        if since >= until:
+            raise CommandError("--since must be before --until.", returncode=2)
+        there = store
+        if options["at"]:
+            there = connect(_store_url(options["at"]), timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
+        try:
+            found = compare(
+                store,
+                there,
+                options["table"],
+                since=since,
+                until=until,
+                slack=timedelta(seconds=options["slack_seconds"]),
+                most_differences=options["limit"],
+            )
+        except EventStoreError as error:
+            raise CommandError(f"The tables cannot be compared: {error}") from error
+        finally:
+            there.close()
+        names = {"here": "event_log", "there": options["table"]}
+        if options["json"]:
+            self.stdout.write(json.dumps(_as_json(found, since=since, until=until)))
+        else:
+            self.stdout.write("\n".join([f"from {since.isoformat()} to {until.isoformat()}", *_as_lines(found, names)]))
+        return found.is_equal
+
+
+def _table(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?", text):
+        raise ArgumentTypeError(f"{text!r} is not the name of a table: write TABLE or SCHEMA.TABLE")
+    return text
+
+
+def _store_url(url: str) -> str:
+    try:
+        return completed(url, database_url=url)
+    except ImproperlyConfigured as error:
+        raise CommandError(f"--at: {error}", returncode=2) from error
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is not a time: write it as 2026-03-04T05:00") from error
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _as_lines(found: Comparison, names: dict[str, str]) -> list[str]:
+    lines = [f"{'event_type':<32}{'hour':<20}{names['here']:>16}{names['there']:>24}"]
+    lines += [
+        f"{event_type:<32}{hour:%Y-%m-%d %H}:00    {rows['here']:>16,}{rows['there']:>24,}"
+        for (event_type, hour), rows in sorted(found.rows.items())
+    ]
+    for side in SIDES:
+        lines.append(f"only in {names[side]}: {found.missing[side]:,} row(s)")
+        lines += [
+            f"  {one.event_type}  {one.at.isoformat()}  md5 {one.md5}  {one.rows:,} row(s)"
+            for one in found.differences
+            if one.side == side
+        ]
+    if not found.rows:
+        lines.append("No events in this period: nothing was compared.")
+    return lines
+
+
+def _as_json(found: Comparison, *, since: datetime, until: datetime) -> dict[str, Any]:
+    return {
+        "since": since.isoformat(),
+        "until": until.isoformat(),
+        "is_equal": found.is_equal,
+        "hours": [
+            {"event_type": event_type, "hour": hour.isoformat(), **{side: rows[side] for side in SIDES}}
+            for (event_type, hour), rows in sorted(found.rows.items())
+        ],
+        "missing": {side: found.missing[side] for side in SIDES},
+        "differences": [{**asdict(one), "at": one.at.isoformat()} for one in found.differences],
+    }

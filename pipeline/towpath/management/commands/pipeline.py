@@ -1,0 +1,270 @@
+"""`manage.py pipeline`: look at the pipeline, and mend it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+from argparse import ArgumentParser, ArgumentTypeError
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError, InterfaceError, connection
+
+from towpath.actors import publish_batches
+from towpath.errors import NoAlarmError, NotReadable, OutboxInUse
+from towpath.eventlog.errors import EventStoreError
+from towpath.eventlog.store import connect
+from towpath.flow import deadletters, outboxes, stranded
+from towpath.flow.recover import recover
+from towpath.flow.verify import Ledger, close, read_ledger, verify_receipts
+from towpath.ledger import trouble
+from towpath.ledger.models import DeadLetter
+from towpath.management.answers import nothing_but_the_answer
+from towpath.outbox.models import all_outboxes
+from towpath.telemetry.secrets import without_secrets
+from towpath.watch.doctor import examine
+from towpath.watch.status import COUNTED_ROWS, Status, read_status
+from towpath.watch.within import NoAnswerYet, Within
+
+#: Also where a project has set no time limit for its connections.
+_STATUS_SECONDS = 20.0
+
+
+class Command(BaseCommand):
+    help = "Look at the pipeline, and mend it. Exit code 0: all is well; 1: a problem was found; 2: wrong usage."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True)
+        for name, text in (
+            ("status", "what is pending, in flight and stuck; asks PostgreSQL only"),
+            ("doctor", "check every service and what the promises stand on, and say what to do"),
+            ("recover", "take up what is stuck now, in this process"),
+        ):
+            actions.add_parser(name, help=text).add_argument("--json", action="store_true", help="print JSON")
+        self._add_verify(actions.add_parser("verify", help="compare receipts with the event store; print the ledger"))
+        self._add_deadletters(actions.add_parser("deadletters", help="rows that the event store refuses"))
+        self._add_outboxes(actions.add_parser("outboxes", help="names in the ledger that no outbox class has"))
+
+    def _add_verify(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--since", type=_moment, help="rows dispatched from then on; default: a day ago")
+        parser.add_argument("--until", type=_moment, help="rows dispatched before then; default: now")
+        parser.add_argument("--close", nargs="+", type=UUID, metavar="WINDOW", help="end the alarm of these windows")
+        parser.add_argument("--reason", default="", help="why: recorded as an event, with who did it")
+        parser.add_argument("--json", action="store_true", help="print JSON")
+
+    def _add_deadletters(self, parser: ArgumentParser) -> None:
+        parser.add_argument("what", choices=["list", "show", "replay", "drop"])
+        parser.add_argument("ids", nargs="*", type=int, help="numbers of dead letters, as `list` shows them")
+        parser.add_argument("--all", action="store_true", help="every dead letter (replay, drop)")
+        parser.add_argument("--yes", action="store_true", help="drop without asking")
+        parser.add_argument("--json", action="store_true", help="print JSON")
+
+    def _add_outboxes(self, parser: ArgumentParser) -> None:
+        whats = parser.add_subparsers(dest="what", required=True)
+        whats.add_parser("list", help="each outbox, and each name that no class has; exit code 1 with such a name")
+        rename = whats.add_parser("rename", help="an outbox's table was renamed: deliver what the ledger has")
+        rename.add_argument("old", help="the name that no class has")
+        rename.add_argument("new", help="the outbox that has its rows now")
+        discard = whats.add_parser("discard", help="give up what the ledger has under a name; recorded as an event")
+        discard.add_argument("name", help="the name that no class has")
+        for one in (rename, discard):
+            one.add_argument("--yes", action="store_true", help="without asking")
+        for one in whats.choices.values():
+            one.add_argument("--json", action="store_true", help="print JSON")
+
+    def handle(self, *_args: Any, **options: Any) -> None:  # noqa: ANN401 - Django's signature
+        with nothing_but_the_answer(self):
+            self._handle(options)
+
+    def _handle(self, options: dict[str, Any]) -> None:
+        actions = {"status": self._status, "doctor": self._doctor, "recover": self._recover}
+        try:
+            if options["action"] == "deadletters":
+                is_well = self._deadletters(options)
+            elif options["action"] == "outboxes":
+                is_well = self._outboxes(options)
+            elif options["action"] == "verify":
+                is_well = self._verify(options)
+            else:
+                is_well = actions[options["action"]](as_json=options["json"])
+        except (NotReadable, OutboxInUse) as error:
+            raise CommandError(str(error)) from error
+        except NoAnswerYet:
+            raise CommandError(
+                f"PostgreSQL does not answer within {_STATUS_SECONDS:g} s: see `pipeline doctor`."
+            ) from None
+        except (DatabaseError, InterfaceError) as error:
+            raise CommandError(without_secrets(trouble.of_database(error))) from error
+        except EventStoreError as error:
+            raise CommandError(
+                without_secrets(f"The event store does not answer, or refuses ({error}): see `pipeline doctor`.")
+            ) from error
+        if not is_well:
+            raise SystemExit(1)
+
+    def _status(self, *, as_json: bool) -> bool:
+        status = Within(read_status, seconds=_STATUS_SECONDS).answer()
+        self.stdout.write(json.dumps(status.as_json()) if as_json else _as_table(status))
+        return not status.problems
+
+    def _doctor(self, *, as_json: bool) -> bool:
+        findings = examine()
+        if as_json:
+            self.stdout.write(json.dumps([asdict(finding) for finding in findings]))
+        else:
+            for finding in findings:
+                mark = self.style.SUCCESS("OK  ") if finding.is_ok else self.style.ERROR("FAIL")
+                self.stdout.write(f"{mark} {finding.check}: {finding.detail}")
+        return all(finding.is_ok for finding in findings)
+
+    def _recover(self, *, as_json: bool) -> bool:
+        store = connect(settings.EVENT_STORE_URL, timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
+        rows = sum(stranded.bring_back().values())
+        windows = recover(store, should_stop=lambda: False)
+        store.close()
+        found = {"windows": windows, **({"stranded_rows": rows} if rows else {})}
+        text = f"{windows} window(s) recovered" + (f", {rows} stranded row(s) given to the dispatcher" if rows else "")
+        self.stdout.write(json.dumps(found) if as_json else text)
+        return True
+
+    def _close(self, windows: list[UUID], *, reason: str) -> None:
+        if not reason.strip():
+            self.stderr.write("Say why: `pipeline verify --close WINDOW ... --reason TEXT`.")
+            raise SystemExit(2)
+        try:
+            close(windows, reason=reason.strip(), by=_operator())
+        except NoAlarmError as error:
+            raise CommandError(str(error)) from error
+
+    def _verify(self, options: dict[str, Any]) -> bool:
+        if options["close"]:
+            self._close(options["close"], reason=options["reason"])
+        since = options["since"] or datetime.now(UTC) - timedelta(days=1)
+        store = connect(settings.EVENT_STORE_URL, timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
+        ledger = read_ledger(store, since=since, until=options["until"])
+        verify_receipts(store, should_stop=lambda: False)
+        store.close()
+        self.stdout.write(json.dumps(ledger.as_json()) if options["json"] else _as_ledger(ledger))
+        return not ledger.mismatches
+
+    def _deadletters(self, options: dict[str, Any]) -> bool:
+        what, ids, as_json = options["what"], options["ids"], options["json"]
+        if what != "list" and not ids and not (options["all"] and what != "show"):
+            self.stderr.write(f"Say which: `pipeline deadletters {what} NUMBER ...`, or --all.")
+            raise SystemExit(2)
+        letters = deadletters.find(ids if not options["all"] else None) if what != "list" else deadletters.find(None)
+        if missing := set(ids) - {letter.id for letter in letters}:
+            raise CommandError(f"No dead letter has the number {min(missing)}: see `pipeline deadletters list`.")
+        if what == "drop":
+            self._confirm_drop(letters, is_sure=options["yes"])
+            deadletters.drop(letters, by=_operator())
+        elif what == "replay":
+            deadletters.replay(letters, publish=publish_batches)
+        self._show_deadletters(letters, as_json=as_json, with_context=what == "show")
+        if not as_json and what in {"drop", "replay"}:
+            self.stdout.write(f"{len(letters)} {'dropped' if what == 'drop' else 'on their way again'}")
+        return what != "list" or not letters
+
+    def _outboxes(self, options: dict[str, Any]) -> bool:
+        if options["what"] == "rename":
+            store = connect(settings.EVENT_STORE_URL, timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
+            outboxes.rename(options["old"], options["new"], store, is_sure=options["yes"])
+            store.close()
+        elif options["what"] == "discard":
+            question = f"Give up all events under {options['name']} that are not stored? Type discard: "
+            if not options["yes"] and input(question).strip() != "discard":
+                raise CommandError("Nothing was discarded.")
+            outboxes.discard(options["name"], by=_operator())
+        with connection.cursor() as cursor:
+            unknown = outboxes.find_unknown(cursor)
+        names = sorted(all_outboxes())
+        if options["json"]:
+            self.stdout.write(json.dumps({"outboxes": names, "unknown": [asdict(one) for one in unknown]}))
+        else:
+            self.stdout.write("\n".join([*names, *(f"! {one.problem()}" for one in unknown)]))
+        return options["what"] != "list" or not unknown
+
+    def _confirm_drop(self, letters: list[DeadLetter], *, is_sure: bool) -> None:
+        if is_sure:
+            return
+        answer = input(f"Delete {len(letters)} event(s) for good, without storing them? Type drop: ")
+        if answer.strip() != "drop":
+            raise CommandError("Nothing was dropped.")
+
+    def _show_deadletters(self, letters: list[DeadLetter], *, as_json: bool, with_context: bool) -> None:
+        shown = [
+            {
+                "id": letter.id,
+                "outbox": letter.outbox,
+                "row_id": letter.row_id,
+                "error": letter.error,
+                "window": str(letter.window_id),
+                "at": letter.at.isoformat(),
+                **(deadletters.event_of(letter) if with_context else {}),
+            }
+            for letter in letters
+        ]
+        if as_json:
+            self.stdout.write(json.dumps(shown, default=str))
+            return
+        for one in shown:
+            self.stdout.write("  ".join(f"{name}={value}" for name, value in one.items()))
+
+
+def _moment(text: str) -> datetime:
+    """A time of the command line: ISO 8601, in UTC unless it says otherwise."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is no time: write it as 2026-11-24 or 2026-11-24T06:00:00+00:00") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _as_ledger(ledger: Ledger) -> str:
+    names = ("committed", "stored", "pending", "in_flight", "dead", "missing")
+    lines = [f"{'outbox':<24}" + "".join(f"{name.replace('_', ' '):>12}" for name in names)]
+    for outbox, rows in ledger.outboxes.items():
+        lines.append(f"{outbox:<24}" + "".join(f"{getattr(rows, name):>12,}" for name in names))
+    lines += ["", f"{ledger.windows:,} window(s) compared with the event store, {len(ledger.mismatches):,} differ"]
+    lines += [
+        f"! window {one.window}, dispatched {one.dispatched_at:%Y-%m-%d %H:%M:%S} UTC,"
+        f" acked {one.acked_at:%Y-%m-%d %H:%M:%S} UTC: {one.difference()}"
+        for one in ledger.mismatches
+    ]
+    lines += [f"closed: window {one.window}: {one.difference()} ({one.closed_reason})" for one in ledger.closed]
+    if ledger.mismatches:
+        lines.append("PostgreSQL does not hold these rows any more: docs/runbook.md, TowpathReceiptMismatch")
+    return "\n".join(lines)
+
+
+def _operator() -> str:
+    """The account that runs this: the system's word for it, not that of a variable."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        # A container's account need not have a name.
+        return f"uid {os.getuid()}"
+
+
+def _as_table(status: Status) -> str:
+    lines = [f"{'outbox':<24}{'pending':>12}{'in flight':>12}{'dead':>8}{'oldest':>12}"]
+    for name, outbox in status.outboxes.items():
+        age = "-" if outbox.oldest_age_seconds is None else f"{outbox.oldest_age_seconds:,.1f} s"
+        lines.append(f"{name:<24}{outbox.pending:>12,}{outbox.in_flight:>12,}{outbox.dead_letters:>8,}{age:>12}")
+    lines += [
+        "",
+        (
+            f"batches {status.batches:,} ({status.unsealed_batches:,} unsealed)   open windows {status.open_windows:,}"
+            f" ({status.expired_leases:,} with an expired lease)   receipts {status.receipts:,}"
+        ),
+        *(f"{name} shift: alive {shift['alive_seconds_ago']:.0f} s ago" for name, shift in status.shifts.items()),
+        *(f"! {problem}" for problem in status.problems),
+    ]
+    if status.has_estimates():
+        lines.append(f"(pending rows and receipts above {COUNTED_ROWS:,} are estimates)")
+    return "\n".join(lines)

@@ -1,0 +1,131 @@
+
+import django.contrib.postgres.fields
+import django.db.models.deletion
+import towpath.ledger.models
+import towpath.outbox.context
+import towpath.outbox.fields
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+
+    initial = True
+
+    dependencies = [
+    ]
+
+    operations = [
+        migrations.CreateModel(
+            name='Cursor',
+            fields=[
+                ('outbox', models.TextField(primary_key=True, serialize=False)),
+                ('cluster', models.TextField()),
+                ('seen', towpath.ledger.models.SnapshotField()),
+                ('target', towpath.ledger.models.SnapshotField(null=True)),
+                ('page_xid', towpath.outbox.fields.Xid8Field(null=True)),
+                ('page_id', models.BigIntegerField(null=True)),
+                ('is_rescan', models.BooleanField(default=False)),
+                ('table_oid', models.BigIntegerField(null=True)),
+                ('dispatched_at', models.DateTimeField(null=True)),
+            ],
+            options={
+                'db_table': 'pipeline_cursor',
+            },
+        ),
+        migrations.CreateModel(
+            name='Shift',
+            fields=[
+                ('name', models.TextField(primary_key=True, serialize=False)),
+                ('token', models.UUIDField()),
+                ('taken_at', models.DateTimeField()),
+                ('alive_at', models.DateTimeField()),
+                ('interrupted_at', models.DateTimeField(null=True)),
+                ('last_error', models.TextField(db_default='')),
+            ],
+            options={
+                'db_table': 'pipeline_shift',
+            },
+        ),
+        migrations.CreateModel(
+            name='DeadLetter',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('outbox', models.TextField()),
+                ('row_id', models.BigIntegerField()),
+                ('error', models.TextField()),
+                ('window_id', models.UUIDField()),
+                ('at', models.DateTimeField()),
+            ],
+            options={
+                'db_table': 'pipeline_deadletter',
+                'constraints': [models.UniqueConstraint(fields=('outbox', 'row_id'), name='deadletter_once')],
+            },
+        ),
+        migrations.CreateModel(
+            name='OutboxEvent',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('xid', towpath.outbox.fields.Xid8Field(db_default=towpath.outbox.fields.CurrentXid(), editable=False)),
+                ('bound', models.JSONField(default=towpath.outbox.context.bound, editable=False, null=True)),
+                ('event_type', models.TextField()),
+                ('event_date_time', models.DateTimeField()),
+                ('event_context', models.TextField()),
+                ('metadata_version', models.BigIntegerField(default=1)),
+            ],
+            options={
+                'verbose_name': 'undelivered event',
+                'db_table': 'outbox_event',
+                'abstract': False,
+                'indexes': [models.Index(fields=['xid', 'id'], name='outbox_even_xid_f07688_idx')],
+                'constraints': [towpath.outbox.fields.TableStorage(lz4_columns=('event_context',), name='towpath_outboxevent_storage', parameters={'autovacuum_analyze_scale_factor': 0, 'autovacuum_analyze_threshold': 100000, 'autovacuum_vacuum_cost_delay': 0, 'autovacuum_vacuum_insert_scale_factor': 0, 'autovacuum_vacuum_insert_threshold': 100000, 'autovacuum_vacuum_scale_factor': 0, 'autovacuum_vacuum_threshold': 20000, 'vacuum_truncate': 'off'}), towpath.outbox.fields.RowLimits(conditions=('id > 0', 'pg_column_size(bound) <= 67108864', "event_date_time >= timestamptz '1900-01-01 00:00:00+00:00'", "event_date_time < timestamptz '2300-01-01 00:00:00+00:00'", 'metadata_version >= 0', 'octet_length(event_context) <= 67108864'), name='towpath_outboxevent_limits')],
+            },
+        ),
+        migrations.CreateModel(
+            name='Window',
+            fields=[
+                ('id', models.UUIDField(primary_key=True, serialize=False)),
+                ('lease_token', models.UUIDField()),
+                ('lease_until', models.DateTimeField()),
+                ('attempts', models.IntegerField(default=1)),
+                ('cut_levels', models.SmallIntegerField(db_default=0)),
+                ('is_write_begun', models.BooleanField(db_default=False)),
+                ('is_isolated', models.BooleanField(db_default=False)),
+                ('refused_at', models.DateTimeField(null=True)),
+                ('last_error', models.TextField(default='')),
+                ('found', models.TextField(db_default='message')),
+                ('rows', models.IntegerField()),
+                ('missing', models.IntegerField(db_default=0)),
+                ('bytes', models.BigIntegerField()),
+                ('sealed_at', models.DateTimeField()),
+                ('acked_at', models.DateTimeField(null=True)),
+                ('store_error', models.TextField(db_default='')),
+                ('verified_at', models.DateTimeField(null=True)),
+                ('closed_reason', models.TextField(db_default='')),
+                ('delivered', models.JSONField(null=True)),
+                ('dispatched_from', models.DateTimeField()),
+                ('dispatched_to', models.DateTimeField()),
+            ],
+            options={
+                'db_table': 'pipeline_window',
+                'indexes': [models.Index(condition=models.Q(('acked_at', None)), fields=['lease_until'], name='window_open_lease'), models.Index(fields=['acked_at'], name='window_acked'), models.Index(condition=models.Q(('acked_at__isnull', False), ('verified_at', None)), fields=['acked_at'], name='window_unverified'), models.Index(condition=models.Q(('missing__gt', 0)), fields=['acked_at'], name='window_missing'), models.Index(condition=models.Q(('store_error', ''), _negated=True), fields=['acked_at'], name='window_store_error')],
+                'constraints': [towpath.outbox.fields.TableStorage(name='window_storage', parameters={'autovacuum_analyze_scale_factor': 0, 'autovacuum_analyze_threshold': 5000, 'autovacuum_vacuum_cost_delay': 0, 'autovacuum_vacuum_scale_factor': 0, 'autovacuum_vacuum_threshold': 2000})],
+            },
+        ),
+        migrations.CreateModel(
+            name='Batch',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('outbox', models.TextField()),
+                ('ids', django.contrib.postgres.fields.ArrayField(base_field=models.BigIntegerField(), size=None)),
+                ('rows', models.IntegerField()),
+                ('bytes', models.BigIntegerField()),
+                ('dispatched_at', models.DateTimeField()),
+                ('window', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='batches', to='towpath.window')),
+            ],
+            options={
+                'db_table': 'pipeline_batch',
+                'indexes': [models.Index(condition=models.Q(('window', None)), fields=['dispatched_at'], name='batch_unsealed')],
+                'constraints': [towpath.outbox.fields.TableStorage(name='batch_storage', parameters={'autovacuum_analyze_scale_factor': 0, 'autovacuum_analyze_threshold': 5000, 'autovacuum_vacuum_cost_delay': 0, 'autovacuum_vacuum_scale_factor': 0, 'autovacuum_vacuum_threshold': 2000}, uncompressed_columns=('ids',))],
+            },
+        ),
+    ]

@@ -1,0 +1,8 @@
+"""Every model of the application, where Django looks for them."""
+
+from __future__ import annotations
+
+from towpath.ledger.models import Batch, Cursor, DeadLetter, Shift, Window
+from towpath.outbox.models import OutboxEvent
+
+__all__ = ["Batch", "Cursor", "DeadLetter", "OutboxEvent", "Shift", "Window"]

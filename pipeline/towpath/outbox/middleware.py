@@ -1,0 +1,222 @@
+"""Binds the context of a request, and carries the context of whoever sent a message to the actor that works on it.
+
+Both for the events that are published there, and for every line that is logged there: request id and actor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import re
+import threading
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, cast
+
+import dramatiq
+import structlog
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.db import connections, transaction
+from django.http import HttpRequest, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.utils.functional import LazyObject, empty
+
+from towpath.outbox.context import bind, bind_for_good, bound
+
+log = structlog.get_logger()
+
+#: A request id from outside is taken only if it can do no harm in a log line.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
+
+
+#: What of the context is logged: an application may bind what belongs into the event log, but not into logs.
+_LOGGED = ("request_id", "actor")
+
+
+def _logged(**values: str | None) -> dict[str, str]:
+    return {name: value for name in _LOGGED if (value := values.get(name)) is not None}
+
+
+class EventContextMiddleware:
+    """Django middleware: `actor`, `request_id` and `ip` for every event of the request, sync or async, streamed or not.
+
+    After AuthenticationMiddleware. The actor is the user of the request when something is published: whoever a view, a
+    token or the session's cookie has made it by then. A request that publishes nothing asks for no user. The request
+    id is the proxy's X-Request-ID or a new one, and is answered; `ip` is REMOTE_ADDR, which behind proxies must be made
+    the client's before (the setting TRUSTED_PROXIES).
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        self._get_response = get_response
+        if iscoroutinefunction(get_response):
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> Any:  # noqa: ANN401 - a response, or what is to be awaited for one
+        if iscoroutinefunction(self):
+            return self._answer(request)
+        context = _RequestContext(request)
+        with context.entered():
+            response = self._get_response(request)
+        return context.finish(response)
+
+    async def _answer(self, request: HttpRequest) -> HttpResponseBase:
+        context = _RequestContext(request)
+        with context.entered():
+            response = await self._get_response(request)
+        return context.finish(response)
+
+
+class _RequestContext:
+    """What is bound and logged while a request is worked on, and while its answer is streamed."""
+
+    def __init__(self, request: HttpRequest) -> None:
+        given = request.headers.get("X-Request-ID", "")
+        self._request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        self._logged: dict[str, Any] = {"request_id": self._request_id, "actor": RequestActor(request)}
+        self._bound = {**self._logged, "ip": request.META.get("REMOTE_ADDR")}
+
+    def entered(self) -> contextlib.ExitStack:
+        stack = contextlib.ExitStack()
+        stack.enter_context(bind(**self._bound))
+        stack.enter_context(structlog.contextvars.bound_contextvars(**self._logged))
+        return stack
+
+    def finish(self, response: HttpResponseBase) -> HttpResponseBase:
+        response["X-Request-ID"] = self._request_id
+        # What a file consists of is published by nobody, and the server may want to send it by itself.
+        if isinstance(response, StreamingHttpResponse) and getattr(response, "file_to_stream", None) is None:
+            content: Any = response.streaming_content
+            response.streaming_content = self._pieces_async(content) if response.is_async else self._pieces(content)
+            close = response.close
+            response.close = lambda: self._of_stream.run(close)  # type: ignore[method-assign]
+        return response
+
+    @functools.cached_property
+    def _of_stream(self) -> contextvars.Context:
+        """One for all pieces, so that what is bound between two of them holds. Made of the consumer's own, who may be
+        in another thread or event loop than the view was."""
+        context = contextvars.copy_context()
+        context.run(bind_for_good, **self._bound)
+        context.run(structlog.contextvars.bind_contextvars, **self._logged)
+        return context
+
+    def _pieces(self, content: Iterator[bytes]) -> Iterator[bytes]:
+        end = object()
+        while (piece := self._of_stream.run(next, content, end)) is not end:
+            yield cast("bytes", piece)
+
+    async def _pieces_async(self, content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        end = object()
+
+        async def step() -> object:
+            return await anext(content, end)
+
+        while (piece := await asyncio.create_task(step(), context=self._of_stream)) is not end:
+            yield cast("bytes", piece)
+
+
+class RequestActor:
+    """Who makes a request. Called, it finds out, which may take two queries; a log shows what is known already."""
+
+    def __init__(self, request: HttpRequest) -> None:
+        self._request = request
+
+    def __call__(self) -> str | None:
+        user = self._user()
+        try:
+            with _savepoints() if _is_unknown(user) else contextlib.nullcontext():
+                return _name_of(user)
+        except Exception as error:  # noqa: BLE001 - whatever a session, a cache or a backend raises
+            # The event matters more than who caused it, and the caller's transaction most of all.
+            log.warning("actor_unknown", error=type(error).__name__)
+            return None
+
+    def __structlog__(self) -> str | None:
+        user = self._user()
+        return None if _is_unknown(user) else _name_of(user)
+
+    def __repr__(self) -> str:
+        return self.__structlog__() or ""
+
+    def _user(self) -> Any:  # noqa: ANN401 - a user of the project's own model, or none
+        # django-ninja puts there whom a token belongs to, and leaves `user` to the cookie.
+        authenticated = getattr(self._request, "auth", None)
+        if getattr(authenticated, "is_authenticated", False) is True and hasattr(authenticated, "pk"):
+            return authenticated
+        user = getattr(self._request, "user", None)
+        if _is_unknown(user):
+            # Where `auser` has put it, an asynchronous view has asked already.
+            return getattr(self._request, "_acached_user", user)
+        return user
+
+
+def _is_unknown(user: object) -> bool:
+    return isinstance(user, LazyObject) and user._wrapped is empty
+
+
+def _name_of(user: Any) -> str | None:  # noqa: ANN401
+    return f"user:{user.pk}" if user is not None and user.is_authenticated else None
+
+
+@contextlib.contextmanager
+def _savepoints() -> Iterator[None]:
+    """A query that fails inside takes no transaction with it, of whichever database."""
+    with contextlib.ExitStack() as stack:
+        for connection in connections.all(initialized_only=True):
+            if connection.in_atomic_block:
+                stack.enter_context(transaction.atomic(using=connection.alias))
+        yield
+
+
+class ActorContext(dramatiq.Middleware):
+    """dramatiq middleware: enters a context before an actor works on a message, and leaves it however that ends.
+
+    In the actor's own thread. A subclass says which context.
+    """
+
+    def __init__(self) -> None:
+        self._entered = threading.local()
+
+    def context_of(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> AbstractContextManager[object]:
+        """The context in which the message is processed."""
+        raise NotImplementedError
+
+    def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
+        self._entered.stack = contextlib.ExitStack()
+        self._entered.stack.enter_context(self.context_of(broker, message))
+
+    def after_process_message(
+        self,
+        broker: dramatiq.Broker,
+        message: dramatiq.MessageProxy,
+        *,
+        result: Any | None = None,  # noqa: ANN401, ARG002 - dramatiq's signature
+        exception: BaseException | None = None,  # noqa: ARG002
+    ) -> None:
+        self.after_skip_message(broker, message)
+
+    def after_skip_message(self, _broker: dramatiq.Broker, _message: dramatiq.MessageProxy) -> None:
+        stack = getattr(self._entered, "stack", None)
+        if stack is not None:
+            self._entered.stack = None
+            stack.close()
+
+
+class EventContextCarrier(ActorContext):
+    """dramatiq middleware: an actor's events carry the context that was bound where its message was sent."""
+
+    def before_enqueue(self, _broker: dramatiq.Broker, message: dramatiq.Message[Any], _delay: int | None) -> None:
+        if (values := bound()) is not None:
+            message.options.setdefault("event_context", values)
+
+    @contextlib.contextmanager
+    def context_of(self, _broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> Iterator[None]:
+        values = message.options.get("event_context", {})
+        with bind(**values), structlog.contextvars.bound_contextvars(**_logged(**values)):
+            yield

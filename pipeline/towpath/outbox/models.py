@@ -1,0 +1,224 @@
+"""Outbox tables: every row is an event that is not yet in the event store.
+
+A row is inserted in the transaction of what it reports and deleted by the pipeline's ack, never updated. A subclass
+of `LeanOutbox` or `FrozenOutbox` is all that a new outbox takes: the pipeline finds it by itself, and
+`towpath.outbox.checks` refuses one that would lose events.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django.apps import apps
+from django.db import DEFAULT_DB_ALIAS, models
+from django.db.models import Case, F, Value, When
+from django.db.models.lookups import GreaterThan
+
+from towpath.outbox.context import bound
+from towpath.outbox.errors import OnlyInserts
+from towpath.outbox.event import EARLIEST, TOO_LATE, Event
+from towpath.outbox.fields import CurrentXid, RowLimits, TableStorage, Xid8Field
+from towpath.outbox.insert import OutboxBase, OutboxQuerySet, require_transaction, require_zones
+from towpath.outbox.lean import context_json, octets, text_bytes
+
+if TYPE_CHECKING:
+    from django.db.models.expressions import Combinable
+
+#: A queue's table: dead rows come as fast as live ones, so vacuum goes by count and not by share, without pausing,
+#: and does not truncate (that takes an exclusive lock each time the queue runs empty).
+_QUEUE_STORAGE = {
+    "autovacuum_vacuum_scale_factor": 0,
+    "autovacuum_vacuum_threshold": 20000,
+    "autovacuum_vacuum_cost_delay": 0,
+    "autovacuum_vacuum_insert_scale_factor": 0,
+    "autovacuum_vacuum_insert_threshold": 100000,
+    "autovacuum_analyze_scale_factor": 0,
+    "autovacuum_analyze_threshold": 100000,
+    "vacuum_truncate": "off",
+}
+
+#: No context and no bound value is larger, whatever EVENT_CONTEXT_MAX_BYTES says and whoever inserts it: a worker holds
+#: several copies of a row in memory. Written into the tables, so changing it takes a migration of each outbox.
+MOST_ROW_BYTES = 64 * 1024 * 1024
+
+#: Bytes that JSON may make of one.
+_LONGEST_IN_JSON = 6
+
+_LIMITS = ("id > 0", f"pg_column_size(bound) <= {MOST_ROW_BYTES}")
+#: What the event store's columns can hold.
+_FROZEN_LIMITS = (
+    *_LIMITS,
+    f"event_date_time >= timestamptz '{EARLIEST.isoformat(' ')}'",
+    f"event_date_time < timestamptz '{TOO_LATE.isoformat(' ')}'",
+    "metadata_version >= 0",
+    f"octet_length(event_context) <= {MOST_ROW_BYTES}",
+)
+
+
+class Outbox(models.Model, metaclass=OutboxBase):
+    """Base of every outbox table. Subclass `LeanOutbox` or `FrozenOutbox`, not this."""
+
+    id = models.BigAutoField(primary_key=True)
+    #: Which transaction wrote the row: the dispatcher tells new rows from old ones by it, because ids commit out
+    #: of order.
+    xid = Xid8Field(db_default=CurrentXid(), editable=False)
+
+    #: Who and what caused the event, as bound when it was published: columns of the event log are filled from it.
+    bound = models.JSONField(null=True, default=bound, editable=False)
+
+    #: The column with the payload, if the table has one: the dispatcher bounds batches by its size (which PostgreSQL
+    #: knows without reading the payload).
+    payload_column: ClassVar[str | None] = None
+
+    objects = OutboxQuerySet.as_manager()
+
+    class Meta:
+        abstract = True
+        # Without a name: Django makes one of the table's, which is unique and short enough for any class.
+        indexes = (models.Index(fields=["xid", "id"]),)
+        constraints = (
+            TableStorage(name="%(app_label)s_%(class)s_storage", parameters=_QUEUE_STORAGE),
+            RowLimits(name="%(app_label)s_%(class)s_limits", conditions=_LIMITS),
+        )
+
+    def save(
+        self,
+        force_insert: bool | tuple[models.base.ModelBase, ...] = False,  # noqa: FBT001, FBT002, ARG002 - Django's signature
+        force_update: bool = False,  # noqa: FBT001, FBT002
+        using: str | None = None,
+        update_fields: Iterable[str] | None = None,
+    ) -> None:
+        """Insert the row. Raises OnlyInserts for one that is stored already: events are not changed."""
+        require_transaction(using=using or DEFAULT_DB_ALIAS)
+        if force_update or update_fields is not None or not self._state.adding:
+            name = type(self).__name__
+            raise OnlyInserts(
+                f"{name}: save() of a stored row changes an event that may be on its way already. Make a new {name}."
+            )
+        require_zones(self)
+        # Otherwise Django would look for the row of a given id, and change that.
+        super().save(force_insert=True, using=DEFAULT_DB_ALIAS)
+
+    @classmethod
+    def outbox_name(cls) -> str:
+        """The name that batches, windows and the event store know this outbox by: its table's."""
+        return cls._meta.db_table
+
+    @classmethod
+    def own_columns(cls) -> tuple[str, ...]:
+        """The columns that the subclass adds: a column of the event log that is `FromEvent` is filled by its name."""
+        return tuple(field.attname for field in cls._meta.concrete_fields if field.name not in base_fields(cls))
+
+    @classmethod
+    def event_columns(cls) -> Mapping[str, Combinable]:
+        """`event_type`, `event_date_time`, `event_context` and `metadata_version` of a row, as ORM expressions.
+
+        And its own columns, by their names.
+        """
+        raise NotImplementedError(f"{cls.__name__} must be a LeanOutbox or a FrozenOutbox")
+
+    @classmethod
+    def payload_bytes(cls) -> Combinable:
+        """The size of a row's `event_context`, as PostgreSQL finds it without reading what is large."""
+        return octets(cls.event_columns()["event_context"])
+
+
+class LeanOutbox(Outbox):
+    """An outbox by reference: a row holds foreign keys only, and the event is read through them when it is loaded.
+
+    Cheapest to publish, but the log shows the referenced rows as they are at load (a second or so after the commit).
+    For what changes or is deleted, take a `FrozenOutbox`. Give its foreign keys `on_delete=PROTECT`: an undelivered
+    event must not go with the row it points to.
+
+    Class attributes:
+      event: the Event class, which gives type and version, and the order of the context's fields.
+      event_date_time: the path of a DateTimeField, as for `values()`: `"user__created_at"`.
+      event_context: for each field of `event`, the path of its value.
+    """
+
+    event: ClassVar[type[Event]]
+    event_date_time: ClassVar[str]
+    event_context: ClassVar[Mapping[str, str]]
+
+    class Meta(Outbox.Meta):
+        abstract = True
+
+    @classmethod
+    def event_columns(cls) -> Mapping[str, Combinable]:
+        return {
+            **{name: F(name) for name in cls.own_columns()},
+            "event_type": Value(cls.event.event_type),
+            "event_date_time": F(cls.event_date_time),
+            "event_context": context_json(cls.event, cls.event_context),
+            "metadata_version": Value(cls.event.version),
+        }
+
+    @classmethod
+    def payload_bytes(cls) -> Combinable:
+        # Of nearly all rows, the sum is enough: PostgreSQL need not make the context twice.
+        parts = text_bytes(cls.event, cls.event_context)
+        is_near = GreaterThan(parts, MOST_ROW_BYTES // _LONGEST_IN_JSON)
+        return Case(When(is_near, then=super().payload_bytes()), default=parts, output_field=models.BigIntegerField())
+
+
+class FrozenOutbox(Outbox):
+    """An outbox by value: a row holds the event as it was when it was published.
+
+    Class attributes:
+      events: the Event classes that `publish()` puts here instead of into the general outbox. Columns that the
+        subclass adds are filled from the event's fields of the same names.
+    """
+
+    event_type = models.TextField()
+    event_date_time = models.DateTimeField()
+    event_context = models.TextField()
+    metadata_version = models.BigIntegerField(default=1)
+
+    payload_column = "event_context"
+
+    events: ClassVar[tuple[type[Event], ...]] = ()
+
+    class Meta(Outbox.Meta):
+        abstract = True
+        constraints = (
+            TableStorage(
+                name="%(app_label)s_%(class)s_storage", parameters=_QUEUE_STORAGE, lz4_columns=("event_context",)
+            ),
+            RowLimits(name="%(app_label)s_%(class)s_limits", conditions=_FROZEN_LIMITS),
+        )
+
+    @classmethod
+    def event_columns(cls) -> Mapping[str, Combinable]:
+        names = ("event_type", "event_date_time", "event_context", "metadata_version", *cls.own_columns())
+        return {name: F(name) for name in names}
+
+
+class OutboxEvent(FrozenOutbox):
+    """The general outbox, for events without a table of their own: what `publish()` inserts into."""
+
+    class Meta(FrozenOutbox.Meta):
+        db_table = "outbox_event"
+        verbose_name = "undelivered event"
+
+
+def all_outboxes() -> dict[str, type[Outbox]]:
+    """Every concrete outbox of the installed apps, by name, in the order of the names."""
+    found = (model for model in apps.get_models() if issubclass(model, Outbox) and not model._meta.proxy)
+    return {model.outbox_name(): model for model in sorted(found, key=lambda model: model.outbox_name())}
+
+
+@functools.cache
+def outbox_of(event: type[Event]) -> type[FrozenOutbox]:
+    """Where `publish()` puts events of this class."""
+    for outbox in all_outboxes().values():
+        if issubclass(outbox, FrozenOutbox) and event in outbox.events:
+            return outbox
+    return OutboxEvent
+
+
+def base_fields(outbox: type[Outbox]) -> dict[str, models.Field[Any, Any]]:
+    """The fields that every outbox of this kind has, by name."""
+    kind = next(kind for kind in (LeanOutbox, FrozenOutbox, Outbox) if issubclass(outbox, kind))
+    return {field.name: field for field in kind._meta.local_fields}

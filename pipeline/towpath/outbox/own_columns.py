@@ -1,0 +1,179 @@
+"""Own columns: the values of the columns that a frozen outbox adds, taken from the context as it is stored.
+
+From the text and not from the event, so that a column and the context never say different things: what is masked,
+hashed or put into another form there is so here. A value that its column cannot hold is refused before any row is
+written, because PostgreSQL's own refusal would end the caller's transaction.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import ValidationError
+from django.core.validators import DecimalValidator, MaxLengthValidator, MaxValueValidator, MinValueValidator
+from django.db import connection, models
+from django.utils import timezone, translation
+from pydantic_core import from_json, to_json, to_jsonable_python
+
+from towpath.outbox.errors import EventNotStorable
+from towpath.outbox.event import Event
+
+if TYPE_CHECKING:
+    from towpath.outbox.models import FrozenOutbox
+
+_Field = models.Field[Any, Any]
+
+#: Those validators that say what the column can hold. The others are for forms.
+_LIMITS = (DecimalValidator, MaxLengthValidator, MaxValueValidator, MinValueValidator)
+
+#: Columns whose values stand otherwise in JSON, with what to take instead.
+_OF_ANOTHER_FORM = {
+    "BinaryField": "a TextField: JSON has no bytes, only a text that stands for them",
+    "DurationField": "a TextField, which holds the ISO 8601 text of the context",
+    "FileField": "a TextField",
+}
+
+
+#: PostgreSQL's types whose values are judged here. It may refuse those of others: addresses, ranges, nested arrays.
+_JUDGED = re.compile(
+    r"(?:varchar|text|smallint|integer|bigint|boolean|numeric|double precision|date|timestamp with time zone|time|uuid"
+    r"|jsonb)(?:\(\d+(?:, \d+)?\))?(?:\[\d*\])?"
+)
+
+
+class _NotHeldError(Exception):
+    """The column cannot hold the value. What it is, is not said: errors go into logs."""
+
+
+@functools.cache
+def own_fields(outbox: type[FrozenOutbox]) -> tuple[_Field, ...]:
+    """The columns that publish() fills, in the order of the table."""
+    return tuple(
+        field for field in outbox._meta.concrete_fields if field.attname in outbox.own_columns() and not field.generated
+    )
+
+
+def own_values(outbox: type[FrozenOutbox], event: Event, context: str) -> tuple[Any, ...]:
+    """The values of `own_fields(outbox)`. Raises EventNotStorable, which names event and column."""
+    fields = own_fields(outbox)
+    if not fields:
+        return ()
+    keys = stored_names(type(event))
+    stored: Mapping[str, Any] = from_json(context)
+    values = []
+    for field in fields:
+        key = keys.get(field.attname, "")
+        try:
+            if key not in stored:
+                raise _NotHeldError("the stored event has no such value")  # noqa: TRY301
+            values.append(field.get_db_prep_save(_held(field, stored[key]), connection))
+        except (_NotHeldError, ValidationError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+            reason = str(error) if isinstance(error, _NotHeldError) else "it is not of the column's type"
+            raise EventNotStorable(
+                f"{type(event).__name__} cannot be stored: the column {field.attname!r} of"
+                f" {outbox.__name__} cannot hold its value: {reason}"
+            ) from None  # which would quote the value
+    return tuple(values)
+
+
+def is_judged(field: _Field) -> bool:
+    """True if a value that the column cannot hold is found out before PostgreSQL is asked."""
+    return _JUDGED.fullmatch(field.db_type(connection) or "") is not None
+
+
+@functools.cache
+def stored_names(event: type[Event]) -> dict[str, str]:
+    """The names of the event's fields, and what they are called in its context, without those that are left out."""
+    by_alias = event.model_config.get("serialize_by_alias", False)
+    fields = {
+        name: field.serialization_alias
+        for name, field in event.model_fields.items()
+        if not field.exclude and getattr(field, "exclude_if", None) is None
+    }
+    computed = {name: field.alias for name, field in event.model_computed_fields.items()}
+    return {name: (by_alias and alias) or name for name, alias in {**fields, **computed}.items()}
+
+
+def problems_of(outbox: type[FrozenOutbox]) -> Iterator[tuple[str, str]]:
+    """What publish() could not fill the columns of the outbox with."""
+    for field in own_fields(outbox):
+        if instead := _OF_ANOTHER_FORM.get(field.get_internal_type()):
+            name = type(field).__name__
+            yield f"its column {field.name!r} is a {name}, whose values stand otherwise in JSON", f"Take {instead}."
+    names = {field.attname for field in own_fields(outbox)}
+    for event in outbox.events:
+        unknown = names - event.model_fields.keys() - event.model_computed_fields.keys()
+        left_out = names - unknown - stored_names(event).keys()
+        if unknown:
+            yield (
+                f"publish() could not fill its column(s) {_listed(unknown)}: {event.__name__} has no such field",
+                "Name the columns like fields of each event in `events`, or leave the event out.",
+            )
+        if left_out:
+            yield (
+                f"publish() could not fill its column(s) {_listed(left_out)}: {event.__name__} does not store it",
+                "A column holds what the context holds: remove exclude=True or exclude_if, or the column.",
+            )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _held(field: _Field, value: Any) -> Any:  # noqa: ANN401 - any value of JSON
+    """The value as the column holds it. Raises an error unless that is the same value."""
+    while isinstance(field, models.ForeignKey):
+        if value is None:
+            break
+        field = field.target_field
+    if value is None:
+        if not field.null:
+            raise _NotHeldError("it is None, and the column takes no NULL")
+        return None
+    held = _converted(field, value)
+    if field.choices and held not in {choice for choice, _ in field.flatchoices}:
+        raise _NotHeldError("it is none of the column's choices")
+    for validator in field.validators:
+        if isinstance(validator, _LIMITS):
+            try:
+                validator(held)
+            except ValidationError as error:
+                with translation.override(None):
+                    raise _NotHeldError(" ".join(error.messages).lower().rstrip(".")) from None
+    return held
+
+
+def _converted(field: _Field, value: Any) -> Any:  # noqa: ANN401
+    if field.get_internal_type() == "ArrayField":
+        if not isinstance(value, list):
+            raise _NotHeldError("it is no list")
+        items: _Field = field.base_field  # type: ignore[attr-defined]
+        return [None if item is None else _held(items, item) for item in value]
+    if isinstance(field, models.JSONField):
+        return value
+    if isinstance(field, models.CharField | models.TextField):
+        return value if isinstance(value, str) else to_json(value).decode()
+    if isinstance(value, bool) != isinstance(field, models.BooleanField) and type(field).__module__.startswith(
+        "django"
+    ):
+        raise _NotHeldError("it is not of the column's type")
+    if isinstance(field, models.DecimalField | models.FloatField | models.IntegerField):
+        return _number(field, value if isinstance(value, str) else to_json(value).decode())
+    held = field.to_python(value)
+    if isinstance(held, datetime) and timezone.is_naive(held):
+        raise _NotHeldError("it has no time zone")
+    if isinstance(field, models.TimeField) and to_jsonable_python(held) != value:
+        raise _NotHeldError("it has a time zone")
+    return held
+
+
+def _number(field: _Field, text: str) -> Any:  # noqa: ANN401
+    held = field.to_python(text)
+    if Decimal(str(held)) != Decimal(text):
+        raise _NotHeldError("it has more digits")
+    return held

@@ -1,0 +1,164 @@
+"""Publish: the event is committed with the caller's transaction, or not at all.
+
+If the power goes before the caller's COMMIT, neither the change nor its event has happened; after it, both have.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from django.db import DatabaseError, DataError, IntegrityError, ProgrammingError, transaction
+from django.utils import timezone
+
+from towpath.outbox.context import bound_json
+from towpath.outbox.errors import EventNotStorable
+from towpath.outbox.event import EARLIEST, TOO_LATE, Event, stored_context
+from towpath.outbox.fields import RowLimits, TableStorage
+from towpath.outbox.insert import ROWS_PER_STATEMENT, insert, require_transaction
+from towpath.outbox.models import FrozenOutbox, outbox_of
+from towpath.outbox.own_columns import is_judged, own_fields, own_values
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: An INSERT takes this many characters of context, at most: its text is held in memory, several times over.
+_CHARACTERS_PER_STATEMENT = 8 * 1024 * 1024
+
+#: bigint's.
+_LARGEST_VERSION = 2**63 - 1
+
+#: SQLSTATEs that speak of a value, outside of the class of data exceptions: it has not the column's type, an array has
+#: no type, an entry of an index is too large.
+_OF_A_VALUE = ("42804", "42P18", "54000")
+
+#: What `publish_many` takes: an event, or one with a time of its own.
+_Item = Event | tuple[Event, datetime]
+
+
+def publish(event: Event, *, at: datetime | None = None) -> None:
+    """Insert `event` into its outbox, in the caller's transaction. It happened `at` that time, or now.
+
+    Its outbox is the `FrozenOutbox` that names its class in `events`, or the general one.
+
+    Raises, before any row is written:
+      NotInTransaction: outside `transaction.atomic()`, where the event could be committed without what it reports, or
+        the other way round.
+      EventTooLarge, EventNotStorable: the event's context, or its time, cannot be stored as it is.
+    """
+    require_transaction()
+    _insert([_frozen(event, at)])
+
+
+def publish_many(events: Iterable[_Item], *, at: datetime | None = None) -> None:
+    """`publish` for any number of events, a thousand to a statement: all of them, or none when one is refused.
+
+    They happened `at` that time, or now; an event that comes with a time of its own, as `(event, time)`, then.
+    """
+    require_transaction()
+    chunks = _chunks(events, at)
+    first, second = next(chunks, []), next(chunks, [])
+    if not second:
+        _insert(first)
+        return
+    # If a later event is refused, the statements before it must not be committed by a caller that goes on.
+    with transaction.atomic():
+        for chunk in itertools.chain([first, second], chunks):
+            _insert(chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frozen:
+    """An event as it will be stored; `row` has a value for each column of `_columns(outbox)`."""
+
+    outbox: type[FrozenOutbox]
+    event: type[Event]
+    characters: int
+    row: tuple[Any, ...]
+
+
+def _frozen(event: Event, at: datetime | None) -> _Frozen:
+    outbox = outbox_of(type(event))
+    context = stored_context(event)
+    if at is None:
+        at = datetime.now(UTC)
+    elif not isinstance(at, datetime):
+        raise EventNotStorable(f"{type(event).__name__} cannot be stored: its time {at} is no datetime")
+    elif timezone.is_naive(at):
+        raise EventNotStorable(f"{type(event).__name__} cannot be stored: its time {at} has no time zone: give it one")
+    if not EARLIEST <= at < TOO_LATE:
+        raise EventNotStorable(f"{type(event).__name__} cannot be stored: its time {at} is not in 1900 to 2299")
+    if not 0 <= event.version <= _LARGEST_VERSION:
+        raise EventNotStorable(f"{type(event).__name__} cannot be stored: its version is {event.version}")
+    row: tuple[Any, ...] = (event.event_type, at, context, event.version, bound_json())
+    return _Frozen(outbox, type(event), len(context), row + own_values(outbox, event, context))
+
+
+def _chunks(events: Iterable[_Item], at: datetime | None) -> Iterator[list[_Frozen]]:
+    """What goes into one statement each (or one for each outbox)."""
+    chunk: list[_Frozen] = []
+    characters = 0
+    for item in events:
+        chunk.append(_frozen(item, at) if isinstance(item, Event) else _frozen(*item))
+        characters += chunk[-1].characters
+        if len(chunk) >= ROWS_PER_STATEMENT or characters >= _CHARACTERS_PER_STATEMENT:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def _insert(chunk: Sequence[_Frozen]) -> None:
+    by_outbox: dict[type[FrozenOutbox], list[_Frozen]] = {}
+    for one in chunk:
+        by_outbox.setdefault(one.outbox, []).append(one)
+    for outbox, events in by_outbox.items():
+        rows = [one.row for one in events]
+        if not _has_rules_of_its_own(outbox):
+            insert(outbox._meta.db_table, _columns(outbox), rows)
+            continue
+        try:
+            with transaction.atomic():  # so that the caller's transaction outlives the refusal
+                insert(outbox._meta.db_table, _columns(outbox), rows)
+        except DatabaseError as error:
+            reason = _refusal(outbox, error)
+            if reason is None:
+                raise
+            names = " or ".join(sorted({one.event.__name__ for one in events}))
+            raise EventNotStorable(f"{names} cannot be stored in {outbox.__name__}: {reason}") from None
+
+
+@functools.cache
+def _has_rules_of_its_own(outbox: type[FrozenOutbox]) -> bool:
+    """True if PostgreSQL may refuse a row for a reason that only it can see."""
+    declared = [one for one in outbox._meta.constraints if not isinstance(one, TableStorage | RowLimits)]
+    # An index takes no value over a third of a page; the expression of an index or a generated column may fail.
+    declared += [one for one in outbox._meta.indexes if one.fields != ["xid", "id"]]
+    is_generated = any(field.generated for field in outbox._meta.concrete_fields)
+    is_columns = any(
+        field.unique or getattr(field, "db_index", False) or not is_judged(field) for field in own_fields(outbox)
+    )
+    return bool(declared or outbox._meta.unique_together or is_generated or is_columns)
+
+
+def _refusal(outbox: type[FrozenOutbox], error: DatabaseError) -> str | None:
+    """Why PostgreSQL does not take the row, without its values; None if something else is wrong than the row."""
+    if isinstance(error, IntegrityError):
+        return str(error).partition("\n")[0]  # what follows quotes the row
+    cause = error.__cause__
+    state = getattr(cause, "pgcode", None)
+    is_not_adapted = isinstance(error, ProgrammingError) and state is None
+    if not (isinstance(error, DataError) or is_not_adapted or state in _OF_A_VALUE):
+        return None
+    names = ", ".join(outbox.own_columns())
+    return f"one of its columns {names} cannot hold its value ({type(cause).__name__})"
+
+
+@functools.cache
+def _columns(outbox: type[FrozenOutbox]) -> tuple[str, ...]:
+    own = [str(field.column) for field in own_fields(outbox)]
+    return ("event_type", "event_date_time", "event_context", "metadata_version", "bound", *own)

@@ -1,0 +1,213 @@
+"""The registry of event types: which there are, in which version, with which fields.
+
+Each app keeps the schemas of its events in a checked-in file beside its code. A version in that file is a promise to
+whoever reads the store: its schema never changes, and a new one takes a new version.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from django.apps import AppConfig, apps
+from django.utils.module_loading import autodiscover_modules
+
+from towpath.outbox.event import Event
+from towpath.outbox.models import LeanOutbox, all_outboxes, outbox_of
+
+#: In the folder of each app that has events.
+FILE_NAME = "events.schema.json"
+#: What brings the files up to date.
+COMMAND = "python manage.py eventlog events --write"
+
+#: Parts of a JSON schema that say nothing of what is stored, so that a reworded docstring is no new version.
+_WORDING = {"title", "description", "examples"}
+#: Parts whose keys are names of the application's.
+_NAMED = {"properties", "$defs"}
+
+#: type -> version -> JSON schema, as in the files.
+_Schemas = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class EventType:
+    """A kind of event, as the catalogue shows it. `outbox` is the table that it is published into."""
+
+    type: str
+    version: int
+    app: str
+    outbox: str
+    description: str
+    schema: Mapping[str, Any]
+
+
+def installed_events() -> list[type[Event]]:
+    """Every event class of the installed apps (their `events` modules are imported), by type and version.
+
+    Raises ValueError when two share both.
+    """
+    autodiscover_modules("events")
+    found: dict[tuple[str, int], type[Event]] = {}
+    for event in _subclasses(Event):
+        if _app_of(event) is None:
+            continue
+        other = found.setdefault((event.event_type, event.version), event)
+        if other is not event:
+            raise ValueError(
+                f"{other.__module__}.{other.__name__} and {event.__module__}.{event.__name__} are both"
+                f" {event.event_type!r} version {event.version}: rename one, or raise its version"
+            )
+    return [event for _, event in sorted(found.items())]
+
+
+def catalogue() -> list[EventType]:
+    """Every event type of the installed apps, by type and version."""
+    lean = {outbox.event: outbox.outbox_name() for outbox in all_outboxes().values() if issubclass(outbox, LeanOutbox)}
+    return [
+        EventType(
+            type=event.event_type,
+            version=event.version,
+            app=_label(event),
+            outbox=lean.get(event) or outbox_of(event).outbox_name(),
+            description=inspect.cleandoc(event.__doc__ or "").partition("\n\n")[0],
+            schema=_stored_schema(event),
+        )
+        for event in installed_events()
+    ]
+
+
+def problems() -> list[str]:
+    """What in the checked-in files does not agree with the code, each with what to do; empty when all does."""
+    found = []
+    for path, registered, events in _by_file():
+        for event in events:
+            known = registered.get(event.event_type, {})
+            latest = max(map(int, known), default=0)
+            name = f"{event.__name__} ({event.event_type!r} version {event.version})"
+            if str(event.version) not in known:
+                found.append(f"{name} is not in {path}: run `{COMMAND}` and commit the file")
+            elif known[str(event.version)] != _stored_schema(event):
+                found.append(
+                    f"{name} has other fields than {path} says: write `version = {latest + 1}` in the class, then run"
+                    f" `{COMMAND}` and commit the file. (If that version has never been deployed: delete it from the"
+                    " file instead, then run the command.)"
+                )
+    return found
+
+
+def write() -> list[Path]:
+    """Add the event types and versions that are missing in the files; the files that were changed.
+
+    What is registered stays as it is, also when the code has changed or is gone: `problems` says so.
+    """
+    changed = []
+    for path, registered, events in _by_file():
+        schemas: _Schemas = {type_: dict(versions) for type_, versions in registered.items()}
+        for event in events:
+            schemas.setdefault(event.event_type, {}).setdefault(str(event.version), _stored_schema(event))
+        if schemas != registered:
+            # Sorted, but not within a schema: the order of the fields is that of the stored context.
+            ordered = {
+                type_: dict(sorted(versions.items(), key=lambda item: int(item[0])))
+                for type_, versions in sorted(schemas.items())
+            }
+            path.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
+            changed.append(path)
+    return changed
+
+
+def as_json(types: list[EventType]) -> str:
+    return json.dumps([asdict(one) for one in types])
+
+
+def as_text(types: list[EventType]) -> str:
+    """A line for each."""
+    rows = [(one.type, str(one.version), one.outbox, one.description.replace("\n", " ")) for one in types]
+    rows = [("event", "version", "outbox", "what happened"), *rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "\n".join(
+        "  ".join([*(f"{text:<{width}}" for text, width in zip(row, widths, strict=False)), row[3]]).rstrip()
+        for row in rows
+    )
+
+
+def as_markdown(types: list[EventType]) -> str:
+    """A page: a section for each, with its fields."""
+    lines = ["# Events", ""]
+    for one in types:
+        lines += [
+            f"## {one.type}",
+            "",
+            one.description,
+            "",
+            f"Version {one.version}, published into `{one.outbox}`.",
+            "",
+        ]
+        fields = one.schema.get("properties", {})
+        if fields:
+            lines += ["| field | value | |", "| --- | --- | --- |"]
+            lines += [
+                f"| `{name}` | {_value_text(field)} | {field.get('protected', '')} |" for name, field in fields.items()
+            ]
+            lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def _value_text(schema: Mapping[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(_value_text(one) for one in schema["anyOf"])
+    if "$ref" in schema:
+        return str(schema["$ref"]).rpartition("/")[2]
+    if "enum" in schema or "const" in schema:
+        return ", ".join(f"`{json.dumps(one)}`" for one in schema.get("enum", [schema.get("const")]))
+    kind = str(schema.get("type", "anything"))
+    if kind == "array" and "items" in schema:
+        return f"list of {_value_text(schema['items'])}"
+    return f"{kind} ({schema['format']})" if "format" in schema else kind
+
+
+def _by_file() -> Iterator[tuple[Path, _Schemas, list[type[Event]]]]:
+    """Each app's file, what it says, and the app's events."""
+    events = installed_events()
+    for app in apps.get_app_configs():
+        path = Path(app.path) / FILE_NAME
+        own = [event for event in events if _app_of(event) is app]
+        if own or path.exists():
+            registered = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            yield path, registered, own
+
+
+def _stored_schema(event: type[Event]) -> dict[str, Any]:
+    schema: dict[str, Any] = _without_wording(event.model_json_schema(mode="serialization"))
+    return schema
+
+
+def _without_wording(part: Any, *, is_named: bool = False) -> Any:  # noqa: ANN401 - any part of a JSON schema
+    if isinstance(part, list):
+        return [_without_wording(one) for one in part]
+    if not isinstance(part, dict):
+        return part
+    return {
+        key: value if key == "default" else _without_wording(value, is_named=not is_named and key in _NAMED)
+        for key, value in part.items()
+        if is_named or key not in _WORDING
+    }
+
+
+def _subclasses(event: type[Event]) -> Iterator[type[Event]]:
+    for subclass in event.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+def _app_of(event: type[Event]) -> AppConfig | None:
+    return apps.get_containing_app_config(event.__module__)
+
+
+def _label(event: type[Event]) -> str:
+    app = _app_of(event)
+    return "" if app is None else app.label

@@ -1,0 +1,126 @@
+"""Every metric of the pipeline, declared once, with its name, in the order of the flow. docs/operating.md says more.
+
+Counters and histograms belong to the process that counts: workers and the scheduler serve their own on METRICS_PORT.
+They are touched once per window or per tick, never per row. The gauges of the ledger are read from PostgreSQL when the
+web process is scraped (pipeline/towpath/watch/gauges.py), so that they are true whatever else is down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+from towpath.flow.messages import Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Stage = Literal["dispatch", "accumulate", "seal", "load", "write", "ack"]
+#: Why a window was closed: enough rows or bytes, the linger time over, the process stopping, or found by recovery.
+Closed = Literal["rows", "bytes", "linger", "shutdown", "recovery"]
+#: How an insert ended; all but `stored` are errors of `towpath.eventlog.errors`.
+Inserted = Literal["stored", "refused", "too_large", "unavailable", "unknown"]
+#: Why a window is tried again: `failed` stands for whatever is not the event store's.
+Retried = Literal["unavailable", "unknown", "schema", "failed"]
+#: What recovery took up: batches that nobody had sealed, or a window whose lease had run out.
+Recovered = Literal["batches", "window"]
+Verified = Literal["match", "mismatch"]
+
+_STAGE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_END_TO_END_SECONDS = (0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 900, 3600, 6 * 3600, 24 * 3600)
+_WINDOW_ROWS = (1, 10, 100, 500, 1000, 2000, 5000, 10_000, 20_000)
+
+#: By actor, so that only the scheduler has any: without a label, every worker would say that it was in 1970.
+last_tick = Gauge(
+    "towpath_last_tick_timestamp_seconds", "When RabbitMQ last took the scheduler's message to this actor", ["actor"]
+)
+published_rows = Counter(
+    "towpath_published_rows", "Committed outbox rows, counted when dispatch puts them into a batch", ["outbox"]
+)
+batches = Counter("towpath_batches", "Batches of ids committed by dispatch", ["outbox"])
+windows = Counter("towpath_windows", "Windows closed by accumulate or recover, by the reason for closing", ["reason"])
+window_rows = Histogram("towpath_window_rows", "Rows of each delivered window", buckets=_WINDOW_ROWS)
+stage_seconds = Histogram("towpath_stage_seconds", "Seconds a stage took", ["stage"], buckets=_STAGE_SECONDS)
+loaded_bytes = Counter("towpath_loaded_bytes", "Bytes of rows read by load, as COPY text")
+missing_rows = Counter(
+    "towpath_missing_rows", "Rows of delivered windows that were deleted from their outbox before the load", ["outbox"]
+)
+inserts = Counter("towpath_inserts", "Inserts sent to the event store, by outcome", ["outcome"])
+acked_rows = Counter("towpath_acked_rows", "Rows stored in the event store and deleted from their outbox", ["outbox"])
+refused_rows = Counter("towpath_refused_rows", "Rows the event store refused: dead letters", ["outbox"])
+retries = Counter("towpath_retries", "Deliveries of a window that must be tried again", ["reason"])
+leases_lost = Counter("towpath_leases_lost", "Deliveries that found their window taken over by another process")
+recovered = Counter("towpath_recovered", "Windows that recover took up", ["what"])
+end_to_end_seconds = Histogram(
+    "towpath_end_to_end_seconds",
+    "Seconds from an event's own time to its ack: the first and the last row of each window",
+    buckets=_END_TO_END_SECONDS,
+)
+rejected_messages = Counter(
+    "towpath_rejected_messages", "Messages taken out of the pipeline's queues unused, by the reason", ["reason"]
+)
+verified_windows = Counter("towpath_verified_windows", "Receipts compared with the event store", ["outcome"])
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerGauge:
+    """A gauge that is computed from PostgreSQL at the scrape."""
+
+    name: str
+    help: str
+    label: str | None = None
+
+
+pending_rows = LedgerGauge("towpath_pending_rows", "Rows in no batch yet; an estimate above 10,000", "outbox")
+in_flight_rows = LedgerGauge("towpath_in_flight_rows", "Rows between dispatch and ack", "outbox")
+oldest_age_seconds = LedgerGauge(
+    "towpath_oldest_age_seconds", "Age of the oldest undelivered event, by its own time; 0 when there is none", "outbox"
+)
+dead_letters = LedgerGauge("towpath_dead_letters", "Rows the event store refuses, waiting for a person", "outbox")
+last_dispatch = LedgerGauge(
+    "towpath_last_dispatch_timestamp_seconds", "When rows of the outbox were last put into batches", "outbox"
+)
+unsealed_batches = LedgerGauge("towpath_unsealed_batches", "Batches in no window yet")
+open_windows = LedgerGauge("towpath_open_windows", "Windows between seal and ack")
+expired_leases = LedgerGauge("towpath_expired_leases", "Open windows that nobody is delivering")
+shift_alive_age_seconds = LedgerGauge(
+    "towpath_shift_alive_age_seconds", "Seconds since the shift last said that it works", "shift"
+)
+shift_taken_age_seconds = LedgerGauge(
+    "towpath_shift_taken_age_seconds", "Seconds since the scheduler last started the shift", "shift"
+)
+unverified_age_seconds = LedgerGauge(
+    "towpath_unverified_age_seconds", "Age of the oldest receipt not yet compared with the event store; 0 without one"
+)
+mismatched_windows = LedgerGauge(
+    "towpath_mismatched_windows", "Receipts that the event store contradicts: rows lost or doubled"
+)
+
+LEDGER_GAUGES = (
+    *(pending_rows, in_flight_rows, oldest_age_seconds, dead_letters, last_dispatch),
+    *(unsealed_batches, open_windows, expired_leases, shift_alive_age_seconds, shift_taken_age_seconds),
+    *(unverified_age_seconds, mismatched_windows),
+)
+
+# A series that appears with its first error has no rate then: each begins with 0. (Those of an outbox: in `serve`.)
+for _metric, _values in (
+    (windows, get_args(Closed)),
+    (stage_seconds, get_args(Stage)),
+    (inserts, get_args(Inserted)),
+    (retries, get_args(Retried)),
+    (recovered, get_args(Recovered)),
+    (verified_windows, get_args(Verified)),
+    (rejected_messages, get_args(Rejected)),
+):
+    for _value in _values:
+        _metric.labels(_value)
+
+
+def serve(port: int, *, outboxes: Iterable[str]) -> None:
+    """Serve this process's metrics at http://*:port/metrics. Raises OSError when something else has the port."""
+    for metric in (published_rows, batches, missing_rows, acked_rows, refused_rows):
+        for outbox in outboxes:
+            metric.labels(outbox)
+    start_http_server(port)

@@ -1,0 +1,117 @@
+"""From dispatch to ack within a test, by the code that does it in production; only RabbitMQ is left out.
+
+The events of a test that is rolled back are never committed, and the dispatcher only takes what its snapshot shows as
+committed. So it is given a snapshot that shows everything, this transaction too, as the target that it would come to by
+itself. That holds at every isolation level. And since a cursor that has seen a transaction does not look at it again,
+the cursors start over each time, as after a restore.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from django.db import connection
+from django.test import override_settings
+
+from towpath.eventlog.columns import ADDED_COLUMNS
+from towpath.flow.accumulate import Accumulator, Closing
+from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.dispatch import Dispatcher, Limits
+from towpath.ledger.models import DeadLetter, Window
+from towpath.ledger.window import seal
+from towpath.outbox.models import all_outboxes
+from towpath.testing.events import FoundEvent, StoredEvents
+
+if TYPE_CHECKING:
+    from towpath.eventlog.stores.memory import MemoryStore, StoredRow
+    from towpath.flow.batch import Batch
+    from towpath.ledger.window import SealedWindow
+    from towpath.testing.published import Published
+
+_ANY_SIZE = 2**62
+
+_SEE_EVERYTHING = """
+WITH beyond AS (
+    SELECT 1 + max(xid::text::bigint) AS xid
+    FROM (VALUES (pg_current_xact_id()), (pg_snapshot_xmax(pg_current_snapshot()))) AS known (xid)
+)
+UPDATE pipeline_cursor SET seen = '1:1:', target = format('%1$s:%1$s:', beyond.xid)::pg_snapshot, page_xid = NULL,
+    page_id = NULL, is_rescan = true
+FROM beyond
+"""
+
+
+class Deliver:
+    """The fixture `deliver`. `store` is the store in memory, for the test to look into or to damage."""
+
+    def __init__(self, published: Published, store: MemoryStore) -> None:
+        self.store = store
+        self._published = published
+
+    def __call__(self) -> StoredEvents:
+        """Deliver every event there is; all that the store holds then.
+
+        Raises AssertionError when the store does not take all of them.
+        """
+        before = self._published.all()
+        batches: list[Batch] = []
+        dispatcher = _dispatcher(batches)
+        is_more = True
+        while is_more:
+            _see_everything()
+            is_more = dispatcher.tick()
+            self._carry(batches)
+            batches.clear()
+        self._published.remember_delivered(before)
+        if letters := DeadLetter.objects.order_by("id"):
+            refused = "\n".join(f"  {letter.outbox} {letter.row_id}: {letter.error}" for letter in letters)
+            raise AssertionError(f"the event store refuses:\n{refused}")
+        if isolated := Window.objects.filter(acked_at=None).order_by("id"):
+            left = "\n".join(f"  {window.rows} row(s): {window.last_error}" for window in isolated)
+            raise AssertionError(f"these wait, apart from others:\n{left}")
+        return StoredEvents(_found(row) for row in self.store.rows)
+
+    def _carry(self, batches: list[Batch]) -> None:
+        waiting: Accumulator[int] = Accumulator(Closing(settings.WINDOW_ROWS, settings.WINDOW_BYTES, linger_seconds=0))
+        for batch in batches:
+            waiting.add(batch.id, rows=len(batch.ids), payload_bytes=batch.bytes, now=0)
+        while waiting:
+            if (window := seal(waiting.take())) is not None:
+                self._write(window)
+
+    def _write(self, window: SealedWindow) -> None:
+        # A window that is too large would be given up with its connection, and with that the test's transaction.
+        with override_settings(WINDOW_BYTES=_ANY_SIZE):
+            delivery = deliver(window, self.store)
+        if delivery is not Delivery.ACKED:
+            error = Window.objects.values_list("last_error", flat=True).get(id=window.id)
+            raise AssertionError(f"the event store does not take a window of {window.row_count} row(s): {error}")
+
+
+def _dispatcher(batches: list[Batch]) -> Dispatcher:
+    limits = Limits(
+        batch_ids=settings.BATCH_IDS,
+        batch_bytes=max(1, settings.WINDOW_BYTES // 4),
+        in_flight_rows=settings.MAX_OPEN_WINDOWS * max(settings.WINDOW_ROWS, settings.WINDOW_MAX_ROWS),
+    )
+    dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=batches.extend)
+    dispatcher.create_cursors()
+    return dispatcher
+
+
+def _see_everything() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(_SEE_EVERYTHING)
+
+
+def _found(row: StoredRow) -> FoundEvent:
+    return FoundEvent(
+        row.outbox,
+        row.outbox_id,
+        row.event_type,
+        row.metadata_version,
+        row.event_date_time,
+        row.event_context.decode(),
+        {column.name: value for column, value in zip(ADDED_COLUMNS, row.added, strict=True) if value},
+    )

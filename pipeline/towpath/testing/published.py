@@ -1,0 +1,44 @@
+"""What a test has published: the rows of every outbox that the test's own connection sees and that are new."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.db.models import Max
+
+from towpath.outbox.models import all_outboxes
+from towpath.testing.events import Events, FoundEvent
+
+if TYPE_CHECKING:
+    from towpath.outbox.models import Outbox
+
+
+class Published(Events):
+    """The events published since this was made, also those delivered meanwhile; what was rolled back is not there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last_ids = {name: _last_id(model) for name, model in all_outboxes().items()}
+
+    def all(self) -> list[FoundEvent]:
+        waiting = [found for name, model in all_outboxes().items() for found in _rows(model, self._last_ids[name])]
+        return Events([*self._events, *waiting]).all()
+
+    def remember_delivered(self, before: list[FoundEvent]) -> None:
+        """Keep those of the events of a moment `before` whose rows the ack has deleted since."""
+        known = {(one.outbox, one.outbox_id) for one in self.all()}
+        self._events += [one for one in before if (one.outbox, one.outbox_id) not in known]
+
+
+def _last_id(outbox: type[Outbox]) -> int:
+    return outbox._base_manager.aggregate(last=Max("id"))["last"] or 0
+
+
+def _rows(outbox: type[Outbox], last_id: int) -> list[FoundEvent]:
+    columns = outbox.event_columns()
+    names = ("event_type", "metadata_version", "event_date_time", "event_context")
+    rows = outbox._base_manager.filter(id__gt=last_id).values_list("id", "bound", *(columns[name] for name in names))
+    return [
+        FoundEvent(outbox.outbox_name(), id_, event_type, version, at, context, bound or {})
+        for id_, bound, event_type, version, at, context in rows
+    ]

@@ -1,0 +1,186 @@
+"""The database: what of the server, the database and the role would hide events from the pipeline, or stop it.
+
+Each function yields what is wrong, and how to fix it. All of it is read from catalogues, in milliseconds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.apps import apps
+from django.db import DatabaseError, connection, transaction
+
+from towpath.outbox.models import LeanOutbox, all_outboxes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.backends.utils import CursorWrapper
+
+#: A page of a large backlog, or a window of large rows, can take seconds on a slow disk.
+SHORTEST_STATEMENT_SECONDS = 60
+
+#: What the pipeline does with a table's rows, in the letters of pg_policy.
+_OUTBOX_COMMANDS, _LEDGER_COMMANDS, _READ = "rd", "rwd", "r"
+
+#: A policy that lets this role see and touch every row is no harm.
+_SUBJECT_TO_POLICIES = """
+SELECT name FROM unnest(%s::text[], %s::text[]) AS asked (name, commands)
+JOIN pg_class AS c ON c.oid = to_regclass(quote_ident(name))
+WHERE row_security_active(c.oid) AND EXISTS (
+    SELECT FROM regexp_split_to_table(commands, '') AS command WHERE NOT EXISTS (
+        SELECT FROM policies AS p WHERE p.polrelid = c.oid AND p.polpermissive AND p.polcmd IN ('*', command)
+        AND p.condition = 'true'
+    ) OR EXISTS (
+        SELECT FROM policies AS p WHERE p.polrelid = c.oid AND NOT p.polpermissive AND p.polcmd IN ('*', command)
+    )
+) ORDER BY name
+"""
+_POLICIES = """
+WITH policies AS MATERIALIZED (
+    SELECT polrelid, polpermissive, polcmd::text, pg_get_expr(polqual, polrelid) AS condition FROM pg_policy
+    WHERE polroles = '{0}' OR EXISTS (SELECT FROM unnest(polroles) AS role WHERE pg_has_role(role, 'USAGE'))
+)
+"""
+
+_IN_SEVERAL_SCHEMAS = """
+SELECT c.relname, array_agg(n.nspname::text ORDER BY n.nspname), coalesce(
+    sum(pg_stat_get_live_tuples(c.oid)) FILTER (WHERE c.oid IS DISTINCT FROM to_regclass(quote_ident(c.relname))), 0)
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relname = ANY(%s) AND c.relkind IN ('r', 'p', 'v', 'f')
+GROUP BY c.relname HAVING count(*) > 1 ORDER BY c.relname
+"""
+
+
+#: Triggers before an insert, a change or a deletion; those after one can only raise an error.
+_MEDDLERS = """
+SELECT tgrelid::regclass::text, 'trigger', tgname::text FROM pg_trigger
+WHERE tgrelid IN (SELECT to_regclass(quote_ident(name)) FROM unnest(%s::text[]) AS name)
+AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype::int & 66 > 0
+UNION ALL
+SELECT ev_class::regclass::text, 'rule', rulename::text FROM pg_rewrite
+WHERE ev_class IN (SELECT to_regclass(quote_ident(name)) FROM unnest(%s::text[]) AS name) AND ev_enabled <> 'D'
+ORDER BY 1, 3
+"""
+
+
+def problems_of_database(connection: BaseDatabaseWrapper) -> Iterator[tuple[str, str]]:
+    """What is wrong with a database before anything of ours is in it."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT current_database(), current_setting('server_encoding'), current_setting('transaction_read_only'),"
+            " pg_is_in_recovery()"
+        )
+        name, encoding, is_read_only, is_standby = cursor.fetchone()
+    if encoding != "UTF8":
+        yield (
+            f"The database {name!r} has the encoding {encoding}, which does not hold every event.",
+            f"Move the project to a database with ENCODING 'UTF8' (pg_dump {name}, CREATE DATABASE, restore).",
+        )
+    if is_standby or is_read_only == "on":
+        what = "is a standby" if is_standby else "is read only for this role"
+        yield (
+            f"The database {name!r} {what}, but publishing and the pipeline write to it.",
+            "Let `default` be the primary, without default_transaction_read_only.",
+        )
+
+
+def hiding_problems(cursor: CursorWrapper, *, is_with_lean: bool = True) -> Iterator[str]:
+    """Why undelivered rows, or the ledger, may look empty to this role though they are not."""
+    commands = dict.fromkeys(_ledger(), _LEDGER_COMMANDS) | dict.fromkeys(all_outboxes(), _OUTBOX_COMMANDS)
+    referenced = dict.fromkeys(_referenced(), _READ) if is_with_lean else {}
+    yield from _policy_problems(cursor, referenced | commands)
+    yield from _schema_problems(cursor, is_only_with_rows=not is_with_lean)
+
+
+def limit_problems(cursor: CursorWrapper) -> Iterator[str]:
+    """Time limits that are too short for what the pipeline does in one statement."""
+    cursor.execute(
+        "SELECT name, setting::bigint, current_user FROM pg_settings WHERE name IN"
+        " ('statement_timeout', 'transaction_timeout') AND setting::bigint BETWEEN 1 AND %s ORDER BY name",
+        [SHORTEST_STATEMENT_SECONDS * 1000 - 1],
+    )
+    for setting, milliseconds, role in cursor.fetchall():
+        yield (
+            f"{setting} is {milliseconds} ms, too short for a large window:"
+            f" ALTER ROLE {role} SET {setting} = '{SHORTEST_STATEMENT_SECONDS}s'"
+        )
+
+
+def reading_problems() -> Iterator[str]:
+    """Outboxes whose events this role cannot carry: a right is missing, or a column. A role that may not write the
+    ledger is not the pipeline's, and need not."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT has_table_privilege('pipeline_window', 'INSERT'), current_user")
+        is_pipeline, role = cursor.fetchone()
+    for name, outbox in all_outboxes().items() if is_pipeline else ():
+        sql, parameters = _reading(outbox).sql_with_params()
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute(f"EXPLAIN {sql}", parameters)  # which asks for the rights, and reads nothing
+                cursor.execute("SELECT has_table_privilege(%s, 'DELETE')", [connection.ops.quote_name(name)])
+                may_delete = cursor.fetchone()[0]
+        except DatabaseError as error:
+            yield f"the events of {name} cannot be read: {str(error).strip().splitlines()[0]}"
+        else:
+            if not may_delete:
+                yield f"the role {role} may not delete from {name} what is delivered: GRANT DELETE ON {name} TO {role}"
+
+
+def meddling_problems(cursor: CursorWrapper) -> Iterator[str]:
+    """What sits before an outbox's table, and may change or swallow its rows."""
+    cursor.execute(_MEDDLERS, [[*all_outboxes()]] * 2)
+    for table, kind, name in cursor.fetchall():
+        yield f"the {kind} {name} on {table} may change its events, or take them away: remove it"
+
+
+def lengthen_limits(connection: BaseDatabaseWrapper, **_: object) -> None:
+    """For a worker's new connection: a limit that is meant for web requests does not hold for it."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT set_config(name, %s, false) FROM pg_settings"
+                " WHERE name IN ('statement_timeout', 'transaction_timeout') AND setting::bigint BETWEEN 1 AND %s",
+                [f"{SHORTEST_STATEMENT_SECONDS}s", SHORTEST_STATEMENT_SECONDS * 1000 - 1],
+            )
+
+
+def _policy_problems(cursor: CursorWrapper, commands: Mapping[str, str]) -> Iterator[str]:
+    cursor.execute(_POLICIES + _SUBJECT_TO_POLICIES, [[*commands], [*commands.values()]])
+    hidden = [name for (name,) in cursor.fetchall()]
+    if hidden:
+        cursor.execute("SELECT current_user")
+        (role,) = cursor.fetchone()
+        yield (
+            f"the role {role} is subject to row level security on {', '.join(hidden)}: rows may be hidden from it;"
+            f" ALTER ROLE {role} BYPASSRLS, or give it a policy USING (true)"
+        )
+
+
+def _schema_problems(cursor: CursorWrapper, *, is_only_with_rows: bool) -> Iterator[str]:
+    cursor.execute(_IN_SEVERAL_SCHEMAS, [[*all_outboxes(), *_ledger()]])
+    for name, schemas, rows_elsewhere in cursor.fetchall():
+        if rows_elsewhere or not is_only_with_rows:
+            yield (
+                f"{name} is in several schemas ({', '.join(schemas)}), and only rows of one of them are delivered:"
+                " keep that one, in the search_path of every role (with django-tenants, its app in SHARED_APPS only)"
+            )
+
+
+def _ledger() -> list[str]:
+    return [model._meta.db_table for model in apps.get_app_config("towpath").get_models()]
+
+
+def _referenced() -> list[str]:
+    """The tables that lean outboxes read."""
+    tables: set[str] = set()
+    for outbox in all_outboxes().values():
+        if issubclass(outbox, LeanOutbox):
+            query = _reading(outbox)
+            tables.update(table.table_name for table in query.alias_map.values())
+    return sorted(tables)
+
+
+def _reading(outbox: Any) -> Any:  # noqa: ANN401 - an outbox; the query, which Django's stubs do not show
+    return outbox._base_manager.values_list("id", *outbox.event_columns().values()).query

@@ -1,0 +1,230 @@
+"""The doctor: checks every service and setting that the promises stand on, and says what to do about each fault."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, connection, connections
+from django.db.migrations.executor import MigrationExecutor
+
+from towpath.errors import BrokerUnreachable
+from towpath.eventlog.errors import EventStoreError
+from towpath.eventlog.store import connect
+from towpath.flow import broker
+from towpath.ledger import trouble
+from towpath.ledger.look import Parts, one_moment
+from towpath.telemetry.secrets import without_secrets
+from towpath.watch import tables
+from towpath.watch.database import (
+    hiding_problems,
+    limit_problems,
+    meddling_problems,
+    problems_of_database,
+    reading_problems,
+)
+from towpath.watch.status import mismatch_problems, read_status
+
+#: The time limit of each check; they run beside each other.
+CHECK_SECONDS = 10.0
+#: xid8 and pg_snapshot came with PostgreSQL 13.
+_OLDEST_POSTGRESQL = 130000
+#: Clocks further apart than this make latencies and the event times of a lean outbox misleading. Correctness does
+#: not hang on clocks: leases are on the database's.
+_LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=5)
+
+
+#: What PostgreSQL's promise to keep what it has committed stands on; the last is that of this process's own role.
+_DURABLE = {
+    "fsync": "a power cut loses commits and can ruin the database; ALTER SYSTEM SET fsync = on, and reload",
+    "full_page_writes": "a power cut can leave half-written pages; ALTER SYSTEM SET full_page_writes = on, and reload",
+    "synchronous_commit": "a power cut can undo commits; set it to on, for the server or the role (ALTER ROLE ... SET)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: `is_ok`, and what was found or what to do."""
+
+    check: str
+    is_ok: bool
+    detail: str
+
+
+def examine() -> list[Finding]:
+    """Every check, whatever has failed, hangs or raises. Changes nothing, and takes CHECK_SECONDS and a little more."""
+    checks = [_Check(name, look) for name, look in _CHECKS.items()]
+    for check in checks:
+        check.start()
+    deadline = time.monotonic() + CHECK_SECONDS
+    return [finding for check in checks for finding in check.findings(deadline)]
+
+
+class _Check:
+    """One group of checks, in a thread of its own: with a database connection of its own, and with a time limit."""
+
+    def __init__(self, name: str, look: Callable[[], Iterator[Finding]]) -> None:
+        self._name = name
+        self._look = look
+        self._found: list[Finding] = []
+        self._thread = threading.Thread(target=self._run, name=f"doctor-{name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def findings(self, deadline: float) -> list[Finding]:
+        """What has been found until then."""
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        found = list(self._found)
+        if self._thread.is_alive():
+            found.append(Finding(self._name, False, f"no answer within {CHECK_SECONDS:g} s: it hangs, or is very slow"))
+        return found
+
+    def _run(self) -> None:
+        try:
+            for finding in self._look():
+                self._found.append(finding)
+        except (DatabaseError, InterfaceError) as error:
+            self._found.append(Finding(self._name, False, trouble.of_database(error)))
+        except Exception as error:  # noqa: BLE001 - a check that cannot be made is a finding like the others
+            text = f"cannot be checked: {type(error).__name__} {trouble.brief(error)}"
+            self._found.append(Finding(self._name, False, without_secrets(text)))
+        finally:
+            connections.close_all()
+
+
+def _postgresql() -> Iterator[Finding]:
+    try:
+        connection.ensure_connection()
+        version = connection.cursor().connection.server_version
+    except (DatabaseError, InterfaceError) as error:
+        text = f"not reachable ({without_secrets(trouble.brief(error))}): start it, or correct DATABASE_URL"
+        yield Finding("PostgreSQL", False, text if trouble.is_outage(error) else trouble.of_database(error))
+        return
+    shown = f"{version // 10000}.{version % 10000}"
+    if version < _OLDEST_POSTGRESQL:
+        yield Finding("PostgreSQL", False, f"version {shown}: the dispatcher's cursor needs 13 or later")
+        return
+    yield Finding("PostgreSQL", True, f"version {shown}")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp()")
+        (database_now,) = cursor.fetchone()
+        cursor.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [list(_DURABLE)])
+        durable = dict(cursor.fetchall())
+    yield _clock("PostgreSQL clock", database_now)
+    for setting, if_off in _DURABLE.items():
+        is_on = durable[setting] != "off"
+        yield Finding(setting, is_on, durable[setting] if is_on else f"off: {if_off}")
+    executor = MigrationExecutor(connection)
+    missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    if missing:
+        yield Finding("migrations", False, f"{len(missing)} not applied: run `python manage.py migrate`")
+        return
+    yield Finding("migrations", True, "all applied")
+    with connection.cursor() as cursor:
+        problems = [*tables.problems(cursor)]
+    yield Finding("tables", not problems, "; ".join(problems) or "outboxes and ledger as `migrate` made them")
+    yield from _visibility()
+
+
+def _ledger() -> Iterator[Finding]:
+    try:
+        status = read_status()
+    except (DatabaseError, InterfaceError) as error:
+        if trouble.is_outage(error) or trouble.is_not_migrated(error):
+            return  # another check says so
+        raise
+    if unread := [problem for problem in status.problems if "could not be read" in problem]:
+        yield Finding("ledger", False, "; ".join(unread))
+    problems = [problem for problem in status.problems if "shift" in problem]
+    yield Finding("shifts", not problems, "; ".join(problems) or "dispatch and recover shifts are alive")
+    problems = [one for one in status.problems if "never dispatched" in one or "no outbox class" in one]
+    yield Finding("outboxes", not problems, "; ".join(problems) or "no row and no name without its class")
+    problems = mismatch_problems(status.mismatched_receipts, since=status.mismatched_since)
+    yield Finding("receipts", not problems, "; ".join(problems) or "none is known to differ from the event store")
+    windows, complaint = 0, ""
+    with one_moment() as cursor, Parts(cursor).part("errors of windows that are stored"):
+        cursor.execute(
+            "SELECT count(*), max(store_error) FROM pipeline_window"
+            " WHERE store_error <> '' AND acked_at > clock_timestamp() - interval '1 day'"
+        )
+        windows, complaint = cursor.fetchone()
+    if windows:
+        text = (
+            f"{windows} window(s) of the last day are stored although the event store answered with an error, such as"
+            f" {complaint!r}: a materialized view on event_log may lack their rows, see docs/stores.md"
+        )
+        yield Finding("views", False, text)
+
+
+def _visibility() -> Iterator[Finding]:
+    """What of the role, the schemas and the database would keep events from being seen."""
+    problems = [*(text for text, _ in problems_of_database(connection)), *reading_problems()]
+    with connection.cursor() as cursor:
+        problems += [*hiding_problems(cursor), *limit_problems(cursor), *meddling_problems(cursor)]
+    yield Finding("PostgreSQL role", not problems, "; ".join(problems) or "sees every event, and has time to read it")
+
+
+def _rabbitmq() -> Iterator[Finding]:
+    try:
+        states = broker.queue_states()
+    except BrokerUnreachable as error:
+        yield Finding("RabbitMQ", False, without_secrets(str(error)))
+        return
+    shown = ", ".join(f"{queue} {state.messages}" for queue, state in states.items() if state.messages)
+    yield Finding("RabbitMQ", True, shown or "queues empty")
+    for queue, role in (("dispatch", "dispatcher"), ("aggregate", "aggregator")):
+        consumers = states[queue].consumers
+        text = f"{consumers} consumer(s)" if consumers else f"nobody consumes it: start a worker (the {role})"
+        yield Finding(f"queue {queue}", bool(consumers), text)
+
+
+def _rabbitmq_settings() -> Iterator[Finding]:
+    problems = broker.problems()
+    yield Finding("RabbitMQ settings", not problems, "; ".join(problems) or "confirms and heartbeats on")
+
+
+def _event_store() -> Iterator[Finding]:
+    store = connect(settings.EVENT_STORE_URL, timeout_seconds=min(10.0, settings.STORE_TIMEOUT_SECONDS))
+    try:
+        now = store.now()
+        yield Finding("event store", True, "reachable")
+        problems = store.problems()
+        yield Finding("event store table", not problems, "; ".join(problems) or "columns and settings as they must be")
+        yield _clock("event store clock", now)
+        yield from (Finding(one.check, one.is_ok, one.detail) for one in store.findings())
+    except EventStoreError as error:
+        text = without_secrets(f"not reachable ({error}): start it, or correct EVENT_STORE_URL")
+        yield Finding("event store", False, text)
+    finally:
+        store.close()
+
+
+def _knobs() -> Iterator[Finding]:
+    too_large = settings.BATCH_IDS > settings.WINDOW_ROWS
+    yield Finding(
+        "BATCH_IDS",
+        not too_large,
+        "larger than WINDOW_ROWS: windows would be larger than asked for; lower it" if too_large else "fits a window",
+    )
+
+
+def _clock(check: str, theirs: datetime) -> Finding:
+    difference = abs(theirs - datetime.now(UTC))
+    is_ok = difference <= _LARGEST_CLOCK_DIFFERENCE
+    detail = f"{difference.total_seconds():.3f} s from this machine's"
+    return Finding(check, is_ok, detail if is_ok else f"{detail}: synchronise the clocks (NTP)")
+
+
+_CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
+    "PostgreSQL": _postgresql,
+    "ledger": _ledger,
+    "RabbitMQ": _rabbitmq,
+    "RabbitMQ settings": _rabbitmq_settings,
+    "event store": _event_store,
+    "settings": _knobs,
+}

@@ -1,0 +1,185 @@
+"""What machines and people ask the web process about itself: /healthz, /readyz, /metrics.
+
+RabbitMQ and the event store being away does not make the web process unready: it publishes into PostgreSQL, and
+keeping requests away from it would turn their outage into one of the application.
+
+Whatever hangs, each is answered within two seconds, and no number of them takes the threads that serve people: what may
+hang is done in a thread of its own, one at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import structlog
+from django.conf import settings
+from django.contrib.auth import get_user
+from django.db import DatabaseError, InterfaceError, connection
+from django.db.migrations.executor import MigrationExecutor
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from towpath.ledger import trouble
+from towpath.watch.doctor import Finding, examine
+from towpath.watch.gauges import LEDGER
+from towpath.watch.within import NoAnswerYet, Within, is_in_a_test
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = structlog.get_logger()
+
+#: Every answer comes within two seconds, its way included.
+_SECONDS = 1.8
+#: A full examination connects to everything: however often it is asked for, it is made this often at most.
+_FRESH_SECONDS = 5.0
+
+
+class HealthMiddleware:
+    """Answers machines before any other middleware: they call the process by its address, which is none of
+    ALLOWED_HOSTS, without TLS, and have no session."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        match request.path:
+            case "/healthz":
+                return _text("ok")
+            case "/readyz" if "full" not in request.GET:
+                return _ready()
+            case "/readyz":
+                return _full_report(request)
+            case "/metrics":
+                return _metrics()
+        return self._get_response(request)
+
+
+_migrated = threading.Event()
+
+
+def _ready() -> HttpResponse:
+    try:
+        are_applied = _readiness.answer()
+    except NoAnswerYet:
+        return _text("PostgreSQL does not answer in time: `python manage.py pipeline doctor` says more", status=503)
+    except (DatabaseError, InterfaceError) as error:
+        if trouble.is_outage(error):
+            return _text("PostgreSQL does not answer: `python manage.py pipeline doctor` says more", status=503)
+        return _text(_refusal(error), status=503)
+    if not are_applied:
+        return _text("migrations are not applied: run `python manage.py migrate`", status=503)
+    return _text("ready")
+
+
+def _look_at_migrations() -> bool:
+    """True if all are applied."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT")
+    if not _migrated.is_set():  # what is applied stays so for the life of a process
+        executor = MigrationExecutor(connection)
+        if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+            return False
+        _migrated.set()
+    return True
+
+
+def _metrics() -> HttpResponse:
+    try:
+        return HttpResponse(_measurement.answer(), content_type=CONTENT_TYPE_LATEST)
+    except NoAnswerYet:
+        log.warning("ledger_not_measured", error=f"PostgreSQL took more than {_SECONDS:g} s")
+        return _text("PostgreSQL does not answer in time", status=503)
+    except (DatabaseError, InterfaceError) as error:
+        log.warning("ledger_not_measured", error=trouble.of_database(error))
+        is_away = trouble.is_outage(error)
+        return _text("PostgreSQL does not answer" if is_away else _refusal(error), status=503)
+
+
+def _measure() -> bytes:
+    return generate_latest(LEDGER)
+
+
+def _refusal(error: Exception) -> str:
+    """For anybody, so without what an error says of hosts and rows."""
+    return f"PostgreSQL answers, but refuses: {type(error).__name__} {trouble.sqlstate(error)}".strip()
+
+
+_readiness = Within(_look_at_migrations, seconds=_SECONDS)
+_measurement = Within(_measure, seconds=_SECONDS)
+
+
+class _Examination(Within[list[Finding]]):
+    """The doctor's findings, some seconds old at most."""
+
+    def __init__(self) -> None:
+        super().__init__(self._examine, seconds=_SECONDS, fresh_seconds=_FRESH_SECONDS)
+
+    @staticmethod
+    def _examine() -> list[Finding]:
+        return examine()
+
+
+_examination = _Examination()
+#: Who asks for the full report is looked up in PostgreSQL, which may hang; so many at a time may wait for it.
+_being_looked_up = threading.BoundedSemaphore(2)
+
+
+def _full_report(request: HttpRequest) -> HttpResponse:
+    """Every check of `pipeline doctor`, for staff, as JSON; 503 unless all is well. Nobody else starts one."""
+    try:
+        if not _is_staff(request):
+            return _for_staff()
+        findings = _examination.answer()
+    except NoAnswerYet:
+        waiting = [{"check": "examination", "is_ok": False, "detail": "not over yet: ask again in ten seconds"}]
+        return JsonResponse({"is_ok": False, "checks": waiting}, status=503)
+    shown = [{"check": finding.check, "is_ok": finding.is_ok, "detail": finding.detail} for finding in findings]
+    is_well = all(finding.is_ok for finding in findings)
+    return JsonResponse({"is_ok": is_well, "checks": shown}, status=200 if is_well else 503)
+
+
+def _is_staff(request: HttpRequest) -> bool:
+    """True if a member of staff asks. Raises NoAnswerYet when PostgreSQL, which has the sessions, hangs.
+
+    Here, and not in the middleware for that, because other middleware that comes before could wait for PostgreSQL, too.
+    """
+    key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
+    if key is None:
+        return False
+
+    def look() -> bool:
+        try:
+            request.session = import_module(settings.SESSION_ENGINE).SessionStore(key)
+            user = get_user(request)
+        except (DatabaseError, InterfaceError):
+            return False
+        return user.is_active and user.is_staff
+
+    if is_in_a_test():
+        return look()
+    if not _being_looked_up.acquire(blocking=False):
+        raise NoAnswerYet
+
+    def look_and_release() -> bool:
+        try:
+            return look()
+        finally:
+            _being_looked_up.release()
+
+    return Within(look_and_release, seconds=_SECONDS / 2).answer()
+
+
+def _for_staff() -> HttpResponse:
+    answer: dict[str, object] = {
+        "is_ok": None,
+        "checks": [],
+        "detail": "for staff: sign in. Machines ask /readyz.",
+    }
+    return JsonResponse(answer, status=403)
+
+
+def _text(text: str, *, status: int = 200) -> HttpResponse:
+    return HttpResponse(f"{text}\n", content_type="text/plain; charset=utf-8", status=status)

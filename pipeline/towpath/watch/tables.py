@@ -1,0 +1,83 @@
+"""The tables of outboxes and ledger, as PostgreSQL has them now: what somebody has changed by hand that loses events.
+
+Read from catalogues, for `pipeline doctor`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.apps import apps
+
+from towpath.outbox.models import all_outboxes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from django.db.backends.utils import CursorWrapper
+
+
+def problems(cursor: CursorWrapper) -> Iterator[str]:
+    """What is wrong with a table, and the statement that repairs it."""
+    outboxes = list(all_outboxes())
+    ledger = [model._meta.db_table for model in apps.get_app_config("towpath").get_models()]
+    for sql, tables in (
+        (_UNLOGGED, [*outboxes, *ledger]),
+        (_NO_TABLE, [*outboxes, *ledger]),
+        (_DEFAULT, outboxes),
+        (_INDEX, outboxes),
+        (_POINTED_TO, outboxes),
+        (_SEQUENCE, outboxes),
+    ):
+        cursor.execute(f"WITH ours AS ({_OURS}) {sql}", [tables])
+        for (text,) in cursor.fetchall():
+            yield str(text)
+
+
+_OURS = (
+    "SELECT c.oid, c.relname, c.relkind, c.relpersistence FROM unnest(%s::text[]) AS name"
+    " JOIN pg_class AS c ON c.oid = to_regclass(quote_ident(name))"
+)
+_UNLOGGED = """
+SELECT format('%%1$s is unlogged: a crash of PostgreSQL empties it. ALTER TABLE %%1$I SET LOGGED', relname)
+FROM ours WHERE relpersistence <> 'p' ORDER BY relname
+"""
+_NO_TABLE = """
+SELECT format('%%s is not an ordinary table (relkind %%s): drop it, and let `migrate` create it', relname, relkind)
+FROM ours WHERE relkind <> 'r' ORDER BY relname
+"""
+_DEFAULT = """
+SELECT format('%%1$s: xid has not its default, so that rows are never dispatched.'
+              ' ALTER TABLE %%1$I ALTER COLUMN xid SET DEFAULT pg_current_xact_id()', o.relname)
+FROM ours AS o JOIN pg_attribute AS a ON a.attrelid = o.oid AND a.attname = 'xid'
+LEFT JOIN pg_attrdef AS d ON d.adrelid = o.oid AND d.adnum = a.attnum
+WHERE pg_get_expr(d.adbin, d.adrelid) IS DISTINCT FROM 'pg_current_xact_id()' ORDER BY 1
+"""
+_INDEX = """
+SELECT format('%%1$s has no valid index on (xid, id): each look of the dispatcher reads all of it.'
+              ' CREATE INDEX CONCURRENTLY ON %%1$I (xid, id)', o.relname)
+FROM ours AS o WHERE NOT EXISTS (
+    SELECT FROM pg_index AS i WHERE i.indrelid = o.oid AND i.indisvalid AND i.indpred IS NULL
+    AND pg_get_indexdef(i.indexrelid, 1, true) = 'xid' AND pg_get_indexdef(i.indexrelid, 2, true) = 'id'
+) ORDER BY 1
+"""
+_POINTED_TO = """
+SELECT format('%%1$s: its rows cannot be deleted once delivered, because %%2$s points to them.'
+              ' ALTER TABLE %%2$s DROP CONSTRAINT %%3$I', o.relname, c.conrelid::regclass, c.conname)
+FROM ours AS o JOIN pg_constraint AS c ON c.confrelid = o.oid AND c.contype = 'f' AND c.confdeltype IN ('a', 'r')
+ORDER BY 1
+"""
+#: Two rows of one id under way would be taken for one.
+_SEQUENCE = """
+SELECT format('%%1$s gives ids again that are under way (up to %%2$s): SELECT setval(%%3$L, %%2$s)',
+              relname, held, sequence)
+FROM (
+    SELECT o.relname, s.sequence, CASE WHEN has_sequence_privilege(s.sequence, 'SELECT, USAGE')
+        THEN pg_sequence_last_value(s.sequence::regclass) END AS last,
+        greatest((SELECT max(under_way) FROM pipeline_batch, unnest(ids) AS under_way WHERE outbox = o.relname),
+                 (SELECT max(row_id) FROM pipeline_deadletter WHERE outbox = o.relname)) AS held,
+        has_sequence_privilege(s.sequence, 'SELECT, USAGE') AS is_known
+    FROM ours AS o CROSS JOIN LATERAL (SELECT pg_get_serial_sequence(quote_ident(o.relname), 'id') AS sequence) AS s
+    WHERE s.sequence IS NOT NULL
+) AS sequences WHERE is_known AND coalesce(last, 0) < held ORDER BY 1
+"""
