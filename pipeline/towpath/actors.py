@@ -17,11 +17,11 @@ from django.db import DatabaseError, InterfaceError, connection
 from periodiq import cron
 
 from towpath.eventlog.store import EventStore, connect
-from towpath.flow.accumulate import Closing
+from towpath.flow.accumulate import WindowLimits
 from towpath.flow.aggregator import Aggregator
-from towpath.flow.batch import Batch
+from towpath.flow.batch import BatchMessage
 from towpath.flow.broker import enqueue_all, keep_alive
-from towpath.flow.dispatch import Dispatcher, Limits
+from towpath.flow.dispatch import Dispatcher, DispatchLimits
 from towpath.flow.recover import recover
 from towpath.flow.shift import note_success, note_tick, run_shift
 from towpath.flow.verify import has_overdue_receipts, purge_receipts, verify_receipts
@@ -125,18 +125,18 @@ def _verify_beside() -> None:
 def _dispatch() -> Callable[[], float]:
     """What the dispatch shift does: look for committed outbox rows every DISPATCH_INTERVAL_SECONDS."""
 
-    def publish(batches: Sequence[Batch]) -> None:
-        publish_batches(batches)
+    def enqueue(batches: Sequence[BatchMessage]) -> None:
+        enqueue_batches(batches)
         note_success("dispatch")
 
     dispatcher = Dispatcher(
         all_outboxes(),
-        limits=Limits(
+        limits=DispatchLimits(
             batch_ids=settings.BATCH_IDS,
             batch_bytes=max(1, settings.WINDOW_BYTES // 4),
             in_flight_rows=settings.MAX_OPEN_WINDOWS * max(settings.WINDOW_ROWS, settings.WINDOW_MAX_ROWS),
         ),
-        publish=publish,
+        enqueue=enqueue,
     )
     is_ready = False
 
@@ -145,7 +145,7 @@ def _dispatch() -> Callable[[], float]:
         if not is_ready:
             dispatcher.create_cursors()
             is_ready = True
-        has_more = dispatcher.tick()
+        has_more = dispatcher.look()
         keep_alive()
         return _BUSY_PAUSE_SECONDS if has_more else settings.DISPATCH_INTERVAL_SECONDS
 
@@ -212,9 +212,9 @@ def _log_findings(store: EventStore) -> None:
             log.error("event_store_finding", check=finding.check, detail=finding.detail)
 
 
-def publish_batches(batches: Sequence[Batch]) -> None:
+def enqueue_batches(batches: Sequence[BatchMessage]) -> None:
     """Send the batches' messages; returns when RabbitMQ has confirmed all of them."""
-    heartbeat.turn()
+    heartbeat.step()
     enqueue_all(
         [aggregate.message(batch=batch.id, outbox=batch.outbox, ids=batch.ids, bytes=batch.bytes) for batch in batches]
     )
@@ -239,11 +239,11 @@ def _make_event_store() -> EventStore:
 
 @functools.cache
 def _make_aggregator() -> Aggregator:
-    closing = Closing(
+    closing = WindowLimits(
         settings.WINDOW_ROWS,
         settings.WINDOW_BYTES,
         settings.WINDOW_LINGER_SECONDS,
-        most_rows=settings.WINDOW_MAX_ROWS,
+        max_rows=settings.WINDOW_MAX_ROWS,
     )
     return Aggregator(event_store(), closing=closing, writers=settings.WINDOW_WRITERS)
 

@@ -44,9 +44,9 @@ def counts(lab: Lab) -> list[Figure]:
         *figures,
         measured("counts: WAL per published user and event", [path.publish.wal_bytes / path.events], unit="bytes"),
         measured("counts: RabbitMQ messages per 1000 events", [path.messages_per_1000_events], unit="messages"),
-        measured("counts: SQL statements per tick, quiet database", [len(path.quiet_tick.statements)], unit=""),
-        measured("counts: SQL statements per tick, others commit", [len(path.idle_tick.statements)], unit=""),
-        measured("counts: SQL statements per busy tick", [len(path.tick.statements)], unit=""),
+        measured("counts: SQL statements per look, quiet database", [len(path.quiet_look.statements)], unit=""),
+        measured("counts: SQL statements per look, others commit", [len(path.idle_look.statements)], unit=""),
+        measured("counts: SQL statements per busy look", [len(path.look.statements)], unit=""),
         *_processes(lab),
     ]
 

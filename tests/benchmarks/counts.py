@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from django.db import connection
 
-from tests.benchmarks.in_process import Dispatched, carry_window, in_windows, make_dispatcher, seconds_of_tick
+from tests.benchmarks.in_process import Dispatched, carry_window, in_windows, make_dispatcher, seconds_of_look
 from tests.benchmarks.sql_log import Counts, counted, counting
 from tests.benchmarks.traffic import publish_users
 from towpath.outbox.models import all_outboxes
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathCounts:
-    """A backlog of users on its way: one publish, one tick, window after window."""
+    """A backlog of users on its way: one publish, one look, window after window."""
 
     events: int
     windows: int
     messages: int
     parts: int
     #: Nothing was committed in the whole database since the look before.
-    quiet_tick: Counts
+    quiet_look: Counts
     #: Nothing was published, but other transactions ended.
-    idle_tick: Counts
+    idle_look: Counts
     publish: Counts
-    tick: Counts
+    look: Counts
     delivery: Counts
 
     @property
@@ -52,12 +52,12 @@ class PathCounts:
     @property
     def statements_per_event(self) -> float:
         """From dispatch to ack."""
-        return (len(self.tick.statements) + len(self.delivery.statements)) / self.events
+        return (len(self.look.statements) + len(self.delivery.statements)) / self.events
 
     @property
     def wal_bytes_per_event(self) -> float:
         """From dispatch to ack."""
-        return (self.tick.wal_bytes + self.delivery.wal_bytes) / self.events
+        return (self.look.wal_bytes + self.delivery.wal_bytes) / self.events
 
     @property
     def wal_bytes_per_window(self) -> float:
@@ -75,25 +75,25 @@ class PathCounts:
 def count_path(*, log: Path, store: EventStore, clickhouse: Client, events: int, window_rows: int) -> PathCounts:
     """Carry `events` users in windows of `window_rows` and count. Everything must be empty before."""
     dispatched = Dispatched()
-    dispatcher = make_dispatcher(all_outboxes(), publish=dispatched, in_flight_rows=events)
+    dispatcher = make_dispatcher(all_outboxes(), enqueue=dispatched, in_flight_rows=events)
     publish_users(window_rows)
-    seconds_of_tick(dispatcher)
+    seconds_of_look(dispatcher)
     carry_window(dispatched.batches, store)
     dispatched.batches.clear()
     # Once more for what the window left behind: the first look after a delivery prunes its dead rows, which is WAL.
-    dispatcher.tick()
+    dispatcher.look()
     block = _last_block(clickhouse)
     with counting(log):
-        with counted(log, is_own=True) as quiet_tick:
-            dispatcher.tick()
+        with counted(log, is_own=True) as quiet_look:
+            dispatcher.look()
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_current_xact_id()")
-        with counted(log, is_own=True) as idle_tick:
-            dispatcher.tick()
+        with counted(log, is_own=True) as idle_look:
+            dispatcher.look()
         with counted(log, is_own=True) as publish:
             publish_users(events)
-        with counted(log, is_own=True) as tick:
-            dispatcher.tick()
+        with counted(log, is_own=True) as look:
+            dispatcher.look()
         windows = in_windows(dispatched.batches, rows=window_rows)
         with counted(log, is_own=True) as delivery:
             for window in windows:
@@ -106,10 +106,10 @@ def count_path(*, log: Path, store: EventStore, clickhouse: Client, events: int,
         windows=len(windows),
         messages=len(dispatched.batches),
         parts=_last_block(clickhouse) - block,
-        quiet_tick=quiet_tick,
-        idle_tick=idle_tick,
+        quiet_look=quiet_look,
+        idle_look=idle_look,
         publish=publish,
-        tick=tick,
+        look=look,
         delivery=delivery,
     )
 

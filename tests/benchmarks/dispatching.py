@@ -10,26 +10,26 @@ from django.db import connection
 from tests.benchmarks.figure import Bound, Figure, Partner, in_turns, measured
 from tests.benchmarks.in_process import Dispatched, make_dispatcher
 from tests.benchmarks.traffic import publish_events
-from towpath.actors import publish_batches
+from towpath.actors import enqueue_batches
 from towpath.outbox.models import all_outboxes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.benchmarks.lab import Lab
-    from towpath.flow.batch import PublishBatches
+    from towpath.flow.batch import EnqueueBatches
 
 
 def dispatch(lab: Lab) -> list[Figure]:
     """The product's dispatcher and its publish function, in this process, with room for all ids in flight."""
     ids = lab.sizes.dispatch_ids
 
-    def run(publish: Callable[[], PublishBatches]) -> float:
+    def run(publish: Callable[[], EnqueueBatches]) -> float:
         lab.clear()
         publish_events(ids)
-        dispatcher = make_dispatcher(all_outboxes(), publish=publish(), in_flight_rows=2 * ids)
+        dispatcher = make_dispatcher(all_outboxes(), enqueue=publish(), in_flight_rows=2 * ids)
         began = time.perf_counter()
-        while dispatcher.tick():
+        while dispatcher.look():
             pass
         seconds = time.perf_counter() - began
         assert _rows_in_batches() == ids
@@ -38,7 +38,7 @@ def dispatch(lab: Lab) -> list[Figure]:
     rates = in_turns(
         {
             "into the ledger only": lambda: run(Dispatched),
-            "into RabbitMQ": lambda: run(lambda: publish_batches),
+            "into RabbitMQ": lambda: run(lambda: enqueue_batches),
         },
         repeats=lab.sizes.repeats,
         say=lab.say,

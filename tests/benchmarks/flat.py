@@ -20,7 +20,7 @@ from tests.benchmarks.in_process import (
     drop_dispatched,
     in_windows,
     make_dispatcher,
-    seconds_of_tick,
+    seconds_of_look,
 )
 from tests.benchmarks.many_outboxes import fifty_outboxes, forget_them
 from tests.benchmarks.traffic import publish_events, publish_users
@@ -36,7 +36,7 @@ _SMALL, _LARGE = "bench_small", "bench_large"
 _WINDOW_ROWS = 1000
 _FLAT = Bound("at most", 1.25)
 #: Of as many, the quickest counts: these take a tenth of a millisecond, half of it the way to another core and back.
-_IDLE_TICKS = 100
+_IDLE_LOOKS = 100
 #: Rows delivered at a time under the open transaction.
 _STEP_ROWS = 5000
 
@@ -132,7 +132,7 @@ def _delivered_rows(lab: Lab) -> list[Figure]:
         dispatcher.create_cursors()
         for _ in range(delivered // _STEP_ROWS):
             publish_events(_STEP_ROWS)
-            dispatcher.tick()
+            dispatcher.look()
             drop_dispatched()
         what, other = f"after {delivered:,} delivered rows under an open transaction", "none, no open transaction"
         return [
@@ -156,7 +156,7 @@ def _outboxes(lab: Lab) -> list[Figure]:
         def dispatcher() -> Dispatcher:
             is_small = connection.settings_dict["NAME"] == _SMALL
             chosen = {"outbox_event": OutboxEvent} if is_small else outboxes
-            return make_dispatcher(chosen, publish=Dispatched(), in_flight_rows=100_000)
+            return make_dispatcher(chosen, enqueue=Dispatched(), in_flight_rows=100_000)
 
         what, other = f"{len(outboxes)} outbox tables", "1 outbox table"
         return [
@@ -173,11 +173,11 @@ def _outboxes(lab: Lab) -> list[Figure]:
 def _milliseconds_per_window(lab: Lab, rows: int) -> float:
     """Dispatch, seal, load, write and ack of `rows` rows, a window of a thousand at a time."""
     dispatched = Dispatched()
-    dispatcher = make_dispatcher(all_outboxes(), publish=dispatched, in_flight_rows=rows)
+    dispatcher = make_dispatcher(all_outboxes(), enqueue=dispatched, in_flight_rows=rows)
     began = time.perf_counter()
     # More than once where the last turn's page was full: the first look only finds that there is nothing after it.
     while sum(len(batch.ids) for batch in dispatched.batches) < rows:
-        dispatcher.tick()
+        dispatcher.look()
     windows = in_windows(dispatched.batches, rows=_WINDOW_ROWS)
     for window in windows:
         carry_window(window, lab.store)
@@ -193,21 +193,21 @@ def _compared_idle_ticks(lab: Lab, what: str, other: str, dispatcher: Callable[[
 
     def idle() -> float:
         looking = dispatcher()
-        looking.tick()
-        return min(seconds_of_tick(looking) for _ in range(_IDLE_TICKS)) * 1e3
+        looking.look()
+        return min(seconds_of_look(looking) for _ in range(_IDLE_LOOKS)) * 1e3
 
     def idle_among_others() -> float:
         looking = dispatcher()
-        looking.tick()
+        looking.look()
         times = []
-        for _ in range(_IDLE_TICKS):
+        for _ in range(_IDLE_LOOKS):
             _commit_something_else()
-            times.append(seconds_of_tick(looking))
+            times.append(seconds_of_look(looking))
         return min(times) * 1e3
 
     return [
-        _compared(lab, "idle dispatch tick", what, other, idle, unit="ms"),
-        _compared(lab, "idle dispatch tick while others commit", what, other, idle_among_others, unit="ms"),
+        _compared(lab, "idle dispatch look", what, other, idle, unit="ms"),
+        _compared(lab, "idle dispatch look while others commit", what, other, idle_among_others, unit="ms"),
     ]
 
 
@@ -218,15 +218,15 @@ def _compared_busy_ticks(
 
     def busy() -> float:
         looking = dispatcher()
-        looking.tick()
+        looking.look()
         times = []
         for _ in range(5):
             publish()
-            times.append(seconds_of_tick(looking))
+            times.append(seconds_of_look(looking))
             drop_dispatched()
         return statistics.median(times) * 1e3
 
-    return _compared(lab, "busy dispatch tick", what, other, busy, unit="ms")
+    return _compared(lab, "busy dispatch look", what, other, busy, unit="ms")
 
 
 def _compared(lab: Lab, quantity: str, what: str, other: str, run: Callable[[], float], *, unit: str) -> Figure:
@@ -256,7 +256,7 @@ def _commit_something_else() -> None:
 
 
 def _dispatcher() -> Dispatcher:
-    return make_dispatcher(all_outboxes(), publish=Dispatched(), in_flight_rows=100_000)
+    return make_dispatcher(all_outboxes(), enqueue=Dispatched(), in_flight_rows=100_000)
 
 
 @contextlib.contextmanager

@@ -13,14 +13,14 @@ from django.conf import settings
 from django.db import connection
 
 from towpath.flow.delivery import Delivery, deliver
-from towpath.flow.dispatch import Dispatcher, Limits
+from towpath.flow.dispatch import Dispatcher, DispatchLimits
 from towpath.ledger.window import seal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from towpath.eventlog.store import EventStore
-    from towpath.flow.batch import Batch, PublishBatches
+    from towpath.flow.batch import BatchMessage, EnqueueBatches
     from towpath.outbox.models import Outbox
 
 
@@ -28,39 +28,39 @@ if TYPE_CHECKING:
 class Dispatched:
     """Takes the place of RabbitMQ: the batches whose messages would be sent."""
 
-    batches: list[Batch] = field(default_factory=list)
+    batches: list[BatchMessage] = field(default_factory=list)
 
-    def __call__(self, batches: Sequence[Batch], /) -> None:
+    def __call__(self, batches: Sequence[BatchMessage], /) -> None:
         self.batches += batches
 
 
 def make_dispatcher(
-    outboxes: Mapping[str, type[Outbox]], *, publish: PublishBatches, in_flight_rows: int, batch_ids: int | None = None
+    outboxes: Mapping[str, type[Outbox]], *, enqueue: EnqueueBatches, in_flight_rows: int, batch_ids: int | None = None
 ) -> Dispatcher:
     """A dispatcher as `dispatch_shift` makes it, with cursors."""
     dispatcher = Dispatcher(
         outboxes,
-        limits=Limits(
+        limits=DispatchLimits(
             batch_ids=batch_ids or settings.BATCH_IDS,
             batch_bytes=max(1, settings.WINDOW_BYTES // 4),
             in_flight_rows=in_flight_rows,
         ),
-        publish=publish,
+        enqueue=enqueue,
     )
     dispatcher.create_cursors()
     return dispatcher
 
 
-def carry_window(batches: list[Batch], store: EventStore) -> None:
+def carry_window(batches: list[BatchMessage], store: EventStore) -> None:
     """Seal, load, write and ack one window of these batches."""
     window = seal([batch.id for batch in batches])
     assert window is not None
     assert deliver(window, store) is Delivery.ACKED
 
 
-def in_windows(batches: list[Batch], *, rows: int) -> list[list[Batch]]:
+def in_windows(batches: list[BatchMessage], *, rows: int) -> list[list[BatchMessage]]:
     """The batches in order, put together to windows of that many rows."""
-    windows: list[list[Batch]] = [[]]
+    windows: list[list[BatchMessage]] = [[]]
     for batch in batches:
         if sum(len(member.ids) for member in windows[-1]) + len(batch.ids) > rows:
             windows.append([])
@@ -81,8 +81,8 @@ def drop_dispatched() -> None:
         cursor.execute("DELETE FROM pipeline_batch")
 
 
-def seconds_of_tick(dispatcher: Dispatcher) -> float:
+def seconds_of_look(dispatcher: Dispatcher) -> float:
     """How long one look takes."""
     began = time.perf_counter()
-    dispatcher.tick()
+    dispatcher.look()
     return time.perf_counter() - began

@@ -104,26 +104,26 @@ def test_a_look_that_finds_nothing_is_three_statements_at_most_and_writes_nothin
 ) -> None:
     counts = path(10_000)
 
-    assert len(counts.quiet_tick.statements) <= 2
-    assert len(counts.idle_tick.statements) <= 3
+    assert len(counts.quiet_look.statements) <= 2
+    assert len(counts.idle_look.statements) <= 3
     # Not nothing: the server notes the running transactions every 15 seconds.
-    assert counts.quiet_tick.wal_bytes < 500
-    assert counts.idle_tick.wal_bytes < 500
+    assert counts.quiet_look.wal_bytes < 500
+    assert counts.idle_look.wal_bytes < 500
 
 
 def test_a_look_that_finds_a_page_of_rows_is_seven_statements(path: Callable[[int], PathCounts]) -> None:
     """Three to look, BEGIN, the cursor's lock, the page, COMMIT."""
     counts = path(10_000)
 
-    assert len(counts.tick.statements) <= 7
+    assert len(counts.look.statements) <= 7
 
 
 def test_a_window_of_two_outboxes_costs_one_statement_more(log: Path, store: EventStore) -> None:
     dispatched = Dispatched()
-    dispatcher = make_dispatcher(all_outboxes(), publish=dispatched, in_flight_rows=10_000)
+    dispatcher = make_dispatcher(all_outboxes(), enqueue=dispatched, in_flight_rows=10_000)
     publish_users(300)
     publish_events(300)
-    dispatcher.tick()
+    dispatcher.look()
 
     with counting(log), counted(log, is_own=True) as counts:
         carry_window(dispatched.batches, store)

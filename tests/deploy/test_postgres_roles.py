@@ -145,7 +145,7 @@ def test_connections_of_the_web_leave_the_pipeline_its_own(migrated: Deployment)
             "web",
             "INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at) VALUES ('a', '{1}', 1, 1, now())",
         ),
-        ("web", "UPDATE pipeline_cursor SET is_rescan = true"),
+        ("web", "UPDATE pipeline_cursor SET is_rewound = true"),
         ("web", "DELETE FROM pipeline_window"),
         ("web", "DELETE FROM pipeline_deadletter"),
         ("web", "DELETE FROM django_migrations"),

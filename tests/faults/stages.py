@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tests.faults import writers
 from tests.faults.fleet import freeze, thaw
 from tests.waiting import eventually
-from towpath.flow.dispatch import Dispatcher, Limits
+from towpath.flow.dispatch import Dispatcher, DispatchLimits
 from towpath.ledger.window import seal
 from towpath.outbox.models import all_outboxes
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from deploy.local.process import Process
     from tests.faults.conftest import Run
-    from towpath.flow.batch import Batch
+    from towpath.flow.batch import BatchMessage
 
 _EVENTS = 20
 _USERS = 10
@@ -44,11 +44,11 @@ def publish_in_each_stage(run: Run, workers: Sequence[Process], *, drain_seconds
     return delivered | sealed, batched | publish_both(run)
 
 
-def dispatch_without_messages() -> list[Batch]:
+def dispatch_without_messages() -> list[BatchMessage]:
     """One dispatcher's look at everything, here, its messages lost."""
-    batches: list[Batch] = []
-    limits = Limits(batch_ids=500, batch_bytes=1_000_000, in_flight_rows=10_000)
-    Dispatcher(all_outboxes(), limits=limits, publish=batches.extend).tick()
+    batches: list[BatchMessage] = []
+    limits = DispatchLimits(batch_ids=500, batch_bytes=1_000_000, in_flight_rows=10_000)
+    Dispatcher(all_outboxes(), limits=limits, enqueue=batches.extend).look()
     return batches
 
 

@@ -22,8 +22,8 @@ from tests.faults.fleet import family, freeze, thaw, wait_until_frozen
 from tests.faults.proxy import Fault, Kind
 from tests.faults.reported import problems
 from tests.waiting import eventually
-from towpath.actors import publish_batches
-from towpath.flow.dispatch import Dispatcher, Limits
+from towpath.actors import enqueue_batches
+from towpath.flow.dispatch import Dispatcher, DispatchLimits
 from towpath.outbox.models import all_outboxes
 
 if TYPE_CHECKING:
@@ -229,11 +229,11 @@ def _age_shifts(seconds: int) -> None:
 
 
 def _dispatch_until(stopping: threading.Event, errors: list[BaseException]) -> None:
-    limits = Limits(batch_ids=20, batch_bytes=1_000_000, in_flight_rows=settings.MAX_OPEN_WINDOWS * 1000)
-    dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=publish_batches)
+    limits = DispatchLimits(batch_ids=20, batch_bytes=1_000_000, in_flight_rows=settings.MAX_OPEN_WINDOWS * 1000)
+    dispatcher = Dispatcher(all_outboxes(), limits=limits, enqueue=enqueue_batches)
     try:
         while not stopping.wait(0.02):
-            dispatcher.tick()
+            dispatcher.look()
     except BaseException as error:  # noqa: BLE001 - raised where it is seen
         errors.append(error)
     finally:

@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from towpath.flow.dispatch import Dispatcher, Limits
+from towpath.flow.dispatch import Dispatcher, DispatchLimits
 from towpath.outbox.models import all_outboxes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from towpath.flow.batch import Batch, PublishBatches
+    from towpath.flow.batch import BatchMessage, EnqueueBatches
 
 #: Ticks after which a dispatcher that is still not done is taken to be stuck.
-_MOST_TICKS = 2000
+_MOST_LOOKS = 2000
 
 
 class Sent:
     """The batches that were published, in order."""
 
     def __init__(self) -> None:
-        self.batches: list[Batch] = []
+        self.batches: list[BatchMessage] = []
 
-    def __call__(self, batches: Sequence[Batch], /) -> None:
+    def __call__(self, batches: Sequence[BatchMessage], /) -> None:
         self.batches += batches
 
     def ids(self, outbox: str) -> list[int]:
@@ -35,24 +35,24 @@ class Sent:
 
 
 def make_dispatcher(
-    publish: PublishBatches,
+    enqueue: EnqueueBatches,
     *,
     batch_ids: int = 500,
     batch_bytes: int = 8 * 1024 * 1024,
     in_flight_rows: int = 1_000_000,
 ) -> Dispatcher:
     """A dispatcher over all outboxes, with its cursors in place."""
-    limits = Limits(batch_ids=batch_ids, batch_bytes=batch_bytes, in_flight_rows=in_flight_rows)
-    dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=publish)
+    limits = DispatchLimits(batch_ids=batch_ids, batch_bytes=batch_bytes, in_flight_rows=in_flight_rows)
+    dispatcher = Dispatcher(all_outboxes(), limits=limits, enqueue=enqueue)
     dispatcher.create_cursors()
     return dispatcher
 
 
 def dispatch_all(dispatcher: Dispatcher) -> None:
-    """Tick until nothing is left to dispatch: twice, because a tick ends with the snapshot its pages began with."""
+    """Look until nothing is left to dispatch: twice, because a look ends with the snapshot its pages began with."""
     idle = 0
-    for _ in range(_MOST_TICKS):
-        idle = 0 if dispatcher.tick() else idle + 1
+    for _ in range(_MOST_LOOKS):
+        idle = 0 if dispatcher.look() else idle + 1
         if idle == 2:
             return
-    raise AssertionError(f"the dispatcher still has something to do after {_MOST_TICKS} ticks")
+    raise AssertionError(f"the dispatcher still has something to do after {_MOST_LOOKS} looks")

@@ -132,13 +132,13 @@ def test_the_status_reports_rows_that_somebody_has_deleted() -> None:
     create_users(3)
     done = sealed()
     ack(done, delivered={"outbox_user": 1})
-    Window.objects.update(missing=2)
+    Window.objects.update(vanished=2)
 
     answer = status()
 
-    assert answer["missing_rows"] == 2
+    assert answer["vanished_rows"] == 2
     assert [problem for problem in answer["problems"] if "2 row(s) of 1 window(s) were deleted" in problem]
-    assert "TowpathRowsMissing" in here("pipeline", "status").stdout
+    assert "TowpathRowsVanished" in here("pipeline", "status").stdout
 
 
 def test_a_database_that_is_down_is_said_in_one_line() -> None:

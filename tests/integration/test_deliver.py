@@ -408,11 +408,11 @@ def test_rows_that_vanished_from_their_outbox_are_counted_and_stay_in_the_receip
         write_without_ack(store, late)
         assert deliver(taken_over(late), store) is Delivery.ACKED
 
-    errors = [(line["outbox"], line["missing"]) for line in logs if line["event"] == "rows_missing_in_outbox"]
+    errors = [(line["outbox"], line["vanished"]) for line in logs if line["event"] == "rows_vanished"]
     assert errors == [("outbox_user", 3), ("outbox_event", 2)]
-    assert counted.of("towpath_missing_rows_total", outbox="outbox_user") == 3
-    assert counted.of("towpath_missing_rows_total", outbox="outbox_event") == 2
-    assert sorted(Window.objects.values_list("rows", "missing")) == [(3, 2), (10, 3)]
+    assert counted.of("towpath_vanished_rows_total", outbox="outbox_user") == 3
+    assert counted.of("towpath_vanished_rows_total", outbox="outbox_event") == 2
+    assert sorted(Window.objects.values_list("rows", "vanished")) == [(3, 2), (10, 3)]
 
 
 def test_an_owner_that_comes_too_late_finds_no_rows_missing(store: EventStore) -> None:
@@ -422,7 +422,7 @@ def test_an_owner_that_comes_too_late_finds_no_rows_missing(store: EventStore) -
 
     assert deliver(window, store) is Delivery.LEASE_LOST
 
-    assert Window.objects.get().missing == 0
+    assert Window.objects.get().vanished == 0
 
 
 def test_recovery_seals_and_delivers_what_no_aggregator_has(

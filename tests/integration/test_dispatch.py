@@ -83,7 +83,7 @@ def test_each_committed_row_of_concurrent_writers_gets_into_exactly_one_batch() 
 
     def dispatch() -> list[int]:
         while not is_over.is_set():
-            dispatcher.tick()
+            dispatcher.look()
         return []
 
     def write_all() -> list[int]:
@@ -170,7 +170,7 @@ def test_a_backlog_is_paged_and_what_commits_in_between_is_not_missed(
 
     # When each page is followed by a commit, one of them that of the open transaction
     for page in range(30):
-        dispatcher.tick()
+        dispatcher.look()
         if page == 3:
             session.commit()
             committed += opened_before
@@ -192,7 +192,7 @@ def test_a_page_never_takes_more_rows_than_its_limit(monkeypatch: pytest.MonkeyP
     pages = []
     while True:
         before = len(sent.ids(EVENT))
-        is_more = dispatcher.tick()
+        is_more = dispatcher.look()
         pages.append(len(sent.ids(EVENT)) - before)
         if not is_more:
             break
@@ -210,7 +210,7 @@ def test_two_dispatchers_never_put_a_row_into_two_batches(monkeypatch: pytest.Mo
     def dispatch(number: int) -> list[int]:
         dispatcher = make_dispatcher(sent[number], batch_ids=4)
         while not is_over.is_set():
-            dispatcher.tick()
+            dispatcher.look()
         dispatch_all(dispatcher)
         return []
 
@@ -240,7 +240,7 @@ def test_a_dispatcher_does_not_wait_for_one_that_holds_the_cursor(session: Postg
         cursor.execute("SET lock_timeout = '5s'")  # a dispatcher that waits fails, instead of hanging for ever
 
     # When this one ticks, it finds nothing to do
-    dispatcher.tick()
+    dispatcher.look()
     assert sent.batches == []
 
     # And when the other one is gone, it does the work
@@ -257,7 +257,7 @@ def test_no_more_rows_than_the_limit_are_in_flight() -> None:
 
     # When the dispatcher ticks as often as it likes
     for _ in range(20):
-        assert dispatcher.tick()
+        assert dispatcher.look()
     assert in_flight() == 1000
 
     # And when some of it is delivered, there is room for as much again
@@ -266,12 +266,12 @@ def test_no_more_rows_than_the_limit_are_in_flight() -> None:
             "DELETE FROM pipeline_batch WHERE id IN (SELECT id FROM pipeline_batch ORDER BY id DESC LIMIT 3)"
         )
     for _ in range(20):
-        dispatcher.tick()
+        dispatcher.look()
     assert in_flight() == 1000
 
     # And in the end each row has been sent once
     with connection.cursor() as cursor:
-        while dispatcher.tick():
+        while dispatcher.look():
             assert in_flight() <= 1000
             cursor.execute("DELETE FROM pipeline_batch")
     assert sent.ids(USER) == sorted(ids)
@@ -284,7 +284,7 @@ def test_the_limit_of_rows_in_flight_holds_for_all_outboxes_together() -> None:
     write_events(["{}"] * 2000)
 
     for _ in range(30):
-        dispatcher.tick()
+        dispatcher.look()
 
     assert 0 < in_flight() <= 150
 
@@ -295,7 +295,7 @@ def test_a_limit_below_the_size_of_a_batch_is_still_the_limit() -> None:
     create_users(2000)
 
     for _ in range(5):
-        dispatcher.tick()
+        dispatcher.look()
 
     assert 0 < in_flight() <= 100
 
@@ -305,14 +305,14 @@ def test_an_outbox_with_a_backlog_does_not_starve_the_other() -> None:
     sent = Sent()
     dispatcher = make_dispatcher(sent, batch_ids=100, in_flight_rows=500)
     write_events(["{}"] * 20_000)
-    dispatcher.tick()
+    dispatcher.look()
     ids = create_users(3)
 
     # When deliveries make room for a batch at a time
     for _ in range(10):
         with connection.cursor() as cursor:
             cursor.execute("DELETE FROM pipeline_batch WHERE id = (SELECT min(id) FROM pipeline_batch)")
-        dispatcher.tick()
+        dispatcher.look()
 
     # Then the three are on their way, long before the backlog is
     assert sent.ids(USER) == sorted(ids)
@@ -356,7 +356,7 @@ def test_a_message_that_cannot_be_sent_leaves_its_batch_in_the_ledger() -> None:
 
     ids = create_users(3)
     with pytest.raises(ConnectionError):
-        make_dispatcher(Down()).tick()
+        make_dispatcher(Down()).look()
 
     # Then the rows are in a batch, for recovery, and are not dispatched again
     sent = Sent()
@@ -411,7 +411,7 @@ def test_starting_over_is_paged_like_everything_else(monkeypatch: pytest.MonkeyP
     sent = Sent()
     dispatcher = make_dispatcher(sent, batch_ids=3)
     for _ in range(4):
-        dispatcher.tick()
+        dispatcher.look()
         waiting += write_events(["{}"] * 2)
     dispatch_all(dispatcher)
 
@@ -460,7 +460,7 @@ def test_a_look_at_an_idle_outbox_writes_nothing() -> None:
 
     before = next_transaction_id()
     for _ in range(50):
-        assert not dispatcher.tick()
+        assert not dispatcher.look()
 
     # Then hardly a transaction id was used (autovacuum takes some)
     assert next_transaction_id() - before < 10

@@ -31,7 +31,7 @@ from tests.integration.threads import all_at_once
 from tests.integration.workers import QUICK, Workers
 from tests.services import Services
 from tests.waiting import eventually
-from towpath.actors import publish_batches
+from towpath.actors import enqueue_batches
 from towpath.flow.broker import queue_lengths
 from towpath.ledger.models import Batch, Shift, Window
 
@@ -63,7 +63,7 @@ def clickhouse_down(services: Services) -> Iterator[contextlib.ExitStack]:
 
 def dispatch(*, batch_ids: int = 500) -> None:
     """Dispatch all that waits, onto the real RabbitMQ, from this process."""
-    dispatch_all(make_dispatcher(publish_batches, batch_ids=batch_ids))
+    dispatch_all(make_dispatcher(enqueue_batches, batch_ids=batch_ids))
 
 
 def bytes_nobody_has_read(port: int) -> int:
@@ -207,7 +207,7 @@ def test_messages_delivered_three_times_in_random_order_make_each_row_arrive_onc
     dispatch_all(make_dispatcher(sent, batch_ids=50))
     messages = sent.batches * 3
     random.shuffle(messages)
-    publish_batches(messages)
+    enqueue_batches(messages)
     assert queue_lengths()["aggregate"] == 120
 
     # When two aggregators take them

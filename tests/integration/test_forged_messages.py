@@ -18,7 +18,7 @@ from tests.integration.invariants import assert_delivered_within
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.workers import QUICK
 from tests.waiting import eventually
-from towpath.actors import aggregate, publish_batches
+from towpath.actors import aggregate, enqueue_batches
 from towpath.flow.broker import Broker, queue_lengths
 from towpath.ledger.models import Window
 
@@ -67,7 +67,7 @@ def test_forged_messages_store_nothing_and_stop_nobody(workers: Workers, event_l
     workers.aggregator(**{**QUICK, "WINDOW_WRITERS": "1"})
     eventually(lambda: not queue_lengths()["aggregate"], seconds=WAIT_SECONDS)
     create_users(1, prefix="after")
-    dispatch_all(make_dispatcher(publish_batches))
+    dispatch_all(make_dispatcher(enqueue_batches))
 
     # Then what was dispatched is stored once, as the ledger has it
     eventually(lambda: undelivered() == {}, seconds=WAIT_SECONDS)

@@ -199,7 +199,7 @@ def test_work_within_work_moves_both() -> None:
         works = heartbeat._under_way[threading.get_ident()]
         before = [work.moved_at for work in works]
 
-        heartbeat.turn()
+        heartbeat.step()
 
         assert [work.name for work in works] == ["outer", "inner"]
         assert all(work.moved_at > moved_at for work, moved_at in zip(works, before, strict=True))

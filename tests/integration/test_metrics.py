@@ -27,7 +27,7 @@ from tests.integration.workers import QUICK, Workers
 from tests.services import Services
 from tests.waiting import eventually
 from towpath.eventlog.store import EventStore, connect
-from towpath.flow.accumulate import Closing
+from towpath.flow.accumulate import WindowLimits
 from towpath.flow.aggregator import Aggregator
 from towpath.flow.broker import queue_lengths
 from towpath.flow.delivery import Delivery, deliver
@@ -78,8 +78,8 @@ def test_every_role_counts_what_really_happened(workers: Workers, event_log: Eve
 
     # Then the dispatcher has counted what was committed
     dispatcher = scrape(ports["dispatcher"])
-    assert dispatcher.of("towpath_published_rows_total", outbox="outbox_user") == 2500
-    assert dispatcher.of("towpath_published_rows_total", outbox="outbox_event") == 7
+    assert dispatcher.of("towpath_dispatched_rows_total", outbox="outbox_user") == 2500
+    assert dispatcher.of("towpath_dispatched_rows_total", outbox="outbox_event") == 7
     assert dispatcher.of("towpath_batches_total", outbox="outbox_user") >= 2500 / settings.BATCH_IDS
     assert dispatcher.of("towpath_stage_seconds_count", stage="dispatch") >= 1
 
@@ -287,14 +287,14 @@ def test_batches_that_recovery_takes_up_are_counted(store: EventStore) -> None:
 @pytest.mark.parametrize(
     ("reason", "closing"),
     [
-        ("rows", Closing(3, 1024**2, linger_seconds=3600)),
-        ("bytes", Closing(1000, 1, linger_seconds=3600)),
-        ("linger", Closing(1000, 1024**2, linger_seconds=0.3)),
-        ("shutdown", Closing(1000, 1024**2, linger_seconds=3600)),
+        ("rows", WindowLimits(3, 1024**2, linger_seconds=3600)),
+        ("bytes", WindowLimits(1000, 1, linger_seconds=3600)),
+        ("linger", WindowLimits(1000, 1024**2, linger_seconds=0.3)),
+        ("shutdown", WindowLimits(1000, 1024**2, linger_seconds=3600)),
     ],
 )
 def test_a_window_is_counted_by_the_reason_for_which_it_was_closed(
-    reason: str, closing: Closing, store: EventStore
+    reason: str, closing: WindowLimits, store: EventStore
 ) -> None:
     write_events(["{}"] * 3)
     sent = Sent()

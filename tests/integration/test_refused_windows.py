@@ -369,7 +369,7 @@ def test_dead_letters_of_bad_rows_can_be_replayed_when_the_table_is_repaired(
         settle(store, rounds=2)
     assert OutboxEvent.objects.count() == 3
 
-    deadletters.replay(deadletters.find(None), publish=lambda _batches: None)
+    deadletters.replay(deadletters.find(None), enqueue=lambda _batches: None)
     window = seal(list(Batch.objects.values_list("id", flat=True)))
     assert window is not None
     deliver(window, store)

@@ -84,11 +84,11 @@ _OLD = {"DJANGO_SETTINGS_MODULE": "backend.config.settings"}
 _DISPATCH = """
 import django; django.setup()
 from towpath.outbox.models import all_outboxes
-from towpath.flow.dispatch import Dispatcher, Limits
-limits = Limits(batch_ids=100, batch_bytes=10**6, in_flight_rows=1000)
-dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=lambda batches: None)
+from towpath.flow.dispatch import Dispatcher, DispatchLimits
+limits = DispatchLimits(batch_ids=100, batch_bytes=10**6, in_flight_rows=1000)
+dispatcher = Dispatcher(all_outboxes(), limits=limits, enqueue=lambda batches: None)
 dispatcher.create_cursors()
-dispatcher.tick()
+dispatcher.look()
 from django.db import connection
 connection.cursor().execute("UPDATE pipeline_batch SET dispatched_at = dispatched_at - interval '1 hour'")
 """

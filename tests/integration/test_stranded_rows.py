@@ -215,10 +215,10 @@ def test_an_unfinished_look_strands_nothing(state: str, monkeypatch: pytest.Monk
     dispatch_all(dispatcher := make_dispatcher(Sent(), batch_ids=3))
     write_events(["{}"] * 40)
     if state == "paged":
-        assert dispatcher.tick()
+        assert dispatcher.look()
     else:
         change = {
-            "rescan": "UPDATE pipeline_cursor SET seen = '1:1:', is_rescan = true",
+            "rescan": "UPDATE pipeline_cursor SET seen = '1:1:', is_rewound = true",
             "another cluster": "UPDATE pipeline_cursor SET cluster = 'another', seen = '1000000000:1000000000:'",
             "no cursor": "DELETE FROM pipeline_cursor",
         }

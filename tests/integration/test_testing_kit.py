@@ -175,12 +175,12 @@ def test_the_kit_works_as_well_in_a_test_that_commits(published: Published, deli
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
-@pytest.mark.parametrize("most_rows", [2, 5000])
+@pytest.mark.parametrize("max_rows", [2, 5000])
 def test_the_kit_works_at_every_isolation_level(
-    deliver: Deliver, settings: Settings, level: str, most_rows: int
+    deliver: Deliver, settings: Settings, level: str, max_rows: int
 ) -> None:
     """Above READ COMMITTED, a transaction keeps the snapshot of its first statement."""
-    settings.BATCH_IDS = settings.WINDOW_ROWS = settings.WINDOW_MAX_ROWS = most_rows
+    settings.BATCH_IDS = settings.WINDOW_ROWS = settings.WINDOW_MAX_ROWS = max_rows
     settings.MAX_OPEN_WINDOWS = 1
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(f"SET TRANSACTION ISOLATION LEVEL {level}")

@@ -182,7 +182,7 @@ def test_what_was_dispatched_again_under_the_new_name_is_stored_once(
 
     assert stored(event_log) == [*range(1, 501)]
     assert undelivered() == {}
-    assert status()["missing_rows"] == 0
+    assert status()["vanished_rows"] == 0
 
 
 def test_dead_letters_of_a_renamed_outbox_are_replayed_under_the_new_name(
@@ -336,7 +336,7 @@ def test_a_name_anywhere_in_the_ledger_is_named_and_takes_nobodys_room(place: st
     assert claim_expired() is None
     assert has_room()
     write_events(["{}"])
-    make_dispatcher(sent := Sent(), in_flight_rows=1000).tick()
+    make_dispatcher(sent := Sent(), in_flight_rows=1000).look()
     assert len(sent.batches) == 1
 
 

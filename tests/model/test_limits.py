@@ -18,7 +18,7 @@ from tests.model.faulty_store import FaultyStore
 from tests.model.puppets import Order, Puppet
 from towpath.flow import deadletters
 from towpath.flow.delivery import deliver
-from towpath.flow.dispatch import Dispatcher, Limits
+from towpath.flow.dispatch import Dispatcher, DispatchLimits
 from towpath.flow.recover import recover
 from towpath.ledger.window import seal
 from towpath.outbox.models import OutboxEvent, all_outboxes
@@ -26,7 +26,7 @@ from towpath.outbox.models import OutboxEvent, all_outboxes
 if TYPE_CHECKING:
     from tests.model.ledger import Ledger
     from towpath.eventlog.stores.memory import Identity
-    from towpath.flow.batch import Batch
+    from towpath.flow.batch import BatchMessage
 
 
 class Race:
@@ -36,14 +36,14 @@ class Race:
         self.ledger = ledger
         self.store = FaultyStore(token_log_entries=token_log_entries)
         self.first, self.second, self.third = puppets[:3]
-        self._published: list[Batch] = []
-        limits = Limits(batch_ids=100, batch_bytes=100_000, in_flight_rows=1000)
-        self._dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=self._published.extend)
+        self._published: list[BatchMessage] = []
+        limits = DispatchLimits(batch_ids=100, batch_bytes=100_000, in_flight_rows=1000)
+        self._dispatcher = Dispatcher(all_outboxes(), limits=limits, enqueue=self._published.extend)
         self._dispatcher.create_cursors()
 
     def seal_and_stop_before_writing(self) -> None:
         """The first owner has sealed and loaded, and is about to send its insert."""
-        while self._dispatcher.tick():
+        while self._dispatcher.look():
             pass
         batch_ids = [batch.id for batch in self._published]
 
@@ -170,7 +170,7 @@ def test_limit_a_refused_row_alone_in_its_month_is_doubled_by_a_late_insert_and_
     # When the store is repaired, the first owner's insert arrives, and the dead letter is replayed
     race.store.mend()
     race.finish(race.first)
-    deadletters.replay(deadletters.find(None), publish=lambda _batches: None)
+    deadletters.replay(deadletters.find(None), enqueue=lambda _batches: None)
     race.ledger.age_batches()
     race.take_over(race.third, stop="the end")
 
@@ -189,7 +189,7 @@ def test_an_owner_that_has_lost_its_lease_sends_no_parts(race: Race) -> None:
     # When another one dead-letters a row, the store is repaired, and the row is replayed
     race.take_over(race.third, stop="the end")
     race.store.mend()
-    deadletters.replay(deadletters.find(None), publish=lambda _batches: None)
+    deadletters.replay(deadletters.find(None), enqueue=lambda _batches: None)
     race.ledger.age_batches()
     race.take_over(race.third, stop="the end")
     race.finish(race.second)

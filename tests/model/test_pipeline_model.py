@@ -49,9 +49,9 @@ from backend.users.models import OutboxUser, User
 from tests.model.faulty_store import FaultyStore
 from tests.model.puppets import Order, Puppet, stand_still
 from towpath.flow import deadletters
-from towpath.flow.accumulate import Accumulator, Closing
+from towpath.flow.accumulate import Accumulator, WindowLimits
 from towpath.flow.delivery import deliver
-from towpath.flow.dispatch import Dispatcher, Limits
+from towpath.flow.dispatch import Dispatcher, DispatchLimits
 from towpath.flow.recover import recover
 from towpath.ledger.window import seal
 from towpath.outbox.models import OutboxEvent, all_outboxes
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
     from tests.model.ledger import Ledger
     from towpath.eventlog.stores.memory import Identity
-    from towpath.flow.batch import Batch
+    from towpath.flow.batch import BatchMessage
 
 #: Examples of a run; the long profile is `MODEL_EXAMPLES=20000`.
 _EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "500"))
@@ -97,10 +97,10 @@ class Pipeline(RuleBasedStateMachine):
         """Empty, or with a window that has come some way: faults are only met further down the flow."""
         self.ledger.clear()
         self.store = FaultyStore(token_log_entries=token_log_entries)
-        self.queue: list[Batch] = []
+        self.queue: list[BatchMessage] = []
         self.aggregators = [_accumulator(), _accumulator()]
-        limits = Limits(batch_ids=2, batch_bytes=400, in_flight_rows=1000)
-        self.dispatchers = [Dispatcher(all_outboxes(), limits=limits, publish=self.queue.extend) for _ in range(2)]
+        limits = DispatchLimits(batch_ids=2, batch_bytes=400, in_flight_rows=1000)
+        self.dispatchers = [Dispatcher(all_outboxes(), limits=limits, enqueue=self.queue.extend) for _ in range(2)]
         self.dispatchers[0].create_cursors()
         self.ledger.begin_cursors_here()
         self.published: dict[Identity, str] = {}
@@ -108,7 +108,7 @@ class Pipeline(RuleBasedStateMachine):
         self.writers: dict[str, list[tuple[Identity, str]]] = {}
         if stops is not None:
             self.publish(rows, "commit")
-            while self.dispatchers[0].tick():
+            while self.dispatchers[0].look():
                 pass
             while self.queue:
                 self.accumulate(0, 0, is_delivered_again=False)
@@ -146,7 +146,7 @@ class Pipeline(RuleBasedStateMachine):
     @precondition(lambda self: self.idle)
     @rule(which=_WHICH, stops=_STOPS)
     def dispatch(self, which: int, stops: int) -> None:
-        self._begin(self.dispatchers[which % 2].tick, stops=stops)
+        self._begin(self.dispatchers[which % 2].look, stops=stops)
 
     @precondition(lambda self: self.queue)
     @rule(which=_WHICH, aggregator=st.integers(0, 1), is_delivered_again=st.booleans())
@@ -225,7 +225,7 @@ class Pipeline(RuleBasedStateMachine):
     @precondition(lambda self: self.store.poison)
     @rule()
     def replay_dead_letters(self) -> None:
-        deadletters.replay(deadletters.find(None), publish=self.queue.extend)
+        deadletters.replay(deadletters.find(None), enqueue=self.queue.extend)
 
     @precondition(lambda self: self.store.poison)
     @rule()
@@ -260,7 +260,7 @@ class Pipeline(RuleBasedStateMachine):
         for name in list(self.writers):
             self._end_transaction(self._puppet(name), is_committed=True)
         for puppet in self.standing:
-            if puppet.stop in {"batches_inserted", "cursor_committed", "published"}:
+            if puppet.stop in {"batches_inserted", "cursor_committed", "enqueued"}:
                 puppet.go_on(stops=1000)
         self.store.mend()
         self.queue.clear()
@@ -269,9 +269,9 @@ class Pipeline(RuleBasedStateMachine):
                 break
             self.ledger.expire_leases()
             self.ledger.age_batches()
-            while self.dispatchers[0].tick():
+            while self.dispatchers[0].look():
                 pass
-            deadletters.replay(deadletters.find(None), publish=self.queue.extend)
+            deadletters.replay(deadletters.find(None), enqueue=self.queue.extend)
             recover(self.store, should_stop=lambda: False)
         assert self._is_drained(), "I7: does not drain"
         # Now the zombies wake up, and what was under way arrives.
@@ -311,7 +311,7 @@ class Pipeline(RuleBasedStateMachine):
 
 
 def _accumulator() -> Accumulator[int]:
-    return Accumulator(Closing(rows=8, payload_bytes=1600, linger_seconds=0))
+    return Accumulator(WindowLimits(rows=8, payload_bytes=1600, linger_seconds=0))
 
 
 def _publish(rows: list[str], published: list[tuple[Identity, str]]) -> None:

@@ -9,15 +9,15 @@ from django.db import transaction
 
 from tests.model.faulty_store import FaultyStore
 from tests.model.puppets import Order, Puppet
-from towpath.flow.accumulate import Closing
+from towpath.flow.accumulate import WindowLimits
 from towpath.flow.aggregator import Aggregator, _Waiting
-from towpath.flow.dispatch import Dispatcher, Limits
+from towpath.flow.dispatch import Dispatcher, DispatchLimits
 from towpath.flow.recover import recover
 from towpath.outbox.models import OutboxEvent, all_outboxes
 
 if TYPE_CHECKING:
     from tests.model.ledger import Ledger
-    from towpath.flow.batch import Batch
+    from towpath.flow.batch import BatchMessage
 
 
 def stops_of(puppet: Puppet) -> list[str]:
@@ -29,16 +29,16 @@ def stops_of(puppet: Puppet) -> list[str]:
     return stops
 
 
-def dispatched(puppet: Puppet) -> tuple[list[str], Batch]:
+def dispatched(puppet: Puppet) -> tuple[list[str], BatchMessage]:
     """One event, brought into a batch by a dispatcher, and the dispatcher's stops."""
     with transaction.atomic():
         OutboxEvent.objects.create(event_type="paid", event_date_time=datetime(2024, 1, 1, tzinfo=UTC))
-    batches: list[Batch] = []
+    batches: list[BatchMessage] = []
 
-    limits = Limits(batch_ids=100, batch_bytes=1000, in_flight_rows=1000)
-    dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=batches.extend)
+    limits = DispatchLimits(batch_ids=100, batch_bytes=1000, in_flight_rows=1000)
+    dispatcher = Dispatcher(all_outboxes(), limits=limits, enqueue=batches.extend)
     dispatcher.create_cursors()
-    puppet.start(dispatcher.tick)
+    puppet.start(dispatcher.look)
     stops = stops_of(puppet)
     (batch,) = batches
     return stops, batch
@@ -49,7 +49,7 @@ def test_a_dispatcher_can_die_before_and_after_its_commit_and_after_its_messages
 ) -> None:
     stops, _ = dispatched(puppets[0])
 
-    assert stops == ["batches_inserted", "cursor_committed", "published"]
+    assert stops == ["batches_inserted", "cursor_committed", "enqueued"]
     assert len(ledger.sample().in_batches) == 1
 
 
@@ -57,7 +57,7 @@ def test_an_aggregator_seals_lets_its_members_go_and_then_loads_writes_and_acks(
     ledger: Ledger, puppets: list[Puppet]
 ) -> None:
     _, batch = dispatched(puppets[0])
-    aggregator = Aggregator(FaultyStore(token_log_entries=2), closing=Closing(8, 1600, 0), writers=0)
+    aggregator = Aggregator(FaultyStore(token_log_entries=2), closing=WindowLimits(8, 1600, 0), writers=0)
     member = _Waiting(batch.id)
 
     puppets[0].start(lambda: aggregator._carry([member]))
@@ -72,7 +72,7 @@ def test_an_aggregator_seals_lets_its_members_go_and_then_loads_writes_and_acks(
 def test_a_replay_reads_back_before_and_after_it_writes(ledger: Ledger, puppets: list[Puppet]) -> None:
     _, batch = dispatched(puppets[0])
     store = FaultyStore(token_log_entries=2)
-    aggregator = Aggregator(store, closing=Closing(8, 1600, 0), writers=0)
+    aggregator = Aggregator(store, closing=WindowLimits(8, 1600, 0), writers=0)
     puppets[0].start(lambda: aggregator._carry([_Waiting(batch.id)]))
     puppets[0].die()
 

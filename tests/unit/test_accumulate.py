@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towpath.flow.accumulate import Accumulator, Closing
+from towpath.flow.accumulate import Accumulator, WindowLimits
 
-CLOSING = Closing(rows=1000, payload_bytes=10_000, linger_seconds=1.0)
+CLOSING = WindowLimits(rows=1000, payload_bytes=10_000, linger_seconds=1.0)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def test_a_batch_that_was_left_behind_keeps_its_time() -> None:
 
 
 def test_a_window_nobody_was_free_to_take_grows_up_to_its_most_rows() -> None:
-    closing = Closing(rows=1000, payload_bytes=10_000, linger_seconds=1.0, most_rows=2000)
+    closing = WindowLimits(rows=1000, payload_bytes=10_000, linger_seconds=1.0, max_rows=2000)
     waiting: Accumulator[str] = Accumulator(closing)
     for name in "abcde":
         waiting.add(name, rows=500, payload_bytes=0, now=0.0)

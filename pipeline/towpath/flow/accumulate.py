@@ -14,16 +14,16 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Closing:
+class WindowLimits:
     """When a window closes: at `rows` rows, at `payload_bytes` bytes, or `linger_seconds` after its first batch.
 
-    Nobody may be free to take it then: it goes on growing, up to `most_rows`, the way a database groups commits.
+    Nobody may be free to take it then: it goes on growing, up to `max_rows`, the way a database groups commits.
     """
 
     rows: int
     payload_bytes: int
     linger_seconds: float
-    most_rows: int = 0
+    max_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class _Waiting(Generic[T]):
 class Accumulator(Generic[T]):
     """A queue of batches that is taken from a window at a time. Times are seconds on the caller's monotonic clock."""
 
-    def __init__(self, closing: Closing) -> None:
+    def __init__(self, closing: WindowLimits) -> None:
         self._closing = closing
         self._waiting: deque[_Waiting[T]] = deque()
         self._rows = 0
@@ -81,7 +81,7 @@ class Accumulator(Generic[T]):
         while self._waiting:
             first = self._waiting[0]
             fits = (
-                rows + first.rows <= max(self._closing.rows, self._closing.most_rows)
+                rows + first.rows <= max(self._closing.rows, self._closing.max_rows)
                 and payload_bytes + first.payload_bytes <= self._closing.payload_bytes
             )
             if taken and not fits:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from towpath.eventlog.store import EventStore
-    from towpath.flow.accumulate import Closing
+    from towpath.flow.accumulate import WindowLimits
     from towpath.ledger.window import SealedWindow
 
 log = structlog.get_logger()
@@ -61,7 +61,7 @@ class _Waiting:
 class Aggregator:
     """Puts batches together to windows and delivers them. Safe to use from any number of threads."""
 
-    def __init__(self, store: EventStore, *, closing: Closing, writers: int) -> None:
+    def __init__(self, store: EventStore, *, closing: WindowLimits, writers: int) -> None:
         self._store = store
         self._arrived: list[_Waiting] = []
         self._waiting: Accumulator[_Waiting] = Accumulator(closing)
@@ -201,7 +201,7 @@ class Aggregator:
             try:
                 return seal(batch_ids, found="ledger" if is_late else "message")
             except (DatabaseError, InterfaceError) as error:
-                heartbeat.turn()
+                heartbeat.step()
                 connection.close()
                 failures += 1
                 log.warning("seal_failed", batches=len(batch_ids), failures=failures, error=str(error))

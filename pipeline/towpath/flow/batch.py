@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class BatchMessage:
     """What one message carries. `bytes` is the payloads' size where the outbox knows it, else 0."""
 
     id: int
@@ -19,7 +19,7 @@ class Batch:
     bytes: int
 
 
-class PublishBatches(Protocol):
+class EnqueueBatches(Protocol):
     """Puts a message for each batch onto RabbitMQ and returns when the broker has confirmed them all, or raises."""
 
-    def __call__(self, batches: Sequence[Batch], /) -> None: ...
+    def __call__(self, batches: Sequence[BatchMessage], /) -> None: ...

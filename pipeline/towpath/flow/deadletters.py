@@ -13,16 +13,16 @@ from django.db.models.functions import Now
 
 from towpath.errors import NotReadable, OutboxInUse
 from towpath.events import DeadLetterDropped
-from towpath.flow.batch import Batch
+from towpath.flow.batch import BatchMessage
 from towpath.ledger.look import Parts, one_moment
 from towpath.ledger.models import DeadLetter
 from towpath.outbox.models import all_outboxes
-from towpath.outbox.publishing import publish as publish_event
+from towpath.outbox.publishing import publish
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from towpath.flow.batch import PublishBatches
+    from towpath.flow.batch import EnqueueBatches
 
 log = structlog.get_logger()
 
@@ -69,7 +69,7 @@ def event_of(letter: DeadLetter) -> dict[str, Any]:
     return dict(zip(columns, rows[0], strict=True)) if rows else {}
 
 
-def replay(letters: Sequence[DeadLetter], *, publish: PublishBatches) -> None:
+def replay(letters: Sequence[DeadLetter], *, enqueue: EnqueueBatches) -> None:
     """Send the rows through the pipeline again.
 
     They are in a batch again when this commits; if the power goes before its message is out, recovery seals the batch.
@@ -79,7 +79,7 @@ def replay(letters: Sequence[DeadLetter], *, publish: PublishBatches) -> None:
     if unknown := {letter.outbox for letter in letters} - all_outboxes().keys():
         raise OutboxInUse(f"No outbox class has the name {min(unknown)}: see `pipeline outboxes list`.")
     by_outbox: dict[str, list[int]] = defaultdict(list)
-    batches: list[Batch] = []
+    batches: list[BatchMessage] = []
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
             "DELETE FROM pipeline_deadletter WHERE id = ANY(%s) RETURNING outbox, row_id",
@@ -95,19 +95,17 @@ def replay(letters: Sequence[DeadLetter], *, publish: PublishBatches) -> None:
                     " VALUES (%s, %s, %s, 0, clock_timestamp()) RETURNING id",
                     [outbox, ids, len(ids)],
                 )
-                batches.append(Batch(cursor.fetchone()[0], outbox, ids, 0))
+                batches.append(BatchMessage(cursor.fetchone()[0], outbox, ids, 0))
     for batch in batches:
         log.info("dead_letters_replayed", outbox=batch.outbox, rows=len(batch.ids))
-    publish(batches)
+    enqueue(batches)
 
 
 def drop(letters: Sequence[DeadLetter], *, by: str) -> None:
     """Delete the events for good. That it was done, and by whom, is an event itself: in the same transaction."""
     for letter in letters:
         with transaction.atomic():
-            publish_event(
-                DeadLetterDropped(outbox=letter.outbox, outbox_id=letter.row_id, error=letter.error, dropped_by=by)
-            )
+            publish(DeadLetterDropped(outbox=letter.outbox, outbox_id=letter.row_id, error=letter.error, dropped_by=by))
             if letter.outbox in all_outboxes():
                 all_outboxes()[letter.outbox]._base_manager.filter(id=letter.row_id).delete()
             DeadLetter.objects.filter(id=letter.id).delete()

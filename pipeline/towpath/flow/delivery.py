@@ -132,7 +132,7 @@ def _carry(window: SealedWindow, store: EventStore, context: BoundLogger) -> Non
     started = moment = time.monotonic()
     loaded = _load(window)
     metrics.loaded_bytes.inc(len(loaded.rows))
-    missing = _missing(window, loaded)
+    vanished = _note_vanished(window, loaded)
     moment = stages.done("load", moment, context, bytes=len(loaded.rows))
     failpoints.reach("loaded")
     begin_write(window)
@@ -165,9 +165,9 @@ def _carry(window: SealedWindow, store: EventStore, context: BoundLogger) -> Non
     for row in refused:
         metrics.refused_rows.labels(row.outbox).inc()
         context.error("row_dead_lettered", outbox=row.outbox, row_id=row.row_id, error=row.error)
-    for outbox, rows in missing.items():
-        metrics.missing_rows.labels(outbox).inc(rows)
-        context.error("rows_missing_in_outbox", outbox=outbox, missing=rows)
+    for outbox, rows in vanished.items():
+        metrics.vanished_rows.labels(outbox).inc(rows)
+        context.error("rows_vanished", outbox=outbox, vanished=rows)
     if left:
         context.error("rows_isolated", isolated=len(left), error=written.error)
     if written.complaint:
@@ -222,21 +222,21 @@ def _at_fault(
     return refused, left
 
 
-def _missing(window: SealedWindow, loaded: LoadedWindow) -> dict[str, int]:
+def _note_vanished(window: SealedWindow, loaded: LoadedWindow) -> dict[str, int]:
     """Rows of the window that are not in their outbox any more, by outbox, noted in the ledger.
 
     Before the ack, so that the receipt says it, whatever becomes of this process.
     """
-    missing = {
+    vanished = {
         outbox: rows - loaded.counts.get(outbox, 0)
         for outbox, rows in window.rows.items()
         if loaded.counts.get(outbox, 0) < rows
     }
-    if missing:
+    if vanished:
         Window.objects.filter(id=window.id, lease_token=window.lease_token, acked_at=None).update(
-            missing=sum(missing.values())
+            vanished=sum(vanished.values())
         )
-    return missing
+    return vanished
 
 
 def _delivered(loaded: LoadedWindow, refused: Sequence[RefusedRow], left: Sequence[Identity]) -> dict[str, int]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from django.db import connection, transaction
 
-from towpath.flow.batch import Batch
+from towpath.flow.batch import BatchMessage
 from towpath.flow.snapshot import Position, Snapshot, unseen
 from towpath.outbox.fields import RowLimits
 from towpath.telemetry import failpoints, metrics
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from django.db.backends.utils import CursorWrapper
 
-    from towpath.flow.batch import PublishBatches
+    from towpath.flow.batch import EnqueueBatches
     from towpath.outbox.models import Outbox
 
 log = structlog.get_logger()
@@ -50,7 +50,7 @@ AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.outbox = c.outbox)
 AND NOT EXISTS (SELECT FROM pipeline_deadletter AS d WHERE d.outbox = c.outbox)
 """
 _CREATE_CURSOR = f"""
-INSERT INTO pipeline_cursor (outbox, cluster, seen, is_rescan, table_oid)
+INSERT INTO pipeline_cursor (outbox, cluster, seen, is_rewound, table_oid)
 SELECT %(outbox)s, {_CLUSTER}, '1:1:', false, {_TABLE_OID}
 WHERE NOT EXISTS (
     SELECT FROM pipeline_cursor AS c
@@ -66,7 +66,7 @@ _INDEX_PROBES_ONLY = (
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DispatchLimits:
     """`batch_ids` ids or `batch_bytes` payload bytes to a batch; `in_flight_rows` between dispatch and ack."""
 
     batch_ids: int
@@ -79,16 +79,18 @@ class _CursorRow:
     seen: Snapshot
     target: str | None
     page: Position | None
-    is_rescan: bool
+    is_rewound: bool
 
 
 class Dispatcher:
     """Moves what has been committed since the last look. One at a time works at an outbox: the cursor's row lock."""
 
-    def __init__(self, outboxes: Mapping[str, type[Outbox]], *, limits: Limits, publish: PublishBatches) -> None:
+    def __init__(
+        self, outboxes: Mapping[str, type[Outbox]], *, limits: DispatchLimits, enqueue: EnqueueBatches
+    ) -> None:
         self._outboxes = outboxes
         self._limits = limits
-        self._publish = publish
+        self._enqueue = enqueue
         self._lowest_open_batch = 0
         self._highest_batch = 0
         self._idle_snapshot: str | None = None
@@ -111,7 +113,7 @@ class Dispatcher:
                     log.warning("cursor_renamed", outbox=name)
                 cursor.execute(_CREATE_CURSOR, names)
 
-    def tick(self) -> bool:
+    def look(self) -> bool:
         """Dispatch what is there, as far as the limit of rows in flight allows. True if some had to stay."""
         started = time.monotonic()
         room = self._limits.in_flight_rows - self._rows_in_flight()
@@ -131,21 +133,21 @@ class Dispatcher:
         for batch in batches:
             rows_by_outbox[batch.outbox] += len(batch.ids)
             metrics.batches.labels(batch.outbox).inc()
-            metrics.published_rows.labels(batch.outbox).inc(len(batch.ids))
+            metrics.dispatched_rows.labels(batch.outbox).inc(len(batch.ids))
         # From here on the ledger has the batches. Messages that are not confirmed cost latency only: recovery finds
         # the batches unsealed.
         if batches:
-            self._publish(batches)
-            failpoints.reach("published")
+            self._enqueue(batches)
+            failpoints.reach("enqueued")
             seconds = time.monotonic() - started
             metrics.stage_seconds.labels("dispatch").observe(seconds)
             log.info("batches_dispatched", batches=len(batches), rows=dict(rows_by_outbox), seconds=round(seconds, 4))
         return is_more
 
-    def _commit_pages(self, names: Sequence[str], *, room: int) -> tuple[list[Batch], bool]:
+    def _commit_pages(self, names: Sequence[str], *, room: int) -> tuple[list[BatchMessage], bool]:
         """A page of each outbox into batches, the cursors forward: one transaction, all or nothing."""
         share = max(self._limits.batch_ids, room // len(names))
-        batches: list[Batch] = []
+        batches: list[BatchMessage] = []
         is_more = False
         with transaction.atomic(), connection.cursor() as cursor:
             # The locks come first and in a statement of their own: the snapshot of the statement that reads the rows
@@ -168,7 +170,7 @@ class Dispatcher:
 
     def _take_page(
         self, cursor: CursorWrapper, name: str, row: _CursorRow, *, max_rows: int
-    ) -> tuple[list[Batch], bool]:
+    ) -> tuple[list[BatchMessage], bool]:
         """The next page's batches, and whether there may be another page."""
         stretches = unseen(row.seen, row.page)
         cursor.execute(
@@ -180,14 +182,14 @@ class Dispatcher:
                 "open_ids": [start.id for start in stretches.open_transactions],
                 "tail_xid": str(stretches.tail.xid),
                 "tail_id": stretches.tail.id,
-                "is_rescan": row.is_rescan,
+                "is_rewound": row.is_rewound,
                 "max_rows": max_rows,
                 "batch_ids": self._limits.batch_ids,
                 "batch_bytes": self._limits.batch_bytes,
             },
         )
         found = cursor.fetchall()
-        return [Batch(id_, name, ids, size) for id_, ids, size, _ in found], bool(found) and found[0][3]
+        return [BatchMessage(id_, name, ids, size) for id_, ids, size, _ in found], bool(found) and found[0][3]
 
     def _rows_in_flight(self) -> int:
         # Batches get ascending ids, so whatever is open lies above the lowest that was open before: the look does
@@ -211,10 +213,10 @@ class Dispatcher:
             if snapshot == self._idle_snapshot:
                 return []
             found = self._news(cursor)
-        for name, _, is_elsewhere in found:
-            if is_elsewhere:
-                _start_over(self._outboxes[name])
-        waiting = [name for name, has_news, is_elsewhere in found if has_news or is_elsewhere]
+        for name, _, is_rewound_now in found:
+            if is_rewound_now:
+                _rewind(self._outboxes[name])
+        waiting = [name for name, has_news, is_rewound_now in found if has_news or is_rewound_now]
         self._idle_snapshot = None if waiting else snapshot
         return waiting
 
@@ -243,19 +245,19 @@ def _isolated_rows() -> int:
 def _lock_cursors(cursor: CursorWrapper, names: Sequence[str]) -> dict[str, _CursorRow]:
     """The cursors of the outboxes, locked for this transaction; without those that another dispatcher has."""
     cursor.execute(
-        "SELECT outbox, seen::text, target::text, page_xid::text, page_id, is_rescan "
+        "SELECT outbox, seen::text, target::text, page_xid::text, page_id, is_rewound "
         "FROM pipeline_cursor WHERE outbox = ANY(%s) FOR UPDATE SKIP LOCKED",
         [list(names)],
     )
     return {
         name: _CursorRow(
-            Snapshot.parse(seen), target, None if page_xid is None else Position(int(page_xid), page_id), is_rescan
+            Snapshot.parse(seen), target, None if page_xid is None else Position(int(page_xid), page_id), is_rewound
         )
-        for name, seen, target, page_xid, page_id, is_rescan in cursor.fetchall()
+        for name, seen, target, page_xid, page_id, is_rewound in cursor.fetchall()
     }
 
 
-def _start_over(model: type[Outbox]) -> None:
+def _rewind(model: type[Outbox]) -> None:
     """After a restore into another cluster: its transaction ids are not those that the cursor has seen.
 
     The restored rows' own xids mean nothing here. Those this cluster has not reached yet would stay invisible to the
@@ -264,7 +266,7 @@ def _start_over(model: type[Outbox]) -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
             f"UPDATE pipeline_cursor AS c SET cluster = {_CLUSTER}, seen = '1:1:', target = NULL, page_xid = NULL,"
-            f" page_id = NULL, is_rescan = true WHERE outbox = %s AND ({IS_OF_ANOTHER_CLUSTER})",
+            f" page_id = NULL, is_rewound = true WHERE outbox = %s AND ({IS_OF_ANOTHER_CLUSTER})",
             [model.outbox_name()],
         )
         if cursor.rowcount:
@@ -288,7 +290,7 @@ def _page_sql(model: type[Outbox]) -> str:
     """One page into batches, and the cursor forward, in one statement and so in one snapshot."""
     table = connection.ops.quote_name(model.outbox_name())
     size = f"octet_length(o.{connection.ops.quote_name(model.payload_column)})" if model.payload_column else "0"
-    not_held = """(NOT %(is_rescan)s OR (
+    not_held = """(NOT %(is_rewound)s OR (
                   o.id NOT IN (SELECT unnest(ids) FROM pipeline_batch WHERE outbox = %(outbox)s)
                   AND o.id NOT IN (SELECT row_id FROM pipeline_deadletter WHERE outbox = %(outbox)s)))"""
     # Two range scans instead of one "not visible in seen": that one would pass over every dead row since the oldest
@@ -332,7 +334,7 @@ WITH target AS MATERIALIZED (
         target = CASE WHEN last.id IS NULL THEN NULL ELSE target.snapshot END,
         page_xid = last.xid,
         page_id = last.id,
-        is_rescan = c.is_rescan AND last.id IS NOT NULL,
+        is_rewound = c.is_rewound AND last.id IS NOT NULL,
         dispatched_at = clock_timestamp()
     FROM target LEFT JOIN last_of_full AS last ON true
     WHERE c.outbox = %(outbox)s

@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import connection
 
 from towpath.flow import outboxes
-from towpath.flow.accumulate import Accumulator, Closing
+from towpath.flow.accumulate import Accumulator, WindowLimits
 from towpath.flow.delivery import Delivery, deliver
 from towpath.ledger.window import claim_expired, has_room, seal
 from towpath.outbox.models import all_outboxes
@@ -80,7 +80,7 @@ def _overdue_windows() -> list[list[int]]:
             [list(all_outboxes()), settings.UNSEALED_SECONDS, _BATCHES_PER_ROUND],
         )
         overdue = cursor.fetchall()
-    waiting: Accumulator[int] = Accumulator(Closing(settings.WINDOW_ROWS, settings.WINDOW_BYTES, linger_seconds=0))
+    waiting: Accumulator[int] = Accumulator(WindowLimits(settings.WINDOW_ROWS, settings.WINDOW_BYTES, linger_seconds=0))
     for batch_id, rows, payload_bytes in overdue:
         waiting.add(batch_id, rows=rows, payload_bytes=payload_bytes, now=0)
     windows = []

@@ -53,7 +53,7 @@ def run_shift(name: str, work: Callable[[], float], *, stopping: threading.Event
     due = 0.0
     with heartbeat.progress(f"{name} shift"):
         while not stopping.is_set():
-            heartbeat.turn()
+            heartbeat.step()
             try:
                 if token is None or not _has_token(name, token):
                     token = _take_if_free(name)

@@ -116,7 +116,7 @@ def _seen(cursor: CursorWrapper, model: type[Outbox], *, lock: str) -> Snapshot 
     """What the cursor has seen; None when it looks at all rows anyway: before the first look, and after a restore."""
     cursor.execute(
         f"SELECT c.seen::text FROM pipeline_cursor AS c"
-        f" WHERE c.outbox = %s AND NOT c.is_rescan AND NOT ({IS_OF_ANOTHER_CLUSTER}) {lock}",
+        f" WHERE c.outbox = %s AND NOT c.is_rewound AND NOT ({IS_OF_ANOTHER_CLUSTER}) {lock}",
         [model.outbox_name()],
     )
     found = cursor.fetchone()

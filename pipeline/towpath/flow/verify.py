@@ -128,7 +128,7 @@ def verify_receipts(store: EventStore, *, should_stop: Callable[[], bool]) -> in
             if should_stop():
                 break
             mismatched += _record(receipts, store.counts([receipt.window for receipt in receipts]))
-            heartbeat.turn()
+            heartbeat.step()
     except EventStoreError as error:
         log.warning("verify_postponed", error=str(error))
     return mismatched
@@ -238,7 +238,7 @@ def purge_receipts(*, should_stop: Callable[[], bool]) -> int:
                 [settings.RECEIPT_DAYS, _RECEIPTS_PER_DELETE],
             )
             purged += cursor.rowcount
-            heartbeat.turn()
+            heartbeat.step()
             if cursor.rowcount < _RECEIPTS_PER_DELETE:
                 break
     if purged:

@@ -51,7 +51,7 @@ class Cursor(models.Model):
     `cluster` is the system identifier of the PostgreSQL cluster whose transaction ids `seen` speaks of.
 
     While a large backlog is dispatched page by page, `target` is the snapshot that the pages run up to, and
-    (`page_xid`, `page_id`) the last row of the page before. `is_rescan` is set after a restore, when `seen` means
+    (`page_xid`, `page_id`) the last row of the page before. `is_rewound` is set after a restore, when `seen` means
     nothing any more: rows that an open batch or a dead letter holds are then left out.
     """
 
@@ -61,7 +61,7 @@ class Cursor(models.Model):
     target = SnapshotField(null=True)
     page_xid = Xid8Field(null=True)
     page_id = models.BigIntegerField(null=True)
-    is_rescan = models.BooleanField(default=False)
+    is_rewound = models.BooleanField(default=False)
     #: PostgreSQL's own number of the table, which it keeps when it is renamed.
     table_oid = models.BigIntegerField(null=True)
     dispatched_at = models.DateTimeField(null=True)
@@ -92,7 +92,7 @@ class Window(models.Model):
     found = models.TextField(db_default="message")
     rows = models.IntegerField()
     #: Of these, rows that somebody else had deleted from their outbox before the load: they are not stored.
-    missing = models.IntegerField(db_default=0)
+    vanished = models.IntegerField(db_default=0)
     bytes = models.BigIntegerField()
     sealed_at = models.DateTimeField()
     acked_at = models.DateTimeField(null=True)
@@ -120,7 +120,7 @@ class Window(models.Model):
                 name="window_unverified",
                 condition=Q(acked_at__isnull=False, verified_at=None),
             ),
-            models.Index(fields=["acked_at"], name="window_missing", condition=Q(missing__gt=0)),
+            models.Index(fields=["acked_at"], name="window_vanished", condition=Q(vanished__gt=0)),
             models.Index(fields=["acked_at"], name="window_store_error", condition=~Q(store_error="")),
         )
         constraints = (TableStorage(name="window_storage", parameters=_LEDGER_STORAGE),)

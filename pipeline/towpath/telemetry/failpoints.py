@@ -20,7 +20,7 @@ from django.core.exceptions import ImproperlyConfigured
 Failpoint = Literal[
     "batches_inserted",  # in the dispatcher's transaction, before it commits
     "cursor_committed",  # batches and cursor are in the ledger, no message is out
-    "published",  # a message is confirmed
+    "enqueued",  # a message is confirmed
     "sealed",  # the window is in the ledger, its messages are not acked
     "loaded",
     "written",  # the event store has answered, nothing is deleted

@@ -1,6 +1,6 @@
 """The heartbeat of a process: a file that is renewed while the process's work makes progress, for `towpath.probe`.
 
-Whoever does something that must come to an end does it `with progress("...")`, and calls `turn()` at each step of it,
+Whoever does something that must come to an end does it `with progress("...")`, and calls `step()` at each step of it,
 wherever in the thread that is. A thread of its own renews the file as long as no such work has stood still for
 WEDGED_SECONDS and no thread that must live has died. Waiting for something to do is no work, and a service that is
 away is no standstill: each attempt is a step.
@@ -49,7 +49,7 @@ _changing = threading.Lock()
 
 @contextlib.contextmanager
 def progress(name: str) -> Iterator[None]:
-    """While inside, the process counts as wedged when this thread does not call `turn()` for WEDGED_SECONDS."""
+    """While inside, the process counts as wedged when this thread does not call `step()` for WEDGED_SECONDS."""
     thread, work = threading.get_ident(), _Work(name, time.monotonic())
     with _changing:
         _under_way[thread].append(work)
@@ -60,10 +60,10 @@ def progress(name: str) -> Iterator[None]:
             _under_way[thread].remove(work)
             if not _under_way[thread]:
                 del _under_way[thread]
-        turn()
+        step()
 
 
-def turn() -> None:
+def step() -> None:
     """This thread's work has moved on by a step."""
     now = time.monotonic()
     with _changing:

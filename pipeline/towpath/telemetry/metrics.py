@@ -36,16 +36,16 @@ _WINDOW_ROWS = (1, 10, 100, 500, 1000, 2000, 5000, 10_000, 20_000)
 last_tick = Gauge(
     "towpath_last_tick_timestamp_seconds", "When RabbitMQ last took the scheduler's message to this actor", ["actor"]
 )
-published_rows = Counter(
-    "towpath_published_rows", "Committed outbox rows, counted when dispatch puts them into a batch", ["outbox"]
+dispatched_rows = Counter(
+    "towpath_dispatched_rows", "Committed outbox rows, counted when dispatch puts them into a batch", ["outbox"]
 )
 batches = Counter("towpath_batches", "Batches of ids committed by dispatch", ["outbox"])
 windows = Counter("towpath_windows", "Windows closed by accumulate or recover, by the reason for closing", ["reason"])
 window_rows = Histogram("towpath_window_rows", "Rows of each delivered window", buckets=_WINDOW_ROWS)
 stage_seconds = Histogram("towpath_stage_seconds", "Seconds a stage took", ["stage"], buckets=_STAGE_SECONDS)
 loaded_bytes = Counter("towpath_loaded_bytes", "Bytes of rows read by load, as COPY text")
-missing_rows = Counter(
-    "towpath_missing_rows", "Rows of delivered windows that were deleted from their outbox before the load", ["outbox"]
+vanished_rows = Counter(
+    "towpath_vanished_rows", "Rows of delivered windows that were deleted from their outbox before the load", ["outbox"]
 )
 inserts = Counter("towpath_inserts", "Inserts sent to the event store, by outcome", ["outcome"])
 acked_rows = Counter("towpath_acked_rows", "Rows stored in the event store and deleted from their outbox", ["outbox"])
@@ -120,7 +120,7 @@ for _metric, _values in (
 
 def serve(port: int, *, outboxes: Iterable[str]) -> None:
     """Serve this process's metrics at http://*:port/metrics. Raises OSError when something else has the port."""
-    for metric in (published_rows, batches, missing_rows, acked_rows, refused_rows):
+    for metric in (dispatched_rows, batches, vanished_rows, acked_rows, refused_rows):
         for outbox in outboxes:
             metric.labels(outbox)
     start_http_server(port)

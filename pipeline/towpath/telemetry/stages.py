@@ -40,7 +40,7 @@ def done(stage: Literal["seal", "load", "write", "ack"], since: float, context: 
     Returns now, which is when the next stage begins.
     """
     now = time.monotonic()
-    heartbeat.turn()
+    heartbeat.step()
     metrics.stage_seconds.labels(stage).observe(now - since)
     tracing.add_stage(stage, seconds=now - since)
     context.info(_EVENTS[stage], seconds=round(now - since, 4), **about)
@@ -50,7 +50,7 @@ def done(stage: Literal["seal", "load", "write", "ack"], since: float, context: 
 @contextlib.contextmanager
 def insert() -> Iterator[None]:
     """Around one insert into the event store: counted by the way in which it ends."""
-    heartbeat.turn()
+    heartbeat.step()
     try:
         yield
     except EventStoreError as error:

@@ -15,9 +15,9 @@ from django.db import connection
 from django.test import override_settings
 
 from towpath.eventlog.columns import ADDED_COLUMNS
-from towpath.flow.accumulate import Accumulator, Closing
+from towpath.flow.accumulate import Accumulator, WindowLimits
 from towpath.flow.delivery import Delivery, deliver
-from towpath.flow.dispatch import Dispatcher, Limits
+from towpath.flow.dispatch import Dispatcher, DispatchLimits
 from towpath.ledger.models import DeadLetter, Window
 from towpath.ledger.window import seal
 from towpath.outbox.models import all_outboxes
@@ -25,7 +25,7 @@ from towpath.testing.events import FoundEvent, StoredEvents
 
 if TYPE_CHECKING:
     from towpath.eventlog.stores.memory import MemoryStore, StoredRow
-    from towpath.flow.batch import Batch
+    from towpath.flow.batch import BatchMessage
     from towpath.ledger.window import SealedWindow
     from towpath.testing.published import Published
 
@@ -37,7 +37,7 @@ WITH beyond AS (
     FROM (VALUES (pg_current_xact_id()), (pg_snapshot_xmax(pg_current_snapshot()))) AS known (xid)
 )
 UPDATE pipeline_cursor SET seen = '1:1:', target = format('%1$s:%1$s:', beyond.xid)::pg_snapshot, page_xid = NULL,
-    page_id = NULL, is_rescan = true
+    page_id = NULL, is_rewound = true
 FROM beyond
 """
 
@@ -55,12 +55,12 @@ class Deliver:
         Raises AssertionError when the store does not take all of them.
         """
         before = self._published.all()
-        batches: list[Batch] = []
+        batches: list[BatchMessage] = []
         dispatcher = _dispatcher(batches)
         is_more = True
         while is_more:
             _see_everything()
-            is_more = dispatcher.tick()
+            is_more = dispatcher.look()
             self._carry(batches)
             batches.clear()
         self._published.remember_delivered(before)
@@ -72,8 +72,10 @@ class Deliver:
             raise AssertionError(f"these wait, apart from others:\n{left}")
         return StoredEvents(_found(row) for row in self.store.rows)
 
-    def _carry(self, batches: list[Batch]) -> None:
-        waiting: Accumulator[int] = Accumulator(Closing(settings.WINDOW_ROWS, settings.WINDOW_BYTES, linger_seconds=0))
+    def _carry(self, batches: list[BatchMessage]) -> None:
+        waiting: Accumulator[int] = Accumulator(
+            WindowLimits(settings.WINDOW_ROWS, settings.WINDOW_BYTES, linger_seconds=0)
+        )
         for batch in batches:
             waiting.add(batch.id, rows=len(batch.ids), payload_bytes=batch.bytes, now=0)
         while waiting:
@@ -89,13 +91,13 @@ class Deliver:
             raise AssertionError(f"the event store does not take a window of {window.row_count} row(s): {error}")
 
 
-def _dispatcher(batches: list[Batch]) -> Dispatcher:
-    limits = Limits(
+def _dispatcher(batches: list[BatchMessage]) -> Dispatcher:
+    limits = DispatchLimits(
         batch_ids=settings.BATCH_IDS,
         batch_bytes=max(1, settings.WINDOW_BYTES // 4),
         in_flight_rows=settings.MAX_OPEN_WINDOWS * max(settings.WINDOW_ROWS, settings.WINDOW_MAX_ROWS),
     )
-    dispatcher = Dispatcher(all_outboxes(), limits=limits, publish=batches.extend)
+    dispatcher = Dispatcher(all_outboxes(), limits=limits, enqueue=batches.extend)
     dispatcher.create_cursors()
     return dispatcher
 

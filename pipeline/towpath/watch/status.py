@@ -57,7 +57,7 @@ class Status:
     #: Since when: the first dispatch of their rows; empty without one.
     mismatched_since: str
     #: Rows that were deleted from their outbox before they were loaded.
-    missing_rows: int
+    vanished_rows: int
     dead_letters: int
     shifts: dict[str, dict[str, float]]
     errors: list[str]
@@ -104,7 +104,7 @@ def read_status() -> Status:
         receipts=ledger.receipts,
         mismatched_receipts=ledger.mismatched,
         mismatched_since=ledger.mismatched_since,
-        missing_rows=ledger.missing,
+        vanished_rows=ledger.vanished,
         dead_letters=dead_letters,
         shifts=ledger.shifts,
         errors=ledger.errors,
@@ -112,7 +112,7 @@ def read_status() -> Status:
             *parts.unread,
             *ledger.standstills,
             *mismatch_problems(ledger.mismatched, since=ledger.mismatched_since),
-            *_missing_problems(ledger.windows_with_missing, rows=ledger.missing),
+            *_vanished_problems(ledger.windows_with_vanished, rows=ledger.vanished),
             *_dead_letter_problems(dead_letters),
             *others,
             *ledger.errors,
@@ -131,8 +131,8 @@ class _Ledger:
     receipts: int = 0
     mismatched: int = 0
     mismatched_since: str = ""
-    windows_with_missing: int = 0
-    missing: int = 0
+    windows_with_vanished: int = 0
+    vanished: int = 0
     shifts: dict[str, dict[str, float]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     standstills: list[str] = field(default_factory=list)
@@ -156,10 +156,10 @@ def _read_ledger(cursor: CursorWrapper) -> _Ledger:
     )
     found.mismatched, found.mismatched_since = read_mismatches(cursor)
     cursor.execute(
-        "SELECT count(*), coalesce(sum(missing), 0)::bigint FROM"
-        f" (SELECT missing FROM pipeline_window WHERE missing > 0 ORDER BY acked_at LIMIT {COUNTED_ROWS}) AS oldest"
+        "SELECT count(*), coalesce(sum(vanished), 0)::bigint FROM"
+        f" (SELECT vanished FROM pipeline_window WHERE vanished > 0 ORDER BY acked_at LIMIT {COUNTED_ROWS}) AS oldest"
     )
-    found.windows_with_missing, found.missing = cursor.fetchone()
+    found.windows_with_vanished, found.vanished = cursor.fetchone()
     cursor.execute(
         "SELECT last_error, count(*) FROM pipeline_window WHERE acked_at IS NULL AND last_error <> ''"
         " GROUP BY last_error ORDER BY count(*) DESC LIMIT 5"
@@ -249,11 +249,11 @@ def mismatch_problems(mismatched: int, *, since: str) -> list[str]:
     return [f"{count} window(s) of which the event store does not hold what was delivered: run `{command}`"]
 
 
-def _missing_problems(windows: int, *, rows: int) -> list[str]:
+def _vanished_problems(windows: int, *, rows: int) -> list[str]:
     if not windows:
         return []
     what = f"{rows} row(s) of {windows} window(s) were deleted from their outbox before they were loaded"
-    return [f"{what}, and are not stored: see docs/runbook.md, TowpathRowsMissing"]
+    return [f"{what}, and are not stored: see docs/runbook.md, TowpathRowsVanished"]
 
 
 def _dead_letter_problems(dead_letters: int) -> list[str]:

@@ -15,7 +15,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, InterfaceError, connection
 
-from towpath.actors import publish_batches
+from towpath.actors import enqueue_batches
 from towpath.errors import NoAlarmError, NotReadable, OutboxInUse
 from towpath.eventlog.errors import EventStoreError
 from towpath.eventlog.store import connect
@@ -164,7 +164,7 @@ class Command(BaseCommand):
             self._confirm_drop(letters, is_sure=options["yes"])
             deadletters.drop(letters, by=_operator())
         elif what == "replay":
-            deadletters.replay(letters, publish=publish_batches)
+            deadletters.replay(letters, enqueue=enqueue_batches)
         self._show_deadletters(letters, as_json=as_json, with_context=what == "show")
         if not as_json and what in {"drop", "replay"}:
             self.stdout.write(f"{len(letters)} {'dropped' if what == 'drop' else 'on their way again'}")
