@@ -35,7 +35,7 @@ class TlsTerminator:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # WindowLimits alone does not wake up an accept in another thread.
+        # Closing alone does not wake up an accept in another thread.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

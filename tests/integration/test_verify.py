@@ -431,7 +431,7 @@ def test_an_open_window_is_never_purged(store: EventStore) -> None:  # noqa: ARG
     assert Window.objects.exists()
 
 
-# --- WindowLimits an alarm ------------------------------------------------------------------------------------------------
+# --- Closing an alarm ----------------------------------------------------------------------------------------------
 
 
 def alarm(store: EventStore, event_log: EventLog) -> Window:

@@ -123,7 +123,7 @@ def test_every_decision_says_when_to_revisit_it(page: Path) -> None:
 def settings_read() -> tuple[set[str], set[str]]:
     """The environment variables that the settings read, and those among them that can be given by a file."""
     names, secrets = set(), set()
-    for path in PROJECT.glob("backend/config/*.py"):
+    for path in (*PROJECT.glob("pipeline/towpath/conf/*.py"), *PROJECT.glob("backend/config/*.py")):
         for call in ast.walk(ast.parse(path.read_text())):
             match call:
                 case ast.Call(

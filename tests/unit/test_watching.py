@@ -155,7 +155,7 @@ def test_every_log_event_that_is_documented_is_logged() -> None:
     text = (PROJECT / "docs/operating.md").read_text()
     (table,) = re.findall(r"^\| event \| stage .*?\n(?=\n)", text, re.MULTILINE | re.DOTALL)
     events = {event for row in table.splitlines()[2:] for event in re.findall(r"`(\w+)`", row.split("|")[1])}
-    source = "\n".join(path.read_text() for path in (PROJECT / "pipeline").glob("*.py"))
+    source = "\n".join(path.read_text() for path in (PROJECT / "pipeline").rglob("*.py"))
 
     assert len(events) > 10
     assert {event for event in events if f'"{event}"' not in source} == set()
