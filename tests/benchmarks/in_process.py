@@ -14,7 +14,7 @@ from django.db import connection
 
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.dispatch import Dispatcher, DispatchLimits
-from towpath.ledger.window import seal
+from towpath.ledger.windows import seal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

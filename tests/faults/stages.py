@@ -8,7 +8,7 @@ from tests.faults import writers
 from tests.faults.fleet import freeze, thaw
 from tests.waiting import eventually
 from towpath.flow.dispatch import Dispatcher, DispatchLimits
-from towpath.ledger.window import seal
+from towpath.ledger.windows import seal
 from towpath.outbox.models import all_outboxes
 
 if TYPE_CHECKING:

@@ -123,7 +123,7 @@ def _write_first_month(run: Run) -> None:
 
     from towpath.eventlog.store import connect
     from towpath.flow.load import load
-    from towpath.ledger.window import SealedWindow
+    from towpath.ledger.windows import SealedWindow
 
     ((window_id, lease_token),) = run.oracle.ask_postgres(
         "SELECT id::text, lease_token::text FROM pipeline_window WHERE acked_at IS NULL"

@@ -27,8 +27,8 @@ from tests.integration.windows import dispatched, expire_leases, sealed
 from tests.local_stack.conftest import any_free_port
 from tests.services import Services
 from towpath.flow.broker import Broker
-from towpath.ledger.ack import ack
 from towpath.ledger.models import Window
+from towpath.ledger.receipts import ack
 from towpath.watch.doctor import examine
 
 #: Nobody listens on port 1.

@@ -27,7 +27,7 @@ from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.load import load
 from towpath.flow.recover import recover
 from towpath.ledger.models import Window
-from towpath.ledger.window import SealedWindow, claim_expired
+from towpath.ledger.windows import SealedWindow, claim_expired
 from towpath.outbox.models import OutboxEvent
 
 #: What breaks text formats: separators, escapes, control characters, what some decoders take for line ends or marks.

@@ -15,9 +15,9 @@ from tests.integration.rows import undelivered, write_events
 from tests.integration.windows import expire_leases, sealed
 from towpath.flow import deadletters
 from towpath.flow.recover import recover
-from towpath.ledger.ack import ack
 from towpath.ledger.models import DeadLetter
-from towpath.ledger.window import RefusedRow
+from towpath.ledger.receipts import ack
+from towpath.ledger.windows import RefusedRow
 from towpath.outbox.models import OutboxEvent
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.load import load
 from towpath.flow.recover import recover
 from towpath.ledger.models import Batch, Window
-from towpath.ledger.window import SealedWindow
+from towpath.ledger.windows import SealedWindow
 from towpath.outbox.models import OutboxEvent
 from towpath.watch.status import read_status
 

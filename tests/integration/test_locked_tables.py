@@ -18,7 +18,7 @@ from tests.integration.windows import expire_leases, sealed
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.recover import recover
 from towpath.ledger.models import DeadLetter, Window
-from towpath.ledger.window import begin_write, claim_expired
+from towpath.ledger.windows import begin_write, claim_expired
 from towpath.telemetry.metrics import oldest_age_seconds, pending_rows
 from towpath.watch.gauges import LEDGER, LedgerCollector, read_gauges
 from towpath.watch.status import read_status

@@ -22,7 +22,7 @@ from towpath.flow import deadletters
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.recover import recover
 from towpath.ledger.models import Batch, DeadLetter, Window
-from towpath.ledger.window import SealedWindow, has_room, seal
+from towpath.ledger.windows import SealedWindow, has_room, seal
 from towpath.outbox.models import OutboxEvent
 from towpath.watch.doctor import examine
 from towpath.watch.status import read_status

@@ -23,7 +23,7 @@ from towpath.flow import deadletters
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.stranded import bring_back
 from towpath.ledger.models import DeadLetter
-from towpath.ledger.window import seal
+from towpath.ledger.windows import seal
 from towpath.outbox.models import OutboxEvent
 
 if TYPE_CHECKING:

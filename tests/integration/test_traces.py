@@ -29,7 +29,7 @@ from tests.services import Services
 from tests.waiting import eventually
 from towpath import Event, publish
 from towpath.ledger.models import Window
-from towpath.ledger.window import seal
+from towpath.ledger.windows import seal
 from towpath.outbox.context import bind
 from towpath.telemetry import spans
 from towpath.telemetry.spans import _MOST_BATCHES, _MOST_REQUESTS, _links, _remember

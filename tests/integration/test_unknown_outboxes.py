@@ -22,9 +22,9 @@ from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.load import load
 from towpath.flow.recover import recover
 from towpath.flow.verify import verify_receipts
-from towpath.ledger.ack import ack
 from towpath.ledger.models import Batch, Cursor, DeadLetter, Window
-from towpath.ledger.window import begin_write, claim_expired, has_room, seal
+from towpath.ledger.receipts import ack
+from towpath.ledger.windows import begin_write, claim_expired, has_room, seal
 from towpath.outbox.models import OutboxEvent
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.threads import all_at_once
 from tests.integration.windows import dispatched, expire_leases, members, sealed, taken_over
 from towpath.errors import LeaseLost
-from towpath.ledger.ack import ack
 from towpath.ledger.models import Batch, DeadLetter, Window
-from towpath.ledger.window import RefusedRow, claim_expired, pause_seconds, postpone, renew, seal, split
+from towpath.ledger.receipts import ack
+from towpath.ledger.windows import RefusedRow, claim_expired, pause_seconds, postpone, renew, seal, split
 from towpath.outbox.models import OutboxEvent
 
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from django.db import connection
 
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
-from towpath.ledger.window import claim_expired, seal
+from towpath.ledger.windows import claim_expired, seal
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from towpath.ledger.window import SealedWindow
+    from towpath.ledger.windows import SealedWindow
 
 
 def dispatched(*, batch_ids: int = 500) -> list[int]:

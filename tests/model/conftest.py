@@ -60,7 +60,7 @@ def ledger(
     monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 3)
     monkeypatch.setattr("towpath.telemetry.failpoints.reach", stand_still)
     # A pause before the next try that outlasts the test, and no thread that renews leases meanwhile.
-    monkeypatch.setattr("towpath.ledger.window.random", types.SimpleNamespace(uniform=lambda *_: _FOREVER_SECONDS))
+    monkeypatch.setattr("towpath.ledger.windows.random", types.SimpleNamespace(uniform=lambda *_: _FOREVER_SECONDS))
     # The length of a row in text, and with it where a window is split, would change with the time.
     monkeypatch.setattr("django.utils.timezone.now", lambda: datetime(2024, 1, 1, tzinfo=UTC))
     monkeypatch.setattr("towpath.flow.lease.held", contextlib.nullcontext)
@@ -70,8 +70,8 @@ def ledger(
         connection.close()
         ledger = Ledger()
         ledger.clear()
-        monkeypatch.setattr("towpath.ledger.window.uuid", ledger.uuids)
-        monkeypatch.setattr("towpath.ledger.ack.uuid", ledger.uuids)
+        monkeypatch.setattr("towpath.ledger.windows.uuid", ledger.uuids)
+        monkeypatch.setattr("towpath.ledger.receipts.uuid", ledger.uuids)
         yield ledger
         ledger.clear()
         ledger.close()

@@ -43,7 +43,7 @@ class Sample:
 
 
 class NumberedUuids:
-    """In place of the module `uuid` in `towpath.ledger.window`: the same ones in the same order in each example."""
+    """In place of the module `uuid` in `towpath.ledger.windows`: the same ones in the same order in each example."""
 
     def __init__(self) -> None:
         self.number = 0

@@ -20,7 +20,7 @@ from towpath.flow import deadletters
 from towpath.flow.delivery import deliver
 from towpath.flow.dispatch import Dispatcher, DispatchLimits
 from towpath.flow.recover import recover
-from towpath.ledger.window import seal
+from towpath.ledger.windows import seal
 from towpath.outbox.models import OutboxEvent, all_outboxes
 
 if TYPE_CHECKING:

@@ -53,7 +53,7 @@ from towpath.flow.accumulate import Accumulator, WindowLimits
 from towpath.flow.delivery import deliver
 from towpath.flow.dispatch import Dispatcher, DispatchLimits
 from towpath.flow.recover import recover
-from towpath.ledger.window import seal
+from towpath.ledger.windows import seal
 from towpath.outbox.models import OutboxEvent, all_outboxes
 from towpath.telemetry import failpoints
 

@@ -13,7 +13,7 @@ from tests.unit.fake_store import FakeStore
 from towpath.eventlog.errors import OutcomeUnknown, WriteTooLarge
 from towpath.flow.load import LoadedWindow
 from towpath.flow.write import Limits, Written, write
-from towpath.ledger.window import SealedWindow
+from towpath.ledger.windows import SealedWindow
 
 if TYPE_CHECKING:
     from towpath.eventlog.store import EventStore

@@ -25,7 +25,7 @@ from towpath.errors import described
 from towpath.flow.accumulate import Accumulator
 from towpath.flow.broker import note_rejected
 from towpath.flow.delivery import Delivery, deliver
-from towpath.ledger.window import has_room, seal, unsealed
+from towpath.ledger.windows import has_room, seal, unsealed
 from towpath.outbox.models import all_outboxes
 from towpath.telemetry import failpoints, heartbeat, metrics
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from towpath.eventlog.store import EventStore
     from towpath.flow.accumulate import WindowLimits
-    from towpath.ledger.window import SealedWindow
+    from towpath.ledger.windows import SealedWindow
 
 log = structlog.get_logger()
 

@@ -14,8 +14,8 @@ from django.db.models.functions import Now
 from towpath.errors import NotReadable, OutboxInUse
 from towpath.events import DeadLetterDropped
 from towpath.flow.batch import BatchMessage
-from towpath.ledger.look import Parts, one_moment
 from towpath.ledger.models import DeadLetter
+from towpath.ledger.moment import Parts, one_moment
 from towpath.outbox.models import all_outboxes
 from towpath.outbox.publishing import publish
 

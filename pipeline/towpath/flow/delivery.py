@@ -20,9 +20,9 @@ from towpath.eventlog.errors import EventStoreError, OutcomeUnknown
 from towpath.flow import deadletters, lease
 from towpath.flow.load import HIDDEN, load
 from towpath.flow.write import Limits, write
-from towpath.ledger.ack import ack
 from towpath.ledger.models import Window
-from towpath.ledger.window import (
+from towpath.ledger.receipts import ack
+from towpath.ledger.windows import (
     RefusedRow,
     begin_write,
     cut,
@@ -31,7 +31,7 @@ from towpath.ledger.window import (
     postpone,
     split,
 )
-from towpath.telemetry import failpoints, metrics, stages, tracing
+from towpath.telemetry import failpoints, metrics, report, tracing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from towpath.eventlog.store import EventStore
     from towpath.flow.load import LoadedWindow
     from towpath.flow.write import Identity, Written
-    from towpath.ledger.window import SealedWindow
+    from towpath.ledger.windows import SealedWindow
 
 log = structlog.get_logger()
 
@@ -133,7 +133,7 @@ def _carry(window: SealedWindow, store: EventStore, context: BoundLogger) -> Non
     loaded = _load(window)
     metrics.loaded_bytes.inc(len(loaded.rows))
     vanished = _note_vanished(window, loaded)
-    moment = stages.done("load", moment, context, bytes=len(loaded.rows))
+    moment = report.done("load", moment, context, bytes=len(loaded.rows))
     failpoints.reach("loaded")
     begin_write(window)
     limits = Limits(
@@ -146,7 +146,7 @@ def _carry(window: SealedWindow, store: EventStore, context: BoundLogger) -> Non
         # An insert that has them may arrive still, under this window's tokens: they are not parted from it.
         raise NotReadable(HIDDEN)
     refused, left = _at_fault(window, written, is_store_proven=limits.is_store_proven)
-    moment = stages.done("write", moment, context)
+    moment = report.done("write", moment, context)
     failpoints.reach("written")
     # The rows are on the store's disk from here on. If the power goes before the ack commits, the replay
     # reads back all of them and only acks.
@@ -160,8 +160,8 @@ def _carry(window: SealedWindow, store: EventStore, context: BoundLogger) -> Non
     )
     failpoints.reach("acked")
     total_seconds = round(time.monotonic() - started, 4)
-    stages.done("ack", moment, context, total_seconds=total_seconds, **stages.origins(loaded.rows))
-    stages.acked(delivered, loaded.rows)
+    report.done("ack", moment, context, total_seconds=total_seconds, **report.origins(loaded.rows))
+    report.acked(delivered, loaded.rows)
     for row in refused:
         metrics.refused_rows.labels(row.outbox).inc()
         context.error("row_dead_lettered", outbox=row.outbox, row_id=row.row_id, error=row.error)

@@ -16,13 +16,13 @@ from django.conf import settings
 from django.db import connection
 
 from towpath.errors import described
-from towpath.ledger import window as ledger
+from towpath.ledger import windows as ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from uuid import UUID
 
-    from towpath.ledger.window import SealedWindow
+    from towpath.ledger.windows import SealedWindow
 
 log = structlog.get_logger()
 

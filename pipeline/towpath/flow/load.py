@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
     from django.db.backends.utils import CursorWrapper
 
-    from towpath.ledger.window import SealedWindow
+    from towpath.ledger.windows import SealedWindow
     from towpath.outbox.models import Outbox
 
 #: A window's rows take milliseconds; a limit of the role's that is shorter would only hold them up.

@@ -16,7 +16,7 @@ from django.db import connection, transaction
 from towpath.errors import OutboxInUse
 from towpath.events import OutboxDiscarded
 from towpath.flow.delivery import Delivery, deliver
-from towpath.ledger.window import claim_expired
+from towpath.ledger.windows import claim_expired
 from towpath.outbox.models import all_outboxes
 from towpath.outbox.publishing import publish as publish_event
 

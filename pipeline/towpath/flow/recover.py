@@ -16,7 +16,7 @@ from django.db import connection
 from towpath.flow import outboxes
 from towpath.flow.accumulate import Accumulator, WindowLimits
 from towpath.flow.delivery import Delivery, deliver
-from towpath.ledger.window import claim_expired, has_room, seal
+from towpath.ledger.windows import claim_expired, has_room, seal
 from towpath.outbox.models import all_outboxes
 from towpath.telemetry import metrics
 

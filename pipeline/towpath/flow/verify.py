@@ -21,7 +21,7 @@ from django.db import connection, transaction
 from towpath.errors import NoAlarmError
 from towpath.eventlog.errors import EventStoreError
 from towpath.events import ReceiptMismatchClosed
-from towpath.ledger.look import one_moment
+from towpath.ledger.moment import one_moment
 from towpath.outbox.models import all_outboxes
 from towpath.outbox.publishing import publish
 from towpath.telemetry import heartbeat, metrics

@@ -24,15 +24,15 @@ import structlog
 
 from towpath.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, WriteRefused, WriteTooLarge
 from towpath.flow.load import TOO_LARGE
-from towpath.ledger.window import RefusedRow
-from towpath.telemetry import stages
+from towpath.ledger.windows import RefusedRow
+from towpath.telemetry import report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from towpath.eventlog.store import EventStore
     from towpath.flow.load import LoadedWindow
-    from towpath.ledger.window import SealedWindow
+    from towpath.ledger.windows import SealedWindow
 
 log = structlog.get_logger()
 
@@ -110,7 +110,7 @@ def write(
     if window.attempts <= 1 and is_whole:
         # The whole path of nearly all windows: nothing is looked at row by row.
         try:
-            with stages.insert():
+            with report.insert():
                 store.write(loaded.rows, row_count=loaded.row_count, token=str(window.id))
         except WriteRefused as error:
             log.warning("window_refused", window=str(window.id), rows=loaded.row_count, error=str(error))
@@ -224,7 +224,7 @@ class _Parts:
         # What another owner has found to be at fault may be stored by now, in another window.
         self._ledger.hold()
         try:
-            with stages.insert():
+            with report.insert():
                 self._store.write(b"".join(lines), row_count=len(lines), token=token)
         except WriteRefused as error:
             return self._noted(lines, error)

@@ -88,7 +88,7 @@ class Window(models.Model):
     refused_at = models.DateTimeField(null=True)
     #: Why the last attempt failed; of a receipt, how the event store contradicts it.
     last_error = models.TextField(default="")
-    #: By what its batches were found: their messages, or a look into the ledger (`towpath.ledger.window.Found`).
+    #: By what its batches were found: their messages, or a look into the ledger (`towpath.ledger.windows.Found`).
     found = models.TextField(db_default="message")
     rows = models.IntegerField()
     #: Of these, rows that somebody else had deleted from their outbox before the load: they are not stored.

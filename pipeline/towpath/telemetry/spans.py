@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
     from opentelemetry.trace import SpanContext
 
-    from towpath.ledger.window import SealedWindow
+    from towpath.ledger.windows import SealedWindow
 
 #: Links of one window's span, at most: batches, and requests.
 _MOST_BATCHES = 32

@@ -13,7 +13,7 @@ from django.conf import settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from towpath.ledger.window import SealedWindow
+    from towpath.ledger.windows import SealedWindow
 
 if settings.TRACING:
     from towpath.telemetry.spans import add_stage, of_window

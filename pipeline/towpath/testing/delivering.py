@@ -19,14 +19,14 @@ from towpath.flow.accumulate import Accumulator, WindowLimits
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.dispatch import Dispatcher, DispatchLimits
 from towpath.ledger.models import DeadLetter, Window
-from towpath.ledger.window import seal
+from towpath.ledger.windows import seal
 from towpath.outbox.models import all_outboxes
 from towpath.testing.events import FoundEvent, StoredEvents
 
 if TYPE_CHECKING:
     from towpath.eventlog.stores.memory import MemoryStore, StoredRow
     from towpath.flow.batch import BatchMessage
-    from towpath.ledger.window import SealedWindow
+    from towpath.ledger.windows import SealedWindow
     from towpath.testing.published import Published
 
 _ANY_SIZE = 2**62

@@ -17,7 +17,7 @@ from towpath.eventlog.errors import EventStoreError
 from towpath.eventlog.store import connect
 from towpath.flow import broker
 from towpath.ledger import trouble
-from towpath.ledger.look import Parts, one_moment
+from towpath.ledger.moment import Parts, one_moment
 from towpath.telemetry.secrets import without_secrets
 from towpath.watch import tables
 from towpath.watch.database import (

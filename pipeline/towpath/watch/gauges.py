@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from towpath.ledger.look import Parts, one_moment
+from towpath.ledger.moment import Parts, one_moment
 from towpath.outbox.models import all_outboxes
 from towpath.telemetry import metrics
 from towpath.watch.status import oldest_age_seconds, read_mismatches, read_outbox

@@ -14,8 +14,8 @@ from django.utils import timezone
 
 from towpath.flow import stranded
 from towpath.flow.outboxes import problems as unknown_outbox_problems
-from towpath.ledger.look import Parts, one_moment
 from towpath.ledger.models import DeadLetter
+from towpath.ledger.moment import Parts, one_moment
 from towpath.outbox.models import all_outboxes
 from towpath.watch import standstill
 from towpath.watch.database import hiding_problems

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 from django.db import connection, transaction
 
 from towpath.errors import LeaseLost
-from towpath.ledger.window import MAY_BE_LOST
+from towpath.ledger.windows import MAY_BE_LOST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from django.db.backends.utils import CursorWrapper
 
-    from towpath.ledger.window import RefusedRow, SealedWindow
+    from towpath.ledger.windows import RefusedRow, SealedWindow
 
 
 def ack(

@@ -18,7 +18,7 @@ from django.db import connection, transaction
 
 from towpath.errors import LeaseLost
 from towpath.outbox.models import all_outboxes
-from towpath.telemetry import stages
+from towpath.telemetry import report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -151,7 +151,7 @@ SELECT outbox, sum(rows) FROM sealed GROUP BY outbox ORDER BY outbox
     if not rows:
         return None
     context = log.bind(window=str(window_id), rows=sum(rows.values()))
-    stages.done("seal", started, context, batches=len(batch_ids))
+    report.done("seal", started, context, batches=len(batch_ids))
     return SealedWindow(window_id, lease_token, 1, rows)
 
 
