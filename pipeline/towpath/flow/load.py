@@ -32,7 +32,7 @@ from towpath.eventlog.columns import (
     FromSetting,
     Kind,
 )
-from towpath.ledger import trouble
+from towpath.ledger import database_errors
 from towpath.outbox.models import MOST_ROW_BYTES, all_outboxes
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def load(window: SealedWindow, *, max_bytes: int | None) -> LoadedWindow:
                         )
                     counts[name] = cursor.rowcount
                 except OperationalError as error:
-                    if trouble.sqlstate(error) != _LOCK_NOT_AVAILABLE:
+                    if database_errors.sqlstate(error) != _LOCK_NOT_AVAILABLE:
                         raise
                     if window.is_write_begun:  # an insert that has these rows may arrive at any time
                         raise NotReadable(LOCKED) from error

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from django.db import OperationalError, connection, transaction
 
-from towpath.ledger import trouble
+from towpath.ledger import database_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +68,7 @@ class Parts:
                 )
                 yield
         except OperationalError as error:
-            match trouble.sqlstate(error):
+            match database_errors.sqlstate(error):
                 case "55P03":
                     reason = f"somebody holds a lock{self._holders()}"
                 case "57014":

@@ -16,7 +16,7 @@ from towpath.errors import BrokerUnreachable
 from towpath.eventlog.errors import EventStoreError
 from towpath.eventlog.store import connect
 from towpath.flow import broker
-from towpath.ledger import trouble
+from towpath.ledger import database_errors
 from towpath.ledger.moment import Parts, one_moment
 from towpath.telemetry.secrets import without_secrets
 from towpath.watch import tables
@@ -89,9 +89,9 @@ class _Check:
             for finding in self._look():
                 self._found.append(finding)
         except (DatabaseError, InterfaceError) as error:
-            self._found.append(Finding(self._name, False, trouble.of_database(error)))
+            self._found.append(Finding(self._name, False, database_errors.describe(error)))
         except Exception as error:  # noqa: BLE001 - a check that cannot be made is a finding like the others
-            text = f"cannot be checked: {type(error).__name__} {trouble.brief(error)}"
+            text = f"cannot be checked: {type(error).__name__} {database_errors.first_line(error)}"
             self._found.append(Finding(self._name, False, without_secrets(text)))
         finally:
             connections.close_all()
@@ -102,8 +102,12 @@ def _postgresql() -> Iterator[Finding]:
         connection.ensure_connection()
         version = connection.cursor().connection.server_version
     except (DatabaseError, InterfaceError) as error:
-        text = f"not reachable ({without_secrets(trouble.brief(error))}): start it, or correct DATABASE_URL"
-        yield Finding("PostgreSQL", False, text if trouble.is_outage(error) else trouble.of_database(error))
+        text = (
+            f"not reachable ({without_secrets(database_errors.first_line(error))}): start it, or correct DATABASE_URL"
+        )
+        yield Finding(
+            "PostgreSQL", False, text if database_errors.is_outage(error) else database_errors.describe(error)
+        )
         return
     shown = f"{version // 10000}.{version % 10000}"
     if version < _OLDEST_POSTGRESQL:
@@ -135,7 +139,7 @@ def _ledger() -> Iterator[Finding]:
     try:
         status = read_status()
     except (DatabaseError, InterfaceError) as error:
-        if trouble.is_outage(error) or trouble.is_not_migrated(error):
+        if database_errors.is_outage(error) or database_errors.is_not_migrated(error):
             return  # another check says so
         raise
     if unread := [problem for problem in status.problems if "could not be read" in problem]:

@@ -21,7 +21,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from towpath.ledger import trouble
+from towpath.ledger import database_errors
 from towpath.watch.doctor import Finding, examine
 from towpath.watch.gauges import LEDGER
 from towpath.watch.within import NoAnswerYet, Within, is_in_a_test
@@ -66,7 +66,7 @@ def _ready() -> HttpResponse:
     except NoAnswerYet:
         return _text("PostgreSQL does not answer in time: `python manage.py pipeline doctor` says more", status=503)
     except (DatabaseError, InterfaceError) as error:
-        if trouble.is_outage(error):
+        if database_errors.is_outage(error):
             return _text("PostgreSQL does not answer: `python manage.py pipeline doctor` says more", status=503)
         return _text(_refusal(error), status=503)
     if not are_applied:
@@ -93,8 +93,8 @@ def _metrics() -> HttpResponse:
         log.warning("ledger_not_measured", error=f"PostgreSQL took more than {_SECONDS:g} s")
         return _text("PostgreSQL does not answer in time", status=503)
     except (DatabaseError, InterfaceError) as error:
-        log.warning("ledger_not_measured", error=trouble.of_database(error))
-        is_away = trouble.is_outage(error)
+        log.warning("ledger_not_measured", error=database_errors.describe(error))
+        is_away = database_errors.is_outage(error)
         return _text("PostgreSQL does not answer" if is_away else _refusal(error), status=503)
 
 
@@ -104,7 +104,7 @@ def _measure() -> bytes:
 
 def _refusal(error: Exception) -> str:
     """For anybody, so without what an error says of hosts and rows."""
-    return f"PostgreSQL answers, but refuses: {type(error).__name__} {trouble.sqlstate(error)}".strip()
+    return f"PostgreSQL answers, but refuses: {type(error).__name__} {database_errors.sqlstate(error)}".strip()
 
 
 _readiness = Within(_look_at_migrations, seconds=_SECONDS)

@@ -22,7 +22,7 @@ from towpath.eventlog.store import connect
 from towpath.flow import deadletters, outboxes, stranded
 from towpath.flow.recover import recover
 from towpath.flow.verify import Ledger, close, read_ledger, verify_receipts
-from towpath.ledger import trouble
+from towpath.ledger import database_errors
 from towpath.ledger.models import DeadLetter
 from towpath.management.answers import nothing_but_the_answer
 from towpath.outbox.models import all_outboxes
@@ -99,7 +99,7 @@ class Command(BaseCommand):
                 f"PostgreSQL does not answer within {_STATUS_SECONDS:g} s: see `pipeline doctor`."
             ) from None
         except (DatabaseError, InterfaceError) as error:
-            raise CommandError(without_secrets(trouble.of_database(error))) from error
+            raise CommandError(without_secrets(database_errors.describe(error))) from error
         except EventStoreError as error:
             raise CommandError(
                 without_secrets(f"The event store does not answer, or refuses ({error}): see `pipeline doctor`.")

@@ -1,6 +1,6 @@
-"""What an error of PostgreSQL means to a person: that it is away, that it is not migrated, or what it refuses.
+"""What an error of PostgreSQL means to a person: it does not answer, it is not migrated, or it refuses something.
 
-Only what is an outage is called one. Values that an error quotes (a row, a key, a statement) are left out.
+Only an outage is called one. Values that an error quotes (a row, a key, a statement) are left out.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ _NOT_MIGRATED = ("42P01", "42703", "3F000")
 _TOO_LATE = ("57014", "55P03", "25P03")
 
 
-def of_database(error: Exception) -> str:
-    """One line: what is the matter with PostgreSQL, and what to do."""
+def describe(error: Exception) -> str:
+    """Return one line for a person: what is wrong with PostgreSQL, and what to do about it."""
     state = sqlstate(error)
     if is_outage(error):
-        return f"PostgreSQL does not answer: {brief(error)}"
+        return f"PostgreSQL does not answer: {first_line(error)}"
     if is_not_migrated(error):
-        return f"The database is not migrated: run `python manage.py migrate` ({brief(error)})"
+        return f"The database is not migrated: run `python manage.py migrate` ({first_line(error)})"
     if state in _TOO_LATE:
-        return f"PostgreSQL takes too long, or somebody holds a lock: see pg_stat_activity ({brief(error)})"
-    return f"PostgreSQL refuses, and is not away: {type(error).__name__} {brief(error)}"
+        return f"PostgreSQL takes too long, or somebody holds a lock: see pg_stat_activity ({first_line(error)})"
+    return f"PostgreSQL refuses, and is not away: {type(error).__name__} {first_line(error)}"
 
 
 def is_outage(error: Exception) -> bool:
@@ -37,16 +37,16 @@ def is_outage(error: Exception) -> bool:
 
 
 def is_not_migrated(error: Exception) -> bool:
-    """True if a table or a column is not there."""
+    """True if a table or a column does not exist."""
     return sqlstate(error) in _NOT_MIGRATED
 
 
 def sqlstate(error: BaseException) -> str:
-    """PostgreSQL's code of the error, from whichever driver; empty without one."""
+    """Return PostgreSQL's five-character code of the error, from either driver; empty without one."""
     cause = error.__cause__ or error
     return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or ""
 
 
-def brief(error: Exception) -> str:
-    """The first line of an error: what follows in PostgreSQL's quotes values."""
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text: the lines after it quote values."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
