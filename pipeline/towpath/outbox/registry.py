@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -118,56 +118,6 @@ def write() -> list[Path]:
             path.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
             changed.append(path)
     return changed
-
-
-def as_json(types: list[EventType]) -> str:
-    return json.dumps([asdict(one) for one in types])
-
-
-def as_text(types: list[EventType]) -> str:
-    """A line for each."""
-    rows = [(one.type, str(one.version), one.outbox, one.description.replace("\n", " ")) for one in types]
-    rows = [("event", "version", "outbox", "what happened"), *rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return "\n".join(
-        "  ".join([*(f"{text:<{width}}" for text, width in zip(row, widths, strict=False)), row[3]]).rstrip()
-        for row in rows
-    )
-
-
-def as_markdown(types: list[EventType]) -> str:
-    """A page: a section for each, with its fields."""
-    lines = ["# Events", ""]
-    for one in types:
-        lines += [
-            f"## {one.type}",
-            "",
-            one.description,
-            "",
-            f"Version {one.version}, published into `{one.outbox}`.",
-            "",
-        ]
-        fields = one.schema.get("properties", {})
-        if fields:
-            lines += ["| field | value | |", "| --- | --- | --- |"]
-            lines += [
-                f"| `{name}` | {_value_text(field)} | {field.get('protected', '')} |" for name, field in fields.items()
-            ]
-            lines.append("")
-    return "\n".join(lines).rstrip()
-
-
-def _value_text(schema: Mapping[str, Any]) -> str:
-    if "anyOf" in schema:
-        return " or ".join(_value_text(one) for one in schema["anyOf"])
-    if "$ref" in schema:
-        return str(schema["$ref"]).rpartition("/")[2]
-    if "enum" in schema or "const" in schema:
-        return ", ".join(f"`{json.dumps(one)}`" for one in schema.get("enum", [schema.get("const")]))
-    kind = str(schema.get("type", "anything"))
-    if kind == "array" and "items" in schema:
-        return f"list of {_value_text(schema['items'])}"
-    return f"{kind} ({schema['format']})" if "format" in schema else kind
 
 
 def _by_file() -> Iterator[tuple[Path, _Schemas, list[type[Event]]]]:

@@ -17,6 +17,7 @@ from towpath.eventlog import schema
 from towpath.eventlog.comparison import SIDES, Comparison, compare
 from towpath.eventlog.errors import EventStoreError
 from towpath.eventlog.store import EventStore, completed, connect
+from towpath.management import catalogue
 from towpath.management.answers import nothing_but_the_answer
 from towpath.outbox import registry
 
@@ -112,10 +113,11 @@ class Command(BaseCommand):
             if problems:
                 raise SystemExit(1)
             return
-        show = (
-            registry.as_json if options["json"] else registry.as_markdown if options["markdown"] else registry.as_text
-        )
-        self.stdout.write(show(registry.catalogue()))
+        types = registry.catalogue()
+        if options["json"]:
+            self.stdout.write(catalogue.as_json(types))
+        else:
+            self.stdout.write(catalogue.as_markdown(types) if options["markdown"] else catalogue.as_text(types))
 
     def _compare(self, store: EventStore, options: dict[str, Any]) -> bool:
         until = options["until"] or datetime.now(UTC) - _STILL_ON_ITS_WAY
