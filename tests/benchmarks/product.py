@@ -184,7 +184,9 @@ class Product:
 
 def _acked_rows() -> int:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT coalesce(sum(rows), 0) FROM pipeline_window WHERE acked_at IS NOT NULL")
+        cursor.execute(
+            "SELECT coalesce(sum(value::int), 0) FROM pipeline_window, jsonb_each_text(rows) WHERE acked_at IS NOT NULL"
+        )
         return int(cursor.fetchone()[0])
 
 

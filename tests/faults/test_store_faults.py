@@ -131,7 +131,9 @@ def test_an_answer_that_is_no_success_is_not_taken_for_one(run: Run, name: str) 
 
 
 def _errors(run: Run) -> int:
-    found = run.oracle.ask_postgres("SELECT count(*) FROM pipeline_window WHERE acked_at IS NULL AND last_error <> ''")
+    found = run.oracle.ask_postgres(
+        "SELECT count(*) FROM pipeline_window WHERE acked_at IS NULL AND failed_at IS NOT NULL"
+    )
     return int(found[0][0])
 
 

@@ -111,7 +111,9 @@ def test_a_store_whose_table_lost_a_column_keeps_everything_waiting(run: Run) ->
 
 
 def _last_errors(run: Run) -> list[tuple[object, ...]]:
-    return run.oracle.ask_postgres("SELECT last_error FROM pipeline_window WHERE acked_at IS NULL AND last_error <> ''")
+    return run.oracle.ask_postgres(
+        "SELECT last_error FROM pipeline_window WHERE acked_at IS NULL AND failed_at IS NOT NULL"
+    )
 
 
 def _write_first_month(run: Run) -> None:

@@ -132,7 +132,7 @@ def test_the_status_reports_rows_that_somebody_has_deleted() -> None:
     create_users(3)
     done = sealed()
     ack(done, delivered={"outbox_user": 1})
-    Window.objects.update(vanished=2)
+    Window.objects.update(vanished={"outbox_user": 2})
 
     answer = status()
 

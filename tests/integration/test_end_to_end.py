@@ -264,7 +264,7 @@ def test_an_aggregator_killed_between_seal_and_write_leaves_a_window_that_is_rec
     workers.wait_until_ready()
     create_users(10)
     dispatch()
-    eventually(lambda: Window.objects.exclude(last_error="").exists(), seconds=WAIT_SECONDS)
+    eventually(lambda: Window.objects.exclude(failed_at=None).exists(), seconds=WAIT_SECONDS)
     window = Window.objects.get()
 
     # When it is killed, and the store comes back
@@ -414,7 +414,7 @@ def test_a_store_that_was_away_gets_everything_when_it_is_back(
     workers.aggregator(**QUICK)
     workers.wait_until_ready()
     create_users(3000)
-    eventually(lambda: Window.objects.exclude(last_error="").exists(), seconds=WAIT_SECONDS)
+    eventually(lambda: Window.objects.exclude(failed_at=None).exists(), seconds=WAIT_SECONDS)
     assert User.objects.count() == 3000
 
     clickhouse_down.close()

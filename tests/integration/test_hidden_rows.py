@@ -117,7 +117,7 @@ def test_when_every_row_is_hidden_nothing_is_stored_and_nothing_lost(store: Even
 
     assert event_log.count() == 0
     assert OutboxUser.objects.count() == 30
-    assert sum(window.rows for window in Window.objects.filter(acked_at=None)) == 30
+    assert sum(sum(window.rows.values()) for window in Window.objects.filter(acked_at=None)) == 30
     show_all()
     expire_leases()
     recover(store, should_stop=lambda: False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
+from django.db.models.functions import Now
 from structlog.testing import capture_logs
 
 from backend.users.models import OutboxUserChange
@@ -327,7 +328,7 @@ def test_a_name_anywhere_in_the_ledger_is_named_and_takes_nobodys_room(place: st
             batches = dispatched()
             if place == "window":
                 seal(batches)
-                Window.objects.update(last_error="KeyError")
+                Window.objects.update(last_error="KeyError", failed_at=Now())
         expire_leases()
 
     (problem,) = problems()

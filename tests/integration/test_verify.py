@@ -160,12 +160,12 @@ def _table_of_the_status() -> str:
     return printed.getvalue()
 
 
-def insert_receipts(count: int, *, age: str, verified: bool = False, error: str = "") -> None:
+def insert_receipts(count: int, *, age: str, verified: bool = False, error: str | None = None) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
-            "INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, last_error, rows, bytes, sealed_at,"
-            " acked_at, verified_at, delivered, dispatched_from, dispatched_to)"
-            " SELECT gen_random_uuid(), gen_random_uuid(), t, 1, %s, 0, 0, t, t, CASE WHEN %s THEN t END, '{}', t, t"
+            "INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, contradiction, rows, bytes,"
+            " sealed_at, acked_at, verified_at, delivered, dispatched_from, dispatched_to)"
+            " SELECT gen_random_uuid(), gen_random_uuid(), t, 1, %s, '{}', 0, t, t, CASE WHEN %s THEN t END, '{}', t, t"
             " FROM (SELECT now() - %s::interval + n * interval '1 ms' AS t FROM generate_series(1, %s) AS n) AS times",
             [error, verified, age, count],
         )
@@ -201,7 +201,7 @@ def test_a_window_whose_rows_come_back_is_verified_in_the_end(store: EventStore,
 
     assert verified(store) == 0
 
-    assert Window.objects.get().last_error == ""
+    assert Window.objects.get().contradiction is None
     assert read_gauges()[mismatched_windows] == [("", 0.0)]
 
 
@@ -212,7 +212,7 @@ def test_nothing_is_decided_while_the_store_is_away(store: EventStore) -> None:
     assert verified(away) == 0
 
     receipt = Window.objects.get()
-    assert (receipt.verified_at, receipt.last_error) == (None, "")
+    assert (receipt.verified_at, receipt.contradiction) == (None, None)
 
 
 def test_the_receipt_of_a_window_that_was_empty_when_it_was_loaded_is_verified(store: EventStore) -> None:
@@ -451,7 +451,7 @@ def test_a_person_closes_an_alarm_with_a_reason_and_that_is_an_event(store: Even
     assert f"closed: window {lost.id}: outbox_event: 0 stored of 2 (retention of 2023)" in done.stdout + done.stderr
     receipt = Window.objects.get(id=lost.id)
     assert receipt.closed_reason == "retention of 2023"
-    assert receipt.last_error == "outbox_event: 0 stored of 2"
+    assert receipt.contradiction == "outbox_event: 0 stored of 2"
     assert verified(store) == 0
     assert read_status().mismatched_receipts == 0
     assert read_gauges()[mismatched_windows] == [("", 0.0)]

@@ -28,7 +28,7 @@ def test_a_sealed_window_knows_its_rows_by_outbox() -> None:
     assert window.rows == {"outbox_event": 12, "outbox_user": 30}
     assert window.attempts == 1
     ledger = Window.objects.get()
-    assert (ledger.id, ledger.rows, ledger.acked_at) == (window.id, 42, None)
+    assert (ledger.id, ledger.rows, ledger.acked_at) == (window.id, window.rows, None)
     assert ledger.dispatched_from <= ledger.dispatched_to <= ledger.sealed_at
 
 
@@ -117,7 +117,7 @@ def test_a_late_owner_neither_renews_nor_gives_back_nor_splits_what_was_taken_ov
         split(zombie)
 
     ledger = Window.objects.get()
-    assert (ledger.lease_token, ledger.last_error) == (owner.lease_token, "")
+    assert (ledger.lease_token, ledger.failed_at) == (owner.lease_token, None)
     assert claim_expired() is not None, "the expired lease was prolonged by somebody who does not hold it"
 
 
@@ -197,7 +197,8 @@ def test_a_window_given_back_is_claimed_after_a_pause_that_grows_with_its_attemp
 
     assert pauses[0] < 1
     assert pauses[5] > pauses[0] * 8
-    assert Window.objects.get().last_error == "store is down"
+    failed = Window.objects.get()
+    assert (failed.last_error, failed.failed_at is None) == ("store is down", False)
 
 
 @pytest.mark.parametrize("rows", [2, 3, 7, 100])

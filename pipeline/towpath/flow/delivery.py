@@ -20,7 +20,6 @@ from towpath.eventlog.errors import EventStoreError, OutcomeUnknown
 from towpath.flow import deadletters, lease
 from towpath.flow.load import HIDDEN, load
 from towpath.flow.write import Limits, write
-from towpath.ledger.models import Window
 from towpath.ledger.receipts import ack
 from towpath.ledger.windows import (
     RefusedRow,
@@ -132,7 +131,7 @@ def _carry(window: SealedWindow, store: EventStore, context: BoundLogger) -> Non
     started = moment = time.monotonic()
     loaded = _load(window)
     metrics.loaded_bytes.inc(len(loaded.rows))
-    vanished = _note_vanished(window, loaded)
+    vanished = _vanished(window, loaded)
     moment = report.done("load", moment, context, bytes=len(loaded.rows))
     failpoints.reach("loaded")
     begin_write(window)
@@ -154,6 +153,7 @@ def _carry(window: SealedWindow, store: EventStore, context: BoundLogger) -> Non
     ack(
         window,
         delivered=delivered,
+        vanished=vanished,
         refused=refused,
         left=left,
         error=written.error if refused or left else written.complaint,
@@ -222,21 +222,13 @@ def _at_fault(
     return refused, left
 
 
-def _note_vanished(window: SealedWindow, loaded: LoadedWindow) -> dict[str, int]:
-    """Rows of the window that are not in their outbox any more, by outbox, noted in the ledger.
-
-    Before the ack, so that the receipt says it, whatever becomes of this process.
-    """
-    vanished = {
+def _vanished(window: SealedWindow, loaded: LoadedWindow) -> dict[str, int]:
+    """Rows of the window that are not in their outbox any more, by outbox."""
+    return {
         outbox: rows - loaded.counts.get(outbox, 0)
         for outbox, rows in window.rows.items()
         if loaded.counts.get(outbox, 0) < rows
     }
-    if vanished:
-        Window.objects.filter(id=window.id, lease_token=window.lease_token, acked_at=None).update(
-            vanished=sum(vanished.values())
-        )
-    return vanished
 
 
 def _delivered(loaded: LoadedWindow, refused: Sequence[RefusedRow], left: Sequence[Identity]) -> dict[str, int]:

@@ -204,6 +204,15 @@ AND NOT EXISTS (SELECT FROM pipeline_window AS w WHERE w.id = b.window_id AND w.
 DELETE FROM pipeline_window AS w WHERE acked_at IS NULL AND NOT is_write_begun
 AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id)
 """,
+    """
+UPDATE pipeline_window AS w SET rows = b.rows
+FROM (
+    SELECT window_id, jsonb_object_agg(outbox, rows) AS rows
+    FROM (SELECT window_id, outbox, sum(rows) AS rows FROM pipeline_batch GROUP BY window_id, outbox) AS by_outbox
+    WHERE window_id IS NOT NULL GROUP BY window_id
+) AS b
+WHERE b.window_id = w.id AND NOT w.is_write_begun AND b.rows <> w.rows
+""",
 )
 _RENAME_REST = (
     "UPDATE pipeline_batch SET outbox = %(new)s WHERE outbox = %(old)s",
@@ -266,11 +275,11 @@ _DISCARD = (
     # Whoever has such a window finds its lease lost. What else is in it is delivered without the name's rows.
     """
 WITH gone AS (
-    DELETE FROM pipeline_batch WHERE outbox = %(name)s RETURNING window_id, rows, bytes
+    DELETE FROM pipeline_batch WHERE outbox = %(name)s RETURNING window_id, bytes
 ), by_window AS (
-    SELECT window_id, sum(rows) AS rows, sum(bytes) AS bytes FROM gone WHERE window_id IS NOT NULL GROUP BY window_id
+    SELECT window_id, sum(bytes) AS bytes FROM gone WHERE window_id IS NOT NULL GROUP BY window_id
 )
-UPDATE pipeline_window AS w SET rows = w.rows - g.rows, bytes = w.bytes - g.bytes, lease_token = gen_random_uuid(),
+UPDATE pipeline_window AS w SET rows = w.rows - %(name)s, bytes = w.bytes - g.bytes, lease_token = gen_random_uuid(),
                                 lease_until = clock_timestamp()
 FROM by_window AS g WHERE w.id = g.window_id AND w.acked_at IS NULL
 """,
@@ -299,10 +308,10 @@ WITH mixed AS (
     FOR UPDATE SKIP LOCKED
 ), freed AS (
     UPDATE pipeline_batch AS b SET window_id = NULL FROM mixed
-    WHERE b.window_id = mixed.id AND outbox <> ALL(%(known)s) RETURNING mixed.id, b.rows, b.bytes
+    WHERE b.window_id = mixed.id AND outbox <> ALL(%(known)s) RETURNING mixed.id, b.outbox, b.bytes
 )
-UPDATE pipeline_window AS w SET rows = w.rows - f.rows, bytes = w.bytes - f.bytes, lease_token = gen_random_uuid()
-FROM (SELECT id, sum(rows) AS rows, sum(bytes) AS bytes FROM freed GROUP BY id) AS f WHERE w.id = f.id
+UPDATE pipeline_window AS w SET rows = w.rows - f.outboxes, bytes = w.bytes - f.bytes, lease_token = gen_random_uuid()
+FROM (SELECT id, array_agg(outbox) AS outboxes, sum(bytes) AS bytes FROM freed GROUP BY id) AS f WHERE w.id = f.id
 """,
             {"known": list(all_outboxes())},
         )

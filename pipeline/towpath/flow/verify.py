@@ -161,12 +161,12 @@ def _record(receipts: Sequence[_Receipt], counts: Mapping[UUID, Mapping[str, int
     matching = [receipt for receipt in receipts if receipt.window not in contradicted]
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE pipeline_window SET verified_at = clock_timestamp(), last_error = '' WHERE id = ANY(%s)",
+            "UPDATE pipeline_window SET verified_at = clock_timestamp(), contradiction = NULL WHERE id = ANY(%s)",
             [[receipt.window for receipt in matching]],
         )
         for mismatch in mismatches:
             cursor.execute(
-                "UPDATE pipeline_window SET last_error = %s WHERE id = %s AND last_error <> %s",
+                "UPDATE pipeline_window SET contradiction = %s WHERE id = %s AND contradiction IS DISTINCT FROM %s",
                 [mismatch.difference(), mismatch.window, mismatch.difference()],
             )
             # Each minute again would bury the log; the ledger, the metric and `status` keep on saying so.
@@ -197,7 +197,7 @@ def has_overdue_receipts(*, seconds: float) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT EXISTS (SELECT FROM pipeline_window WHERE acked_at < now() - make_interval(secs => %s)"
-            " AND acked_at IS NOT NULL AND verified_at IS NULL AND last_error = '')",
+            " AND acked_at IS NOT NULL AND verified_at IS NULL AND contradiction IS NULL)",
             [seconds],
         )
         return bool(cursor.fetchone()[0])
@@ -211,9 +211,13 @@ def close(windows: Sequence[UUID], *, reason: str, by: str) -> None:
     """
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE pipeline_window SET verified_at = clock_timestamp(), closed_reason = %s WHERE id = ANY(%s)"
-            " AND acked_at IS NOT NULL AND verified_at IS NULL AND last_error <> '' RETURNING id, last_error",
-            [reason, list(windows)],
+            """
+UPDATE pipeline_window SET verified_at = coalesce(verified_at, clock_timestamp()), closed_reason = %(reason)s
+WHERE id = ANY(%(windows)s) AND acked_at IS NOT NULL AND closed_reason = ''
+AND CASE WHEN verified_at IS NULL THEN contradiction ELSE vanished::text END IS NOT NULL
+RETURNING id, coalesce(contradiction, 'vanished: ' || vanished::text)
+""",
+            {"reason": reason, "windows": list(windows)},
         )
         closed = dict(cursor.fetchall())
         if missing := set(windows) - closed.keys():

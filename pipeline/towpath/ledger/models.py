@@ -86,13 +86,16 @@ class Window(models.Model):
     is_isolated = models.BooleanField(db_default=False)
     #: When the event store first refused it without taking a row of it.
     refused_at = models.DateTimeField(null=True)
-    #: Why the last attempt failed; of a receipt, how the event store contradicts it.
-    last_error = models.TextField(default="")
+    #: When its last attempt failed; null until one has, and again from the ack on. Windows with one are the
+    #: back-pressure: while too many wait, no more are sealed.
+    failed_at = models.DateTimeField(null=True)
+    #: Why it failed, for people: nothing is decided by it.
+    last_error = models.TextField(db_default="")
     #: By what its batches were found: their messages, or a look into the ledger (`towpath.ledger.windows.Found`).
     found = models.TextField(db_default="message")
-    rows = models.IntegerField()
-    #: Of these, rows that somebody else had deleted from their outbox before the load: they are not stored.
-    vanished = models.IntegerField(db_default=0)
+    #: By outbox, fixed at the seal. What became of each row is fixed at the ack: it was delivered, had vanished, was
+    #: refused, or was isolated. For each outbox, these four add up to it.
+    rows = models.JSONField()
     bytes = models.BigIntegerField()
     sealed_at = models.DateTimeField()
     acked_at = models.DateTimeField(null=True)
@@ -100,10 +103,18 @@ class Window(models.Model):
     store_error = models.TextField(db_default="")
     #: Receipt: when the event store was found to hold exactly `delivered`.
     verified_at = models.DateTimeField(null=True)
-    #: Receipt: why a person has closed its alarm, which stays in `last_error`; empty: nobody has.
+    #: Receipt: how the event store contradicts it, or why it does not add up.
+    contradiction = models.TextField(null=True)  # noqa: DJ001 - null: nothing contradicts it
+    #: Receipt: why a person has closed its alarm; empty: nobody has.
     closed_reason = models.TextField(db_default="")
     #: Receipt: rows that were loaded, written and deleted, by outbox.
     delivered = models.JSONField(null=True)
+    #: Receipt: rows that somebody else had deleted from their outbox before the load, by outbox. They are not stored.
+    vanished = models.JSONField(null=True)
+    #: Receipt: rows that became dead letters, by outbox.
+    refused = models.JSONField(null=True)
+    #: Receipt: rows that wait in windows of their own, by outbox. They count there.
+    isolated = models.JSONField(null=True)
     #: Receipt: the first and the last moment at which its batches were dispatched.
     dispatched_from = models.DateTimeField()
     dispatched_to = models.DateTimeField()
@@ -120,7 +131,9 @@ class Window(models.Model):
                 name="window_unverified",
                 condition=Q(acked_at__isnull=False, verified_at=None),
             ),
-            models.Index(fields=["acked_at"], name="window_vanished", condition=Q(vanished__gt=0)),
+            models.Index(
+                fields=["acked_at"], name="window_vanished", condition=Q(vanished__isnull=False, closed_reason="")
+            ),
             models.Index(fields=["acked_at"], name="window_store_error", condition=~Q(store_error="")),
         )
         constraints = (TableStorage(name="window_storage", parameters=_LEDGER_STORAGE),)

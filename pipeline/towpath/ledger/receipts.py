@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from django.db import connection, transaction
@@ -28,6 +29,7 @@ def ack(
     window: SealedWindow,
     *,
     delivered: Mapping[str, int],
+    vanished: Mapping[str, int] | None = None,
     refused: Sequence[RefusedRow] = (),
     left: Sequence[tuple[str, int]] = (),
     error: str = "",
@@ -35,8 +37,8 @@ def ack(
     """Delete the window's outbox rows and batches and leave its receipt.
 
     Only after the store has the rows on disk. Refused rows stay in their outbox, as dead letters;
-    so do those left, for each outbox in a new window, which is tried again by itself. `error` is what the store said of
-    them, or in spite of having stored all.
+    so do those left, for each outbox in a new window, which is tried again by itself. `vanished` are those that were
+    not there to be loaded. `error` is what the store said of those refused or left, or in spite of having stored all.
 
     Raises LeaseLost, and then nothing has been deleted.
     """
@@ -56,7 +58,8 @@ def ack(
         cursor.execute(
             f"""{MAY_BE_LOST}
 WITH receipt AS (
-    UPDATE pipeline_window SET acked_at = clock_timestamp(), delivered = %s, last_error = '', store_error = %s
+    UPDATE pipeline_window SET acked_at = clock_timestamp(), delivered = %s, vanished = %s, refused = %s, isolated = %s,
+        failed_at = NULL, last_error = '', store_error = %s
     WHERE id = %s AND lease_token = %s AND acked_at IS NULL RETURNING id
 ), batches AS (
     DELETE FROM pipeline_batch USING receipt WHERE window_id = receipt.id RETURNING outbox, ids
@@ -71,6 +74,9 @@ SELECT count(*) FROM receipt
 """,
             [
                 json.dumps(dict(delivered)),
+                _or_null(vanished or {}),
+                _or_null(Counter(row.outbox for row in refused)),
+                _or_null(Counter(outbox for outbox, _ in left)),
                 "" if refused or left else error,
                 window.id,
                 window.lease_token,
@@ -84,6 +90,11 @@ SELECT count(*) FROM receipt
             raise LeaseLost
 
 
+def _or_null(rows: Mapping[str, int]) -> str | None:
+    """Nearly all windows have none of them."""
+    return json.dumps(dict(rows)) if rows else None
+
+
 def _isolate(cursor: CursorWrapper, window: SealedWindow, left: Sequence[tuple[str, int]], *, error: str) -> None:
     """Put the rows, which the store holds nothing of, into windows of their own, free to be claimed."""
     for outbox in dict.fromkeys(outbox for outbox, _ in left):
@@ -91,16 +102,18 @@ def _isolate(cursor: CursorWrapper, window: SealedWindow, left: Sequence[tuple[s
         cursor.execute(
             """
 WITH origin AS (
-    SELECT rows, bytes, dispatched_from, dispatched_to FROM pipeline_window WHERE id = %(old)s
+    SELECT bytes * %(count)s / %(total)s AS bytes, dispatched_from, dispatched_to
+    FROM pipeline_window WHERE id = %(old)s
 ), created AS (
-    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, last_error, rows, bytes, sealed_at,
+    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, failed_at, last_error, rows, bytes, sealed_at,
                                  dispatched_from, dispatched_to, is_isolated)
-    SELECT %(new)s, %(new)s, clock_timestamp(), 0, %(error)s, %(count)s, bytes * %(count)s / rows, clock_timestamp(),
-           dispatched_from, dispatched_to, true
+    SELECT %(new)s, %(new)s, clock_timestamp(), 0, clock_timestamp(), %(error)s,
+           jsonb_build_object(%(outbox)s::text, %(count)s), bytes, clock_timestamp(), dispatched_from, dispatched_to,
+           true
     FROM origin
 )
 INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at, window_id)
-SELECT %(outbox)s, %(ids)s, %(count)s, bytes * %(count)s / rows, dispatched_from, %(new)s FROM origin
+SELECT %(outbox)s, %(ids)s, %(count)s, bytes, dispatched_from, %(new)s FROM origin
 """,
             {
                 "old": window.id,
@@ -108,6 +121,7 @@ SELECT %(outbox)s, %(ids)s, %(count)s, bytes * %(count)s / rows, dispatched_from
                 "outbox": outbox,
                 "ids": ids,
                 "count": len(ids),
+                "total": window.row_count,
                 "error": f"parted from others: {error}",
             },
         )

@@ -129,14 +129,17 @@ WITH unsealed AS MATERIALIZED (
     UPDATE pipeline_batch AS b SET window_id = %(window)s FROM unsealed
     WHERE b.id = unsealed.id AND b.window_id IS NULL
     RETURNING b.outbox, b.rows, b.bytes, b.dispatched_at
+), by_outbox AS (
+    SELECT outbox, sum(rows) AS rows, sum(bytes) AS bytes, min(dispatched_at) AS first, max(dispatched_at) AS last
+    FROM sealed GROUP BY outbox
 ), created AS (
-    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, last_error, rows, bytes, sealed_at,
-                                 dispatched_from, dispatched_to, found)
-    SELECT %(window)s, %(token)s, clock_timestamp() + make_interval(secs => %(lease)s), 1, '', sum(rows),
-           sum(bytes), clock_timestamp(), min(dispatched_at), max(dispatched_at), %(found)s
-    FROM sealed HAVING count(*) > 0
+    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, rows, bytes, sealed_at, dispatched_from,
+                                 dispatched_to, found)
+    SELECT %(window)s, %(token)s, clock_timestamp() + make_interval(secs => %(lease)s), 1,
+           jsonb_object_agg(outbox, rows), sum(bytes), clock_timestamp(), min(first), max(last), %(found)s
+    FROM by_outbox HAVING count(*) > 0
 )
-SELECT outbox, sum(rows) FROM sealed GROUP BY outbox ORDER BY outbox
+SELECT outbox, rows FROM by_outbox ORDER BY outbox
 """,
             {
                 "batches": list(batch_ids),
@@ -225,7 +228,8 @@ def postpone(
     with connection.cursor() as cursor:
         cursor.execute(
             "UPDATE pipeline_window SET"
-            " lease_until = coalesce(clock_timestamp() + make_interval(secs => %s), lease_until), last_error = %s,"
+            " lease_until = coalesce(clock_timestamp() + make_interval(secs => %s), lease_until),"
+            " failed_at = clock_timestamp(), last_error = %s,"
             " refused_at = CASE WHEN %s THEN coalesce(refused_at, clock_timestamp()) ELSE refused_at END,"
             " is_isolated = is_isolated OR %s"
             " WHERE id = %s AND lease_token = %s AND acked_at IS NULL",
@@ -262,7 +266,7 @@ def has_room() -> bool:
     """
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT count(*) FILTER (WHERE last_error <> '') < %s"
+            "SELECT count(*) FILTER (WHERE failed_at IS NOT NULL) < %s"
             " OR (bool_or(refused_at IS NOT NULL) AND max(sealed_at) < clock_timestamp() - make_interval(secs => %s))"
             " FROM pipeline_window AS w WHERE acked_at IS NULL AND NOT is_isolated"
             " AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox <> ALL(%s))",
@@ -320,18 +324,21 @@ WITH whole AS (
     SELECT whole.id AS batch, outbox, member, bytes / cardinality(ids) AS bytes, dispatched_at,
            row_number() OVER (ORDER BY whole.id, member) AS n, count(*) OVER () AS total
     FROM whole, unnest(ids) AS member
+), halved AS (
+    SELECT CASE WHEN n * 2 <= total THEN %(first)s::uuid ELSE %(second)s::uuid END AS half, * FROM members
+), by_outbox AS (
+    SELECT half, outbox, count(*) AS rows, sum(bytes) AS bytes, min(dispatched_at) AS first, max(dispatched_at) AS last
+    FROM halved GROUP BY half, outbox
 ), created AS (
-    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, last_error, rows, bytes, sealed_at,
-                                 dispatched_from, dispatched_to, is_isolated)
-    SELECT half, half, clock_timestamp(), 0, '', count(*), sum(bytes), clock_timestamp(), min(dispatched_at),
-           max(dispatched_at), %(is_isolated)s
-    FROM (SELECT CASE WHEN n * 2 <= total THEN %(first)s::uuid ELSE %(second)s::uuid END AS half, * FROM members) AS m
-    GROUP BY half
+    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, rows, bytes, sealed_at, dispatched_from,
+                                 dispatched_to, is_isolated)
+    SELECT half, half, clock_timestamp(), 0, jsonb_object_agg(outbox, rows), sum(bytes), clock_timestamp(), min(first),
+           max(last), %(is_isolated)s
+    FROM by_outbox GROUP BY half
 )
 INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at, window_id)
 SELECT outbox, array_agg(member ORDER BY member), count(*), sum(bytes), min(dispatched_at), half
-FROM (SELECT CASE WHEN n * 2 <= total THEN %(first)s::uuid ELSE %(second)s::uuid END AS half, * FROM members) AS m
-GROUP BY half, batch, outbox
+FROM halved GROUP BY half, batch, outbox
 """,
             {"window": window.id, "first": halves[0], "second": halves[1], "is_isolated": window.is_isolated},
         )

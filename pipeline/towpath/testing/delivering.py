@@ -68,7 +68,7 @@ class Deliver:
             refused = "\n".join(f"  {letter.outbox} {letter.row_id}: {letter.error}" for letter in letters)
             raise AssertionError(f"the event store refuses:\n{refused}")
         if isolated := Window.objects.filter(acked_at=None).order_by("id"):
-            left = "\n".join(f"  {window.rows} row(s): {window.last_error}" for window in isolated)
+            left = "\n".join(f"  {sum(window.rows.values())} row(s): {window.last_error}" for window in isolated)
             raise AssertionError(f"these wait, apart from others:\n{left}")
         return StoredEvents(_found(row) for row in self.store.rows)
 

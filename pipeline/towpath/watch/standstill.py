@@ -106,7 +106,7 @@ def _batches(cursor: CursorWrapper) -> Iterator[str]:
 def _windows(cursor: CursorWrapper) -> Iterator[str]:
     cursor.execute(
         "SELECT is_write_begun, count(*), extract(epoch FROM clock_timestamp() - min(sealed_at))::int"
-        " FROM pipeline_window WHERE acked_at IS NULL AND last_error = '' AND lease_until >= clock_timestamp()"
+        " FROM pipeline_window WHERE acked_at IS NULL AND failed_at IS NULL AND lease_until >= clock_timestamp()"
         " AND sealed_at < clock_timestamp() - make_interval(secs => %s) GROUP BY is_write_begun",
         [_WINDOW_LATE_SECONDS],
     )
@@ -153,9 +153,9 @@ def _messages(cursor: CursorWrapper) -> Iterator[str]:
 
 def _receipts(cursor: CursorWrapper) -> Iterator[str]:
     cursor.execute(
-        "SELECT extract(epoch FROM clock_timestamp() - min(acked_at))::int FROM (SELECT acked_at, last_error"
+        "SELECT extract(epoch FROM clock_timestamp() - min(acked_at))::int FROM (SELECT acked_at, contradiction"
         " FROM pipeline_window WHERE acked_at IS NOT NULL AND verified_at IS NULL ORDER BY acked_at LIMIT %s)"
-        " AS oldest WHERE last_error = ''",
+        " AS oldest WHERE contradiction IS NULL",
         [_OLDEST_RECEIPTS],
     )
     (age,) = cursor.fetchone()

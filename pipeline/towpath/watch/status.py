@@ -156,12 +156,13 @@ def _read_ledger(cursor: CursorWrapper) -> _Ledger:
     )
     found.mismatched, found.mismatched_since = read_mismatches(cursor)
     cursor.execute(
-        "SELECT count(*), coalesce(sum(vanished), 0)::bigint FROM"
-        f" (SELECT vanished FROM pipeline_window WHERE vanished > 0 ORDER BY acked_at LIMIT {COUNTED_ROWS}) AS oldest"
+        "SELECT count(DISTINCT id), coalesce(sum(value::bigint), 0)::bigint FROM (SELECT id, vanished"
+        " FROM pipeline_window WHERE vanished IS NOT NULL AND closed_reason = '' ORDER BY acked_at"
+        f" LIMIT {COUNTED_ROWS}) AS oldest, jsonb_each_text(vanished)"
     )
     found.windows_with_vanished, found.vanished = cursor.fetchone()
     cursor.execute(
-        "SELECT last_error, count(*) FROM pipeline_window WHERE acked_at IS NULL AND last_error <> ''"
+        "SELECT last_error, count(*) FROM pipeline_window WHERE acked_at IS NULL AND failed_at IS NOT NULL"
         " GROUP BY last_error ORDER BY count(*) DESC LIMIT 5"
     )
     found.errors = [f"{count} open window(s): {error}" for error, count in cursor.fetchall()]
@@ -209,9 +210,9 @@ def read_mismatches(cursor: CursorWrapper) -> tuple[int, str]:
     among them: there is no need to look at all that wait, when it has not run for days.
     """
     cursor.execute(
-        "SELECT count(*), min(dispatched_from) FROM (SELECT dispatched_from, last_error FROM pipeline_window"
+        "SELECT count(*), min(dispatched_from) FROM (SELECT dispatched_from, contradiction FROM pipeline_window"
         f" WHERE acked_at IS NOT NULL AND verified_at IS NULL ORDER BY acked_at LIMIT {COUNTED_ROWS}) AS oldest"
-        " WHERE last_error <> ''"
+        " WHERE contradiction IS NOT NULL"
     )
     count, since = cursor.fetchone()
     return count, since.isoformat(timespec="seconds") if since else ""
