@@ -35,6 +35,7 @@ from deploy.local.postgres import Postgres
 from deploy.local.process import PROJECT
 from deploy.local.rabbitmq import RabbitMQ
 from tests.administering import let_role_administer
+from tests.variables import every_variable
 from towpath.eventlog.store import completed
 
 if TYPE_CHECKING:
@@ -51,17 +52,6 @@ ARE_GIVEN = os.environ.get("TEST_SERVICES") == "given"
 _FIRST_PORT = 21_000
 #: Ports beside each other that belong to one run.
 _PORTS_PER_RUN = 10
-
-#: Variables of a developer's shell that would change what is tested.
-_FOREIGN = (
-    *("DEBUG", "CLICKHOUSE_URL", "CSRF_TRUSTED_ORIGINS", "HTTPS_ONLY", "TRUSTED_PROXIES", "EVENT_HASH_KEY"),
-    *("DATABASE_URL_FILE", "RABBITMQ_URL_FILE", "EVENT_STORE_URL_FILE", "SECRET_KEY_FILE", "EVENT_HASH_KEY_FILE"),
-    *("DISPATCH_INTERVAL_SECONDS", "BATCH_IDS", "WINDOW_ROWS", "WINDOW_MAX_ROWS", "WINDOW_BYTES"),
-    *("WINDOW_LINGER_SECONDS", "WINDOW_WRITERS", "SHUTDOWN_SECONDS", "MAX_OPEN_WINDOWS"),
-    *("LEASE_SECONDS", "UNSEALED_SECONDS", "STORE_TIMEOUT_SECONDS"),
-    *("EVENT_CONTEXT_MAX_BYTES", "RECEIPT_DAYS", "LOG_LEVEL"),
-    *("METRICS_PORT", "HEARTBEAT_DIR", "WEDGED_SECONDS", "TRACING"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +174,8 @@ def _make_services(folder: Path, ports: Ports) -> Services:
 
 
 def _set_environment(services: Services) -> None:
-    for name in _FOREIGN:
+    # Those of a developer's shell would change what is tested.
+    for name in every_variable():
         os.environ.pop(name, None)
     os.environ |= {
         "DJANGO_SETTINGS_MODULE": "backend.config.settings",

@@ -1,17 +1,28 @@
-"""Settings, which alone read the environment (with towpath.py), checked at start, every error at once.
+"""Settings, which alone read the environment, checked at start, every error at once.
 
 Each variable is explained in README.md, "Settings".
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
-from towpath.conf.environment import LOCAL_DATABASE_URL, database_settings
-from towpath.conf.environment import env as _env
+import django_stubs_ext
+
+from towpath.conf.config import Config
+from towpath.conf.dramatiq import AUTODISCOVERED_MODULES, broker
+from towpath.conf.environment import Environment, database_settings
 from towpath.conf.logs import configure_logging
+
+# Generic classes of Django's admin, as django-stubs has them.
+django_stubs_ext.monkeypatch()
+
+# The file that a running local stack writes gives what the environment does not.
+_env = Environment(os.environ, fallback_file=Path(__file__).resolve().parents[2] / ".local" / "stack.env")
 
 # --- The application ---------------------------------------------------------------------------------------------
 
@@ -93,9 +104,11 @@ LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 USE_TZ = True
 
-# --- The database; the other two services are in towpath.py ------------------------------------------------------
+# --- The database ------------------------------------------------------------------------------------------------
 
-DATABASE_URL = _env.url("DATABASE_URL", LOCAL_DATABASE_URL, schemes=("postgresql", "postgres"))
+DATABASE_URL = _env.url(
+    "DATABASE_URL", "postgresql://towpath@127.0.0.1:24329/towpath", schemes=("postgresql", "postgres")
+)
 
 DATABASES: dict[str, Any] = {"default": database_settings(DATABASE_URL)}
 DATABASES["default"]["CONN_MAX_AGE"] = None
@@ -134,12 +147,13 @@ SILENCED_SYSTEM_CHECKS = ["security.W021"]
 _LOG_JSON = _env.flag("LOG_JSON", default=not sys.stderr.isatty())
 _LOG_LEVEL = _env.choice("LOG_LEVEL", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 
-# --- The pipeline: after the rest, because it checks all that was read -------------------------------------------
+# --- Towpath: after the rest, because it checks all that was read ------------------------------------------------
 
-from towpath.conf import settings as _towpath  # noqa: E402
-from towpath.conf.settings import *  # noqa: E402, F403
+TOWPATH = Config.from_environment(_env)
+DRAMATIQ_BROKER = broker(TOWPATH)
+DRAMATIQ_AUTODISCOVER_MODULES = AUTODISCOVERED_MODULES
 
-if _towpath.TRACING:
+if TOWPATH.tracing:
     MIDDLEWARE.insert(
         MIDDLEWARE.index("towpath.watch.health.HealthMiddleware") + 1, "towpath.telemetry.spans.RequestSpans"
     )
@@ -150,5 +164,5 @@ LOGGING_CONFIG = None
 configure_logging(
     json=_LOG_JSON,
     level=_LOG_LEVEL,
-    secrets=(SECRET_KEY, _towpath.EVENT_HASH_KEY, DATABASE_URL, _towpath.RABBITMQ_URL, _towpath.EVENT_STORE_URL),
+    secrets=(SECRET_KEY, TOWPATH.event_hash_key, DATABASE_URL, TOWPATH.rabbitmq_url, TOWPATH.event_store_url),
 )

@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection, Sequence
 
 import dramatiq
 import structlog
-from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
 from periodiq import cron
 
+from towpath.conf.current import config
 from towpath.eventlog.store import EventStore, connect
 from towpath.flow.accumulate import WindowLimits
 from towpath.flow.aggregator import Aggregator
@@ -132,9 +132,9 @@ def _dispatch() -> Callable[[], float]:
     dispatcher = Dispatcher(
         all_outboxes(),
         limits=DispatchLimits(
-            batch_ids=settings.BATCH_IDS,
-            batch_bytes=max(1, settings.WINDOW_BYTES // 4),
-            in_flight_rows=settings.MAX_OPEN_WINDOWS * max(settings.WINDOW_ROWS, settings.WINDOW_MAX_ROWS),
+            batch_ids=config().batch_ids,
+            batch_bytes=max(1, config().window_bytes // 4),
+            in_flight_rows=config().max_open_windows * max(config().window_rows, config().window_max_rows),
         ),
         enqueue=enqueue,
     )
@@ -147,7 +147,7 @@ def _dispatch() -> Callable[[], float]:
             is_ready = True
         has_more = dispatcher.look()
         keep_alive()
-        return _BUSY_PAUSE_SECONDS if has_more else settings.DISPATCH_INTERVAL_SECONDS
+        return _BUSY_PAUSE_SECONDS if has_more else config().dispatch_interval_seconds
 
     return work
 
@@ -234,18 +234,18 @@ def aggregator() -> Aggregator:
 
 @functools.cache
 def _make_event_store() -> EventStore:
-    return connect(settings.EVENT_STORE_URL, timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
+    return connect(config().event_store_url, timeout_seconds=config().store_timeout_seconds)
 
 
 @functools.cache
 def _make_aggregator() -> Aggregator:
     closing = WindowLimits(
-        settings.WINDOW_ROWS,
-        settings.WINDOW_BYTES,
-        settings.WINDOW_LINGER_SECONDS,
-        max_rows=settings.WINDOW_MAX_ROWS,
+        config().window_rows,
+        config().window_bytes,
+        config().window_linger_seconds,
+        max_rows=config().window_max_rows,
     )
-    return Aggregator(event_store(), closing=closing, writers=settings.WINDOW_WRITERS)
+    return Aggregator(event_store(), closing=closing, writers=config().window_writers)
 
 
 def shifts() -> Sequence[threading.Thread]:

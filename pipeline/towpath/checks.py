@@ -14,17 +14,13 @@ from django.db import DEFAULT_DB_ALIAS, connection, router
 from django.utils.module_loading import import_string, module_has_submodule
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
+from towpath.conf.current import config
 from towpath.eventlog import store
 from towpath.flow.broker import Broker
 from towpath.outbox.insert import OutboxBase
 
-#: Every setting that the product reads beside Django's own.
-SETTINGS = (
-    *("BATCH_IDS", "DISPATCH_INTERVAL_SECONDS", "DRAMATIQ_BROKER", "ENVIRONMENT", "EVENT_CONTEXT_MAX_BYTES"),
-    *("EVENT_HASH_KEY", "EVENT_STORE_URL", "FAILPOINTS", "HEARTBEAT_DIR", "LEASE_SECONDS", "MAX_OPEN_WINDOWS"),
-    *("METRICS_PORT", "RECEIPT_DAYS", "SHUTDOWN_SECONDS", "STORE_TIMEOUT_SECONDS", "TRACING", "UNSEALED_SECONDS"),
-    *("WEDGED_SECONDS", "WINDOW_BYTES", "WINDOW_LINGER_SECONDS", "WINDOW_MAX_ROWS", "WINDOW_ROWS", "WINDOW_WRITERS"),
-)
+#: What `from towpath.conf.settings import *` brings.
+_SETTINGS = ("TOWPATH", "DRAMATIQ_BROKER")
 
 _APPS = ("towpath", "django_dramatiq")
 
@@ -39,7 +35,7 @@ _TIME_LIMIT = "dramatiq.middleware.time_limit.TimeLimit"
 
 def require_settings() -> None:
     """Raise ImproperlyConfigured, with what to write, unless every setting is there."""
-    if missing := [name for name in SETTINGS if not hasattr(settings, name)]:
+    if missing := [name for name in _SETTINGS if not hasattr(settings, name)]:
         raise ImproperlyConfigured(
             f"The settings have no {', '.join(missing)}: write `from towpath.conf.settings import *` at their top."
         )
@@ -176,10 +172,10 @@ def _actors() -> Iterator[CheckMessage]:
 def _event_store() -> Iterator[CheckMessage]:
     """Of a project that sets it after `from towpath.conf.settings import *`, which checks the environment's."""
     try:
-        store.checked(settings.EVENT_STORE_URL)
+        store.checked(config().event_store_url)
         if connection.vendor == "postgresql":  # of another one, the first check speaks
             # What the DATABASES bring, whose server `postgresql://` stands for.
-            store.checked(store.with_own_server(settings.EVENT_STORE_URL))
+            store.checked(store.with_own_server(config().event_store_url))
     except ImproperlyConfigured as error:
         yield Error(f"EVENT_STORE_URL: {error}", hint="See docs/stores.md.", id="pipeline.E020")
 

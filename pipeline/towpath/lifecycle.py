@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import dramatiq
 import structlog
-from django.conf import settings
 from django.db.backends.signals import connection_created
+
+from towpath.conf.current import config
 
 if TYPE_CHECKING:
     import threading
@@ -47,7 +48,7 @@ class PipelineLifecycle(dramatiq.Middleware):
         if self._is_tick(message):
             from towpath.telemetry import heartbeat  # noqa: PLC0415
 
-            if settings.HEARTBEAT_DIR:
+            if config().heartbeat_dir:
                 heartbeat.beat("scheduler", within_seconds=heartbeat.SCHEDULER_WITHIN_SECONDS)
             # periodiq tells nobody that it has started, but ticks as soon as it has.
             if not self._has_ticked:
@@ -69,7 +70,7 @@ class PipelineLifecycle(dramatiq.Middleware):
         from towpath import actors  # noqa: PLC0415
 
         # dramatiq gives running messages a part of it first (--worker-shutdown-timeout).
-        self._deadline = time.monotonic() + 0.9 * settings.SHUTDOWN_SECONDS
+        self._deadline = time.monotonic() + 0.9 * config().shutdown_seconds
         actors.start_stopping()
 
     def after_worker_shutdown(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
@@ -87,12 +88,12 @@ def _serve_metrics() -> None:
     from towpath.outbox.models import all_outboxes  # noqa: PLC0415
     from towpath.telemetry import metrics  # noqa: PLC0415
 
-    if settings.METRICS_PORT:
+    if config().metrics_port:
         try:
-            metrics.serve(settings.METRICS_PORT, outboxes=all_outboxes())
+            metrics.serve(config().metrics_port, outboxes=all_outboxes())
         except OSError as error:
             # Events are worth more than figures about them.
-            log.error("metrics_not_served", port=settings.METRICS_PORT, error=str(error))  # noqa: TRY400
+            log.error("metrics_not_served", port=config().metrics_port, error=str(error))  # noqa: TRY400
 
 
 def _threads_that_must_live(worker: dramatiq.Worker) -> Iterator[threading.Thread]:

@@ -41,8 +41,8 @@ def make_dispatcher(
     dispatcher = Dispatcher(
         outboxes,
         limits=DispatchLimits(
-            batch_ids=batch_ids or settings.BATCH_IDS,
-            batch_bytes=max(1, settings.WINDOW_BYTES // 4),
+            batch_ids=batch_ids or settings.TOWPATH.batch_ids,
+            batch_bytes=max(1, settings.TOWPATH.window_bytes // 4),
             in_flight_rows=in_flight_rows,
         ),
         enqueue=enqueue,

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg2
 
 from tests.administering import let_role_administer
+from tests.variables import every_variable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,13 +30,6 @@ if TYPE_CHECKING:
 _TEMPLATE = "bench_template"
 #: The database that the product's processes and most figures work in.
 MAIN_DATABASE = "bench"
-
-_PRODUCT_KNOBS = (
-    *("DEBUG", "CLICKHOUSE_URL", "DATABASE_URL", "RABBITMQ_URL", "EVENT_STORE_URL", "DISPATCH_INTERVAL_SECONDS"),
-    *("BATCH_IDS", "WINDOW_ROWS", "WINDOW_MAX_ROWS", "WINDOW_BYTES", "WINDOW_LINGER_SECONDS", "WINDOW_WRITERS"),
-    *("MAX_OPEN_WINDOWS", "LEASE_SECONDS", "UNSEALED_SECONDS", "SHUTDOWN_SECONDS", "STORE_TIMEOUT_SECONDS"),
-    *("EVENT_CONTEXT_MAX_BYTES", "RECEIPT_DAYS", "LOG_LEVEL", "FAILPOINTS"),
-)
 
 #: Everything a run writes. The order does not matter: CASCADE.
 _TABLES = (
@@ -106,7 +100,7 @@ QUICK = Sizes(
 
 def forget_knobs_of_the_shell() -> None:
     """Before anything reads the environment."""
-    for name in _PRODUCT_KNOBS:
+    for name in every_variable():
         os.environ.pop(name, None)
 
 

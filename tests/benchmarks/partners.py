@@ -60,7 +60,7 @@ def orm_loop(lab: Lab, *, rows: int) -> float:
             [
                 (
                     *("outbox_user", row.id, str(uuid.uuid4()), UserCreated.event_type, row.user.created_at),
-                    *(settings.ENVIRONMENT, UserCreated.version, _context(row)),
+                    *(settings.TOWPATH.environment, UserCreated.version, _context(row)),
                 )
                 for row in batch
             ],

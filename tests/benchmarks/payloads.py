@@ -54,7 +54,7 @@ def _payload(lab: Lab, name: str, size: int) -> list[Figure]:
         partners.bare_pipe(lab, OutboxEvent, window_rows=1000)
         publish()
         # As many rows as a window of the product may have bytes.
-        rows = max(1, min(1000, settings.WINDOW_BYTES // size))
+        rows = max(1, min(1000, settings.TOWPATH.window_bytes // size))
         return total / partners.bare_pipe(lab, OutboxEvent, window_rows=rows)
 
     sides: dict[str, Callable[[], float]] = {f"bare pipe, {name}": bare_pipe, f"towpath, {name}": product}

@@ -107,7 +107,16 @@ def _with_synchronous_insert(lab: Lab) -> contextlib.AbstractContextManager[obje
 
     def insert(*, user: User) -> None:
         context = UserCreated(email=user.email, first_name=user.first_name, last_name=user.last_name).model_dump_json()
-        row = ("direct", user.id, uuid.uuid4(), "user_created", timezone.now(), settings.ENVIRONMENT, 1, context)
+        row = (
+            "direct",
+            user.id,
+            uuid.uuid4(),
+            "user_created",
+            timezone.now(),
+            settings.TOWPATH.environment,
+            1,
+            context,
+        )
         lab.clickhouse.insert("event_log", [row], column_names=STORED_COLUMNS, settings={"async_insert": 0})
 
     return mock.patch.object(OutboxUser.objects, "create", side_effect=insert)

@@ -86,7 +86,7 @@ def test_the_cost_of_a_window_does_not_grow_with_its_rows(path: Callable[[int], 
 def test_a_thousand_events_of_a_backlog_are_one_message(path: Callable[[int], PathCounts]) -> None:
     counts = path(10_000)
 
-    assert settings.BATCH_IDS == 1000
+    assert settings.TOWPATH.batch_ids == 1000
     assert counts.messages_per_1000_events <= 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import re
@@ -17,6 +16,7 @@ import pytest
 
 from deploy.local.process import PROJECT
 from tests.deploy.compose import EXAMPLE, FILE, ROLES, compose, new_env, read_env, variables
+from tests.variables import settings as variables_of_the_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,7 +122,7 @@ def test_a_new_env_does_not_follow_a_link_named_env(tmp_path: Path, target: str)
 
 
 def test_every_setting_reaches_every_role_and_no_variable_is_unknown(filled: dict[str, Any]) -> None:
-    read = _variables_of_the_settings() - _NOT_DEPLOYED - _OF_THE_IMAGE
+    read = variables_of_the_settings() - _NOT_DEPLOYED - _OF_THE_IMAGE
     for role in (*ROLES, "migrate"):
         given = set(filled["services"][role]["environment"])
         assert read - given == set(), f"{role} does not get them: add them to x-settings and to .env.example"
@@ -135,7 +135,8 @@ def test_the_settings_have_the_defaults_that_the_example_says(variables: dict[st
     defaults = {name: value for commented, name, value in _example() if commented and value}
     code = (
         "import json, django; from django.conf import settings as s; django.setup();"
-        f"print(json.dumps({{n: getattr(s, n, None) for n in {sorted(defaults)!r}}}, sort_keys=True))"
+        "of = lambda name: getattr(s.TOWPATH, name.lower(), getattr(s, name, None));"
+        f"print(json.dumps({{name: of(name) for name in {sorted(defaults)!r}}}, sort_keys=True))"
     )
     environment = {str(key): str(value) for key, value in compose(variables)["services"]["web"]["environment"].items()}
     bare, written_out = (
@@ -304,20 +305,6 @@ def check_schema(schema: str, *files: Path) -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-
-
-def _variables_of_the_settings() -> set[str]:
-    """The names that the settings ask the environment for."""
-    trees = [ast.parse(path.read_text()) for path in (PROJECT / "backend" / "config").glob("*.py")]
-    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
-    return {
-        str(ast.literal_eval(call.args[0]))
-        for call in calls
-        if isinstance(call.func, ast.Attribute)
-        and ast.unparse(call.func.value) in {"_env", "env"}
-        and call.func.attr != "problem"
-        and isinstance(call.args[0], ast.Constant)
-    }
 
 
 def _example() -> list[tuple[bool, str, str]]:

@@ -32,9 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pytest_django import Settings
-
     from deploy.local.process import Process
+    from tests.knobs import Knobs
 
 _DRAIN_SECONDS = 60
 _HOUR = 3600
@@ -132,7 +131,7 @@ def test_workers_whose_clocks_are_an_hour_off_deliver_everything_once(run: Run, 
 @pytest.mark.parametrize("way", ["dumped, into the same cluster", "dumped, into a new cluster", "data folder"])
 @pytest.mark.own_services
 def test_after_a_restore_of_postgresql_only_what_it_holds_again_is_stored_again(
-    run: Run, settings: Settings, tmp_path: Path, way: _Way
+    run: Run, knobs: Knobs, tmp_path: Path, way: _Way
 ) -> None:
     """T34: what was committed after the backup is gone from PostgreSQL and stays in the store; its ids are used again.
 
@@ -142,7 +141,7 @@ def test_after_a_restore_of_postgresql_only_what_it_holds_again_is_stored_again(
 
     The workers are frozen meanwhile and not replaced: they lose their sessions and remember what never happened.
     """
-    settings.LEASE_SECONDS = 1
+    knobs(lease_seconds=1)
     run.fleet.kill_all()
     workers = (run.fleet.dispatcher(), run.fleet.aggregator())
     run.fleet.ready(*workers)

@@ -25,7 +25,8 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_django import Settings
+    from tests.knobs import Knobs
+
 
 #: Slow also because the cluster of the whole test run is replaced by its standby.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -94,14 +95,14 @@ def test_a_failover_that_loses_commits_loses_changes_with_their_events_if_the_pi
 
 
 def test_after_a_failover_to_an_asynchronous_standby_only_what_it_did_not_know_to_be_sealed_is_stored_again(
-    run: Run, standby: Standby, settings: Settings
+    run: Run, standby: Standby, knobs: Knobs
 ) -> None:
     """T18: nobody waits for the standby, and all was delivered on the primary before it died.
 
     Lost acks alone do no harm: the window is replayed and found. Lost seals do: the rows come in another window. What
     the standby never heard of stays in the store without its change; its ids are given to other events.
     """
-    settings.LEASE_SECONDS = 1
+    knobs(lease_seconds=1)
     run.fleet.kill_all()
     workers = (run.fleet.dispatcher(), run.fleet.aggregator())
     run.fleet.ready(*workers)

@@ -229,7 +229,9 @@ def _age_shifts(seconds: int) -> None:
 
 
 def _dispatch_until(stopping: threading.Event, errors: list[BaseException]) -> None:
-    limits = DispatchLimits(batch_ids=20, batch_bytes=1_000_000, in_flight_rows=settings.MAX_OPEN_WINDOWS * 1000)
+    limits = DispatchLimits(
+        batch_ids=20, batch_bytes=1_000_000, in_flight_rows=settings.TOWPATH.max_open_windows * 1000
+    )
     dispatcher = Dispatcher(all_outboxes(), limits=limits, enqueue=enqueue_batches)
     try:
         while not stopping.wait(0.02):

@@ -65,7 +65,7 @@ def everything_empty(event_log: EventLog, django_db_blocker: DjangoDbBlocker) ->
 @pytest.fixture
 def store() -> Iterator[EventStore]:
     """The product's own connection to the event store."""
-    store = connect(django_settings.EVENT_STORE_URL, timeout_seconds=30)
+    store = connect(django_settings.TOWPATH.event_store_url, timeout_seconds=30)
     yield store
     store.close()
 

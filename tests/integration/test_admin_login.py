@@ -15,10 +15,11 @@ from django.conf import settings
 from django.core.management import call_command
 from django.db import connection
 from django.db.models import F
-from django.test import Client, override_settings
+from django.test import Client
 
 from backend.users.events import UserLoginFailed
 from backend.users.models import User
+from tests.knobs import Knobs
 
 if TYPE_CHECKING:
     from tests.integration.workers import Workers
@@ -67,8 +68,9 @@ def test_a_stranger_locks_out_neither_other_accounts_nor_the_owner_elsewhere() -
     assert log_in(PASSWORD, address="192.0.2.2").status_code == 302
 
 
-@override_settings(TRUSTED_PROXIES=1)
-def test_behind_a_proxy_a_stranger_neither_locks_out_the_owner_nor_escapes_it() -> None:
+def test_behind_a_proxy_a_stranger_neither_locks_out_the_owner_nor_escapes_it(knobs: Knobs) -> None:
+    knobs(trusted_proxies=1)
+
     for number in range(settings.AXES_FAILURE_LIMIT):
         log_in(f"guess {number}", **{"X-Forwarded-For": f"192.0.2.{number}, 198.51.100.1"})
 

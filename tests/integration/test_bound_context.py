@@ -12,12 +12,13 @@ import pytest
 import structlog
 from django.conf import settings
 from django.db import connection, transaction
-from django.test import Client, override_settings
+from django.test import Client
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
 from backend.users.models import OutboxUser, User
 from tests.integration.event_log import EventLog, Who
 from tests.integration.windows import sealed
+from tests.knobs import Knobs
 from tests.waiting import eventually
 from towpath import Event, publish
 from towpath.conf.broker_url import with_safe_defaults
@@ -62,8 +63,9 @@ def test_a_request_s_actor_id_and_address_are_columns_of_its_events(store: Event
     assert event_log.who() == [Who("", "", ""), Who(f"user:{root.pk}", "from-the-proxy:1", "2001:db8::7")]
 
 
-@override_settings(TRUSTED_PROXIES=1)
-def test_behind_a_proxy_the_address_of_an_event_is_the_client_s() -> None:
+def test_behind_a_proxy_the_address_of_an_event_is_the_client_s(knobs: Knobs) -> None:
+    knobs(trusted_proxies=1)
+
     response = post(Client(REMOTE_ADDR="10.0.0.1"), **{"X-Forwarded-For": "192.0.2.1, 192.0.2.7"})
 
     assert response.status_code == 201
@@ -92,7 +94,7 @@ def test_a_request_leaves_nothing_bound_behind() -> None:
 def broker() -> Iterator[RabbitmqBroker]:
     """The real RabbitMQ, with queues of its own and a worker in this process."""
     broker = RabbitmqBroker(
-        url=with_safe_defaults(settings.RABBITMQ_URL), confirm_delivery=True, middleware=[EventContextCarrier()]
+        url=with_safe_defaults(settings.TOWPATH.rabbitmq_url), confirm_delivery=True, middleware=[EventContextCarrier()]
     )
     yield broker
     for suffix in ("", ".DQ", ".XQ"):

@@ -18,6 +18,7 @@ from tests.integration.invariants import assert_delivered
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.scraping import Counted
 from tests.integration.windows import dispatched, expire_leases, sealed, taken_over
+from tests.knobs import Knobs
 from towpath import Event, publish
 from towpath.errors import WindowTooLarge
 from towpath.eventlog import schema
@@ -247,10 +248,8 @@ def write_without_ack(store: EventStore, window: SealedWindow) -> None:
     assert deliver(window, cast("EventStore", LosesAnswers(store))) is Delivery.POSTPONED
 
 
-def test_a_row_of_20_mib_is_delivered_alone_in_its_window(
-    store: EventStore, event_log: EventLog, settings: Settings
-) -> None:
-    settings.WINDOW_BYTES = 1024 * 1024
+def test_a_row_of_20_mib_is_delivered_alone_in_its_window(store: EventStore, event_log: EventLog, knobs: Knobs) -> None:
+    knobs(window_bytes=1024 * 1024)
     context = ("0123456789abcdef\t\n" * (20 * 1024 * 1024 // 18 + 1))[: 20 * 1024 * 1024]
     write_events([context])
 
@@ -261,16 +260,16 @@ def test_a_row_of_20_mib_is_delivered_alone_in_its_window(
 
 
 def test_a_window_that_is_too_large_when_it_is_loaded_is_split_until_it_fits(
-    store: EventStore, event_log: EventLog, settings: Settings
+    store: EventStore, event_log: EventLog, settings: Settings, knobs: Knobs
 ) -> None:
     """Lean rows have no known size before they are loaded, and some texts grow when they are escaped."""
     # Given 40 users of 300 bytes and 4 events of 3000, and windows of at most 4000 bytes
-    settings.WINDOW_BYTES = 4000
+    knobs(window_bytes=4000)
     create_users(40)
     write_events(["\\" * 1500] * 4)
     window = sealed()
     with pytest.raises(WindowTooLarge):
-        load(window, max_bytes=settings.WINDOW_BYTES)
+        load(window, max_bytes=settings.TOWPATH.window_bytes)
 
     # When it is delivered, and its halves
     assert deliver(window, store) is Delivery.SPLIT
@@ -283,14 +282,12 @@ def test_a_window_that_is_too_large_when_it_is_loaded_is_split_until_it_fits(
     assert len(event_log.window_sizes()) == outcomes.count(Delivery.ACKED) > 3
 
 
-def test_a_written_window_is_not_split_by_a_lower_limit(
-    store: EventStore, event_log: EventLog, settings: Settings
-) -> None:
+def test_a_written_window_is_not_split_by_a_lower_limit(store: EventStore, event_log: EventLog, knobs: Knobs) -> None:
     # Given a window that was written whole, whose ack was lost, and a limit that was lowered since
     create_users(40)
     window = sealed()
     write_without_ack(store, window)
-    settings.WINDOW_BYTES = 1024
+    knobs(window_bytes=1024)
 
     # When it is taken up again
     expire_leases()
@@ -445,7 +442,7 @@ def test_recovery_seals_and_delivers_what_no_aggregator_has(
     assert windows == 2
     assert event_log.window_sizes() == [900, 800]
     assert undelivered() == {"outbox_user": 5, "batches": 1}
-    assert settings.WINDOW_ROWS == 1000
+    assert settings.TOWPATH.window_rows == 1000
 
 
 def test_recovery_stops_between_two_windows_when_it_is_told_to(store: EventStore) -> None:
@@ -459,10 +456,10 @@ def test_recovery_stops_between_two_windows_when_it_is_told_to(store: EventStore
 
 
 def test_recovery_seals_no_more_while_the_store_leaves_so_many_windows_waiting(
-    event_log: EventLog, store: EventStore, settings: Settings
+    event_log: EventLog, store: EventStore, knobs: Knobs
 ) -> None:
     # Given a store that is down, and overdue batches, as they come all the time
-    settings.MAX_OPEN_WINDOWS = 3
+    knobs(max_open_windows=3)
     down = connect("clickhouse://127.0.0.1:1/default", timeout_seconds=5)
     for number in range(6):
         create_users(10, prefix=f"n{number}")

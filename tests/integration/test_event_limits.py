@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from django.db import transaction
 
+from tests.knobs import Knobs
 from towpath import Event, publish, publish_many
 from towpath.outbox.errors import EventTooLarge
 from towpath.outbox.models import OutboxEvent
@@ -18,8 +17,8 @@ class Note(Event):
     text: str
 
 
-def test_an_event_that_is_too_large_is_refused_before_any_row_is_written(settings: Any) -> None:  # noqa: ANN401
-    settings.EVENT_CONTEXT_MAX_BYTES = len('{"text":""}') + 10
+def test_an_event_that_is_too_large_is_refused_before_any_row_is_written(knobs: Knobs) -> None:
+    knobs(event_context_max_bytes=len('{"text":""}') + 10)
 
     with transaction.atomic():
         publish(Note(text="x" * 10))

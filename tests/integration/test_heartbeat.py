@@ -12,11 +12,11 @@ from pathlib import Path
 
 import dramatiq
 import pytest
-from pytest_django import Settings
 
 from deploy.local.process import PROJECT
 from tests.integration.rows import create_users
 from tests.integration.workers import QUICK, Workers
+from tests.knobs import Knobs
 from tests.waiting import eventually
 from towpath import actors
 from towpath.lifecycle import _threads_that_must_live
@@ -185,9 +185,9 @@ def test_the_threads_that_must_live_are_those_of_the_worker_and_its_writers() ->
         actors._make_event_store.cache_clear()
 
 
-def test_a_heartbeat_that_cannot_be_written_stops_nothing(settings: Settings, tmp_path: Path) -> None:
+def test_a_heartbeat_that_cannot_be_written_stops_nothing(knobs: Knobs, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    settings.HEARTBEAT_DIR = str(tmp_path / "file")
+    knobs(heartbeat_dir=str(tmp_path / "file"))
 
     heartbeat.beat("aggregator", within_seconds=1)
 

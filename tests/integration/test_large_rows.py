@@ -23,9 +23,8 @@ from towpath.outbox.models import MOST_ROW_BYTES, OutboxEvent
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_django import Settings
-
     from tests.integration.event_log import EventLog
+    from tests.knobs import Knobs
     from towpath.eventlog.store import EventStore
 
 
@@ -102,9 +101,9 @@ def test_what_a_lean_row_refers_to_counts_as_it_is_stored(name: str, store: Even
 
 @pytest.mark.usefixtures("small")
 def test_a_window_that_was_begun_is_acked_without_a_row_that_has_grown_since(
-    store: EventStore, event_log: EventLog, settings: Settings
+    store: EventStore, event_log: EventLog, knobs: Knobs
 ) -> None:
-    settings.WINDOW_BYTES = 32 * 1024 * 1024
+    knobs(window_bytes=32 * 1024 * 1024)
     write_events(["{}"] * 2)
     window = sealed()
     loaded = load(window, max_bytes=None)

@@ -80,7 +80,7 @@ def test_every_role_counts_what_really_happened(workers: Workers, event_log: Eve
     dispatcher = scrape(ports["dispatcher"])
     assert dispatcher.of("towpath_dispatched_rows_total", outbox="outbox_user") == 2500
     assert dispatcher.of("towpath_dispatched_rows_total", outbox="outbox_event") == 7
-    assert dispatcher.of("towpath_batches_total", outbox="outbox_user") >= 2500 / settings.BATCH_IDS
+    assert dispatcher.of("towpath_batches_total", outbox="outbox_user") >= 2500 / settings.TOWPATH.batch_ids
     assert dispatcher.of("towpath_stage_seconds_count", stage="dispatch") >= 1
 
     # And the aggregator what was stored (it counts when the ledger has it already)

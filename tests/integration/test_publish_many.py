@@ -13,12 +13,12 @@ from django.db.models.signals import post_save
 from django.db.transaction import TransactionManagementError
 from django.test.utils import CaptureQueriesContext, isolate_apps
 from django.utils import timezone as django_timezone
-from pytest_django import Settings
 
 from backend.users.events import Change, UserDeleted, UserUpdated
 from backend.users.models import OutboxUser, OutboxUserChange, User
 from tests.integration.event_log import EventLog
 from tests.integration.windows import sealed
+from tests.knobs import Knobs
 from towpath import Event, publish, publish_many
 from towpath.eventlog.store import EventStore
 from towpath.flow.delivery import Delivery, deliver
@@ -312,8 +312,8 @@ def test_what_is_out_of_the_ordinary_is_left_to_the_orm(users: list[User]) -> No
     assert OutboxUser.objects.get(id=2**40) == given[0]
 
 
-def test_the_largest_size_is_a_setting(settings: Settings) -> None:
-    settings.EVENT_CONTEXT_MAX_BYTES = 40
+def test_the_largest_size_is_a_setting(knobs: Knobs) -> None:
+    knobs(event_context_max_bytes=40)
 
     with transaction.atomic():
         publish(Paid(amount=1))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from django.conf import settings as django_settings
-from pytest_django import Settings
 
 from tests.conformance.answers import Answer, BodyLimit, Endpoint, Filter
 from tests.faults.proxy import with_port
@@ -30,6 +29,7 @@ from towpath.watch.status import read_status
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.knobs import Knobs
     from tests.services import Services
 
 _GOOD = json.dumps({"n": "7"})
@@ -70,7 +70,7 @@ def refusing(event_log: EventLog, condition: str = "NOT event_context LIKE '%sev
 def limited(services: Services) -> Iterator[tuple[EventStore, Endpoint]]:
     """The store behind a proxy that takes no more than 64 KiB."""
     with Endpoint(services.clickhouse.port, inserts=BodyLimit(65_536, _TOO_LARGE["413"])) as endpoint:
-        store = connect(with_port(django_settings.EVENT_STORE_URL, endpoint.port), timeout_seconds=30)
+        store = connect(with_port(django_settings.TOWPATH.event_store_url, endpoint.port), timeout_seconds=30)
         yield store, endpoint
         store.close()
 
@@ -140,11 +140,9 @@ def test_hundreds_of_bad_rows_hold_up_no_row_that_shares_their_window(store: Eve
         assert has_room()
 
 
-def test_windows_of_bad_rows_only_do_not_stop_others(
-    store: EventStore, event_log: EventLog, settings: Settings
-) -> None:
+def test_windows_of_bad_rows_only_do_not_stop_others(store: EventStore, event_log: EventLog, knobs: Knobs) -> None:
     # Given more windows than may be open, each with nothing but rows that the store refuses
-    settings.MAX_OPEN_WINDOWS = 3
+    knobs(max_open_windows=3)
     with refusing(event_log):
         for _ in range(4):
             write_events([_BAD] * 2)
@@ -168,8 +166,8 @@ def test_windows_of_bad_rows_only_do_not_stop_others(
     assert event_log.count() == 1
 
 
-def test_a_table_that_takes_nothing_condemns_no_row(store: EventStore, event_log: EventLog, settings: Settings) -> None:
-    settings.MAX_OPEN_WINDOWS = 3
+def test_a_table_that_takes_nothing_condemns_no_row(store: EventStore, event_log: EventLog, knobs: Knobs) -> None:
+    knobs(max_open_windows=3)
     with refusing(event_log, "0"):
         for _ in range(4):
             write_events([_GOOD] * 20)
@@ -238,10 +236,10 @@ def test_a_row_too_large_for_what_is_in_between_waits_by_itself_until_the_limit_
 
 @pytest.mark.parametrize("status", [403, 502, 200])
 def test_rows_that_something_in_between_swallows_hold_up_nobody(
-    limited: tuple[EventStore, Endpoint], event_log: EventLog, settings: Settings, status: int
+    limited: tuple[EventStore, Endpoint], event_log: EventLog, knobs: Knobs, status: int
 ) -> None:
     # Given a firewall that answers in the store's place for some events, in more windows than may be open
-    settings.MAX_OPEN_WINDOWS = 3
+    knobs(max_open_windows=3)
     store, endpoint = limited
     endpoint.inserts = Filter(b"seven", Answer(status, b"<html>Blocked</html>"))
     for _ in range(5):
@@ -270,9 +268,9 @@ def test_rows_that_something_in_between_swallows_hold_up_nobody(
 
 
 def test_windows_that_the_program_cannot_carry_hold_up_nobody(
-    store: EventStore, event_log: EventLog, settings: Settings
+    store: EventStore, event_log: EventLog, knobs: Knobs
 ) -> None:
-    settings.MAX_OPEN_WINDOWS = 2
+    knobs(max_open_windows=2)
     for _ in range(4):
         write_events([_GOOD] * 3)
         sealed()
@@ -287,14 +285,14 @@ def test_windows_that_the_program_cannot_carry_hold_up_nobody(
 
 
 def test_a_lower_limit_of_bytes_frees_a_window_that_was_begun(
-    store: EventStore, event_log: EventLog, settings: Settings
+    store: EventStore, event_log: EventLog, knobs: Knobs
 ) -> None:
     # Given a window that has been begun and cannot be split any more, and a store that takes no large inserts
     write_events([json.dumps({"text": "x" * 2000})] * 200)
     window = sealed()
     _begin_and_fail(window)
 
-    settings.WINDOW_BYTES = 50_000
+    knobs(window_bytes=50_000)
     settle(store, rounds=1)
 
     assert_delivered(event_log, committed=200)

@@ -35,7 +35,9 @@ def sign_in(client: Client, name: str, password: str) -> int:
 
 
 def hashed(name: str) -> str:
-    return hmac.new((settings.EVENT_HASH_KEY or settings.SECRET_KEY).encode(), name.encode(), sha256).hexdigest()
+    return hmac.new(
+        (settings.TOWPATH.event_hash_key or settings.SECRET_KEY).encode(), name.encode(), sha256
+    ).hexdigest()
 
 
 def everything_stored() -> str:

@@ -20,8 +20,7 @@ from towpath.testing.published import Published
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_django import Settings
-
+    from tests.knobs import Knobs
     from towpath.testing.delivering import Deliver
     from towpath.testing.events import FoundEvent
 
@@ -125,9 +124,8 @@ def test_deliver_sees_its_own_transaction_also_while_nobody_else_writes(deliver:
     assert amounts(deliver().all()) == [1]
 
 
-def test_deliver_takes_any_number_of_events_of_any_size(deliver: Deliver, settings: Settings) -> None:
-    settings.BATCH_IDS, settings.WINDOW_ROWS, settings.WINDOW_BYTES, settings.MAX_OPEN_WINDOWS = 3, 7, 1024, 1
-    settings.WINDOW_MAX_ROWS = 7
+def test_deliver_takes_any_number_of_events_of_any_size(deliver: Deliver, knobs: Knobs) -> None:
+    knobs(batch_ids=3, window_rows=7, window_max_rows=7, window_bytes=1024, max_open_windows=1)
     create_users(40)
     publish_many(Paid(amount=amount) for amount in range(25))
     write_events([f'"{"x" * 2000}"', f'"{"y" * 2000}"'])
@@ -176,12 +174,9 @@ def test_the_kit_works_as_well_in_a_test_that_commits(published: Published, deli
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
 @pytest.mark.parametrize("max_rows", [2, 5000])
-def test_the_kit_works_at_every_isolation_level(
-    deliver: Deliver, settings: Settings, level: str, max_rows: int
-) -> None:
+def test_the_kit_works_at_every_isolation_level(deliver: Deliver, knobs: Knobs, level: str, max_rows: int) -> None:
     """Above READ COMMITTED, a transaction keeps the snapshot of its first statement."""
-    settings.BATCH_IDS = settings.WINDOW_ROWS = settings.WINDOW_MAX_ROWS = max_rows
-    settings.MAX_OPEN_WINDOWS = 1
+    knobs(batch_ids=max_rows, window_rows=max_rows, window_max_rows=max_rows, max_open_windows=1)
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
         publish_many(Paid(amount=amount) for amount in range(7))

@@ -31,9 +31,8 @@ from towpath.outbox.models import OutboxEvent
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_django import Settings
-
     from tests.integration.event_log import EventLog
+    from tests.knobs import Knobs
     from towpath.eventlog.store import EventStore
 
 OLD, NEW, EVENT = "outbox_old", "outbox_user_change", "outbox_event"
@@ -83,8 +82,8 @@ def written_and_not_acked(batch_ids: list[int], store: EventStore) -> None:
     store.write(loaded.rows, row_count=loaded.row_count, token=str(window.id))
 
 
-def overdue(settings: Settings) -> None:
-    settings.UNSEALED_SECONDS = 0
+def overdue(knobs: Knobs) -> None:
+    knobs(unsealed_seconds=0)
     expire_leases()
 
 
@@ -102,7 +101,7 @@ def stored(event_log: EventLog) -> list[int]:
 
 
 def test_an_outbox_that_is_renamed_with_events_under_way_stores_each_once(
-    store: EventStore, event_log: EventLog, settings: Settings
+    store: EventStore, event_log: EventLog, knobs: Knobs
 ) -> None:
     # Given 500 events in batches of 100: one window sealed, one written and not acked, the other batches unsealed
     with before_the_rename():
@@ -110,7 +109,7 @@ def test_an_outbox_that_is_renamed_with_events_under_way_stores_each_once(
         batches = dispatched()
         seal(batches[:1])
         written_and_not_acked(batches[1:2], store)
-    overdue(settings)
+    overdue(knobs)
     assert event_log.count() == 100
 
     # When its table is renamed, then nothing is dispatched again, nobody touches the old name's windows and batches,
@@ -162,7 +161,7 @@ def test_a_late_insert_of_the_renamed_outbox_stores_nothing_twice(store: EventSt
 
 
 def test_what_was_dispatched_again_under_the_new_name_is_stored_once(
-    store: EventStore, event_log: EventLog, settings: Settings
+    store: EventStore, event_log: EventLog, knobs: Knobs
 ) -> None:
     # Given a table that was renamed while nothing told that it is the same one
     with before_the_rename():
@@ -178,7 +177,7 @@ def test_what_was_dispatched_again_under_the_new_name_is_stored_once(
         call_command("pipeline", "outboxes", "rename", OLD, NEW)
     expire_leases()
     call_command("pipeline", "outboxes", "rename", OLD, NEW, "--yes")
-    overdue(settings)
+    overdue(knobs)
     recover_all(store)
 
     assert stored(event_log) == [*range(1, 501)]
@@ -217,7 +216,7 @@ def test_dead_letters_of_a_renamed_outbox_are_replayed_under_the_new_name(
 
 
 def test_a_name_that_is_gone_is_discarded_and_what_shared_its_windows_is_delivered(
-    store: EventStore, event_log: EventLog, settings: Settings
+    store: EventStore, event_log: EventLog, knobs: Knobs
 ) -> None:
     # Given windows that both outboxes share, of which one was begun, a batch and a dead letter of the one that is gone
     def fill() -> list[int]:
@@ -237,7 +236,7 @@ def test_a_name_that_is_gone_is_discarded_and_what_shared_its_windows_is_deliver
         outbox=OLD, row_id=99, error="", window_id="11111111-2222-3333-4444-555555555555", at="2026-01-01T00:00:00Z"
     )
     run("UPDATE pipeline_cursor SET table_oid = 1 WHERE outbox = 'outbox_old'")
-    overdue(settings)
+    overdue(knobs)
 
     # Then the others of the window that was not begun are delivered, and those of the other one wait
     recover_all(store)
@@ -314,8 +313,8 @@ def test_a_drained_outbox_keeps_its_cursor_when_it_is_renamed(store: EventStore)
 
 
 @pytest.mark.parametrize("place", ["cursor", "batch", "window", "dead letter"])
-def test_a_name_anywhere_in_the_ledger_is_named_and_takes_nobodys_room(place: str, settings: Settings) -> None:
-    settings.MAX_OPEN_WINDOWS = 1
+def test_a_name_anywhere_in_the_ledger_is_named_and_takes_nobodys_room(place: str, knobs: Knobs) -> None:
+    knobs(max_open_windows=1)
     if place == "cursor":
         Cursor.objects.create(outbox=OLD, cluster="", seen="1:1:")
     elif place == "dead letter":

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from django.db.backends.base.base import BaseDatabaseWrapper
-    from pytest_django.fixtures import Settings
     from pytest_django.plugin import DjangoDbBlocker
 
+    from tests.knobs import Knobs
     from tests.services import Services
 
 #: Longer than any test: whatever ends in the model ends because a rule says so.
@@ -50,13 +50,16 @@ def ledger(
     django_db_setup: None,  # noqa: ARG001 - runs first
     django_db_blocker: DjangoDbBlocker,
     monkeypatch: pytest.MonkeyPatch,
-    settings: Settings,
+    knobs: Knobs,
 ) -> Iterator[Ledger]:
     """The ledger, empty, read past the product's own code; and nothing that depends on the time of day."""
-    settings.LEASE_SECONDS = settings.UNSEALED_SECONDS = _FOREVER_SECONDS
-    settings.WINDOW_ROWS = 8
-    settings.WINDOW_BYTES = 1600
-    settings.BATCH_IDS = 2
+    knobs(
+        lease_seconds=_FOREVER_SECONDS,
+        unsealed_seconds=_FOREVER_SECONDS,
+        window_rows=8,
+        window_bytes=1600,
+        batch_ids=2,
+    )
     monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 3)
     monkeypatch.setattr("towpath.telemetry.failpoints.reach", stand_still)
     # A pause before the next try that outlasts the test, and no thread that renews leases meanwhile.

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
 import pytest
 from django.apps import AppConfig, apps
-from django.conf import global_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 
-from deploy.local.process import PROJECT
-from towpath.checks import SETTINGS, check_settings, require_settings
+from towpath.checks import check_settings, require_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,24 +23,15 @@ def problems() -> dict[str, str]:
     return {str(found.id): f"{found.msg} {found.hint}" for found in check_settings()}
 
 
-def test_every_setting_that_the_product_reads_is_required() -> None:
-    files = [path for path in (PROJECT / "pipeline").rglob("*.py") if path.parent.name != "conf"]
-    read = {name for path in files for name in re.findall(r"\bsettings\.([A-Z_]+)\b", path.read_text())}
-
-    assert len(files) > 40
-    # ENVIRONMENT is read by its name, as a column of the event log.
-    assert {name for name in read if not hasattr(global_settings, name)} | {"ENVIRONMENT"} == set(SETTINGS)
-
-
 def test_missing_settings_are_named_with_what_to_write(settings: Settings) -> None:
-    del settings.WINDOW_ROWS
+    del settings.TOWPATH
     del settings.DRAMATIQ_BROKER
 
     with pytest.raises(ImproperlyConfigured) as caught:
         require_settings()
 
     assert str(caught.value) == (
-        "The settings have no DRAMATIQ_BROKER, WINDOW_ROWS: write `from towpath.conf.settings import *` at their top."
+        "The settings have no TOWPATH, DRAMATIQ_BROKER: write `from towpath.conf.settings import *` at their top."
     )
 
 

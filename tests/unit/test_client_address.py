@@ -13,14 +13,15 @@ from towpath.conf.client_address import ClientAddressMiddleware
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
-    from pytest_django import Settings
+
+    from tests.knobs import Knobs
 
 PEER = "10.0.0.1"
 
 
-def address(forwarded_for: str | None, *, trusted_proxies: int, settings: Settings) -> str:
+def address(forwarded_for: str | None, *, trusted_proxies: int, knobs: Knobs) -> str:
     """What everything behind the middleware takes for the client's address."""
-    settings.TRUSTED_PROXIES = trusted_proxies
+    knobs(trusted_proxies=trusted_proxies)
     seen: list[str] = []
 
     def view(request: HttpRequest) -> HttpResponse:
@@ -37,8 +38,8 @@ def test_it_comes_before_everything_that_could_look_at_the_address() -> None:
 
 
 @pytest.mark.parametrize("forwarded_for", ["192.0.2.1", "192.0.2.1, 192.0.2.2", "192.0.2.1, 192.0.2.2, 192.0.2.3"])
-def test_without_proxies_the_header_is_ignored(forwarded_for: str, settings: Settings) -> None:
-    assert address(forwarded_for, trusted_proxies=0, settings=settings) == PEER
+def test_without_proxies_the_header_is_ignored(forwarded_for: str, knobs: Knobs) -> None:
+    assert address(forwarded_for, trusted_proxies=0, knobs=knobs) == PEER
 
 
 @pytest.mark.parametrize(
@@ -52,9 +53,9 @@ def test_without_proxies_the_header_is_ignored(forwarded_for: str, settings: Set
     ],
 )
 def test_what_a_client_writes_into_the_header_is_never_its_address(
-    trusted_proxies: int, forwarded_for: str, client: str, settings: Settings
+    trusted_proxies: int, forwarded_for: str, client: str, knobs: Knobs
 ) -> None:
-    assert address(forwarded_for, trusted_proxies=trusted_proxies, settings=settings) == client
+    assert address(forwarded_for, trusted_proxies=trusted_proxies, knobs=knobs) == client
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,6 @@ def test_what_a_client_writes_into_the_header_is_never_its_address(
     ],
 )
 def test_a_request_that_not_all_proxies_have_brought_is_its_peer_s(
-    trusted_proxies: int, forwarded_for: str | None, settings: Settings
+    trusted_proxies: int, forwarded_for: str | None, knobs: Knobs
 ) -> None:
-    assert address(forwarded_for, trusted_proxies=trusted_proxies, settings=settings) == PEER
+    assert address(forwarded_for, trusted_proxies=trusted_proxies, knobs=knobs) == PEER

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import itertools
 import re
@@ -14,6 +13,7 @@ from django.core.management import get_commands, load_command_class
 from django.core.management.base import BaseCommand, CommandError
 
 from deploy.local.process import PROJECT
+from tests import variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,23 +120,6 @@ def test_every_decision_says_when_to_revisit_it(page: Path) -> None:
 # --- Settings ----------------------------------------------------------------------------------------------------
 
 
-def settings_read() -> tuple[set[str], set[str]]:
-    """The environment variables that the settings read, and those among them that can be given by a file."""
-    names, secrets = set(), set()
-    for path in (*PROJECT.glob("pipeline/towpath/conf/*.py"), *PROJECT.glob("backend/config/*.py")):
-        for call in ast.walk(ast.parse(path.read_text())):
-            match call:
-                case ast.Call(
-                    func=ast.Attribute(value=ast.Name(id="_env"), attr=kind), args=[ast.Constant(str(name)), *_]
-                ) if kind != "problem":
-                    names.add(name)
-                    if kind in {"secret", "key", "url"}:
-                        secrets.add(name)
-                case ast.Call(func=ast.Attribute(value=ast.Name(id="_env"), attr=kind)):
-                    assert kind in {"check", "problem"}, f"{path}:{call.lineno}: which variable is read must be plain"
-    return names, secrets
-
-
 def settings_documented() -> tuple[set[str], str]:
     """The names in the README's table of settings, aliases included; and the text of its section."""
     section = (PROJECT / "README.md").read_text().split("\n## Settings\n", 1)[1].split("\n## ", 1)[0]
@@ -145,20 +128,19 @@ def settings_documented() -> tuple[set[str], str]:
 
 
 def test_every_setting_is_in_the_readme_s_table_and_nothing_else_is() -> None:
-    assert settings_documented()[0] == settings_read()[0]
+    assert settings_documented()[0] == variables.settings()
 
 
 def test_every_secret_is_documented_to_come_from_a_file_too() -> None:
-    _, secrets = settings_read()
     _, section = settings_documented()
 
-    assert set(re.findall(r"`([A-Z_]+_FILE)`", section)) == {f"{name}_FILE" for name in secrets}
+    assert set(re.findall(r"`([A-Z_]+_FILE)`", section)) == {f"{name}_FILE" for name in variables.secrets()}
 
 
 @each_page
 def test_every_name_in_capitals_is_one_of_the_project_s(page: Path) -> None:
     """A setting that was renamed or removed is found here, and so is a misspelt one."""
-    known = set(re.findall(r"[A-Z][A-Z0-9_]+", source())) | {f"{name}_FILE" for name in settings_read()[1]}
+    known = set(re.findall(r"[A-Z][A-Z0-9_]+", source())) | variables.every_variable()
 
     named = {
         name for line in command_lines(page) for name in re.findall(r"(?<![\w.])[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b", line)

@@ -13,6 +13,8 @@ from towpath.outbox.event import Hashed
 if TYPE_CHECKING:
     from pytest_django import Settings
 
+    from tests.knobs import Knobs
+
 
 class UserDeactivated(Event):
     reason: str
@@ -68,13 +70,13 @@ def test_an_event_takes_no_unknown_field_and_does_not_change() -> None:
         event.reason = "another"  # type: ignore[misc]
 
 
-def test_without_a_key_of_its_own_a_value_is_hashed_with_the_secret_key(settings: Settings) -> None:
-    settings.EVENT_HASH_KEY = ""
+def test_without_a_key_of_its_own_a_value_is_hashed_with_the_secret_key(settings: Settings, knobs: Knobs) -> None:
+    knobs(event_hash_key="")
     settings.SECRET_KEY = "the project's"  # noqa: S105 - of this test
     by_default = AddressSeen(ip="127.0.0.1").model_dump_json()
-    settings.EVENT_HASH_KEY = "the project's"
+    knobs(event_hash_key="the project's")
     by_its_own = AddressSeen(ip="127.0.0.1").model_dump_json()
-    settings.EVENT_HASH_KEY = "another"
+    knobs(event_hash_key="another")
 
     assert by_default == by_its_own
     assert by_default != AddressSeen(ip="127.0.0.1").model_dump_json()

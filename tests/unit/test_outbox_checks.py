@@ -15,6 +15,7 @@ from django.test.utils import isolate_apps
 from pytest_django import Settings
 
 from backend.users.models import OutboxUser, OutboxUserChange
+from tests.knobs import Knobs
 from tests.unit.outboxes import Maybe, Paid, Renamed, frozen, lean, made, meta_of, user_key
 from towpath.outbox.checks import check_outboxes, problems_between, problems_of
 from towpath.outbox.fields import Xid8Field
@@ -279,8 +280,8 @@ def test_storage_parameters_are_the_same_whatever_their_name_was() -> None:
     assert storage != type(storage)(*arguments, **{**values, "parameters": {}})
 
 
-def test_a_setting_that_exceeds_what_a_table_takes_is_refused(settings: Settings) -> None:
-    settings.EVENT_CONTEXT_MAX_BYTES = MOST_ROW_BYTES + 1
+def test_a_setting_that_exceeds_what_a_table_takes_is_refused(knobs: Knobs) -> None:
+    knobs(event_context_max_bytes=MOST_ROW_BYTES + 1)
 
     (error,) = check_outboxes()
     assert (error.id, "67,108,864" in error.msg) == ("outbox.E031", True)

@@ -92,8 +92,9 @@ def settings_as_read(environment: Mapping[str, str]) -> dict[str, str]:
     """What the settings say in a process of their own."""
     code = (
         "import json; from django.conf import settings as s; print(json.dumps({"
-        "'DATABASE_URL': s.DATABASE_URL, 'RABBITMQ_URL': s.RABBITMQ_URL, 'EVENT_STORE_URL': s.EVENT_STORE_URL,"
-        "'SECRET_KEY': s.SECRET_KEY, 'EVENT_HASH_KEY': s.EVENT_HASH_KEY,"
+        "'DATABASE_URL': s.DATABASE_URL, 'RABBITMQ_URL': s.TOWPATH.rabbitmq_url,"
+        "'EVENT_STORE_URL': s.TOWPATH.event_store_url,"
+        "'SECRET_KEY': s.SECRET_KEY, 'EVENT_HASH_KEY': s.TOWPATH.event_hash_key,"
         "'password': s.DATABASES['default']['PASSWORD']}))"
     )
     done = manage(environment, "shell", "--no-imports", "-c", code)

@@ -16,7 +16,7 @@ from towpath.eventlog.stores.clickhouse.url import address
 from towpath.eventlog.stores.postgresql.store import PostgreSQLStore
 
 if TYPE_CHECKING:
-    from pytest_django import Settings
+    from tests.knobs import Knobs
 
 DATABASE = "postgresql://towpath:s%40cret@db:5433/towpath?sslmode=require"
 
@@ -160,8 +160,8 @@ def test_what_a_url_cannot_mean_is_refused_by_name_and_without_its_password(url:
         assert refused.value.__cause__ is None
 
 
-def test_manage_py_check_names_the_option_of_a_project_s_own_setting(settings: Settings) -> None:
-    settings.EVENT_STORE_URL = f"clickhouse://u:{SECRET}@h/db?max_execution_time=10"
+def test_manage_py_check_names_the_option_of_a_project_s_own_setting(knobs: Knobs) -> None:
+    knobs(event_store_url=f"clickhouse://u:{SECRET}@h/db?max_execution_time=10")
 
     (error,) = [one for one in check_settings() if one.id == "pipeline.E020"]
 
@@ -170,9 +170,9 @@ def test_manage_py_check_names_the_option_of_a_project_s_own_setting(settings: S
 
 
 def test_an_option_of_databases_that_the_store_beside_it_cannot_have_is_named_by_check(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    knobs: Knobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.EVENT_STORE_URL = "postgresql://"
+    knobs(event_store_url="postgresql://")
     assert not [one for one in check_settings() if one.id == "pipeline.E020"]
     monkeypatch.setitem(connections["default"].settings_dict, "OPTIONS", {"service": "mysite"})
 

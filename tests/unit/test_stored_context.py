@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel, ValidationError, field_serializer
 from pytest_django import Settings
 
+from tests.knobs import Knobs
 from towpath import Event
 from towpath.outbox.errors import EventNotStorable, EventTooLarge
 from towpath.outbox.event import MASK, Hashed, Sensitive, stored_context
@@ -67,8 +68,8 @@ def test_the_stored_text_is_what_pydantic_dumps(event: Event) -> None:
     assert stored_context(event) == event.model_dump_json()
 
 
-def test_an_event_of_the_largest_size_is_stored_and_a_byte_more_is_not(settings: Settings) -> None:
-    settings.EVENT_CONTEXT_MAX_BYTES = len('{"text":""}') + 10
+def test_an_event_of_the_largest_size_is_stored_and_a_byte_more_is_not(knobs: Knobs) -> None:
+    knobs(event_context_max_bytes=len('{"text":""}') + 10)
 
     assert stored_context(Noted(text="x" * 10))
     assert stored_context(Noted(text="é" * 5))
@@ -79,7 +80,7 @@ def test_an_event_of_the_largest_size_is_stored_and_a_byte_more_is_not(settings:
 
 
 def test_sixteen_mebibytes_are_allowed_unless_it_is_set_otherwise(settings: Settings) -> None:
-    assert settings.EVENT_CONTEXT_MAX_BYTES == 16 * 1024 * 1024
+    assert settings.TOWPATH.event_context_max_bytes == 16 * 1024 * 1024
 
 
 CIRCULAR: list[object] = []
@@ -114,8 +115,8 @@ def test_a_number_that_is_none_is_refused_when_the_event_is_made() -> None:
             Measured(value=value)
 
 
-def test_protected_values_are_masked_and_hashed_wherever_they_are(settings: Settings) -> None:
-    settings.EVENT_HASH_KEY = "a key"
+def test_protected_values_are_masked_and_hashed_wherever_they_are(knobs: Knobs) -> None:
+    knobs(event_hash_key="a key")
     event = CardAdded(
         number="4111",
         pin=1234,
@@ -143,16 +144,16 @@ def test_a_protected_value_that_is_missing_stays_missing() -> None:
     assert (stored["pin"], stored["limit"]) == (None, None)
 
 
-def test_equal_values_have_equal_hashes_and_another_key_gives_others(settings: Settings) -> None:
+def test_equal_values_have_equal_hashes_and_another_key_gives_others(knobs: Knobs) -> None:
     def stored(email: str) -> str:
         return str(json.loads(stored_context(CardAdded(number="1", pin=None, email=email)))["email"])
 
-    settings.EVENT_HASH_KEY = "one"
+    knobs(event_hash_key="one")
     first = stored("ada@example.com")
 
     assert stored("ada@example.com") == first
     assert stored("bob@example.com") != first
-    settings.EVENT_HASH_KEY = "two"
+    knobs(event_hash_key="two")
     assert stored("ada@example.com") != first
 
 

@@ -7,7 +7,7 @@ import re
 from deploy.local.process import PROJECT
 
 #: The store's own modules, the choice by the URL's scheme, and the variable CLICKHOUSE_URL (which the brief names).
-_MAY_KNOW = {"pipeline/towpath/eventlog/store.py", "pipeline/towpath/conf/settings.py"}
+_MAY_KNOW = {"pipeline/towpath/eventlog/store.py", "pipeline/towpath/conf/config.py"}
 _OWN = "pipeline/towpath/eventlog/stores/clickhouse/"
 _WORDS = re.compile(r"clickhouse|chdb", re.IGNORECASE)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from django.conf import settings
+from towpath.conf.current import config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ class ClientAddressMiddleware:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if (client := _client(request.headers.get("X-Forwarded-For", ""), settings.TRUSTED_PROXIES)) is not None:
+        if (client := _client(request.headers.get("X-Forwarded-For", ""), config().trusted_proxies)) is not None:
             request.META["REMOTE_ADDR"] = client
         return self._get_response(request)
 

@@ -1,12 +1,11 @@
 """Read the environment once, and report everything that is wrong with it at once.
 
-A value comes from the process's environment or, where the variable is unset, from the file a running local
-stack writes (`.local/stack.env`). A secret may also be in a file of its own, which `<NAME>_FILE` names.
+A value comes from the process's environment or, where the variable is unset, from a fallback file (such as the
+one a running local stack writes). A secret may also be in a file of its own, which `<NAME>_FILE` names.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
@@ -30,9 +29,9 @@ _A_KEY = "a long random text (python -c 'import secrets; print(secrets.token_url
 class Environment:
     """Typed reads of variables. A bad value is noted, not raised: `check()` raises once, naming every one."""
 
-    def __init__(self, variables: Mapping[str, str], *, fallback_file: Path) -> None:
+    def __init__(self, variables: Mapping[str, str], *, fallback_file: Path | None = None) -> None:
         self._own = {name: value for name, value in variables.items() if value != ""}
-        self._variables = {**_read_env_file(fallback_file), **self._own}
+        self._variables = {**(_read_env_file(fallback_file) if fallback_file else {}), **self._own}
         self._problems: list[str] = []
 
     def text(self, name: str, default: str) -> str:
@@ -79,16 +78,16 @@ class Environment:
         if path is None:
             return self.text(name, default)
         if name in self._own:
-            self.problem(f"{name} and {name}_FILE are both set: unset one of them")
+            self.note(f"{name} and {name}_FILE are both set: unset one of them")
             return default
         try:
             value = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not a text"
-            self.problem(f"{name}_FILE: cannot read {path!r} ({reason}): correct the path, or the file's rights")
+            self.note(f"{name}_FILE: cannot read {path!r} ({reason}): correct the path, or the file's rights")
             return default
         if not value:
-            self.problem(f"{name}_FILE: {path!r} is empty")
+            self.note(f"{name}_FILE: {path!r} is empty")
             return default
         return value
 
@@ -99,9 +98,9 @@ class Environment:
         if value == default or len(self._problems) > problems_before:
             return value
         if not value:
-            self.problem(f"{name} is not set: set it to {_A_KEY} (or DEBUG=true on a developer's machine)")
+            self.note(f"{name} is not set: set it to {_A_KEY} (or DEBUG=true on a developer's machine)")
         elif not may_be_weak and _is_weak(value):
-            self.problem(f"{name} is too easy to guess: set it to {_A_KEY}")
+            self.note(f"{name} is too easy to guess: set it to {_A_KEY}")
         return value
 
     def url(self, name: str, default: str, *, schemes: tuple[str, ...] = ()) -> str:
@@ -112,14 +111,14 @@ class Environment:
             # Read for its check, which finds a password with an unescaped character in it.
             _ = parts.port
         except ValueError:
-            self.problem(f"{name} is not a URL: percent-encode what is special in its user name and password")
+            self.note(f"{name} is not a URL: percent-encode what is special in its user name and password")
             return default
         if schemes and parts.scheme not in schemes:
-            self.problem(f"{name} must be a {schemes[0]}:// URL")
+            self.note(f"{name} must be a {schemes[0]}:// URL")
             return default
         return value
 
-    def problem(self, text: str) -> None:
+    def note(self, text: str) -> None:
         self._problems.append(text)
 
     def check(self) -> None:
@@ -139,7 +138,7 @@ class Environment:
             if raw.startswith("tcp://"):
                 # A service of that name makes Kubernetes set variables in every pod of its namespace.
                 hint = " (Kubernetes sets it for a service of that name: enableServiceLinks: false in the pod's spec)"
-            self.problem(f"{name} is {raw!r}: it must be {expected}{hint}")
+            self.note(f"{name} is {raw!r}: it must be {expected}{hint}")
             return default
 
 
@@ -171,10 +170,3 @@ def database_settings(url: str) -> dict[str, object]:
     """Django's DATABASES entry for a `postgresql://` URL; what the URL says in its query goes to libpq."""
     settings: dict[str, object] = environ.Env.db_url_config(url)
     return settings
-
-
-#: What an unset DATABASE_URL means.
-LOCAL_DATABASE_URL = "postgresql://towpath@127.0.0.1:24329/towpath"
-
-#: This process's environment.
-env = Environment(os.environ, fallback_file=Path(__file__).resolve().parents[3] / ".local" / "stack.env")

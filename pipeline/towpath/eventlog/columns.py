@@ -33,7 +33,7 @@ class FromContext:
 
 @dataclass(frozen=True, slots=True)
 class FromSetting:
-    """A constant of the deployment: the Django setting of this name."""
+    """A constant of the deployment: the field of `towpath.conf.config.Config` of this name."""
 
     setting: str
 
@@ -59,7 +59,7 @@ BASE_COLUMNS = (
     Column("window_id", Kind.UUID, FromPipeline()),
     Column("event_type", Kind.TEXT, FromEvent()),
     Column("event_date_time", Kind.TIME, FromEvent()),
-    Column("environment", Kind.TEXT, FromSetting("ENVIRONMENT")),
+    Column("environment", Kind.TEXT, FromSetting("environment")),
     Column("metadata_version", Kind.WHOLE_NUMBER, FromEvent()),
     Column("event_context", Kind.TEXT, FromEvent()),
 )

@@ -22,13 +22,13 @@ import pika.exceptions
 import pika.frame
 import pika.spec
 import structlog
-from django.conf import settings
 from dramatiq.brokers.rabbitmq import RabbitmqBroker, _RabbitmqConsumer
 from dramatiq.common import q_name
 from dramatiq.encoder import JSONEncoder
 from dramatiq.errors import ConnectionClosed
 from dramatiq.message import get_encoder
 
+from towpath.conf.current import config
 from towpath.errors import BrokerUnreachable
 from towpath.flow import messages as ours
 from towpath.flow.messages import MessageRejected, Rejected, checked, largest_body, sent_options
@@ -142,7 +142,7 @@ class _CheckedConsumer(_RabbitmqConsumer):
                 continue
             actors = {name: actor.queue_name for name, actor in self.broker.actors.items()}
             try:
-                largest = largest_body(batch_ids=settings.BATCH_IDS)
+                largest = largest_body(batch_ids=config().batch_ids)
                 fields = checked(body, queue=self.queue_name, actors=actors, largest=largest)
             except MessageRejected as rejected:
                 # Acked and not refused: a queue for failed messages would grow with what strangers send.

@@ -7,10 +7,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from django.conf import settings
 from django.db import connection, transaction
 from django.db.models.functions import Now
 
+from towpath.conf.current import config
 from towpath.errors import NotReadable, OutboxInUse
 from towpath.events import DeadLetterDropped
 from towpath.flow.batch import BatchMessage
@@ -88,8 +88,8 @@ def replay(letters: Sequence[DeadLetter], *, enqueue: EnqueueBatches) -> None:
         for outbox, row_id in cursor.fetchall():
             by_outbox[outbox].append(row_id)
         for outbox, row_ids in by_outbox.items():
-            for start in range(0, len(row_ids), settings.BATCH_IDS):
-                ids = sorted(row_ids)[start : start + settings.BATCH_IDS]
+            for start in range(0, len(row_ids), config().batch_ids):
+                ids = sorted(row_ids)[start : start + config().batch_ids]
                 cursor.execute(
                     "INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at)"
                     " VALUES (%s, %s, %s, 0, clock_timestamp()) RETURNING id",

@@ -12,9 +12,9 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 import structlog
-from django.conf import settings
 from django.db import DatabaseError, connection
 
+from towpath.conf.current import config
 from towpath.errors import LeaseLost, NotReadable, NotTaken, SchemaRefused, WindowTooLarge, described
 from towpath.eventlog.errors import EventStoreError, OutcomeUnknown
 from towpath.flow import deadletters, lease
@@ -136,9 +136,9 @@ def _carry(window: SealedWindow, store: EventStore, context: BoundLogger) -> Non
     failpoints.reach("loaded")
     begin_write(window)
     limits = Limits(
-        max_bytes=settings.WINDOW_BYTES,
+        max_bytes=config().window_bytes,
         is_store_proven=is_store_proven(window),
-        seconds=settings.LEASE_SECONDS / 2,
+        seconds=config().lease_seconds / 2,
     )
     written = _write(store, window, loaded, limits)
     if window.is_write_begun and loaded.hidden.intersection(written.left):
@@ -240,7 +240,7 @@ def _load(window: SealedWindow) -> LoadedWindow:
     try:
         # One that was smaller once (a lean row has grown since) may not be split: an insert under its token may arrive
         # at any time.
-        return load(window, max_bytes=None if window.is_write_begun else settings.WINDOW_BYTES)
+        return load(window, max_bytes=None if window.is_write_begun else config().window_bytes)
     except (DatabaseError, MemoryError) as error:
         if window.attempts >= _SPLIT_FROM_ATTEMPT and window.row_count > 1 and not window.is_write_begun:
             raise WindowTooLarge from error

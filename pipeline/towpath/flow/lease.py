@@ -12,9 +12,9 @@ import time
 from typing import TYPE_CHECKING
 
 import structlog
-from django.conf import settings
 from django.db import connection
 
+from towpath.conf.current import config
 from towpath.errors import described
 from towpath.ledger import windows as ledger
 
@@ -54,7 +54,7 @@ def _keep() -> None:
             _changed.wait_for(lambda: _held)
             before = set(_held)
         # A window that takes less than this, as nearly all do, costs no statement.
-        time.sleep(settings.LEASE_SECONDS / 3)
+        time.sleep(config().lease_seconds / 3)
         with _changed:
             slow = [window for window_id, window in _held.items() if window_id in before]
         if slow:

@@ -12,7 +12,6 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from django.conf import settings
 from django.db import OperationalError, connection
 from django.db.models import BooleanField, Case, F, Func, TextField, Value, When
 from django.db.models.expressions import Combinable, RawSQL
@@ -21,6 +20,7 @@ from django.db.models.functions import Cast, Coalesce
 from django.db.models.lookups import GreaterThan
 from django.db.models.sql.datastructures import Join
 
+from towpath.conf.current import config
 from towpath.errors import NotReadable, WindowTooLarge
 from towpath.eventlog.columns import (
     BASE_COLUMNS,
@@ -219,7 +219,7 @@ def _value(column: Column, known: Mapping[str, Combinable], event_columns: Mappi
         case FromContext(key):
             return Coalesce(KeyTextTransform(key, "bound"), Value(_DEFAULTS[column.kind]), output_field=TextField())
         case FromSetting(setting):
-            return Value(getattr(settings, setting))
+            return Value(getattr(config(), setting))
 
 
 class _BoundedBody(io.RawIOBase):

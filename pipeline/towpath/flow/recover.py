@@ -10,9 +10,9 @@ import time
 from typing import TYPE_CHECKING
 
 import structlog
-from django.conf import settings
 from django.db import connection
 
+from towpath.conf.current import config
 from towpath.flow import outboxes
 from towpath.flow.accumulate import Accumulator, WindowLimits
 from towpath.flow.delivery import Delivery, deliver
@@ -77,10 +77,10 @@ def _overdue_windows() -> list[list[int]]:
             # Those of an outbox that this program does not know are left to those that do.
             "SELECT id, rows, bytes FROM pipeline_batch WHERE window_id IS NULL AND outbox = ANY(%s) "
             "AND dispatched_at < clock_timestamp() - make_interval(secs => %s) ORDER BY dispatched_at LIMIT %s",
-            [list(all_outboxes()), settings.UNSEALED_SECONDS, _BATCHES_PER_ROUND],
+            [list(all_outboxes()), config().unsealed_seconds, _BATCHES_PER_ROUND],
         )
         overdue = cursor.fetchall()
-    waiting: Accumulator[int] = Accumulator(WindowLimits(settings.WINDOW_ROWS, settings.WINDOW_BYTES, linger_seconds=0))
+    waiting: Accumulator[int] = Accumulator(WindowLimits(config().window_rows, config().window_bytes, linger_seconds=0))
     for batch_id, rows, payload_bytes in overdue:
         waiting.add(batch_id, rows=rows, payload_bytes=payload_bytes, now=0)
     windows = []

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import structlog
-from django.conf import settings
 from django.db import connection, transaction
 
+from towpath.conf.current import config
 from towpath.errors import NoAlarmError
 from towpath.eventlog.errors import EventStoreError
 from towpath.events import ReceiptMismatchClosed
@@ -239,7 +239,7 @@ def purge_receipts(*, should_stop: Callable[[], bool]) -> int:
                 "DELETE FROM pipeline_window WHERE id IN (SELECT id FROM pipeline_window"
                 " WHERE acked_at < clock_timestamp() - make_interval(days => %s) AND verified_at IS NOT NULL"
                 " ORDER BY acked_at LIMIT %s)",
-                [settings.RECEIPT_DAYS, _RECEIPTS_PER_DELETE],
+                [config().receipt_days, _RECEIPTS_PER_DELETE],
             )
             purged += cursor.rowcount
             heartbeat.step()

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import structlog
-from django.conf import settings
 from django.db import connection, transaction
 
+from towpath.conf.current import config
 from towpath.errors import LeaseLost
 from towpath.outbox.models import all_outboxes
 from towpath.telemetry import report
@@ -146,7 +146,7 @@ SELECT outbox, rows FROM by_outbox ORDER BY outbox
                 "known": list(all_outboxes()),
                 "window": window_id,
                 "token": lease_token,
-                "lease": settings.LEASE_SECONDS,
+                "lease": config().lease_seconds,
                 "found": found,
             },
         )
@@ -164,7 +164,7 @@ def renew(windows: Sequence[SealedWindow]) -> None:
         cursor.execute(
             "UPDATE pipeline_window SET lease_until = clock_timestamp() + make_interval(secs => %s) "
             "WHERE id = ANY(%s) AND lease_token = ANY(%s) AND acked_at IS NULL",
-            [settings.LEASE_SECONDS, [w.id for w in windows], [w.lease_token for w in windows]],
+            [config().lease_seconds, [w.id for w in windows], [w.lease_token for w in windows]],
         )
 
 
@@ -197,7 +197,7 @@ RETURNING id, attempts, cut_levels, is_write_begun, is_isolated, refused_at, (
 """,
             {
                 "token": lease_token,
-                "lease": settings.LEASE_SECONDS,
+                "lease": config().lease_seconds,
                 "is_isolated": is_isolated,
                 "known": [*all_outboxes(), *renamed],
                 "renamed": list(renamed),
@@ -270,7 +270,7 @@ def has_room() -> bool:
             " OR (bool_or(refused_at IS NOT NULL) AND max(sealed_at) < clock_timestamp() - make_interval(secs => %s))"
             " FROM pipeline_window AS w WHERE acked_at IS NULL AND NOT is_isolated"
             " AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox <> ALL(%s))",
-            [settings.MAX_OPEN_WINDOWS, _PROBE_SECONDS, list(all_outboxes())],
+            [config().max_open_windows, _PROBE_SECONDS, list(all_outboxes())],
         )
         return bool(cursor.fetchone()[0])
 
@@ -285,7 +285,7 @@ def begin_write(window: SealedWindow) -> None:
             "UPDATE pipeline_window SET is_write_begun = true,"
             " lease_until = clock_timestamp() + make_interval(secs => %s)"
             " WHERE id = %s AND lease_token = %s AND acked_at IS NULL",
-            [settings.LEASE_SECONDS, window.id, window.lease_token],
+            [config().lease_seconds, window.id, window.lease_token],
         )
         if not cursor.rowcount:
             raise LeaseLost

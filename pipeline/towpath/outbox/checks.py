@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
-from django.conf import settings
 from django.core.checks import CheckMessage, Error
 from django.db import DEFAULT_DB_ALIAS, models, router
 
+from towpath.conf.current import config
 from towpath.outbox import lean, own_columns
 from towpath.outbox.event import Event
 from towpath.outbox.fields import RowLimits, TableStorage
@@ -81,9 +81,9 @@ def _event_problems() -> Iterator[CheckMessage]:
 
 
 def _setting_problems() -> Iterator[CheckMessage]:
-    if settings.EVENT_CONTEXT_MAX_BYTES > MOST_ROW_BYTES:
+    if config().event_context_max_bytes > MOST_ROW_BYTES:
         yield Error(
-            f"EVENT_CONTEXT_MAX_BYTES is {settings.EVENT_CONTEXT_MAX_BYTES:,}, but an outbox's table takes"
+            f"EVENT_CONTEXT_MAX_BYTES is {config().event_context_max_bytes:,}, but an outbox's table takes"
             f" {MOST_ROW_BYTES:,} bytes at most.",
             hint=f"Set it to {MOST_ROW_BYTES:,} or less, and publish a reference to larger data.",
             id="outbox.E031",

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
 
-from django.conf import settings
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, PlainSerializer
 from pydantic_core import CoreSchema
 
+from towpath.conf.current import config, hash_key
 from towpath.outbox.errors import EventNotStorable, EventTooLarge
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ def _mask(value: object) -> str | None:
 def _hash(value: object) -> str | None:
     if value is None:
         return None
-    key = settings.EVENT_HASH_KEY or settings.SECRET_KEY
+    key = hash_key()
     return hmac.new(key.encode(), str(value).encode(), sha256).hexdigest()
 
 
@@ -100,10 +100,10 @@ def stored_context(event: Event) -> str:
     except ValueError as error:  # pydantic's own error is one, and so is what it raises for a circular reference
         _refuse(event, f"not a JSON value, or a lone surrogate: {error}", error)
     size = len(context.encode())
-    if size > settings.EVENT_CONTEXT_MAX_BYTES:
+    if size > config().event_context_max_bytes:
         raise EventTooLarge(
             f"{type(event).__name__} is {size:,} bytes; EVENT_CONTEXT_MAX_BYTES allows "
-            f"{settings.EVENT_CONTEXT_MAX_BYTES:,}. Publish a reference to large data, or raise the setting."
+            f"{config().event_context_max_bytes:,}. Publish a reference to large data, or raise the setting."
         )
     # Both are looked for as text first, because nearly no event contains them and parsing each one would be dear.
     if r"\u0000" in context and re.search(r"(?<!\\)(?:\\\\)*\\u0000", context):

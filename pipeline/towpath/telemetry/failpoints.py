@@ -59,7 +59,7 @@ def _parse(text: str) -> dict[str, _Action]:
 #: The signal stops the process, but not at once the thread that sent it: it must not get to the next stage meanwhile.
 _STOP_TAKES_SECONDS = 0.2
 
-_actions = _parse(settings.FAILPOINTS)
+_actions = _parse(settings.TOWPATH.failpoints)
 _passages: Counter[str] = Counter()
 _counting = threading.Lock()
 

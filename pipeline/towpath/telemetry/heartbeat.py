@@ -80,13 +80,13 @@ def role_of(queues: Iterable[str] | None) -> str:
 def start(role: str, *, threads: Callable[[], Iterable[threading.Thread]]) -> None:
     """Renew the heartbeat of this role from now on, while the threads live and all work moves. Off without
     HEARTBEAT_DIR."""
-    if settings.HEARTBEAT_DIR:
+    if settings.TOWPATH.heartbeat_dir:
         threading.Thread(target=_keep, args=(role, threads), name="heartbeat", daemon=True).start()
 
 
 def beat(role: str, *, within_seconds: float) -> None:
     """Renew the heartbeat; the next comes within these seconds, or the process is dead."""
-    folder = Path(settings.HEARTBEAT_DIR)
+    folder = Path(settings.TOWPATH.heartbeat_dir)
     draft = folder / f".{role}.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,4 +112,4 @@ def _standstills() -> list[str]:
     now = time.monotonic()
     with _changing:
         still = [(work.name, now - work.moved_at) for works in _under_way.values() for work in works]
-    return [f"{name} has not moved for {age:.0f} s" for name, age in still if age > settings.WEDGED_SECONDS]
+    return [f"{name} has not moved for {age:.0f} s" for name, age in still if age > settings.TOWPATH.wedged_seconds]

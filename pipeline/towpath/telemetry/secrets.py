@@ -89,8 +89,9 @@ def _forms(secret: str) -> Iterator[str]:
 
 @functools.cache
 def _of_settings() -> tuple[str, ...]:
-    names = ("SECRET_KEY", "EVENT_HASH_KEY", "RABBITMQ_URL", "EVENT_STORE_URL", "DATABASE_URL")
-    secrets = [str(getattr(settings, name, "") or "") for name in names]
+    secrets = [str(getattr(settings, name, "") or "") for name in ("SECRET_KEY", "DATABASE_URL")]
+    if towpath := getattr(settings, "TOWPATH", None):
+        secrets += [towpath.event_hash_key, towpath.rabbitmq_url, towpath.event_store_url]
     secrets += [str(key) for key in getattr(settings, "SECRET_KEY_FALLBACKS", ())]
     for database in getattr(settings, "DATABASES", {}).values():
         secrets += _in_options(database)

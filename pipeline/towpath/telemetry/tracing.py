@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from towpath.ledger.windows import SealedWindow
 
-if settings.TRACING:
+if settings.TOWPATH.tracing:
     from towpath.telemetry.spans import add_stage, of_window
 else:
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from django.conf import settings
 from django.db import connection
 from django.test import override_settings
 
+from towpath.conf.current import config
 from towpath.eventlog.columns import ADDED_COLUMNS
 from towpath.flow.accumulate import Accumulator, WindowLimits
 from towpath.flow.delivery import Delivery, deliver
@@ -74,7 +74,7 @@ class Deliver:
 
     def _carry(self, batches: list[BatchMessage]) -> None:
         waiting: Accumulator[int] = Accumulator(
-            WindowLimits(settings.WINDOW_ROWS, settings.WINDOW_BYTES, linger_seconds=0)
+            WindowLimits(config().window_rows, config().window_bytes, linger_seconds=0)
         )
         for batch in batches:
             waiting.add(batch.id, rows=len(batch.ids), payload_bytes=batch.bytes, now=0)
@@ -93,9 +93,9 @@ class Deliver:
 
 def _dispatcher(batches: list[BatchMessage]) -> Dispatcher:
     limits = DispatchLimits(
-        batch_ids=settings.BATCH_IDS,
-        batch_bytes=max(1, settings.WINDOW_BYTES // 4),
-        in_flight_rows=settings.MAX_OPEN_WINDOWS * max(settings.WINDOW_ROWS, settings.WINDOW_MAX_ROWS),
+        batch_ids=config().batch_ids,
+        batch_bytes=max(1, config().window_bytes // 4),
+        in_flight_rows=config().max_open_windows * max(config().window_rows, config().window_max_rows),
     )
     dispatcher = Dispatcher(all_outboxes(), limits=limits, enqueue=batches.extend)
     dispatcher.create_cursors()

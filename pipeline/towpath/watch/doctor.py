@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
+from towpath.conf.current import config
 from towpath.errors import BrokerUnreachable
 from towpath.eventlog.errors import EventStoreError
 from towpath.eventlog.store import connect
@@ -193,7 +193,7 @@ def _rabbitmq_settings() -> Iterator[Finding]:
 
 
 def _event_store() -> Iterator[Finding]:
-    store = connect(settings.EVENT_STORE_URL, timeout_seconds=min(10.0, settings.STORE_TIMEOUT_SECONDS))
+    store = connect(config().event_store_url, timeout_seconds=min(10.0, config().store_timeout_seconds))
     try:
         now = store.now()
         yield Finding("event store", True, "reachable")
@@ -209,7 +209,7 @@ def _event_store() -> Iterator[Finding]:
 
 
 def _knobs() -> Iterator[Finding]:
-    too_large = settings.BATCH_IDS > settings.WINDOW_ROWS
+    too_large = config().batch_ids > config().window_rows
     yield Finding(
         "BATCH_IDS",
         not too_large,

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from django.conf import settings
-
+from towpath.conf.current import config
 from towpath.outbox.models import all_outboxes
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def _batches(cursor: CursorWrapper) -> Iterator[str]:
     if late:
         yield (
             f"{late} batch(es) are in no window, the oldest for {age} s: is an aggregator running? Without one,"
-            f" recovery takes them after UNSEALED_SECONDS ({settings.UNSEALED_SECONDS:g} s)"
+            f" recovery takes them after UNSEALED_SECONDS ({config().unsealed_seconds:g} s)"
         )
 
 

@@ -9,10 +9,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 
+from towpath.conf.current import config
 from towpath.eventlog import schema
 from towpath.eventlog.comparison import SIDES, Comparison, compare
 from towpath.eventlog.errors import EventStoreError
@@ -61,7 +61,7 @@ class Command(BaseCommand):
             self._events(options)
             return
         actions = {"migrate": self._migrate, "status": self._status, "compare": self._compare}
-        store = connect(settings.EVENT_STORE_URL, timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
+        store = connect(config().event_store_url, timeout_seconds=config().store_timeout_seconds)
         try:
             is_well = actions[options["action"]](store, options)
         except EventStoreError as error:
@@ -126,7 +126,7 @@ class Command(BaseCommand):
             raise CommandError("--since must be before --until.", returncode=2)
         there = store
         if options["at"]:
-            there = connect(_store_url(options["at"]), timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
+            there = connect(_store_url(options["at"]), timeout_seconds=config().store_timeout_seconds)
         try:
             found = compare(
                 store,

@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, InterfaceError, connection
 
 from towpath.actors import enqueue_batches
+from towpath.conf.current import config
 from towpath.errors import NoAlarmError, NotReadable, OutboxInUse
 from towpath.eventlog.errors import EventStoreError
 from towpath.eventlog.store import connect
@@ -123,7 +123,7 @@ class Command(BaseCommand):
         return all(finding.is_ok for finding in findings)
 
     def _recover(self, *, as_json: bool) -> bool:
-        store = connect(settings.EVENT_STORE_URL, timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
+        store = connect(config().event_store_url, timeout_seconds=config().store_timeout_seconds)
         rows = sum(stranded.bring_back().values())
         windows = recover(store, should_stop=lambda: False)
         store.close()
@@ -145,7 +145,7 @@ class Command(BaseCommand):
         if options["close"]:
             self._close(options["close"], reason=options["reason"])
         since = options["since"] or datetime.now(UTC) - timedelta(days=1)
-        store = connect(settings.EVENT_STORE_URL, timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
+        store = connect(config().event_store_url, timeout_seconds=config().store_timeout_seconds)
         ledger = read_ledger(store, since=since, until=options["until"])
         verify_receipts(store, should_stop=lambda: False)
         store.close()
@@ -172,7 +172,7 @@ class Command(BaseCommand):
 
     def _outboxes(self, options: dict[str, Any]) -> bool:
         if options["what"] == "rename":
-            store = connect(settings.EVENT_STORE_URL, timeout_seconds=settings.STORE_TIMEOUT_SECONDS)
+            store = connect(config().event_store_url, timeout_seconds=config().store_timeout_seconds)
             outboxes.rename(options["old"], options["new"], store, is_sure=options["yes"])
             store.close()
         elif options["what"] == "discard":

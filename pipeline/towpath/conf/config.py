@@ -1,0 +1,280 @@
+"""Every knob of the product, declared once: its default, its unit, its bounds, and what it is for.
+
+The environment fills the fields: the variable of a field is its name in capitals. docs/settings.md has them as a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from django.core.exceptions import ImproperlyConfigured
+
+from towpath.conf import broker_url
+from towpath.eventlog import store
+
+if TYPE_CHECKING:
+    from towpath.conf.environment import Environment
+
+#: Stands before the name of every variable.
+PREFIX = ""
+
+_IN_METADATA = "knob"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knob:
+    """What there is to know of one field of `Config`."""
+
+    name: str = ""
+    default: Any = None
+    #: A `key` is a secret that nobody can guess; a `key` and a `URL` can also be the content of a file.
+    kind: Literal["text", "flag", "whole number", "seconds", "key", "URL"]
+    meaning: str
+    unit: str = ""
+    minimum: float = 0
+    maximum: int | None = None
+    schemes: tuple[str, ...] = ()
+    #: Another field name for the same.
+    alias: str = ""
+    #: The default as the docs have it, where the value itself says nothing.
+    default_in_words: str = ""
+    #: The default, where it depends on fields that stand before.
+    derived: Callable[[Mapping[str, Any]], Any] | None = None
+
+    @property
+    def variable(self) -> str:
+        return variable(self.name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every variable that sets it."""
+        return (self.variable, variable(self.alias)) if self.alias else (self.variable,)
+
+    @property
+    def is_secret(self) -> bool:
+        """True if its value can also be the content of the file that `<NAME>_FILE` names."""
+        return self.kind in {"key", "URL"}
+
+    def read(self, environment: Environment, *, known: Mapping[str, Any]) -> Any:  # noqa: ANN401 - of the field's type
+        """Its value in an environment; `known` are those of the fields before it."""
+        name, default = self.variable, self.derived(known) if self.derived else self.default
+        match self.kind:
+            case "text":
+                return environment.text(name, default)
+            case "flag":
+                return environment.flag(name, default=default)
+            case "whole number":
+                return environment.whole_number(name, default, minimum=int(self.minimum), maximum=self.maximum)
+            case "seconds":
+                return environment.seconds(name, default, minimum=self.minimum)
+            case "key":
+                may_be_weak = environment.flag("DEBUG", default=False)
+                return environment.key(name, default=default, may_be_weak=may_be_weak)
+            case "URL":
+                if self.alias:
+                    default = environment.url(variable(self.alias), default, schemes=self.schemes)
+                return environment.url(name, default, schemes=self.schemes)
+
+
+def variable(name: str) -> str:
+    """The environment variable of a field."""
+    return f"{PREFIX}{name.upper()}"
+
+
+def _knob(
+    kind: Literal["text", "flag", "whole number", "seconds", "key", "URL"],
+    default: object,
+    meaning: str,
+    **more: Any,  # noqa: ANN401 - as the fields of Knob
+) -> Any:  # noqa: ANN401 - as dataclasses.field
+    return field(default=default, metadata={_IN_METADATA: Knob(kind=kind, meaning=meaning, **more)})
+
+
+def _wedged_seconds(known: Mapping[str, Any]) -> float:
+    return max(120.0, 4 * float(known["store_timeout_seconds"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The settings of Towpath, as Django's one setting TOWPATH. `dataclasses.replace` makes another of it."""
+
+    rabbitmq_url: str = _knob(
+        "URL",
+        "amqp://127.0.0.1:26729",
+        "`amqp://user:password@host:5672/vhost` (`amqps://...?cacertfile=FILE` with TLS), or several with `;` between"
+        " them; heartbeat and timeouts are added to each. Options: `heartbeat`, `socket_timeout`, `stack_timeout`,"
+        " `blocked_connection_timeout`, `connection_attempts`, `retry_delay`, `channel_max`, `frame_max`",
+        schemes=("amqp", "amqps"),
+        default_in_words="local stack",
+    )
+    event_store_url: str = _knob(
+        "URL",
+        store.DEFAULT_URL,
+        "`clickhouse://user:password@host:8123/database` (`clickhouses://` with TLS), or [another store](stores.md):"
+        " `postgresql://...`, `chdb:///folder`. Alias: `CLICKHOUSE_URL`",
+        alias="clickhouse_url",
+        default_in_words="local stack",
+    )
+    environment: str = _knob("text", "local", "goes into the `environment` column of every event")
+    trusted_proxies: int = _knob(
+        "whole number",
+        0,
+        "how many proxies in front of the web append to `X-Forwarded-For`: the client's address (`ip` of events, locks"
+        " of logins) is that many entries from the right. 0: the header is ignored, because anybody can send one",
+        unit="proxies",
+    )
+    dispatch_interval_seconds: float = _knob(
+        "seconds", 1.0, "how often the dispatcher looks for committed rows", minimum=0.01
+    )
+    batch_ids: int = _knob(
+        "whole number",
+        1000,
+        "ids in one message, at most. Aggregator threads x `BATCH_IDS` must reach `WINDOW_MAX_ROWS`, or windows do not"
+        " fill (12 x 1000 by default)",
+        unit="ids",
+        minimum=1,
+    )
+    window_rows: int = _knob("whole number", 1000, "a window closes at this many rows", unit="rows", minimum=1)
+    window_max_rows: int = _knob(
+        "whole number",
+        10_000,
+        "a window grows to this many rows, beyond `WINDOW_ROWS`, while every writer is busy and ids are waiting",
+        unit="rows",
+        minimum=1,
+    )
+    window_bytes: int = _knob(
+        "whole number", 32 * 1024 * 1024, "a window closes at this many payload bytes", unit="bytes", minimum=1024
+    )
+    #: The dispatcher gathers for DISPATCH_INTERVAL_SECONDS already, and every look leaves its last window waiting for
+    #: so long.
+    window_linger_seconds: float = _knob(
+        "seconds",
+        0.1,
+        "a window closes this long after its first id: long enough for all messages of one look of the dispatcher",
+    )
+    window_writers: int = _knob(
+        "whole number",
+        2,
+        "windows that one aggregator process writes at the same time, each with a database connection of its own",
+        unit="windows",
+        minimum=1,
+    )
+    max_open_windows: int = _knob(
+        "whole number",
+        16,
+        "dispatching pauses while more (largest) windows' worth of ids than this is between dispatch and ack",
+        unit="windows",
+        minimum=1,
+    )
+    lease_seconds: float = _knob(
+        "seconds", 10.0, "a window whose owner has not renewed its lease for this long is taken over", minimum=0.1
+    )
+    unsealed_seconds: float = _knob(
+        "seconds", 15.0, "a batch that no aggregator has sealed for this long is sealed by recovery", minimum=0.1
+    )
+    shutdown_seconds: float = _knob(
+        "seconds",
+        20.0,
+        "a worker told to stop ends within this time; what it cannot deliver by then is recovered by others."
+        " `--worker-shutdown-timeout`, in milliseconds, is half of it",
+        minimum=1.0,
+    )
+    store_timeout_seconds: float = _knob(
+        "seconds", 30.0, "how long the event store may take for one insert", minimum=1.0
+    )
+    #: One of its own, so that SECRET_KEY can change without the hashes.
+    event_hash_key: str = _knob(
+        "key",
+        "",
+        "the key of `Hashed` fields; a random text of 32 characters or more",
+        default_in_words="`SECRET_KEY`",
+    )
+    event_context_max_bytes: int = _knob(
+        "whole number", 16 * 1024 * 1024, "an event's context may not be larger", unit="bytes", minimum=1
+    )
+    receipt_days: int = _knob(
+        "whole number",
+        30,
+        "receipts of delivered windows are kept for this long, once the event store has confirmed them",
+        unit="days",
+        minimum=1,
+    )
+    metrics_port: int = _knob(
+        "whole number",
+        0,
+        "a worker or the scheduler serves its Prometheus metrics on this port; 0: it does not (the web process always"
+        " has `/metrics`)",
+        unit="port",
+        maximum=65_535,
+    )
+    heartbeat_dir: str = _knob(
+        "text",
+        "",
+        "the folder of this process's heartbeat, for `python -m towpath.probe`; none: no heartbeat",
+        default_in_words="none",
+    )
+    wedged_seconds: float = _knob(
+        "seconds",
+        120.0,
+        "a worker whose work has not moved for this long is called dead; more than `STORE_TIMEOUT_SECONDS`, four"
+        " times which is the default if that is more",
+        minimum=1.0,
+        derived=_wedged_seconds,
+    )
+    tracing: bool = _knob(
+        "flag",
+        default=False,
+        meaning="send traces to `OTEL_EXPORTER_OTLP_ENDPOINT`; needs the extra `tracing`, which the image and `.venv`"
+        " have",
+    )
+    failpoints: str = _knob(
+        "text",
+        "",
+        "for tests only: where a process shall die (`pipeline/towpath/telemetry/failpoints.py`)",
+        default_in_words="none",
+    )
+
+    @classmethod
+    def from_environment(cls, environment: Environment) -> Self:
+        """Raises ImproperlyConfigured, with a line for each bad variable, those read from `environment` before too."""
+        known: dict[str, Any] = {}
+        for knob in knobs():
+            known[knob.name] = knob.read(environment, known=known)
+        config = cls(**known)
+        for name, problem in config.problems():
+            environment.note(f"{name} {problem}")
+        environment.check()
+        return config
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What is wrong with the values, each with its variable and how to fix it."""
+        for problem in broker_url.problems(self.rabbitmq_url):
+            yield f"{variable('rabbitmq_url')}:", problem
+        try:
+            store.checked(self.event_store_url)
+        except ImproperlyConfigured as error:
+            yield f"{variable('event_store_url')}:", str(error)
+        if self.wedged_seconds <= self.store_timeout_seconds:
+            yield (
+                variable("wedged_seconds"),
+                f"must be more than {variable('store_timeout_seconds')}: an insert may take that long",
+            )
+        if self.tracing:
+            try:
+                import_module("opentelemetry.exporter.otlp.proto.http")
+                import_module("opentelemetry.sdk")
+            except ModuleNotFoundError as error:
+                yield (
+                    variable("tracing"),
+                    f"needs {error.name}, which is not installed: pip install 'towpath[tracing]'",
+                )
+
+
+def knobs() -> Iterator[Knob]:
+    """Every field of `Config`, in order."""
+    for one in fields(Config):
+        knob: Knob = one.metadata[_IN_METADATA]
+        yield replace(knob, name=one.name, default=one.default)

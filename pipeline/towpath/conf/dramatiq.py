@@ -1,0 +1,34 @@
+"""The settings of django-dramatiq, as the pipeline needs them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from periodiq import PeriodiqMiddleware
+
+from towpath.conf.broker_url import with_safe_defaults
+from towpath.conf.config import Config
+
+#: "tasks" is django-dramatiq's own default: a project may have such modules.
+AUTODISCOVERED_MODULES = ["actors", "tasks"]
+
+
+def broker(config: Config) -> dict[str, Any]:
+    """The setting DRAMATIQ_BROKER."""
+    return {
+        # dramatiq's own, with a check of what arrives: anybody who may publish there would tell it what to do.
+        "BROKER": "towpath.flow.broker.Broker",
+        "OPTIONS": {"url": with_safe_defaults(config.rabbitmq_url), "confirm_delivery": True},
+        # In full, because the defaults of django-dramatiq 0.15 do not import under dramatiq 2. Left out on purpose:
+        # TimeLimit (it raises in the middle of transactions) and AdminMiddleware (it writes three rows per message).
+        "MIDDLEWARE": [
+            # A tick means "make sure a shift is running", which holds however old the tick is; periodiq's own
+            # default drops ticks older than 30 s, and with them the redelivered shift of a killed dispatcher.
+            PeriodiqMiddleware(skip_delay=24 * 3600),
+            "dramatiq.middleware.Retries",
+            "django_dramatiq.middleware.DbConnectionsMiddleware",
+            "towpath.outbox.middleware.EventContextCarrier",
+            "towpath.lifecycle.PipelineLifecycle",
+            *(["towpath.telemetry.spans.MessageSpans"] if config.tracing else []),
+        ],
+    }
