@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.benchmarks.lab import Lab
-    from towpath.flow.batch import EnqueueBatches
+    from towpath.flow.dispatch import EnqueueBatches
 
 
 def dispatch(lab: Lab) -> list[Figure]:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from towpath.eventlog.store import EventStore
-    from towpath.flow.batch import BatchMessage, EnqueueBatches
+    from towpath.flow.dispatch import EnqueueBatches
+    from towpath.ledger.batches import BatchMessage
     from towpath.outbox.models import Outbox
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from deploy.local.process import Process
     from tests.faults.conftest import Run
-    from towpath.flow.batch import BatchMessage
+    from towpath.ledger.batches import BatchMessage
 
 _EVENTS = 20
 _USERS = 10

@@ -11,7 +11,8 @@ from towpath.outbox.models import all_outboxes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from towpath.flow.batch import BatchMessage, EnqueueBatches
+    from towpath.flow.dispatch import EnqueueBatches
+    from towpath.ledger.batches import BatchMessage
 
 #: Ticks after which a dispatcher that is still not done is taken to be stuck.
 _MOST_LOOKS = 2000

@@ -60,7 +60,7 @@ def test_a_drop_that_cannot_be_recorded_does_not_happen(letter: DeadLetter) -> N
         cursor.execute("ALTER TABLE outbox_event ADD CONSTRAINT nothing_new CHECK (event_type = 'tested') NOT VALID")
     try:
         with pytest.raises(DatabaseError):
-            deadletters.drop([letter], by="somebody")
+            deadletters.drop(deadletters.find([letter.id]), by="somebody")
     finally:
         with connection.cursor() as cursor:
             cursor.execute("ALTER TABLE outbox_event DROP CONSTRAINT nothing_new")

@@ -26,7 +26,7 @@ from towpath.outbox.models import OutboxEvent, all_outboxes
 if TYPE_CHECKING:
     from tests.model.ledger import Ledger
     from towpath.eventlog.stores.memory import Identity
-    from towpath.flow.batch import BatchMessage
+    from towpath.ledger.batches import BatchMessage
 
 
 class Race:

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
     from tests.model.ledger import Ledger
     from towpath.eventlog.stores.memory import Identity
-    from towpath.flow.batch import BatchMessage
+    from towpath.ledger.batches import BatchMessage
 
 #: Examples of a run; the long profile is `MODEL_EXAMPLES=20000`.
 _EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "500"))

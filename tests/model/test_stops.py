@@ -17,7 +17,7 @@ from towpath.outbox.models import OutboxEvent, all_outboxes
 
 if TYPE_CHECKING:
     from tests.model.ledger import Ledger
-    from towpath.flow.batch import BatchMessage
+    from towpath.ledger.batches import BatchMessage
 
 
 def stops_of(puppet: Puppet) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from towpath.flow.snapshot import Position, Snapshot, Stretches, unseen
+from towpath.ledger.snapshot import Position, Snapshot, Stretches, unseen
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from django.db import connection, transaction
-from django.db.models.functions import Now
+from django.db import transaction
 
 from towpath.conf.current import config
 from towpath.errors import NotReadable, OutboxInUse
 from towpath.events import DeadLetterDropped
-from towpath.flow.batch import BatchMessage
-from towpath.ledger.models import DeadLetter
+from towpath.ledger import batches, deadletters
 from towpath.ledger.moment import Parts, one_moment
 from towpath.outbox.models import all_outboxes
 from towpath.outbox.publishing import publish
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from towpath.flow.batch import EnqueueBatches
+    from towpath.flow.dispatch import EnqueueBatches
+    from towpath.ledger.deadletters import Letter
 
 log = structlog.get_logger()
 
@@ -33,24 +31,22 @@ _MOST_PER_HOUR = 1000
 
 def room(outbox: str) -> int:
     """How many more rows of the outbox may become dead letters now."""
-    recent = DeadLetter.objects.filter(outbox=outbox, at__gt=Now() - timedelta(hours=1)).count()
-    return max(0, _MOST_PER_HOUR - recent)
+    return max(0, _MOST_PER_HOUR - deadletters.count_newest(outbox, seconds=3600))
 
 
-def find(ids: Sequence[int] | None) -> list[DeadLetter]:
+def find(ids: Sequence[int] | None) -> list[Letter]:
     """The dead letters with these numbers, or all. Raises NotReadable when PostgreSQL does not show them in time."""
-    letters = DeadLetter.objects.order_by("id")
-    found: list[DeadLetter] = []
+    found: list[Letter] = []
     with one_moment(by_index=False) as cursor:
         parts = Parts(cursor)
         with parts.part("the list of dead letters"):
-            found = list(letters if ids is None else letters.filter(id__in=ids))
+            found = deadletters.read(ids)
     if parts.unread:
         raise NotReadable(parts.unread[0])
     return found
 
 
-def event_of(letter: DeadLetter) -> dict[str, Any]:
+def event_of(letter: Letter) -> dict[str, Any]:
     """The refused event, as it would be loaded; empty if its outbox row is gone, or no class has the outbox's name.
 
     Where it cannot be read in time, `unread` says why.
@@ -69,7 +65,7 @@ def event_of(letter: DeadLetter) -> dict[str, Any]:
     return dict(zip(columns, rows[0], strict=True)) if rows else {}
 
 
-def replay(letters: Sequence[DeadLetter], *, enqueue: EnqueueBatches) -> None:
+def replay(letters: Sequence[Letter], *, enqueue: EnqueueBatches) -> None:
     """Send the rows through the pipeline again.
 
     They are in a batch again when this commits; if the power goes before its message is out, recovery seals the batch.
@@ -79,34 +75,27 @@ def replay(letters: Sequence[DeadLetter], *, enqueue: EnqueueBatches) -> None:
     if unknown := {letter.outbox for letter in letters} - all_outboxes().keys():
         raise OutboxInUse(f"No outbox class has the name {min(unknown)}: see `pipeline outboxes list`.")
     by_outbox: dict[str, list[int]] = defaultdict(list)
-    batches: list[BatchMessage] = []
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(
-            "DELETE FROM pipeline_deadletter WHERE id = ANY(%s) RETURNING outbox, row_id",
-            [[letter.id for letter in letters]],
-        )
-        for outbox, row_id in cursor.fetchall():
+    replayed = []
+    with transaction.atomic():
+        for outbox, row_id in deadletters.take([letter.id for letter in letters]):
             by_outbox[outbox].append(row_id)
         for outbox, row_ids in by_outbox.items():
-            for start in range(0, len(row_ids), config().batch_ids):
-                ids = sorted(row_ids)[start : start + config().batch_ids]
-                cursor.execute(
-                    "INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at)"
-                    " VALUES (%s, %s, %s, 0, clock_timestamp()) RETURNING id",
-                    [outbox, ids, len(ids)],
-                )
-                batches.append(BatchMessage(cursor.fetchone()[0], outbox, ids, 0))
-    for batch in batches:
+            replayed += [batches.insert(outbox, ids) for ids in _parts(sorted(row_ids), of=config().batch_ids)]
+    for batch in replayed:
         log.info("dead_letters_replayed", outbox=batch.outbox, rows=len(batch.ids))
-    enqueue(batches)
+    enqueue(replayed)
 
 
-def drop(letters: Sequence[DeadLetter], *, by: str) -> None:
+def _parts(ids: Sequence[int], *, of: int) -> Iterator[Sequence[int]]:
+    return (ids[start : start + of] for start in range(0, len(ids), of))
+
+
+def drop(letters: Sequence[Letter], *, by: str) -> None:
     """Delete the events for good. That it was done, and by whom, is an event itself: in the same transaction."""
     for letter in letters:
         with transaction.atomic():
             publish(DeadLetterDropped(outbox=letter.outbox, outbox_id=letter.row_id, error=letter.error, dropped_by=by))
             if letter.outbox in all_outboxes():
                 all_outboxes()[letter.outbox]._base_manager.filter(id=letter.row_id).delete()
-            DeadLetter.objects.filter(id=letter.id).delete()
+            deadletters.take([letter.id])
         log.warning("dead_letter_dropped", outbox=letter.outbox, row_id=letter.row_id, error=letter.error, by=by)

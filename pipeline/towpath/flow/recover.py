@@ -10,12 +10,12 @@ import time
 from typing import TYPE_CHECKING
 
 import structlog
-from django.db import connection
 
 from towpath.conf.current import config
 from towpath.flow import outboxes
 from towpath.flow.accumulate import Accumulator, WindowLimits
 from towpath.flow.delivery import Delivery, deliver
+from towpath.ledger import batches
 from towpath.ledger.windows import claim_expired, has_room, seal
 from towpath.outbox.models import all_outboxes
 from towpath.telemetry import metrics
@@ -72,17 +72,11 @@ def recover(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
 
 def _overdue_windows() -> list[list[int]]:
     """The batches that nobody has sealed for too long, put together to windows."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            # Those of an outbox that this program does not know are left to those that do.
-            "SELECT id, rows, bytes FROM pipeline_batch WHERE window_id IS NULL AND outbox = ANY(%s) "
-            "AND dispatched_at < clock_timestamp() - make_interval(secs => %s) ORDER BY dispatched_at LIMIT %s",
-            [list(all_outboxes()), config().unsealed_seconds, _BATCHES_PER_ROUND],
-        )
-        overdue = cursor.fetchall()
+    # Those of an outbox that this program does not know are left to those that do.
+    overdue = batches.overdue(list(all_outboxes()), seconds=config().unsealed_seconds, limit=_BATCHES_PER_ROUND)
     waiting: Accumulator[int] = Accumulator(WindowLimits(config().window_rows, config().window_bytes, linger_seconds=0))
-    for batch_id, rows, payload_bytes in overdue:
-        waiting.add(batch_id, rows=rows, payload_bytes=payload_bytes, now=0)
+    for batch in overdue:
+        waiting.add(batch.id, rows=batch.rows, payload_bytes=batch.payload_bytes, now=0)
     windows = []
     while waiting:
         windows.append(waiting.take())

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-import uuid
 from typing import TYPE_CHECKING
 
 import structlog
@@ -20,10 +19,12 @@ from django.db import DatabaseError, InterfaceError, connection
 from dramatiq.errors import BrokerError
 
 from towpath.errors import described
+from towpath.ledger import shifts
 from towpath.telemetry import heartbeat
 
 if TYPE_CHECKING:
     import threading
+    import uuid
     from collections.abc import Callable
 
 log = structlog.get_logger()
@@ -35,9 +36,6 @@ SILENT_SECONDS = 3
 _STAND_BY_SECONDS = 0.5
 #: The longest pause after a turn that failed, seconds.
 _LONGEST_PAUSE_SECONDS = 5.0
-
-#: Nobody has the shift: the one that had it has left in an orderly way.
-_NOBODY = uuid.UUID(int=0)
 
 #: By shift, what interrupted it in this process last and is not known to be over.
 _interrupted: dict[str, Exception] = {}
@@ -55,7 +53,7 @@ def run_shift(name: str, work: Callable[[], float], *, stopping: threading.Event
         while not stopping.is_set():
             heartbeat.step()
             try:
-                if token is None or not _has_token(name, token):
+                if token is None or not shifts.keep(name, token, alive_every_seconds=ALIVE_EVERY_SECONDS):
                     token = _take_if_free(name)
                 if token is not None and time.monotonic() >= due:
                     due = time.monotonic() + work()
@@ -70,74 +68,27 @@ def run_shift(name: str, work: Callable[[], float], *, stopping: threading.Event
                 is_expected = isinstance(error, (DatabaseError, InterfaceError, BrokerError))
                 report = log.warning if is_expected else log.exception
                 report("shift_interrupted", shift=name, error=described(error), retry_in_seconds=pause)
+                _interrupted[name] = error
                 with contextlib.suppress(DatabaseError, InterfaceError):
-                    _note_interruption(name, error)
+                    shifts.note_interruption(name, described(error))
                 if token is None:
                     stopping.wait(pause)
             # In short steps, because a shift that waits must say that it is alive, too.
             stopping.wait(_STAND_BY_SECONDS if token is None else min(due - time.monotonic(), ALIVE_EVERY_SECONDS))
     with contextlib.suppress(DatabaseError, InterfaceError):
         if token is not None:
-            _leave(name, token)
+            shifts.leave(name, token)
     connection.close()
 
 
 def note_success(name: str) -> None:
     """What interrupted this process's shift is over. For RabbitMQ's failures, only a message that is out shows that."""
     if _interrupted.pop(name, None) is not None:
-        with connection.cursor() as cursor:
-            cursor.execute("UPDATE pipeline_shift SET interrupted_at = NULL, last_error = '' WHERE name = %s", [name])
-
-
-def note_tick(name: str) -> None:
-    """A tick of the scheduler for this shift has arrived."""
-    with connection.cursor() as cursor:
-        cursor.execute("UPDATE pipeline_shift SET taken_at = clock_timestamp() WHERE name = %s", [name])
+        shifts.note_success(name)
 
 
 def _take_if_free(name: str) -> uuid.UUID | None:
-    """The token, if nobody works at the shift; None if somebody does."""
-    token = uuid.uuid4()
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO pipeline_shift AS shift (name, token, taken_at, alive_at)"
-            " VALUES (%s, %s, clock_timestamp(), clock_timestamp()) ON CONFLICT (name)"
-            " DO UPDATE SET token = excluded.token, taken_at = excluded.taken_at, alive_at = excluded.alive_at"
-            " WHERE shift.token = %s OR shift.alive_at < clock_timestamp() - make_interval(secs => %s)",
-            [name, token, _NOBODY, SILENT_SECONDS],
-        )
-        if not cursor.rowcount:
-            return None
-    log.info("shift_taken", shift=name)
+    token = shifts.take_if_free(name, silent_seconds=SILENT_SECONDS)
+    if token is not None:
+        log.info("shift_taken", shift=name)
     return token
-
-
-def _has_token(name: str, token: uuid.UUID) -> bool:
-    """True if no other process has taken over. Says every second that this one is alive."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT alive_at < clock_timestamp() - make_interval(secs => %s) FROM pipeline_shift"
-            " WHERE name = %s AND token = %s",
-            [ALIVE_EVERY_SECONDS, name, token],
-        )
-        found = cursor.fetchone()
-        if found is not None and found[0]:
-            cursor.execute(
-                "UPDATE pipeline_shift SET alive_at = clock_timestamp() WHERE name = %s AND token = %s", [name, token]
-            )
-    return found is not None
-
-
-def _leave(name: str, token: uuid.UUID) -> None:
-    """Let another process take over now."""
-    with connection.cursor() as cursor:
-        cursor.execute("UPDATE pipeline_shift SET token = %s WHERE name = %s AND token = %s", [_NOBODY, name, token])
-
-
-def _note_interruption(name: str, error: Exception) -> None:
-    _interrupted[name] = error
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE pipeline_shift SET interrupted_at = clock_timestamp(), last_error = %s WHERE name = %s",
-            [described(error), name],
-        )

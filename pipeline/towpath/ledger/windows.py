@@ -343,3 +343,10 @@ FROM halved GROUP BY half, batch, outbox
             {"window": window.id, "first": halves[0], "second": halves[1], "is_isolated": window.is_isolated},
         )
         cursor.execute("DELETE FROM pipeline_window WHERE id = %s", [window.id])
+
+
+def isolated_rows() -> int:
+    """The rows of open windows that are at fault by themselves."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT coalesce(sum(rows), 0) FROM pipeline_window WHERE acked_at IS NULL AND is_isolated")
+        return int(cursor.fetchone()[0])

@@ -25,7 +25,7 @@ from towpath.testing.events import FoundEvent, StoredEvents
 
 if TYPE_CHECKING:
     from towpath.eventlog.stores.memory import MemoryStore, StoredRow
-    from towpath.flow.batch import BatchMessage
+    from towpath.ledger.batches import BatchMessage
     from towpath.ledger.windows import SealedWindow
     from towpath.testing.published import Published
 

@@ -12,12 +12,11 @@ from django.db import connection
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
-from towpath.flow import stranded
 from towpath.flow.outboxes import problems as unknown_outbox_problems
 from towpath.ledger.models import DeadLetter
 from towpath.ledger.moment import Parts, one_moment
 from towpath.outbox.models import all_outboxes
-from towpath.watch import standstill
+from towpath.watch import standstill, stranded
 from towpath.watch.database import hiding_problems
 
 if TYPE_CHECKING:
@@ -88,8 +87,7 @@ def read_status() -> Status:
             with parts.part(f"the age of the oldest event of {name}"):
                 outboxes[name] = replace(outboxes[name], oldest_age_seconds=oldest_age_seconds(model))
             with parts.part(f"whether rows of {name} are never dispatched"):
-                if found := stranded.find(cursor, model):
-                    others.append(found.problem())
+                others += stranded.problems(model)
         with parts.part("what hides rows"):
             others += hiding_problems(cursor, is_with_lean=False)
         with parts.part("names that no outbox class has"):

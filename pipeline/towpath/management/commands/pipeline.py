@@ -23,7 +23,7 @@ from towpath.flow import deadletters, outboxes, stranded
 from towpath.flow.recover import recover
 from towpath.flow.verify import Ledger, close, read_ledger, verify_receipts
 from towpath.ledger import database_errors
-from towpath.ledger.models import DeadLetter
+from towpath.ledger.deadletters import Letter
 from towpath.management.answers import nothing_but_the_answer
 from towpath.outbox.models import all_outboxes
 from towpath.telemetry.secrets import without_secrets
@@ -189,14 +189,14 @@ class Command(BaseCommand):
             self.stdout.write("\n".join([*names, *(f"! {one.problem()}" for one in unknown)]))
         return options["what"] != "list" or not unknown
 
-    def _confirm_drop(self, letters: list[DeadLetter], *, is_sure: bool) -> None:
+    def _confirm_drop(self, letters: list[Letter], *, is_sure: bool) -> None:
         if is_sure:
             return
         answer = input(f"Delete {len(letters)} event(s) for good, without storing them? Type drop: ")
         if answer.strip() != "drop":
             raise CommandError("Nothing was dropped.")
 
-    def _show_deadletters(self, letters: list[DeadLetter], *, as_json: bool, with_context: bool) -> None:
+    def _show_deadletters(self, letters: list[Letter], *, as_json: bool, with_context: bool) -> None:
         shown = [
             {
                 "id": letter.id,

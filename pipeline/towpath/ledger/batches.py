@@ -1,0 +1,94 @@
+"""Batches in the ledger: the ids of one message each, from dispatch to ack. What a message says is only a hint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from django.db import connection
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+#: Each look of the dispatcher is a few probes of indexes, whatever the planner believes: of a table that is empty now
+#: it would read every page that a backlog has left behind. In one message with a statement, it holds for that alone.
+INDEX_PROBES_ONLY = """
+SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off;
+SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchMessage:
+    """What the message of a batch carries. `bytes` is the payloads' size where the outbox knows it, else 0."""
+
+    id: int
+    outbox: str
+    ids: list[int]
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unsealed:
+    """A batch that is in no window."""
+
+    id: int
+    rows: int
+    payload_bytes: int
+
+
+def in_flight(outboxes: Sequence[str], *, from_batch: int) -> tuple[int | None, int]:
+    """The lowest number of a batch that there is, `from_batch` or above, and the rows of all those of the outboxes.
+
+    Batches have ascending numbers. So whoever remembers the lowest needs to read nothing below, where the dead rows of
+    batches long gone are.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""{INDEX_PROBES_ONLY}
+            SELECT min(id), coalesce(sum(rows) FILTER (WHERE outbox = ANY(%(outboxes)s)), 0)
+            FROM pipeline_batch WHERE id >= %(from_batch)s
+            """,
+            {"outboxes": list(outboxes), "from_batch": from_batch},
+        )
+        lowest, rows = cursor.fetchone()
+    return lowest, int(rows)
+
+
+def insert(outbox: str, ids: Sequence[int]) -> BatchMessage:
+    """A batch of these ids, as if the dispatcher had just made it; of payloads of unknown size."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at)
+            VALUES (%(outbox)s, %(ids)s, %(rows)s, 0, clock_timestamp()) RETURNING id
+            """,
+            {"outbox": outbox, "ids": list(ids), "rows": len(ids)},
+        )
+        (batch,) = cursor.fetchone()
+    return BatchMessage(batch, outbox, list(ids), 0)
+
+
+def overdue(outboxes: Sequence[str], *, seconds: float, limit: int) -> list[Unsealed]:
+    """Batches of the outboxes that nobody has sealed for that long, the oldest first."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT id, rows, bytes FROM pipeline_batch
+            WHERE window_id IS NULL AND outbox = ANY(%(outboxes)s)
+              AND dispatched_at < clock_timestamp() - make_interval(secs => %(seconds)s)
+            ORDER BY dispatched_at LIMIT %(limit)s
+            """,
+            {"outboxes": list(outboxes), "seconds": seconds, "limit": limit},
+        )
+        return [Unsealed(*row) for row in cursor.fetchall()]
+
+
+def ids_in_window(window: UUID, outbox: str) -> list[int]:
+    """The outbox ids of one outbox in a window."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT unnest(ids) FROM pipeline_batch WHERE window_id = %(window)s AND outbox = %(outbox)s",
+            {"window": window, "outbox": outbox},
+        )
+        return [id_ for (id_,) in cursor.fetchall()]

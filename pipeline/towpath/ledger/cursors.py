@@ -1,0 +1,304 @@
+"""Cursors: how far each outbox has been dispatched. They move together with the batches, in one statement.
+
+Transaction ids mean something in one PostgreSQL cluster only, so a cursor remembers whose it has seen. In another
+cluster (after a restore by pg_dump) it is rewound: it has seen nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from django.db import connection, transaction
+
+from towpath.ledger.batches import INDEX_PROBES_ONLY, BatchMessage
+from towpath.ledger.snapshot import Position, Snapshot, unseen
+from towpath.outbox.fields import RowLimits
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from towpath.outbox.models import Outbox
+
+_CLUSTER = "(SELECT system_identifier::text FROM pg_control_system())"
+
+#: True of the cursor `c`. The lower xmax tells a cluster that was set back in some other way than by pg_dump.
+_IS_OF_ANOTHER_CLUSTER = f"""
+    (c.cluster <> {_CLUSTER} OR pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(c.seen))"""
+
+#: PostgreSQL's number of the table with the name of the outbox.
+_TABLE_OID = "to_regclass(quote_ident(%(outbox)s))::oid::bigint"
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """What a cursor has seen. In the middle of a backlog, also the snapshot that the pages run up to, as PostgreSQL's
+    text, and the last row of the page before. One that is rewound leaves out what batches and dead letters hold."""
+
+    seen: Snapshot
+    target: str | None
+    page: Position | None
+    is_rewound: bool
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a look found out about one outbox: whether there are rows, and whether its cursor must be rewound first."""
+
+    outbox: str
+    has_rows: bool
+    is_of_another_cluster: bool
+
+
+def create(outbox: str, *, known: Collection[str]) -> bool:
+    """Give the outbox a cursor that has seen nothing, unless it has one. True if it got another name's.
+
+    An outbox whose table was dispatched under a name that is not `known` gets that name's cursor, if nothing is under
+    way under the name. If something is, the outbox gets none: its rows would be dispatched again.
+    """
+    names: dict[str, Any] = {"outbox": outbox, "known": list(known)}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            UPDATE pipeline_cursor AS c SET outbox = %(outbox)s
+            WHERE c.table_oid = {_TABLE_OID} AND c.cluster = {_CLUSTER} AND c.outbox <> ALL(%(known)s)
+              AND NOT EXISTS (SELECT FROM pipeline_cursor WHERE outbox = %(outbox)s)
+              AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.outbox = c.outbox)
+              AND NOT EXISTS (SELECT FROM pipeline_deadletter AS d WHERE d.outbox = c.outbox)
+            """,
+            names,
+        )
+        is_renamed = bool(cursor.rowcount)
+        cursor.execute(
+            f"""
+            INSERT INTO pipeline_cursor (outbox, cluster, seen, is_rewound, table_oid)
+            SELECT %(outbox)s, {_CLUSTER}, '1:1:', false, {_TABLE_OID}
+            WHERE NOT EXISTS (
+                SELECT FROM pipeline_cursor AS c
+                WHERE c.table_oid = {_TABLE_OID} AND c.cluster = {_CLUSTER} AND c.outbox <> ALL(%(known)s)
+            )
+            ON CONFLICT (outbox) DO UPDATE SET table_oid = excluded.table_oid
+            WHERE pipeline_cursor.table_oid IS DISTINCT FROM excluded.table_oid
+            """,
+            names,
+        )
+    return is_renamed
+
+
+def current_snapshot() -> str:
+    """PostgreSQL's snapshot, as text. While no transaction ends, it stays the same."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_current_snapshot()::text")
+        return str(cursor.fetchone()[0])
+
+
+def news(outboxes: Collection[str]) -> list[News]:
+    """For each outbox with a cursor, whether there is something to do: rows, more pages, or a rewind.
+
+    The rows and the snapshots they are compared with are read in one statement: in two, a cursor that another
+    dispatcher moves in between would look as if it were of another cluster.
+    """
+    names = {f"outbox_{number}": name for number, name in enumerate(outboxes)}
+    # Two probes of the index of each outbox, of which the first that finds a row is the last.
+    probes = "\n".join(
+        f"""
+        WHEN %({parameter})s THEN EXISTS (SELECT FROM {_table(name)} AS o WHERE o.xid >= c.next_xid)
+                               OR EXISTS (SELECT FROM {_table(name)} AS o WHERE o.xid = ANY (c.open_xids))"""
+        for parameter, name in names.items()
+    )
+    with connection.cursor() as cursor:
+        # What the probes need of a snapshot is taken from it once (OFFSET 0): with fifty outboxes, it would cost as
+        # much as all the probes. One message to the server, and so one transaction, in which alone the settings hold.
+        cursor.execute(
+            f"""{INDEX_PROBES_ONLY}
+            SELECT c.outbox,
+                   c.target IS NOT NULL OR CASE c.outbox {probes} END,
+                   c.cluster <> {_CLUSTER} OR pg_snapshot_xmax(pg_current_snapshot()) < c.next_xid
+            FROM (
+                SELECT outbox, target, cluster, pg_snapshot_xmax(seen) AS next_xid,
+                       ARRAY(SELECT pg_snapshot_xip(seen)) AS open_xids
+                FROM pipeline_cursor WHERE outbox = ANY(%(outboxes)s) OFFSET 0
+            ) AS c
+            """,
+            {**names, "outboxes": list(outboxes)},
+        )
+        return [News(*row) for row in cursor.fetchall()]
+
+
+def lock(outboxes: Sequence[str]) -> dict[str, Cursor]:
+    """The cursors of the outboxes, locked for this transaction; without those that another dispatcher has.
+
+    The transaction's pages are read by the index, too.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""{INDEX_PROBES_ONLY}
+            SELECT outbox, seen::text, target::text, page_xid::text, page_id, is_rewound
+            FROM pipeline_cursor WHERE outbox = ANY(%(outboxes)s) FOR UPDATE SKIP LOCKED
+            """,
+            {"outboxes": list(outboxes)},
+        )
+        return {
+            name: Cursor(
+                Snapshot.parse(seen), target, None if page_xid is None else Position(int(page_xid), page_id), is_rewound
+            )
+            for name, seen, target, page_xid, page_id, is_rewound in cursor.fetchall()
+        }
+
+
+def take_page(
+    model: type[Outbox], at: Cursor, *, max_rows: int, batch_ids: int, batch_bytes: int
+) -> tuple[list[BatchMessage], bool]:
+    """Put the next rows into batches and move the cursor: the batches, and whether there may be another page.
+
+    One statement, and so one snapshot. It must be younger than that of the lock on the cursor.
+    """
+    stretches = unseen(at.seen, at.page)
+    outbox = model.outbox_name()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _page_sql(model),
+            {
+                "outbox": outbox,
+                "target": at.target,
+                "open_xids": [str(start.xid) for start in stretches.open_transactions],
+                "open_ids": [start.id for start in stretches.open_transactions],
+                "tail_xid": str(stretches.tail.xid),
+                "tail_id": stretches.tail.id,
+                "is_rewound": at.is_rewound,
+                "max_rows": max_rows,
+                "batch_ids": batch_ids,
+                "batch_bytes": batch_bytes,
+            },
+        )
+        found = cursor.fetchall()
+    batches = [BatchMessage(batch, outbox, ids, payload_bytes) for batch, ids, payload_bytes, _ in found]
+    return batches, bool(found) and found[0][3]
+
+
+def _page_sql(model: type[Outbox]) -> str:
+    table = _table(model.outbox_name())
+    payload_bytes = f"octet_length(o.{connection.ops.quote_name(model.payload_column)})" if model.payload_column else 0
+    not_held = f"(NOT %(is_rewound)s OR {NOT_HELD})"
+    return f"""
+WITH
+-- The snapshot that this run of pages goes up to: that of its first page.
+target AS MATERIALIZED (
+    SELECT coalesce(%(target)s::pg_snapshot, pg_current_snapshot()) AS snapshot
+),
+-- The next rows that the cursor has not seen. Two range scans instead of one "not visible in seen", which would pass
+-- over every dead row since the oldest open transaction, each time.
+page AS MATERIALIZED (
+    SELECT xid, id, bytes FROM (
+        -- Of transactions that were open when the cursor last looked, and are not any more.
+        SELECT found.* FROM unnest(%(open_xids)s::xid8[], %(open_ids)s::bigint[]) AS open (xid, id)
+        CROSS JOIN LATERAL (
+            SELECT o.xid, o.id, {payload_bytes} AS bytes FROM {table} AS o
+            WHERE o.xid = open.xid AND o.id > open.id AND {not_held}
+            ORDER BY o.id LIMIT %(max_rows)s
+        ) AS found
+        WHERE pg_visible_in_snapshot(open.xid, (SELECT snapshot FROM target))
+        UNION ALL
+        -- Of transactions that have begun since.
+        (
+            SELECT o.xid, o.id, {payload_bytes} AS bytes FROM {table} AS o
+            WHERE (o.xid, o.id) > (%(tail_xid)s::xid8, %(tail_id)s::bigint)
+              AND o.xid < (SELECT pg_snapshot_xmax(snapshot) FROM target)
+              AND pg_visible_in_snapshot(o.xid, (SELECT snapshot FROM target)) AND {not_held}
+            ORDER BY o.xid, o.id LIMIT %(max_rows)s
+        )
+    ) AS unseen
+    ORDER BY xid, id LIMIT %(max_rows)s
+),
+-- To which part of the page each row belongs: a new one begins with too many ids, and with too many bytes.
+numbered AS (
+    SELECT id, bytes, (row_number() OVER ordered - 1) / %(batch_ids)s
+                      + (sum(bytes) OVER ordered) / %(batch_bytes)s AS part
+    FROM page WINDOW ordered AS (ORDER BY xid, id ROWS UNBOUNDED PRECEDING)
+),
+-- Each part is a batch.
+batches AS (
+    INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at)
+    SELECT %(outbox)s, array_agg(id), count(*), sum(bytes), clock_timestamp()
+    FROM numbered GROUP BY part ORDER BY part
+    RETURNING id, ids, bytes
+),
+-- The last row of a full page; of one that is not full, nothing: then this run of pages is over.
+last_of_full AS (
+    SELECT xid, id FROM page ORDER BY xid, id OFFSET %(max_rows)s - 1
+),
+-- The cursor has seen the target, or is in the middle of it.
+forward AS (
+    UPDATE pipeline_cursor AS c SET
+        seen = CASE WHEN last.id IS NULL THEN target.snapshot ELSE c.seen END,
+        target = CASE WHEN last.id IS NULL THEN NULL ELSE target.snapshot END,
+        page_xid = last.xid,
+        page_id = last.id,
+        is_rewound = c.is_rewound AND last.id IS NOT NULL,
+        dispatched_at = clock_timestamp()
+    FROM target LEFT JOIN last_of_full AS last ON true
+    WHERE c.outbox = %(outbox)s
+)
+SELECT id, ids, bytes, EXISTS (SELECT FROM last_of_full) FROM batches ORDER BY id
+"""
+
+
+#: True of an outbox row `o` that no batch and no dead letter holds.
+NOT_HELD = """(
+    o.id NOT IN (SELECT unnest(ids) FROM pipeline_batch WHERE outbox = %(outbox)s)
+    AND o.id NOT IN (SELECT row_id FROM pipeline_deadletter WHERE outbox = %(outbox)s))"""
+
+
+def rewind(model: type[Outbox]) -> bool:
+    """If the cursor is of another cluster, let it have seen nothing of this one. True if it was.
+
+    The restored rows' own xids mean nothing here. Those this cluster has not reached yet would stay invisible to the
+    snapshot until it does, so they get the xid of this transaction.
+    """
+    outbox = {"outbox": model.outbox_name()}
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            UPDATE pipeline_cursor AS c
+            SET cluster = {_CLUSTER}, seen = '1:1:', target = NULL, page_xid = NULL, page_id = NULL, is_rewound = true
+            WHERE outbox = %(outbox)s AND {_IS_OF_ANOTHER_CLUSTER}
+            """,
+            outbox,
+        )
+        if not cursor.rowcount:
+            return False
+        cursor.execute(
+            f"""
+            UPDATE {_table(model.outbox_name())} SET xid = pg_current_xact_id()
+            WHERE xid >= pg_snapshot_xmax(pg_current_snapshot()) AND {is_within_limits(model)}
+            """
+        )
+    return True
+
+
+def seen(outbox: str, *, is_locked: bool) -> Snapshot | None:
+    """What the cursor has seen, locked for this transaction if asked; None when it looks at all rows anyway: before
+    the first look, and after a restore."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT c.seen::text FROM pipeline_cursor AS c
+            WHERE c.outbox = %(outbox)s AND NOT c.is_rewound AND NOT {_IS_OF_ANOTHER_CLUSTER}
+            {"FOR UPDATE OF c" if is_locked else ""}
+            """,
+            {"outbox": outbox},
+        )
+        found = cursor.fetchone()
+    return None if found is None else Snapshot.parse(found[0])
+
+
+def is_within_limits(model: type[Outbox]) -> str:
+    """SQL: true of a row that may be updated. One from before the table's limits breaks them, and is a dead letter at
+    best."""
+    limits = [one for one in model._meta.constraints if isinstance(one, RowLimits)]
+    # As in a constraint: unknown, because a column is NULL, is no breach.
+    return f"({' AND '.join(condition for one in limits for condition in one.conditions) or 'true'}) IS NOT FALSE"
+
+
+def _table(outbox: str) -> str:
+    return connection.ops.quote_name(outbox)

@@ -1,0 +1,64 @@
+"""Dead letters in the ledger: which rows the event store refuses, since when and why. The rows stay in their outbox."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from django.db import connection
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+#: Of a dead letter that was in no window.
+NO_WINDOW = UUID(int=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One row that the event store refuses, and its `error`; `window_id` is the window that it came in."""
+
+    id: int
+    outbox: str
+    row_id: int
+    error: str
+    window_id: UUID
+    at: datetime
+
+
+def count_newest(outbox: str, *, seconds: float) -> int:
+    """How many rows of the outbox have become dead letters within that time."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT count(*) FROM pipeline_deadletter
+            WHERE outbox = %(outbox)s AND at > now() - make_interval(secs => %(seconds)s)
+            """,
+            {"outbox": outbox, "seconds": seconds},
+        )
+        return int(cursor.fetchone()[0])
+
+
+def read(ids: Sequence[int] | None) -> list[Letter]:
+    """The dead letters with these numbers, or all."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT id, outbox, row_id, error, window_id, at FROM pipeline_deadletter
+            WHERE %(ids)s::bigint[] IS NULL OR id = ANY(%(ids)s) ORDER BY id
+            """,
+            {"ids": None if ids is None else list(ids)},
+        )
+        return [Letter(*row) for row in cursor.fetchall()]
+
+
+def take(ids: Sequence[int]) -> list[tuple[str, int]]:
+    """Delete the dead letters with these numbers: outbox and row of each that there was."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "DELETE FROM pipeline_deadletter WHERE id = ANY(%(ids)s) RETURNING outbox, row_id", {"ids": list(ids)}
+        )
+        taken: list[tuple[str, int]] = cursor.fetchall()
+    return taken

@@ -1,0 +1,112 @@
+"""Stranded rows: undelivered, and no cursor will ever see them.
+
+A row keeps the transaction id that it comes with. One from a dump, from `INSERT ... SELECT`, COPY or a subscription
+can have that of a transaction which the cursor has passed, or of one that is still to come. What is found is exact: in
+one snapshot, a row that the cursor has seen is in a batch, is a dead letter, or is stranded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.db import connection
+
+from towpath.ledger import deadletters
+from towpath.ledger.cursors import NOT_HELD, is_within_limits
+from towpath.ledger.snapshot import passed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from towpath.ledger.snapshot import Snapshot
+    from towpath.outbox.models import Outbox
+
+#: Enough for a hashed list of every id that can be in flight: without it, PostgreSQL would read the list for each row.
+_ROOM_FOR_A_HASH = "SET LOCAL work_mem = '64MB';"
+
+
+def count(model: type[Outbox], seen: Snapshot, *, most: int) -> tuple[int, int | None]:
+    """How many rows a cursor that has seen this will never see, `most` at most; and the id of the first."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"{_ROOM_FOR_A_HASH} SELECT count(*), (array_agg(id))[1] FROM ({_rows_sql(model)}) AS stranded",
+            _parameters(model, seen, limit=most),
+        )
+        rows, first = cursor.fetchone()
+    return rows, first
+
+
+def find(model: type[Outbox], seen: Snapshot, *, most: int) -> list[int]:
+    """The ids of the rows that a cursor which has seen this will never see, `most` at most."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"{_ROOM_FOR_A_HASH} {_rows_sql(model)}", _parameters(model, seen, limit=most))
+        return [id_ for (id_,) in cursor.fetchall()]
+
+
+def dispatch_again(model: type[Outbox], ids: Sequence[int]) -> int:
+    """Give the rows the xid of this transaction, for the dispatcher to see them; how many there were.
+
+    No event store takes those that break the limits of the table, which it may have got later than them: these become
+    dead letters.
+    """
+    outbox = model.outbox_name()
+    table = connection.ops.quote_name(outbox)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            INSERT INTO pipeline_deadletter (outbox, row_id, error, window_id, at)
+            SELECT %(outbox)s, id, %(error)s, %(window)s, clock_timestamp() FROM {table}
+            WHERE id = ANY(%(ids)s) AND NOT ({is_within_limits(model)})
+            """,
+            {
+                "outbox": outbox,
+                "error": "it breaks the limits of its table",
+                "window": deadletters.NO_WINDOW,
+                "ids": list(ids),
+            },
+        )
+        refused = cursor.rowcount
+        cursor.execute(
+            f"""
+            UPDATE {table} SET xid = pg_current_xact_id() WHERE id = ANY(%(ids)s) AND {is_within_limits(model)}
+            """,
+            {"ids": list(ids)},
+        )
+        return int(refused + cursor.rowcount)
+
+
+def _rows_sql(model: type[Outbox]) -> str:
+    table = connection.ops.quote_name(model.outbox_name())
+    return f"""
+SELECT id FROM (
+    -- Of transactions that the cursor has passed: as ranges of the index, so that those that wait, a million of them
+    -- perhaps, are not read.
+    SELECT found.id, found.xid FROM unnest(%(after_xids)s::xid8[], %(after_ids)s::bigint[], %(before_xids)s::xid8[])
+        AS passed (after_xid, after_id, before_xid)
+    CROSS JOIN LATERAL (
+        SELECT o.id, o.xid FROM {table} AS o
+        WHERE (o.xid, o.id) > (passed.after_xid, passed.after_id) AND o.xid < passed.before_xid AND {NOT_HELD}
+        ORDER BY o.xid, o.id LIMIT %(limit)s
+    ) AS found
+    UNION ALL
+    -- Of transactions to come: a row that a snapshot shows is of a transaction below its xmax. What lies above has a
+    -- false xid, but for rows of this very transaction.
+    (
+        SELECT o.id, o.xid FROM {table} AS o
+        WHERE o.xid >= pg_snapshot_xmax(pg_current_snapshot())
+          AND o.xid IS DISTINCT FROM pg_current_xact_id_if_assigned() AND {NOT_HELD}
+        ORDER BY o.xid, o.id LIMIT %(limit)s
+    )
+) AS passed_and_to_come
+ORDER BY xid, id LIMIT %(limit)s"""
+
+
+def _parameters(model: type[Outbox], seen: Snapshot, *, limit: int) -> dict[str, Any]:
+    ranges = list(passed(seen))
+    return {
+        "outbox": model.outbox_name(),
+        "after_xids": [str(after.xid) for after, _ in ranges],
+        "after_ids": [after.id for after, _ in ranges],
+        "before_xids": [str(before) for _, before in ranges],
+        "limit": limit,
+    }
