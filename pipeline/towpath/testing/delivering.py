@@ -8,6 +8,7 @@ the cursors start over each time, as after a restore.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from django.db import connection
@@ -84,7 +85,7 @@ class Deliver:
 
     def _write(self, window: SealedWindow) -> None:
         # A window that is too large would be given up with its connection, and with that the test's transaction.
-        with override_settings(WINDOW_BYTES=_ANY_SIZE):
+        with override_settings(TOWPATH=replace(config(), window_bytes=_ANY_SIZE)):
             delivery = deliver(window, self.store)
         if delivery is not Delivery.ACKED:
             error = Window.objects.values_list("last_error", flat=True).get(id=window.id)
