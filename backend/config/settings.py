@@ -155,7 +155,7 @@ DRAMATIQ_AUTODISCOVER_MODULES = AUTODISCOVERED_MODULES
 
 if TOWPATH.tracing:
     MIDDLEWARE.insert(
-        MIDDLEWARE.index("towpath.watch.health.HealthMiddleware") + 1, "towpath.telemetry.spans.RequestSpans"
+        MIDDLEWARE.index("towpath.watch.health.HealthMiddleware") + 1, "towpath.outbox.spans.RequestSpans"
     )
 
 # --- Logs --------------------------------------------------------------------------------------------------------

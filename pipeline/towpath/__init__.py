@@ -8,6 +8,7 @@ Where to look:
 
     outbox/      publish: events, outbox tables, and what an application may do with them
     flow/        the path, a module per stage: dispatch, accumulate, aggregator, load, write, delivery, recover, verify
+    rabbitmq/    the messages, and all that speaks to RabbitMQ
     ledger/      every table `pipeline_*`, and all SQL on them
     eventlog/    the One Big Table: its columns, its migrations, and the stores that hold it (stores/)
     telemetry/   what the path reports to: logs, metrics, traces, heartbeats, failpoints

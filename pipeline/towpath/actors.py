@@ -19,7 +19,6 @@ from towpath.conf.current import config
 from towpath.eventlog.store import EventStore, connect
 from towpath.flow.accumulate import WindowLimits
 from towpath.flow.aggregator import Aggregator
-from towpath.flow.broker import enqueue_all, keep_alive
 from towpath.flow.dispatch import Dispatcher, DispatchLimits
 from towpath.flow.recover import recover
 from towpath.flow.shift import note_success, run_shift
@@ -27,6 +26,7 @@ from towpath.flow.verify import has_overdue_receipts, purge_receipts, verify_rec
 from towpath.ledger.batches import BatchMessage
 from towpath.ledger.shifts import note_tick
 from towpath.outbox.models import all_outboxes
+from towpath.rabbitmq.broker import enqueue_all, keep_alive
 from towpath.telemetry import heartbeat
 
 log = structlog.get_logger()

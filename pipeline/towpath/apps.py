@@ -6,10 +6,14 @@ from types import ModuleType
 
 from django.apps import AppConfig
 from django.core.checks import Tags, register
+from django.core.signals import setting_changed
 from django.db.models.signals import post_migrate, pre_migrate
 
 from towpath.checks import check_database, check_settings, require_settings
+from towpath.conf.current import config
+from towpath.conf.secrets import hide_secrets
 from towpath.conf.unless_done import configure_unless_done
+from towpath.telemetry import failpoints
 
 
 class TowpathConfig(AppConfig):
@@ -22,7 +26,10 @@ class TowpathConfig(AppConfig):
         super().__init__(app_name, app_module)
 
     def ready(self) -> None:
+        hide_secrets()
+        setting_changed.connect(hide_secrets)
         configure_unless_done()
+        failpoints.arm(config().failpoints)
         from towpath.ledger import migrating  # noqa: PLC0415 - its models are ready only now
         from towpath.outbox.checks import check_outboxes  # noqa: PLC0415 - the same
 

@@ -16,8 +16,8 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
 from towpath.conf.current import config
 from towpath.eventlog import store
-from towpath.flow.broker import Broker
 from towpath.outbox.insert import OutboxBase
+from towpath.rabbitmq.broker import Broker
 
 #: What `from towpath.conf.settings import *` brings.
 _SETTINGS = ("TOWPATH", "DRAMATIQ_BROKER")
@@ -141,7 +141,7 @@ def _broker() -> Iterator[CheckMessage]:
         yield Warning(
             "DRAMATIQ_BROKER acts on whatever arrives in the pipeline's queues: anybody who may publish there can stop"
             " workers.",
-            hint='Set its BROKER to "towpath.flow.broker.Broker", which checks what arrives, or to a subclass of it.',
+            hint='Set its BROKER to "towpath.rabbitmq.broker.Broker", which checks what arrives, or to a subclass.',
             id="pipeline.W002",
         )
     if _TIME_LIMIT in found:

@@ -5,6 +5,7 @@ sealed, then the process ends. And to that of the scheduler: metrics from its fi
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
@@ -28,9 +29,12 @@ class PipelineLifecycle(dramatiq.Middleware):
         self._is_worker = False
         self._has_ticked = False
 
-    def before_worker_boot(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
+    def before_worker_boot(self, broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
+        from towpath.rabbitmq.broker import Broker  # noqa: PLC0415
         from towpath.watch.database import lengthen_limits  # noqa: PLC0415
 
+        if isinstance(broker, Broker):
+            broker.batch_ids = config().batch_ids
         connection_created.connect(lengthen_limits)
 
     def after_worker_boot(self, _broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
@@ -40,7 +44,13 @@ class PipelineLifecycle(dramatiq.Middleware):
         actors.start_working(worker.consumer_whitelist)
         self._is_worker = True
         role = heartbeat.role_of(worker.consumer_whitelist)
-        heartbeat.start(role, threads=lambda: _threads_that_must_live(worker))
+        if config().heartbeat_dir:
+            heartbeat.start(
+                role,
+                folder=Path(config().heartbeat_dir),
+                wedged_seconds=config().wedged_seconds,
+                threads=lambda: _threads_that_must_live(worker),
+            )
         _serve_metrics()
 
     def before_enqueue(self, _broker: dramatiq.Broker, message: dramatiq.Message[Any], _delay: int | None) -> None:
@@ -49,7 +59,11 @@ class PipelineLifecycle(dramatiq.Middleware):
             from towpath.telemetry import heartbeat  # noqa: PLC0415
 
             if config().heartbeat_dir:
-                heartbeat.beat("scheduler", within_seconds=heartbeat.SCHEDULER_WITHIN_SECONDS)
+                heartbeat.beat(
+                    "scheduler",
+                    folder=Path(config().heartbeat_dir),
+                    within_seconds=heartbeat.SCHEDULER_WITHIN_SECONDS,
+                )
             # periodiq tells nobody that it has started, but ticks as soon as it has.
             if not self._has_ticked:
                 self._has_ticked = True

@@ -172,7 +172,7 @@ class Lab:
         import dramatiq
         import pika
 
-        from towpath.flow.broker import QUEUES
+        from towpath.rabbitmq.messages import QUEUES
 
         parameters = dramatiq.get_broker().parameters  # type: ignore[attr-defined]
         with contextlib.closing(pika.BlockingConnection(parameters=parameters)) as rabbitmq:

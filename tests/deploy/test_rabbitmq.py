@@ -17,7 +17,7 @@ import urllib3
 from deploy.rabbitmq import setup
 from tests.deploy.conftest import stored_emails
 from tests.waiting import eventually
-from towpath.flow.broker import QUEUES
+from towpath.rabbitmq.messages import QUEUES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import dramatiq
 import pika
 
-from towpath.flow.broker import QUEUES
+from towpath.rabbitmq.messages import QUEUES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -26,9 +26,9 @@ from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.windows import dispatched, expire_leases, sealed
 from tests.local_stack.conftest import any_free_port
 from tests.services import Services
-from towpath.flow.broker import Broker
 from towpath.ledger.models import Window
 from towpath.ledger.receipts import ack
+from towpath.rabbitmq.broker import Broker
 from towpath.watch.doctor import examine
 
 #: Nobody listens on port 1.
@@ -283,7 +283,7 @@ def test_a_check_that_raises_is_a_finding_and_the_others_are_made(monkeypatch: p
         raise TypeError("create_client() got multiple values for keyword argument 'connect_timeout'")
 
     monkeypatch.setattr("towpath.watch.doctor.connect", fail)
-    monkeypatch.setattr("towpath.flow.broker.queue_states", fail)
+    monkeypatch.setattr("towpath.rabbitmq.queues.queue_states", fail)
 
     findings = {finding.check: finding for finding in examine()}
 

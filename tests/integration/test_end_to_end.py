@@ -32,8 +32,8 @@ from tests.integration.workers import QUICK, Workers
 from tests.services import Services
 from tests.waiting import eventually
 from towpath.actors import enqueue_batches
-from towpath.flow.broker import queue_lengths
 from towpath.ledger.models import Batch, Shift, Window
+from towpath.rabbitmq.queues import queue_lengths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

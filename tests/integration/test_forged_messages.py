@@ -19,8 +19,9 @@ from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.workers import QUICK
 from tests.waiting import eventually
 from towpath.actors import aggregate, enqueue_batches
-from towpath.flow.broker import Broker, queue_lengths
 from towpath.ledger.models import Window
+from towpath.rabbitmq.broker import Broker
+from towpath.rabbitmq.queues import queue_lengths
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -16,7 +15,6 @@ import pytest
 from deploy.local.process import PROJECT
 from tests.integration.rows import create_users
 from tests.integration.workers import QUICK, Workers
-from tests.knobs import Knobs
 from tests.waiting import eventually
 from towpath import actors
 from towpath.lifecycle import _threads_that_must_live
@@ -136,19 +134,24 @@ def test_a_scheduler_without_rabbitmq_ends_for_its_supervisor_to_start_it_again(
 def test_a_process_one_of_whose_threads_has_died_is_dead(tmp_path: Path) -> None:
     script = """
 import sys, threading
+from pathlib import Path
 import django
 django.setup()
-from towpath import heartbeat
+from towpath.telemetry import heartbeat
 
 writer = threading.Thread(target=sys.stdin.readline, name="writer")
 writer.start()
-heartbeat.start("aggregator", threads=lambda: [threading.main_thread(), writer])
+heartbeat.start(
+    "aggregator",
+    folder=Path(sys.argv[1]),
+    wedged_seconds=60,
+    threads=lambda: [threading.main_thread(), writer],
+)
 threading.Event().wait()
 """
     process = subprocess.Popen(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", script, str(tmp_path)],
         cwd=PROJECT,
-        env={**os.environ, "HEARTBEAT_DIR": str(tmp_path)},
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -185,21 +188,22 @@ def test_the_threads_that_must_live_are_those_of_the_worker_and_its_writers() ->
         actors._make_event_store.cache_clear()
 
 
-def test_a_heartbeat_that_cannot_be_written_stops_nothing(knobs: Knobs, tmp_path: Path) -> None:
+def test_a_heartbeat_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    knobs(heartbeat_dir=str(tmp_path / "file"))
 
-    heartbeat.beat("aggregator", within_seconds=1)
+    heartbeat.beat("aggregator", folder=tmp_path / "file", within_seconds=1)
 
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_work_within_work_moves_both() -> None:
-    with heartbeat.progress("outer"), heartbeat.progress("inner"):
-        works = heartbeat._under_way[threading.get_ident()]
-        before = [work.moved_at for work in works]
+def test_a_thread_does_one_piece_of_work_at_a_time() -> None:
+    with heartbeat.progress("first"):
+        with pytest.raises(RuntimeError, match="second within first"), heartbeat.progress("second"):
+            """Not reached."""
+        work = heartbeat._under_way[threading.get_ident()]
+        moved_at = work.moved_at
 
         heartbeat.step()
 
-        assert [work.name for work in works] == ["outer", "inner"]
-        assert all(work.moved_at > moved_at for work, moved_at in zip(works, before, strict=True))
+        assert (work.name, work.moved_at > moved_at) == ("first", True)
+    assert threading.get_ident() not in heartbeat._under_way

@@ -18,10 +18,8 @@ import psutil
 import pytest
 import urllib3
 from django.db import connection
-from django.test import Client
 from structlog.testing import capture_logs
 
-from backend.users.models import User
 from deploy.local.process import PROJECT
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered_within
@@ -34,10 +32,10 @@ from tests.integration.workers import QUICK, Workers
 from tests.services import Services
 from tests.waiting import eventually
 from towpath.eventlog.store import EventStore, connect
-from towpath.flow.broker import queue_lengths
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.recover import recover
 from towpath.ledger.models import DeadLetter, Window
+from towpath.rabbitmq.queues import queue_lengths
 
 WAIT_SECONDS = 60
 
@@ -65,7 +63,7 @@ def post(services: Services, body: bytes | dict[str, str], **headers: str) -> in
     return urllib3.PoolManager().request("POST", url, body=data, headers=headers).status
 
 
-def test_each_stage_of_a_window_is_one_line_with_its_rows_and_seconds_and_the_request(
+def test_each_stage_of_a_window_is_one_line_with_its_rows_and_seconds(
     workers: Workers, event_log: EventLog, services: Services, folder: Path
 ) -> None:
     workers.dispatcher(**QUICK)
@@ -78,14 +76,15 @@ def test_each_stage_of_a_window_is_one_line_with_its_rows_and_seconds_and_the_re
     assert post(services, ada, **{"X-Request-ID": "request-of-ada"}) == 201
     assert_delivered_within(event_log, committed=1, seconds=WAIT_SECONDS)
 
-    # Then the stages of its window can be read, and lead back to the request
+    # Then the stages of its window can be read, and the event log leads from them to the request
     window = str(Window.objects.get().id)
     by_event = eventually(lambda: _stages_of(folder, window), seconds=WAIT_SECONDS)
     for event in ("window_sealed", "window_loaded", "window_written", "window_acked"):
         (line,) = by_event[event]
         assert line["rows"] == 1
         assert 0 <= line["seconds"] < WAIT_SECONDS
-    assert by_event["window_acked"][0]["request_ids"] == ["request-of-ada"]
+    assert [event.window_id for event in event_log.events()] == [window]
+    assert [who.request_id for who in event_log.who()] == ["request-of-ada"]
     dispatched = [line for line in lines(folder, "dispatcher") if line["event"] == "batches_dispatched"]
     assert [(line["rows"], line["batches"]) for line in dispatched] == [({"outbox_user": 1}, 1)]
     assert 0 <= dispatched[0]["seconds"] < WAIT_SECONDS
@@ -97,21 +96,6 @@ def _stages_of(folder: Path, window: str) -> dict[str, list[dict[str, Any]]]:
         if line.get("window") == window:
             by_event[line["event"]].append(line)
     return by_event if "window_acked" in by_event else {}
-
-
-def test_the_actor_of_a_request_is_in_the_line_of_its_window(store: EventStore) -> None:
-    client = Client()
-    root = User.objects.create_superuser("root@example.com", "secret", first_name="R", last_name="R")
-    client.force_login(root)
-    deliver(sealed(), store)  # the sign-in
-    ada = {"email": "ada@example.com", "first_name": "Ada", "last_name": "L"}
-    client.post("/api/users", ada, content_type="application/json", headers={"X-Request-ID": "request-of-root"})
-
-    with capture_logs() as logs:
-        assert deliver(sealed(), store) is Delivery.ACKED
-
-    (acked,) = [line for line in logs if line["event"] == "window_acked"]
-    assert (acked["actors"], acked["request_ids"]) == ([f"user:{root.pk}"], ["request-of-root"])
 
 
 def test_recovery_says_what_it_has_taken_up(store: EventStore) -> None:
@@ -427,17 +411,6 @@ warnings.warn("mind " + sys.argv[1] + "key")
     assert "ValueError: bad" in died["exception"]
     assert "UserWarning: mind ***" in warned["event"]
     assert MARK not in done.stdout + done.stderr
-
-
-def test_a_user_created_in_bulk_is_nobody_s_request(workers: Workers, event_log: EventLog, folder: Path) -> None:
-    workers.dispatcher(**QUICK)
-    workers.aggregator(**QUICK)
-    create_users(3)
-    assert_delivered_within(event_log, committed=3, seconds=WAIT_SECONDS)
-
-    window = str(Window.objects.get().id)
-    by_event = eventually(lambda: _stages_of(folder, window), seconds=WAIT_SECONDS)
-    assert "request_ids" not in by_event["window_acked"][0]
 
 
 def _run(script: Path) -> subprocess.CompletedProcess[str]:

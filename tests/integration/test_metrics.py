@@ -29,12 +29,12 @@ from tests.waiting import eventually
 from towpath.eventlog.store import EventStore, connect
 from towpath.flow.accumulate import WindowLimits
 from towpath.flow.aggregator import Aggregator
-from towpath.flow.broker import queue_lengths
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.recover import recover
 from towpath.flow.verify import verify_receipts
 from towpath.ledger.models import Cursor, Window
-from towpath.telemetry.metrics import LEDGER_GAUGES, Closed, dead_letters, pending_rows
+from towpath.rabbitmq.queues import queue_lengths
+from towpath.telemetry.metrics import LEDGER_GAUGES, CloseReason, dead_letters, pending_rows
 from towpath.watch import gauges, status
 from towpath.watch.gauges import LEDGER, LedgerCollector, read_gauges
 
@@ -266,7 +266,7 @@ def test_a_lost_lease_and_what_recovers_are_counted(store: EventStore) -> None:
     recover(store, should_stop=lambda: False)
 
     assert counted.of("towpath_leases_lost_total") == 1
-    assert counted.of("towpath_recovered_total", what="window") == 1
+    assert counted.of("towpath_recovered_windows_total", reason="expired") == 1
     assert counted.of("towpath_acked_rows_total", outbox="outbox_user") == 3
 
 
@@ -279,8 +279,8 @@ def test_batches_that_recovery_takes_up_are_counted(store: EventStore) -> None:
 
     recover(store, should_stop=lambda: False)
 
-    assert counted.of("towpath_recovered_total", what="batches") == 1
-    assert counted.of("towpath_recovered_total", what="window") == 0
+    assert counted.of("towpath_recovered_windows_total", reason="unsealed") == 1
+    assert counted.of("towpath_recovered_windows_total", reason="expired") == 0
     assert counted.of("towpath_windows_total", reason="recovery") == 1
 
 
@@ -312,8 +312,8 @@ def test_a_window_is_counted_by_the_reason_for_which_it_was_closed(
     actor.join(WAIT_SECONDS)
 
     assert aggregator.close(timeout_seconds=WAIT_SECONDS)
-    assert {one: counted.of("towpath_windows_total", reason=one) for one in get_args(Closed)} == {
-        one: int(one == reason) for one in get_args(Closed)
+    assert {one: counted.of("towpath_windows_total", reason=one) for one in get_args(CloseReason)} == {
+        one: int(one == reason) for one in get_args(CloseReason)
     }
     assert Window.objects.get().acked_at is not None
 

@@ -28,11 +28,12 @@ from tests.integration.workers import QUICK, Workers
 from tests.services import Services
 from tests.waiting import eventually
 from towpath import Event, publish
+from towpath.flow.origins import MOST_BATCHES, MOST_REQUESTS, origins
 from towpath.ledger.models import Window
 from towpath.ledger.windows import seal
 from towpath.outbox.context import bind
 from towpath.telemetry import spans
-from towpath.telemetry.spans import _MOST_BATCHES, _MOST_REQUESTS, _links, _remember
+from towpath.telemetry.spans import links_to, remember_message
 
 WAIT_SECONDS = 60
 
@@ -198,7 +199,7 @@ def test_tracing_without_the_extra_says_what_to_install() -> None:
 
 def test_the_links_of_one_window_are_few() -> None:
     # Given a window of more batches and more requests than a span links to
-    requests = max(_MOST_BATCHES, _MOST_REQUESTS) + 8
+    requests = max(MOST_BATCHES, MOST_REQUESTS) + 8
     for number in range(requests):
         with bind(traceparent=f"00-{number + 1:032x}-{number + 1:016x}-01"), transaction.atomic():
             publish(Seen(number=number))
@@ -207,20 +208,20 @@ def test_the_links_of_one_window_are_few() -> None:
     assert window is not None
     assert len(ids) == requests
     for batch in ids:
-        _remember(batch, SpanContext(trace_id=1, span_id=2**32 + batch, is_remote=True))
+        remember_message(batch, SpanContext(trace_id=1, span_id=2**32 + batch, is_remote=True))
 
-    links = _links(window)
+    links = links_to(origins(window))
 
-    assert len(links) == _MOST_BATCHES + _MOST_REQUESTS <= 128  # what the SDK keeps of a span's links, by default
+    assert len(links) == MOST_BATCHES + MOST_REQUESTS <= 128  # what the SDK keeps of a span's links, by default
     linked = {link.context.span_id for link in links}
-    assert len(linked & {2**32 + batch for batch in ids}) == _MOST_BATCHES
-    assert len(linked & set(range(1, requests + 1))) == _MOST_REQUESTS
+    assert len(linked & {2**32 + batch for batch in ids}) == MOST_BATCHES
+    assert len(linked & set(range(1, requests + 1))) == MOST_REQUESTS
 
 
 def test_messages_whose_window_never_comes_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     remembered: OrderedDict[int, SpanContext] = OrderedDict()
     monkeypatch.setattr(spans, "_messages", remembered)
     for batch in range(spans._MOST_MESSAGES + 10):
-        _remember(batch, SpanContext(trace_id=1, span_id=batch + 1, is_remote=True))
+        remember_message(batch, SpanContext(trace_id=1, span_id=batch + 1, is_remote=True))
 
     assert [*remembered] == [*range(10, spans._MOST_MESSAGES + 10)]

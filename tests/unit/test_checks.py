@@ -153,7 +153,7 @@ def test_outboxes_in_the_shared_schema_are_well(settings: Settings) -> None:
     ("broker", "is_told"),
     [
         ("dramatiq.brokers.rabbitmq.RabbitmqBroker", True),
-        ("towpath.flow.broker.Broker", False),
+        ("towpath.rabbitmq.broker.Broker", False),
         ("dramatiq.brokers.stub.StubBroker", False),  # in a project's tests
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from towpath.flow.messages import MessageRejected, checked, largest_body, sent_options
+from towpath.rabbitmq.messages import MessageRejected, accept, largest_body, sent_options
 
 ACTORS = {"aggregate": "aggregate", "dispatch_shift": "dispatch", "somebody_s": "default"}
 LARGEST = largest_body(batch_ids=1000)
@@ -34,14 +34,14 @@ def reason(body: bytes | dict[str, Any], *, queue: str = "aggregate") -> str:
     """Why it is rejected; empty if it is not."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     try:
-        checked(raw, queue=queue, actors=ACTORS, largest=LARGEST)
+        accept(raw, queue=queue, actors=ACTORS, largest=LARGEST)
     except MessageRejected as rejected:
         return rejected.reason
     return ""
 
 
 def test_what_the_dispatcher_and_the_scheduler_send_is_taken() -> None:
-    assert checked(json.dumps(BATCH).encode(), queue="aggregate", actors=ACTORS, largest=LARGEST) == BATCH
+    assert accept(json.dumps(BATCH).encode(), queue="aggregate", actors=ACTORS, largest=LARGEST) == BATCH
     assert reason(TICK, queue="dispatch") == ""
     traced = {"trace": {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}
     assert reason({**BATCH, "options": traced}) == ""

@@ -164,8 +164,14 @@ def test_every_log_event_that_is_documented_is_logged() -> None:
 def test_every_value_of_a_closed_label_is_documented() -> None:
     text = (PROJECT / "docs/operating.md").read_text()
 
-    vocabularies = (metrics.Stage, metrics.Closed, metrics.Inserted, metrics.Retried, metrics.Recovered)
-    for vocabulary in (*vocabularies, metrics.Verified):
+    vocabularies = (
+        metrics.Stage,
+        metrics.CloseReason,
+        metrics.InsertOutcome,
+        metrics.RetryReason,
+        metrics.RecoverReason,
+    )
+    for vocabulary in (*vocabularies, metrics.VerifyOutcome, metrics.RejectReason):
         for value in get_args(vocabulary):
             assert f"`{value}`" in text, value
 

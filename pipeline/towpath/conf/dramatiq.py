@@ -17,7 +17,7 @@ def broker(config: Config) -> dict[str, Any]:
     """The setting DRAMATIQ_BROKER."""
     return {
         # dramatiq's own, with a check of what arrives: anybody who may publish there would tell it what to do.
-        "BROKER": "towpath.flow.broker.Broker",
+        "BROKER": "towpath.rabbitmq.broker.Broker",
         "OPTIONS": {"url": with_safe_defaults(config.rabbitmq_url), "confirm_delivery": True},
         # In full, because the defaults of django-dramatiq 0.15 do not import under dramatiq 2. Left out on purpose:
         # TimeLimit (it raises in the middle of transactions) and AdminMiddleware (it writes three rows per message).
@@ -29,6 +29,6 @@ def broker(config: Config) -> dict[str, Any]:
             "django_dramatiq.middleware.DbConnectionsMiddleware",
             "towpath.outbox.middleware.EventContextCarrier",
             "towpath.lifecycle.PipelineLifecycle",
-            *(["towpath.telemetry.spans.MessageSpans"] if config.tracing else []),
+            *(["towpath.rabbitmq.spans.MessageSpans"] if config.tracing else []),
         ],
     }

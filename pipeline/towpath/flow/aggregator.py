@@ -23,11 +23,10 @@ from django.db import DatabaseError, InterfaceError, connection
 
 from towpath.errors import described
 from towpath.flow.accumulate import Accumulator
-from towpath.flow.broker import note_rejected
 from towpath.flow.delivery import Delivery, deliver
 from towpath.ledger.windows import has_room, seal, unsealed
 from towpath.outbox.models import all_outboxes
-from towpath.telemetry import failpoints, heartbeat, metrics
+from towpath.telemetry import failpoints, heartbeat, metrics, report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -169,7 +168,7 @@ class Aggregator:
         self._let_go(unknown)
         if unknown:
             # Sealed before, as when a message comes twice; or a stranger's.
-            note_rejected("batch", queue="aggregate", count=len(unknown))
+            report.rejected("batch", queue="aggregate", count=len(unknown))
         if late:
             log.warning("messages_late", batches=len(late), action="sealed from the ledger")
 

@@ -19,6 +19,7 @@ from towpath.errors import LeaseLost, NotReadable, NotTaken, SchemaRefused, Wind
 from towpath.eventlog.errors import EventStoreError, OutcomeUnknown
 from towpath.flow import deadletters, lease
 from towpath.flow.load import HIDDEN, load
+from towpath.flow.origins import origins
 from towpath.flow.write import Limits, write
 from towpath.ledger.receipts import ack
 from towpath.ledger.windows import (
@@ -73,7 +74,8 @@ def deliver(window: SealedWindow, store: EventStore) -> Delivery:
     Raises only what keeps it from writing a failure into the ledger: DatabaseError or InterfaceError.
     """
     context = log.bind(window=str(window.id), rows=window.row_count, attempt=window.attempts)
-    with lease.held(window), tracing.of_window(window):
+    span = tracing.of_window(window.id, rows=window.row_count, attempt=window.attempts, origins=lambda: origins(window))
+    with lease.held(window), span:
         try:
             _carry(window, store, context)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is noted in the ledger
@@ -132,7 +134,7 @@ def _carry(window: SealedWindow, store: EventStore, context: BoundLogger) -> Non
     loaded = _load(window)
     metrics.loaded_bytes.inc(len(loaded.rows))
     vanished = _vanished(window, loaded)
-    moment = report.done("load", moment, context, bytes=len(loaded.rows))
+    moment = report.stage_done("load", since=moment, context=context, bytes=len(loaded.rows))
     failpoints.reach("loaded")
     begin_write(window)
     limits = Limits(
@@ -145,7 +147,7 @@ def _carry(window: SealedWindow, store: EventStore, context: BoundLogger) -> Non
         # An insert that has them may arrive still, under this window's tokens: they are not parted from it.
         raise NotReadable(HIDDEN)
     refused, left = _at_fault(window, written, is_store_proven=limits.is_store_proven)
-    moment = report.done("write", moment, context)
+    moment = report.stage_done("write", since=moment, context=context)
     failpoints.reach("written")
     # The rows are on the store's disk from here on. If the power goes before the ack commits, the replay
     # reads back all of them and only acks.
@@ -160,8 +162,8 @@ def _carry(window: SealedWindow, store: EventStore, context: BoundLogger) -> Non
     )
     failpoints.reach("acked")
     total_seconds = round(time.monotonic() - started, 4)
-    report.done("ack", moment, context, total_seconds=total_seconds, **report.origins(loaded.rows))
-    report.acked(delivered, loaded.rows)
+    report.stage_done("ack", since=moment, context=context, total_seconds=total_seconds)
+    report.window_delivered(delivered, event_times=loaded.ends("event_date_time"))
     for row in refused:
         metrics.refused_rows.labels(row.outbox).inc()
         context.error("row_dead_lettered", outbox=row.outbox, row_id=row.row_id, error=row.error)

@@ -111,6 +111,15 @@ class LoadedWindow:
     def row_count(self) -> int:
         return sum(self.counts.values())
 
+    def ends(self, column: str) -> list[str]:
+        """What the first and the last row have in this column."""
+        if not self.rows:
+            return []
+        first = self.rows[: self.rows.index(b"\n")]
+        last = self.rows[self.rows.rfind(b"\n", 0, -1) + 1 : -1]
+        place = next(place for place, known in enumerate(ROW_COLUMNS) if known.name == column)
+        return [row.split(b"\t")[place].decode() for row in dict.fromkeys((first, last))]
+
 
 def load(window: SealedWindow, *, max_bytes: int | None) -> LoadedWindow:
     """Read every row of the window. Raises WindowTooLarge when it has several rows and they exceed `max_bytes`, and

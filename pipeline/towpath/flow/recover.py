@@ -48,14 +48,14 @@ def recover(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
         window = seal(batch_ids, found="recovery")
         if window is not None:
             metrics.windows.labels("recovery").inc()
-            metrics.recovered.labels("batches").inc()
+            metrics.recovered_windows.labels("unsealed").inc()
             log.warning("batches_recovered", window=str(window.id), batches=len(batch_ids), rows=window.row_count)
             recovered += 1
             if deliver(window, store) is Delivery.POSTPONED:
                 return recovered
     outboxes.free_others()
     while not should_stop() and time.monotonic() < until and (window := claim_expired()) is not None:
-        metrics.recovered.labels("window").inc()
+        metrics.recovered_windows.labels("expired").inc()
         log.warning("window_recovered", window=str(window.id), attempt=window.attempts)
         recovered += 1
         if deliver(window, store) is Delivery.POSTPONED:

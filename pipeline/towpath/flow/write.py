@@ -22,7 +22,14 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import structlog
 
-from towpath.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, WriteRefused, WriteTooLarge
+from towpath.eventlog.errors import (
+    EventStoreError,
+    OutcomeUnknown,
+    RowsRefused,
+    StoreUnavailable,
+    WriteRefused,
+    WriteTooLarge,
+)
 from towpath.flow.load import TOO_LARGE
 from towpath.ledger.windows import RefusedRow
 from towpath.telemetry import report
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
     from towpath.eventlog.store import EventStore
     from towpath.flow.load import LoadedWindow
     from towpath.ledger.windows import SealedWindow
+    from towpath.telemetry.metrics import InsertOutcome
 
 log = structlog.get_logger()
 
@@ -52,6 +60,14 @@ _IN_PARTS_FROM_ATTEMPT = 3
 _STORED_PROVES_FROM_ATTEMPT = 3
 #: Stands for the answer to an insert that was not sent, because it is too large.
 _NOT_TRIED = WriteTooLarge("not sent")
+
+#: What an insert that ends with this error is counted as.
+_OUTCOMES: dict[type[Exception], InsertOutcome] = {
+    RowsRefused: "refused",
+    WriteTooLarge: "too_large",
+    StoreUnavailable: "unavailable",
+    OutcomeUnknown: "unknown",
+}
 
 Identity = tuple[str, int]
 
@@ -110,7 +126,7 @@ def write(
     if window.attempts <= 1 and is_whole:
         # The whole path of nearly all windows: nothing is looked at row by row.
         try:
-            with report.insert():
+            with report.insert(_OUTCOMES):
                 store.write(loaded.rows, row_count=loaded.row_count, token=str(window.id))
         except WriteRefused as error:
             log.warning("window_refused", window=str(window.id), rows=loaded.row_count, error=str(error))
@@ -224,7 +240,7 @@ class _Parts:
         # What another owner has found to be at fault may be stored by now, in another window.
         self._ledger.hold()
         try:
-            with report.insert():
+            with report.insert(_OUTCOMES):
                 self._store.write(b"".join(lines), row_count=len(lines), token=token)
         except WriteRefused as error:
             return self._noted(lines, error)

@@ -154,7 +154,7 @@ SELECT outbox, rows FROM by_outbox ORDER BY outbox
     if not rows:
         return None
     context = log.bind(window=str(window_id), rows=sum(rows.values()))
-    report.done("seal", started, context, batches=len(batch_ids))
+    report.stage_done("seal", since=started, context=context, batches=len(batch_ids))
     return SealedWindow(window_id, lease_token, 1, rows)
 
 

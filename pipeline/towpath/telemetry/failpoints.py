@@ -1,7 +1,7 @@
-"""Failpoints: places between two stages where a test can make the process die, stall or fail. Nothing when unset.
+"""Failpoints: places between two stages where a test can kill the process, or make it stall or fail.
 
-`FAILPOINTS="sealed=kill@3,written=sleep:2"`: at the third passage of `sealed` SIGKILL this process; at every passage
-of `written` sleep two seconds. Actions: kill, raise, sleep:SECONDS, stop (SIGSTOP).
+Nothing unless armed (FAILPOINTS). `sealed=kill@3,written=sleep:2`: SIGKILL this process at the third passage of
+`sealed`; sleep two seconds at every passage of `written`. Actions: kill, raise, sleep:SECONDS, stop (SIGSTOP).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 Failpoint = Literal[
@@ -40,6 +39,20 @@ class _Action:
     passage: int | None
 
 
+_actions: dict[str, _Action] = {}
+_passages: Counter[str] = Counter()
+_counting = threading.Lock()
+
+#: The signal stops the process, but not immediately the thread that sent it, which must not reach the next stage.
+_STOP_TAKES_SECONDS = 0.2
+
+
+def arm(text: str) -> None:
+    """Take these actions from now on. Raises ImproperlyConfigured when one cannot be read."""
+    _actions.clear()
+    _actions.update(_parse(text))
+
+
 def _parse(text: str) -> dict[str, _Action]:
     actions: dict[str, _Action] = {}
     for part in filter(None, text.split(",")):
@@ -56,15 +69,8 @@ def _parse(text: str) -> dict[str, _Action]:
     return actions
 
 
-#: The signal stops the process, but not at once the thread that sent it: it must not get to the next stage meanwhile.
-_STOP_TAKES_SECONDS = 0.2
-
-_actions = _parse(settings.TOWPATH.failpoints)
-_passages: Counter[str] = Counter()
-_counting = threading.Lock()
-
-
-def _reach(point: Failpoint) -> None:
+def reach(point: Failpoint) -> None:
+    """Called between two stages."""
     action = _actions.get(point)
     if action is None:
         return
@@ -83,11 +89,3 @@ def _reach(point: Failpoint) -> None:
             time.sleep(action.argument)
         case _:
             raise FailpointReached(point)
-
-
-def _pass(point: Failpoint) -> None:
-    """Nothing."""
-
-
-#: Called between two stages.
-reach = _reach if _actions else _pass

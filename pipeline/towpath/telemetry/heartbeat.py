@@ -1,9 +1,9 @@
 """The heartbeat of a process: a file that is renewed while the process's work makes progress, for `towpath.probe`.
 
-Whoever does something that must come to an end does it `with progress("...")`, and calls `step()` at each step of it,
-wherever in the thread that is. A thread of its own renews the file as long as no such work has stood still for
-WEDGED_SECONDS and no thread that must live has died. Waiting for something to do is no work, and a service that is
-away is no standstill: each attempt is a step.
+A thread that does something which must come to an end does it `with progress("...")`, one such piece of work at a time,
+and calls `step()` whenever it has moved on. A thread of its own renews the file as long as no work has stood still for
+WEDGED_SECONDS and no thread that must live has died. Waiting for something to do is not work, and a service that is
+away is not a standstill: each attempt is a step.
 """
 
 from __future__ import annotations
@@ -13,20 +13,18 @@ import json
 import os
 import threading
 import time
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
-from django.conf import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 log = structlog.get_logger()
 
-#: What a process is called by the queue it works at.
+#: The role of a worker, by the queue it works at.
 _ROLES = {"dispatch": "dispatcher", "aggregate": "aggregator"}
 
 #: How often a worker renews its heartbeat, and how old it may be: a busy machine may keep a thread waiting.
@@ -42,51 +40,50 @@ class _Work:
     moved_at: float
 
 
-#: What is under way, by thread: outer work first.
-_under_way: defaultdict[int, list[_Work]] = defaultdict(list)
+#: What is under way, by thread.
+_under_way: dict[int, _Work] = {}
 _changing = threading.Lock()
 
 
 @contextlib.contextmanager
 def progress(name: str) -> Iterator[None]:
-    """While inside, the process counts as wedged when this thread does not call `step()` for WEDGED_SECONDS."""
-    thread, work = threading.get_ident(), _Work(name, time.monotonic())
+    """While inside, the process counts as wedged when this thread does not call `step()` for WEDGED_SECONDS.
+
+    Raises RuntimeError within other work of the thread.
+    """
+    thread = threading.get_ident()
     with _changing:
-        _under_way[thread].append(work)
+        if thread in _under_way:
+            raise RuntimeError(f"{name} within {_under_way[thread].name}: call step() in it instead")
+        _under_way[thread] = _Work(name, time.monotonic())
     try:
         yield
     finally:
         with _changing:
-            _under_way[thread].remove(work)
-            if not _under_way[thread]:
-                del _under_way[thread]
-        step()
+            del _under_way[thread]
 
 
 def step() -> None:
-    """This thread's work has moved on by a step."""
-    now = time.monotonic()
+    """Note that this thread's work, if it does any, has moved on."""
     with _changing:
-        for work in _under_way.get(threading.get_ident(), ()):
-            work.moved_at = now
+        if (work := _under_way.get(threading.get_ident())) is not None:
+            work.moved_at = time.monotonic()
 
 
 def role_of(queues: Iterable[str] | None) -> str:
-    """What a worker is that listens to these queues; "worker" when that is no single one of ours."""
+    """The role of a worker that listens to these queues; "worker" if they are not a single one of ours."""
     roles = {_ROLES.get(queue, "worker") for queue in queues or ()}
     return roles.pop() if len(roles) == 1 else "worker"
 
 
-def start(role: str, *, threads: Callable[[], Iterable[threading.Thread]]) -> None:
-    """Renew the heartbeat of this role from now on, while the threads live and all work moves. Off without
-    HEARTBEAT_DIR."""
-    if settings.TOWPATH.heartbeat_dir:
-        threading.Thread(target=_keep, args=(role, threads), name="heartbeat", daemon=True).start()
+def start(role: str, *, folder: Path, wedged_seconds: float, threads: Callable[[], Iterable[threading.Thread]]) -> None:
+    """Renew the heartbeat of this role from now on, while the threads live and all work moves."""
+    keep = threading.Thread(target=_keep, args=(role, folder, wedged_seconds, threads), name="heartbeat", daemon=True)
+    keep.start()
 
 
-def beat(role: str, *, within_seconds: float) -> None:
+def beat(role: str, *, folder: Path, within_seconds: float) -> None:
     """Renew the heartbeat; the next comes within these seconds, or the process is dead."""
-    folder = Path(settings.TOWPATH.heartbeat_dir)
     draft = folder / f".{role}.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,20 +93,21 @@ def beat(role: str, *, within_seconds: float) -> None:
         log.warning("heartbeat_not_written", role=role, error=str(error), action="is HEARTBEAT_DIR writable?")
 
 
-def _keep(role: str, threads: Callable[[], Iterable[threading.Thread]]) -> None:
+def _keep(role: str, folder: Path, wedged_seconds: float, threads: Callable[[], Iterable[threading.Thread]]) -> None:
     was_wedged = False
     while True:
-        reasons = [*_standstills(), *(f"thread {one.name} is dead" for one in threads() if not one.is_alive())]
+        dead = [f"thread {thread.name} is dead" for thread in threads() if not thread.is_alive()]
+        reasons = [*_standstills(wedged_seconds), *dead]
         if not reasons:
-            beat(role, within_seconds=_WITHIN_SECONDS)
+            beat(role, folder=folder, within_seconds=_WITHIN_SECONDS)
         elif not was_wedged:
             log.error("process_wedged", role=role, reasons=reasons)
         was_wedged = bool(reasons)
         time.sleep(_EVERY_SECONDS)
 
 
-def _standstills() -> list[str]:
+def _standstills(wedged_seconds: float) -> list[str]:
     now = time.monotonic()
     with _changing:
-        still = [(work.name, now - work.moved_at) for works in _under_way.values() for work in works]
-    return [f"{name} has not moved for {age:.0f} s" for name, age in still if age > settings.TOWPATH.wedged_seconds]
+        ages = [(work.name, now - work.moved_at) for work in _under_way.values()]
+    return [f"{name} has not moved for {age:.0f} s" for name, age in ages if age > wedged_seconds]

@@ -12,21 +12,24 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
-from towpath.flow.messages import Rejected
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Stage = Literal["dispatch", "accumulate", "seal", "load", "write", "ack"]
 #: Why a window was closed: enough rows or bytes, the linger time over, the process stopping, or found by recovery.
-Closed = Literal["rows", "bytes", "linger", "shutdown", "recovery"]
+CloseReason = Literal["rows", "bytes", "linger", "shutdown", "recovery"]
 #: How an insert ended; all but `stored` are errors of `towpath.eventlog.errors`.
-Inserted = Literal["stored", "refused", "too_large", "unavailable", "unknown"]
+InsertOutcome = Literal["stored", "refused", "too_large", "unavailable", "unknown"]
 #: Why a window is tried again: `failed` stands for whatever is not the event store's.
-Retried = Literal["unavailable", "unknown", "schema", "failed"]
-#: What recovery took up: batches that nobody had sealed, or a window whose lease had run out.
-Recovered = Literal["batches", "window"]
-Verified = Literal["match", "mismatch"]
+RetryReason = Literal["unavailable", "unknown", "schema", "failed"]
+#: Why recovery delivers a window: nobody had sealed its batches, or its lease had expired.
+RecoverReason = Literal["unsealed", "expired"]
+#: Why a message is taken out of its queue unused: too large; not one JSON object; not dramatiq's fields; not an actor
+#: of this queue; not what this actor takes; options that we do not send; in a queue for delayed messages, which we do
+#: not use; a batch that the ledger does not have, or that is in a window already.
+RejectReason = Literal["size", "json", "fields", "actor", "arguments", "options", "delayed", "batch"]
+#: How a receipt compares with the event store.
+VerifyOutcome = Literal["match", "mismatch"]
 
 _STAGE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _END_TO_END_SECONDS = (0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 900, 3600, 6 * 3600, 24 * 3600)
@@ -52,7 +55,7 @@ acked_rows = Counter("towpath_acked_rows", "Rows stored in the event store and d
 refused_rows = Counter("towpath_refused_rows", "Rows the event store refused: dead letters", ["outbox"])
 retries = Counter("towpath_retries", "Deliveries of a window that must be tried again", ["reason"])
 leases_lost = Counter("towpath_leases_lost", "Deliveries that found their window taken over by another process")
-recovered = Counter("towpath_recovered", "Windows that recover took up", ["what"])
+recovered_windows = Counter("towpath_recovered_windows", "Windows that recover delivered, by the reason", ["reason"])
 end_to_end_seconds = Histogram(
     "towpath_end_to_end_seconds",
     "Seconds from an event's own time to its ack: the first and the last row of each window",
@@ -106,13 +109,13 @@ LEDGER_GAUGES = (
 
 # A series that appears with its first error has no rate then: each begins with 0. (Those of an outbox: in `serve`.)
 for _metric, _values in (
-    (windows, get_args(Closed)),
+    (windows, get_args(CloseReason)),
     (stage_seconds, get_args(Stage)),
-    (inserts, get_args(Inserted)),
-    (retries, get_args(Retried)),
-    (recovered, get_args(Recovered)),
-    (verified_windows, get_args(Verified)),
-    (rejected_messages, get_args(Rejected)),
+    (inserts, get_args(InsertOutcome)),
+    (retries, get_args(RetryReason)),
+    (recovered_windows, get_args(RecoverReason)),
+    (verified_windows, get_args(VerifyOutcome)),
+    (rejected_messages, get_args(RejectReason)),
 ):
     for _value in _values:
         _metric.labels(_value)

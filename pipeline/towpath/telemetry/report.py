@@ -1,95 +1,85 @@
-"""What is told of each stage of a window: a log event, an observation, a step for the heartbeat, a span if traced.
+"""What the path reports, each once for a window, an insert or a message, never for a row.
 
-Everything here is done once for a window or an insert, never for a row.
+A report is a log event, an observation, a step for the heartbeat, and a span when the window is traced.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
-from towpath.eventlog.columns import ROW_COLUMNS
-from towpath.eventlog.errors import EventStoreError, OutcomeUnknown, RowsRefused, StoreUnavailable, WriteTooLarge
+import structlog
+
 from towpath.telemetry import heartbeat, metrics, tracing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from structlog.typing import FilteringBoundLogger as BoundLogger
 
+    from towpath.telemetry.metrics import InsertOutcome, RejectReason
+
+log = structlog.get_logger()
+
 _EVENTS = {"seal": "window_sealed", "load": "window_loaded", "write": "window_written", "ack": "window_acked"}
 
-_OUTCOMES: dict[type[EventStoreError], metrics.Inserted] = {
-    RowsRefused: "refused",
-    WriteTooLarge: "too_large",
-    StoreUnavailable: "unavailable",
-    OutcomeUnknown: "unknown",
-}
+#: However many messages are rejected, the log has a line about each reason this often at most.
+_REJECTIONS_LOGGED_SECONDS = 10.0
 
-_PLACES = {column.name: place for place, column in enumerate(ROW_COLUMNS)}
-#: What an application binds may be anything: only what can do no harm in a log line gets into one.
-_HARMLESS = re.compile(rb"[A-Za-z0-9._:@-]{1,100}")
+_rejected = Counter[tuple[str, "RejectReason"]]()
+_logged_at: dict[tuple[str, RejectReason], float] = {}
 
 
-def done(stage: Literal["seal", "load", "write", "ack"], since: float, context: BoundLogger, **about: object) -> float:
-    """A stage of the window that `context` logs about is over; it began at `since` (on the monotonic clock).
+def stage_done(
+    stage: Literal["seal", "load", "write", "ack"], *, since: float, context: BoundLogger, **fields: object
+) -> float:
+    """Report that the window which `context` logs about has passed this stage, which began at `since` (monotonic).
 
-    Returns now, which is when the next stage begins.
+    `fields` go into the log event. Returns now, which is when the next stage begins.
     """
     now = time.monotonic()
     heartbeat.step()
     metrics.stage_seconds.labels(stage).observe(now - since)
     tracing.add_stage(stage, seconds=now - since)
-    context.info(_EVENTS[stage], seconds=round(now - since, 4), **about)
+    context.info(_EVENTS[stage], seconds=round(now - since, 4), **fields)
     return now
 
 
 @contextlib.contextmanager
-def insert() -> Iterator[None]:
-    """Around one insert into the event store: counted by the way in which it ends."""
+def insert(outcomes: Mapping[type[Exception], InsertOutcome]) -> Iterator[None]:
+    """Count the insert that is made inside: `stored`, or the outcome of the error that it ends with."""
     heartbeat.step()
     try:
         yield
-    except EventStoreError as error:
-        metrics.inserts.labels(_OUTCOMES[type(error)]).inc()
+    except tuple(outcomes) as error:
+        metrics.inserts.labels(next(name for kind, name in outcomes.items() if isinstance(error, kind))).inc()
         raise
     metrics.inserts.labels("stored").inc()
 
 
-def acked(delivered: Mapping[str, int], body: bytes) -> None:
-    """Count a delivered window. The latency is that of its first and its last row: no row is looked at by itself."""
-    for outbox, rows in delivered.items():
-        metrics.acked_rows.labels(outbox).inc(rows)
-    metrics.window_rows.observe(sum(delivered.values()))
+def window_delivered(rows: Mapping[str, int], *, event_times: Iterable[str]) -> None:
+    """Count the rows of a delivered window by outbox, and how long its events took since these of their times.
+
+    The times are PostgreSQL's, as text.
+    """
+    for outbox, count in rows.items():
+        metrics.acked_rows.labels(outbox).inc(count)
+    metrics.window_rows.observe(sum(rows.values()))
     now = datetime.now(UTC)
-    for row in _ends(body):
+    for event_time in event_times:
         # PostgreSQL knows times that Python does not: infinity, and before Christ.
         with contextlib.suppress(ValueError):
-            happened_at = datetime.fromisoformat(row[_PLACES["event_date_time"]].decode())
-            metrics.end_to_end_seconds.observe(max(0.0, (now - happened_at).total_seconds()))
+            metrics.end_to_end_seconds.observe(max(0.0, (now - datetime.fromisoformat(event_time)).total_seconds()))
 
 
-def origins(body: bytes) -> dict[str, list[str]]:
-    """The request ids and actors of a window's first and last row, for its log line.
-
-    A window mixes the events of many requests, and looking at each would be work per row: the event log's columns
-    `request_id` and `actor` have them all, and its `window_id` leads there.
-    """
-    found: dict[str, list[str]] = {}
-    for name in ("request_id", "actor"):
-        values = dict.fromkeys(row[_PLACES[name]] for row in _ends(body))
-        if harmless := [value.decode() for value in values if _HARMLESS.fullmatch(value)]:
-            found[f"{name}s"] = harmless
-    return found
-
-
-def _ends(body: bytes) -> list[list[bytes]]:
-    """The fields of the first and the last row of COPY text."""
-    if not body:
-        return []
-    first = body[: body.index(b"\n")]
-    last = body[body.rfind(b"\n", 0, -1) + 1 : -1]
-    return [row.split(b"\t") for row in dict.fromkeys((first, last))]
+def rejected(reason: RejectReason, *, queue: str, count: int = 1) -> None:
+    """Count messages that were taken out of a queue unused, and log how many now and then. Never what was in them."""
+    metrics.rejected_messages.labels(reason).inc(count)
+    _rejected[queue, reason] += count
+    now = time.monotonic()
+    if now - _logged_at.get((queue, reason), float("-inf")) >= _REJECTIONS_LOGGED_SECONDS:
+        _logged_at[queue, reason] = now
+        log.warning("messages_rejected", queue=queue, reason=reason, messages=_rejected.pop((queue, reason)))

@@ -1,4 +1,4 @@
-"""What must never be in a log line, an error or a traceback: the secrets of the settings, and how they are blanked.
+"""What must never be in a log line, an error or a traceback: the secrets of a process, and how they are blanked.
 
 A text is blanked where it is made, because nobody knows who prints it: a project may have logs of its own.
 """
@@ -6,16 +6,10 @@ A text is blanked where it is made, because nobody knows who prints it: a projec
 from __future__ import annotations
 
 import base64
-import functools
 import json
 import re
-import traceback
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus
-
-from django.conf import settings
-from django.core.signals import setting_changed
 
 BLANK = "***"
 
@@ -28,10 +22,13 @@ _IN_URL = re.compile(r"(\w\+?://[^\s/?#@:\"']*:)[^\s\"'/?#]*@")
 _IN_QUERY = re.compile(r"([?&;]\w*(?:pass(?:word|wd|phrase)?|secret|token)=)[^\s&;\"']+", re.IGNORECASE)
 
 
+_hidden: list[str] = []
+
+
 def parts(secrets: Iterable[str]) -> list[str]:
     """Every form in which these secrets may turn up, the longest first. Each is one itself, or a URL (or several, with
     `;` between them) with passwords in it."""
-    found = {form for secret in secrets for one in _secrets_of(secret) for form in _forms(one) if form}
+    found = {form for secret in secrets for part in _secrets_of(secret) for form in _forms(part) if form}
     return sorted(found, key=len, reverse=True)
 
 
@@ -46,14 +43,19 @@ def blanked(text: str, forms: Iterable[str]) -> str:
     return text
 
 
+def hide(secrets: Iterable[str]) -> None:
+    """Have `without_secrets` blank these from now on, instead of those that it was given before."""
+    _hidden[:] = parts(secrets)
+
+
 def without_secrets(text: str) -> str:
-    """The text without the secrets of the settings."""
-    return blanked(text, _of_settings())
+    """The text without the secrets of this process."""
+    return blanked(text, _hidden)
 
 
-def traceback_of(error: BaseException) -> str:
-    """The traceback without local variables, and without the secrets of the settings."""
-    return without_secrets("".join(traceback.format_exception(error)).rstrip())
+def is_name_of_secret(name: str) -> bool:
+    """True if the value of an option or parameter of this name is a secret."""
+    return _IS_SECRET.search(name) is not None
 
 
 def _secrets_of(secret: str) -> Iterator[str]:
@@ -70,7 +72,7 @@ def _secrets_of(secret: str) -> Iterator[str]:
             for pair in (f"{name}:{password}", f"{unquote(name)}:{unquote(password)}"):
                 yield base64.b64encode(pair.encode()).decode()
         for parameter, value in parse_qsl((authority + rest).partition("?")[2], separator="&"):
-            if _IS_SECRET.search(parameter):
+            if is_name_of_secret(parameter):
                 yield value
 
 
@@ -85,30 +87,3 @@ def _forms(secret: str) -> Iterator[str]:
     yield repr(secret)[1:-1]
     yield json.dumps(secret)[1:-1]
     yield json.dumps(secret, ensure_ascii=False)[1:-1]
-
-
-@functools.cache
-def _of_settings() -> tuple[str, ...]:
-    secrets = [str(getattr(settings, name, "") or "") for name in ("SECRET_KEY", "DATABASE_URL")]
-    if towpath := getattr(settings, "TOWPATH", None):
-        secrets += [towpath.event_hash_key, towpath.rabbitmq_url, towpath.event_store_url]
-    secrets += [str(key) for key in getattr(settings, "SECRET_KEY_FALLBACKS", ())]
-    for database in getattr(settings, "DATABASES", {}).values():
-        secrets += _in_options(database)
-    secrets += _in_options(getattr(settings, "DRAMATIQ_BROKER", {}).get("OPTIONS", {}))
-    return tuple(parts(secret for secret in secrets if secret))
-
-
-def _in_options(options: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in options.items():
-        if isinstance(value, dict):
-            yield from _in_options(value)
-        elif isinstance(value, str) and (_IS_SECRET.search(name) or "://" in value):
-            yield value
-
-
-def _forget(**_changed: object) -> None:
-    _of_settings.cache_clear()
-
-
-setting_changed.connect(_forget)

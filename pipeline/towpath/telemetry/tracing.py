@@ -1,31 +1,55 @@
-"""Where the stages are traced: nothing unless TRACING is on, and then `towpath.telemetry.spans`.
+"""Where windows and their stages are traced: nothing, until a worker that traces begins to (TRACING).
 
-Off, nothing of OpenTelemetry is imported.
+Off, nothing of OpenTelemetry is imported, and nothing is asked for what a span would show.
 """
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
-
-from django.conf import settings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from towpath.ledger.windows import SealedWindow
-
-if settings.TOWPATH.tracing:
-    from towpath.telemetry.spans import add_stage, of_window
-else:
-
-    @contextlib.contextmanager
-    def of_window(window: SealedWindow) -> Iterator[None]:  # noqa: ARG001 - nothing
-        """While inside, the window's span is the current one."""
-        yield
-
-    def add_stage(stage: str, *, seconds: float) -> None:
-        """The current window's span gets a child that ends now."""
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+    from uuid import UUID
 
 
-__all__ = ["add_stage", "of_window"]
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """Some of what a window carries: batches, whose messages brought it, and the `traceparent` of requests."""
+
+    batches: Sequence[int]
+    traceparents: Sequence[str]
+
+
+class Tracer(Protocol):
+    """Makes the spans of windows: see the functions of the same names."""
+
+    def of_window(
+        self, window: UUID, *, rows: int, attempt: int, origins: Callable[[], Origins]
+    ) -> AbstractContextManager[None]: ...
+
+    def add_stage(self, stage: str, *, seconds: float) -> None: ...
+
+
+_tracer: Tracer | None = None
+
+
+def begin(tracer: Tracer) -> None:
+    """Trace windows with this from now on."""
+    global _tracer  # noqa: PLW0603 - a process traces or it does not
+    _tracer = tracer
+
+
+def of_window(window: UUID, *, rows: int, attempt: int, origins: Callable[[], Origins]) -> AbstractContextManager[None]:
+    """While inside, the window's span is the current one. `origins` is asked only if the window is traced."""
+    if _tracer is None:
+        return contextlib.nullcontext()
+    return _tracer.of_window(window, rows=rows, attempt=attempt, origins=origins)
+
+
+def add_stage(stage: str, *, seconds: float) -> None:
+    """The current window's span gets a child that ends now."""
+    if _tracer is not None:
+        _tracer.add_stage(stage, seconds=seconds)

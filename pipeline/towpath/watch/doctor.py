@@ -15,9 +15,9 @@ from towpath.conf.current import config
 from towpath.errors import BrokerUnreachable
 from towpath.eventlog.errors import EventStoreError
 from towpath.eventlog.store import connect
-from towpath.flow import broker
 from towpath.ledger import database_errors
 from towpath.ledger.moment import Parts, one_moment
+from towpath.rabbitmq import queues
 from towpath.telemetry.secrets import without_secrets
 from towpath.watch import tables
 from towpath.watch.database import (
@@ -175,7 +175,7 @@ def _visibility() -> Iterator[Finding]:
 
 def _rabbitmq() -> Iterator[Finding]:
     try:
-        states = broker.queue_states()
+        states = queues.queue_states()
     except BrokerUnreachable as error:
         yield Finding("RabbitMQ", False, without_secrets(str(error)))
         return
@@ -188,7 +188,7 @@ def _rabbitmq() -> Iterator[Finding]:
 
 
 def _rabbitmq_settings() -> Iterator[Finding]:
-    problems = broker.problems()
+    problems = queues.problems()
     yield Finding("RabbitMQ settings", not problems, "; ".join(problems) or "confirms and heartbeats on")
 
 

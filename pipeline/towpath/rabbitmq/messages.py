@@ -10,15 +10,12 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-#: Why a message is rejected: too large; not one JSON object; not dramatiq's fields; not an actor of this queue; not
-#: what this actor takes; options that we do not send; in a queue for delayed messages, which we do not use; a batch
-#: that the ledger does not have, or that is in a window already.
-Rejected = Literal["size", "json", "fields", "actor", "arguments", "options", "delayed", "batch"]
+    from towpath.telemetry.metrics import RejectReason
 
 #: What dramatiq appends to the name of a queue for its delayed messages.
 DELAYED = ".DQ"
@@ -38,9 +35,9 @@ _TRACE = re.compile(r"[\x20-\x7e]{0,512}")
 
 
 class MessageRejected(Exception):  # noqa: N818 - what became of it
-    """The message is none of ours."""
+    """The message is not one of the pipeline's."""
 
-    def __init__(self, reason: Rejected) -> None:
+    def __init__(self, reason: RejectReason) -> None:
         super().__init__(reason)
         self.reason = reason
 
@@ -56,7 +53,7 @@ def sent_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in _OPTIONS}
 
 
-def checked(body: bytes, *, queue: str, actors: Mapping[str, str], largest: int) -> dict[str, Any]:
+def accept(body: bytes, *, queue: str, actors: Mapping[str, str], largest: int) -> dict[str, Any]:
     """The fields of a message that the pipeline has sent to `queue`. Raises MessageRejected for every other one.
 
     `actors` are the names of the known actors, with the queue of each.

@@ -1,4 +1,4 @@
-"""RabbitMQ: dramatiq's broker, with a check of what arrives in the pipeline's queues and one way to publish there.
+"""dramatiq's broker for RabbitMQ, with a check of what arrives in the pipeline's queues and one way to enqueue there.
 
 Nothing rests on what RabbitMQ says: a message is a hint that the ledger has something new. A stranger's message is
 taken out of its queue once, counted by reason, and forgotten.
@@ -6,14 +6,11 @@ taken out of its queue once, counted by reason, and forgotten.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import struct
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import dramatiq
@@ -21,38 +18,25 @@ import pika
 import pika.exceptions
 import pika.frame
 import pika.spec
-import structlog
 from dramatiq.brokers.rabbitmq import RabbitmqBroker, _RabbitmqConsumer
 from dramatiq.common import q_name
 from dramatiq.encoder import JSONEncoder
 from dramatiq.errors import ConnectionClosed
 from dramatiq.message import get_encoder
 
-from towpath.conf.current import config
-from towpath.errors import BrokerUnreachable
-from towpath.flow import messages as ours
-from towpath.flow.messages import MessageRejected, Rejected, checked, largest_body, sent_options
-from towpath.telemetry import metrics
+from towpath.rabbitmq.messages import QUEUES, MessageRejected, accept, largest_body, sent_options
+from towpath.telemetry import report
 from towpath.telemetry.secrets import without_secrets
 
-log = structlog.get_logger()
-
-#: A connection that publishes waits for answers, so that it must notice soon when none comes (pika: after twice this
+#: A connection that enqueues waits for answers, so that it must notice soon when none comes (pika: after twice this
 #: and ten seconds). One that consumes has time.
-_PUBLISHING_HEARTBEAT_SECONDS = 4
+_ENQUEUEING_HEARTBEAT_SECONDS = 4
 #: An attempt that failed sooner found a connection that had died long ago; another one is worth it.
 _QUICK_FAILURE_SECONDS = 2.0
-#: However many messages are rejected, the log has a line about each reason this often at most.
-_REJECTIONS_LOGGED_SECONDS = 10.0
-
-#: The queues of the pipeline. dramatiq adds a `.DQ` (delayed) and a `.XQ` (failed) to each.
-QUEUES = ours.QUEUES
-
 #: Where the pipeline's own actors are.
 _OURS = "towpath.actors"
-#: AMQP's codes.
+#: AMQP's code.
 _ACCESS_REFUSED = 403
-_NOT_FOUND = 404
 
 #: A frame's head: kind, channel, bytes. In the one before a message's body: class, weight, the body's bytes.
 _FRAME = struct.Struct(">BHL")
@@ -65,6 +49,9 @@ _json = JSONEncoder()
 class Broker(RabbitmqBroker):
     """dramatiq's broker for RabbitMQ. On the pipeline's queues it takes and sends the pipeline's messages only; the
     queues of a project are as they are with dramatiq's own."""
+
+    #: Ids in a message, at most: a body that is too large for them is rejected unread. A worker sets its BATCH_IDS.
+    batch_ids = 1000
 
     def declare_actor(self, actor: dramatiq.Actor[Any, Any]) -> None:
         if actor.queue_name in QUEUES and actor.fn.__module__ != _OURS:
@@ -106,10 +93,10 @@ class Broker(RabbitmqBroker):
 
     @property
     def connection(self) -> pika.BlockingConnection:
-        """The publishing connection of this thread."""
+        """The connection on which this thread enqueues."""
         if getattr(self.state, "connection", None) is None:
             several = self.parameters if isinstance(self.parameters, list) else [self.parameters]
-            self.state.connection = pika.BlockingConnection([_for_publishing(one) for one in several])
+            self.state.connection = pika.BlockingConnection([_for_enqueueing(one) for one in several])
             self.connections.add(self.state.connection)
         return self.state.connection
 
@@ -142,12 +129,12 @@ class _CheckedConsumer(_RabbitmqConsumer):
                 continue
             actors = {name: actor.queue_name for name, actor in self.broker.actors.items()}
             try:
-                largest = largest_body(batch_ids=config().batch_ids)
-                fields = checked(body, queue=self.queue_name, actors=actors, largest=largest)
+                largest = largest_body(batch_ids=self.broker.batch_ids)
+                fields = accept(body, queue=self.queue_name, actors=actors, largest=largest)
             except MessageRejected as rejected:
                 # Acked and not refused: a queue for failed messages would grow with what strangers send.
                 self.channel.basic_ack(method.delivery_tag)
-                note_rejected(rejected.reason, queue=self.queue_name)
+                report.rejected(rejected.reason, queue=self.queue_name)
                 yield None, None, None
             else:
                 yield method, properties, get_encoder().encode(fields)
@@ -168,60 +155,6 @@ def _read_frame(driver: Any) -> tuple[int, Any]:  # noqa: ANN401 - pika's connec
     return end, pika.frame.Header(channel, body_bytes, pika.BasicProperties())
 
 
-_rejected = Counter[tuple[str, Rejected]]()
-_logged_at: dict[tuple[str, Rejected], float] = {}
-
-
-def note_rejected(reason: Rejected, *, queue: str, count: int = 1) -> None:
-    """Count rejected messages, and say so now and then. Never what was in them."""
-    metrics.rejected_messages.labels(reason).inc(count)
-    _rejected[queue, reason] += count
-    now = time.monotonic()
-    if now - _logged_at.get((queue, reason), float("-inf")) >= _REJECTIONS_LOGGED_SECONDS:
-        _logged_at[queue, reason] = now
-        log.warning("messages_rejected", queue=queue, reason=reason, messages=_rejected.pop((queue, reason)))
-
-
-@dataclass(frozen=True, slots=True)
-class QueueState:
-    """A queue as RabbitMQ sees it: messages that are ready, and consumers."""
-
-    messages: int
-    consumers: int
-
-
-def queue_states() -> dict[str, QueueState]:
-    """Each queue of the pipeline, those for delayed and failed messages included. Raises BrokerUnreachable."""
-    broker = _rabbitmq()
-    states: dict[str, QueueState] = {}
-    try:
-        with contextlib.closing(pika.BlockingConnection(parameters=broker.parameters)) as connection:
-            for queue in (name + suffix for name in QUEUES for suffix in ("", ".DQ", ".XQ")):
-                channel = connection.channel()
-                try:
-                    found = channel.queue_declare(queue, passive=True).method
-                    states[queue] = QueueState(found.message_count, found.consumer_count)
-                except pika.exceptions.ChannelClosedByBroker as error:
-                    if error.reply_code != _NOT_FOUND:
-                        raise BrokerUnreachable(
-                            f"RabbitMQ refuses the queue {queue} ({_reason(error)}): somebody may have declared it for"
-                            " themselves. Delete it, or close their connection; workers declare it again"
-                        ) from error
-                    # Nobody has used it yet; RabbitMQ has closed the channel over it.
-                    states[queue] = QueueState(0, 0)
-    except BrokerUnreachable:
-        raise
-    except Exception as error:
-        text = f"RabbitMQ is not reachable ({_reason(error)}): start it, or correct RABBITMQ_URL"
-        raise BrokerUnreachable(text) from error
-    return states
-
-
-def queue_lengths() -> dict[str, int]:
-    """Messages ready in each queue of the pipeline. Raises BrokerUnreachable."""
-    return {queue: state.messages for queue, state in queue_states().items()}
-
-
 def enqueue_all(messages: Sequence[dramatiq.Message[Any]]) -> None:
     """Put the messages onto their queues and return when RabbitMQ has taken responsibility for all of them.
 
@@ -229,13 +162,13 @@ def enqueue_all(messages: Sequence[dramatiq.Message[Any]]) -> None:
     (a hundred messages: 9 ms instead of 50). Raises dramatiq's ConnectionClosed, whatever the driver or the system
     raised; some messages may be out then.
     """
-    broker = _rabbitmq()
+    broker = the_broker()
     for message in messages:
         broker.emit_before("enqueue", message, None)
     for is_last_attempt in (False, True):
         began = time.monotonic()
         try:
-            _publish_in_transaction(broker, messages)
+            _enqueue_in_transaction(broker, messages)
             break
         except Exception as error:
             # As dramatiq does it: the connection may have died long ago, and the queue may be gone. Of every kind,
@@ -248,7 +181,7 @@ def enqueue_all(messages: Sequence[dramatiq.Message[Any]]) -> None:
         broker.emit_after("enqueue", message, None)
 
 
-def _publish_in_transaction(broker: RabbitmqBroker, messages: Sequence[dramatiq.Message[Any]]) -> None:
+def _enqueue_in_transaction(broker: RabbitmqBroker, messages: Sequence[dramatiq.Message[Any]]) -> None:
     for queue in {message.queue_name for message in messages}:
         broker.declare_queue(queue, ensure=True)
     # Of its own: the thread's channel is in confirm mode, and a channel is either the one or the other.
@@ -279,35 +212,22 @@ def keep_alive() -> None:
         broker.keep_alive()
 
 
-def problems() -> list[str]:
-    """What is wrong with the connection's settings, each with what to do."""
-    broker = _rabbitmq()
-    found = []
-    if not isinstance(broker, Broker):
-        found.append(f"what arrives in the queues is not checked: set BROKER to {Broker.__module__}.Broker")
-    if not broker.confirm_delivery:
-        found.append("publisher confirms are off: set confirm_delivery=True in DRAMATIQ_BROKER")
-    parameters = broker.parameters if isinstance(broker.parameters, list) else [broker.parameters]
-    if any(not one.heartbeat for one in parameters):
-        found.append("heartbeats are off: remove heartbeat=0 from RABBITMQ_URL")
-    if any(not one.blocked_connection_timeout for one in parameters):
-        found.append("no blocked_connection_timeout: remove it from RABBITMQ_URL, the default is 5 s")
-    return found
-
-
-def _for_publishing(parameters: pika.ConnectionParameters) -> pika.ConnectionParameters:
+def _for_enqueueing(parameters: pika.ConnectionParameters) -> pika.ConnectionParameters:
     own = copy.copy(parameters)
-    if own.heartbeat is None or own.heartbeat > _PUBLISHING_HEARTBEAT_SECONDS:
-        own.heartbeat = _PUBLISHING_HEARTBEAT_SECONDS
+    if own.heartbeat is None or own.heartbeat > _ENQUEUEING_HEARTBEAT_SECONDS:
+        own.heartbeat = _ENQUEUEING_HEARTBEAT_SECONDS
     return own
 
 
 def _connection_closed(error: Exception) -> ConnectionClosed:
-    return ConnectionClosed(_reason(error))  # type: ignore[no-untyped-call]
+    return ConnectionClosed(reason_of(error))  # type: ignore[no-untyped-call]
 
 
-def _reason(error: Exception) -> str:
-    """The error and its type: that of a frozen broker has no text, and nobody knows a number without its kind."""
+def reason_of(error: Exception) -> str:
+    """The error in one line without secrets, with its type.
+
+    The error of a frozen broker has no text, and nobody knows a number without its kind.
+    """
     # dramatiq's own wraps what it was told.
     inner = error.message if isinstance(error, ConnectionClosed) and isinstance(error.message, Exception) else error
     # Some of pika's say what they are about in their repr only.
@@ -315,5 +235,6 @@ def _reason(error: Exception) -> str:
     return without_secrets(text.partition("\n")[0])[:500]
 
 
-def _rabbitmq() -> RabbitmqBroker:
+def the_broker() -> RabbitmqBroker:
+    """The project's broker, which has RabbitMQ's parameters."""
     return cast("RabbitmqBroker", dramatiq.get_broker())

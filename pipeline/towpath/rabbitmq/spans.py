@@ -1,0 +1,55 @@
+"""A span for each message that is sent, and for the work at it (extra `tracing`).
+
+They begin in the threads that do the work. The instrumentation for pika begins them in dramatiq's consumer thread,
+from where they get neither to the actors nor to the writers of windows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.trace import SpanKind
+
+from towpath.outbox.middleware import ActorContext
+from towpath.telemetry import spans
+from towpath.telemetry.heartbeat import role_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import dramatiq
+
+
+class MessageSpans(ActorContext):
+    """dramatiq middleware. Shifts have no span: a trace of a whole minute shows nothing."""
+
+    def before_worker_boot(self, _broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        # Before the first message, which may be there already.
+        spans.begin(role_of(worker.consumer_whitelist))
+
+    def after_worker_shutdown(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
+        spans.flush()
+
+    def before_enqueue(self, broker: dramatiq.Broker, message: dramatiq.Message[Any], _delay: int | None) -> None:
+        if _is_periodic(broker, message):
+            return
+        # Over at once: many messages go out together, and only the way from here is of interest.
+        with spans.tracer.start_as_current_span(f"send {message.queue_name}", kind=SpanKind.PRODUCER):
+            message.options.update(trace=spans.carrier())
+
+    @contextlib.contextmanager
+    def context_of(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> Iterator[None]:
+        if _is_periodic(broker, message):
+            yield
+            return
+        parent = spans.parent_in(message.options.get("trace", {}))
+        name = f"process {message.queue_name}"
+        with spans.tracer.start_as_current_span(name, context=parent, kind=SpanKind.CONSUMER) as span:
+            if (batch := message.kwargs.get("batch")) is not None:
+                spans.remember_message(batch, span.get_span_context())
+            yield
+
+
+def _is_periodic(broker: dramatiq.Broker, message: dramatiq.Message[Any] | dramatiq.MessageProxy) -> bool:
+    return "periodic" in broker.get_actor(message.actor_name).options
