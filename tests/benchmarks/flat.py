@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import psycopg2
 from django.db import connection
 
+from tests.administering import administer, on_database
 from tests.benchmarks.figure import Bound, Figure, Partner, in_turns, measured
 from tests.benchmarks.in_process import (
     Dispatched,
@@ -92,8 +93,10 @@ def _statistics(lab: Lab) -> list[Figure]:
                 cursor.execute("ANALYZE users")
             else:
                 # What ANALYZE writes when the rows of a bulk INSERT are not committed yet: pages, but no rows.
-                cursor.execute(
-                    "UPDATE pg_class SET reltuples = 0, relpages = pg_relation_size(oid) / 8192 WHERE relname = 'users'"
+                administer(
+                    on_database(lab.superuser_url, name),
+                    "UPDATE pg_class SET reltuples = 0, relpages = pg_relation_size(oid) / 8192"
+                    " WHERE relname = 'users'",
                 )
             cursor.execute("TRUNCATE outbox_user")
 

@@ -1,8 +1,8 @@
 """The product's own processes, as `deploy.local` starts them, and the clock of a drain.
 
-A drain's clock starts when the dispatch shift is sent to RabbitMQ and stops at the last window's ack, both read from
-the one clock of this machine. The rows are committed before; so neither the wait for the next tick nor the benchmark's
-own INSERT is in it, and everything else is.
+A drain's clock starts when a dispatcher takes the dispatch shift and stops at the last window's ack, both read from the
+one clock of this machine. The rows are committed before, while the benchmark holds the shifts; so the benchmark's own
+INSERT is not in it, and everything else is.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -17,7 +18,6 @@ import psutil
 from django.db import connection
 
 from deploy.local.application import Application
-from towpath.actors import dispatch_shift, recover_shift
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 WARM_UP_EVENTS = 4000
 
 _POLL_SECONDS = 0.1
+#: A shift that has lost its token looks once more at most, an interval of the dispatcher's after it has.
+_TURN_SECONDS = 1.5
 #: A drain that takes no window for so long has failed.
 _STALL_SECONDS = 60.0
 _MEMORY_SAMPLE_SECONDS = 0.03
@@ -78,6 +80,7 @@ class Product:
 
     def __enter__(self) -> Self:
         self._lab.purge_queues()
+        self.end_shifts()
         try:
             for process in self._processes:
                 process.start()
@@ -97,15 +100,20 @@ class Product:
         self._lab.purge_queues()
 
     def begin_shifts(self) -> None:
-        """What the scheduler does once a minute."""
-        dispatch_shift.send()
-        recover_shift.send()
+        """Let go of the shifts: those that stand by take them within half a second."""
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE pipeline_shift SET token = %s, alive_at = clock_timestamp()", [uuid.UUID(int=0)])
 
     def end_shifts(self) -> None:
-        """Take the token from the running shifts: they leave at their next turn, before they look for rows."""
+        """Take the shifts from whoever works at them, and hold them: they leave at their next turn."""
         with connection.cursor() as cursor:
-            cursor.execute("DELETE FROM pipeline_shift")
-        time.sleep(0.1)
+            for name in ("dispatch", "recover"):
+                cursor.execute(
+                    "INSERT INTO pipeline_shift (name, token, taken_at, alive_at) VALUES (%s, %s, now(), 'infinity')"
+                    " ON CONFLICT (name) DO UPDATE SET token = excluded.token, alive_at = excluded.alive_at",
+                    [name, uuid.uuid4()],
+                )
+        time.sleep(_TURN_SECONDS)
 
     def warm_up(self) -> None:
         """Connections made, code loaded, statements planned once: what a running system has behind it."""
@@ -120,16 +128,17 @@ class Product:
 
         Raises RowsLostError when the event store does not hold each of them once.
         """
-        began = time.time()
         self.begin_shifts()
         self.wait_until_acked(events)
-        self.end_shifts()
         with connection.cursor() as cursor:
+            cursor.execute("SELECT extract(epoch FROM taken_at) FROM pipeline_shift WHERE name = 'dispatch'")
+            (began,) = cursor.fetchone()
             cursor.execute("SELECT extract(epoch FROM max(acked_at)), count(*), sum(bytes) FROM pipeline_window")
             ended, windows, payload_bytes = cursor.fetchone()
+        self.end_shifts()
         self.check_stored(events)
         return Drain(
-            events=events, seconds=float(ended) - began, windows=int(windows), payload_bytes=int(payload_bytes)
+            events=events, seconds=float(ended - began), windows=int(windows), payload_bytes=int(payload_bytes)
         )
 
     def wait_until_acked(self, events: int) -> None:
