@@ -36,7 +36,7 @@ from deploy.local.process import PROJECT
 from deploy.local.rabbitmq import RabbitMQ
 from tests.administering import let_role_administer
 from tests.variables import every_variable
-from towpath.eventlog.store import completed
+from towpath.eventlog.connect import with_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,7 +168,7 @@ def _make_services(folder: Path, ports: Ports) -> Services:
             log / "rabbitmq.log",
         ),
         clickhouse=clickhouse,
-        event_store_url=completed("postgresql://", database_url=postgres.url) if is_asked_for else clickhouse.url,
+        event_store_url=with_server("postgresql://", database_url=postgres.url) if is_asked_for else clickhouse.url,
         web_port=ports.choose("web"),
     )
 

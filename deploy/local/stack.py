@@ -30,7 +30,7 @@ from deploy.local.progress import Progress
 from deploy.local.rabbitmq import RabbitMQ
 from deploy.local.supervisor import Supervisor
 from deploy.local.traffic import start_live_traffic
-from towpath.eventlog.store import completed
+from towpath.eventlog.connect import with_server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -143,7 +143,7 @@ class Stack:
             store = self.clickhouse.url
             services.append(self.clickhouse)
         try:
-            variables["EVENT_STORE_URL"] = completed(store, database_url=variables["DATABASE_URL"])
+            variables["EVENT_STORE_URL"] = with_server(store, database_url=variables["DATABASE_URL"])
         except ImproperlyConfigured as error:
             raise LocalStackError(f"EVENT_STORE_URL: {error}") from error
         return services

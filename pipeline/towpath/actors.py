@@ -16,7 +16,8 @@ from django.db import DatabaseError, InterfaceError, connection
 from periodiq import cron
 
 from towpath.conf.current import config
-from towpath.eventlog.store import EventStore, connect
+from towpath.eventlog.connect import connect
+from towpath.eventlog.store import Store
 from towpath.flow.accumulate import WindowLimits
 from towpath.flow.aggregator import Aggregator
 from towpath.flow.dispatch import Dispatcher, DispatchLimits
@@ -204,7 +205,7 @@ def _start_aggregating() -> None:
             return
 
 
-def _log_findings(store: EventStore) -> None:
+def _log_findings(store: Store) -> None:
     """What `doctor` would say about the event store, once for each process."""
     for problem in store.problems():
         log.error("event_store_finding", check="event store table", detail=problem)
@@ -221,7 +222,7 @@ def enqueue_batches(batches: Sequence[BatchMessage]) -> None:
     )
 
 
-def event_store() -> EventStore:
+def event_store() -> Store:
     """The process's connection to the event store."""
     with _making:
         return _make_event_store()
@@ -234,7 +235,7 @@ def aggregator() -> Aggregator:
 
 
 @functools.cache
-def _make_event_store() -> EventStore:
+def _make_event_store() -> Store:
     return connect(config().event_store_url, timeout_seconds=config().store_timeout_seconds)
 
 

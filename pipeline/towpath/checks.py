@@ -15,7 +15,7 @@ from django.utils.module_loading import import_string, module_has_submodule
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
 from towpath.conf.current import config
-from towpath.eventlog import store
+from towpath.eventlog.connect import require_known, with_own_server
 from towpath.outbox.insert import OutboxBase
 from towpath.rabbitmq.broker import Broker
 
@@ -172,10 +172,10 @@ def _actors() -> Iterator[CheckMessage]:
 def _event_store() -> Iterator[CheckMessage]:
     """Of a project that sets it after `from towpath.conf.settings import *`, which checks the environment's."""
     try:
-        store.checked(config().event_store_url)
+        require_known(config().event_store_url)
         if connection.vendor == "postgresql":  # of another one, the first check speaks
             # What the DATABASES bring, whose server `postgresql://` stands for.
-            store.checked(store.with_own_server(config().event_store_url))
+            require_known(with_own_server(config().event_store_url))
     except ImproperlyConfigured as error:
         yield Error(f"EVENT_STORE_URL: {error}", hint="See docs/stores.md.", id="pipeline.E020")
 

@@ -213,7 +213,7 @@ class Lab:
         call_command("eventlog", "migrate")
 
     def _new_store(self) -> EventStore:
-        from towpath.eventlog.store import connect
+        from towpath.eventlog.connect import connect
 
         return connect(self.environment["EVENT_STORE_URL"], timeout_seconds=120)
 

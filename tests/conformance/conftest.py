@@ -8,13 +8,13 @@ import pytest
 from django.db import connection
 
 from tests.conformance.subjects import (
+    AnyStore,
     ClickHouseSubject,
     EmbeddedSubject,
     MemorySubject,
     PostgreSQLSubject,
     Subject,
 )
-from towpath.eventlog import schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pytest_django.plugin import DjangoDbBlocker
 
     from tests.services import Services
-    from towpath.eventlog.store import EventStore
 
 SUBJECTS: dict[str, Callable[[Services], Subject]] = {
     "memory": MemorySubject,
@@ -69,7 +68,7 @@ def subject(
 
 
 @pytest.fixture
-def store(subject: Subject) -> EventStore:
+def store(subject: Subject) -> AnyStore:
     """The store, migrated and empty."""
-    schema.migrate(subject.store)
+    subject.migrate()
     return subject.store

@@ -12,8 +12,10 @@ import clickhouse_connect
 import psycopg2
 
 from tests.clickhouse import client_of, url_of
+from towpath.eventlog import schema
 from towpath.eventlog.columns import ADDED_COLUMNS
-from towpath.eventlog.store import EventStore, connect
+from towpath.eventlog.connect import connect
+from towpath.eventlog.store import EventStore, ReadableStore, Store
 from towpath.eventlog.stores.memory import MemoryStore, StoredRow
 
 if TYPE_CHECKING:
@@ -25,10 +27,19 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMEOUT_SECONDS = 20
 
 
+class AnyStore(EventStore, ReadableStore, Protocol):
+    """What each of the stores is."""
+
+
 class Subject(Protocol):
     """One kind of store. A second real one is one more class here, and one more line in conftest.SUBJECTS."""
 
-    store: EventStore
+    @property
+    def store(self) -> AnyStore:
+        """Fresh, and connected to its service."""
+
+    def migrate(self) -> None:
+        """Make the store's table, if it has one."""
 
     def rows(self) -> list[StoredRow]:
         """Every stored row, by outbox and id."""
@@ -39,6 +50,10 @@ class Subject(Protocol):
 
 class SchemaSubject(Subject, Protocol):
     """A store with a schema."""
+
+    @property
+    def store(self) -> Store:
+        """As above, with a table to migrate."""
 
     def execute(self, sql: str) -> None:
         """What somebody does to the store's database by hand."""
@@ -55,7 +70,7 @@ class RemoteSubject(SchemaSubject, Protocol):
 
     port: int
 
-    def connect(self, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> EventStore:
+    def connect(self, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> Store:
         """The same store through another port of this machine."""
 
 
@@ -64,7 +79,10 @@ class MemorySubject:
 
     def __init__(self, services: Services) -> None:  # noqa: ARG002 - as the others
         self.memory = MemoryStore()
-        self.store: EventStore = self.memory
+        self.store: AnyStore = self.memory
+
+    def migrate(self) -> None:
+        """Nothing: there is no table."""
 
     def rows(self) -> list[StoredRow]:
         return sorted(self.memory.rows, key=lambda row: row.identity)
@@ -78,8 +96,11 @@ class _Engine:
     escapes are in between.
     """
 
-    store: EventStore
+    store: Store
     _admin: Client
+
+    def migrate(self) -> None:
+        schema.migrate(self.store)
 
     def rows(self) -> list[StoredRow]:
         added = ", ".join(column.name for column in ADDED_COLUMNS)
@@ -128,7 +149,7 @@ class ClickHouseSubject(_Engine):
         self._admin = client_of(self._server, database="conformance")
         self.store = self.connect(self.port)
 
-    def connect(self, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> EventStore:
+    def connect(self, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> Store:
         return connect(url_of(self._server, database="conformance", port=port), timeout_seconds=timeout_seconds)
 
     def close(self) -> None:
@@ -169,7 +190,10 @@ class PostgreSQLSubject:
         self.store = self.connect(self.port)
         self.drop_tables()
 
-    def connect(self, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> EventStore:
+    def migrate(self) -> None:
+        schema.migrate(self.store)
+
+    def connect(self, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> Store:
         server = self._server._replace(
             path="conformance", netloc=f"{self._server.username}:{self._server.password}@127.0.0.1:{port}"
         )

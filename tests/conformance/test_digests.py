@@ -8,16 +8,16 @@ from hashlib import md5
 import pytest
 
 from tests.conformance.rows import MOMENT, SECOND, row, write
-from tests.conformance.subjects import SchemaSubject
+from tests.conformance.subjects import AnyStore, SchemaSubject
 from towpath.eventlog.errors import StoreUnavailable
-from towpath.eventlog.store import Digest, EventStore
+from towpath.eventlog.store import Digest
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
 MICROSECOND = timedelta(microseconds=1)
 
 
-def digests(store: EventStore, *, since: timedelta = -HOUR, until: timedelta = HOUR) -> list[Digest]:
+def digests(store: AnyStore, *, since: timedelta = -HOUR, until: timedelta = HOUR) -> list[Digest]:
     return list(store.digests(None, since=MOMENT + since, until=MOMENT + until, slack=MINUTE))
 
 
@@ -25,7 +25,7 @@ def hexadecimal(context: bytes) -> str:
     return md5(context, usedforsecurity=False).hexdigest()
 
 
-def test_rows_are_counted_by_type_and_context(store: EventStore) -> None:
+def test_rows_are_counted_by_type_and_context(store: AnyStore) -> None:
     write(store, row(1, context=b"a"), row(2, context=b"b\t\\"), row(3, context=b"a", moment=MOMENT + MINUTE))
     write(store, row(4, context=b"a", event_type="B"), row(5, context=b"a", event_type="\xe9"), token=SECOND)
 
@@ -40,7 +40,7 @@ def test_rows_are_counted_by_type_and_context(store: EventStore) -> None:
     }
 
 
-def test_a_period_has_its_start_and_not_its_end(store: EventStore) -> None:
+def test_a_period_has_its_start_and_not_its_end(store: AnyStore) -> None:
     write(
         store,
         row(1, context=b"before", moment=MOMENT - MICROSECOND),
@@ -59,7 +59,7 @@ def test_a_period_has_its_start_and_not_its_end(store: EventStore) -> None:
     }
 
 
-def test_what_is_further_away_than_the_slack_is_not_there(store: EventStore) -> None:
+def test_what_is_further_away_than_the_slack_is_not_there(store: AnyStore) -> None:
     write(store, row(1, moment=MOMENT - MINUTE - MICROSECOND), row(2, moment=MOMENT + HOUR + MINUTE))
 
     assert digests(store, since=timedelta(), until=HOUR) == []
@@ -69,14 +69,14 @@ def test_what_is_further_away_than_the_slack_is_not_there(store: EventStore) -> 
     assert [(one.inside, one.around) for one in digests(store, since=timedelta(), until=HOUR)] == [(0, 2)]
 
 
-def test_a_table_that_is_not_there_is_an_error(store: EventStore) -> None:
+def test_a_table_that_is_not_there_is_an_error(store: AnyStore) -> None:
     with pytest.raises(StoreUnavailable, match="no_such_table"):
         list(store.digests("no_such_table", since=MOMENT, until=MOMENT + HOUR, slack=MINUTE))
 
 
 @pytest.mark.only("clickhouse", "chdb", "postgresql", reason="a store in memory has no table but its own")
 def test_a_table_is_named_with_or_without_its_schema(
-    request: pytest.FixtureRequest, store: EventStore, subject: SchemaSubject
+    request: pytest.FixtureRequest, store: AnyStore, subject: SchemaSubject
 ) -> None:
     write(store, row(1), row(2, context=b"a"))
     subject.execute("CREATE VIEW old_log AS SELECT event_type, event_date_time, event_context FROM event_log")

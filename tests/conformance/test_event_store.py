@@ -16,7 +16,7 @@ from tests.conformance.rows import FIRST, MOMENT, SECOND, WINDOW, copy_text, row
 from tests.conformance.subjects import SchemaSubject, Subject
 from towpath.eventlog import schema
 from towpath.eventlog.errors import RowsRefused
-from towpath.eventlog.store import EventStore
+from towpath.eventlog.store import Store
 
 has_a_schema = pytest.mark.only("clickhouse", "chdb", "postgresql", reason="memory has no schema that could be wrong")
 has_settings = pytest.mark.only(
@@ -27,18 +27,20 @@ has_settings = pytest.mark.only(
 # --- The schema ------------------------------------------------------------------------------------------------------
 
 
-def test_migrating_a_second_time_does_nothing(subject: Subject) -> None:
+@has_a_schema
+def test_migrating_a_second_time_does_nothing(subject: SchemaSubject) -> None:
     schema.migrate(subject.store)
 
     assert list(schema.migrate(subject.store)) == []
 
 
-def test_a_migrated_store_has_no_problems(store: EventStore) -> None:
+@has_a_schema
+def test_a_migrated_store_has_no_problems(store: Store) -> None:
     assert list(store.problems()) == []
 
 
 @has_a_schema
-def test_migrations_at_the_same_time_apply_each_step_once(subject: Subject) -> None:
+def test_migrations_at_the_same_time_apply_each_step_once(subject: SchemaSubject) -> None:
     def migrate(_: int) -> list[int]:
         try:
             return [migration.number for migration in schema.migrate(subject.store)]
@@ -52,7 +54,7 @@ def test_migrations_at_the_same_time_apply_each_step_once(subject: Subject) -> N
 
 
 @has_a_schema
-def test_a_migration_that_was_done_but_not_recorded_is_done_again(store: EventStore, subject: SchemaSubject) -> None:
+def test_a_migration_that_was_done_but_not_recorded_is_done_again(store: Store, subject: SchemaSubject) -> None:
     """As after a crash between the two."""
     write(store, row(1))
     subject.execute("DROP TABLE event_log_migration")
@@ -65,14 +67,14 @@ def test_a_migration_that_was_done_but_not_recorded_is_done_again(store: EventSt
 
 
 @has_a_schema
-def test_a_store_without_a_table_says_how_to_get_one(subject: Subject) -> None:
+def test_a_store_without_a_table_says_how_to_get_one(subject: SchemaSubject) -> None:
     (problem,) = subject.store.problems()
 
     assert "eventlog migrate" in problem
 
 
 @has_a_schema
-def test_a_missing_column_is_named(store: EventStore, subject: SchemaSubject) -> None:
+def test_a_missing_column_is_named(store: Store, subject: SchemaSubject) -> None:
     subject.execute("ALTER TABLE event_log DROP COLUMN event_context")
 
     (problem,) = store.problems()
@@ -84,7 +86,7 @@ def test_a_missing_column_is_named(store: EventStore, subject: SchemaSubject) ->
 @pytest.mark.parametrize(
     "setting", ["non_replicated_deduplication_window", "fsync_after_insert", "fsync_part_directory"]
 )
-def test_a_missing_setting_is_named_with_what_to_do(store: EventStore, subject: SchemaSubject, setting: str) -> None:
+def test_a_missing_setting_is_named_with_what_to_do(store: Store, subject: SchemaSubject, setting: str) -> None:
     subject.execute(f"ALTER TABLE event_log RESET SETTING {setting}")
 
     (problem,) = store.problems()
@@ -113,13 +115,13 @@ def test_a_missing_setting_is_named_with_what_to_do(store: EventStore, subject: 
         pytest.param(b"x" * 2**20, id="1 MiB"),
     ],
 )
-def test_a_context_is_stored_byte_for_byte(store: EventStore, subject: Subject, context: bytes) -> None:
+def test_a_context_is_stored_byte_for_byte(store: Store, subject: Subject, context: bytes) -> None:
     write(store, row(1, context=context), row(2, context=b"{}"))
 
     assert subject.rows() == [row(1, context=context), row(2)]
 
 
-def test_every_column_is_stored_as_it_came(store: EventStore, subject: Subject) -> None:
+def test_every_column_is_stored_as_it_came(store: Store, subject: Subject) -> None:
     rows = [
         row(1, event_type="a type\twith\na tab", version=0),
         row(2**63 - 1, outbox="outbox_user", version=2**63 - 1),
@@ -143,13 +145,13 @@ def test_every_column_is_stored_as_it_came(store: EventStore, subject: Subject) 
     ],
     ids=str,
 )
-def test_a_time_is_stored_to_the_microsecond(store: EventStore, subject: Subject, moment: datetime) -> None:
+def test_a_time_is_stored_to_the_microsecond(store: Store, subject: Subject, moment: datetime) -> None:
     write(store, row(1, moment=moment))
 
     assert subject.rows() == [row(1, moment=moment)]
 
 
-def test_a_time_without_a_fraction_is_read(store: EventStore, subject: Subject) -> None:
+def test_a_time_without_a_fraction_is_read(store: Store, subject: Subject) -> None:
     whole_second = copy_text(row(1)).replace(b".123456+00", b"+00")
 
     store.write(whole_second, row_count=1, token=FIRST)
@@ -157,7 +159,7 @@ def test_a_time_without_a_fraction_is_read(store: EventStore, subject: Subject) 
     assert subject.rows() == [row(1, moment=MOMENT.replace(microsecond=0))]
 
 
-def test_rows_of_ten_years_are_one_write(store: EventStore, subject: Subject) -> None:
+def test_rows_of_ten_years_are_one_write(store: Store, subject: Subject) -> None:
     rows = [row(month + 1, moment=datetime(2010 + month // 12, 1 + month % 12, 3, tzinfo=UTC)) for month in range(120)]
 
     write(store, *rows)
@@ -168,28 +170,28 @@ def test_rows_of_ten_years_are_one_write(store: EventStore, subject: Subject) ->
 # --- Tokens ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_token_stores_once(store: EventStore, subject: Subject) -> None:
+def test_the_same_token_stores_once(store: Store, subject: Subject) -> None:
     write(store, row(1), row(2))
     write(store, row(1), row(2))
 
     assert subject.rows() == [row(1), row(2)]
 
 
-def test_the_same_token_with_other_rows_is_dropped(store: EventStore, subject: Subject) -> None:
+def test_the_same_token_with_other_rows_is_dropped(store: Store, subject: Subject) -> None:
     write(store, row(1))
     write(store, row(2), row(3))
 
     assert subject.rows() == [row(1)]
 
 
-def test_another_token_stores_again(store: EventStore, subject: Subject) -> None:
+def test_another_token_stores_again(store: Store, subject: Subject) -> None:
     write(store, row(1), token=FIRST)
     write(store, row(1), token=SECOND)
 
     assert subject.rows() == [row(1), row(1)]
 
 
-def test_of_a_token_for_two_months_only_the_missing_month_is_stored(store: EventStore, subject: Subject) -> None:
+def test_of_a_token_for_two_months_only_the_missing_month_is_stored(store: Store, subject: Subject) -> None:
     # Given a write that got no further than its first month
     january, february = row(1, moment=datetime(2024, 1, 31, tzinfo=UTC)), row(2)
     write(store, january)
@@ -200,7 +202,7 @@ def test_of_a_token_for_two_months_only_the_missing_month_is_stored(store: Event
     assert subject.rows() == [january, february]
 
 
-def test_a_token_is_remembered_over_many_other_writes(store: EventStore, subject: Subject) -> None:
+def test_a_token_is_remembered_over_many_other_writes(store: Store, subject: Subject) -> None:
     write(store, row(1), token=FIRST)
     for number in range(2, 30):
         write(store, row(number), token=f"token {number}")
@@ -210,7 +212,7 @@ def test_a_token_is_remembered_over_many_other_writes(store: EventStore, subject
     assert subject.rows() == [row(number) for number in range(1, 30)]
 
 
-def test_a_refused_write_does_not_use_its_token_up(store: EventStore, subject: Subject) -> None:
+def test_a_refused_write_does_not_use_its_token_up(store: Store, subject: Subject) -> None:
     with pytest.raises(RowsRefused):
         store.write(copy_text(row(1)).replace(b"2024", b"infinity"), row_count=1, token=FIRST)
 
@@ -234,9 +236,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("refused", REFUSED.values(), ids=REFUSED)
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_refused_row_keeps_the_whole_write_out(
-    store: EventStore, subject: Subject, refused: bytes, place: int
-) -> None:
+def test_a_refused_row_keeps_the_whole_write_out(store: Store, subject: Subject, refused: bytes, place: int) -> None:
     lines = [copy_text(row(1, moment=MOMENT - timedelta(days=60))), copy_text(row(3))]
     lines.insert(place, refused)
 
@@ -247,7 +247,7 @@ def test_a_refused_row_keeps_the_whole_write_out(
 
 
 @pytest.mark.parametrize("refused", REFUSED.values(), ids=REFUSED)
-def test_a_refusal_quotes_no_payload(store: EventStore, refused: bytes) -> None:
+def test_a_refusal_quotes_no_payload(store: Store, refused: bytes) -> None:
     secrets = copy_text(row(1, context=b'{"password": "hunter2"}', event_type="hunter2"))
 
     with pytest.raises(RowsRefused) as caught:

@@ -9,7 +9,7 @@ from tests.conformance.subjects import PostgreSQLSubject, SchemaSubject
 from towpath.eventlog import schema
 from towpath.eventlog.errors import EventStoreError, RowsRefused
 from towpath.eventlog.schema import SchemaConflictError
-from towpath.eventlog.store import EventStore
+from towpath.eventlog.store import Store
 
 clickhouse = pytest.mark.only("clickhouse", "chdb", reason="the statements are ClickHouse's")
 postgresql = pytest.mark.only("postgresql", reason="the statements are PostgreSQL's")
@@ -86,7 +86,7 @@ _FOREIGN_ON_POSTGRESQL = {
 @postgresql
 @pytest.mark.parametrize(("statement", "why"), _FOREIGN_ON_POSTGRESQL.values(), ids=_FOREIGN_ON_POSTGRESQL)
 def test_a_foreign_table_is_refused_by_name_and_left_as_it_is_on_postgresql(
-    store: EventStore, subject: PostgreSQLSubject, statement: str, why: str
+    store: Store, subject: PostgreSQLSubject, statement: str, why: str
 ) -> None:
     assert list(store.problems()) == []
     subject.drop_tables()
@@ -119,7 +119,7 @@ def test_a_table_that_is_ours_but_not_recorded_is_recorded(subject: SchemaSubjec
 
 
 @pytest.mark.only("clickhouse", "chdb", "postgresql", reason="memory has no schema")
-def test_a_table_that_was_dropped_is_made_again(store: EventStore, subject: SchemaSubject) -> None:
+def test_a_table_that_was_dropped_is_made_again(store: Store, subject: SchemaSubject) -> None:
     subject.execute("DROP TABLE event_log")
     (problem,) = store.problems()
     assert "eventlog migrate" in problem
@@ -149,9 +149,7 @@ def test_a_table_that_was_dropped_is_made_again(store: EventStore, subject: Sche
         ("ALTER TABLE event_log DROP COLUMN event_context", "column event_context is missing"),
     ],
 )
-def test_a_change_is_named_and_its_remedy_works(
-    store: EventStore, subject: SchemaSubject, change: str, why: str
-) -> None:
+def test_a_change_is_named_and_its_remedy_works(store: Store, subject: SchemaSubject, change: str, why: str) -> None:
     subject.execute(change)
 
     (problem,) = store.problems()
@@ -176,9 +174,7 @@ def test_a_change_is_named_and_its_remedy_works(
         "ALTER TABLE event_log MODIFY COLUMN event_context CODEC(ZSTD(9))",
     ],
 )
-def test_a_change_on_which_no_promise_rests_is_no_problem(
-    store: EventStore, subject: SchemaSubject, change: str
-) -> None:
+def test_a_change_on_which_no_promise_rests_is_no_problem(store: Store, subject: SchemaSubject, change: str) -> None:
     subject.execute(change)
 
     assert list(store.problems()) == []
@@ -199,7 +195,7 @@ def test_a_change_on_which_no_promise_rests_is_no_problem(
     ],
 )
 def test_a_change_is_named_and_its_remedy_works_on_postgresql(
-    store: EventStore, subject: SchemaSubject, change: str, why: str
+    store: Store, subject: SchemaSubject, change: str, why: str
 ) -> None:
     subject.execute(change)
 
@@ -213,7 +209,7 @@ def test_a_change_is_named_and_its_remedy_works_on_postgresql(
 
 
 @postgresql
-def test_a_foreign_table_with_the_name_of_a_month_is_named(store: EventStore, subject: SchemaSubject) -> None:
+def test_a_foreign_table_with_the_name_of_a_month_is_named(store: Store, subject: SchemaSubject) -> None:
     subject.execute("CREATE TABLE event_log_2024_02 (n int)")
     try:
         with pytest.raises(EventStoreError, match="event_log_2024_02 is not a partition of event_log: rename it"):
@@ -229,7 +225,7 @@ def test_a_foreign_table_with_the_name_of_a_month_is_named(store: EventStore, su
 
 
 @postgresql
-def test_a_trigger_that_leaves_rows_out_stops_the_write_and_is_named(store: EventStore, subject: SchemaSubject) -> None:
+def test_a_trigger_that_leaves_rows_out_stops_the_write_and_is_named(store: Store, subject: SchemaSubject) -> None:
     subject.execute(
         "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
         "CREATE TRIGGER eats BEFORE INSERT ON event_log FOR EACH ROW EXECUTE FUNCTION nothing()"
@@ -250,7 +246,7 @@ def test_a_trigger_that_leaves_rows_out_stops_the_write_and_is_named(store: Even
 
 @clickhouse
 @pytest.mark.parametrize("token_log", ["", "SETTINGS non_replicated_deduplication_window = 100"], ids=["none", "own"])
-def test_a_view_is_listed_with_what_its_target_needs(store: EventStore, subject: SchemaSubject, token_log: str) -> None:
+def test_a_view_is_listed_with_what_its_target_needs(store: Store, subject: SchemaSubject, token_log: str) -> None:
     """The OBT's token drops a late insert, which counts twice in a target that keeps no tokens of its own."""
     targets = {"sums": "SummingMergeTree", "lines": "MergeTree"}
     selects = {
@@ -282,7 +278,7 @@ def test_a_view_is_listed_with_what_its_target_needs(store: EventStore, subject:
 
 
 @clickhouse
-def test_a_view_on_a_view_s_target_is_listed_as_well(store: EventStore, subject: SchemaSubject) -> None:
+def test_a_view_on_a_view_s_target_is_listed_as_well(store: Store, subject: SchemaSubject) -> None:
     # Given a target with a token log, and on it a view whose own target has none
     subject.execute(
         "CREATE TABLE lines (event_type String, n UInt64) ENGINE = MergeTree ORDER BY event_type"
@@ -317,7 +313,7 @@ def test_a_view_on_a_view_s_target_is_listed_as_well(store: EventStore, subject:
     ],
 )
 def test_an_error_of_a_view_names_the_view_and_quotes_no_payload(
-    store: EventStore, subject: SchemaSubject, expression: str
+    store: Store, subject: SchemaSubject, expression: str
 ) -> None:
     subject.execute("CREATE TABLE seen (n String) ENGINE = MergeTree ORDER BY n")
     subject.execute(f"CREATE MATERIALIZED VIEW seeing TO seen AS SELECT toString({expression}) AS n FROM event_log")
@@ -332,7 +328,7 @@ def test_an_error_of_a_view_names_the_view_and_quotes_no_payload(
 
 
 @clickhouse
-def test_an_error_of_a_constraint_names_it_and_quotes_no_payload(store: EventStore, subject: SchemaSubject) -> None:
+def test_an_error_of_a_constraint_names_it_and_quotes_no_payload(store: Store, subject: SchemaSubject) -> None:
     subject.execute("ALTER TABLE event_log ADD CONSTRAINT short CHECK length(event_context) < 3")
 
     with pytest.raises(RowsRefused, match=r"^Constraint `short` for table \S+ is violated \(code") as raised:
@@ -351,7 +347,7 @@ def test_an_error_of_a_constraint_names_it_and_quotes_no_payload(store: EventSto
     ],
 )
 def test_what_each_insert_computes_besides_is_named(
-    store: EventStore, subject: SchemaSubject, name: str, addition: str
+    store: Store, subject: SchemaSubject, name: str, addition: str
 ) -> None:
     subject.execute(f"ALTER TABLE event_log {addition}")
 

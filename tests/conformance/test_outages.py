@@ -16,7 +16,7 @@ from tests.conformance.rows import WINDOW, row, write
 from tests.conformance.subjects import RemoteSubject, Subject
 from tests.services import Services
 from towpath.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable, WriteTooLarge
-from towpath.eventlog.store import EventStore
+from towpath.eventlog.store import Store
 from towpath.eventlog.stores.memory import StoredRow
 
 has_an_address = pytest.mark.only("clickhouse", "postgresql", reason="the others are in this process")
@@ -26,11 +26,11 @@ speaks_http = pytest.mark.only("clickhouse", reason="these are answers of ClickH
 # --- Clock, threads, closing -----------------------------------------------------------------------------------------
 
 
-def test_the_stores_clock_is_near_ours(store: EventStore) -> None:
+def test_the_stores_clock_is_near_ours(store: Store) -> None:
     assert abs(store.now() - datetime.now(UTC)) < timedelta(seconds=10)
 
 
-def test_threads_share_a_store(store: EventStore, subject: Subject) -> None:
+def test_threads_share_a_store(store: Store, subject: Subject) -> None:
     def write_ten(thread: int) -> None:
         for number in range(thread * 10, thread * 10 + 10):
             write(store, row(number), token=f"token {number}")
@@ -42,7 +42,7 @@ def test_threads_share_a_store(store: EventStore, subject: Subject) -> None:
     assert subject.rows() == [row(number) for number in range(80)]
 
 
-def test_threads_with_one_token_store_once(store: EventStore, subject: Subject) -> None:
+def test_threads_with_one_token_store_once(store: Store, subject: Subject) -> None:
     rows = [row(number) for number in range(100)]
 
     with ThreadPoolExecutor(8) as pool:
@@ -51,12 +51,12 @@ def test_threads_with_one_token_store_once(store: EventStore, subject: Subject) 
     assert subject.rows() == rows
 
 
-def test_a_store_is_closed_twice_without_complaint(store: EventStore) -> None:
+def test_a_store_is_closed_twice_without_complaint(store: Store) -> None:
     store.close()
     store.close()
 
 
-def test_a_closed_store_opens_again_when_it_is_used(store: EventStore, subject: Subject) -> None:
+def test_a_closed_store_opens_again_when_it_is_used(store: Store, subject: Subject) -> None:
     store.close()
 
     write(store, row(1))
@@ -68,10 +68,10 @@ def test_a_closed_store_opens_again_when_it_is_used(store: EventStore, subject: 
 
 
 @pytest.mark.only("chdb", reason="only this engine lives in a process")
-def test_an_embedded_store_that_another_process_has_open_says_so(store: EventStore, services: Services) -> None:
+def test_an_embedded_store_that_another_process_has_open_says_so(store: Store, services: Services) -> None:
     assert list(store.problems()) == []
     url = f"chdb://{services.folder / 'embedded'}"
-    ask = f"from towpath.eventlog.store import connect; connect({url!r}, timeout_seconds=5).now()"
+    ask = f"from towpath.eventlog.connect import connect; connect({url!r}, timeout_seconds=5).now()"
 
     done = subprocess.run([sys.executable, "-c", ask], cwd=PROJECT, capture_output=True, text=True, check=False)
 
@@ -104,7 +104,7 @@ def test_a_store_that_is_down_is_unavailable_whatever_is_asked(
 @speaks_http
 @pytest.mark.parametrize(("silence", "stored"), [("close", []), ("carry out and close", [row(1)]), ("hang", [])])
 def test_a_lost_answer_leaves_the_outcome_unknown(
-    store: EventStore, subject: RemoteSubject, silence: Silence, stored: list[StoredRow]
+    store: Store, subject: RemoteSubject, silence: Silence, stored: list[StoredRow]
 ) -> None:
     assert list(store.problems()) == []
     with Endpoint(subject.port, inserts=silence) as endpoint:
@@ -138,7 +138,7 @@ def test_a_lost_answer_leaves_the_outcome_unknown(
 )
 @pytest.mark.parametrize("status", [500, 200])
 def test_an_error_code_is_an_error_also_under_a_good_status(
-    store: EventStore, subject: RemoteSubject, code: int, outcome: type[Exception], status: int
+    store: Store, subject: RemoteSubject, code: int, outcome: type[Exception], status: int
 ) -> None:
     body = f"Code: {code}. DB::Exception: something is wrong. (SOMETHING)\n".encode()
     answer = Answer(status, body, {"X-ClickHouse-Exception-Code": str(code)})
@@ -154,9 +154,7 @@ def test_an_error_code_is_an_error_also_under_a_good_status(
 
 @speaks_http
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_an_answer_of_something_in_between_is_no_success(
-    store: EventStore, subject: RemoteSubject, status: int
-) -> None:
+def test_an_answer_of_something_in_between_is_no_success(store: Store, subject: RemoteSubject, status: int) -> None:
     assert list(store.problems()) == []
     with Endpoint(subject.port, inserts=Answer(status, b"no upstream")) as endpoint:
         behind_endpoint = subject.connect(endpoint.port)
@@ -178,7 +176,7 @@ def test_an_answer_of_something_in_between_is_no_success(
     ids=["no summary", "empty summary", "no rows"],
 )
 def test_a_good_answer_that_does_not_say_what_was_written_leaves_the_outcome_unknown(
-    store: EventStore, subject: RemoteSubject, answer: Answer
+    store: Store, subject: RemoteSubject, answer: Answer
 ) -> None:
     assert list(store.problems()) == []
     with Endpoint(subject.port, inserts=answer) as endpoint:
@@ -192,7 +190,7 @@ def test_a_good_answer_that_does_not_say_what_was_written_leaves_the_outcome_unk
 
 @speaks_http
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_events_do_not_follow_a_redirect(store: EventStore, subject: RemoteSubject, status: int) -> None:
+def test_events_do_not_follow_a_redirect(store: Store, subject: RemoteSubject, status: int) -> None:
     # Given a proxy that sends everybody to another server, which takes whatever it is given
     assert list(store.problems()) == []
     taken = Answer(200, b"", {"X-ClickHouse-Summary": '{"written_rows": "1"}'})

@@ -18,8 +18,10 @@ from tests.faults.proxy import Fault, Kind, Proxy
 from tests.faults.stores import PostgreSQL
 from tests.waiting import eventually
 from towpath.eventlog import schema
+from towpath.eventlog.columns import FIRST_COLUMN_NUMBER
+from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
-from towpath.eventlog.store import EventStore, connect
+from towpath.eventlog.store import Store
 from towpath.eventlog.stores.postgresql import store as postgresql
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def network(subject: RemoteSubject) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def far_store(subject: RemoteSubject, store: EventStore, network: Proxy) -> Iterator[EventStore]:
+def far_store(subject: RemoteSubject, store: Store, network: Proxy) -> Iterator[Store]:
     """The store behind a network that can fail. It has been used: it holds a connection."""
     assert list(store.problems()) == []
     far = subject.connect(network.port, timeout_seconds=_TIMEOUT_SECONDS)
@@ -52,7 +54,7 @@ def far_store(subject: RemoteSubject, store: EventStore, network: Proxy) -> Iter
 
 
 @pytest.fixture
-def by_hand(services: Services, store: EventStore) -> Iterator[connection]:
+def by_hand(services: Services, store: Store) -> Iterator[connection]:
     """A transaction of somebody else in the store's database."""
     assert list(store.problems()) == []
     url = urlunsplit(urlsplit(services.postgres.url)._replace(path="conformance"))
@@ -66,7 +68,7 @@ def by_hand(services: Services, store: EventStore) -> Iterator[connection]:
 
 @pytest.mark.parametrize("kind", [Kind.DROP_ANSWER, Kind.HOLD_ANSWER])
 def test_a_lost_answer_to_the_commit_leaves_the_outcome_unknown(
-    far_store: EventStore, subject: Subject, network: Proxy, kind: Kind
+    far_store: Store, subject: Subject, network: Proxy, kind: Kind
 ) -> None:
     network.fail(Fault(kind=kind, marker=PostgreSQL.insert, times=1))
 
@@ -81,7 +83,7 @@ def test_a_lost_answer_to_the_commit_leaves_the_outcome_unknown(
 
 @pytest.mark.parametrize("after_bytes", [0, 10_000, 100_000])
 def test_a_write_that_is_cut_before_its_commit_is_not_done(
-    far_store: EventStore, subject: Subject, network: Proxy, after_bytes: int
+    far_store: Store, subject: Subject, network: Proxy, after_bytes: int
 ) -> None:
     network.fail(Fault(kind=Kind.CUT, marker=PostgreSQL.insert_begins, times=1, after_bytes=after_bytes))
 
@@ -91,7 +93,7 @@ def test_a_write_that_is_cut_before_its_commit_is_not_done(
     assert subject.rows() == []
 
 
-def test_a_server_that_never_answers_is_given_up(far_store: EventStore, network: Proxy) -> None:
+def test_a_server_that_never_answers_is_given_up(far_store: Store, network: Proxy) -> None:
     network.fail(Fault(kind=Kind.BLACK_HOLE))
 
     with pytest.raises(StoreUnavailable):
@@ -101,7 +103,7 @@ def test_a_server_that_never_answers_is_given_up(far_store: EventStore, network:
 
 
 def test_a_connection_that_was_cut_at_rest_is_replaced_without_an_error(
-    far_store: EventStore, subject: Subject, network: Proxy
+    far_store: Store, subject: Subject, network: Proxy
 ) -> None:
     network.cut()
 
@@ -110,7 +112,7 @@ def test_a_connection_that_was_cut_at_rest_is_replaced_without_an_error(
     assert subject.rows() == [row(1)]
 
 
-def test_a_table_that_is_locked_is_unavailable(far_store: EventStore, subject: Subject, by_hand: connection) -> None:
+def test_a_table_that_is_locked_is_unavailable(far_store: Store, subject: Subject, by_hand: connection) -> None:
     with by_hand.cursor() as cursor:
         cursor.execute("LOCK TABLE event_log")
 
@@ -121,7 +123,7 @@ def test_a_table_that_is_locked_is_unavailable(far_store: EventStore, subject: S
     assert subject.rows() == []
 
 
-def test_a_read_only_server_is_unavailable(store: EventStore, services: Services) -> None:
+def test_a_read_only_server_is_unavailable(store: Store, services: Services) -> None:
     assert list(store.problems()) == []
     server = urlsplit(services.postgres.url)
     read_only = server._replace(path="conformance", query="options=-c%20default_transaction_read_only%3Don")
@@ -131,7 +133,7 @@ def test_a_read_only_server_is_unavailable(store: EventStore, services: Services
         assert reader.read_back(row(1).window_id) == set()
 
 
-def test_a_missing_table_is_unavailable(store: EventStore, subject: SchemaSubject) -> None:
+def test_a_missing_table_is_unavailable(store: Store, subject: SchemaSubject) -> None:
     subject.execute("ALTER TABLE event_log RENAME TO event_log_away")
     try:
         with pytest.raises(StoreUnavailable, match="event_log"):
@@ -141,21 +143,21 @@ def test_a_missing_table_is_unavailable(store: EventStore, subject: SchemaSubjec
 
 
 @pytest.mark.parametrize("moment", ["10000-01-01 00:00:00+00", "0044-03-15 00:00:00+00 BC", "-infinity"])
-def test_a_time_that_python_does_not_know_is_refused(store: EventStore, moment: str) -> None:
+def test_a_time_that_python_does_not_know_is_refused(store: Store, moment: str) -> None:
     rows = copy_text(row(1)).replace(b"2024-02-29 12:30:15.123456+00", moment.encode())
 
     with pytest.raises(RowsRefused, match="event_date_time"):
         store.write(rows, row_count=1, token=FIRST)
 
 
-def test_a_value_too_large_for_an_index_is_refused(store: EventStore) -> None:
+def test_a_value_too_large_for_an_index_is_refused(store: Store) -> None:
     kind = "".join(chr(0x4E00 + number * 7919 % 20000) for number in range(4000))
 
     with pytest.raises(RowsRefused):
         write(store, row(1, event_type=kind))
 
 
-def test_a_constraint_of_somebody_elses_refuses_rows(store: EventStore, subject: SchemaSubject) -> None:
+def test_a_constraint_of_somebody_elses_refuses_rows(store: Store, subject: SchemaSubject) -> None:
     subject.execute("ALTER TABLE event_log ADD CONSTRAINT few CHECK (outbox_id < 100)")
 
     with pytest.raises(RowsRefused, match="few"):
@@ -167,7 +169,7 @@ def test_a_constraint_of_somebody_elses_refuses_rows(store: EventStore, subject:
 # --- Tokens and months -----------------------------------------------------------------------------------------------
 
 
-def test_a_trigger_that_raises_an_error_refuses_rows_and_quotes_none(store: EventStore, subject: SchemaSubject) -> None:
+def test_a_trigger_that_raises_an_error_refuses_rows_and_quotes_none(store: Store, subject: SchemaSubject) -> None:
     write(store, row(1))
     subject.execute(
         "CREATE FUNCTION judge() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN IF NEW.outbox_id = 2 THEN"
@@ -185,7 +187,7 @@ def test_a_trigger_that_raises_an_error_refuses_rows_and_quotes_none(store: Even
     assert subject.rows() == [row(1), row(3)]
 
 
-def test_a_token_that_is_being_written_is_waited_for(store: EventStore, subject: Subject, by_hand: connection) -> None:
+def test_a_token_that_is_being_written_is_waited_for(store: Store, subject: Subject, by_hand: connection) -> None:
     """A late owner's insert and a new one's at the same time: the second finds what became of the first."""
     with ThreadPoolExecutor(1) as pool, by_hand.cursor() as cursor:
         cursor.execute("INSERT INTO event_log_token (token, month) VALUES (%s, '2024-02-01')", [FIRST])
@@ -197,7 +199,7 @@ def test_a_token_that_is_being_written_is_waited_for(store: EventStore, subject:
     assert subject.rows() == [row(1)]
 
 
-def test_tokens_are_forgotten_after_a_week(store: EventStore, subject: SchemaSubject) -> None:
+def test_tokens_are_forgotten_after_a_week(store: Store, subject: SchemaSubject) -> None:
     for number in range(6):
         write(store, row(number), token=f"token {number}")
     subject.execute("UPDATE event_log_token SET written_at = now() - interval '8 days' WHERE token <> 'token 5'")
@@ -210,7 +212,7 @@ def test_tokens_are_forgotten_after_a_week(store: EventStore, subject: SchemaSub
     assert subject.rows() == [row(0), *(row(number) for number in range(9))]
 
 
-def test_a_month_that_was_dropped_comes_back(store: EventStore, subject: SchemaSubject) -> None:
+def test_a_month_that_was_dropped_comes_back(store: Store, subject: SchemaSubject) -> None:
     write(store, row(1))
     subject.execute("DROP TABLE event_log_2024_02")
 
@@ -221,7 +223,7 @@ def test_a_month_that_was_dropped_comes_back(store: EventStore, subject: SchemaS
     assert subject.rows() == [row(2)]
 
 
-def test_threads_make_the_same_month_once(store: EventStore, subject: Subject) -> None:
+def test_threads_make_the_same_month_once(store: Store, subject: Subject) -> None:
     barrier = threading.Barrier(8)
 
     def write_one(number: int) -> None:
@@ -256,11 +258,11 @@ def test_the_database_is_made_by_migrating(services: Services) -> None:
 
 
 def test_a_column_waits_only_so_long_for_the_table(
-    store: EventStore, by_hand: connection, monkeypatch: pytest.MonkeyPatch
+    store: Store, by_hand: connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every write queues up behind it: better an error, and once more."""
     monkeypatch.setattr(postgresql, "_LOCK_SECONDS", 1)
-    column = next(one for one in store.migrations() if one.number >= schema.FIRST_COLUMN_NUMBER)
+    column = next(one for one in store.migrations() if one.number >= FIRST_COLUMN_NUMBER)
     with by_hand.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM event_log")
 
@@ -268,7 +270,7 @@ def test_a_column_waits_only_so_long_for_the_table(
             store.apply_migration(column)
 
 
-def _writes(store: EventStore) -> bool:
+def _writes(store: Store) -> bool:
     try:
         write(store, row(1))
     except (OutcomeUnknown, StoreUnavailable):

@@ -10,8 +10,9 @@ import pytest
 
 from tests.conformance.rows import MOMENT, WINDOW, row, write
 from towpath.eventlog import schema
+from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import EventStoreError, StoreUnavailable
-from towpath.eventlog.store import EventStore, connect
+from towpath.eventlog.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +40,7 @@ def _url(services: Services, *, options: str = "", user: str = "") -> str:
     ],
 )
 def test_what_role_or_url_set_changes_nothing(
-    store: EventStore, subject: PostgreSQLSubject, services: Services, options: str
+    store: Store, subject: PostgreSQLSubject, services: Services, options: str
 ) -> None:
     assert list(store.problems()) == []
     context = b'{"at": "1.2.2024", "text": "a\\\\b \xf0\x9f\x98\x80"}'
@@ -56,7 +57,7 @@ def test_what_role_or_url_set_changes_nothing(
 
 
 def test_the_encoding_of_the_environment_is_not_that_of_rows(
-    store: EventStore, subject: PostgreSQLSubject, services: Services, monkeypatch: pytest.MonkeyPatch
+    store: Store, subject: PostgreSQLSubject, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert list(store.problems()) == []
     monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
@@ -76,7 +77,7 @@ def test_a_search_path_without_a_schema_is_named(subject: PostgreSQLSubject, ser
                 use()
 
 
-def test_a_role_that_may_not_write_is_told_why_and_can_read(store: EventStore, services: Services) -> None:
+def test_a_role_that_may_not_write_is_told_why_and_can_read(store: Store, services: Services) -> None:
     write(store, row(1))
 
     with closing(connect(_url(services, options="-c default_transaction_read_only=on"), timeout_seconds=20)) as other:
@@ -98,7 +99,7 @@ def limited_role(subject: PostgreSQLSubject) -> Iterator[str]:
 
 
 def test_a_policy_that_hides_rows_is_an_error_and_a_finding(
-    store: EventStore, subject: PostgreSQLSubject, services: Services, limited_role: str
+    store: Store, subject: PostgreSQLSubject, services: Services, limited_role: str
 ) -> None:
     write(store, row(1), row(2))
     subject.execute("ALTER TABLE event_log ENABLE ROW LEVEL SECURITY; GRANT SELECT ON event_log TO conformance_limited")
@@ -114,7 +115,7 @@ def test_a_policy_that_hides_rows_is_an_error_and_a_finding(
     assert "BYPASSRLS" in finding.detail
 
 
-def test_a_rule_is_a_finding(store: EventStore, subject: PostgreSQLSubject) -> None:
+def test_a_rule_is_a_finding(store: Store, subject: PostgreSQLSubject) -> None:
     write(store, row(1))
     subject.execute("CREATE RULE none AS ON INSERT TO event_log_token DO ALSO NOTIFY written")
 

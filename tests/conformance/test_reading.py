@@ -8,21 +8,21 @@ from uuid import uuid4
 import pytest
 
 from tests.conformance.rows import FIRST, MOMENT, OTHER_WINDOW, SECOND, WINDOW, copy_text, row, write
-from tests.conformance.subjects import Subject
+from tests.conformance.subjects import AnyStore, Subject
 from towpath.eventlog.columns import ADDED_COLUMNS
 from towpath.eventlog.errors import OutcomeUnknown
-from towpath.eventlog.store import EventStore, StoredEvent
+from towpath.eventlog.store import StoredEvent
 
 # --- Reading back ----------------------------------------------------------------------------------------------------
 
 
-def test_of_an_unknown_window_nothing_is_read_back(store: EventStore) -> None:
+def test_of_an_unknown_window_nothing_is_read_back(store: AnyStore) -> None:
     write(store, row(1))
 
     assert store.read_back(uuid4()) == set()
 
 
-def test_windows_are_read_back_each_by_itself(store: EventStore) -> None:
+def test_windows_are_read_back_each_by_itself(store: AnyStore) -> None:
     write(store, row(1), row(2), row(1, outbox="outbox_user"), token=FIRST)
     write(store, row(3, window=OTHER_WINDOW), token=SECOND)
 
@@ -30,20 +30,20 @@ def test_windows_are_read_back_each_by_itself(store: EventStore) -> None:
     assert store.read_back(OTHER_WINDOW) == {("outbox_event", 3)}
 
 
-def test_a_window_of_several_months_is_read_back_whole(store: EventStore) -> None:
+def test_a_window_of_several_months_is_read_back_whole(store: AnyStore) -> None:
     write(store, *(row(month, moment=datetime(2024, month, 1, tzinfo=UTC)) for month in range(1, 13)))
 
     assert store.read_back(WINDOW) == {("outbox_event", month) for month in range(1, 13)}
 
 
-def test_what_is_written_is_read_back_at_once(store: EventStore) -> None:
+def test_what_is_written_is_read_back_at_once(store: AnyStore) -> None:
     for number in range(1, 20):
         write(store, row(number), token=f"token {number}")
 
         assert ("outbox_event", number) in store.read_back(WINDOW)
 
 
-def test_windows_are_counted_by_outbox(store: EventStore) -> None:
+def test_windows_are_counted_by_outbox(store: AnyStore) -> None:
     write(store, row(1), row(2), row(1, outbox="outbox_user"), row(3, window=OTHER_WINDOW), token=FIRST)
     write(store, row(4, window=uuid4()), token=SECOND)
 
@@ -55,14 +55,14 @@ def test_windows_are_counted_by_outbox(store: EventStore) -> None:
     }
 
 
-def test_a_row_stored_twice_counts_twice(store: EventStore) -> None:
+def test_a_row_stored_twice_counts_twice(store: AnyStore) -> None:
     write(store, row(1), token=FIRST)
     write(store, row(1), token=SECOND)
 
     assert dict(store.counts([WINDOW])[WINDOW]) == {"outbox_event": 2}
 
 
-def test_hundreds_of_windows_are_counted_at_once(store: EventStore) -> None:
+def test_hundreds_of_windows_are_counted_at_once(store: AnyStore) -> None:
     windows = [uuid4() for _ in range(1000)]
     write(store, *(row(number, window=window) for number, window in enumerate(windows)))
 
@@ -71,13 +71,13 @@ def test_hundreds_of_windows_are_counted_at_once(store: EventStore) -> None:
     assert {window: dict(rows) for window, rows in counts.items()} == {w: {"outbox_event": 1} for w in windows}
 
 
-def test_of_no_window_nothing_is_counted(store: EventStore) -> None:
+def test_of_no_window_nothing_is_counted(store: AnyStore) -> None:
     write(store, row(1))
 
     assert dict(store.counts([])) == {}
 
 
-def test_fewer_rows_than_announced_are_an_unknown_outcome(store: EventStore) -> None:
+def test_fewer_rows_than_announced_are_an_unknown_outcome(store: AnyStore) -> None:
     with pytest.raises(OutcomeUnknown):
         store.write(copy_text(row(1), row(2)), row_count=3, token=FIRST)
 
@@ -85,14 +85,14 @@ def test_fewer_rows_than_announced_are_an_unknown_outcome(store: EventStore) -> 
 # --- Streaming -------------------------------------------------------------------------------------------------------
 
 
-def test_a_type_is_streamed_by_time(store: EventStore) -> None:
+def test_a_type_is_streamed_by_time(store: AnyStore) -> None:
     moments = [datetime(2024, month, 1, tzinfo=UTC) for month in (3, 1, 2)]
     write(store, *(row(number, moment=moment) for number, moment in enumerate(moments)), row(9, event_type="refunded"))
 
     assert [event.outbox_id for event in store.stream("paid")] == [1, 2, 0]
 
 
-def test_a_stream_begins_and_ends_where_it_is_asked_to(store: EventStore) -> None:
+def test_a_stream_begins_and_ends_where_it_is_asked_to(store: AnyStore) -> None:
     """`since` is in, `until` is out, to the microsecond."""
     write(store, *(row(number, moment=MOMENT + timedelta(microseconds=number)) for number in range(5)))
 
@@ -101,7 +101,7 @@ def test_a_stream_begins_and_ends_where_it_is_asked_to(store: EventStore) -> Non
     assert [event.outbox_id for event in streamed] == [1, 2, 3]
 
 
-def test_a_stream_gives_every_column(store: EventStore) -> None:
+def test_a_stream_gives_every_column(store: AnyStore) -> None:
     context = '{"a": "b\\n\t\x01 😀"}'
     began = store.now()
     (actor, *others) = ("user:7", *("" for _ in ADDED_COLUMNS[1:]))
@@ -125,7 +125,7 @@ def test_a_stream_gives_every_column(store: EventStore) -> None:
     assert began <= event.written_at <= store.now()
 
 
-def test_a_stream_of_many_pages_leaves_nothing_out(store: EventStore) -> None:
+def test_a_stream_of_many_pages_leaves_nothing_out(store: AnyStore) -> None:
     """Many events of one moment, and a row that is stored twice, wherever a page ends."""
     write(store, *(row(number) for number in range(1500)), token=FIRST)
     write(store, *(row(number) for number in range(1500, 3000)), *(row(number) for number in range(1500)), token=SECOND)
@@ -133,7 +133,7 @@ def test_a_stream_of_many_pages_leaves_nothing_out(store: EventStore) -> None:
     assert [event.outbox_id for event in store.stream("paid")] == sorted([*range(3000), *range(1500)])
 
 
-def test_a_stream_that_is_left_in_the_middle_leaves_the_store_usable(store: EventStore, subject: Subject) -> None:
+def test_a_stream_that_is_left_in_the_middle_leaves_the_store_usable(store: AnyStore, subject: Subject) -> None:
     write(store, row(1), row(2))
 
     assert next(store.stream("paid")).outbox_id == 1
@@ -142,7 +142,7 @@ def test_a_stream_that_is_left_in_the_middle_leaves_the_store_usable(store: Even
     assert subject.rows() == [row(1), row(2), row(3)]
 
 
-def test_of_an_unknown_type_nothing_is_streamed(store: EventStore) -> None:
+def test_of_an_unknown_type_nothing_is_streamed(store: AnyStore) -> None:
     write(store, row(1))
 
     assert list(store.stream("'; DROP TABLE event_log; --")) == []

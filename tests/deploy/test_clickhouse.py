@@ -17,8 +17,8 @@ from deploy.local.process import PROJECT
 from tests.deploy.clickhouse_as_user import grants, profile, statements
 from tests.deploy.clickhouse_endpoint import Endpoint, endpoint
 from towpath.eventlog.columns import ROW_COLUMNS, Kind
+from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import StoreUnavailable
-from towpath.eventlog.store import connect
 
 if TYPE_CHECKING:
     from pathlib import Path

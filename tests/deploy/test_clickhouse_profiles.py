@@ -12,8 +12,9 @@ import pytest
 from tests.conformance.rows import FIRST, MOMENT, SECOND, WINDOW, copy_text, row, write
 from tests.deploy.clickhouse_endpoint import Endpoint, endpoint
 from tests.local_stack.conftest import any_free_port
+from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import RowsRefused, StoreUnavailable
-from towpath.eventlog.store import EventStore, connect
+from towpath.eventlog.store import Store
 from towpath.eventlog.stores.clickhouse import settings as clickhouse_settings
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ PROFILES = {
 
 
 @contextmanager
-def _store(endpoint: Endpoint, *options: str) -> Iterator[EventStore]:
+def _store(endpoint: Endpoint, *options: str) -> Iterator[Store]:
     with endpoint.as_user("administrator", *options) as port:
         store = connect(f"clickhouse://127.0.0.1:{port}/towpath", timeout_seconds=20)
         yield store

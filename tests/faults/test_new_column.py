@@ -12,8 +12,7 @@ from deploy.local.process import PROJECT
 from tests.faults.conftest import Run
 from tests.integration.manage import manage
 from tests.waiting import eventually
-from towpath.eventlog.columns import ADDED_COLUMNS
-from towpath.eventlog.schema import FIRST_COLUMN_NUMBER
+from towpath.eventlog.columns import ADDED_COLUMNS, FIRST_COLUMN_NUMBER
 from towpath.outbox.context import bind
 
 if TYPE_CHECKING:

@@ -123,7 +123,7 @@ def _write_first_month(run: Run) -> None:
     """
     from django.conf import settings
 
-    from towpath.eventlog.store import connect
+    from towpath.eventlog.connect import connect
     from towpath.flow.load import load
     from towpath.ledger.windows import SealedWindow
 

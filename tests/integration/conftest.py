@@ -13,7 +13,8 @@ from tests.integration.event_log import EventLog
 from tests.integration.queues import purge_queues
 from tests.integration.workers import Workers
 from tests.poison import give_limits_back
-from towpath.eventlog.store import EventStore, connect
+from towpath.eventlog.connect import connect
+from towpath.eventlog.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +64,7 @@ def everything_empty(event_log: EventLog, django_db_blocker: DjangoDbBlocker) ->
 
 
 @pytest.fixture
-def store() -> Iterator[EventStore]:
+def store() -> Iterator[Store]:
     """The product's own connection to the event store."""
     store = connect(django_settings.TOWPATH.event_store_url, timeout_seconds=30)
     yield store

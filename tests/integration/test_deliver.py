@@ -22,8 +22,9 @@ from tests.knobs import Knobs
 from towpath import Event, publish
 from towpath.errors import WindowTooLarge
 from towpath.eventlog import schema
+from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import OutcomeUnknown, StoreUnavailable
-from towpath.eventlog.store import EventStore, connect
+from towpath.eventlog.store import EventStore, Store
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.load import load
 from towpath.flow.recover import recover
@@ -486,6 +487,6 @@ def test_the_written_time_is_the_store_s(store: EventStore, event_log: EventLog)
     assert before - timedelta(seconds=1) <= event_log.written_at() <= store.now() + timedelta(seconds=1)
 
 
-def test_migrating_the_event_log_again_changes_nothing(store: EventStore) -> None:
+def test_migrating_the_event_log_again_changes_nothing(store: Store) -> None:
     assert list(schema.migrate(store)) == []
     assert list(store.problems()) == []

@@ -31,7 +31,8 @@ from tests.integration.windows import dispatched, expire_leases, sealed
 from tests.integration.workers import QUICK, Workers
 from tests.services import Services
 from tests.waiting import eventually
-from towpath.eventlog.store import EventStore, connect
+from towpath.eventlog.connect import connect
+from towpath.eventlog.store import EventStore
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.recover import recover
 from towpath.ledger.models import DeadLetter, Window

@@ -26,7 +26,8 @@ from tests.integration.windows import dispatched, expire_leases, sealed, taken_o
 from tests.integration.workers import QUICK, Workers
 from tests.services import Services
 from tests.waiting import eventually
-from towpath.eventlog.store import EventStore, connect
+from towpath.eventlog.connect import connect
+from towpath.eventlog.store import EventStore
 from towpath.flow.accumulate import WindowLimits
 from towpath.flow.aggregator import Aggregator
 from towpath.flow.delivery import Delivery, deliver

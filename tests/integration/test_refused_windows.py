@@ -16,7 +16,8 @@ from tests.integration.invariants import assert_delivered
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.windows import dispatched, expire_leases, sealed
 from tests.waiting import eventually
-from towpath.eventlog.store import EventStore, connect
+from towpath.eventlog.connect import connect
+from towpath.eventlog.store import EventStore
 from towpath.flow import deadletters
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.recover import recover

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.integration.event_log import EventLog
     from tests.integration.workers import Workers
     from tests.services import Services
-    from towpath.eventlog.store import EventStore
+    from towpath.eventlog.store import Store
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_doctor_and_a_starting_worker_name_a_view_whose_target_has_no_token_log(
     assert "sums_view" in line
 
 
-def test_a_ttl_is_a_problem_before_events_vanish(event_log: EventLog, store: EventStore) -> None:
+def test_a_ttl_is_a_problem_before_events_vanish(event_log: EventLog, store: Store) -> None:
     event_log.alter("MODIFY TTL toDateTime(event_date_time) + INTERVAL 1 YEAR")
     try:
         result = manage("pipeline", "doctor")

@@ -26,7 +26,8 @@ from tests.integration.workers import Workers
 from tests.waiting import eventually
 from towpath.actors import dispatch_shift, recover_shift
 from towpath.actors import verify as tick
-from towpath.eventlog.store import EventStore, connect
+from towpath.eventlog.connect import connect
+from towpath.eventlog.store import EventStore
 from towpath.flow import verify
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.recover import recover

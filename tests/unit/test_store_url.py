@@ -11,7 +11,7 @@ from django.db import connections
 from psycopg2.extensions import parse_dsn
 
 from towpath.checks import check_settings
-from towpath.eventlog.store import checked, completed, connect
+from towpath.eventlog.connect import connect, require_known, with_server
 from towpath.eventlog.stores.clickhouse.url import address
 from towpath.eventlog.stores.postgresql.store import PostgreSQLStore
 
@@ -33,7 +33,7 @@ DATABASE = "postgresql://towpath:s%40cret@db:5433/towpath?sslmode=require"
     ],
 )
 def test_a_url_is_completed_from_the_applications_database(url: str, complete: str) -> None:
-    assert completed(url, database_url=DATABASE) == complete
+    assert with_server(url, database_url=DATABASE) == complete
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_url_without_a_server_means_that_of_the_project_s_databases(
 @pytest.mark.parametrize(("url", "why"), [("mysql://root@db/logs", "'mysql'"), ("", "''"), ("chdb://", "a folder")])
 def test_a_url_that_no_store_knows_is_refused(url: str, why: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=why):
-        completed(url, database_url=DATABASE)
+        with_server(url, database_url=DATABASE)
 
 
 def test_a_misspelt_option_of_postgresql_is_refused() -> None:
@@ -153,7 +153,7 @@ def test_an_option_of_clickhouse_has_its_meaning(url: str, wanted: dict[str, Any
     ],
 )
 def test_what_a_url_cannot_mean_is_refused_by_name_and_without_its_password(url: str, why: str) -> None:
-    for use in (checked, partial(completed, database_url=DATABASE), partial(connect, timeout_seconds=1)):
+    for use in (require_known, partial(with_server, database_url=DATABASE), partial(connect, timeout_seconds=1)):
         with pytest.raises(ImproperlyConfigured, match=why) as refused:
             use(url)
         assert SECRET not in str(refused.value)
@@ -193,5 +193,7 @@ def test_options_of_the_applications_database_are_not_those_of_the_event_store(
     connect("postgresql://", timeout_seconds=1)
 
     assert opened == {"dbname": "event_log", "host": "db"}
-    of_url = completed("postgresql://", database_url="postgresql://db/app?options=-csearch_path%3Dapp&sslmode=require")
+    of_url = with_server(
+        "postgresql://", database_url="postgresql://db/app?options=-csearch_path%3Dapp&sslmode=require"
+    )
     assert of_url == "postgresql://db/event_log?sslmode=require"

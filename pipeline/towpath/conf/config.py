@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from django.core.exceptions import ImproperlyConfigured
 
 from towpath.conf import broker_url
-from towpath.eventlog import store
+from towpath.eventlog import connect
 
 if TYPE_CHECKING:
     from towpath.conf.environment import Environment
@@ -112,7 +112,7 @@ class Config:
     )
     event_store_url: str = _knob(
         "URL",
-        store.DEFAULT_URL,
+        connect.DEFAULT_URL,
         "`clickhouse://user:password@host:8123/database` (`clickhouses://` with TLS), or [another store](stores.md):"
         " `postgresql://...`, `chdb:///folder`. Alias: `CLICKHOUSE_URL`",
         alias="clickhouse_url",
@@ -254,7 +254,7 @@ class Config:
         for problem in broker_url.problems(self.rabbitmq_url):
             yield f"{variable('rabbitmq_url')}:", problem
         try:
-            store.checked(self.event_store_url)
+            connect.require_known(self.event_store_url)
         except ImproperlyConfigured as error:
             yield f"{variable('event_store_url')}:", str(error)
         if self.wedged_seconds <= self.store_timeout_seconds:

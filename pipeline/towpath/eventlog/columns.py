@@ -71,5 +71,8 @@ ADDED_COLUMNS: tuple[Column, ...] = (
     Column("ip", Kind.TEXT, FromContext("ip")),
 )
 
+#: The number of the first added column's migration; the others follow in the order of their declaration.
+FIRST_COLUMN_NUMBER = 100
+
 #: Every column that comes with a row, in the order in which a window's rows carry them. `written_at` is the store's.
 ROW_COLUMNS = (*BASE_COLUMNS, *ADDED_COLUMNS)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from datetime import datetime
 
-    from towpath.eventlog.store import Digest, EventStore
+    from towpath.eventlog.store import Digest, ReadableStore
 
 #: Compared at a time: bounds what the stores have to sort.
 _STEP = timedelta(hours=1)
@@ -54,8 +54,8 @@ class Comparison:
 
 
 def compare(
-    here: EventStore,
-    there: EventStore,
+    here: ReadableStore,
+    there: ReadableStore,
     table: str,
     *,
     since: datetime,

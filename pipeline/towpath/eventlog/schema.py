@@ -7,34 +7,19 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING, Literal
 
 from django.db import connection
 
+from towpath.eventlog.columns import FIRST_COLUMN_NUMBER
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from towpath.eventlog.store import EventStore
-
-#: Added columns are numbered from here, in the order of their declaration.
-FIRST_COLUMN_NUMBER = 100
+    from towpath.eventlog.store import MigratableStore, Migration
 
 #: PostgreSQL's advisory lock of this number keeps two migrations apart, whatever the store.
 _LOCK = 5_208_140_022
-
-
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """One step of the schema, in the store's own statements."""
-
-    number: int
-    name: str
-    statements: tuple[str, ...]
-
-    @property
-    def checksum(self) -> str:
-        return sha256("\n".join(self.statements).encode()).hexdigest()[:16]
 
 
 State = Literal["applied", "pending", "changed", "unknown"]
@@ -53,7 +38,7 @@ class SchemaConflictError(Exception):
     """The store's schema is not one that additions can lead from."""
 
 
-def states(store: EventStore) -> list[MigrationState]:
+def states(store: MigratableStore) -> list[MigrationState]:
     """Every migration, declared or applied, in order."""
     applied = store.applied_migrations()
     declared = {migration.number: migration for migration in store.migrations()}
@@ -69,7 +54,7 @@ def states(store: EventStore) -> list[MigrationState]:
     return found
 
 
-def plan(store: EventStore) -> Sequence[Migration]:
+def plan(store: MigratableStore) -> Sequence[Migration]:
     """The migrations still to be applied. Raises SchemaConflictError when what was applied is not what is declared, or
     when a table of that name is somebody else's."""
     if foreign := store.foreign_tables():
@@ -89,7 +74,7 @@ def plan(store: EventStore) -> Sequence[Migration]:
     return [migration for migration in store.migrations() if migration.number not in applied]
 
 
-def migrate(store: EventStore) -> Sequence[Migration]:
+def migrate(store: MigratableStore) -> Sequence[Migration]:
     """Apply what is missing, in order; what was applied. Does nothing the second time.
 
     If the power goes in the middle of a step, it is pending still: its statements can be repeated.

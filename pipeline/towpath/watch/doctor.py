@@ -13,8 +13,8 @@ from django.db.migrations.executor import MigrationExecutor
 
 from towpath.conf.current import config
 from towpath.errors import BrokerUnreachable
+from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import EventStoreError
-from towpath.eventlog.store import connect
 from towpath.ledger import database_errors
 from towpath.ledger.moment import Parts, one_moment
 from towpath.rabbitmq import queues

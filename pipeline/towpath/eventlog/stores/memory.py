@@ -19,12 +19,10 @@ from uuid import UUID
 
 from towpath.eventlog.columns import ADDED_COLUMNS, ROW_COLUMNS
 from towpath.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
-from towpath.eventlog.store import Digest, Finding, StoredEvent
+from towpath.eventlog.store import Digest, StoredEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-    from towpath.eventlog.schema import Migration
 
 _ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 
@@ -58,31 +56,13 @@ class StoredRow:
 
 
 class MemoryStore:
-    """An `EventStore` that remembers `token_log_entries` blocks."""
+    """An `EventStore` and a `ReadableStore`, which remembers `token_log_entries` blocks."""
 
     def __init__(self, *, token_log_entries: int = 10_000) -> None:
         self.rows: list[StoredRow] = []
         self.token_log: OrderedDict[Block, None] = OrderedDict()
         self._token_log_entries = token_log_entries
         self._writing = Lock()
-
-    def migrations(self) -> Sequence[Migration]:
-        return []
-
-    def applied_migrations(self) -> Mapping[int, tuple[str, str]]:
-        return {}
-
-    def apply_migration(self, migration: Migration) -> None:
-        raise NotImplementedError("a store in memory has no schema")
-
-    def foreign_tables(self) -> Sequence[str]:
-        return []
-
-    def problems(self) -> Sequence[str]:
-        return []
-
-    def findings(self) -> Sequence[Finding]:
-        return []
 
     def write(self, rows: bytes, *, row_count: int, token: str) -> None:
         parsed = parse(rows)

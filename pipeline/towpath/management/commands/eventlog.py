@@ -15,8 +15,9 @@ from django.core.management.base import BaseCommand, CommandError
 from towpath.conf.current import config
 from towpath.eventlog import schema
 from towpath.eventlog.comparison import SIDES, Comparison, compare
+from towpath.eventlog.connect import connect, with_server
 from towpath.eventlog.errors import EventStoreError
-from towpath.eventlog.store import EventStore, completed, connect
+from towpath.eventlog.store import MigratableStore, Store
 from towpath.management import catalogue
 from towpath.management.answers import nothing_but_the_answer
 from towpath.outbox import registry
@@ -75,7 +76,7 @@ class Command(BaseCommand):
         if not is_well:
             raise SystemExit(1)
 
-    def _migrate(self, store: EventStore, options: dict[str, Any]) -> bool:
+    def _migrate(self, store: MigratableStore, options: dict[str, Any]) -> bool:
         todo = schema.plan(store)
         is_only_shown = options["plan"] or options["check"]
         if not is_only_shown:
@@ -93,7 +94,7 @@ class Command(BaseCommand):
             self.stderr.write(f"! {problem}")
         return not (options["check"] and todo)
 
-    def _status(self, store: EventStore, options: dict[str, Any]) -> bool:
+    def _status(self, store: MigratableStore, options: dict[str, Any]) -> bool:
         states = schema.states(store)
         if options["json"]:
             self.stdout.write(json.dumps([asdict(one) for one in states]))
@@ -119,7 +120,7 @@ class Command(BaseCommand):
         else:
             self.stdout.write(catalogue.as_markdown(types) if options["markdown"] else catalogue.as_text(types))
 
-    def _compare(self, store: EventStore, options: dict[str, Any]) -> bool:
+    def _compare(self, store: Store, options: dict[str, Any]) -> bool:
         until = options["until"] or datetime.now(UTC) - _STILL_ON_ITS_WAY
         since = options["since"] or until - timedelta(days=1)
         if since >= until:
@@ -157,7 +158,7 @@ def _table(text: str) -> str:
 
 def _store_url(url: str) -> str:
     try:
-        return completed(url, database_url=url)
+        return with_server(url, database_url=url)
     except ImproperlyConfigured as error:
         raise CommandError(f"--at: {error}", returncode=2) from error
 

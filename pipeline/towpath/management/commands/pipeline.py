@@ -17,8 +17,8 @@ from django.db import DatabaseError, InterfaceError, connection
 from towpath.actors import enqueue_batches
 from towpath.conf.current import config
 from towpath.errors import NoAlarmError, NotReadable, OutboxInUse
+from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import EventStoreError
-from towpath.eventlog.store import connect
 from towpath.flow import deadletters, outboxes, stranded
 from towpath.flow.recover import recover
 from towpath.flow.verify import Ledger, close, read_ledger, verify_receipts

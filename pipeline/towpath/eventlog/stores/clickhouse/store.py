@@ -2,7 +2,7 @@
 process at a time.
 
 A window is one INSERT with the window's token. What makes that idempotent, and durable when it returns, is pinned: on
-the table (clickhouse_schema: token log, fsync) and on every statement (clickhouse_settings: one block per month, no
+the table (schema: token log, fsync) and on every statement (settings: one block per month, no
 asynchronous inserts, no shortened answers).
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from towpath.eventlog.columns import ROW_COLUMNS
 from towpath.eventlog.errors import OutcomeUnknown, StoreUnavailable
-from towpath.eventlog.store import STREAMED_COLUMNS, Digest, Finding, StoredEvent, stored_event
+from towpath.eventlog.store import STREAMED_COLUMNS, Digest, Finding, Migration, StoredEvent, stored_event
 from towpath.eventlog.stores.clickhouse import surroundings
 from towpath.eventlog.stores.clickhouse.client import NOT_THE_STORES, ClickHouseClient
 from towpath.eventlog.stores.clickhouse.schema import CREATE_MIGRATIONS, TABLE, migrations
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from uuid import UUID
 
-    from towpath.eventlog.schema import Migration
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: Rows that `stream` asks for at a time.
@@ -33,7 +31,7 @@ _PAGE_ROWS = 1000
 
 
 class ClickHouseStore:
-    """An `EventStore` on a ClickHouse engine. Safe to share between threads; connects at first use."""
+    """A `Store` on a ClickHouse engine. Safe to share between threads; connects at first use."""
 
     def __init__(self, url: str, *, timeout_seconds: float) -> None:
         self._client = ClickHouseClient(address(url), timeout_seconds=timeout_seconds)

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 
 from towpath.eventlog.store import Finding
 from towpath.eventlog.stores.clickhouse.client import NotGranted
-from towpath.eventlog.stores.clickhouse.schema import (
-    COLUMN_TYPES,
-    MIGRATION_COLUMNS,
-    TABLE,
-    WATCHED_SETTINGS,
+from towpath.eventlog.stores.clickhouse.differences import (
+    MIGRATIONS,
     Difference,
     Table,
-    TableColumn,
+    describe,
     differences,
+    differences_of_record,
 )
+from towpath.eventlog.stores.clickhouse.schema import COLUMN_TYPES, TABLE
 from towpath.eventlog.stores.clickhouse.settings import PINNED_ON_DECISIONS, PINNED_ON_INSERTS, fixed_otherwise, judged
 
 if TYPE_CHECKING:
@@ -28,66 +27,26 @@ if TYPE_CHECKING:
     from towpath.eventlog.stores.clickhouse.client import ClickHouseClient
     from towpath.eventlog.stores.clickhouse.settings import Setting
 
-_MIGRATIONS = f"{TABLE}_migration"
 _ELSEWHERE = "Rename it, or name a database of its own in EVENT_STORE_URL, and run `python manage.py eventlog migrate`"
 
 #: Looks for hidden rows before it says that there are some: a month may be dropped between the two counts.
 _LOOKS = 3
 
 
-def describe(client: ClickHouseClient, name: str) -> Table | None:
-    """The table, view or dictionary of this name in our database."""
-    found = client.query(
-        "SELECT database, engine, partition_key, sorting_key, primary_key, create_table_query FROM system.tables"
-        " WHERE database = currentDatabase() AND name = %s",
-        name,
-    )
-    if not found:
-        return None
-    database, engine, partition_key, sorting_key, primary_key, ddl = found[0]
-    columns = client.query(
-        "SELECT name, type, default_kind, default_expression FROM system.columns"
-        " WHERE database = currentDatabase() AND table = %s",
-        name,
-    )
-    return Table(
-        database=database,
-        name=name,
-        engine=engine,
-        partition_key=partition_key,
-        sorting_key=sorting_key,
-        primary_key=primary_key,
-        ddl=ddl,
-        columns={column: TableColumn(kind, f"{how} {what}".strip()) for column, kind, how, what in columns},
-        server_settings=_server_settings(client),
-    )
-
-
-def _server_settings(client: ClickHouseClient) -> dict[str, str]:
-    """What the server sets for every table; nothing that the user may not see."""
-    try:
-        rows = client.query(
-            "SELECT name, value FROM system.merge_tree_settings WHERE name IN %s", tuple(WATCHED_SETTINGS)
-        )
-    except NotGranted:
-        return {}
-    return {str(name): str(value) for name, value in rows}
-
-
 def applied_migrations(client: ClickHouseClient) -> Mapping[int, tuple[str, str]]:
     """What is recorded of the table; nothing of one that is gone, so that it can be made again."""
-    record = describe(client, _MIGRATIONS)
-    if record is None or _differences_of_record(record) or not _exists(client, TABLE):
+    record = describe(client, MIGRATIONS)
+    if record is None or differences_of_record(record) or not _exists(client, TABLE):
         return {}
-    rows = client.query(f"SELECT number, name, checksum FROM {_MIGRATIONS} ORDER BY applied_at")
+    rows = client.query(f"SELECT number, name, checksum FROM {MIGRATIONS} ORDER BY applied_at")
     return {int(number): (str(name), str(checksum)) for number, name, checksum in rows}
 
 
 def foreign_tables(client: ClickHouseClient) -> list[str]:
     """What `migrate` must not touch."""
     found = []
-    record = describe(client, _MIGRATIONS)
-    if record is not None and (reasons := _differences_of_record(record)):
+    record = describe(client, MIGRATIONS)
+    if record is not None and (reasons := differences_of_record(record)):
         found.append(f"{_named(record)} is not Towpath's: {'; '.join(reasons)}. {_ELSEWHERE}")
     table = describe(client, TABLE)
     if table is not None and not applied_migrations(client):
@@ -305,18 +264,6 @@ def _exists(client: ClickHouseClient, name: str, *, database: str = "") -> bool:
         name,
     )
     return bool(count)
-
-
-def _differences_of_record(record: Table) -> list[str]:
-    found = {name: column.kind for name, column in record.columns.items()}
-    reasons = [
-        f"column {name} is {found.get(name, 'missing')}, not {kind}"
-        for name, kind in MIGRATION_COLUMNS.items()
-        if found.get(name) != kind
-    ]
-    if not record.engine.endswith("MergeTree"):
-        reasons.append(f"its engine is {record.engine}, not MergeTree")
-    return reasons
 
 
 def _named(table: Table) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import date
 from typing import TYPE_CHECKING
 
-from towpath.eventlog.columns import ADDED_COLUMNS, ROW_COLUMNS, Column, Kind
-from towpath.eventlog.schema import FIRST_COLUMN_NUMBER, Migration
+from towpath.eventlog.columns import ADDED_COLUMNS, FIRST_COLUMN_NUMBER, ROW_COLUMNS, Column, Kind
+from towpath.eventlog.store import Migration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The event store on PostgreSQL, on connections of its own (postgresql_session), in its own tables (postgresql_schema).
+"""The event store on PostgreSQL, on connections of its own, in its own tables.
 
 A window's rows are copied into a table of the session's own first. Then one message has the server take the tokens,
 move the rows of those months whose token is new into the OBT, and commit: however the client ends, all of that happens
@@ -8,24 +8,18 @@ or nothing, and no lock ever waits for a client.
 from __future__ import annotations
 
 import io
-import re
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import psycopg2
-from psycopg2 import errorcodes
 
 from towpath.eventlog.columns import ROW_COLUMNS
-from towpath.eventlog.errors import (
-    EventStoreError,
-    OutcomeUnknown,
-    RowsRefused,
-    StoreUnavailable,
-    WriteTooLarge,
-)
-from towpath.eventlog.store import STREAMED_COLUMNS, Digest, Finding, StoredEvent, stored_event
+from towpath.eventlog.errors import OutcomeUnknown, StoreUnavailable
+from towpath.eventlog.store import STREAMED_COLUMNS, Digest, Finding, Migration, StoredEvent, stored_event
 from towpath.eventlog.stores.postgresql import surroundings
+from towpath.eventlog.stores.postgresql.client import PostgreSQLClient
+from towpath.eventlog.stores.postgresql.errors import brief, is_partition_missing, translated, translated_of_commit
 from towpath.eventlog.stores.postgresql.schema import (
     CREATE_MIGRATIONS,
     CREATE_WINDOW,
@@ -36,14 +30,11 @@ from towpath.eventlog.stores.postgresql.schema import (
     create_partition,
     migrations,
 )
-from towpath.eventlog.stores.postgresql.session import Sessions, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from psycopg2.extensions import cursor
-
-    from towpath.eventlog.schema import Migration
 
 #: Databases that exist on every server, to ask from whether ours does.
 _MAINTENANCE_DATABASE = "postgres"
@@ -78,22 +69,12 @@ SELECT 1 / ((SELECT count(*) FROM stored)
 COMMIT
 """
 
-#: Errors of a server that ends while it works at a statement, or does not know itself what became of it.
-_ENDING = frozenset({errorcodes.ADMIN_SHUTDOWN, errorcodes.CRASH_SHUTDOWN, errorcodes.STATEMENT_COMPLETION_UNKNOWN})
-
-
-#: Limits that fewer rows may stay below: of time, of memory, of temporary files.
-_TOO_LARGE = frozenset({errorcodes.QUERY_CANCELED, errorcodes.OUT_OF_MEMORY, errorcodes.CONFIGURATION_LIMIT_EXCEEDED})
-
-#: Classes of errors that functions of somebody else's raise, for a row or for each.
-_RAISED = frozenset({"P0", "38", "39"})
-
 
 class PostgreSQLStore:
-    """An `EventStore` in a PostgreSQL database. Safe to share between threads; connects at first use."""
+    """A `Store` in a PostgreSQL database. Safe to share between threads; connects at first use."""
 
     def __init__(self, url: str, *, timeout_seconds: float) -> None:
-        self._sessions = Sessions(url, timeout_seconds=timeout_seconds)
+        self._client = PostgreSQLClient(url, timeout_seconds=timeout_seconds)
         #: Those that were there when last looked.
         self._months: set[date] = set()
 
@@ -101,16 +82,16 @@ class PostgreSQLStore:
         return migrations()
 
     def applied_migrations(self) -> Mapping[int, tuple[str, str]]:
-        return surroundings.applied_migrations(self._sessions) if self._has_database() else {}
+        return surroundings.applied_migrations(self._client) if self._has_database() else {}
 
     def apply_migration(self, migration: Migration) -> None:
         if not self._has_database():
-            name = '"' + self._sessions.database.replace('"', '""') + '"'
-            self._sessions.query_elsewhere(
+            name = '"' + self._client.database.replace('"', '""') + '"'
+            self._client.query_elsewhere(
                 f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'", database=_MAINTENANCE_DATABASE
             )
         try:
-            with self._sessions.cursor() as cursor:
+            with self._client.cursor() as cursor:
                 record = cursor.mogrify(
                     f"INSERT INTO {TABLE}_migration (number, name, checksum) VALUES (%s, %s, %s)"
                     " ON CONFLICT (number) DO UPDATE SET name = excluded.name, checksum = excluded.checksum",
@@ -127,38 +108,40 @@ class PostgreSQLStore:
                     )
                 )
         except psycopg2.Error as error:
-            raise StoreUnavailable(f"{first_line(error)}: run it again") from error
+            raise StoreUnavailable(f"{brief(error)}: run it again") from error
 
     def foreign_tables(self) -> Sequence[str]:
-        return surroundings.foreign_tables(self._sessions) if self._has_database() else []
+        return surroundings.foreign_tables(self._client) if self._has_database() else []
 
     def problems(self) -> Sequence[str]:
-        return surroundings.table_problems(self._sessions)
+        return surroundings.table_problems(self._client)
 
     def findings(self) -> Sequence[Finding]:
-        return surroundings.findings(self._sessions)
+        return surroundings.findings(self._client)
 
     def write(self, rows: bytes, *, row_count: int, token: str) -> None:
-        with self._sessions.cursor() as cursor:
+        with self._client.cursor() as cursor:
             try:
                 months, copied = _copy(cursor, rows)
             except psycopg2.Error as error:
-                raise _answer(error) from error
+                raise translated(error) from error
             if copied < row_count:
                 raise OutcomeUnknown(f"{copied} of {row_count} rows were sent to the event store")
             self._create(months - self._months)
             try:
                 cursor.execute(_STORE, [token, sorted(months)])
             except psycopg2.Error as error:
-                raise self._translated(error) from error
+                if is_partition_missing(error):
+                    self._months.clear()
+                raise translated_of_commit(error) from error
 
     def read_back(self, window_id: UUID) -> set[tuple[str, int]]:
-        rows = self._sessions.query(f"SELECT outbox, outbox_id FROM {TABLE} WHERE window_id = %s", [str(window_id)])
+        rows = self._client.query(f"SELECT outbox, outbox_id FROM {TABLE} WHERE window_id = %s", [str(window_id)])
         return {(outbox, outbox_id) for outbox, outbox_id in rows}
 
     def counts(self, window_ids: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
         counts: dict[UUID, dict[str, int]] = {}
-        rows = self._sessions.query(
+        rows = self._client.query(
             f"SELECT window_id::text, outbox, count(*) FROM {TABLE} WHERE window_id = ANY(%s::uuid[]) GROUP BY 1, 2",
             [[str(window_id) for window_id in window_ids]],
         )
@@ -179,7 +162,7 @@ class PostgreSQLStore:
         position: list[object] = []
         while True:
             # The ties come with it, so that a row that is stored twice is streamed twice also at the end of a page.
-            rows = self._sessions.query(
+            rows = self._client.query(
                 f"SELECT {', '.join(STREAMED_COLUMNS)} FROM {TABLE} WHERE {' AND '.join(conditions)} {after}"
                 f" ORDER BY event_date_time, outbox, outbox_id FETCH FIRST {_PAGE_ROWS} ROWS WITH TIES",
                 [*parameters, *position],
@@ -195,7 +178,7 @@ class PostgreSQLStore:
     def digests(self, table: str | None, *, since: datetime, until: datetime, slack: timedelta) -> Iterator[Digest]:
         name = ".".join('"' + part.replace('"', '""') + '"' for part in (table or TABLE).split("."))
         inside = "event_date_time >= %s AND event_date_time < %s"
-        rows = self._sessions.query(
+        rows = self._client.query(
             'SELECT event_type::text COLLATE "C", md5(event_context::text), min(event_date_time::timestamptz),'
             f" count(*) FILTER (WHERE {inside}), count(*) FROM {name} WHERE {inside} GROUP BY 1, 2 ORDER BY 1, 2",
             [since, until, since - slack, until + slack],
@@ -204,18 +187,18 @@ class PostgreSQLStore:
             yield Digest(event_type, digest, first_at.astimezone(UTC), count, around)
 
     def now(self) -> datetime:
-        moment: datetime = self._sessions.query("SELECT clock_timestamp()")[0][0]
+        moment: datetime = self._client.query("SELECT clock_timestamp()")[0][0]
         return moment.astimezone(UTC)
 
     def close(self) -> None:
-        self._sessions.close()
+        self._client.close()
 
     def _has_database(self) -> bool:
         try:
-            self._sessions.query("SELECT 1")
+            self._client.query("SELECT 1")
         except StoreUnavailable:
-            name = self._sessions.database
-            found = self._sessions.query_elsewhere(
+            name = self._client.database
+            found = self._client.query_elsewhere(
                 "SELECT 1 FROM pg_database WHERE datname = %s", [name], database=_MAINTENANCE_DATABASE
             )
             if found:
@@ -226,21 +209,8 @@ class PostgreSQLStore:
     def _create(self, months: set[date]) -> None:
         """Make sure that the months have partitions."""
         for month in sorted(months):
-            self._sessions.query(create_partition(month))
+            self._client.query(create_partition(month))
             self._months.add(month)
-
-    def _translated(self, error: psycopg2.Error) -> EventStoreError:
-        """What an error of the last message means."""
-        code = error.pgcode or ""
-        if code == errorcodes.CHECK_VIOLATION and not error.diag.constraint_name:
-            self._months.clear()
-            return StoreUnavailable("a month's partition has been taken away; it is created again")
-        if code == errorcodes.DIVISION_BY_ZERO:
-            return StoreUnavailable(f"a trigger on {TABLE} or on a partition of it leaves rows out: drop the trigger")
-        # Without an answer, or with one that the server gives when it ends, the commit may have been done.
-        if not code or code.startswith("08") or code in _ENDING:
-            return OutcomeUnknown(first_line(error))
-        return _answer(error)
 
 
 def _copy(cursor: cursor, rows: bytes) -> tuple[set[date], int]:
@@ -249,25 +219,3 @@ def _copy(cursor: cursor, rows: bytes) -> tuple[set[date], int]:
     copied = cursor.rowcount
     cursor.execute(f"SELECT DISTINCT {MONTH} FROM {WINDOW}")
     return {month for (month,) in cursor.fetchall()}, copied
-
-
-def _answer(error: psycopg2.Error) -> EventStoreError:
-    """What an error means that the server has answered with: nothing is committed then."""
-    if error.pgcode in _TOO_LARGE:
-        return WriteTooLarge(first_line(error))
-    return _refused(error) or StoreUnavailable(first_line(error))
-
-
-def _refused(error: psycopg2.Error) -> RowsRefused | None:
-    """RowsRefused if the rows are at fault; its text quotes nothing of them."""
-    code = error.pgcode or ""
-    if code[:2] in _RAISED:
-        # In words of its own, which may quote the row.
-        return RowsRefused(f"a trigger on {TABLE} or on a partition of it raises an error (code {code})")
-    # Data exceptions, violated constraints, and a value too large for an index.
-    if code[:2] not in {"22", "23"} and code != errorcodes.PROGRAM_LIMIT_EXCEEDED:
-        return None
-    message = re.sub(r'".*"', '"..."', first_line(error), flags=re.DOTALL)
-    place = re.search(r"line \d+(?:, column \w+)?", error.diag.context or "")
-    constraint = f" ({error.diag.constraint_name})" if error.diag.constraint_name else ""
-    return RowsRefused(f"{message}{constraint}" + (f" in {place[0]}" if place else "") + f" (code {code})")

@@ -1,0 +1,95 @@
+"""The choice of a store by its URL: the only module that knows which stores there are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode, urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connection
+
+from towpath.eventlog.stores.clickhouse import url as clickhouse_url
+from towpath.eventlog.stores.postgresql import url as postgresql_url
+
+if TYPE_CHECKING:
+    from towpath.eventlog.store import Store
+
+#: The local stack's event store.
+DEFAULT_URL = "clickhouse://127.0.0.1:18129/default"
+
+#: The database that `postgresql://`, without a host, means on the application's own server.
+_OWN_DATABASE = "event_log"
+
+#: Options that are for the application's own database: a search_path, a role, limits of a statement.
+_OPTIONS_OF_ONE_DATABASE = frozenset({"options", "dbname", "application_name"})
+
+
+def require_known(url: str) -> None:
+    """Raise ImproperlyConfigured, which names what is wrong and never the password, unless the URL names a store."""
+    scheme = url.partition(":")[0].lower() if ":" in url else ""
+    if scheme in clickhouse_url.SCHEMES:
+        clickhouse_url.address(url)
+    elif scheme in postgresql_url.SCHEMES:
+        postgresql_url.parameters(url)
+    else:
+        raise ImproperlyConfigured(
+            f"{scheme!r} is not a supported event store: use clickhouse://host:8123/database,"
+            " postgresql://host:5432/database, postgresql:// or chdb:///folder"
+        )
+
+
+def with_server(url: str, *, database_url: str) -> str:
+    """The URL with its server: `postgresql://` alone is a database of its own beside the application's.
+
+    Raises ImproperlyConfigured for a URL that names no store.
+    """
+    require_known(url)
+    parts = urlsplit(url)
+    if parts.scheme not in postgresql_url.SCHEMES:
+        return url
+    server = parts if parts.netloc else urlsplit(database_url)
+    options = server.query if parts.netloc else _of_the_server(server.query)
+    query = f"?{options}" if options else ""
+    # By hand: urlunsplit leaves out the slashes of an empty host, which stands for libpq's default.
+    return f"{server.scheme}://{server.netloc}/{parts.path.strip('/') or _OWN_DATABASE}{query}"
+
+
+def with_own_server(url: str) -> str:
+    """`with_server` of what Django connects to, whatever a project's DATABASES say."""
+    require_known(url)
+    parts = urlsplit(url)
+    is_full = parts.scheme not in postgresql_url.SCHEMES or parts.netloc
+    return with_server(url, database_url=url if is_full else _own_server())
+
+
+def connect(url: str, *, timeout_seconds: float) -> Store:
+    """The store of a URL; `postgresql://` without a server is on the application's own.
+
+    Connects at first use, so that it can be made while the store is down. Raises ImproperlyConfigured.
+    """
+    try:
+        require_known(url)
+    except ImproperlyConfigured as error:
+        raise ImproperlyConfigured(f"EVENT_STORE_URL: {error}") from None
+    # Late, so that a process that never writes never loads a driver.
+    if urlsplit(url).scheme in postgresql_url.SCHEMES:
+        from towpath.eventlog.stores.postgresql.store import PostgreSQLStore  # noqa: PLC0415
+
+        return PostgreSQLStore(with_own_server(url), timeout_seconds=timeout_seconds)
+    from towpath.eventlog.stores.clickhouse.store import ClickHouseStore  # noqa: PLC0415
+
+    return ClickHouseStore(url, timeout_seconds=timeout_seconds)
+
+
+def _of_the_server(query: str) -> str:
+    """The options of a URL that are for another database of the same server, too."""
+    options = query.split("&")
+    return "&".join(option for option in options if option.partition("=")[0] not in _OPTIONS_OF_ONE_DATABASE)
+
+
+def _own_server() -> str:
+    """A URL of what Django connects to by default. All of it is in the query, where also a socket's folder may be."""
+    parameters = connection.get_connection_params()
+    for of_django in ("dbname", "client_encoding", "cursor_factory", *_OPTIONS_OF_ONE_DATABASE):
+        parameters.pop(of_django, None)
+    return "postgresql://?" + urlencode(parameters, quote_via=quote)

@@ -1,0 +1,204 @@
+"""How the tables of our names may differ from those that `eventlog migrate` makes on ClickHouse, and how to fix each.
+
+A promise rests on each difference that is named here: what merges drop or replace rows, what makes two blocks of one
+month, what expires, what refuses, what makes a value up. Looks, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from towpath.eventlog.columns import ADDED_COLUMNS, ROW_COLUMNS
+from towpath.eventlog.stores.clickhouse.client import NotGranted
+from towpath.eventlog.stores.clickhouse.schema import (
+    COLUMN_TYPES,
+    MIGRATION_COLUMNS,
+    PARTITION_KEY,
+    SORTING_KEY,
+    TABLE,
+    TABLE_SETTINGS,
+    definition,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from towpath.eventlog.stores.clickhouse.client import ClickHouseClient
+
+MIGRATIONS = f"{TABLE}_migration"
+
+#: The engines whose merges keep every row as it is.
+_ENGINES = frozenset({"MergeTree", "ReplicatedMergeTree", "SharedMergeTree"})
+_ADDED = {column.name for column in ADDED_COLUMNS}
+_WATCHED_SETTINGS = (*TABLE_SETTINGS, "replicated_deduplication_window", "async_insert")
+
+#: What cannot be altered.
+_MOVE = (
+    f"rename the table (RENAME TABLE {TABLE} TO {TABLE}_before), drop {TABLE}_migration, run `python manage.py eventlog"
+    " migrate`, and copy its events with INSERT INTO ... SELECT; or name another database in EVENT_STORE_URL"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TableColumn:
+    """A column of a table: its type, and what gives its value when none is inserted."""
+
+    kind: str
+    #: DEFAULT, MATERIALIZED, ALIAS or EPHEMERAL, and its expression; empty: none.
+    default: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of our name, as the server describes it."""
+
+    database: str
+    name: str
+    engine: str
+    partition_key: str
+    sorting_key: str
+    primary_key: str
+    ddl: str
+    columns: Mapping[str, TableColumn]
+    #: The server's own values of _WATCHED_SETTINGS, where the table sets none.
+    server_settings: Mapping[str, str]
+
+    @property
+    def bare_ddl(self) -> str:
+        """Without what stands in quotes, where any word may stand."""
+        return re.sub(r"'(?:[^'\\]|\\.|'')*'|`(?:[^`\\]|\\.)*`", "''", self.ddl)
+
+    def setting(self, name: str) -> str:
+        """The value that is in force."""
+        own = re.search(rf"\b{name} = '?(\w+)", self.ddl.rpartition(" SETTINGS ")[2])
+        return own[1] if own else self.server_settings.get(name, "0")
+
+
+def describe(client: ClickHouseClient, name: str) -> Table | None:
+    """The table, view or dictionary of this name in our database."""
+    found = client.query(
+        "SELECT database, engine, partition_key, sorting_key, primary_key, create_table_query FROM system.tables"
+        " WHERE database = currentDatabase() AND name = %s",
+        name,
+    )
+    if not found:
+        return None
+    database, engine, partition_key, sorting_key, primary_key, ddl = found[0]
+    columns = client.query(
+        "SELECT name, type, default_kind, default_expression FROM system.columns"
+        " WHERE database = currentDatabase() AND table = %s",
+        name,
+    )
+    return Table(
+        database=database,
+        name=name,
+        engine=engine,
+        partition_key=partition_key,
+        sorting_key=sorting_key,
+        primary_key=primary_key,
+        ddl=ddl,
+        columns={column: TableColumn(kind, f"{how} {what}".strip()) for column, kind, how, what in columns},
+        server_settings=_server_settings(client),
+    )
+
+
+def _server_settings(client: ClickHouseClient) -> dict[str, str]:
+    """What the server sets for every table; nothing that the user may not see."""
+    try:
+        rows = client.query(
+            "SELECT name, value FROM system.merge_tree_settings WHERE name IN %s", tuple(_WATCHED_SETTINGS)
+        )
+    except NotGranted:
+        return {}
+    return {str(name): str(value) for name, value in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Of a table from the OBT: what is different, and the statement or the advice that puts it right."""
+
+    what: str
+    remedy: str
+    #: True of a step that `eventlog migrate` still has to take.
+    is_pending: bool = False
+
+
+def differences(table: Table, *, is_recorded: bool) -> Iterator[Difference]:
+    """What a promise would miss. `is_recorded`: migrate has made the table, so it will not take its steps again."""
+    alter = f"run ALTER TABLE {table.name}"
+    if table.engine not in _ENGINES:
+        yield Difference(f"its engine is {table.engine}, not MergeTree or ReplicatedMergeTree", _MOVE)
+        return
+    for key, wanted in (("partition", PARTITION_KEY), ("sorting", SORTING_KEY), ("primary", SORTING_KEY)):
+        found = getattr(table, f"{key}_key")
+        if found != wanted:
+            yield Difference(f"its {key} key is {found or 'empty'}, not {wanted}", _MOVE)
+    yield from _column_differences(table, is_recorded=is_recorded)
+    if re.search(r"\bTTL\b", table.bare_ddl):
+        yield Difference(
+            "it has a TTL: an event older than that vanishes when it is inserted, and its receipt becomes an alarm",
+            f"{alter} REMOVE TTL (of a column: ALTER TABLE {table.name} MODIFY COLUMN ... REMOVE TTL), and delete old"
+            " events by partition: ALTER TABLE ... DROP PARTITION",
+        )
+    if constraints := re.findall(r"\bCONSTRAINT (\S+)", table.bare_ddl):
+        names = re.findall(r"\bCONSTRAINT (`[^`]+`|\w+)", table.ddl) or constraints
+        yield Difference(
+            f"it has constraints ({', '.join(names)}): rows that they refuse become dead letters",
+            "; ".join(f"{alter} DROP CONSTRAINT {name}" for name in names),
+        )
+    if not re.search(r"\bINDEX `?window_id_bloom`? `?window_id`? TYPE bloom_filter", table.ddl):
+        index = "INDEX window_id_bloom window_id TYPE bloom_filter(0.001) GRANULARITY 1"
+        yield Difference("the index window_id_bloom is missing: a read-back reads everything", f"{alter} ADD {index}")
+    yield from _setting_differences(table)
+
+
+def _column_differences(table: Table, *, is_recorded: bool) -> Iterator[Difference]:
+    definitions = {column.name: definition(column) for column in ROW_COLUMNS}
+    for name, wanted in COLUMN_TYPES.items():
+        column = table.columns.get(name)
+        default = "DEFAULT now64(6, 'UTC')" if name == "written_at" else ""
+        if column is None:
+            is_pending = not is_recorded and name in _ADDED
+            column_definition = definitions.get(name, f"{wanted} {default}")
+            remedy = f"run ALTER TABLE {table.name} ADD COLUMN {name} {column_definition}" if is_recorded else _MOVE
+            yield Difference(f"column {name} is missing, not {wanted}", remedy, is_pending=is_pending)
+        elif column.kind != wanted:
+            yield Difference(f"column {name} is {column.kind}, not {wanted}", _MOVE)
+        elif column.default != default:
+            change = f"{wanted} {default}" if default else f"REMOVE {column.default.split()[0]}"
+            yield Difference(
+                f"column {name} has {column.default or 'no default'}, not {default or 'a plain value'}",
+                f"run ALTER TABLE {table.name} MODIFY COLUMN {name} {change}",
+            )
+
+
+def _setting_differences(table: Table) -> Iterator[Difference]:
+    wanted: dict[str, int] = dict(TABLE_SETTINGS)
+    if table.engine != "MergeTree":
+        wanted = {"replicated_deduplication_window": 1} if table.engine == "ReplicatedMergeTree" else {}
+    for name, value in wanted.items():
+        found = table.setting(name)
+        if not found.isdigit() or int(found) < value:
+            yield Difference(
+                f"table setting {name} is not {value}", f"run ALTER TABLE {table.name} MODIFY SETTING {name} = {value}"
+            )
+    if table.setting("async_insert") not in {"0", "false"}:
+        yield Difference(
+            "table setting async_insert is on: it wins over that of an insert, and answers before the rows are stored",
+            f"run ALTER TABLE {table.name} MODIFY SETTING async_insert = 0",
+        )
+
+
+def differences_of_record(record: Table) -> list[str]:
+    """Why the record of the migrations is not one that we made."""
+    found = {name: column.kind for name, column in record.columns.items()}
+    reasons = [
+        f"column {name} is {found.get(name, 'missing')}, not {kind}"
+        for name, kind in MIGRATION_COLUMNS.items()
+        if found.get(name) != kind
+    ]
+    if not record.engine.endswith("MergeTree"):
+        reasons.append(f"its engine is {record.engine}, not MergeTree")
+    return reasons

@@ -1,0 +1,173 @@
+"""How the tables of our names may differ from those that `eventlog migrate` makes on PostgreSQL, and how to fix each.
+
+A promise rests on each difference that is named here. Looks, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from towpath.eventlog.columns import ADDED_COLUMNS
+from towpath.eventlog.stores.postgresql.schema import COLUMN_TYPES, TABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from towpath.eventlog.stores.postgresql.client import PostgreSQLClient
+
+MIGRATIONS, TOKENS = f"{TABLE}_migration", f"{TABLE}_token"
+
+#: What cannot be altered.
+_MOVE = (
+    f"rename the table (ALTER TABLE ... RENAME), drop {MIGRATIONS}, run `python manage.py eventlog migrate`, and copy"
+    " its events with INSERT INTO ... SELECT"
+)
+
+_KINDS = {
+    "r": "a table without partitions",
+    "p": "a partitioned table",
+    "v": "a view",
+    "m": "a materialized view",
+    "f": "a foreign table",
+    "S": "a sequence",
+    "i": "an index",
+    "c": "a type",
+}
+_RECORD_COLUMNS = {
+    "number": "integer",
+    "name": "text",
+    "checksum": "text",
+    "applied_at": "timestamp with time zone",
+}
+_TOKEN_COLUMNS = {"token": "text", "month": "date", "written_at": "timestamp with time zone"}
+_ADDED = {column.name for column in ADDED_COLUMNS}
+
+#: Of a step that `eventlog migrate` still has to take.
+PENDING = "run `python manage.py eventlog migrate`"
+
+
+def differences(client: PostgreSQLClient, *, is_recorded: bool) -> dict[str, str]:
+    """What a promise misses in the OBT, and what to do about it."""
+    kind = kind_of(client, TABLE)
+    if kind != "p":
+        return {f"it is {_KINDS.get(kind, kind)}, not a partitioned table": _MOVE}
+    found: dict[str, str] = {}
+    ((key, persistence),) = client.query(
+        "SELECT pg_get_partkeydef(oid), relpersistence FROM pg_class WHERE oid = to_regclass(%s)", [TABLE]
+    )
+    if key != "RANGE (event_date_time)":
+        found[f"its partition key is {key}, not RANGE (event_date_time)"] = _MOVE
+    if persistence != "p":
+        found["it is not logged: a crash empties it"] = _MOVE
+    partitions = client.query(
+        "SELECT inhrelid::regclass::text FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
+        " WHERE inhparent = to_regclass(%s) AND (relpersistence <> 'p' OR relkind <> 'r') ORDER BY 1",
+        [TABLE],
+    )
+    for (name,) in partitions:
+        found[f"its partition {name} is not a logged table of this server: a crash can empty it"] = (
+            f"run ALTER TABLE {name} SET LOGGED"
+        )
+    found |= dict(_column_differences(client, is_recorded=is_recorded))
+    found |= dict(_index_differences(client))
+    checks = client.query(
+        "SELECT conname FROM pg_constraint WHERE conrelid = to_regclass(%s) AND contype IN ('c', 'f') ORDER BY 1",
+        [TABLE],
+    )
+    for (name,) in checks:
+        remedy = f"run ALTER TABLE {TABLE} DROP CONSTRAINT {name}"
+        found[f"it has the constraint {name}: rows that it refuses become dead letters"] = remedy
+    return found
+
+
+def _column_differences(client: PostgreSQLClient, *, is_recorded: bool) -> Iterator[tuple[str, str]]:
+    rows = client.query(
+        "SELECT attname, format_type(atttypid, atttypmod), attgenerated::text || attidentity::text, attnotnull,"
+        " pg_get_expr(adbin, adrelid)"
+        " FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum"
+        " WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
+        [TABLE],
+    )
+    columns = {name: rest for name, *rest in rows}
+    for name, wanted in COLUMN_TYPES.items():
+        if name not in columns:
+            is_pending = not is_recorded and name in _ADDED
+            remedy = (
+                f"run ALTER TABLE {TABLE} ADD COLUMN {name} {wanted} NOT NULL, with a DEFAULT for the rows there are"
+            )
+            yield (
+                f"column {name} is missing, not {wanted}",
+                PENDING if is_pending else remedy if is_recorded else _MOVE,
+            )
+            continue
+        kind, made, _, default = columns[name]
+        if kind != wanted:
+            yield f"column {name} is {kind}, not {wanted}", _MOVE
+        elif made:
+            yield f"column {name} is generated, not a plain value", _MOVE
+        elif name == "written_at" and default != "clock_timestamp()":
+            change = f"ALTER TABLE {TABLE} ALTER written_at SET DEFAULT clock_timestamp()"
+            yield f"column written_at has the default {default}, not clock_timestamp()", f"run {change}"
+    for name, (_, made, is_required, default) in columns.items():
+        if name not in COLUMN_TYPES and is_required and not made and default is None:
+            change = f"ALTER TABLE {TABLE} ALTER {name} DROP NOT NULL"
+            yield f"column {name}, which no insert fills, takes no NULL", f"run {change}"
+
+
+def _index_differences(client: PostgreSQLClient) -> Iterator[tuple[str, str]]:
+    indexes = client.query(
+        "SELECT indexrelid::regclass::text, indisunique OR indisexclusion, pg_get_indexdef(indexrelid, 1, true)"
+        " FROM pg_index WHERE indrelid = to_regclass(%s)",
+        [TABLE],
+    )
+    for name, is_unique, _ in indexes:
+        if is_unique:
+            yield (
+                f"its index {name} is unique: an id that comes again after a restore is refused",
+                f"drop the constraint or index {name}",
+            )
+    if not any(first == "window_id" for _, _, first in indexes):
+        statement = f"CREATE INDEX {TABLE}_by_window ON {TABLE} (window_id)"
+        yield "it has no index on window_id: a read-back reads everything", f"run {statement}"
+
+
+def differences_of_record(client: PostgreSQLClient) -> list[str]:
+    return _plain_table_differences(client, MIGRATIONS, _RECORD_COLUMNS)
+
+
+def differences_of_tokens(client: PostgreSQLClient) -> list[str]:
+    reasons = _plain_table_differences(client, TOKENS, _TOKEN_COLUMNS)
+    if not reasons and kind_of(client, TOKENS):
+        keys = client.query(
+            "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = to_regclass(%s) AND contype = 'p'",
+            [TOKENS],
+        )
+        if keys != [("PRIMARY KEY (token, month)",)]:
+            reasons.append("its primary key is not (token, month)")
+    return reasons
+
+
+def _plain_table_differences(client: PostgreSQLClient, name: str, wanted: Mapping[str, str]) -> list[str]:
+    """Why what has this name is not the plain table with these columns; nothing if there is none."""
+    kind = kind_of(client, name)
+    if not kind:
+        return []
+    if kind != "r":
+        return [f"it is {_KINDS.get(kind, kind)}, not a table"]
+    columns = dict(
+        client.query(
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
+            " WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
+            [name],
+        )
+    )
+    return [
+        f"column {column} is {columns.get(column, 'missing')}, not {kind}"
+        for column, kind in wanted.items()
+        if columns.get(column) != kind
+    ]
+
+
+def kind_of(client: PostgreSQLClient, name: str) -> str:
+    rows = client.query("SELECT relkind::text FROM pg_class WHERE oid = to_regclass(%s)", [name])
+    return str(rows[0][0]) if rows else ""
