@@ -348,5 +348,10 @@ FROM halved GROUP BY half, batch, outbox
 def isolated_rows() -> int:
     """The rows of open windows that are at fault by themselves."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT coalesce(sum(rows), 0) FROM pipeline_window WHERE acked_at IS NULL AND is_isolated")
+        cursor.execute(
+            """
+            SELECT coalesce(sum(value::bigint), 0) FROM pipeline_window, jsonb_each_text(rows)
+            WHERE acked_at IS NULL AND is_isolated
+            """
+        )
         return int(cursor.fetchone()[0])
