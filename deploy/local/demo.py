@@ -178,9 +178,9 @@ def _wait_until_drained(committed: Committed, store: EventLog) -> bool:
 
     deadline = time.monotonic() + DRAIN_SECONDS
     while time.monotonic() < deadline:
-        status = read_status()
+        figures = read_status().figures
         _show_progress(committed, store)
-        if status.batches == 0 and all(outbox.pending == 0 for outbox in status.outboxes.values()):
+        if figures.batches.total == 0 and all(outbox.pending == 0 for outbox in figures.outboxes.values()):
             return True
         time.sleep(0.2)
     return False
@@ -189,7 +189,7 @@ def _wait_until_drained(committed: Committed, store: EventLog) -> bool:
 def _show_progress(committed: Committed, store: EventLog) -> None:
     from towpath.watch.status import read_status  # noqa: PLC0415 - as in _connect_django
 
-    outboxes = read_status().outboxes.values()
+    outboxes = read_status().figures.outboxes.values()
     ages = [outbox.oldest_age_seconds for outbox in outboxes if outbox.oldest_age_seconds is not None]
     line = (
         f"published {committed.count():>8,}   in flight {sum(o.in_flight for o in outboxes):>7,}"
@@ -246,13 +246,13 @@ def _show_figures(store: EventLog, committed: Committed, seconds: float) -> None
 def _show_ledger(committed: Committed, stored: Counter[str], *, is_drained: bool) -> int:
     from towpath.watch.status import read_status  # noqa: PLC0415 - as in _connect_django
 
-    status = read_status()
+    figures = read_status().figures
     lost = (committed.contexts - stored).total()
     duplicated = (stored - committed.contexts).total()
-    pending = sum(outbox.pending + outbox.in_flight for outbox in status.outboxes.values())
+    pending = sum(outbox.pending + outbox.in_flight for outbox in figures.outboxes.values())
     print(
         f"published={committed.count()} stored={stored.total()} pending={pending}"
-        f" dead={status.dead_letters} lost={lost} duplicated={duplicated}"
+        f" dead={figures.dead_letters} lost={lost} duplicated={duplicated}"
     )
     if not is_drained:
         print(f"\nNot everything arrived within {DRAIN_SECONDS} s. The logs are in .local/demo/log.", file=sys.stderr)

@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
+from towpath.watch import health
+from towpath.watch.within import Within
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import pytest
 
 
 class Samples:
@@ -38,6 +43,12 @@ class Samples:
 
     def names(self) -> set[str]:
         return {name for name, _ in self._values}
+
+
+def measure_at_each_scrape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process's /metrics remembers nothing, of the test before or of the scrape before."""
+    fresh = Within(health._measure, seconds=health._SECONDS)
+    monkeypatch.setattr(health, "_measurement", fresh)
 
 
 def free_port() -> int:

@@ -21,13 +21,14 @@ from django.test import Client
 from backend.users.models import User
 from tests.faults.proxy import Fault, Kind, Proxy, with_port
 from tests.integration.rows import create_users
-from tests.integration.scraping import get
+from tests.integration.scraping import get, measure_at_each_scrape
 from tests.integration.threads import all_at_once
 from tests.integration.workers import Workers
 from tests.services import Services
 from tests.waiting import eventually
 from towpath.watch import health
-from towpath.watch.doctor import Finding
+from towpath.watch.doctor import Finding, examine
+from towpath.watch.within import Within
 
 WAIT_SECONDS = 60
 
@@ -40,7 +41,9 @@ POSTGRES_DOWN = {"DATABASE_URL": "postgresql://towpath:hunter2-hunter2@127.0.0.1
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing is remembered of the test before."""
     monkeypatch.setattr(health, "_SECONDS", WAIT_SECONDS)
-    monkeypatch.setattr(health, "_examination", health._Examination())
+    examination = Within(examine, seconds=WAIT_SECONDS, fresh_seconds=health._EXAMINED_EVERY_SECONDS)
+    monkeypatch.setattr(health, "_examination", examination)
+    measure_at_each_scrape(monkeypatch)
     health._migrated.clear()
     yield
     health._migrated.clear()
@@ -102,14 +105,14 @@ def test_a_web_process_without_its_database_lives_but_is_not_ready(workers: Work
 def test_a_web_process_whose_migrations_are_missing_is_not_ready() -> None:
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE django_migrations SET app = 'away' WHERE app = 'pipeline'"
-            " AND name = (SELECT max(name) FROM django_migrations WHERE app = 'pipeline')"
+            "UPDATE django_migrations SET app = 'away' WHERE app = 'towpath'"
+            " AND name = (SELECT max(name) FROM django_migrations WHERE app = 'towpath')"
         )
     try:
         response = Client().get("/readyz")
     finally:
         with connection.cursor() as cursor:
-            cursor.execute("UPDATE django_migrations SET app = 'pipeline' WHERE app = 'away'")
+            cursor.execute("UPDATE django_migrations SET app = 'towpath' WHERE app = 'away'")
 
     assert response.status_code == 503
     assert b"manage.py migrate" in response.content
@@ -129,7 +132,8 @@ def test_a_full_examination_is_for_staff_and_nobody_else_starts_one(monkeypatch:
     stranger.cookies["sessionid"] = "made-up"
 
     with monkeypatch.context() as nobody_examines:
-        nobody_examines.setattr(health, "examine", lambda: pytest.fail("nobody may start it"))
+        examination = Within(lambda: pytest.fail("nobody may start it"), seconds=WAIT_SECONDS)
+        nobody_examines.setattr(health, "_examination", examination)
         for client in (anonymous, user, stranger):
             assert full(client) == (403, {"is_ok": None, "checks": [], "detail": ANY})
     details = {check["check"]: check["detail"] for check in full(staff)[1]["checks"]}
@@ -142,7 +146,8 @@ def test_a_full_examination_is_not_made_for_each_who_asks(monkeypatch: pytest.Mo
     def examined() -> list[Finding]:
         return [Finding("so often", True, str(next(made)))]
 
-    monkeypatch.setattr(health, "examine", examined)
+    examination = Within(examined, seconds=WAIT_SECONDS, fresh_seconds=health._EXAMINED_EVERY_SECONDS)
+    monkeypatch.setattr(health, "_examination", examination)
 
     client = staff_client()
     for _ in range(5):

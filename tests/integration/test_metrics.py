@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered_within
 from tests.integration.rows import create_users, write_events
-from tests.integration.scraping import Counted, Samples, free_port, scrape
+from tests.integration.scraping import Counted, Samples, free_port, measure_at_each_scrape, scrape
 from tests.integration.stores import LosesAnswers
 from tests.integration.windows import dispatched, expire_leases, sealed, taken_over
 from tests.integration.workers import QUICK, Workers
@@ -35,23 +36,24 @@ from towpath.flow.recover import recover
 from towpath.flow.verify import verify_receipts
 from towpath.ledger.models import Cursor, Window
 from towpath.rabbitmq.queues import queue_lengths
-from towpath.telemetry.metrics import LEDGER_GAUGES, CloseReason, dead_letters, pending_rows
-from towpath.watch import gauges, status
-from towpath.watch.gauges import LEDGER, LedgerCollector, read_gauges
+from towpath.telemetry.metrics import (
+    LEDGER_GAUGES,
+    CloseReason,
+    dead_letters,
+    open_windows,
+    pending_rows,
+    unsealed_batches,
+)
+from towpath.watch import figures, health, status
+from towpath.watch.gauges import read_gauges
+from towpath.watch.within import Within
 
 WAIT_SECONDS = 60
 
 
 @pytest.fixture
 def always_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gauges, "_FRESH_SECONDS", -1.0)
-
-
-@pytest.fixture
-def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing has been read before."""
-    (collector,) = [one for one in LEDGER._collector_to_names if isinstance(one, LedgerCollector)]
-    monkeypatch.setattr(collector, "_read_at", float("-inf"))
+    measure_at_each_scrape(monkeypatch)
 
 
 def ledger() -> Samples:
@@ -197,14 +199,14 @@ def test_every_gauge_that_is_declared_is_served() -> None:
 
 
 def test_a_large_backlog_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "COUNTED_ROWS", 10)
+    monkeypatch.setattr(figures, "COUNTED_ROWS", 10)
     create_users(500)
     write_events(["{}"] * 4)
 
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE outbox_user")  # the statistics are a second or so behind otherwise
 
-    found = dict(read_gauges()[pending_rows])
+    found = read_gauges()[pending_rows]
 
     assert found == {"outbox_user": 500, "outbox_event": 4, "outbox_user_change": 0}
 
@@ -222,7 +224,7 @@ def test_a_refused_row_is_counted_where_it_is_refused(store: EventStore) -> None
     assert counted.of("towpath_inserts_total", outcome="refused") >= 2  # the window, and the row by itself
     assert counted.of("towpath_refused_rows_total", outbox="outbox_event") == 1
     assert counted.of("towpath_acked_rows_total", outbox="outbox_event") == 20
-    assert dict(read_gauges()[dead_letters])["outbox_event"] == 1
+    assert read_gauges()[dead_letters]["outbox_event"] == 1
 
 
 def test_a_store_that_is_away_is_counted_as_unavailable() -> None:
@@ -243,7 +245,7 @@ def test_a_window_whose_rows_are_all_refused_is_counted_as_the_schema_s_fault(st
     assert deliver(sealed(), store) is Delivery.REFUSED
 
     assert counted.of("towpath_retries_total", reason="schema") == 1
-    assert dict(read_gauges()[dead_letters])["outbox_event"] == 0
+    assert read_gauges()[dead_letters]["outbox_event"] == 0
 
 
 def test_a_lost_answer_is_counted_as_unknown() -> None:
@@ -313,8 +315,8 @@ def test_a_window_is_counted_by_the_reason_for_which_it_was_closed(
     actor.join(WAIT_SECONDS)
 
     assert aggregator.close(timeout_seconds=WAIT_SECONDS)
-    assert {one: counted.of("towpath_windows_total", reason=one) for one in get_args(CloseReason)} == {
-        one: int(one == reason) for one in get_args(CloseReason)
+    assert {closed: counted.of("towpath_windows_total", reason=closed) for closed in get_args(CloseReason)} == {
+        closed: int(closed == reason) for closed in get_args(CloseReason)
     }
     assert Window.objects.get().acked_at is not None
 
@@ -332,7 +334,7 @@ def test_receipts_are_counted_by_what_the_store_says_of_them(store: EventStore, 
     assert counted.of("towpath_verified_windows_total", outcome="mismatch") == 1
 
 
-@pytest.mark.usefixtures("forgetful")
+@pytest.mark.usefixtures("always_fresh")
 def test_a_ledger_that_does_not_answer_in_time_is_not_measured() -> None:
     """Rather none than figures of who knows when; the scrape does not hang."""
     locked, is_measured = threading.Event(), threading.Event()
@@ -359,15 +361,32 @@ def test_a_ledger_that_does_not_answer_in_time_is_not_measured() -> None:
     assert [line["event"] for line in logs] == ["ledger_not_measured"]
 
 
-@pytest.mark.usefixtures("forgetful")
-def test_the_ledger_is_read_once_in_two_seconds_however_many_ask() -> None:
-    with CaptureQueriesContext(connection) as read:
-        ledger()
-    with CaptureQueriesContext(connection) as read_again:
-        ledger()
+def test_the_ledger_is_read_once_in_two_seconds_however_many_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = itertools.count()
 
-    assert len(read) > 10
-    assert len(read_again) == 0
+    def measure() -> bytes:
+        next(read)
+        return health._measure()
+
+    measurement = Within(measure, seconds=WAIT_SECONDS, fresh_seconds=health._MEASURED_EVERY_SECONDS)
+    monkeypatch.setattr(health, "_measurement", measurement)
+
+    scraped = {name for _ in range(5) for name in ledger().names()}
+
+    assert {gauge.name for gauge in (open_windows, unsealed_batches)} <= scraped
+    assert next(read) == 1
+
+
+def test_a_scrape_takes_no_more_statements_than_the_status() -> None:
+    create_users(2)
+    dispatched()
+
+    with CaptureQueriesContext(connection) as of_gauges:
+        read_gauges()
+    with CaptureQueriesContext(connection) as of_status:
+        status.read_status()
+
+    assert 10 < len(of_gauges) < len(of_status)
 
 
 def test_the_end_to_end_latency_is_that_of_the_events_own_time(store: EventStore) -> None:

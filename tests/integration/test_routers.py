@@ -179,7 +179,7 @@ def test_delivery_status_dead_letters_doctor_and_kit_ask_default_alone(store: Ev
 
     assert deliver(sealed(), store) is Delivery.ACKED
 
-    assert read_status().dead_letters == 1
+    assert read_status().figures.dead_letters == 1
     assert Window.objects.count() == 1
     assert deadletters.room("outbox_event") == 999
     assert examine()

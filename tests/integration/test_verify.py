@@ -34,7 +34,7 @@ from towpath.flow.recover import recover
 from towpath.flow.verify import purge_receipts, read_ledger, verify_receipts
 from towpath.ledger.models import Window
 from towpath.telemetry.metrics import mismatched_windows, unverified_age_seconds
-from towpath.watch import status
+from towpath.watch import figures, problems
 from towpath.watch.doctor import examine
 from towpath.watch.gauges import read_gauges
 from towpath.watch.status import read_status
@@ -62,7 +62,7 @@ def test_receipts_that_the_store_confirms_are_verified(store: EventStore) -> Non
     assert verified(store) == 0
 
     assert Window.objects.filter(verified_at=None).count() == 0
-    assert read_gauges()[unverified_age_seconds] == [("", 0.0)]
+    assert read_gauges()[unverified_age_seconds] == {"": 0.0}
 
 
 def test_a_window_whose_rows_are_lost_is_an_alarm_with_its_details(store: EventStore, event_log: EventLog) -> None:
@@ -86,7 +86,7 @@ def test_a_window_whose_rows_are_lost_is_an_alarm_with_its_details(store: EventS
     assert alarm["window"] == str(lost.id)
     assert alarm["delivered"] == {"outbox_user": 3, "outbox_event": 2}
     assert alarm["stored"] == {"outbox_user": 2, "outbox_event": 2}
-    assert read_gauges()[mismatched_windows] == [("", 1.0)]
+    assert read_gauges()[mismatched_windows] == {"": 1.0}
     assert [problem for problem in read_status().problems if "1 window(s) of which the event store" in problem]
 
     # And it is not logged again as long as nothing changes
@@ -123,7 +123,7 @@ def receipts_of_the_doctor() -> dict[str, Any]:
 
 def test_the_status_reads_no_more_however_many_receipts_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     # Given receipts that are verified, one that the store contradicts, and, because verify has not run since, many more
-    monkeypatch.setattr(status, "COUNTED_ROWS", 100)
+    monkeypatch.setattr(figures, "COUNTED_ROWS", 100)
     insert_receipts(5000, age="2 days", verified=True)
     insert_receipts(1, age="1 day", error="outbox_user: 0 stored of 3")
     insert_receipts(3000, age="1 hour")
@@ -133,12 +133,12 @@ def test_the_status_reads_no_more_however_many_receipts_there_are(monkeypatch: p
         cursor.execute("ANALYZE pipeline_window, outbox_user")
 
     before = tuples_read()
-    found = read_status()
+    found = read_status().figures
     read = tuples_read() - before
 
-    assert (found.receipts, found.outboxes["outbox_user"].pending) == (8001, 2000)
-    assert found.mismatched_receipts == 1
-    assert datetime.fromisoformat(found.mismatched_since) == pytest.approx(
+    assert (found.ledger.receipts, found.outboxes["outbox_user"].pending) == (8001, 2000)
+    assert found.ledger.unverified.contradicted == 1
+    assert found.ledger.unverified.contradicted_since == pytest.approx(
         datetime.now(UTC) - timedelta(days=1), abs=timedelta(minutes=5)
     )
     assert 100 < read < 1000
@@ -146,7 +146,8 @@ def test_the_status_reads_no_more_however_many_receipts_there_are(monkeypatch: p
 
 
 def test_mismatches_that_are_too_many_to_count_are_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "COUNTED_ROWS", 10)
+    for module in (figures, problems):
+        monkeypatch.setattr(module, "COUNTED_ROWS", 10)
     insert_receipts(20, age="1 day", error="outbox_user: 0 stored of 3")
 
     (problem,) = [problem for problem in read_status().problems if "event store" in problem]
@@ -203,7 +204,7 @@ def test_a_window_whose_rows_come_back_is_verified_in_the_end(store: EventStore,
     assert verified(store) == 0
 
     assert Window.objects.get().contradiction is None
-    assert read_gauges()[mismatched_windows] == [("", 0.0)]
+    assert read_gauges()[mismatched_windows] == {"": 0.0}
 
 
 def test_nothing_is_decided_while_the_store_is_away(store: EventStore) -> None:
@@ -454,8 +455,8 @@ def test_a_person_closes_an_alarm_with_a_reason_and_that_is_an_event(store: Even
     assert receipt.closed_reason == "retention of 2023"
     assert receipt.contradiction == "outbox_event: 0 stored of 2"
     assert verified(store) == 0
-    assert read_status().mismatched_receipts == 0
-    assert read_gauges()[mismatched_windows] == [("", 0.0)]
+    assert read_status().figures.ledger.unverified.contradicted == 0
+    assert read_gauges()[mismatched_windows] == {"": 0.0}
     assert [one.is_ok for one in examine() if one.check == "receipts"] == [True]
     # And the event goes the way of all events
     sealed()
@@ -477,7 +478,7 @@ def test_an_alarm_is_not_closed_without_a_reason(store: EventStore, event_log: E
 
     assert done.returncode == 2
     assert "--reason" in done.stdout + done.stderr
-    assert read_status().mismatched_receipts == 1
+    assert read_status().figures.ledger.unverified.contradicted == 1
 
 
 def test_what_is_no_alarm_is_not_closed_and_nothing_beside_it(store: EventStore, event_log: EventLog) -> None:
@@ -489,7 +490,7 @@ def test_what_is_no_alarm_is_not_closed_and_nothing_beside_it(store: EventStore,
 
     assert done.returncode == 1
     assert f"{whole.id} is not the receipt of an alarm" in done.stdout + done.stderr
-    assert read_status().mismatched_receipts == 1
+    assert read_status().figures.ledger.unverified.contradicted == 1
     assert not Window.objects.exclude(closed_reason="").exists()
 
 
@@ -504,4 +505,4 @@ def test_a_closing_that_cannot_be_recorded_does_not_happen(store: EventStore, ev
         with connection.cursor() as cursor:
             cursor.execute("ALTER TABLE outbox_event DROP CONSTRAINT nothing_new")
 
-    assert read_status().mismatched_receipts == 1
+    assert read_status().figures.ledger.unverified.contradicted == 1

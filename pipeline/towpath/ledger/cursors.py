@@ -17,6 +17,9 @@ from towpath.outbox.fields import RowLimits
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+    from datetime import datetime
+
+    from django.db.backends.utils import CursorWrapper
 
     from towpath.outbox.models import Outbox
 
@@ -302,3 +305,12 @@ def is_within_limits(model: type[Outbox]) -> str:
 
 def _table(outbox: str) -> str:
     return connection.ops.quote_name(outbox)
+
+
+# --- What people and probes ask ----------------------------------------------------------------------------------
+
+
+def read_last_dispatches(cursor: CursorWrapper) -> dict[str, datetime]:
+    """Return when rows of each outbox were last put into batches; without those of which none ever were."""
+    cursor.execute("SELECT outbox, dispatched_at FROM pipeline_cursor WHERE dispatched_at IS NOT NULL")
+    return dict(cursor.fetchall())

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from django.db import OperationalError, connection, transaction
 
 from towpath.ledger import database_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from django.db.backends.utils import CursorWrapper
 
+T = TypeVar("T")
 
 _BY_INDEX = "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
 
@@ -40,6 +41,20 @@ def one_moment(*, by_index: bool = True) -> Iterator[CursorWrapper]:
         if is_inside:
             # With the savepoint ends what was set for its time, and the transaction goes on with its own settings.
             transaction.set_rollback(True)
+
+
+def count_or_estimate(cursor: CursorWrapper, table: str, *, first_rows: str, counted_rows: int) -> int:
+    """Return how many rows `first_rows` selects: counted up to `counted_rows`, and above, PostgreSQL's estimate of all
+    rows of the table."""
+    cursor.execute(
+        f"""
+SELECT (SELECT count(*) FROM ({first_rows} LIMIT %(counted_rows)s) AS counted),
+       pg_stat_get_live_tuples(%(table)s::regclass)
+""",
+        {"counted_rows": counted_rows, "table": table},
+    )
+    counted, estimated = cursor.fetchone()
+    return int(counted if counted < counted_rows else max(counted, estimated))
 
 
 #: Statements of a look that take longer than a person waits, all together, are given up.
@@ -76,6 +91,12 @@ class Parts:
                 case _:
                     raise
             self.unread.append(f"{what} could not be read: {reason}")
+
+    def read(self, what: str, read: Callable[[CursorWrapper], T]) -> T | None:
+        """Return what `read` returns; None if PostgreSQL takes too long, or somebody holds a lock."""
+        with self.part(what):
+            return read(self._cursor)
+        return None
 
     def _holders(self) -> str:
         """The tables that are locked against reading, and by which of the server's processes."""

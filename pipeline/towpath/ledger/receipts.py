@@ -10,15 +10,18 @@ import contextlib
 import json
 import uuid
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from django.db import connection, transaction
 
 from towpath.errors import LeaseLost
+from towpath.ledger.moment import count_or_estimate
 from towpath.ledger.windows import MAY_BE_LOST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from django.db.backends.utils import CursorWrapper
 
@@ -125,3 +128,98 @@ SELECT %(outbox)s, %(ids)s, %(count)s, bytes, dispatched_from, %(new)s FROM orig
                 "error": f"parted from others: {error}",
             },
         )
+
+
+# --- What people and probes ask ----------------------------------------------------------------------------------
+
+
+def count_receipts(cursor: CursorWrapper, *, counted_rows: int) -> int:
+    """Return how many receipts there are: counted up to `counted_rows`, and PostgreSQL's estimate above."""
+    return count_or_estimate(
+        cursor,
+        "pipeline_window",
+        # The newest: at the other end of the index are those that have just been purged.
+        first_rows="SELECT FROM pipeline_window WHERE acked_at IS NOT NULL ORDER BY acked_at DESC",
+        counted_rows=counted_rows,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class UnverifiedReceipts:
+    """Receipts that the event store has not been found to agree with.
+
+    `oldest_seconds` is the age of the oldest, 0 without one; `oldest_uncompared_seconds` that of the oldest which is
+    not known to be contradicted, None without one.
+    """
+
+    contradicted: int = 0
+    #: When the first rows of those contradicted were dispatched.
+    contradicted_since: datetime | None = None
+    oldest_seconds: float = 0.0
+    oldest_uncompared_seconds: float | None = None
+
+
+def read_unverified_receipts(cursor: CursorWrapper, *, limit: int) -> UnverifiedReceipts:
+    """Return what the oldest receipts that are not verified say, at most `limit` of them.
+
+    Verify goes from the oldest receipt that is not verified to the newest, so those it has found wrong come first:
+    there is no need to look at all that wait when it has not run for days.
+    """
+    cursor.execute(
+        """
+        SELECT count(contradiction), min(dispatched_from) FILTER (WHERE contradiction IS NOT NULL),
+               coalesce(extract(epoch FROM clock_timestamp() - min(acked_at)), 0)::float8,
+               extract(epoch FROM clock_timestamp() - min(acked_at) FILTER (WHERE contradiction IS NULL))::float8
+        FROM (
+            SELECT acked_at, dispatched_from, contradiction FROM pipeline_window
+            WHERE acked_at IS NOT NULL AND verified_at IS NULL ORDER BY acked_at LIMIT %(limit)s
+        ) AS oldest
+        """,
+        {"limit": limit},
+    )
+    return UnverifiedReceipts(*cursor.fetchone())
+
+
+@dataclass(frozen=True, slots=True)
+class Vanished:
+    """Rows that were deleted from their outbox before they were loaded, and the number of their windows."""
+
+    windows: int = 0
+    rows: int = 0
+
+
+def count_vanished(cursor: CursorWrapper, *, limit: int) -> Vanished:
+    """Return the vanished rows of the oldest windows that have any and are not closed, at most `limit` windows."""
+    cursor.execute(
+        """
+        SELECT count(DISTINCT id), coalesce(sum(value::bigint), 0)::bigint
+        FROM (
+            SELECT id, vanished FROM pipeline_window WHERE vanished IS NOT NULL AND closed_reason = ''
+            ORDER BY acked_at LIMIT %(limit)s
+        ) AS oldest, jsonb_each_text(vanished)
+        """,
+        {"limit": limit},
+    )
+    return Vanished(*cursor.fetchone())
+
+
+@dataclass(frozen=True, slots=True)
+class StoreErrors:
+    """Windows that are stored although the event store answered with an error, and one of these errors."""
+
+    windows: int
+    example: str
+
+
+def read_store_errors(cursor: CursorWrapper, *, days: int) -> StoreErrors | None:
+    """Return the windows acked in the last days whose insert the event store answered with an error; None if there are
+    none."""
+    cursor.execute(
+        """
+        SELECT count(*), max(store_error) FROM pipeline_window
+        WHERE store_error <> '' AND acked_at > clock_timestamp() - make_interval(days => %(days)s)
+        """,
+        {"days": days},
+    )
+    windows, example = cursor.fetchone()
+    return StoreErrors(windows, example) if windows else None

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from django.db import connection
+
+if TYPE_CHECKING:
+    from django.db.backends.utils import CursorWrapper
 
 #: Nobody has the shift: the one that had it has left in an orderly way.
 _NOBODY = uuid.UUID(int=0)
@@ -83,3 +87,32 @@ def note_success(name: str) -> None:
         cursor.execute(
             "UPDATE pipeline_shift SET interrupted_at = NULL, last_error = '' WHERE name = %(name)s", {"name": name}
         )
+
+
+# --- What people and probes ask ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftState:
+    """How many seconds ago a shift was last alive, taken and interrupted, and by what.
+
+    `interrupted_seconds_ago` is None if its work has succeeded since, or was never interrupted.
+    """
+
+    alive_seconds_ago: float
+    taken_seconds_ago: float
+    interrupted_seconds_ago: float | None
+    interruption: str
+
+
+def read_shifts(cursor: CursorWrapper) -> dict[str, ShiftState]:
+    """Return the state of every shift that has ever run, by name."""
+    cursor.execute(
+        """
+        SELECT name, extract(epoch FROM clock_timestamp() - alive_at)::float8,
+               extract(epoch FROM clock_timestamp() - taken_at)::float8,
+               extract(epoch FROM clock_timestamp() - interrupted_at)::float8, last_error
+        FROM pipeline_shift ORDER BY name
+        """
+    )
+    return {name: ShiftState(*state) for name, *state in cursor.fetchall()}

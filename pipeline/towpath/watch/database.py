@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.apps import apps
 from django.db import DatabaseError, connection, transaction
 
+from towpath.ledger.tables import ledger_tables, may_seal
 from towpath.outbox.models import LeanOutbox, all_outboxes
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def problems_of_database(connection: BaseDatabaseWrapper) -> Iterator[tuple[str,
 
 def hiding_problems(cursor: CursorWrapper, *, is_with_lean: bool = True) -> Iterator[str]:
     """Why undelivered rows, or the ledger, may look empty to this role though they are not."""
-    commands = dict.fromkeys(_ledger(), _LEDGER_COMMANDS) | dict.fromkeys(all_outboxes(), _OUTBOX_COMMANDS)
+    commands = dict.fromkeys(ledger_tables(), _LEDGER_COMMANDS) | dict.fromkeys(all_outboxes(), _OUTBOX_COMMANDS)
     referenced = dict.fromkeys(_referenced(), _READ) if is_with_lean else {}
     yield from _policy_problems(cursor, referenced | commands)
     yield from _schema_problems(cursor, is_only_with_rows=not is_with_lean)
@@ -112,8 +112,9 @@ def reading_problems() -> Iterator[str]:
     """Outboxes whose events this role cannot carry: a right is missing, or a column. A role that may not write the
     ledger is not the pipeline's, and need not."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT has_table_privilege('pipeline_window', 'INSERT'), current_user")
-        is_pipeline, role = cursor.fetchone()
+        is_pipeline = may_seal(cursor)
+        cursor.execute("SELECT current_user")
+        (role,) = cursor.fetchone()
     for name, outbox in all_outboxes().items() if is_pipeline else ():
         sql, parameters = _reading(outbox).sql_with_params()
         try:
@@ -159,17 +160,13 @@ def _policy_problems(cursor: CursorWrapper, commands: Mapping[str, str]) -> Iter
 
 
 def _schema_problems(cursor: CursorWrapper, *, is_only_with_rows: bool) -> Iterator[str]:
-    cursor.execute(_IN_SEVERAL_SCHEMAS, [[*all_outboxes(), *_ledger()]])
+    cursor.execute(_IN_SEVERAL_SCHEMAS, [[*all_outboxes(), *ledger_tables()]])
     for name, schemas, rows_elsewhere in cursor.fetchall():
         if rows_elsewhere or not is_only_with_rows:
             yield (
                 f"{name} is in several schemas ({', '.join(schemas)}), and only rows of one of them are delivered:"
                 " keep that one, in the search_path of every role (with django-tenants, its app in SHARED_APPS only)"
             )
-
-
-def _ledger() -> list[str]:
-    return [model._meta.db_table for model in apps.get_app_config("towpath").get_models()]
 
 
 def _referenced() -> list[str]:

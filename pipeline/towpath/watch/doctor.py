@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from django.db import DatabaseError, InterfaceError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
@@ -17,6 +18,7 @@ from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import EventStoreError
 from towpath.ledger import database_errors
 from towpath.ledger.moment import Parts, one_moment
+from towpath.ledger.receipts import read_store_errors
 from towpath.rabbitmq import queues
 from towpath.telemetry.secrets import without_secrets
 from towpath.watch import tables
@@ -27,14 +29,14 @@ from towpath.watch.database import (
     problems_of_database,
     reading_problems,
 )
-from towpath.watch.status import mismatch_problems, read_status
+from towpath.watch.status import read_status
 
 #: The time limit of each check; they run beside each other.
 CHECK_SECONDS = 10.0
 #: xid8 and pg_snapshot came with PostgreSQL 13.
 _OLDEST_POSTGRESQL = 130000
 #: Clocks further apart than this make latencies and the event times of a lean outbox misleading. Correctness does
-#: not hang on clocks: leases are on the database's.
+#: not depend on clocks: leases are on the database's.
 _LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=5)
 
 
@@ -114,6 +116,20 @@ def _postgresql() -> Iterator[Finding]:
         yield Finding("PostgreSQL", False, f"version {shown}: the dispatcher's cursor needs 13 or later")
         return
     yield Finding("PostgreSQL", True, f"version {shown}")
+    yield from _promises()
+    executor = MigrationExecutor(connection)
+    unapplied = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    if unapplied:
+        yield Finding("migrations", False, f"{len(unapplied)} not applied: run `python manage.py migrate`")
+        return
+    yield Finding("migrations", True, "all applied")
+    with connection.cursor() as cursor:
+        yield _finding("tables", [*tables.problems(cursor)], "outboxes and ledger as `migrate` made them")
+    yield from _visibility()
+
+
+def _promises() -> Iterator[Finding]:
+    """The server's clock, and its promise to keep what it has committed."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT clock_timestamp()")
         (database_now,) = cursor.fetchone()
@@ -123,16 +139,6 @@ def _postgresql() -> Iterator[Finding]:
     for setting, if_off in _DURABLE.items():
         is_on = durable[setting] != "off"
         yield Finding(setting, is_on, durable[setting] if is_on else f"off: {if_off}")
-    executor = MigrationExecutor(connection)
-    missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
-    if missing:
-        yield Finding("migrations", False, f"{len(missing)} not applied: run `python manage.py migrate`")
-        return
-    yield Finding("migrations", True, "all applied")
-    with connection.cursor() as cursor:
-        problems = [*tables.problems(cursor)]
-    yield Finding("tables", not problems, "; ".join(problems) or "outboxes and ledger as `migrate` made them")
-    yield from _visibility()
 
 
 def _ledger() -> Iterator[Finding]:
@@ -142,25 +148,17 @@ def _ledger() -> Iterator[Finding]:
         if database_errors.is_outage(error) or database_errors.is_not_migrated(error):
             return  # another check says so
         raise
-    if unread := [problem for problem in status.problems if "could not be read" in problem]:
+    if unread := status.problems_of("unread"):
         yield Finding("ledger", False, "; ".join(unread))
-    problems = [problem for problem in status.problems if "shift" in problem]
-    yield Finding("shifts", not problems, "; ".join(problems) or "dispatch and recover shifts are alive")
-    problems = [one for one in status.problems if "never dispatched" in one or "no outbox class" in one]
-    yield Finding("outboxes", not problems, "; ".join(problems) or "no row and no name without its class")
-    problems = mismatch_problems(status.mismatched_receipts, since=status.mismatched_since)
-    yield Finding("receipts", not problems, "; ".join(problems) or "none is known to differ from the event store")
-    windows, complaint = 0, ""
-    with one_moment() as cursor, Parts(cursor).part("errors of windows that are stored"):
-        cursor.execute(
-            "SELECT count(*), max(store_error) FROM pipeline_window"
-            " WHERE store_error <> '' AND acked_at > clock_timestamp() - interval '1 day'"
-        )
-        windows, complaint = cursor.fetchone()
-    if windows:
+    yield _finding("shifts", status.problems_of("shift", "interruption"), "dispatch and recover shifts are alive")
+    yield _finding("outboxes", status.problems_of("outbox"), "no row and no name without its class")
+    yield _finding("receipts", status.problems_of("receipt"), "none is known to differ from the event store")
+    with one_moment() as cursor:
+        stored = Parts(cursor).read("errors of windows that are stored", partial(read_store_errors, days=1))
+    if stored:
         text = (
-            f"{windows} window(s) of the last day are stored although the event store answered with an error, such as"
-            f" {complaint!r}: a materialized view on event_log may lack their rows, see docs/stores.md"
+            f"{stored.windows} window(s) of the last day are stored although the event store answered with an error,"
+            f" such as {stored.example!r}: a materialized view on event_log may lack their rows, see docs/stores.md"
         )
         yield Finding("views", False, text)
 
@@ -170,7 +168,7 @@ def _visibility() -> Iterator[Finding]:
     problems = [*(text for text, _ in problems_of_database(connection)), *reading_problems()]
     with connection.cursor() as cursor:
         problems += [*hiding_problems(cursor), *limit_problems(cursor), *meddling_problems(cursor)]
-    yield Finding("PostgreSQL role", not problems, "; ".join(problems) or "sees every event, and has time to read it")
+    yield _finding("PostgreSQL role", problems, "sees every event, and has time to read it")
 
 
 def _rabbitmq() -> Iterator[Finding]:
@@ -188,8 +186,7 @@ def _rabbitmq() -> Iterator[Finding]:
 
 
 def _rabbitmq_settings() -> Iterator[Finding]:
-    problems = queues.problems()
-    yield Finding("RabbitMQ settings", not problems, "; ".join(problems) or "confirms and heartbeats on")
+    yield _finding("RabbitMQ settings", queues.problems(), "confirms and heartbeats on")
 
 
 def _event_store() -> Iterator[Finding]:
@@ -197,10 +194,9 @@ def _event_store() -> Iterator[Finding]:
     try:
         now = store.now()
         yield Finding("event store", True, "reachable")
-        problems = store.problems()
-        yield Finding("event store table", not problems, "; ".join(problems) or "columns and settings as they must be")
+        yield _finding("event store table", store.problems(), "columns and settings as they must be")
         yield _clock("event store clock", now)
-        yield from (Finding(one.check, one.is_ok, one.detail) for one in store.findings())
+        yield from (Finding(found.check, found.is_ok, found.detail) for found in store.findings())
     except EventStoreError as error:
         text = without_secrets(f"not reachable ({error}): start it, or correct EVENT_STORE_URL")
         yield Finding("event store", False, text)
@@ -215,6 +211,10 @@ def _knobs() -> Iterator[Finding]:
         not too_large,
         "larger than WINDOW_ROWS: windows would be larger than asked for; lower it" if too_large else "fits a window",
     )
+
+
+def _finding(check: str, problems: Sequence[str], if_none: str) -> Finding:
+    return Finding(check, not problems, "; ".join(problems) or if_none)
 
 
 def _clock(check: str, theirs: datetime) -> Finding:

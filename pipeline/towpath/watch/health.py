@@ -5,6 +5,8 @@ keeping requests away from it would turn their outage into one of the applicatio
 
 Whatever hangs, each is answered within two seconds, and no number of them takes the threads that serve people: what may
 hang is done in a thread of its own, one at a time.
+
+This middleware is in `watch/` and not in `conf/`, because it serves what the doctor and the gauges read in the ledger.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from towpath.errors import NotReadable
 from towpath.ledger import database_errors
-from towpath.watch.doctor import Finding, examine
+from towpath.watch.doctor import examine
 from towpath.watch.gauges import LEDGER
 from towpath.watch.within import NoAnswerYet, Within, is_in_a_test
 
@@ -33,8 +36,10 @@ log = structlog.get_logger()
 
 #: Every answer comes within two seconds, its way included.
 _SECONDS = 1.8
-#: A full examination connects to everything: however often it is asked for, it is made this often at most.
-_FRESH_SECONDS = 5.0
+#: However often anybody asks, the ledger is not measured more often than this.
+_MEASURED_EVERY_SECONDS = 2.0
+#: The same of a full examination, which connects to everything.
+_EXAMINED_EVERY_SECONDS = 5.0
 
 
 class HealthMiddleware:
@@ -92,6 +97,9 @@ def _metrics() -> HttpResponse:
     except NoAnswerYet:
         log.warning("ledger_not_measured", error=f"PostgreSQL took more than {_SECONDS:g} s")
         return _text("PostgreSQL does not answer in time", status=503)
+    except NotReadable as error:
+        log.warning("ledger_not_measured", error=str(error))
+        return _text("The ledger cannot be read in time: `python manage.py pipeline doctor` says more", status=503)
     except (DatabaseError, InterfaceError) as error:
         log.warning("ledger_not_measured", error=database_errors.describe(error))
         is_away = database_errors.is_outage(error)
@@ -108,21 +116,8 @@ def _refusal(error: Exception) -> str:
 
 
 _readiness = Within(_look_at_migrations, seconds=_SECONDS)
-_measurement = Within(_measure, seconds=_SECONDS)
-
-
-class _Examination(Within[list[Finding]]):
-    """The doctor's findings, some seconds old at most."""
-
-    def __init__(self) -> None:
-        super().__init__(self._examine, seconds=_SECONDS, fresh_seconds=_FRESH_SECONDS)
-
-    @staticmethod
-    def _examine() -> list[Finding]:
-        return examine()
-
-
-_examination = _Examination()
+_measurement = Within(_measure, seconds=_SECONDS, fresh_seconds=_MEASURED_EVERY_SECONDS)
+_examination = Within(examine, seconds=_SECONDS, fresh_seconds=_EXAMINED_EVERY_SECONDS)
 #: Who asks for the full report is looked up in PostgreSQL, which may hang; so many at a time may wait for it.
 _being_looked_up = threading.BoundedSemaphore(2)
 
@@ -137,8 +132,8 @@ def _full_report(request: HttpRequest) -> HttpResponse:
         waiting = [{"check": "examination", "is_ok": False, "detail": "not over yet: ask again in ten seconds"}]
         return JsonResponse({"is_ok": False, "checks": waiting}, status=503)
     shown = [{"check": finding.check, "is_ok": finding.is_ok, "detail": finding.detail} for finding in findings]
-    is_well = all(finding.is_ok for finding in findings)
-    return JsonResponse({"is_ok": is_well, "checks": shown}, status=200 if is_well else 503)
+    is_ok = all(finding.is_ok for finding in findings)
+    return JsonResponse({"is_ok": is_ok, "checks": shown}, status=200 if is_ok else 503)
 
 
 def _is_staff(request: HttpRequest) -> bool:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from django.apps import apps
-
+from towpath.ledger.batches import largest_ids_in_flight
+from towpath.ledger.deadletters import largest_dead_ids
+from towpath.ledger.tables import ledger_tables
 from towpath.outbox.models import all_outboxes
 
 if TYPE_CHECKING:
@@ -20,24 +21,33 @@ if TYPE_CHECKING:
 def problems(cursor: CursorWrapper) -> Iterator[str]:
     """What is wrong with a table, and the statement that repairs it."""
     outboxes = list(all_outboxes())
-    ledger = [model._meta.db_table for model in apps.get_app_config("towpath").get_models()]
+    # Before their sequences are read, which only grow.
+    held = _held(cursor)
     for sql, tables in (
-        (_UNLOGGED, [*outboxes, *ledger]),
-        (_NO_TABLE, [*outboxes, *ledger]),
+        (_UNLOGGED, [*outboxes, *ledger_tables()]),
+        (_NO_TABLE, [*outboxes, *ledger_tables()]),
         (_DEFAULT, outboxes),
         (_INDEX, outboxes),
         (_POINTED_TO, outboxes),
         (_SEQUENCE, outboxes),
     ):
-        cursor.execute(f"WITH ours AS ({_OURS}) {sql}", [tables])
+        cursor.execute(
+            f"WITH ours AS ({_OURS}) {sql}", {"tables": tables, "holders": [*held], "held": [*held.values()]}
+        )
         for (text,) in cursor.fetchall():
             yield str(text)
 
 
-_OURS = (
-    "SELECT c.oid, c.relname, c.relkind, c.relpersistence FROM unnest(%s::text[]) AS name"
-    " JOIN pg_class AS c ON c.oid = to_regclass(quote_ident(name))"
-)
+def _held(cursor: CursorWrapper) -> dict[str, int]:
+    """The largest row id that the ledger holds of each outbox."""
+    in_flight, dead = largest_ids_in_flight(cursor), largest_dead_ids(cursor)
+    return {name: max(in_flight.get(name, 0), dead.get(name, 0)) for name in in_flight.keys() | dead.keys()}
+
+
+_OURS = """
+SELECT c.oid, c.relname, c.relkind, c.relpersistence FROM unnest(%(tables)s::text[]) AS name
+JOIN pg_class AS c ON c.oid = to_regclass(quote_ident(name))
+"""
 _UNLOGGED = """
 SELECT format('%%1$s is unlogged: a crash of PostgreSQL empties it. ALTER TABLE %%1$I SET LOGGED', relname)
 FROM ours WHERE relpersistence <> 'p' ORDER BY relname
@@ -72,12 +82,11 @@ _SEQUENCE = """
 SELECT format('%%1$s gives ids again that are under way (up to %%2$s): SELECT setval(%%3$L, %%2$s)',
               relname, held, sequence)
 FROM (
-    SELECT o.relname, s.sequence, CASE WHEN has_sequence_privilege(s.sequence, 'SELECT, USAGE')
+    SELECT o.relname, s.sequence, h.held, CASE WHEN has_sequence_privilege(s.sequence, 'SELECT, USAGE')
         THEN pg_sequence_last_value(s.sequence::regclass) END AS last,
-        greatest((SELECT max(under_way) FROM pipeline_batch, unnest(ids) AS under_way WHERE outbox = o.relname),
-                 (SELECT max(row_id) FROM pipeline_deadletter WHERE outbox = o.relname)) AS held,
         has_sequence_privilege(s.sequence, 'SELECT, USAGE') AS is_known
-    FROM ours AS o CROSS JOIN LATERAL (SELECT pg_get_serial_sequence(quote_ident(o.relname), 'id') AS sequence) AS s
+    FROM ours AS o JOIN unnest(%(holders)s::text[], %(held)s::bigint[]) AS h (outbox, held) ON h.outbox = o.relname
+    CROSS JOIN LATERAL (SELECT pg_get_serial_sequence(quote_ident(o.relname), 'id') AS sequence) AS s
     WHERE s.sequence IS NOT NULL
 ) AS sequences WHERE is_known AND coalesce(last, 0) < held ORDER BY 1
 """

@@ -64,7 +64,7 @@ class Command(BaseCommand):
         actions = {"migrate": self._migrate, "status": self._status, "compare": self._compare}
         store = connect(config().event_store_url, timeout_seconds=config().store_timeout_seconds)
         try:
-            is_well = actions[options["action"]](store, options)
+            is_ok = actions[options["action"]](store, options)
         except EventStoreError as error:
             raise CommandError(
                 f"The event store does not answer, or refuses: {error}. Is EVENT_STORE_URL right?"
@@ -73,7 +73,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         finally:
             store.close()
-        if not is_well:
+        if not is_ok:
             raise SystemExit(1)
 
     def _migrate(self, store: MigratableStore, options: dict[str, Any]) -> bool:

@@ -28,7 +28,8 @@ from towpath.management.answers import nothing_but_the_answer
 from towpath.outbox.models import all_outboxes
 from towpath.telemetry.secrets import without_secrets
 from towpath.watch.doctor import examine
-from towpath.watch.status import COUNTED_ROWS, Status, read_status
+from towpath.watch.figures import COUNTED_ROWS
+from towpath.watch.status import Status, read_status
 from towpath.watch.within import NoAnswerYet, Within
 
 #: Also where a project has set no time limit for its connections.
@@ -72,10 +73,10 @@ class Command(BaseCommand):
         rename.add_argument("new", help="the outbox that has its rows now")
         discard = whats.add_parser("discard", help="give up what the ledger has under a name; recorded as an event")
         discard.add_argument("name", help="the name that no class has")
-        for one in (rename, discard):
-            one.add_argument("--yes", action="store_true", help="without asking")
-        for one in whats.choices.values():
-            one.add_argument("--json", action="store_true", help="print JSON")
+        for parser_of_what in (rename, discard):
+            parser_of_what.add_argument("--yes", action="store_true", help="without asking")
+        for parser_of_what in whats.choices.values():
+            parser_of_what.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *_args: Any, **options: Any) -> None:  # noqa: ANN401 - Django's signature
         with nothing_but_the_answer(self):
@@ -85,13 +86,13 @@ class Command(BaseCommand):
         actions = {"status": self._status, "doctor": self._doctor, "recover": self._recover}
         try:
             if options["action"] == "deadletters":
-                is_well = self._deadletters(options)
+                is_ok = self._deadletters(options)
             elif options["action"] == "outboxes":
-                is_well = self._outboxes(options)
+                is_ok = self._outboxes(options)
             elif options["action"] == "verify":
-                is_well = self._verify(options)
+                is_ok = self._verify(options)
             else:
-                is_well = actions[options["action"]](as_json=options["json"])
+                is_ok = actions[options["action"]](as_json=options["json"])
         except (NotReadable, OutboxInUse) as error:
             raise CommandError(str(error)) from error
         except NoAnswerYet:
@@ -104,7 +105,7 @@ class Command(BaseCommand):
             raise CommandError(
                 without_secrets(f"The event store does not answer, or refuses ({error}): see `pipeline doctor`.")
             ) from error
-        if not is_well:
+        if not is_ok:
             raise SystemExit(1)
 
     def _status(self, *, as_json: bool) -> bool:
@@ -158,8 +159,8 @@ class Command(BaseCommand):
             self.stderr.write(f"Say which: `pipeline deadletters {what} NUMBER ...`, or --all.")
             raise SystemExit(2)
         letters = deadletters.find(ids if not options["all"] else None) if what != "list" else deadletters.find(None)
-        if missing := set(ids) - {letter.id for letter in letters}:
-            raise CommandError(f"No dead letter has the number {min(missing)}: see `pipeline deadletters list`.")
+        if unknown := set(ids) - {letter.id for letter in letters}:
+            raise CommandError(f"No dead letter has the number {min(unknown)}: see `pipeline deadletters list`.")
         if what == "drop":
             self._confirm_drop(letters, is_sure=options["yes"])
             deadletters.drop(letters, by=_operator())
@@ -184,9 +185,9 @@ class Command(BaseCommand):
             unknown = outboxes.find_unknown(cursor)
         names = sorted(all_outboxes())
         if options["json"]:
-            self.stdout.write(json.dumps({"outboxes": names, "unknown": [asdict(one) for one in unknown]}))
+            self.stdout.write(json.dumps({"outboxes": names, "unknown": [asdict(name) for name in unknown]}))
         else:
-            self.stdout.write("\n".join([*names, *(f"! {one.problem()}" for one in unknown)]))
+            self.stdout.write("\n".join([*names, *(f"! {name.problem()}" for name in unknown)]))
         return options["what"] != "list" or not unknown
 
     def _confirm_drop(self, letters: list[Letter], *, is_sure: bool) -> None:
@@ -212,8 +213,8 @@ class Command(BaseCommand):
         if as_json:
             self.stdout.write(json.dumps(shown, default=str))
             return
-        for one in shown:
-            self.stdout.write("  ".join(f"{name}={value}" for name, value in one.items()))
+        for letter in shown:
+            self.stdout.write("  ".join(f"{name}={value}" for name, value in letter.items()))
 
 
 def _moment(text: str) -> datetime:
@@ -252,19 +253,21 @@ def _operator() -> str:
 
 
 def _as_table(status: Status) -> str:
+    figures, windows = status.figures, status.figures.ledger.open_windows
     lines = [f"{'outbox':<24}{'pending':>12}{'in flight':>12}{'dead':>8}{'oldest':>12}"]
-    for name, outbox in status.outboxes.items():
+    for name, outbox in figures.outboxes.items():
         age = "-" if outbox.oldest_age_seconds is None else f"{outbox.oldest_age_seconds:,.1f} s"
         lines.append(f"{name:<24}{outbox.pending:>12,}{outbox.in_flight:>12,}{outbox.dead_letters:>8,}{age:>12}")
     lines += [
         "",
         (
-            f"batches {status.batches:,} ({status.unsealed_batches:,} unsealed)   open windows {status.open_windows:,}"
-            f" ({status.expired_leases:,} with an expired lease)   receipts {status.receipts:,}"
+            f"batches {figures.batches.total:,} ({figures.batches.unsealed:,} unsealed)   open windows"
+            f" {windows.total:,} ({windows.expired_leases:,} with an expired lease)   receipts"
+            f" {figures.ledger.receipts:,}"
         ),
-        *(f"{name} shift: alive {shift['alive_seconds_ago']:.0f} s ago" for name, shift in status.shifts.items()),
+        *(f"{name} shift: alive {shift.alive_seconds_ago:.0f} s ago" for name, shift in figures.ledger.shifts.items()),
         *(f"! {problem}" for problem in status.problems),
     ]
-    if status.has_estimates():
+    if figures.has_estimates():
         lines.append(f"(pending rows and receipts above {COUNTED_ROWS:,} are estimates)")
     return "\n".join(lines)

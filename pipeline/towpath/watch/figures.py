@@ -1,0 +1,157 @@
+"""How much is where, counted at one moment from PostgreSQL alone: it costs the same whatever has piled up.
+
+Rows and receipts are counted up to COUNTED_ROWS. Above, PostgreSQL's statistics say about how many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from django.db import connection
+from django.utils import timezone
+
+from towpath.ledger.batches import BatchCounts, count_batches
+from towpath.ledger.cursors import read_last_dispatches
+from towpath.ledger.deadletters import count_dead_letters, find_oldest_undelivered
+from towpath.ledger.moment import count_or_estimate
+from towpath.ledger.receipts import (
+    UnverifiedReceipts,
+    Vanished,
+    count_receipts,
+    count_vanished,
+    read_unverified_receipts,
+)
+from towpath.ledger.shifts import ShiftState, read_shifts
+from towpath.ledger.windows import OpenWindowCounts, count_open_windows
+from towpath.outbox.models import all_outboxes
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from django.db.backends.utils import CursorWrapper
+
+    from towpath.ledger.moment import Parts
+    from towpath.outbox.models import Outbox
+
+#: Exact up to here, and milliseconds; the statistics are some seconds and some percent off.
+COUNTED_ROWS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxFigures:
+    """The undelivered rows of one outbox: `pending` in no batch yet, `in_flight` in one, or dead letters.
+
+    `pending` is an estimate where there are more than COUNTED_ROWS. `oldest_age_seconds` is that of the oldest event
+    that is not a dead letter, by the event's own time; None without one, or where it could not be read.
+    """
+
+    pending: int
+    in_flight: int
+    dead_letters: int
+    oldest_age_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerFigures:
+    """What the ledger says of windows, receipts, shifts and cursors; nothing, where it could not be read."""
+
+    open_windows: OpenWindowCounts = field(default_factory=OpenWindowCounts)
+    #: An estimate above COUNTED_ROWS.
+    receipts: int = 0
+    unverified: UnverifiedReceipts = field(default_factory=UnverifiedReceipts)
+    vanished: Vanished = field(default_factory=Vanished)
+    shifts: Mapping[str, ShiftState] = field(default_factory=dict)
+    #: By outbox.
+    last_dispatches: Mapping[str, datetime] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The outboxes and the ledger at one moment. An outbox that could not be read is left out."""
+
+    outboxes: Mapping[str, OutboxFigures]
+    batches: BatchCounts
+    ledger: LedgerFigures
+    #: False if a table of the ledger could not be read in time: then nothing is counted of it.
+    is_ledger_read: bool
+
+    @property
+    def dead_letters(self) -> int:
+        return sum(outbox.dead_letters for outbox in self.outboxes.values())
+
+    def has_estimates(self) -> bool:
+        """True if there was too much of something to be counted."""
+        return any(
+            count >= COUNTED_ROWS
+            for count in (self.ledger.receipts, *(outbox.pending for outbox in self.outboxes.values()))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """What the rows of an outbox are in, other than the outbox."""
+
+    batches: BatchCounts
+    dead_letters: Mapping[str, int]
+
+
+def read_figures(parts: Parts) -> Figures:
+    """Read all that can be read in time. Everything is of one snapshot, so that the counts add up."""
+    ledger = parts.read("the ledger", _read_ledger)
+    under_way = parts.read("what is in flight", _read_under_way)
+    return Figures(
+        outboxes={} if under_way is None else _read_outboxes(parts, under_way),
+        batches=BatchCounts() if under_way is None else under_way.batches,
+        ledger=ledger or LedgerFigures(),
+        is_ledger_read=ledger is not None and under_way is not None,
+    )
+
+
+def _read_ledger(cursor: CursorWrapper) -> LedgerFigures:
+    return LedgerFigures(
+        open_windows=count_open_windows(cursor),
+        receipts=count_receipts(cursor, counted_rows=COUNTED_ROWS),
+        unverified=read_unverified_receipts(cursor, limit=COUNTED_ROWS),
+        vanished=count_vanished(cursor, limit=COUNTED_ROWS),
+        shifts=read_shifts(cursor),
+        last_dispatches=read_last_dispatches(cursor),
+    )
+
+
+def _read_under_way(cursor: CursorWrapper) -> _UnderWay:
+    return _UnderWay(count_batches(cursor), count_dead_letters(cursor))
+
+
+def _read_outboxes(parts: Parts, under_way: _UnderWay) -> dict[str, OutboxFigures]:
+    found: dict[str, OutboxFigures] = {}
+    for name, model in all_outboxes().items():
+        rows = parts.read(name, partial(_count_rows, outbox=name))
+        if rows is None:
+            continue
+        in_flight = under_way.batches.rows.get(name, 0)
+        dead_letters = under_way.dead_letters.get(name, 0)
+        # An estimate may be too low.
+        found[name] = OutboxFigures(max(0, rows - in_flight - dead_letters), in_flight, dead_letters)
+        # In a part of its own: the time of a lean outbox's event is in another table.
+        age = parts.read(f"the age of the oldest event of {name}", partial(_oldest_age_seconds, model=model))
+        found[name] = replace(found[name], oldest_age_seconds=age)
+    return found
+
+
+def _count_rows(cursor: CursorWrapper, *, outbox: str) -> int:
+    table = connection.ops.quote_name(outbox)
+    return count_or_estimate(cursor, table, first_rows=f"SELECT FROM {table} ORDER BY id", counted_rows=COUNTED_ROWS)
+
+
+def _oldest_age_seconds(cursor: CursorWrapper, *, model: type[Outbox]) -> float | None:
+    """By the event's own time: a row does not record when it was committed."""
+    oldest_id = find_oldest_undelivered(cursor, model.outbox_name())
+    if oldest_id is None:
+        return None
+    # In a second look: joined with what a lean row points to, the planner may choose to sort all of it first.
+    rows = model._base_manager.using(connection.alias).filter(id=oldest_id)
+    oldest: datetime | None = rows.values_list(model.event_columns()["event_date_time"], flat=True).first()
+    return None if oldest is None else round(max(0.0, (timezone.now() - oldest).total_seconds()), 3)

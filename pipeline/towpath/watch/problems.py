@@ -1,0 +1,119 @@
+"""What is wrong, in sentences that say what to do: each with its kind, so that nobody has to search its text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal, get_args
+
+from towpath.flow import outboxes
+from towpath.ledger.windows import read_frequent_errors
+from towpath.outbox.models import all_outboxes
+from towpath.watch import standstill, stranded
+from towpath.watch.database import hiding_problems
+from towpath.watch.figures import COUNTED_ROWS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from django.db.backends.utils import CursorWrapper
+
+    from towpath.ledger.moment import Parts
+    from towpath.ledger.receipts import UnverifiedReceipts, Vanished
+    from towpath.outbox.models import Outbox
+    from towpath.watch.figures import Figures
+
+Kind = Literal[
+    "unread",  # could not be read in time
+    "shift",  # a shift that nobody works at, or that does not get to its work
+    "standstill",  # what else does not move
+    "receipt",  # receipts that the event store contradicts
+    "row",  # rows deleted before they were loaded, and rows that the event store refuses
+    "outbox",  # rows that no cursor will ever see, and names that no outbox class has
+    "role",  # rows that may be hidden from this role
+    "window",  # why windows were not delivered, as the event store or PostgreSQL said
+    "interruption",  # what interrupted a shift, unless its work has succeeded since
+]
+
+#: Different errors of open windows that are shown.
+_MOST_ERRORS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong, and what to do about it."""
+
+    kind: Kind
+    text: str
+
+
+def find_problems(parts: Parts, figures: Figures) -> list[Problem]:
+    """Return everything that is wrong at the moment of the figures, in the order in which a person should read it."""
+    found = [*_of_figures(figures)]
+    if figures.is_ledger_read:
+        found += parts.read("what stands still", partial(_of_ledger, figures=figures)) or []
+    for name, model in all_outboxes().items():
+        if name in figures.outboxes:
+            what = f"whether rows of {name} are never dispatched"
+            found += parts.read(what, partial(_of_outbox, model=model)) or []
+    found += parts.read("what hides rows", _of_role) or []
+    found += parts.read("names that no outbox class has", _of_unknown_names) or []
+    found += [Problem("unread", text) for text in parts.unread]
+    return sorted(found, key=lambda problem: get_args(Kind).index(problem.kind))
+
+
+def _of_figures(figures: Figures) -> Iterator[Problem]:
+    yield from _of_receipts(figures.ledger.unverified)
+    yield from _of_vanished(figures.ledger.vanished)
+    if figures.dead_letters:
+        yield Problem("row", f"{figures.dead_letters} dead letter(s): see `pipeline deadletters list`")
+
+
+def _of_receipts(unverified: UnverifiedReceipts) -> Iterator[Problem]:
+    if unverified.contradicted_since is None:
+        return
+    windows = unverified.contradicted
+    count = f"{windows} or more" if windows >= COUNTED_ROWS else str(windows)
+    command = f"python manage.py pipeline verify --since {unverified.contradicted_since.isoformat(timespec='seconds')}"
+    yield Problem(
+        "receipt", f"{count} window(s) of which the event store does not hold what was delivered: run `{command}`"
+    )
+
+
+def _of_vanished(vanished: Vanished) -> Iterator[Problem]:
+    if vanished.windows:
+        yield Problem(
+            "row",
+            f"{vanished.rows} row(s) of {vanished.windows} window(s) were deleted from their outbox before they were"
+            " loaded, and are not stored: see docs/runbook.md, TowpathRowsVanished",
+        )
+
+
+def _of_ledger(cursor: CursorWrapper, *, figures: Figures) -> list[Problem]:
+    ledger = figures.ledger
+    found: dict[Kind, list[str]] = {
+        "shift": [*standstill.silent_shifts(cursor, ledger.shifts), *standstill.unclaimed_windows(cursor)],
+        "standstill": [
+            *standstill.late_batches(cursor),
+            *standstill.slow_windows(cursor),
+            *standstill.stuck_messages(cursor),
+            *standstill.unverified_receipts(ledger.unverified),
+        ],
+        "window": [
+            f"{windows} open window(s): {error}" for error, windows in read_frequent_errors(cursor, limit=_MOST_ERRORS)
+        ],
+        "interruption": [*standstill.interruptions(ledger.shifts)],
+    }
+    return [Problem(kind, text) for kind, texts in found.items() for text in texts]
+
+
+def _of_outbox(_cursor: CursorWrapper, *, model: type[Outbox]) -> list[Problem]:
+    return [Problem("outbox", text) for text in stranded.problems(model)]
+
+
+def _of_role(cursor: CursorWrapper) -> list[Problem]:
+    return [Problem("role", text) for text in hiding_problems(cursor, is_with_lean=False)]
+
+
+def _of_unknown_names(cursor: CursorWrapper) -> list[Problem]:
+    return [Problem("outbox", text) for text in outboxes.problems(cursor)]
