@@ -6,13 +6,13 @@ single statements (compare-and-set, fencing) that the ORM cannot say.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import DEFAULT_DB_ALIAS, models
 from django.db.models import Q
 
-from towpath.outbox.fields import TableStorage, Xid8Field
+from towpath.outbox.fields import AnyField, TableStorage, Xid8Field
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -36,7 +36,7 @@ class _OnDefault(models.Manager[M]):
         return super().get_queryset().using(DEFAULT_DB_ALIAS)
 
 
-class SnapshotField(models.Field[Any, Any]):
+class SnapshotField(AnyField):
     """A transaction snapshot: which transactions were finished at a moment."""
 
     description = "PostgreSQL snapshot (pg_snapshot)"

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
+    AnyField = models.Field[Any, Any]
+else:
+    AnyField = models.Field  # Django's is not generic, unless a project patches it
+
 
 class CurrentXid(models.Func):
     """The id of the running transaction (the top-level one, also inside savepoints)."""
@@ -25,7 +29,7 @@ class CurrentXid(models.Func):
         return Xid8Field()
 
 
-class Xid8Field(models.Field[Any, Any]):
+class Xid8Field(AnyField):
     """A 64-bit transaction id, which never wraps around."""
 
     description = "PostgreSQL transaction id (xid8)"

@@ -22,11 +22,10 @@ from pydantic_core import from_json, to_json, to_jsonable_python
 
 from towpath.outbox.errors import EventNotStorable
 from towpath.outbox.event import Event
+from towpath.outbox.fields import AnyField
 
 if TYPE_CHECKING:
     from towpath.outbox.models import FrozenOutbox
-
-_Field = models.Field[Any, Any]
 
 #: Those validators that say what the column can hold. The others are for forms.
 _LIMITS = (DecimalValidator, MaxLengthValidator, MaxValueValidator, MinValueValidator)
@@ -51,7 +50,7 @@ class _NotHeldError(Exception):
 
 
 @functools.cache
-def own_fields(outbox: type[FrozenOutbox]) -> tuple[_Field, ...]:
+def own_fields(outbox: type[FrozenOutbox]) -> tuple[AnyField, ...]:
     """The columns that publish() fills, in the order of the table."""
     return tuple(
         field for field in outbox._meta.concrete_fields if field.attname in outbox.own_columns() and not field.generated
@@ -81,7 +80,7 @@ def own_values(outbox: type[FrozenOutbox], event: Event, context: str) -> tuple[
     return tuple(values)
 
 
-def is_judged(field: _Field) -> bool:
+def is_judged(field: AnyField) -> bool:
     """True if a value that the column cannot hold is found out before PostgreSQL is asked."""
     return _JUDGED.fullmatch(field.db_type(connection) or "") is not None
 
@@ -125,7 +124,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def _held(field: _Field, value: Any) -> Any:  # noqa: ANN401 - any value of JSON
+def _held(field: AnyField, value: Any) -> Any:  # noqa: ANN401 - any value of JSON
     """The value as the column holds it. Raises an error unless that is the same value."""
     while isinstance(field, models.ForeignKey):
         if value is None:
@@ -148,11 +147,11 @@ def _held(field: _Field, value: Any) -> Any:  # noqa: ANN401 - any value of JSON
     return held
 
 
-def _converted(field: _Field, value: Any) -> Any:  # noqa: ANN401
+def _converted(field: AnyField, value: Any) -> Any:  # noqa: ANN401
     if field.get_internal_type() == "ArrayField":
         if not isinstance(value, list):
             raise _NotHeldError("it is no list")
-        items: _Field = field.base_field  # type: ignore[attr-defined]
+        items: AnyField = field.base_field  # type: ignore[attr-defined]
         return [None if item is None else _held(items, item) for item in value]
     if isinstance(field, models.JSONField):
         return value
@@ -172,7 +171,7 @@ def _converted(field: _Field, value: Any) -> Any:  # noqa: ANN401
     return held
 
 
-def _number(field: _Field, text: str) -> Any:  # noqa: ANN401
+def _number(field: AnyField, text: str) -> Any:  # noqa: ANN401
     held = field.to_python(text)
     if Decimal(str(held)) != Decimal(text):
         raise _NotHeldError("it has more digits")
