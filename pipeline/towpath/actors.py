@@ -241,13 +241,15 @@ def _make_event_store() -> Store:
 
 @functools.cache
 def _make_aggregator() -> Aggregator:
-    closing = WindowLimits(
-        config().window_rows,
-        config().window_bytes,
-        config().window_linger_seconds,
-        max_rows=config().window_max_rows,
+    limits = WindowLimits(
+        rows=config().window_rows,
+        max_rows=max(config().window_rows, config().window_max_rows),
+        payload_bytes=config().window_bytes,
+        linger_seconds=config().window_linger_seconds,
     )
-    return Aggregator(event_store(), closing=closing, writers=config().window_writers)
+    aggregator = Aggregator(event_store(), limits=limits, writers=config().window_writers)
+    aggregator.start()
+    return aggregator
 
 
 def shifts() -> Sequence[threading.Thread]:
@@ -264,7 +266,7 @@ def start_stopping() -> None:
     """End the shifts and close windows at once; called before the worker waits for its actors."""
     stopping.set()
     if _make_aggregator.cache_info().currsize:
-        aggregator().hasten()
+        aggregator().stop_lingering()
 
 
 def finish_stopping(*, timeout_seconds: float) -> bool:

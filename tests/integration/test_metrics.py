@@ -288,22 +288,23 @@ def test_batches_that_recovery_takes_up_are_counted(store: EventStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "closing"),
+    ("reason", "limits"),
     [
-        ("rows", WindowLimits(3, 1024**2, linger_seconds=3600)),
-        ("bytes", WindowLimits(1000, 1, linger_seconds=3600)),
-        ("linger", WindowLimits(1000, 1024**2, linger_seconds=0.3)),
-        ("shutdown", WindowLimits(1000, 1024**2, linger_seconds=3600)),
+        ("rows", WindowLimits(rows=3, max_rows=3, payload_bytes=1024**2, linger_seconds=3600)),
+        ("bytes", WindowLimits(rows=1000, max_rows=1000, payload_bytes=1, linger_seconds=3600)),
+        ("linger", WindowLimits(rows=1000, max_rows=1000, payload_bytes=1024**2, linger_seconds=0.3)),
+        ("shutdown", WindowLimits(rows=1000, max_rows=1000, payload_bytes=1024**2, linger_seconds=3600)),
     ],
 )
 def test_a_window_is_counted_by_the_reason_for_which_it_was_closed(
-    reason: str, closing: WindowLimits, store: EventStore
+    reason: str, limits: WindowLimits, store: EventStore
 ) -> None:
     write_events(["{}"] * 3)
     sent = Sent()
     dispatch_all(make_dispatcher(sent))
     (batch,) = sent.batches
-    aggregator = Aggregator(store, closing=closing, writers=1)
+    aggregator = Aggregator(store, limits=limits, writers=1)
+    aggregator.start()
     counted = Counted()
 
     actor = threading.Thread(
@@ -311,7 +312,7 @@ def test_a_window_is_counted_by_the_reason_for_which_it_was_closed(
     )
     actor.start()
     if reason == "shutdown":
-        aggregator.hasten()
+        aggregator.stop_lingering()
     actor.join(WAIT_SECONDS)
 
     assert aggregator.close(timeout_seconds=WAIT_SECONDS)

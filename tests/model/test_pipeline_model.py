@@ -160,9 +160,9 @@ class Pipeline(RuleBasedStateMachine):
     @precondition(lambda self: self.idle and any(self.aggregators))
     @rule(aggregator=st.integers(0, 1), stops=_STOPS)
     def carry(self, aggregator: int, stops: int) -> None:
-        batch_ids = (self.aggregators[aggregator] or self.aggregators[1 - aggregator]).take()
+        batch_ids = (self.aggregators[aggregator] or self.aggregators[1 - aggregator]).take(now=0).batches
 
-        def job() -> None:  # towpath.flow.aggregator.Aggregator._carry, without its threads and its retries
+        def job() -> None:  # as Aggregator._seal_and_deliver, without its threads and its retries
             window = seal(batch_ids)
             failpoints.reach("sealed")
             if window is not None:
@@ -311,7 +311,7 @@ class Pipeline(RuleBasedStateMachine):
 
 
 def _accumulator() -> Accumulator[int]:
-    return Accumulator(WindowLimits(rows=8, payload_bytes=1600, linger_seconds=0))
+    return Accumulator(WindowLimits(rows=8, max_rows=8, payload_bytes=1600, linger_seconds=0))
 
 
 def _publish(rows: list[str], published: list[tuple[Identity, str]]) -> None:

@@ -10,7 +10,7 @@ from django.db import transaction
 from tests.model.faulty_store import FaultyStore
 from tests.model.puppets import Order, Puppet
 from towpath.flow.accumulate import WindowLimits
-from towpath.flow.aggregator import Aggregator, _Waiting
+from towpath.flow.aggregator import Aggregator, _Member
 from towpath.flow.dispatch import Dispatcher, DispatchLimits
 from towpath.flow.recover import recover
 from towpath.outbox.models import OutboxEvent, all_outboxes
@@ -18,6 +18,8 @@ from towpath.outbox.models import OutboxEvent, all_outboxes
 if TYPE_CHECKING:
     from tests.model.ledger import Ledger
     from towpath.ledger.batches import BatchMessage
+
+LIMITS = WindowLimits(rows=8, max_rows=8, payload_bytes=1600, linger_seconds=0)
 
 
 def stops_of(puppet: Puppet) -> list[str]:
@@ -53,27 +55,27 @@ def test_a_dispatcher_can_die_before_and_after_its_commit_and_after_its_messages
     assert len(ledger.sample().in_batches) == 1
 
 
-def test_an_aggregator_seals_lets_its_members_go_and_then_loads_writes_and_acks(
+def test_an_aggregator_seals_releases_its_members_and_then_loads_writes_and_acks(
     ledger: Ledger, puppets: list[Puppet]
 ) -> None:
     _, batch = dispatched(puppets[0])
-    aggregator = Aggregator(FaultyStore(token_log_entries=2), closing=WindowLimits(8, 1600, 0), writers=0)
-    member = _Waiting(batch.id)
+    aggregator = Aggregator(FaultyStore(token_log_entries=2), limits=LIMITS, writers=0)
+    member = _Member(batch.id)
 
-    puppets[0].start(lambda: aggregator._carry([member]))
+    puppets[0].start(lambda: aggregator._seal_and_deliver([member]))
 
     assert puppets[0].stop == "sealed"
-    assert not member.is_let_go.is_set()
+    assert not member.is_released.is_set()
     assert stops_of(puppets[0]) == ["sealed", "loaded", "write", "written", "acked"]
-    assert member.is_let_go.is_set()
+    assert member.is_released.is_set()
     assert not ledger.sample().in_outbox
 
 
 def test_a_replay_reads_back_before_and_after_it_writes(ledger: Ledger, puppets: list[Puppet]) -> None:
     _, batch = dispatched(puppets[0])
     store = FaultyStore(token_log_entries=2)
-    aggregator = Aggregator(store, closing=WindowLimits(8, 1600, 0), writers=0)
-    puppets[0].start(lambda: aggregator._carry([_Waiting(batch.id)]))
+    aggregator = Aggregator(store, limits=LIMITS, writers=0)
+    puppets[0].start(lambda: aggregator._seal_and_deliver([_Member(batch.id)]))
     puppets[0].die()
 
     ledger.expire_leases()

@@ -13,33 +13,42 @@ from typing import Generic, Literal, TypeVar
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WindowLimits:
     """When a window closes: at `rows` rows, at `payload_bytes` bytes, or `linger_seconds` after its first batch.
 
-    Nobody may be free to take it then: it goes on growing, up to `max_rows`, the way a database groups commits.
+    If nobody is free to take it then, it keeps growing, up to `max_rows`, the way a database groups commits.
     """
 
     rows: int
+    max_rows: int
     payload_bytes: int
     linger_seconds: float
-    max_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting(Generic[T]):
+class ClosedWindow(Generic[T]):
+    """The batches of one window, the limit that closed it, and how long its first batch has waited."""
+
+    batches: list[T]
+    reason: Literal["rows", "bytes", "linger"]
+    waited_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival(Generic[T]):
     batch: T
     rows: int
     payload_bytes: int
-    since: float
+    at: float
 
 
 class Accumulator(Generic[T]):
     """A queue of batches that is taken from a window at a time. Times are seconds on the caller's monotonic clock."""
 
-    def __init__(self, closing: WindowLimits) -> None:
-        self._closing = closing
-        self._waiting: deque[_Waiting[T]] = deque()
+    def __init__(self, limits: WindowLimits) -> None:
+        self._limits = limits
+        self._waiting: deque[_Arrival[T]] = deque()
         self._rows = 0
         self._payload_bytes = 0
 
@@ -47,42 +56,33 @@ class Accumulator(Generic[T]):
         return len(self._waiting)
 
     def add(self, batch: T, *, rows: int, payload_bytes: int, now: float) -> None:
-        self._waiting.append(_Waiting(batch, rows, payload_bytes, now))
+        self._waiting.append(_Arrival(batch, rows, payload_bytes, now))
         self._rows += rows
         self._payload_bytes += payload_bytes
-
-    def is_full(self) -> bool:
-        """True if a window's worth is waiting."""
-        return self._rows >= self._closing.rows or self._payload_bytes >= self._closing.payload_bytes
 
     def seconds_until_due(self, now: float) -> float | None:
         """How long until a window must be taken: 0 when it must be now, None when nothing waits."""
         if not self._waiting:
             return None
-        if self.is_full():
+        if self._limit_reached() is not None:
             return 0.0
         # The time starts at the window's first batch: one that came after a quiet spell gets the whole linger.
-        return max(0.0, self._waiting[0].since + self._closing.linger_seconds - now)
+        return max(0.0, self._waiting[0].at + self._limits.linger_seconds - now)
 
-    def reason_to_close(self) -> Literal["rows", "bytes", "linger"]:
-        """Which limit the waiting batches have reached; `linger` when neither of the others."""
-        if self._rows >= self._closing.rows:
-            return "rows"
-        return "bytes" if self._payload_bytes >= self._closing.payload_bytes else "linger"
+    def take(self, now: float) -> ClosedWindow[T]:
+        """One window, due or not: as many of the oldest batches as its limits hold, and at least one.
 
-    def waited_seconds(self, now: float) -> float:
-        """For how long the first batch has waited; 0 when none does."""
-        return now - self._waiting[0].since if self._waiting else 0.0
-
-    def take(self) -> list[T]:
-        """The batches of one window: as many of the oldest as its limits hold, and never none if any is waiting."""
+        Raises IndexError when nothing waits.
+        """
+        reason = self._limit_reached() or "linger"
+        waited_seconds = now - self._waiting[0].at
         taken: list[T] = []
         rows = payload_bytes = 0
         while self._waiting:
             first = self._waiting[0]
             fits = (
-                rows + first.rows <= max(self._closing.rows, self._closing.max_rows)
-                and payload_bytes + first.payload_bytes <= self._closing.payload_bytes
+                rows + first.rows <= self._limits.max_rows
+                and payload_bytes + first.payload_bytes <= self._limits.payload_bytes
             )
             if taken and not fits:
                 break
@@ -91,4 +91,9 @@ class Accumulator(Generic[T]):
             taken.append(self._waiting.popleft().batch)
         self._rows -= rows
         self._payload_bytes -= payload_bytes
-        return taken
+        return ClosedWindow(taken, reason, waited_seconds)
+
+    def _limit_reached(self) -> Literal["rows", "bytes"] | None:
+        if self._rows >= self._limits.rows:
+            return "rows"
+        return "bytes" if self._payload_bytes >= self._limits.payload_bytes else None

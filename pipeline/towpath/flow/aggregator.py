@@ -1,13 +1,13 @@
 """The aggregator of one process: a group commit over messages.
 
-Actor threads hand in their batch and wait; a writer thread takes a window's worth of them, seals it, and lets them go:
-that is the moment at which their messages may be acked, because the ledger owns the batches now. The writer then
-delivers the window. While all writers are busy, windows stay open and the batches stay in RabbitMQ: a slow store slows
-down what it is fed.
+Actor threads submit their batch and wait; a writer thread takes a window's worth of them, seals it, and releases them:
+from that moment their messages may be acked, because the ledger owns the batches now. The writer then delivers the
+window. While all writers are busy, windows stay open and the batches stay in RabbitMQ: a slow store slows down what it
+is fed.
 
-A message only says that the ledger may have a batch. A writer asks the ledger which of them it has, all at the same
-time, before a window begins: what it does not have waits for nothing. And an idle writer looks for batches whose
-messages do not come, so that a queue in which strangers stand in the way costs two seconds.
+A message only says that the ledger may have a batch. Before a window begins, a writer asks the ledger which of the
+submitted batches it has, with one question for all: the others wait for nothing. And an idle writer looks for batches
+whose messages do not come, so that a queue that strangers have filled costs two seconds.
 """
 
 from __future__ import annotations
@@ -47,31 +47,40 @@ _LONGEST_PAUSE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Member:
+    """A batch that is to be part of a window."""
+
     batch_id: int
     #: What the message says of it. The ledger knows better, when it can be asked.
     rows: int = 0
     payload_bytes: int = 0
     #: True if it was found in the ledger, and no message has brought it.
     is_late: bool = False
-    is_let_go: threading.Event = field(default_factory=threading.Event)
+    #: Set once its message may be acked.
+    is_released: threading.Event = field(default_factory=threading.Event)
 
 
 class Aggregator:
-    """Puts batches together to windows and delivers them. Safe to use from any number of threads."""
+    """Puts batches together to windows and delivers them, in threads of its own, from `start` to `close`.
 
-    def __init__(self, store: EventStore, *, closing: WindowLimits, writers: int) -> None:
+    Safe to use from any number of threads.
+    """
+
+    def __init__(self, store: EventStore, *, limits: WindowLimits, writers: int) -> None:
         self._store = store
-        self._arrived: list[_Waiting] = []
-        self._waiting: Accumulator[_Waiting] = Accumulator(closing)
+        self._arrived: list[_Member] = []
+        self._accumulator: Accumulator[_Member] = Accumulator(limits)
         # A process that has just started gets its messages first.
         self._look_at = time.monotonic() + _LATE_SECONDS
         self._changed = threading.Condition()
-        self._is_hastened = threading.Event()
+        self._is_stopping = threading.Event()
         self._is_closed = False
         self._writers = [
             threading.Thread(target=self._write_windows, name=f"window-writer-{n}", daemon=True) for n in range(writers)
         ]
+
+    def start(self) -> None:
+        """Start the writers."""
         for writer in self._writers:
             writer.start()
 
@@ -81,22 +90,22 @@ class Aggregator:
         return self._writers
 
     def submit(self, batch_id: int, *, rows: int, payload_bytes: int) -> None:
-        """Return once the batch is sealed into a window, or was before, or is none that the ledger has."""
-        waiting = _Waiting(batch_id, rows, payload_bytes)
+        """Return once the batch is sealed into a window, or was before, or if the ledger does not have it."""
+        member = _Member(batch_id, rows, payload_bytes)
         with self._changed:
-            self._arrived.append(waiting)
+            self._arrived.append(member)
             self._changed.notify()
-        waiting.is_let_go.wait()
+        member.is_released.wait()
 
-    def hasten(self) -> None:
-        """From now on, close windows without waiting for more: the process is shutting down."""
-        self._is_hastened.set()
+    def stop_lingering(self) -> None:
+        """Close windows without waiting for more from now on: the process is shutting down."""
+        self._is_stopping.set()
         with self._changed:
             self._changed.notify_all()
 
     def close(self, *, timeout_seconds: float) -> bool:
-        """Deliver what waits and stop. True if all of it was done in time; what was not is recovered by others."""
-        self.hasten()
+        """Deliver what waits and end the writers. True if all was done in time; what was not is recovered by others."""
+        self.stop_lingering()
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -109,44 +118,50 @@ class Aggregator:
         failures = 0
         while members := self._next_window():
             with heartbeat.progress("window writer"):
-                delivery = self._carry(members)
+                delivery = self._seal_and_deliver(members)
             failures = failures + 1 if delivery in {Delivery.POSTPONED, Delivery.FAILED} else 0
             if failures:
                 # The store does not take windows now. Sealing more of them at full speed would help nobody.
                 self._pause(failures)
             if failures or delivery is Delivery.REFUSED:
-                while not (self._is_hastened.is_set() or _has_room()):
+                while not (self._is_stopping.is_set() or _has_room()):
                     self._pause(max(1, failures))
         connection.close()
 
-    def _next_window(self) -> list[_Waiting]:
+    def _next_window(self) -> list[_Member]:
         """The members of the next window, when it is due. Empty when the aggregator is closed."""
         while True:
             with self._changed:
                 arrived, self._arrived = self._arrived, []
                 now = time.monotonic()
-                due_in_seconds = self._waiting.seconds_until_due(now)
+                due_in_seconds = self._accumulator.seconds_until_due(now)
                 is_look_due = due_in_seconds is None and not self._is_closed and now >= self._look_at
                 if is_look_due:
                     self._look_at = now + _LOOK_EVERY_SECONDS
                 if not arrived and not is_look_due:
-                    if due_in_seconds is not None and (due_in_seconds <= 0 or self._is_hastened.is_set()):
-                        reason = self._waiting.reason_to_close() if due_in_seconds <= 0 else "shutdown"
-                        metrics.windows.labels(reason).inc()
-                        metrics.stage_seconds.labels("accumulate").observe(self._waiting.waited_seconds(now))
-                        return self._waiting.take()
-                    if self._is_closed and due_in_seconds is None:
-                        return []
-                    self._changed.wait(max(0.0, self._look_at - now) if due_in_seconds is None else due_in_seconds)
+                    if due_in_seconds is None:
+                        if self._is_closed:
+                            return []
+                        self._changed.wait(max(0.0, self._look_at - now))
+                    elif due_in_seconds <= 0 or self._is_stopping.is_set():
+                        return self._take(now, is_due=due_in_seconds <= 0)
+                    else:
+                        self._changed.wait(due_in_seconds)
                     continue
             self._admit(arrived, with_late=is_look_due)
 
-    def _admit(self, arrived: list[_Waiting], *, with_late: bool) -> None:
-        """Let the batches that the ledger has wait for a window, and let the others go."""
+    def _take(self, now: float, *, is_due: bool) -> list[_Member]:
+        window = self._accumulator.take(now)
+        metrics.windows.labels(window.reason if is_due else "shutdown").inc()
+        metrics.stage_seconds.labels("accumulate").observe(window.waited_seconds)
+        return window.batches
+
+    def _admit(self, arrived: list[_Member], *, with_late: bool) -> None:
+        """Have the batches that the ledger has wait for a window, and release the others."""
         try:
             with heartbeat.progress("window writer"):
                 found = unsealed(
-                    [one.batch_id for one in arrived],
+                    [member.batch_id for member in arrived],
                     # During an update, a newer dispatcher may know more: those wait for an aggregator that does, too.
                     outboxes=[*all_outboxes()],
                     late_seconds=_LATE_SECONDS if with_late else None,
@@ -156,27 +171,28 @@ class Aggregator:
             if arrived:
                 log.warning("ledger_not_read", batches=len(arrived), error=described(error))
             # Nothing is known of them. The seal waits until PostgreSQL is there, and then takes those that exist.
-            found = {one.batch_id: (one.rows, one.payload_bytes) for one in arrived}
-        unknown = [one for one in arrived if one.batch_id not in found]
-        late = [_Waiting(batch, *found[batch], True) for batch in found.keys() - {one.batch_id for one in arrived}]
+            found = {member.batch_id: (member.rows, member.payload_bytes) for member in arrived}
+        unknown = [member for member in arrived if member.batch_id not in found]
+        late = [_Member(batch, is_late=True) for batch in found.keys() - {member.batch_id for member in arrived}]
         with self._changed:
-            for one in (*arrived, *late):
-                if one.batch_id in found:
-                    rows, payload_bytes = found[one.batch_id]
-                    self._waiting.add(one, rows=rows, payload_bytes=payload_bytes, now=time.monotonic())
+            for member in (*arrived, *late):
+                if member.batch_id in found:
+                    rows, payload_bytes = found[member.batch_id]
+                    self._accumulator.add(member, rows=rows, payload_bytes=payload_bytes, now=time.monotonic())
             self._changed.notify()
-        self._let_go(unknown)
+        self._release(unknown)
         if unknown:
             # Sealed before, as when a message comes twice; or a stranger's.
             report.rejected("batch", queue="aggregate", count=len(unknown))
         if late:
             log.warning("messages_late", batches=len(late), action="sealed from the ledger")
 
-    def _carry(self, members: list[_Waiting]) -> Delivery | None:
+    def _seal_and_deliver(self, members: list[_Member]) -> Delivery | None:
         try:
-            window = self._seal([member.batch_id for member in members], is_late=all(one.is_late for one in members))
+            batch_ids = [member.batch_id for member in members]
+            window = self._seal(batch_ids, is_late=all(member.is_late for member in members))
             failpoints.reach("sealed")
-            self._let_go(members)
+            self._release(members)
             return None if window is None else deliver(window, self._store)
         except Exception:
             # PostgreSQL is away, or a fault of the program: a writer that ended with it would be missing from then on.
@@ -186,12 +202,12 @@ class Aggregator:
             connection.close()
             return Delivery.FAILED
         finally:
-            self._let_go(members)
+            self._release(members)
 
     @staticmethod
-    def _let_go(members: list[_Waiting]) -> None:
+    def _release(members: list[_Member]) -> None:
         for member in members:
-            member.is_let_go.set()
+            member.is_released.set()
 
     def _seal(self, batch_ids: list[int], *, is_late: bool) -> SealedWindow | None:
         """Seal, for as long as it takes PostgreSQL to be there: until then, RabbitMQ keeps the messages."""
@@ -204,12 +220,12 @@ class Aggregator:
                 connection.close()
                 failures += 1
                 log.warning("seal_failed", batches=len(batch_ids), failures=failures, error=str(error))
-                if self._is_hastened.is_set():
+                if self._is_stopping.is_set():
                     return None  # the batches stay unsealed in the ledger, where recovery finds them
                 self._pause(failures)
 
     def _pause(self, failures: int) -> None:
-        self._is_hastened.wait(min(0.25 * 2.0 ** min(failures, 8), _LONGEST_PAUSE_SECONDS) * random.uniform(0.75, 1.25))
+        self._is_stopping.wait(min(0.25 * 2.0 ** min(failures, 8), _LONGEST_PAUSE_SECONDS) * random.uniform(0.75, 1.25))
 
 
 def _has_room() -> bool:

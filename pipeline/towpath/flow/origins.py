@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from django.db import DatabaseError, InterfaceError, connection
 
+from towpath.ledger.batches import first_ids
 from towpath.telemetry.tracing import Origins
 
 if TYPE_CHECKING:
@@ -30,20 +31,12 @@ def origins(window: SealedWindow) -> Origins:
 
 
 def _sample(window: SealedWindow) -> Origins:
-    batches: list[int] = []
-    traceparents: list[str] = []
+    batches = first_ids(window.id, batches=MOST_BATCHES, ids_of_each=_ROWS_OF_A_BATCH)
     sample: defaultdict[str, list[int]] = defaultdict(list)
+    for batch in batches:
+        sample[batch.outbox] += batch.ids
+    traceparents: list[str] = []
     with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT id, outbox, ids[1:%(rows)s] FROM pipeline_batch WHERE window_id = %(window)s
-            ORDER BY id LIMIT %(limit)s
-            """,
-            {"rows": _ROWS_OF_A_BATCH, "window": window.id, "limit": MOST_BATCHES},
-        )
-        for batch, outbox, ids in cursor.fetchall():
-            batches.append(batch)
-            sample[outbox] += ids
         for outbox, ids in sample.items():
             cursor.execute(
                 f"""
@@ -53,4 +46,4 @@ def _sample(window: SealedWindow) -> Origins:
                 {"ids": ids, "limit": MOST_REQUESTS // len(sample)},
             )
             traceparents += [traceparent for (traceparent,) in cursor.fetchall()]
-    return Origins(batches, traceparents)
+    return Origins([batch.id for batch in batches], traceparents)

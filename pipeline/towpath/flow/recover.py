@@ -74,10 +74,13 @@ def _overdue_windows() -> list[list[int]]:
     """The batches that nobody has sealed for too long, put together to windows."""
     # Those of an outbox that this program does not know are left to those that do.
     overdue = batches.overdue(list(all_outboxes()), seconds=config().unsealed_seconds, limit=_BATCHES_PER_ROUND)
-    waiting: Accumulator[int] = Accumulator(WindowLimits(config().window_rows, config().window_bytes, linger_seconds=0))
+    rows, payload_bytes = config().window_rows, config().window_bytes
+    waiting: Accumulator[int] = Accumulator(
+        WindowLimits(rows=rows, max_rows=rows, payload_bytes=payload_bytes, linger_seconds=0)
+    )
     for batch in overdue:
         waiting.add(batch.id, rows=batch.rows, payload_bytes=batch.payload_bytes, now=0)
     windows = []
     while waiting:
-        windows.append(waiting.take())
+        windows.append(waiting.take(now=0).batches)
     return windows

@@ -97,6 +97,19 @@ def ids_in_window(window: UUID, outbox: str) -> list[int]:
         return [id_ for (id_,) in cursor.fetchall()]
 
 
+def first_ids(window: UUID, *, batches: int, ids_of_each: int) -> list[BatchMessage]:
+    """The first so many batches of a window, each with so many of its first ids."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT id, outbox, ids[1:%(ids)s], bytes FROM pipeline_batch WHERE window_id = %(window)s
+            ORDER BY id LIMIT %(batches)s
+            """,
+            {"window": window, "batches": batches, "ids": ids_of_each},
+        )
+        return [BatchMessage(*row) for row in cursor.fetchall()]
+
+
 # --- What people and probes ask ----------------------------------------------------------------------------------
 
 

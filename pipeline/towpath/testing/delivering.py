@@ -74,13 +74,14 @@ class Deliver:
         return StoredEvents(_found(row) for row in self.store.rows)
 
     def _carry(self, batches: list[BatchMessage]) -> None:
+        rows, payload_bytes = config().window_rows, config().window_bytes
         waiting: Accumulator[int] = Accumulator(
-            WindowLimits(config().window_rows, config().window_bytes, linger_seconds=0)
+            WindowLimits(rows=rows, max_rows=rows, payload_bytes=payload_bytes, linger_seconds=0)
         )
         for batch in batches:
             waiting.add(batch.id, rows=len(batch.ids), payload_bytes=batch.bytes, now=0)
         while waiting:
-            if (window := seal(waiting.take())) is not None:
+            if (window := seal(waiting.take(now=0).batches)) is not None:
                 self._write(window)
 
     def _write(self, window: SealedWindow) -> None:
