@@ -89,7 +89,7 @@ class Postgres(Process):
                 log=log,
                 folder=self._data,
                 is_ready=self._accepts_connections,
-                privileges=_privileges(),
+                privileges=privileges(),
                 # The fast shutdown; SIGTERM would wait for clients to leave by themselves.
                 stop_signal=signal.SIGINT,
                 death_signal=signal.SIGINT,
@@ -225,7 +225,7 @@ def programs() -> Path:
     return place / source.relative_to(package.parent)
 
 
-def _privileges() -> tuple[str, ...]:
+def privileges() -> tuple[str, ...]:
     """As root: become the account, with no capability left, so that it reads and writes what everybody may."""
     if os.geteuid() != 0:
         return ()

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from towpath.conf.current import config
-from towpath.flow import outboxes
 from towpath.flow.accumulate import Accumulator, WindowLimits
 from towpath.flow.delivery import Delivery, deliver
-from towpath.ledger import batches
+from towpath.ledger import batches, names
 from towpath.ledger.windows import claim_expired, has_room, seal
 from towpath.outbox.models import all_outboxes
 from towpath.telemetry import metrics
@@ -53,7 +52,7 @@ def recover(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
             recovered += 1
             if deliver(window, store) is Delivery.POSTPONED:
                 return recovered
-    outboxes.free_others()
+    names.free_known(list(all_outboxes()))
     while not should_stop() and time.monotonic() < until and (window := claim_expired()) is not None:
         metrics.recovered_windows.labels("expired").inc()
         log.warning("window_recovered", window=str(window.id), attempt=window.attempts)

@@ -1,7 +1,7 @@
 """Before and after `migrate`: an outbox's table is neither dropped nor renamed while its events are under way.
 
 The whole plan is looked at before its first statement. What RunSQL and RunPython do cannot be seen: `status` names what
-they leave behind (pipeline/towpath/flow/outboxes.py).
+they leave behind (pipeline/towpath/watch/unknown_outboxes.py).
 """
 
 from __future__ import annotations

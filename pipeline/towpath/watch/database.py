@@ -137,13 +137,24 @@ def meddling_problems(cursor: CursorWrapper) -> Iterator[str]:
 
 
 def lengthen_limits(connection: BaseDatabaseWrapper, **_: object) -> None:
-    """For a worker's new connection: a limit that is meant for web requests does not hold for it."""
+    """For a worker's new connection: a limit that is meant for web requests does not hold for it.
+
+    Behind a pooler, the server's session is not the connection's alone, and others would get the limit, too. There
+    `doctor` says what to set.
+    """
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT set_config(name, %s, false) FROM pg_settings"
-                " WHERE name IN ('statement_timeout', 'transaction_timeout') AND setting::bigint BETWEEN 1 AND %s",
-                [f"{SHORTEST_STATEMENT_SECONDS}s", SHORTEST_STATEMENT_SECONDS * 1000 - 1],
+                """
+                SELECT set_config(name, %(limit)s, false) FROM pg_settings
+                WHERE name IN ('statement_timeout', 'transaction_timeout')
+                  AND setting::bigint BETWEEN 1 AND %(too_short)s AND pg_backend_pid() = %(own)s
+                """,
+                {
+                    "limit": f"{SHORTEST_STATEMENT_SECONDS}s",
+                    "too_short": SHORTEST_STATEMENT_SECONDS * 1000 - 1,
+                    "own": connection.connection.info.backend_pid,
+                },
             )
 
 

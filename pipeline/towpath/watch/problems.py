@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
-from towpath.flow import outboxes
 from towpath.ledger.windows import read_frequent_errors
 from towpath.outbox.models import all_outboxes
-from towpath.watch import standstill, stranded
+from towpath.watch import standstill, stranded, unknown_outboxes
 from towpath.watch.database import hiding_problems
 from towpath.watch.figures import COUNTED_ROWS
 
@@ -115,5 +114,5 @@ def _of_role(cursor: CursorWrapper) -> list[Problem]:
     return [Problem("role", text) for text in hiding_problems(cursor, is_with_lean=False)]
 
 
-def _of_unknown_names(cursor: CursorWrapper) -> list[Problem]:
-    return [Problem("outbox", text) for text in outboxes.problems(cursor)]
+def _of_unknown_names(_cursor: CursorWrapper) -> list[Problem]:
+    return [Problem("outbox", text) for text in unknown_outboxes.problems()]

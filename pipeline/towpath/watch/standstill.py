@@ -2,7 +2,7 @@
 
 Each is a fact of the ledger, and not a guess at which process runs: batches that nobody takes, windows that are under
 way for too long or that nobody has claimed, windows whose batches no message has brought, shifts that say nothing. What
-is under a name that no outbox class has is a problem of its own (pipeline/towpath/flow/outboxes.py).
+is under a name that no outbox class has is a problem of its own (pipeline/towpath/watch/unknown_outboxes.py).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import DatabaseError, InterfaceError
 
 from towpath.actors import enqueue_batches
 from towpath.conf.current import config
@@ -22,7 +22,7 @@ from towpath.eventlog.errors import EventStoreError
 from towpath.flow import deadletters, outboxes, stranded
 from towpath.flow.recover import recover
 from towpath.flow.verify import Ledger, close, read_ledger, verify_receipts
-from towpath.ledger import database_errors
+from towpath.ledger import database_errors, names
 from towpath.ledger.deadletters import Letter
 from towpath.management.answers import nothing_but_the_answer
 from towpath.outbox.models import all_outboxes
@@ -30,6 +30,7 @@ from towpath.telemetry.secrets import without_secrets
 from towpath.watch.doctor import examine
 from towpath.watch.figures import COUNTED_ROWS
 from towpath.watch.status import Status, read_status
+from towpath.watch.unknown_outboxes import problem
 from towpath.watch.within import NoAnswerYet, Within
 
 #: Also where a project has set no time limit for its connections.
@@ -181,13 +182,12 @@ class Command(BaseCommand):
             if not options["yes"] and input(question).strip() != "discard":
                 raise CommandError("Nothing was discarded.")
             outboxes.discard(options["name"], by=_operator())
-        with connection.cursor() as cursor:
-            unknown = outboxes.find_unknown(cursor)
-        names = sorted(all_outboxes())
+        unknown = names.find_unknown(list(all_outboxes())).values()
+        known = sorted(all_outboxes())
         if options["json"]:
-            self.stdout.write(json.dumps({"outboxes": names, "unknown": [asdict(name) for name in unknown]}))
+            self.stdout.write(json.dumps({"outboxes": known, "unknown": [asdict(one) for one in unknown]}))
         else:
-            self.stdout.write("\n".join([*names, *(f"! {name.problem()}" for name in unknown)]))
+            self.stdout.write("\n".join([*known, *(f"! {problem(name)}" for name in unknown)]))
         return options["what"] != "list" or not unknown
 
     def _confirm_drop(self, letters: list[Letter], *, is_sure: bool) -> None:

@@ -1,0 +1,150 @@
+"""Behind PgBouncer in transaction mode, sessions at the server are everybody's: nothing is left or expected there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import urllib.request
+from functools import partial
+from typing import TYPE_CHECKING
+
+import psycopg2
+import pytest
+from django.db import connection
+
+from tests.administering import administer
+from tests.integration.invariants import assert_delivered_within
+from tests.integration.manage import manage
+from tests.integration.pgbouncer import PgBouncer
+from tests.integration.rows import create_users, undelivered
+from tests.integration.threads import all_at_once
+from tests.integration.workers import QUICK
+from tests.waiting import eventually
+from towpath.ledger.models import Shift
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.integration.event_log import EventLog
+    from tests.integration.workers import Workers
+    from tests.services import Services
+
+pytestmark = pytest.mark.own_services
+
+POOL_SIZE = 3
+WAIT_SECONDS = 90
+
+#: PgBouncer gives each client its own of these, in whatever session it works.
+_OF_THE_CLIENT = {"application_name", "client_encoding", "DateStyle", "TimeZone", "standard_conforming_strings"}
+
+
+@pytest.fixture
+def pgbouncer(services: Services) -> Iterator[PgBouncer]:
+    with contextlib.closing(PgBouncer(services, pool_size=POOL_SIZE)) as pgbouncer:
+        pgbouncer.start()
+        pgbouncer.wait_until_ready()
+        yield pgbouncer
+
+
+def sign_up(port: int, email: str) -> list[int]:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/api/users",
+        data=json.dumps({"email": email, "first_name": "A", "last_name": "B"}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
+        return [response.status]
+
+
+def left_in_sessions(pgbouncer: PgBouncer) -> set[str]:
+    """What the clients before have left in the sessions of the pool, each of which is looked into."""
+    found: set[str] = set()
+    with contextlib.ExitStack() as stack:
+        for _ in range(POOL_SIZE):
+            client = stack.enter_context(contextlib.closing(psycopg2.connect(pgbouncer.url)))
+            cursor = stack.enter_context(client.cursor())  # its transaction keeps the session
+            cursor.execute(
+                "SELECT name FROM pg_settings WHERE source = 'session' AND name <> ALL(%s)"
+                " UNION ALL SELECT 'prepared statement ' || name FROM pg_prepared_statements"
+                " UNION ALL SELECT 'temporary table ' || relname FROM pg_class WHERE relpersistence = 't'"
+                " UNION ALL SELECT 'advisory lock' FROM pg_locks WHERE locktype = 'advisory'"
+                " UNION ALL SELECT 'listens to ' || channel FROM pg_listening_channels() AS channel"
+                " UNION ALL SELECT 'cursor ' || name FROM pg_cursors WHERE is_holdable",
+                [sorted(_OF_THE_CLIENT)],
+            )
+            found |= {name for (name,) in cursor.fetchall()}
+    return found
+
+
+def test_every_process_works_with_fewer_sessions_than_clients(
+    pgbouncer: PgBouncer, workers: Workers, event_log: EventLog, services: Services
+) -> None:
+    # Given all processes of the application behind a pool that is smaller than they are many
+    knobs = {**QUICK, "DATABASE_URL": pgbouncer.url}
+    workers.web(**knobs)
+    workers.idle_dispatcher(**knobs)
+    first = workers.aggregator(1, **knobs)
+    workers.aggregator(2, **knobs)
+    workers.wait_until_ready()
+    workers.scheduler(**knobs)
+    eventually(lambda: Shift.objects.count() == 2, seconds=WAIT_SECONDS)
+
+    # When users sign up, thousands come at once, and an aggregator is killed in the middle of its work
+    create_users(5000)
+    eventually(lambda: 0 < event_log.count() < 5000, seconds=WAIT_SECONDS)
+    first.kill()
+    answers = all_at_once([partial(sign_up, services.web_port, f"a{number}@b.co") for number in range(20)])
+    create_users(1000)
+    assert pgbouncer.clients() > POOL_SIZE
+    workers.aggregator(3, **knobs)
+
+    # Then each event is stored once
+    assert answers == [[201]] * 20
+    assert_delivered_within(event_log, committed=6020, seconds=WAIT_SECONDS)
+
+    # And every command answers through the pool, and has nothing to say
+    through_pool = {"DATABASE_URL": pgbouncer.url}
+    for command in (
+        *(("pipeline", "status"), ("pipeline", "doctor"), ("pipeline", "recover"), ("pipeline", "verify")),
+        *(("pipeline", "deadletters", "list"), ("pipeline", "outboxes", "list")),
+        *(("migrate", "--check"), ("eventlog", "migrate"), ("eventlog", "status")),
+    ):
+        answer = manage(*command, **through_pool)
+        assert answer.returncode == 0, (command, answer.stdout + answer.stderr)
+
+    # And nobody has left anything behind
+    assert left_in_sessions(pgbouncer) == set()
+
+
+def test_a_database_is_migrated_through_the_pool(pgbouncer: PgBouncer) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE DATABASE pooled")
+    try:
+        url = pgbouncer.url_of("pooled")
+        migrated = manage("migrate", "--noinput", DATABASE_URL=url)
+        assert migrated.returncode == 0, migrated.stderr
+        assert manage("migrate", "--check", DATABASE_URL=url).returncode == 0
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP DATABASE pooled WITH (FORCE)")
+
+
+def test_a_worker_leaves_limits_of_the_pools_sessions_alone_and_the_doctor_names_them(
+    pgbouncer: PgBouncer, workers: Workers, event_log: EventLog, services: Services
+) -> None:
+    administer(services.postgres.superuser_url, "ALTER ROLE towpath SET statement_timeout = '20s'")
+    try:
+        knobs = {**QUICK, "DATABASE_URL": pgbouncer.url}
+        workers.dispatcher(**knobs)
+        workers.aggregator(**knobs)
+        workers.wait_until_ready()
+        create_users(100)
+        eventually(lambda: not undelivered(), seconds=WAIT_SECONDS)
+
+        assert left_in_sessions(pgbouncer) == set()
+        examined = manage("pipeline", "doctor", DATABASE_URL=pgbouncer.url)
+        assert "statement_timeout is 20000 ms, too short for a large window" in examined.stdout
+    finally:
+        administer(services.postgres.superuser_url, "ALTER ROLE towpath RESET statement_timeout")
+        connection.close()
+    assert event_log.count() == 100
