@@ -28,7 +28,7 @@ class PgBouncer(Process):
     def __init__(self, services: Services, *, pool_size: int) -> None:
         if not Path(_PROGRAM).exists():
             debian_package.install("pgbouncer")
-        self._port = any_free_port()
+        self.port = any_free_port()
         self._server = urlsplit(services.postgres.url)
         self._folder = Path("/tmp", f"towpath-pgbouncer-{os.getpid()}")  # noqa: S108 - PgBouncer's account enters it
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -40,7 +40,7 @@ class PgBouncer(Process):
             * = host=127.0.0.1 port={self._server.port}
             [pgbouncer]
             listen_addr = 127.0.0.1
-            listen_port = {self._port}
+            listen_port = {self.port}
             unix_socket_dir =
             auth_type = scram-sha-256
             auth_file = {self._folder / "users"}
@@ -69,7 +69,7 @@ class PgBouncer(Process):
 
     def url_of(self, database: str) -> str:
         """A database of the server, through its pool."""
-        return f"postgresql://{self._server.username}:{self._server.password}@127.0.0.1:{self._port}/{database}"
+        return f"postgresql://{self._server.username}:{self._server.password}@127.0.0.1:{self.port}/{database}"
 
     def clients(self) -> int:
         """How many are connected to the application's pool, with or without a session at the server."""
