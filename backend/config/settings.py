@@ -1,6 +1,6 @@
 """Settings, which alone read the environment, checked at start, every error at once.
 
-Each variable is explained in README.md, "Settings".
+docs/settings.md explains each variable.
 """
 
 from __future__ import annotations

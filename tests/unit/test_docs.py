@@ -120,23 +120,6 @@ def test_every_decision_says_when_to_revisit_it(page: Path) -> None:
 # --- Settings ----------------------------------------------------------------------------------------------------
 
 
-def settings_documented() -> tuple[set[str], str]:
-    """The names in the README's table of settings, aliases included; and the text of its section."""
-    section = (PROJECT / "README.md").read_text().split("\n## Settings\n", 1)[1].split("\n## ", 1)[0]
-    names = re.findall(r"^\| `([A-Z_]+)` \|", section, re.MULTILINE)
-    return {*names, *re.findall(r"Alias: `([A-Z_]+)`", section)}, section
-
-
-def test_every_setting_is_in_the_readme_s_table_and_nothing_else_is() -> None:
-    assert settings_documented()[0] == variables.settings()
-
-
-def test_every_secret_is_documented_to_come_from_a_file_too() -> None:
-    _, section = settings_documented()
-
-    assert set(re.findall(r"`([A-Z_]+_FILE)`", section)) == {f"{name}_FILE" for name in variables.secrets()}
-
-
 @each_page
 def test_every_name_in_capitals_is_one_of_the_project_s(page: Path) -> None:
     """A setting that was renamed or removed is found here, and so is a misspelt one."""

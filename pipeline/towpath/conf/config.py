@@ -105,8 +105,8 @@ class Config:
         "URL",
         "amqp://127.0.0.1:26729",
         "`amqp://user:password@host:5672/vhost` (`amqps://...?cacertfile=FILE` with TLS), or several with `;` between"
-        " them; heartbeat and timeouts are added to each. Options: `heartbeat`, `socket_timeout`, `stack_timeout`,"
-        " `blocked_connection_timeout`, `connection_attempts`, `retry_delay`, `channel_max`, `frame_max`",
+        " them. Heartbeat and timeouts are added to each. Options: `heartbeat`, `socket_timeout`, `stack_timeout`,"
+        " `blocked_connection_timeout`, `connection_attempts`, `retry_delay`, `channel_max`, `frame_max`.",
         schemes=("amqp", "amqps"),
         default_in_words="local stack",
     )
@@ -114,126 +114,125 @@ class Config:
         "URL",
         connect.DEFAULT_URL,
         "`clickhouse://user:password@host:8123/database` (`clickhouses://` with TLS), or [another store](stores.md):"
-        " `postgresql://...`, `chdb:///folder`. Alias: `CLICKHOUSE_URL`",
+        " `postgresql://...`, `chdb:///folder`. Alias: `CLICKHOUSE_URL`.",
         alias="clickhouse_url",
         default_in_words="local stack",
     )
-    environment: str = _knob("text", "local", "goes into the `environment` column of every event")
+    environment: str = _knob("text", "local", "The `environment` column of every event.")
     trusted_proxies: int = _knob(
         "whole number",
         0,
-        "how many proxies in front of the web append to `X-Forwarded-For`: the client's address (`ip` of events, locks"
-        " of logins) is that many entries from the right. 0: the header is ignored, because anybody can send one",
+        "How many proxies in front of the web append to `X-Forwarded-For`. The client's address (`ip` of events, locks"
+        " of logins) is that many entries from the right. With 0 the header is ignored: anyone can send one.",
         unit="proxies",
     )
     dispatch_interval_seconds: float = _knob(
-        "seconds", 1.0, "how often the dispatcher looks for committed rows", minimum=0.01
+        "seconds", 1.0, "How often the dispatcher looks for committed rows.", minimum=0.01
     )
     batch_ids: int = _knob(
         "whole number",
         1000,
-        "ids in one message, at most. Aggregator threads x `BATCH_IDS` must reach `WINDOW_MAX_ROWS`, or windows do not"
-        " fill (12 x 1000 by default)",
+        "The most ids in one message. Aggregator threads times `BATCH_IDS` must reach `WINDOW_MAX_ROWS`, or windows do"
+        " not fill: by default, 12 times 1000.",
         unit="ids",
         minimum=1,
     )
-    window_rows: int = _knob("whole number", 1000, "a window closes at this many rows", unit="rows", minimum=1)
+    window_rows: int = _knob("whole number", 1000, "A window closes at this many rows.", unit="rows", minimum=1)
     window_max_rows: int = _knob(
         "whole number",
         10_000,
-        "a window grows to this many rows, beyond `WINDOW_ROWS`, while every writer is busy and ids are waiting",
+        "A window grows beyond `WINDOW_ROWS`, up to this many rows, while every writer is busy and ids wait.",
         unit="rows",
         minimum=1,
     )
     window_bytes: int = _knob(
-        "whole number", 32 * 1024 * 1024, "a window closes at this many payload bytes", unit="bytes", minimum=1024
+        "whole number", 32 * 1024 * 1024, "A window closes at this many payload bytes.", unit="bytes", minimum=1024
     )
     #: The dispatcher gathers for DISPATCH_INTERVAL_SECONDS already, and every look leaves its last window waiting for
     #: so long.
     window_linger_seconds: float = _knob(
         "seconds",
         0.1,
-        "a window closes this long after its first id: long enough for all messages of one look of the dispatcher",
+        "A window closes this long after its first id: long enough for all messages of one look of the dispatcher.",
     )
     window_writers: int = _knob(
         "whole number",
         2,
-        "windows that one aggregator process writes at the same time, each with a database connection of its own",
+        "How many windows an aggregator writes at the same time, each with a database connection of its own.",
         unit="windows",
         minimum=1,
     )
     max_open_windows: int = _knob(
         "whole number",
         16,
-        "dispatching pauses while more (largest) windows' worth of ids than this is between dispatch and ack",
+        "Dispatching pauses while more ids are between dispatch and ack than this many of the largest windows hold.",
         unit="windows",
         minimum=1,
     )
     lease_seconds: float = _knob(
-        "seconds", 10.0, "a window whose owner has not renewed its lease for this long is taken over", minimum=0.1
+        "seconds", 10.0, "A window whose owner has not renewed its lease for this long is taken over.", minimum=0.1
     )
     unsealed_seconds: float = _knob(
-        "seconds", 15.0, "a batch that no aggregator has sealed for this long is sealed by recovery", minimum=0.1
+        "seconds", 15.0, "Recovery seals a batch that no aggregator has sealed for this long.", minimum=0.1
     )
     shutdown_seconds: float = _knob(
         "seconds",
         20.0,
-        "a worker told to stop ends within this time; what it cannot deliver by then is recovered by others."
-        " `--worker-shutdown-timeout`, in milliseconds, is half of it",
+        "A worker that is told to stop ends within this time, and others recover what it could not deliver by then."
+        " Half of it is dramatiq's `--worker-shutdown-timeout`, in milliseconds.",
         minimum=1.0,
     )
     store_timeout_seconds: float = _knob(
-        "seconds", 30.0, "how long the event store may take for one insert", minimum=1.0
+        "seconds", 30.0, "How long the event store may take for one insert.", minimum=1.0
     )
     #: One of its own, so that SECRET_KEY can change without the hashes.
     event_hash_key: str = _knob(
         "key",
         "",
-        "the key of `Hashed` fields; a random text of 32 characters or more",
+        "The key of `Hashed` fields: a random text of 32 characters or more.",
         default_in_words="`SECRET_KEY`",
     )
     event_context_max_bytes: int = _knob(
-        "whole number", 16 * 1024 * 1024, "an event's context may not be larger", unit="bytes", minimum=1
+        "whole number", 16 * 1024 * 1024, "The largest context of an event.", unit="bytes", minimum=1
     )
     receipt_days: int = _knob(
         "whole number",
         30,
-        "receipts of delivered windows are kept for this long, once the event store has confirmed them",
+        "Receipts of delivered windows are kept for this long, once the event store has confirmed them.",
         unit="days",
         minimum=1,
     )
     metrics_port: int = _knob(
         "whole number",
         0,
-        "a worker or the scheduler serves its Prometheus metrics on this port; 0: it does not (the web process always"
-        " has `/metrics`)",
+        "A worker or the scheduler serves its Prometheus metrics on this port, with 0 on none. The web process always"
+        " has `/metrics`.",
         unit="port",
         maximum=65_535,
     )
     heartbeat_dir: str = _knob(
         "text",
         "",
-        "the folder of this process's heartbeat, for `python -m towpath.probe`; none: no heartbeat",
+        "The folder of this process's heartbeat, for `python -m towpath.probe`. Without one there is no heartbeat.",
         default_in_words="none",
     )
     wedged_seconds: float = _knob(
         "seconds",
         120.0,
-        "a worker whose work has not moved for this long is called dead; more than `STORE_TIMEOUT_SECONDS`, four"
-        " times which is the default if that is more",
+        "A worker whose work has not moved for this long is called dead. It must be more than `STORE_TIMEOUT_SECONDS`.",
         minimum=1.0,
         derived=_wedged_seconds,
+        default_in_words="`120`, or four times `STORE_TIMEOUT_SECONDS` if that is more",
     )
     tracing: bool = _knob(
         "flag",
         default=False,
-        meaning="send traces to `OTEL_EXPORTER_OTLP_ENDPOINT`; needs the extra `tracing`, which the image and `.venv`"
-        " have",
+        meaning="Send traces to `OTEL_EXPORTER_OTLP_ENDPOINT`. Needs the extra `tracing`, which the image has.",
     )
     failpoints: str = _knob(
         "text",
         "",
-        "for tests only: where a process shall die (`pipeline/towpath/telemetry/failpoints.py`)",
+        "For tests only: where a process dies (`pipeline/towpath/telemetry/failpoints.py`).",
         default_in_words="none",
     )
 
