@@ -30,8 +30,8 @@ class PipelineLifecycle(dramatiq.Middleware):
         self._has_ticked = False
 
     def before_worker_boot(self, broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
+        from towpath.ledger.session import lengthen_limits  # noqa: PLC0415
         from towpath.rabbitmq.broker import Broker  # noqa: PLC0415
-        from towpath.watch.database import lengthen_limits  # noqa: PLC0415
 
         if isinstance(broker, Broker):
             broker.batch_ids = config().batch_ids

@@ -28,6 +28,7 @@ from tests.local_stack.conftest import any_free_port
 from tests.services import Services
 from towpath.ledger.models import Window
 from towpath.ledger.receipts import ack
+from towpath.ledger.windows import postpone
 from towpath.rabbitmq.broker import Broker
 from towpath.watch.doctor import examine
 
@@ -229,6 +230,29 @@ def test_the_doctor_finds_a_table_without_its_promises(event_log: EventLog) -> N
     assert code == 1
     assert "fsync_after_insert" in findings["event store table"]["detail"]
     assert doctor()[1]["event store table"]["is_ok"]
+
+
+def test_an_error_of_the_event_store_that_names_a_shift_is_not_taken_for_one() -> None:
+    """As that of a table with a column `shift_id`, or of ClickHouse's function bitShiftLeft."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO pipeline_shift (name, token, taken_at, alive_at)"
+            " SELECT name, gen_random_uuid(), now(), now() FROM unnest(ARRAY['dispatch', 'recover']) AS name"
+        )
+    create_users(1)
+    error = "no column shift_id: its row is never dispatched, could not be read, and no outbox class has it"
+    postpone(sealed(), error=error, pause_seconds=60)
+
+    findings = doctor()[1]
+
+    assert any(error in problem for problem in status()["problems"])
+    assert findings["shifts"] == {
+        "check": "shifts",
+        "is_ok": True,
+        "detail": "dispatch and recover shifts are alive",
+    }
+    assert findings["outboxes"]["is_ok"]
+    assert "ledger" not in findings
 
 
 def test_the_doctor_finds_a_missing_table(event_log: EventLog) -> None:

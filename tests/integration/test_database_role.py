@@ -20,9 +20,10 @@ from tests.integration.rows import create_users
 from tests.services import Services
 from towpath import Event, publish, publish_many
 from towpath.checks import check_database
+from towpath.ledger.session import lengthen_limits
 from towpath.outbox.errors import EventNotStorable
 from towpath.outbox.models import OutboxEvent
-from towpath.watch.database import lengthen_limits, problems_of_database
+from towpath.watch.database import problems_of_database
 from towpath.watch.doctor import examine
 from towpath.watch.status import read_status
 

@@ -376,7 +376,7 @@ def test_a_time_that_is_none_is_wrong_usage() -> None:
     done = manage("pipeline", "verify", "--since", "yesterday")
 
     assert done.returncode == 2
-    assert "'yesterday' is no time" in done.stderr
+    assert "'yesterday' is not a time" in done.stderr
 
 
 def test_a_store_that_is_away_is_said_in_one_line(store: EventStore) -> None:

@@ -307,6 +307,24 @@ def _table(outbox: str) -> str:
     return connection.ops.quote_name(outbox)
 
 
+def see_everything_uncommitted() -> None:
+    """Let every cursor start over, up to a snapshot that shows what is not committed, too: for a test in a transaction
+    that is rolled back, and for nothing else."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            WITH beyond AS (
+                SELECT 1 + max(xid::text::bigint) AS xid
+                FROM (VALUES (pg_current_xact_id()), (pg_snapshot_xmax(pg_current_snapshot()))) AS known (xid)
+            )
+            UPDATE pipeline_cursor SET
+                seen = '1:1:', target = format('%1$s:%1$s:', beyond.xid)::pg_snapshot,
+                page_xid = NULL, page_id = NULL, is_rewound = true
+            FROM beyond
+            """
+        )
+
+
 # --- What people and probes ask ----------------------------------------------------------------------------------
 
 

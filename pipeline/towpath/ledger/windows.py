@@ -6,6 +6,7 @@ under the same token. Leases only bound wasted work; what keeps an old owner fro
 
 from __future__ import annotations
 
+import json
 import random
 import time
 import uuid
@@ -458,3 +459,27 @@ def read_newest_found(cursor: CursorWrapper, *, seconds: float, limit: int) -> l
         {"seconds": seconds, "limit": limit},
     )
     return [found for (found,) in cursor.fetchall()]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenWindow:
+    """A window between seal and ack: its rows by outbox, and why its last attempt failed; empty if none has."""
+
+    id: uuid.UUID
+    rows: Mapping[str, int]
+    last_error: str
+
+
+def read_open() -> list[OpenWindow]:
+    """Return every open window."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id, rows, last_error FROM pipeline_window WHERE acked_at IS NULL ORDER BY sealed_at, id")
+        return [OpenWindow(id_, json.loads(rows), last_error) for id_, rows, last_error in cursor.fetchall()]
+
+
+def read_last_error(window: uuid.UUID) -> str:
+    """Return why the window's last attempt failed; empty if none has, or if there is no such window."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT last_error FROM pipeline_window WHERE id = %(window)s", {"window": window})
+        found = cursor.fetchone()
+    return "" if found is None else str(found[0])

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from django.db import connection
 from django.test import override_settings
 
 from towpath.conf.current import config
@@ -19,7 +18,7 @@ from towpath.eventlog.columns import ADDED_COLUMNS
 from towpath.flow.accumulate import Accumulator, WindowLimits
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.dispatch import Dispatcher, DispatchLimits
-from towpath.ledger.models import DeadLetter, Window
+from towpath.ledger import cursors, deadletters, windows
 from towpath.ledger.windows import seal
 from towpath.outbox.models import all_outboxes
 from towpath.testing.events import FoundEvent, StoredEvents
@@ -31,16 +30,6 @@ if TYPE_CHECKING:
     from towpath.testing.published import Published
 
 _ANY_SIZE = 2**62
-
-_SEE_EVERYTHING = """
-WITH beyond AS (
-    SELECT 1 + max(xid::text::bigint) AS xid
-    FROM (VALUES (pg_current_xact_id()), (pg_snapshot_xmax(pg_current_snapshot()))) AS known (xid)
-)
-UPDATE pipeline_cursor SET seen = '1:1:', target = format('%1$s:%1$s:', beyond.xid)::pg_snapshot, page_xid = NULL,
-    page_id = NULL, is_rewound = true
-FROM beyond
-"""
 
 
 class Deliver:
@@ -60,15 +49,15 @@ class Deliver:
         dispatcher = _dispatcher(batches)
         is_more = True
         while is_more:
-            _see_everything()
+            cursors.see_everything_uncommitted()
             is_more = dispatcher.look()
             self._carry(batches)
             batches.clear()
         self._published.remember_delivered(before)
-        if letters := DeadLetter.objects.order_by("id"):
+        if letters := deadletters.read(None):
             refused = "\n".join(f"  {letter.outbox} {letter.row_id}: {letter.error}" for letter in letters)
             raise AssertionError(f"the event store refuses:\n{refused}")
-        if isolated := Window.objects.filter(acked_at=None).order_by("id"):
+        if isolated := windows.read_open():
             left = "\n".join(f"  {sum(window.rows.values())} row(s): {window.last_error}" for window in isolated)
             raise AssertionError(f"these wait, apart from others:\n{left}")
         return StoredEvents(_found(row) for row in self.store.rows)
@@ -89,7 +78,7 @@ class Deliver:
         with override_settings(TOWPATH=replace(config(), window_bytes=_ANY_SIZE)):
             delivery = deliver(window, self.store)
         if delivery is not Delivery.ACKED:
-            error = Window.objects.values_list("last_error", flat=True).get(id=window.id)
+            error = windows.read_last_error(window.id)
             raise AssertionError(f"the event store does not take a window of {window.row_count} row(s): {error}")
 
 
@@ -102,11 +91,6 @@ def _dispatcher(batches: list[BatchMessage]) -> Dispatcher:
     dispatcher = Dispatcher(all_outboxes(), limits=limits, enqueue=batches.extend)
     dispatcher.create_cursors()
     return dispatcher
-
-
-def _see_everything() -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(_SEE_EVERYTHING)
 
 
 def _found(row: StoredRow) -> FoundEvent:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError, connection, transaction
 
+from towpath.ledger.session import SHORTEST_STATEMENT_SECONDS
 from towpath.ledger.tables import ledger_tables, may_seal
 from towpath.outbox.models import LeanOutbox, all_outboxes
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.utils import CursorWrapper
-
-#: A page of a large backlog, or a window of large rows, can take seconds on a slow disk.
-SHORTEST_STATEMENT_SECONDS = 60
 
 #: What the pipeline does with a table's rows, in the letters of pg_policy.
 _OUTBOX_COMMANDS, _LEDGER_COMMANDS, _READ = "rd", "rwd", "r"
@@ -134,28 +132,6 @@ def meddling_problems(cursor: CursorWrapper) -> Iterator[str]:
     cursor.execute(_MEDDLERS, [[*all_outboxes()]] * 2)
     for table, kind, name in cursor.fetchall():
         yield f"the {kind} {name} on {table} may change its events, or take them away: remove it"
-
-
-def lengthen_limits(connection: BaseDatabaseWrapper, **_: object) -> None:
-    """For a worker's new connection: a limit that is meant for web requests does not hold for it.
-
-    Behind a pooler, the server's session is not the connection's alone, and others would get the limit, too. There
-    `doctor` says what to set.
-    """
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute(
-                """
-                SELECT set_config(name, %(limit)s, false) FROM pg_settings
-                WHERE name IN ('statement_timeout', 'transaction_timeout')
-                  AND setting::bigint BETWEEN 1 AND %(too_short)s AND pg_backend_pid() = %(own)s
-                """,
-                {
-                    "limit": f"{SHORTEST_STATEMENT_SECONDS}s",
-                    "too_short": SHORTEST_STATEMENT_SECONDS * 1000 - 1,
-                    "own": connection.connection.info.backend_pid,
-                },
-            )
 
 
 def _policy_problems(cursor: CursorWrapper, commands: Mapping[str, str]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The doctor: checks every service and setting that the promises stand on, and says what to do about each fault."""
+"""The doctor: checks every service and setting that the promises rest on, and says how to fix each fault."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _OLDEST_POSTGRESQL = 130000
 _LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=5)
 
 
-#: What PostgreSQL's promise to keep what it has committed stands on; the last is that of this process's own role.
+#: What PostgreSQL's promise to keep what it has committed rests on; the last is that of this process's own role.
 _DURABLE = {
     "fsync": "a power cut loses commits and can ruin the database; ALTER SYSTEM SET fsync = on, and reload",
     "full_page_writes": "a power cut can leave half-written pages; ALTER SYSTEM SET full_page_writes = on, and reload",

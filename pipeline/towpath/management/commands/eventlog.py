@@ -83,9 +83,9 @@ class Command(BaseCommand):
             todo = schema.migrate(store)
         # Of a table that somebody has changed since: no step of ours undoes that.
         problems = [] if is_only_shown else store.problems()
-        lines = [f"{one.number:>4}  {one.name}  {one.checksum}" for one in todo]
+        lines = [f"{step.number:>4}  {step.name}  {step.checksum}" for step in todo]
         if options["json"]:
-            self.stdout.write(json.dumps({"pending" if is_only_shown else "done": [one.name for one in todo]}))
+            self.stdout.write(json.dumps({"pending" if is_only_shown else "done": [step.name for step in todo]}))
         elif lines:
             self.stdout.write("\n".join(["to be applied:" if is_only_shown else "applied:", *lines]))
         else:
@@ -97,11 +97,11 @@ class Command(BaseCommand):
     def _status(self, store: MigratableStore, options: dict[str, Any]) -> bool:
         states = schema.states(store)
         if options["json"]:
-            self.stdout.write(json.dumps([asdict(one) for one in states]))
+            self.stdout.write(json.dumps([asdict(step) for step in states]))
         else:
-            for one in states:
-                self.stdout.write(f"{one.number:>4}  {one.state:<8}  {one.name}")
-        return all(one.state == "applied" for one in states)
+            for step in states:
+                self.stdout.write(f"{step.number:>4}  {step.state:<8}  {step.name}")
+        return all(step.state == "applied" for step in states)
 
     def _events(self, options: dict[str, Any]) -> None:
         if options["write"]:
@@ -180,9 +180,9 @@ def _as_lines(found: Comparison, names: dict[str, str]) -> list[str]:
     for side in SIDES:
         lines.append(f"only in {names[side]}: {found.missing[side]:,} row(s)")
         lines += [
-            f"  {one.event_type}  {one.at.isoformat()}  md5 {one.md5}  {one.rows:,} row(s)"
-            for one in found.differences
-            if one.side == side
+            f"  {row.event_type}  {row.at.isoformat()}  md5 {row.md5}  {row.rows:,} row(s)"
+            for row in found.differences
+            if row.side == side
         ]
     if not found.rows:
         lines.append("No events in this period: nothing was compared.")
@@ -199,5 +199,5 @@ def _as_json(found: Comparison, *, since: datetime, until: datetime) -> dict[str
             for (event_type, hour), rows in sorted(found.rows.items())
         ],
         "missing": {side: found.missing[side] for side in SIDES},
-        "differences": [{**asdict(one), "at": one.at.isoformat()} for one in found.differences],
+        "differences": [{**asdict(row), "at": row.at.isoformat()} for row in found.differences],
     }

@@ -1,4 +1,4 @@
-"""`manage.py pipeline`: look at the pipeline, and mend it."""
+"""`manage.py pipeline`: look at the pipeline, and repair it."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _STATUS_SECONDS = 20.0
 
 
 class Command(BaseCommand):
-    help = "Look at the pipeline, and mend it. Exit code 0: all is well; 1: a problem was found; 2: wrong usage."
+    help = "Look at the pipeline, and repair it. Exit code 0: all is well; 1: a problem was found; 2: wrong usage."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
         for name, text in (
             ("status", "what is pending, in flight and stuck; asks PostgreSQL only"),
-            ("doctor", "check every service and what the promises stand on, and say what to do"),
-            ("recover", "take up what is stuck now, in this process"),
+            ("doctor", "check every service and what the promises rest on, and say how to fix it"),
+            ("recover", "deliver what is stuck, now and in this process"),
         ):
             actions.add_parser(name, help=text).add_argument("--json", action="store_true", help="print JSON")
         self._add_verify(actions.add_parser("verify", help="compare receipts with the event store; print the ledger"))
@@ -169,7 +169,7 @@ class Command(BaseCommand):
             deadletters.replay(letters, enqueue=enqueue_batches)
         self._show_deadletters(letters, as_json=as_json, with_context=what == "show")
         if not as_json and what in {"drop", "replay"}:
-            self.stdout.write(f"{len(letters)} {'dropped' if what == 'drop' else 'on their way again'}")
+            self.stdout.write(f"{len(letters)} {'dropped' if what == 'drop' else 'requeued'}")
         return what != "list" or not letters
 
     def _outboxes(self, options: dict[str, Any]) -> bool:
@@ -222,7 +222,9 @@ def _moment(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise ArgumentTypeError(f"{text!r} is no time: write it as 2026-11-24 or 2026-11-24T06:00:00+00:00") from error
+        raise ArgumentTypeError(
+            f"{text!r} is not a time: write it as 2026-11-24 or 2026-11-24T06:00:00+00:00"
+        ) from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 

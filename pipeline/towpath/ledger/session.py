@@ -1,0 +1,34 @@
+"""A worker's connection to PostgreSQL: time limits that are meant for web requests do not hold for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+#: A page of a large backlog, or a window of large rows, can take seconds on a slow disk.
+SHORTEST_STATEMENT_SECONDS = 60
+
+
+def lengthen_limits(connection: BaseDatabaseWrapper, **_: object) -> None:
+    """Receiver of `connection_created`: a limit that is too short for a window gets SHORTEST_STATEMENT_SECONDS.
+
+    Behind a pooler, the server's session is not the connection's alone, and others would get the limit, too. There
+    `doctor` says what to set.
+    """
+    if connection.vendor != "postgresql":
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT set_config(name, %(limit)s, false) FROM pg_settings
+            WHERE name IN ('statement_timeout', 'transaction_timeout')
+              AND setting::bigint BETWEEN 1 AND %(too_short)s AND pg_backend_pid() = %(own)s
+            """,
+            {
+                "limit": f"{SHORTEST_STATEMENT_SECONDS}s",
+                "too_short": SHORTEST_STATEMENT_SECONDS * 1000 - 1,
+                "own": connection.connection.info.backend_pid,
+            },
+        )
