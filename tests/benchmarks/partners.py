@@ -79,7 +79,8 @@ def _context(row: OutboxUser) -> str:
 
 def _window_sql(cursor: object, outbox: type[Outbox], *, after: int, rows: int) -> str:
     """The product's own SELECT, joins and expressions and all, with another WHERE."""
-    text: bytes = cursor.cursor.mogrify(*_rows_sql(outbox, outbox.outbox_name(), uuid.uuid4()))  # type: ignore[attr-defined]
+    statement = _rows_sql(outbox, outbox.outbox_name(), "benchmark", uuid.uuid4())
+    text: bytes = cursor.cursor.mogrify(*statement)  # type: ignore[attr-defined]
     select = text.decode().partition(" WHERE ")[0]
     key = f"{connection.ops.quote_name(outbox.outbox_name())}.id"
     return f"{select} WHERE {key} > {after} ORDER BY {key} LIMIT {rows}"

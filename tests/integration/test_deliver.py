@@ -222,7 +222,7 @@ def test_a_window_over_many_months_is_written_whole_and_replayed_whole(store: Ev
 
     # When its insert arrives three times, but no answer to it, and somebody takes it over
     write_without_ack(store, window)
-    loaded = load(window, max_bytes=None)
+    loaded = load(window, environment="test", max_bytes=None)
     for _ in range(2):
         store.write(loaded.rows, row_count=loaded.row_count, token=str(window.id))
     assert deliver(taken_over(window), store) is Delivery.ACKED
@@ -270,7 +270,7 @@ def test_a_window_that_is_too_large_when_it_is_loaded_is_split_until_it_fits(
     write_events(["\\" * 1500] * 4)
     window = sealed()
     with pytest.raises(WindowTooLarge):
-        load(window, max_bytes=settings.TOWPATH.window_bytes)
+        load(window, environment="test", max_bytes=settings.TOWPATH.window_bytes)
 
     # When it is delivered, and its halves
     assert deliver(window, store) is Delivery.SPLIT
@@ -331,7 +331,7 @@ def test_a_zombie_that_writes_after_it_was_taken_over_stores_nothing_twice(
     # Given an owner that had loaded its window when it was taken over, and the window written by the new owner
     create_users(100)
     zombie = sealed()
-    loaded = load(zombie, max_bytes=None)
+    loaded = load(zombie, environment="test", max_bytes=None)
     assert deliver(taken_over(zombie), store) is Delivery.ACKED
 
     # When its insert arrives at last

@@ -128,7 +128,7 @@ def test_when_every_row_is_hidden_nothing_is_stored_and_nothing_lost(store: Even
 def test_a_row_that_is_hidden_after_it_was_stored_is_not_stored_again(store: EventStore, event_log: EventLog) -> None:
     create_users(3)
     window = sealed()
-    store.write(load(window, max_bytes=None).rows, row_count=3, token=str(window.id))
+    store.write(load(window, environment="test", max_bytes=None).rows, row_count=3, token=str(window.id))
     hide("email = 'user2@example.com'")
 
     expire_leases()
@@ -147,7 +147,7 @@ def test_a_row_that_may_arrive_still_is_not_parted_from_its_window_when_it_is_hi
     # Given an insert that is on its way for long, of the only row of its month
     create_users(1)
     window = sealed()
-    rows = load(window, max_bytes=None).rows
+    rows = load(window, environment="test", max_bytes=None).rows
     assert deliver(window, cast("EventStore", LosesAnswers())) is Delivery.POSTPONED
     hide("true")
 
@@ -186,10 +186,10 @@ def test_a_value_that_may_be_none_is_told_from_a_row_that_cannot_be_seen(monkeyp
             window=window, outbox="outbox_lean", ids=[row.pk for row in rows], rows=2, bytes=0, dispatched_at=now
         )
         whole = SealedWindow(window.id, window.lease_token, 1, {"outbox_lean": 2})
-        seen = load(whole, max_bytes=None)
+        seen = load(whole, environment="test", max_bytes=None)
         execute("SET CONSTRAINTS ALL IMMEDIATE", "ALTER TABLE users ENABLE ROW LEVEL SECURITY", "CREATE ROLE subject")
         execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO subject", "SET LOCAL ROLE subject")
-        not_seen = load(whole, max_bytes=None)
+        not_seen = load(whole, environment="test", max_bytes=None)
         transaction.set_rollback(True)
 
     assert seen.hidden == frozenset()
@@ -222,13 +222,13 @@ def test_a_window_is_the_same_text_whatever_the_session_is_set_to(setting: str) 
     with transaction.atomic():
         publish(Paid(amount=1), at=datetime(1905, 6, 1, 1, 2, 3, tzinfo=UTC))
     window = sealed()
-    as_usual = load(window, max_bytes=None)
+    as_usual = load(window, environment="test", max_bytes=None)
 
     with connection.cursor() as cursor:
         cursor.execute(f"SET {setting} = {SETTINGS[setting]}")
         connection.connection.set_client_encoding("LATIN1") if setting == "client_encoding" else None
     try:
-        assert load(window, max_bytes=None) == as_usual
+        assert load(window, environment="test", max_bytes=None) == as_usual
     finally:
         connection.close()
     assert b"1905-06-01 01:02:03+00" in as_usual.rows

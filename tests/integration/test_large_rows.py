@@ -53,7 +53,7 @@ def test_a_row_of_450_mebibytes_is_a_dead_letter_and_the_others_are_stored(
     write_events(["{}"] * others)
 
     window = sealed()
-    assert len(load(window, max_bytes=None).rows) < 1000
+    assert len(load(window, environment="test", max_bytes=None).rows) < 1000
     expire_leases()
     deliver_all(store)
 
@@ -106,7 +106,7 @@ def test_a_window_that_was_begun_is_acked_without_a_row_that_has_grown_since(
     knobs(window_bytes=32 * 1024 * 1024)
     write_events(["{}"] * 2)
     window = sealed()
-    loaded = load(window, max_bytes=None)
+    loaded = load(window, environment="test", max_bytes=None)
     store.write(loaded.rows, row_count=2, token=str(window.id))
     with connection.cursor() as cursor:
         cursor.execute(

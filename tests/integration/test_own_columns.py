@@ -48,7 +48,7 @@ def test_a_column_is_filled_by_the_outboxes_that_have_it_and_has_its_default_in_
         publish(UserUpdated(user_id=77, changes={}))
     write_events(["{}"])
 
-    rows = load.load(sealed(), max_bytes=None).rows.decode().splitlines()
+    rows = load.load(sealed(), environment="test", max_bytes=None).rows.decode().splitlines()
 
     assert sorted((line.split("\t")[0], *line.split("\t")[-2:]) for line in rows) == [
         ("outbox_event", "0", ""),

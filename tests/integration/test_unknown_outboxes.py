@@ -77,7 +77,7 @@ def dispatched() -> list[int]:
 def written_and_not_acked(batch_ids: list[int], store: EventStore) -> None:
     window = seal(batch_ids)
     assert window is not None
-    loaded = load(window, max_bytes=None)
+    loaded = load(window, environment="test", max_bytes=None)
     begin_write(window)
     store.write(loaded.rows, row_count=loaded.row_count, token=str(window.id))
 
@@ -149,7 +149,7 @@ def test_a_late_insert_of_the_renamed_outbox_stores_nothing_twice(store: EventSt
         change_users(10)
         window = seal(dispatched())
         assert window is not None
-        late = load(window, max_bytes=None)
+        late = load(window, environment="test", max_bytes=None)
         begin_write(window)
     expire_leases()
 

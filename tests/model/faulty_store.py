@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from towpath.eventlog.stores.memory import Block, Identity, StoredRow
+    from towpath.eventlog.rows import Identity
+    from towpath.eventlog.stores.memory import Block, StoredRow
 
 Owner = tuple[str, int]  # puppet, job
 

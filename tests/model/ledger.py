@@ -10,7 +10,7 @@ import psycopg2
 from django.conf import settings
 
 if TYPE_CHECKING:
-    from towpath.eventlog.stores.memory import Identity
+    from towpath.eventlog.rows import Identity
 
 _CLEAR = """
 DELETE FROM pipeline_batch; DELETE FROM pipeline_window; DELETE FROM pipeline_deadletter; DELETE FROM pipeline_cursor;

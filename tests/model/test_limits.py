@@ -25,7 +25,7 @@ from towpath.outbox.models import OutboxEvent, all_outboxes
 
 if TYPE_CHECKING:
     from tests.model.ledger import Ledger
-    from towpath.eventlog.stores.memory import Identity
+    from towpath.eventlog.rows import Identity
     from towpath.ledger.batches import BatchMessage
 
 

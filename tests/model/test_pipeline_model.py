@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.model.ledger import Ledger
-    from towpath.eventlog.stores.memory import Identity
+    from towpath.eventlog.rows import Identity
     from towpath.ledger.batches import BatchMessage
 
 #: Examples of a run; the long profile is `MODEL_EXAMPLES=20000`.

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.fake_store import FakeStore
 from towpath.eventlog.errors import OutcomeUnknown, WriteTooLarge
 from towpath.flow.load import LoadedWindow
-from towpath.flow.write import Limits, Written, write
+from towpath.flow.write import AttemptLimits, Written, write
 from towpath.ledger.windows import SealedWindow
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Attempts:
         window = SealedWindow(WINDOW, uuid.uuid4(), number, rows, self.levels, refused_at=refused_at)
         loaded = LoadedWindow(b"".join(self.lines), rows)
         store = cast("EventStore", self.store)  # of which write uses two methods
-        limits = Limits(max_bytes=max_bytes, is_store_proven=is_proven, seconds=60)
+        limits = AttemptLimits(max_bytes=max_bytes, is_store_proven=is_proven, seconds=60)
         stored = store.read_back(WINDOW) if number > 1 else set()
         return write(store, window, loaded, stored=stored, limits=limits, ledger=self)
 

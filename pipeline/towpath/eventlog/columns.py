@@ -32,15 +32,8 @@ class FromContext:
 
 
 @dataclass(frozen=True, slots=True)
-class FromSetting:
-    """A constant of the deployment: the field of `towpath.conf.config.Config` of this name."""
-
-    setting: str
-
-
-@dataclass(frozen=True, slots=True)
 class FromPipeline:
-    """The pipeline knows it: outbox, outbox_id, window_id."""
+    """The pipeline knows it: outbox, outbox_id, window_id, environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +42,7 @@ class Column:
 
     name: str
     kind: Kind
-    source: FromEvent | FromContext | FromSetting | FromPipeline
+    source: FromEvent | FromContext | FromPipeline
 
 
 #: First the row's identity, so that a replay can tell rows apart without reading what follows.
@@ -59,7 +52,7 @@ BASE_COLUMNS = (
     Column("window_id", Kind.UUID, FromPipeline()),
     Column("event_type", Kind.TEXT, FromEvent()),
     Column("event_date_time", Kind.TIME, FromEvent()),
-    Column("environment", Kind.TEXT, FromSetting("environment")),
+    Column("environment", Kind.TEXT, FromPipeline()),
     Column("metadata_version", Kind.WHOLE_NUMBER, FromEvent()),
     Column("event_context", Kind.TEXT, FromEvent()),
 )

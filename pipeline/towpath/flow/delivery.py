@@ -20,7 +20,7 @@ from towpath.eventlog.errors import EventStoreError, OutcomeUnknown
 from towpath.flow import deadletters, lease
 from towpath.flow.load import HIDDEN, load
 from towpath.flow.origins import origins
-from towpath.flow.write import Limits, write
+from towpath.flow.write import AttemptLimits, write
 from towpath.ledger.receipts import ack
 from towpath.ledger.windows import (
     RefusedRow,
@@ -38,9 +38,10 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger as BoundLogger
 
+    from towpath.eventlog.rows import Identity
     from towpath.eventlog.store import EventStore
     from towpath.flow.load import LoadedWindow
-    from towpath.flow.write import Identity, Written
+    from towpath.flow.write import Written
     from towpath.ledger.windows import SealedWindow
 
 log = structlog.get_logger()
@@ -137,7 +138,7 @@ def _carry(window: SealedWindow, store: EventStore, context: BoundLogger) -> Non
     moment = report.stage_done("load", since=moment, context=context, bytes=len(loaded.rows))
     failpoints.reach("loaded")
     begin_write(window)
-    limits = Limits(
+    limits = AttemptLimits(
         max_bytes=config().window_bytes,
         is_store_proven=is_store_proven(window),
         seconds=config().lease_seconds / 2,
@@ -163,7 +164,7 @@ def _carry(window: SealedWindow, store: EventStore, context: BoundLogger) -> Non
     failpoints.reach("acked")
     total_seconds = round(time.monotonic() - started, 4)
     report.stage_done("ack", since=moment, context=context, total_seconds=total_seconds)
-    report.window_delivered(delivered, event_times=loaded.ends("event_date_time"))
+    report.window_delivered(delivered, event_times=loaded.event_times_of_ends())
     for row in refused:
         metrics.refused_rows.labels(row.outbox).inc()
         context.error("row_dead_lettered", outbox=row.outbox, row_id=row.row_id, error=row.error)
@@ -189,7 +190,7 @@ class _HeldWindow:
         cut(self._window, levels)
 
 
-def _write(store: EventStore, window: SealedWindow, loaded: LoadedWindow, limits: Limits) -> Written:
+def _write(store: EventStore, window: SealedWindow, loaded: LoadedWindow, limits: AttemptLimits) -> Written:
     stored = store.read_back(window.id) if window.attempts > 1 else set()
     try:
         return write(store, window, loaded, stored=stored, limits=limits, ledger=_HeldWindow(window))
@@ -242,7 +243,8 @@ def _load(window: SealedWindow) -> LoadedWindow:
     try:
         # One that was smaller once (a lean row has grown since) may not be split: an insert under its token may arrive
         # at any time.
-        return load(window, max_bytes=None if window.is_write_begun else config().window_bytes)
+        max_bytes = None if window.is_write_begun else config().window_bytes
+        return load(window, environment=config().environment, max_bytes=max_bytes)
     except (DatabaseError, MemoryError) as error:
         if window.attempts >= _SPLIT_FROM_ATTEMPT and window.row_count > 1 and not window.is_write_begun:
             raise WindowTooLarge from error

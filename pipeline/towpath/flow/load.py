@@ -10,7 +10,7 @@ import functools
 import io
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from django.db import OperationalError, connection
 from django.db.models import BooleanField, Case, F, Func, TextField, Value, When
@@ -20,7 +20,6 @@ from django.db.models.functions import Cast, Coalesce
 from django.db.models.lookups import GreaterThan
 from django.db.models.sql.datastructures import Join
 
-from towpath.conf.current import config
 from towpath.errors import NotReadable, WindowTooLarge
 from towpath.eventlog.columns import (
     BASE_COLUMNS,
@@ -29,17 +28,17 @@ from towpath.eventlog.columns import (
     FromContext,
     FromEvent,
     FromPipeline,
-    FromSetting,
     Kind,
 )
+from towpath.eventlog.rows import Identity, event_times_of_ends, incomplete, lines
 from towpath.ledger import database_errors
+from towpath.ledger.batches import IDS_IN_WINDOW, ids_in_window
 from towpath.outbox.models import MOST_ROW_BYTES, all_outboxes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping
 
     from _typeshed import ReadableBuffer as Buffer
-    from django.db.backends.utils import CursorWrapper
 
     from towpath.ledger.windows import SealedWindow
     from towpath.outbox.models import Outbox
@@ -65,9 +64,7 @@ _INDEXES_ONLY = (
     " SET LOCAL enable_material = off"
 )
 
-#: In place of a value that no row of an outbox may lack: COPY's NULL, as a whole field.
-_NULL = rb"\N"
-#: Why a row with one is not delivered.
+#: Why a row that lacks a value is not delivered.
 HIDDEN = (
     "a row that the event refers to is hidden from the pipeline's role (row level security, a view), or holds NULL"
     " where the event has no None. See `pipeline doctor`: the event is delivered once the row can be read"
@@ -80,7 +77,7 @@ LOCKED = "somebody holds a lock on a table that the event is read from: `pipelin
 TOO_LARGE = f"larger than the {MOST_ROW_BYTES:,} bytes that a row may have: a worker holds it in memory several times"
 
 #: Stands for the window's id in the compiled statement.
-_ANY_WINDOW = str(uuid.uuid4())
+_PLACE_OF_WINDOW_ID = str(uuid.uuid4())
 
 #: Rows are handed on in pieces of this size; the limit of a window's bytes is as exact as that.
 _BUFFER_BYTES = 1 << 20
@@ -96,32 +93,30 @@ _DEFAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class LoadedWindow:
-    """The rows as COPY text, a line each, columns as in `ROW_COLUMNS`; and how many they are, by outbox.
+    """The rows as COPY text (`towpath.eventlog.rows`), and how many they are, by outbox.
 
     `hidden` are those whose event cannot be read, and `why`; `too_large` those that were not: neither must be written.
     """
 
     rows: bytes
     counts: Mapping[str, int]
-    hidden: frozenset[tuple[str, int]] = frozenset()
-    too_large: frozenset[tuple[str, int]] = frozenset()
+    hidden: frozenset[Identity] = frozenset()
+    too_large: frozenset[Identity] = frozenset()
     why: str = HIDDEN
 
     @property
     def row_count(self) -> int:
         return sum(self.counts.values())
 
-    def ends(self, column: str) -> list[str]:
-        """What the first and the last row have in this column."""
-        if not self.rows:
-            return []
-        first = self.rows[: self.rows.index(b"\n")]
-        last = self.rows[self.rows.rfind(b"\n", 0, -1) + 1 : -1]
-        place = next(place for place, known in enumerate(ROW_COLUMNS) if known.name == column)
-        return [row.split(b"\t")[place].decode() for row in dict.fromkeys((first, last))]
+    def lines(self) -> list[bytes]:
+        return lines(self.rows)
+
+    def event_times_of_ends(self) -> list[str]:
+        """Those of the first and the last row: no row is looked at by itself."""
+        return event_times_of_ends(self.rows)
 
 
-def load(window: SealedWindow, *, max_bytes: int | None) -> LoadedWindow:
+def load(window: SealedWindow, *, environment: str, max_bytes: int | None) -> LoadedWindow:
     """Read every row of the window. Raises WindowTooLarge when it has several rows and they exceed `max_bytes`, and
     NotReadable when some are locked and may be written all the same."""
     outboxes = all_outboxes()
@@ -129,74 +124,76 @@ def load(window: SealedWindow, *, max_bytes: int | None) -> LoadedWindow:
     # psycopg2 calls write() for each row: the buffer's is C, and ours is called once for a MiB of rows.
     buffer = io.BufferedWriter(body, _BUFFER_BYTES)
     counts: dict[str, int] = {}
-    locked: set[tuple[str, int]] = set()
+    locked: set[Identity] = set()
     try:
-        with connection.cursor() as cursor:
-            for name in window.rows:
-                outbox = outboxes[window.renamed.get(name, name)]
-                copy = cursor.cursor.mogrify(*_rows_sql(outbox, name, window.id)).decode()
-                # One message to the server, and so one transaction, in which alone the settings hold.
-                try:
-                    # Django does not translate the errors of a COPY.
-                    with connection.wrap_database_errors:
-                        cursor.copy_expert(
-                            f"{_SESSION}; {_INDEXES_ONLY}; COPY ({copy}) TO STDOUT (ENCODING 'UTF8')", buffer
-                        )
-                    counts[name] = cursor.rowcount
-                except OperationalError as error:
-                    if database_errors.sqlstate(error) != _LOCK_NOT_AVAILABLE:
-                        raise
-                    if window.is_write_begun:  # an insert that has these rows may arrive at any time
-                        raise NotReadable(LOCKED) from error
-                    locked.update((name, id_) for id_ in _ids(cursor, window, name))
-                    counts[name] = window.rows[name]
+        for name in window.rows:
+            outbox = outboxes[window.renamed.get(name, name)]
+            try:
+                counts[name] = _copy(_rows_sql(outbox, name, environment, window.id), buffer)
+            except OperationalError as error:
+                if database_errors.sqlstate(error) != _LOCK_NOT_AVAILABLE:
+                    raise
+                if window.is_write_begun:  # an insert that has these rows may arrive at any time
+                    raise NotReadable(LOCKED) from error
+                locked.update((name, id_) for id_ in ids_in_window(window.id, name))
+                counts[name] = window.rows[name]
         buffer.flush()
     except WindowTooLarge:
         connection.close()  # the rest of the COPY is still on its way; a new connection is cheaper than reading it
         raise
     rows = body.getvalue()
-    if not locked and b"\t" + _NULL + b"\t" not in rows:
-        return LoadedWindow(rows, counts)
-    incomplete: dict[str, list[int]] = {}
-    for line in rows.splitlines():
-        if _NULL in (values := line.split(b"\t")):
-            incomplete.setdefault(values[0].decode(), []).append(int(values[1]))
-    too_large = frozenset(
-        (name, id_)
-        for name, ids in incomplete.items()
-        for id_ in _too_large(outboxes[window.renamed.get(name, name)], ids)
-    )
-    hidden = frozenset((name, id_) for name, ids in incomplete.items() for id_ in ids) - too_large
-    return LoadedWindow(rows, counts, hidden | locked, too_large, LOCKED if locked else HIDDEN)
+    unread = frozenset(incomplete(rows))
+    too_large = _too_large(outboxes, window, unread)
+    return LoadedWindow(rows, counts, (unread - too_large) | locked, too_large, LOCKED if locked else HIDDEN)
 
 
-def _ids(cursor: CursorWrapper, window: SealedWindow, name: str) -> list[int]:
-    cursor.execute(
-        "SELECT unnest(ids) FROM pipeline_batch WHERE window_id = %s AND outbox = %s", [str(window.id), name]
-    )
-    return [id_ for (id_,) in cursor.fetchall()]
+def _copy(rows_sql: tuple[str, tuple[object, ...]], buffer: IO[bytes]) -> int:
+    """Write the rows into the buffer; how many they are."""
+    # Django does not translate the errors of a COPY.
+    with connection.cursor() as cursor, connection.wrap_database_errors:
+        copy = cursor.cursor.mogrify(*rows_sql).decode()
+        # One message to the server, and so one transaction, in which alone the settings hold.
+        cursor.copy_expert(f"{_SESSION}; {_INDEXES_ONLY}; COPY ({copy}) TO STDOUT (ENCODING 'UTF8')", buffer)
+        count: int = cursor.rowcount
+        return count
 
 
-def _too_large(outbox: type[Outbox], ids: Sequence[int]) -> Iterable[int]:
-    rows = outbox._base_manager.filter(GreaterThan(outbox.payload_bytes(), MOST_ROW_BYTES), id__in=ids)
-    return rows.values_list("id", flat=True)
+def _too_large(
+    outboxes: Mapping[str, type[Outbox]], window: SealedWindow, unread: frozenset[Identity]
+) -> frozenset[Identity]:
+    """Those of the rows whose payload is larger than any row's may be."""
+    ids: dict[str, list[int]] = {}
+    for name, id_ in unread:
+        ids.setdefault(name, []).append(id_)
+    found: set[Identity] = set()
+    for name, ids_of_one in ids.items():
+        outbox = outboxes[window.renamed.get(name, name)]
+        is_too_large = GreaterThan(outbox.payload_bytes(), MOST_ROW_BYTES)
+        rows = outbox._base_manager.filter(is_too_large, id__in=ids_of_one).values_list("id", flat=True)
+        found.update((name, id_) for id_ in rows)
+    return frozenset(found)
 
 
-def _rows_sql(outbox: type[Outbox], name: str, window_id: uuid.UUID) -> tuple[str, tuple[object, ...]]:
-    sql, parameters = _rows_sql_of_any_window(outbox, name)
-    return sql, tuple(str(window_id) if parameter == _ANY_WINDOW else parameter for parameter in parameters)
+def _rows_sql(
+    outbox: type[Outbox], name: str, environment: str, window_id: uuid.UUID
+) -> tuple[str, tuple[object, ...]]:
+    sql, parameters = _rows_sql_of_any_window(outbox, name, environment)
+    return sql, tuple(str(window_id) if parameter == _PLACE_OF_WINDOW_ID else parameter for parameter in parameters)
 
 
 @functools.cache
-def _rows_sql_of_any_window(outbox: type[Outbox], name: str) -> tuple[str, tuple[object, ...]]:
+def _rows_sql_of_any_window(outbox: type[Outbox], name: str, environment: str) -> tuple[str, tuple[object, ...]]:
     """Compiled once: for the ORM to put it together takes as long as for PostgreSQL to read a window's rows."""
-    known: dict[str, Combinable] = {"outbox": Value(name), "outbox_id": F("id"), "window_id": Value(_ANY_WINDOW)}
+    known: dict[str, Combinable] = {
+        "outbox": Value(name),
+        "outbox_id": F("id"),
+        "window_id": Value(_PLACE_OF_WINDOW_ID),
+        "environment": Value(environment),
+    }
     event_columns = _bounded(outbox)
     # As an array that the planner knows nothing of, it is always looked up index by index. As a join or an IN, the
-    # plan hangs on the statistics of a table that is empty or huge by turns: a window then took 27 s instead of 30 ms.
-    members = RawSQL(
-        "ARRAY(SELECT unnest(ids) FROM pipeline_batch WHERE window_id = %s AND outbox = %s)", [_ANY_WINDOW, name]
-    )
+    # plan rests on the statistics of a table that is empty or huge by turns: a window then took 27 s instead of 30 ms.
+    members = RawSQL(IDS_IN_WINDOW, [_PLACE_OF_WINDOW_ID, name])  # noqa: S611 - a constant, and its parameters
     is_member = Func(F("id"), members, arg_joiner=" = ANY", template="%(expressions)s", output_field=BooleanField())
     rows = outbox._base_manager.filter(is_member).order_by("id")
     query = rows.values_list(*(_value(column, known, event_columns) for column in ROW_COLUMNS)).query
@@ -227,8 +224,6 @@ def _value(column: Column, known: Mapping[str, Combinable], event_columns: Mappi
             return Coalesce(Cast(value, TextField()), Value(_DEFAULTS[column.kind]), output_field=TextField())
         case FromContext(key):
             return Coalesce(KeyTextTransform(key, "bound"), Value(_DEFAULTS[column.kind]), output_field=TextField())
-        case FromSetting(setting):
-            return Value(getattr(config(), setting))
 
 
 class _BoundedBody(io.RawIOBase):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import structlog
 
+from towpath.eventlog import rows
 from towpath.eventlog.errors import (
     EventStoreError,
     OutcomeUnknown,
@@ -37,6 +38,7 @@ from towpath.telemetry import report
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from towpath.eventlog.rows import Identity
     from towpath.eventlog.store import EventStore
     from towpath.flow.load import LoadedWindow
     from towpath.ledger.windows import SealedWindow
@@ -69,8 +71,6 @@ _OUTCOMES: dict[type[Exception], InsertOutcome] = {
     OutcomeUnknown: "unknown",
 }
 
-Identity = tuple[str, int]
-
 
 class Ledger(Protocol):
     """What an attempt must tell the ledger, or hear from it. Both raise LeaseLost when somebody else has the window."""
@@ -82,7 +82,7 @@ class Ledger(Protocol):
         """That the window is cut this many times before its first insert, from now on."""
 
 
-class Limits(NamedTuple):
+class AttemptLimits(NamedTuple):
     """`max_bytes` of one insert; `is_store_proven` if the store is known to take rows, just not these; `seconds` for
     telling rows at fault from others."""
 
@@ -113,7 +113,7 @@ def write(
     loaded: LoadedWindow,
     *,
     stored: set[Identity],
-    limits: Limits,
+    limits: AttemptLimits,
     ledger: Ledger,
 ) -> Written:
     """Return when the store holds every row of the window, but for those returned.
@@ -146,12 +146,12 @@ class _Parts:
         loaded: LoadedWindow,
         *,
         stored: set[Identity],
-        limits: Limits,
+        limits: AttemptLimits,
         ledger: Ledger,
     ) -> None:
         self._store = store
         self._window = window
-        self._rows = loaded.rows
+        self._loaded = loaded
         self._max_bytes = limits.max_bytes
         self._is_store_proven = limits.is_store_proven
         self._until = time.monotonic() + limits.seconds
@@ -169,7 +169,7 @@ class _Parts:
 
     @functools.cached_property
     def _lines(self) -> list[bytes]:
-        return self._rows.splitlines(keepends=True)
+        return self._loaded.lines()
 
     def written(self) -> Written:
         if self._unanswered is not None and self._missing(0, len(self._lines)):
@@ -216,7 +216,7 @@ class _Parts:
         if error is not None:
             if self._is_exhausted(error):
                 if not isinstance(error, OutcomeUnknown):  # which may arrive still, under this window's tokens
-                    self._left.update(map(_identity, missing))
+                    self._left.update(map(rows.identity, missing))
                 return
             if not self._is_used_up(missing, token=token, depth=depth):
                 return
@@ -229,8 +229,7 @@ class _Parts:
         return self._unknown(self._lines[low:high])
 
     def _unknown(self, lines: Sequence[bytes]) -> list[bytes]:
-        known = self._known()
-        return [line for line in lines if _identity(line) not in known]
+        return rows.missing(lines, self._known())
 
     def _known(self) -> set[Identity]:
         return self._stored | self._refused.keys() | self._left
@@ -259,7 +258,7 @@ class _Parts:
     def _noted(self, lines: list[bytes], error: WriteRefused) -> WriteRefused | None:
         self._refusals += 1
         self._stored = self._store.read_back(self._window.id)
-        if all(_identity(line) in self._stored for line in lines):
+        if all(rows.identity(line) in self._stored for line in lines):
             # As when a materialized view fails: the table has the rows by then.
             self._complaint = str(error)
             self._is_proven = True
@@ -271,7 +270,7 @@ class _Parts:
 
     def _settle(self, line: bytes, error: EventStoreError | None) -> None:
         """The store does not take this row by itself, and does not hold it."""
-        identity = _identity(line)
+        identity = rows.identity(line)
         if isinstance(error, RowsRefused):
             self._refused[identity] = RefusedRow(*identity, str(error))
         elif isinstance(error, WriteTooLarge):
@@ -289,7 +288,7 @@ class _Parts:
             error = self._try([line], token=f"{token}:{series}", depth=0)
             if error is not None:
                 raise OutcomeUnknown(f"a row that it took before is refused now: {error}") from error
-            if _identity(line) in self._stored:
+            if rows.identity(line) in self._stored:
                 return
         raise OutcomeUnknown("the event store does not show a row of the window that it says it has")
 
@@ -300,7 +299,7 @@ class _Parts:
         """
         months: dict[bytes, list[bytes]] = {}
         for line in missing:
-            months.setdefault(_month(line), []).append(line)
+            months.setdefault(rows.month(line), []).append(line)
         if len(months) > 1 and self._try([lines[0] for lines in months.values()], token=token, depth=depth) is None:
             return True
         return all(self._is_used_up_in_month(lines, token=token, depth=depth) for lines in months.values())
@@ -311,11 +310,11 @@ class _Parts:
         unanswered = 0
         error: EventStoreError | None = None
         for row in _spread(lines):
-            if _identity(row) in self._known():
+            if rows.identity(row) in self._known():
                 continue
             if error is not None and self._is_exhausted(error):
                 if not unanswered:
-                    self._left.update(map(_identity, self._unknown(lines)))
+                    self._left.update(map(rows.identity, self._unknown(lines)))
                 break
             error = self._try([row], token=token, depth=depth)
             if error is None:
@@ -339,7 +338,7 @@ class _Parts:
     def _middle(self, low: int, high: int) -> int:
         """Where to cut: between two outboxes if there are several, so that one does not wait for the other's rows."""
         middle = (low + high) // 2
-        sizes = Counter(_identity(line)[0] for line in self._lines[low:high])
+        sizes = Counter(map(rows.outbox, self._lines[low:high]))
         if len(sizes) == 1:
             return middle
         ends = []
@@ -354,18 +353,12 @@ class _Parts:
         return str(self._window.id) if is_whole else f"{self._window.id}:{low}-{high}"
 
 
-def _identity(line: bytes) -> Identity:
-    """(outbox, outbox_id): the first two columns of COPY text."""
-    outbox, outbox_id, _ = line.split(b"\t", 2)
-    return outbox.decode(), int(outbox_id)
-
-
 def _spread(lines: Sequence[bytes]) -> Iterator[bytes]:
     """The lines of each outbox in turn: the first, the middle and the last, then those between. Rows at fault often
     come side by side, and are one outbox's."""
     by_outbox: dict[bytes, list[bytes]] = {}
     for line in lines:
-        by_outbox.setdefault(line.split(b"\t", 1)[0], []).append(line)
+        by_outbox.setdefault(rows.outbox(line), []).append(line)
     for of_each in itertools.zip_longest(*map(_from_afar, by_outbox.values())):
         yield from filter(None, of_each)
 
@@ -377,8 +370,3 @@ def _from_afar(lines: Sequence[bytes]) -> list[bytes]:
         step = (step + 1) // 2
         places |= dict.fromkeys(range(0, len(lines), step))
     return [lines[place] for place in places]
-
-
-def _month(line: bytes) -> bytes:
-    """The month of event_date_time, the fifth column, as PostgreSQL writes it: the first seven characters."""
-    return line.split(b"\t", 5)[4][:7]

@@ -97,6 +97,10 @@ def ids_in_window(window: UUID, outbox: str) -> list[int]:
         return [id_ for (id_,) in cursor.fetchall()]
 
 
+#: The same as an array in another statement; the parameters are the window and the outbox.
+IDS_IN_WINDOW = "ARRAY(SELECT unnest(ids) FROM pipeline_batch WHERE window_id = %s AND outbox = %s)"
+
+
 def first_ids(window: UUID, *, batches: int, ids_of_each: int) -> list[BatchMessage]:
     """The first so many batches of a window, each with so many of its first ids."""
     with connection.cursor() as cursor:

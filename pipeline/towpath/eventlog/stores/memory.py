@@ -8,7 +8,6 @@ each month, and the token log has an entry for each block, of which it forgets t
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,16 +16,14 @@ from threading import Lock
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from towpath.eventlog.columns import ADDED_COLUMNS, ROW_COLUMNS
+from towpath.eventlog.columns import ADDED_COLUMNS
 from towpath.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
+from towpath.eventlog.rows import Identity, lines, values
 from towpath.eventlog.store import Digest, StoredEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-_ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
-
-Identity = tuple[str, int]
 Block = tuple[str, str]  # month, token
 
 
@@ -140,7 +137,7 @@ class MemoryStore:
 
 def parse(rows: bytes) -> list[StoredRow]:
     """The rows of COPY text. Raises RowsRefused, which quotes none of them."""
-    return [_parse_row(line) for line in rows.split(b"\n")[:-1]]
+    return [_parse_row(line) for line in lines(rows)]
 
 
 def by_month(rows: Sequence[StoredRow]) -> dict[str, list[StoredRow]]:
@@ -151,21 +148,18 @@ def by_month(rows: Sequence[StoredRow]) -> dict[str, list[StoredRow]]:
 
 
 def _parse_row(line: bytes) -> StoredRow:
-    fields = [_unescaped(field) for field in line.split(b"\t")]
-    if len(fields) != len(ROW_COLUMNS):
-        raise RowsRefused(f"Cannot parse input: {len(fields)} columns, expected {len(ROW_COLUMNS)}")
-    outbox, outbox_id, window_id, event_type, event_date_time, environment, metadata_version, event_context = fields[:8]
+    row = values(line)
     try:
         return StoredRow(
-            outbox=outbox.decode(),
-            outbox_id=_natural(outbox_id),
-            window_id=UUID(window_id.decode()),
-            event_type=event_type.decode(),
-            event_date_time=datetime.fromisoformat(event_date_time.decode()).astimezone(UTC),
-            environment=environment.decode(),
-            metadata_version=_natural(metadata_version),
-            event_context=event_context,
-            added=tuple(value.decode() for value in fields[8:]),
+            outbox=row["outbox"].decode(),
+            outbox_id=_natural(row["outbox_id"]),
+            window_id=UUID(row["window_id"].decode()),
+            event_type=row["event_type"].decode(),
+            event_date_time=datetime.fromisoformat(row["event_date_time"].decode()).astimezone(UTC),
+            environment=row["environment"].decode(),
+            metadata_version=_natural(row["metadata_version"]),
+            event_context=row["event_context"],
+            added=tuple(row[column.name].decode() for column in ADDED_COLUMNS),
         )
     except ValueError:
         raise RowsRefused("Cannot parse input: a value is not of its column's type") from None
@@ -176,7 +170,3 @@ def _natural(text: bytes) -> int:
     if number < 0 or number >= math.ldexp(1, 64):
         raise ValueError
     return number
-
-
-def _unescaped(field: bytes) -> bytes:
-    return re.sub(rb"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), field, flags=re.DOTALL)

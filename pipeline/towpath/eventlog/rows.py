@@ -1,0 +1,78 @@
+"""A window's rows on their way into a store: PostgreSQL's COPY text, a line each, columns as in `ROW_COLUMNS`.
+
+No other module knows this form. Nearly every window passes as it is, in one piece: no function here that looks at each
+line is called unless something has gone wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from towpath.eventlog.columns import ROW_COLUMNS
+from towpath.eventlog.errors import RowsRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+#: (outbox, outbox_id): what tells rows apart.
+Identity = tuple[str, int]
+
+#: COPY's NULL, as a whole field: in place of a value that no row may lack.
+_NULL = rb"\N"
+_ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+_NAMES = [column.name for column in ROW_COLUMNS]
+_TIME = _NAMES.index("event_date_time")
+
+
+def lines(rows: bytes) -> list[bytes]:
+    """Each row with the end of its line, so that they can be joined again."""
+    return rows.splitlines(keepends=True)
+
+
+def outbox(line: bytes) -> bytes:
+    """As it stands in the text: to compare with others only."""
+    return line[: line.index(b"\t")]
+
+
+def identity(line: bytes) -> Identity:
+    name, outbox_id, _ = line.split(b"\t", 2)
+    return name.decode(), int(outbox_id)
+
+
+def missing(wanted: Sequence[bytes], stored: Collection[Identity]) -> list[bytes]:
+    """Those of the lines that are not among the stored rows."""
+    return [line for line in wanted if identity(line) not in stored]
+
+
+def month(line: bytes) -> bytes:
+    """That of event_date_time, as PostgreSQL writes it: the first seven characters."""
+    return line.split(b"\t", _TIME + 1)[_TIME][:7]
+
+
+def event_times_of_ends(rows: bytes) -> list[str]:
+    """The event_date_time of the first and of the last row, as PostgreSQL writes it."""
+    if not rows:
+        return []
+    first = rows[: rows.index(b"\n")]
+    last = rows[rows.rfind(b"\n", 0, -1) + 1 : -1]
+    return [line.split(b"\t")[_TIME].decode() for line in dict.fromkeys((first, last))]
+
+
+def incomplete(rows: bytes) -> list[Identity]:
+    """The rows that lack a value."""
+    if b"\t" + _NULL + b"\t" not in rows:  # many times quicker than to look at each line
+        return []
+    return [identity(line) for line in lines(rows) if _NULL in line.rstrip(b"\n").split(b"\t")]
+
+
+def values(line: bytes) -> dict[str, bytes]:
+    """What the columns hold, by name. Raises RowsRefused for a line with more columns or fewer."""
+    fields = line.rstrip(b"\n").split(b"\t")
+    if len(fields) != len(_NAMES):
+        raise RowsRefused(f"Cannot parse input: {len(fields)} columns, expected {len(_NAMES)}")
+    return {name: _unescaped(field) for name, field in zip(_NAMES, fields, strict=True)}
+
+
+def _unescaped(field: bytes) -> bytes:
+    return re.sub(rb"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), field, flags=re.DOTALL)
