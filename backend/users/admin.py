@@ -72,7 +72,7 @@ class ChangeUserForm(_UserForm):
         )
 
 
-class _Refused(Exception):  # noqa: N818 - never leaves this module
+class _Refused(Exception):
     """The use case does not do it, although the form's checks found nothing."""
 
     def __init__(self, error: str, refusal: UserRefused | None) -> None:

@@ -1,13 +1,17 @@
-"""Errors of the pipeline itself. What the event store can raise is in `towpath.eventlog.errors`.
+"""Errors of the pipeline itself. Those of the event store are in `towpath.eventlog.errors`, of publishing in
+`towpath.outbox.errors`.
 
 PipelineError
 |- LeaseLost
 |- WindowTooLarge
 |- SchemaRefused
 |- NotTaken
+|- NotReadable
 |- BrokerUnreachable
 |- OutboxInUse
-|- NotReadable
+|- NoAlarm
+
+Their names say what has happened. Without a text, an error's is the first sentence of its docstring.
 """
 
 from __future__ import annotations
@@ -21,35 +25,42 @@ _LONGEST_TEXT = 300
 
 
 class PipelineError(Exception):
-    """Base of the pipeline's errors."""
+    """Something has gone wrong in the pipeline."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(text or " ".join((type(self).__doc__ or "").split()).partition(". ")[0].rstrip("."))
 
 
-class LeaseLost(PipelineError):  # noqa: N818
-    """Somebody else has taken the window over."""
+class LeaseLost(PipelineError):
+    """Another process has taken the window over."""
 
 
-class WindowTooLarge(PipelineError):  # noqa: N818 - says what is the matter
-    """The window's payloads exceed WINDOW_BYTES: it must be split."""
+class WindowTooLarge(PipelineError):
+    """The window is larger than WINDOW_BYTES. It must be split."""
 
 
-class SchemaRefused(PipelineError):  # noqa: N818
-    """The event store has taken no row of a window, nor, since then, of another: its table may be at fault."""
+class SchemaRefused(PipelineError):
+    """The event store has taken none of the window's rows. Nor, since then, of another's: its table may be at fault."""
 
 
-class NotTaken(PipelineError):  # noqa: N818
-    """The event store answers a read-back, and an insert of the window fails all the same: the cause says how."""
+class NotTaken(PipelineError):
+    """The event store answers a read-back, and does not take the window. The cause says why."""
 
 
-class BrokerUnreachable(PipelineError):  # noqa: N818
-    """RabbitMQ does not answer, or refuses a queue: the message says which, and what to do."""
+class NotReadable(PipelineError):
+    """PostgreSQL does not show it in time. The text says what, and who holds a lock."""
 
 
-class NotReadable(PipelineError):  # noqa: N818
-    """PostgreSQL does not show it in time: the message says what, and who holds a lock."""
+class BrokerUnreachable(PipelineError):
+    """RabbitMQ does not answer, or refuses a queue. The text says which, and how to fix it."""
 
 
-class OutboxInUse(PipelineError):  # noqa: N818
-    """An outbox has events under way, or its name is another's: the message says what to do first."""
+class OutboxInUse(PipelineError):
+    """An outbox has events under way, or its name is another's. The text says what to do first."""
+
+
+class NoAlarm(PipelineError):
+    """There is no receipt with this number that the event store contradicts."""
 
 
 def described(error: BaseException) -> str:
@@ -82,7 +93,3 @@ def _place(error: BaseException) -> str:
         return ""
     code = traceback.tb_frame.f_code
     return f"in {code.co_name} ({code.co_filename.rsplit('/', 1)[-1]}:{traceback.tb_lineno})"
-
-
-class NoAlarmError(Exception):
-    """There is no receipt with this number that the event store contradicts."""

@@ -145,7 +145,7 @@ class Books:
     guard: threading.Lock = field(default_factory=threading.Lock)
 
 
-class _RollBack(Exception):  # noqa: N818 - thrown to roll back, and caught
+class _RollBack(Exception):
     pass
 
 

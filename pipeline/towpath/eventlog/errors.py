@@ -18,15 +18,15 @@ class EventStoreError(Exception):
     """A write to the event store did not succeed."""
 
 
-class StoreUnavailable(EventStoreError):  # noqa: N818 - named after the outcome, as in docs/guarantees.md
+class StoreUnavailable(EventStoreError):
     """The event store cannot take rows now."""
 
 
-class OutcomeUnknown(EventStoreError):  # noqa: N818
+class OutcomeUnknown(EventStoreError):
     """The event store's answer was lost: the rows may be written or not."""
 
 
-class WriteRefused(EventStoreError):  # noqa: N818
+class WriteRefused(EventStoreError):
     """The event store does not take these rows: either `RowsRefused` or `WriteTooLarge`."""
 
 

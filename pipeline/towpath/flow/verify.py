@@ -18,7 +18,7 @@ import structlog
 from django.db import connection, transaction
 
 from towpath.conf.current import config
-from towpath.errors import NoAlarmError
+from towpath.errors import NoAlarm
 from towpath.eventlog.errors import EventStoreError
 from towpath.events import ReceiptMismatchClosed
 from towpath.ledger.moment import one_moment
@@ -207,7 +207,7 @@ def close(windows: Sequence[UUID], *, reason: str, by: str) -> None:
     """End the alarms of these windows: what the event store holds stays as it is. That it was decided, by whom and why,
     is an event itself, in the same transaction.
 
-    Raises NoAlarmError, before anything is changed, if one of them is not an alarm.
+    Raises NoAlarm, before anything is changed, if one of them is not an alarm.
     """
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
@@ -221,7 +221,7 @@ RETURNING id, coalesce(contradiction, 'vanished: ' || vanished::text)
         )
         closed = dict(cursor.fetchall())
         if missing := set(windows) - closed.keys():
-            raise NoAlarmError(f"{min(missing)} is not the receipt of an alarm: see `pipeline verify --since ...`.")
+            raise NoAlarm(f"{min(missing)} is not the receipt of an alarm: see `pipeline verify --since ...`.")
         for window, difference in closed.items():
             publish(ReceiptMismatchClosed(window=str(window), difference=difference, reason=reason, closed_by=by))
     for window, difference in closed.items():

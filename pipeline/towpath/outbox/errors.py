@@ -19,7 +19,7 @@ class OutboxError(Exception):
     """Base of the outbox's errors."""
 
 
-class NotInTransaction(OutboxError, TransactionManagementError):  # noqa: N818 - says what is the matter
+class NotInTransaction(OutboxError, TransactionManagementError):
     """Published outside a transaction: write `with transaction.atomic():` around the change and its publish(), so
     that both are committed together or not at all."""
 
@@ -30,15 +30,15 @@ class NotInTransaction(OutboxError, TransactionManagementError):  # noqa: N818 -
         super().__init__(text)
 
 
-class WrongDatabase(OutboxError, ValueError):  # noqa: N818
+class WrongDatabase(OutboxError, ValueError):
     """A row of an outbox is to be written into another database than `default`, where the pipeline never looks."""
 
 
-class OnlyInserts(OutboxError):  # noqa: N818
+class OnlyInserts(OutboxError):
     """A row of an outbox is to be changed, or made only where there is none: the event would be another, or missing."""
 
 
-class EventNotStorable(OutboxError, ValueError):  # noqa: N818
+class EventNotStorable(OutboxError, ValueError):
     """The event cannot be stored as it is."""
 
 

@@ -104,10 +104,8 @@ class OutboxQuerySet(models.QuerySet[M]):
 
     def _is_ordinary(self) -> bool:
         """True if nothing but an INSERT belongs to saving a row."""
-        from towpath.outbox.models import Outbox  # noqa: PLC0415 - which imports this module
-
         is_watched = pre_save.has_listeners(self.model) or post_save.has_listeners(self.model)
-        return self.model.save is Outbox.save and not is_watched
+        return getattr(self.model.save, "is_only_an_insert", False) and not is_watched
 
 
 class OutboxBase(models.base.ModelBase):

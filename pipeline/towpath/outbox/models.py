@@ -101,6 +101,9 @@ class Outbox(models.Model, metaclass=OutboxBase):
         # Otherwise Django would look for the row of a given id, and change that.
         super().save(force_insert=True, using=DEFAULT_DB_ALIAS)
 
+    # A `save` of a subclass's own does not say so, and is called for each row.
+    save.is_only_an_insert = True  # type: ignore[attr-defined]
+
     @classmethod
     def outbox_name(cls) -> str:
         """The name that batches, windows and the event store know this outbox by: its table's."""

@@ -34,7 +34,7 @@ _TIME = re.compile(r"[\d:.TZ +-]{19,40}", re.ASCII)
 _TRACE = re.compile(r"[\x20-\x7e]{0,512}")
 
 
-class MessageRejected(Exception):  # noqa: N818 - what became of it
+class MessageRejected(Exception):
     """The message is not one of the pipeline's."""
 
     def __init__(self, reason: RejectReason) -> None:

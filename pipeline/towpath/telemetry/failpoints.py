@@ -28,7 +28,7 @@ Failpoint = Literal[
 ]
 
 
-class FailpointReached(Exception):  # noqa: N818
+class FailpointReached(Exception):
     """Raised by a failpoint whose action is `raise`."""
 
 

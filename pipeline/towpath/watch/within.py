@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class NoAnswerYet(Exception):  # noqa: N818 - says what is the matter
+class NoAnswerYet(Exception):
     """The look takes longer than its limit."""
 
 

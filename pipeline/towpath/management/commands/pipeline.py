@@ -16,7 +16,7 @@ from django.db import DatabaseError, InterfaceError
 
 from towpath.actors import enqueue_batches
 from towpath.conf.current import config
-from towpath.errors import NoAlarmError, NotReadable, OutboxInUse
+from towpath.errors import NoAlarm, NotReadable, OutboxInUse
 from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import EventStoreError
 from towpath.flow import deadletters, outboxes, stranded
@@ -140,7 +140,7 @@ class Command(BaseCommand):
             raise SystemExit(2)
         try:
             close(windows, reason=reason.strip(), by=_operator())
-        except NoAlarmError as error:
+        except NoAlarm as error:
             raise CommandError(str(error)) from error
 
     def _verify(self, options: dict[str, Any]) -> bool:
