@@ -21,8 +21,7 @@ from towpath.flow import deadletters
 from towpath.flow.delivery import Delivery, deliver
 from towpath.ledger.models import Window
 from towpath.outbox.errors import NotInTransaction, OnlyInserts, OutboxError, WrongDatabase
-from towpath.outbox.insert import OutboxQuerySet
-from towpath.outbox.models import OutboxEvent, all_outboxes
+from towpath.outbox.models import OutboxEvent, OutboxQuerySet, all_outboxes
 from towpath.testing.published import Published
 from towpath.watch.doctor import examine
 from towpath.watch.status import read_status

@@ -98,7 +98,7 @@ def command(*arguments: str) -> tuple[int, str, str]:
 
 def test_the_checked_in_registry_agrees_with_the_code() -> None:
     """When this fails, its text says which command puts it right."""
-    assert registry.problems() == []
+    assert registry.disagreements() == []
 
 
 def test_every_event_of_the_installed_apps_is_registered_and_those_of_tests_are_not() -> None:
@@ -120,13 +120,13 @@ def test_every_event_of_the_installed_apps_is_registered_and_those_of_tests_are_
 
 def test_a_new_event_is_missing_until_the_command_has_written_it(shop: Shop) -> None:
     shop.has(Shipped)
-    (problem,) = registry.problems()
+    (problem,) = registry.disagreements()
     assert "Shipped ('shipped' version 1) is not in" in problem
     assert registry.COMMAND in problem
 
     assert command("--write") == (0, f"written: {shop.file}\n", "")
 
-    assert registry.problems() == []
+    assert registry.disagreements() == []
     assert list(shop.registered()["shipped"]["1"]["properties"]) == ["order", "to", "note", "title"]
     assert command("--write") == (0, "", "")
 
@@ -134,7 +134,7 @@ def test_a_new_event_is_missing_until_the_command_has_written_it(shop: Shop) -> 
 def test_changing_a_published_version_is_refused_with_what_to_write(shop: Shop) -> None:
     # Given a published version whose field is now stored in clear
     shop.has(Shipped)
-    registry.write()
+    registry.update_files()
     before = shop.file.read_bytes()
     shop.has(ShippedInClear)
 
@@ -150,45 +150,45 @@ def test_changing_a_published_version_is_refused_with_what_to_write(shop: Shop) 
 
 def test_a_raised_version_is_added_and_the_old_one_is_kept(shop: Shop) -> None:
     shop.has(Shipped)
-    registry.write()
+    registry.update_files()
 
     shop.has(ShippedSinceMay)
-    assert len(registry.problems()) == 1
-    registry.write()
+    assert len(registry.disagreements()) == 1
+    registry.update_files()
 
-    assert registry.problems() == []
+    assert registry.disagreements() == []
     assert list(shop.registered()["shipped"]) == ["1", "2"]
 
 
 def test_other_words_in_a_docstring_are_no_change(shop: Shop) -> None:
     shop.has(Shipped)
-    registry.write()
+    registry.update_files()
 
     shop.has(ShippedSilently)
 
-    assert registry.problems() == []
+    assert registry.disagreements() == []
 
 
 def test_an_event_that_is_gone_stays_registered(shop: Shop) -> None:
     shop.has(Shipped)
-    registry.write()
+    registry.update_files()
 
     shop.has()
 
-    assert registry.problems() == []
-    assert registry.write() == []
+    assert registry.disagreements() == []
+    assert registry.update_files() == []
     assert list(shop.registered()) == ["shipped"]
 
 
 def test_a_version_lower_than_the_registered_one_is_refused_unless_it_is_that_version_s(shop: Shop) -> None:
     """An old class may be kept for what still publishes it, with the old fields only."""
     shop.has(Shipped, ShippedSinceMay)
-    registry.write()
+    registry.update_files()
 
     shop.has(Shipped)
-    assert registry.problems() == []
+    assert registry.disagreements() == []
     shop.has(ShippedInClear)
-    assert "write `version = 3`" in registry.problems()[0]
+    assert "write `version = 3`" in registry.disagreements()[0]
 
 
 def test_two_events_of_one_type_and_version_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,15 @@ from tests.knobs import Knobs
 from tests.unit.outboxes import Maybe, Paid, Renamed, frozen, lean, made, meta_of, user_key
 from towpath.outbox.checks import check_outboxes, problems_between, problems_of
 from towpath.outbox.fields import Xid8Field
-from towpath.outbox.insert import OutboxQuerySet
-from towpath.outbox.models import MOST_ROW_BYTES, FrozenOutbox, LeanOutbox, Outbox, OutboxEvent, all_outboxes
+from towpath.outbox.models import (
+    MOST_ROW_BYTES,
+    FrozenOutbox,
+    LeanOutbox,
+    Outbox,
+    OutboxEvent,
+    OutboxQuerySet,
+    all_outboxes,
+)
 
 
 def test_the_outboxes_of_the_application_are_well() -> None:

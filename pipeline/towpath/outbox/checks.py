@@ -17,8 +17,7 @@ from towpath.conf.current import config
 from towpath.outbox import lean, own_columns
 from towpath.outbox.event import Event
 from towpath.outbox.fields import RowLimits, TableStorage
-from towpath.outbox.insert import OutboxQuerySet
-from towpath.outbox.models import MOST_ROW_BYTES, FrozenOutbox, LeanOutbox, Outbox, base_fields
+from towpath.outbox.models import MOST_ROW_BYTES, FrozenOutbox, LeanOutbox, Outbox, OutboxQuerySet, base_fields
 from towpath.outbox.registry import installed_events
 
 if TYPE_CHECKING:

@@ -28,8 +28,15 @@ if TYPE_CHECKING:
 _FIELDS_BY_TYPE = {
     "str": ("CharField", "TextField", "SlugField"),
     "int": (
-        *("AutoField", "BigAutoField", "SmallAutoField", "IntegerField", "BigIntegerField", "SmallIntegerField"),
-        *("PositiveIntegerField", "PositiveBigIntegerField", "PositiveSmallIntegerField"),
+        "AutoField",
+        "BigAutoField",
+        "SmallAutoField",
+        "IntegerField",
+        "BigIntegerField",
+        "SmallIntegerField",
+        "PositiveIntegerField",
+        "PositiveBigIntegerField",
+        "PositiveSmallIntegerField",
     ),
     "bool": ("BooleanField",),
     "date": ("DateField",),
@@ -40,8 +47,21 @@ _SUPPORTED = "str, int, bool, date, datetime, UUID, and each of them with `| Non
 
 #: What pydantic's schema of a value may say besides its type: limits, which change nothing in how it is written.
 _LIMITS = {
-    *("type", "metadata", "strict", "max_length", "min_length", "pattern", "regex_engine", "ge", "gt", "le", "lt"),
-    *("multiple_of", "microseconds_precision", "tz_constraint", "version"),
+    "type",
+    "metadata",
+    "strict",
+    "max_length",
+    "min_length",
+    "pattern",
+    "regex_engine",
+    "ge",
+    "gt",
+    "le",
+    "lt",
+    "multiple_of",
+    "microseconds_precision",
+    "tz_constraint",
+    "version",
 }
 
 
@@ -144,7 +164,7 @@ def _kind(schema: Mapping[str, Any], *, is_nullable: bool = False) -> _Kind | No
 
 
 def problems_of(outbox: type[models.Model], event: type[Event], paths: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """What would make the stored context another text than the event's `model_dump_json()`; with what to do."""
+    """What would make the stored context another text than the event's `model_dump_json()`; and how to fix it."""
     if event.protected_fields():
         names = ", ".join(event.protected_fields())
         yield (
@@ -177,7 +197,7 @@ def problems_of(outbox: type[models.Model], event: type[Event], paths: Mapping[s
 
 
 def time_problems(outbox: type[models.Model], path: str) -> Iterator[tuple[str, str]]:
-    """What would keep `event_date_time` from being the time of the event; with what to do."""
+    """What would keep `event_date_time` from being the time of the event; and how to fix it."""
     for problem in _path_problems(outbox, path, _FIELDS_BY_TYPE["datetime"], is_nullable=False):
         yield f"event_date_time: {problem[0]}", problem[1]
         return

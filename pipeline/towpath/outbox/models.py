@@ -9,22 +9,32 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast
 
 from django.apps import apps
 from django.db import DEFAULT_DB_ALIAS, models
 from django.db.models import Case, F, Value, When
 from django.db.models.lookups import GreaterThan
+from django.db.models.signals import post_save, pre_save
 
 from towpath.outbox.context import bound
 from towpath.outbox.errors import OnlyInserts
 from towpath.outbox.event import EARLIEST, TOO_LATE, Event
 from towpath.outbox.fields import CurrentXid, RowLimits, TableStorage, Xid8Field
-from towpath.outbox.insert import OutboxBase, OutboxQuerySet, require_transaction, require_zones
+from towpath.outbox.insert import (
+    ROWS_PER_STATEMENT,
+    has_ordinary_values,
+    insert_objects,
+    require_transaction,
+    require_zones,
+    stamp_anew,
+)
 from towpath.outbox.lean import context_json, octets, text_bytes
 
 if TYPE_CHECKING:
     from django.db.models.expressions import Combinable
+
+M = TypeVar("M", bound=models.Model)
 
 #: A queue's table: dead rows come as fast as live ones, so vacuum goes by count and not by share, without pausing,
 #: and does not truncate (that takes an exclusive lock each time the queue runs empty).
@@ -55,6 +65,105 @@ _FROZEN_LIMITS = (
     "metadata_version >= 0",
     f"octet_length(event_context) <= {MOST_ROW_BYTES}",
 )
+
+
+class OutboxQuerySet(models.QuerySet[M]):
+    """Rows of an outbox: inserted into `default`, in the transaction of what they report, or not at all.
+
+    No router is asked where they are: a replica has not the newest ones, and takes none. What is out of the ordinary (a
+    `save` of its own, receivers of Django's signals, expressions as values) is left to the ORM.
+    """
+
+    @property
+    def db(self) -> str:
+        alias: str | None = self._db  # type: ignore[attr-defined]
+        return alias or DEFAULT_DB_ALIAS
+
+    def create(self, **values: Any) -> M:  # noqa: ANN401 - as Django's
+        """As Django's. Raises NotInTransaction outside `transaction.atomic()`."""
+        require_transaction(using=self.db)
+        row = self.model(**values)
+        if not self._is_ordinary() or not has_ordinary_values(row):
+            row.save(force_insert=True)
+            return row
+        require_zones(row)
+        insert_objects(self.model, [row])
+        return row
+
+    def bulk_create(self, objs: Iterable[M], batch_size: int | None = None, *args: Any, **conflicts: Any) -> list[M]:  # noqa: ANN401
+        """As Django's, a thousand rows to a statement. Raises NotInTransaction outside `transaction.atomic()`."""
+        require_transaction(using=self.db)
+        if any(args) or any(conflicts.values()):
+            self._refuse("bulk_create() with conflicts", "leaves out events, or changes them")
+        rows = list(objs)
+        for row in rows:
+            require_zones(row)
+        if batch_size or not self._is_ordinary() or not all(map(has_ordinary_values, rows)):
+            return super().bulk_create(rows, batch_size)
+        for start in range(0, len(rows), ROWS_PER_STATEMENT):
+            insert_objects(self.model, rows[start : start + ROWS_PER_STATEMENT])
+        return rows
+
+    def get_or_create(self, *_args: object, **_values: object) -> NoReturn:
+        self._refuse("get_or_create()", "makes no event while an older one is undelivered")
+
+    def update_or_create(self, *_args: object, **_values: object) -> NoReturn:
+        self._refuse("update_or_create()", "changes an older event instead of making one")
+
+    def update(self, **_values: object) -> NoReturn:
+        self._refuse("update()", "changes events that may be on their way already")
+
+    def bulk_update(self, *_args: object, **_values: object) -> NoReturn:
+        self._refuse("bulk_update()", "changes events that may be on their way already")
+
+    def _insert(self, objs: Iterable[M], *args: Any, using: str | None = None, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Where every insert of the ORM's passes: those of `save`, of fixtures and of related managers, too."""
+        require_transaction(using=using or self.db)
+        rows = list(objs)
+        for row in rows:
+            stamp_anew(row)
+        # Not even as DEFAULT: a role that only publishes lacks the privilege on the column.
+        kwargs["fields"] = [field for field in kwargs["fields"] if field.name != "xid"]
+        return super()._insert(rows, *args, using=DEFAULT_DB_ALIAS, **kwargs)  # type: ignore[misc]
+
+    # Django's managers pass a private method on only if it says so.
+    _insert.alters_data = True  # type: ignore[attr-defined]
+    _insert.queryset_only = False  # type: ignore[attr-defined]
+
+    def _update(self, _values: object) -> int:
+        """What Django tries first with a row that has an id, such as one from a fixture."""
+        if self.exists():
+            self._refuse("loading a row with the id of another", "changes an event that may be on its way already")
+        return 0
+
+    def _refuse(self, what: str, does: str) -> NoReturn:
+        name = self.model.__name__
+        raise OnlyInserts(
+            f"{name}: {what} {does}. Each event is a row of its own: write {name}.objects.create() or publish()."
+        )
+
+    def _is_ordinary(self) -> bool:
+        """True if nothing but an INSERT belongs to saving a row."""
+        is_watched = pre_save.has_listeners(self.model) or post_save.has_listeners(self.model)
+        return self.model.save is Outbox.save and not is_watched
+
+
+class OutboxBase(models.base.ModelBase):
+    """The metaclass of outboxes. What Django calls `_base_manager` keeps the promises of `objects`, too.
+
+    `Meta.base_manager_name` would do the same, and be a migration in each project.
+    """
+
+    @property
+    def _base_manager(self) -> models.Manager[Any]:
+        return _base_manager(self)
+
+
+@functools.cache
+def _base_manager(model: Any) -> models.Manager[Any]:  # noqa: ANN401 - a model, which its metaclass does not know to be one
+    manager: Any = OutboxQuerySet.as_manager()
+    manager.name, manager.model, manager.auto_created = "_base_manager", model, True
+    return cast("models.Manager[Any]", manager)
 
 
 class Outbox(models.Model, metaclass=OutboxBase):
@@ -100,9 +209,6 @@ class Outbox(models.Model, metaclass=OutboxBase):
         require_zones(self)
         # Otherwise Django would look for the row of a given id, and change that.
         super().save(force_insert=True, using=DEFAULT_DB_ALIAS)
-
-    # A `save` of a subclass's own does not say so, and is called for each row.
-    save.is_only_an_insert = True  # type: ignore[attr-defined]
 
     @classmethod
     def outbox_name(cls) -> str:

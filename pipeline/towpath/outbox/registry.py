@@ -80,7 +80,7 @@ def catalogue() -> list[EventType]:
     ]
 
 
-def problems() -> list[str]:
+def disagreements() -> list[str]:
     """What in the checked-in files does not agree with the code, each with what to do; empty when all does."""
     found = []
     for path, registered, events in _by_file():
@@ -99,10 +99,10 @@ def problems() -> list[str]:
     return found
 
 
-def write() -> list[Path]:
+def update_files() -> list[Path]:
     """Add the event types and versions that are missing in the files; the files that were changed.
 
-    What is registered stays as it is, also when the code has changed or is gone: `problems` says so.
+    What is registered stays as it is, also when the code has changed or is gone: `disagreements` says so.
     """
     changed = []
     for path, registered, events in _by_file():

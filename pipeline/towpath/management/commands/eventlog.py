@@ -105,10 +105,10 @@ class Command(BaseCommand):
 
     def _events(self, options: dict[str, Any]) -> None:
         if options["write"]:
-            for path in registry.write():
+            for path in registry.update_files():
                 self.stdout.write(f"written: {path}")
         if options["write"] or options["check"]:
-            problems = registry.problems()
+            problems = registry.disagreements()
             for problem in problems:
                 self.stderr.write(problem)
             if problems:

@@ -24,8 +24,14 @@ _CONNECT_SECONDS = 5
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
 _COMPRESSIONS = frozenset({"lz4", "zstd", "br", "gzip"})
 _TEXTS = (
-    *("ca_cert", "client_cert", "client_cert_key", "server_host_name"),
-    *("http_proxy", "https_proxy", "proxy_path", "client_name"),
+    "ca_cert",
+    "client_cert",
+    "client_cert_key",
+    "server_host_name",
+    "http_proxy",
+    "https_proxy",
+    "proxy_path",
+    "client_name",
 )
 _OPTIONS = ("database", "secure", "connect_timeout", "verify", "compress", *_TEXTS)
 #: Options of other tools, and what stands for them here.
