@@ -17,8 +17,10 @@ Where to look:
     testing/     the testing kit, a pytest plugin
     management/  `manage.py pipeline` and `manage.py eventlog`
 
-    actors.py    puts it all together: settings -> store, aggregator, dispatcher -> the actors of dramatiq
-    lifecycle.py what happens when a worker starts and stops      probe.py  is this process alive?
+    process.py   puts it all together: what a worker makes once and works with, from its start to its end
+    wiring.py    from the settings to what the stages are given
+    actors.py    what arrives by RabbitMQ                         lifecycle.py when a worker starts and stops
+    probe.py     is this process alive?
     apps.py      the Django application                           checks.py what a project's settings must have
 """
 

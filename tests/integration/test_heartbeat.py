@@ -17,8 +17,9 @@ from tests.integration.rows import create_users
 from tests.integration.workers import QUICK, Workers
 from tests.waiting import eventually
 from towpath import actors
-from towpath.lifecycle import _threads_that_must_live
+from towpath.lifecycle import threads_that_must_live
 from towpath.probe import silence
+from towpath.process import Process
 from towpath.telemetry import heartbeat
 
 WAIT_SECONDS = 60
@@ -172,20 +173,21 @@ threading.Event().wait()
     assert [(line["event"], line["reasons"]) for line in told] == [("process_wedged", ["thread writer is dead"])]
 
 
-def test_the_threads_that_must_live_are_those_of_the_worker_and_its_writers() -> None:
+def test_the_threads_that_must_live_are_those_of_the_worker_and_its_writers(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Process(enqueue=lambda _: None)
+    monkeypatch.setattr(actors, "process", process)
     worker = dramatiq.Worker(dramatiq.get_broker(), queues={"nobody-s"}, worker_threads=3)
-    assert [*_threads_that_must_live(worker)] == []
+    assert [*threads_that_must_live(worker, process)] == []
     worker.start()
     try:
-        alive = [*_threads_that_must_live(worker)]
+        alive = [*threads_that_must_live(worker, process)]
         assert len(alive) == 3 + len(worker.consumers)
         assert all(thread.is_alive() for thread in alive)
-        assert {*actors.aggregator().writers} <= {*_threads_that_must_live(worker)}
+        assert {*process.aggregator().writers} <= {*threads_that_must_live(worker, process)}
     finally:
         worker.stop()
-        actors.aggregator().close(timeout_seconds=WAIT_SECONDS)
-        actors._make_aggregator.cache_clear()
-        actors._make_event_store.cache_clear()
+    assert [*threads_that_must_live(worker, process)] == []
+    assert not any(thread.is_alive() for thread in process.threads)
 
 
 def test_a_heartbeat_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from towpath.ledger.models import Batch, Cursor, DeadLetter, Window
 from towpath.ledger.receipts import ack
 from towpath.ledger.windows import begin_write, claim_expired, has_room, seal
 from towpath.outbox.models import OutboxEvent
+from towpath.process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -358,7 +359,7 @@ def test_rows_without_a_class_are_named_though_no_dispatcher_has_ever_seen_them(
 
 
 def test_an_aggregator_lets_go_what_it_does_not_know_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actors, "_left_at", float("-inf"))
+    monkeypatch.setattr(actors, "process", Process(enqueue=lambda _: None))
     with capture_logs() as logs:
         for batch in range(1, 50):
             actors.aggregate.fn(batch=batch, outbox=OLD, ids=[1], bytes=1)

@@ -17,11 +17,12 @@ from towpath.conf.current import config
 from towpath.eventlog.columns import ADDED_COLUMNS
 from towpath.flow.accumulate import Accumulator, WindowLimits
 from towpath.flow.delivery import Delivery, deliver
-from towpath.flow.dispatch import Dispatcher, DispatchLimits
+from towpath.flow.dispatch import Dispatcher
 from towpath.ledger import cursors, deadletters, windows
 from towpath.ledger.windows import seal
 from towpath.outbox.models import all_outboxes
 from towpath.testing.events import FoundEvent, StoredEvents
+from towpath.wiring import dispatch_limits
 
 if TYPE_CHECKING:
     from towpath.eventlog.stores.memory import MemoryStore, StoredRow
@@ -83,12 +84,7 @@ class Deliver:
 
 
 def _dispatcher(batches: list[BatchMessage]) -> Dispatcher:
-    limits = DispatchLimits(
-        batch_ids=config().batch_ids,
-        batch_bytes=max(1, config().window_bytes // 4),
-        in_flight_rows=config().max_open_windows * max(config().window_rows, config().window_max_rows),
-    )
-    dispatcher = Dispatcher(all_outboxes(), limits=limits, enqueue=batches.extend)
+    dispatcher = Dispatcher(all_outboxes(), limits=dispatch_limits(config()), enqueue=batches.extend)
     dispatcher.create_cursors()
     return dispatcher
 

@@ -21,6 +21,7 @@ from towpath.eventlog.store import MigratableStore, Store
 from towpath.management import catalogue
 from towpath.management.answers import nothing_but_the_answer
 from towpath.outbox import registry
+from towpath.wiring import event_store
 
 #: Younger events may not be in the event log yet.
 _STILL_ON_ITS_WAY = timedelta(minutes=5)
@@ -62,7 +63,7 @@ class Command(BaseCommand):
             self._events(options)
             return
         actions = {"migrate": self._migrate, "status": self._status, "compare": self._compare}
-        store = connect(config().event_store_url, timeout_seconds=config().store_timeout_seconds)
+        store = event_store(config())
         try:
             is_ok = actions[options["action"]](store, options)
         except EventStoreError as error:

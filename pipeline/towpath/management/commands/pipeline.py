@@ -17,7 +17,6 @@ from django.db import DatabaseError, InterfaceError
 from towpath.actors import enqueue_batches
 from towpath.conf.current import config
 from towpath.errors import NoAlarm, NotReadable, OutboxInUse
-from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import EventStoreError
 from towpath.flow import deadletters, outboxes, stranded
 from towpath.flow.recover import recover
@@ -32,6 +31,7 @@ from towpath.watch.figures import COUNTED_ROWS
 from towpath.watch.status import Status, read_status
 from towpath.watch.unknown_outboxes import problem
 from towpath.watch.within import NoAnswerYet, Within
+from towpath.wiring import event_store
 
 #: Also where a project has set no time limit for its connections.
 _STATUS_SECONDS = 20.0
@@ -125,7 +125,7 @@ class Command(BaseCommand):
         return all(finding.is_ok for finding in findings)
 
     def _recover(self, *, as_json: bool) -> bool:
-        store = connect(config().event_store_url, timeout_seconds=config().store_timeout_seconds)
+        store = event_store(config())
         rows = sum(stranded.bring_back().values())
         windows = recover(store, should_stop=lambda: False)
         store.close()
@@ -147,7 +147,7 @@ class Command(BaseCommand):
         if options["close"]:
             self._close(options["close"], reason=options["reason"])
         since = options["since"] or datetime.now(UTC) - timedelta(days=1)
-        store = connect(config().event_store_url, timeout_seconds=config().store_timeout_seconds)
+        store = event_store(config())
         ledger = read_ledger(store, since=since, until=options["until"])
         verify_receipts(store, should_stop=lambda: False)
         store.close()
@@ -174,7 +174,7 @@ class Command(BaseCommand):
 
     def _outboxes(self, options: dict[str, Any]) -> bool:
         if options["what"] == "rename":
-            store = connect(config().event_store_url, timeout_seconds=config().store_timeout_seconds)
+            store = event_store(config())
             outboxes.rename(options["old"], options["new"], store, is_sure=options["yes"])
             store.close()
         elif options["what"] == "discard":

@@ -1,0 +1,240 @@
+"""What a worker process makes once and works with: the event store, the aggregator, the shifts; and how it ends.
+
+A process works from the ledger: its shifts and its aggregator find there what there is to do. Messages make that
+quicker, and nothing else. Nothing is connected when a `Process` is made: dramatiq forks its workers, and connections do
+not survive a fork.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+from django.db import DatabaseError, InterfaceError, connection
+
+from towpath import wiring
+from towpath.conf.current import config
+from towpath.errors import described
+from towpath.flow.aggregator import Aggregator
+from towpath.flow.dispatch import Dispatcher
+from towpath.flow.recover import recover
+from towpath.flow.shift import note_success, run_shift
+from towpath.flow.verify import has_overdue_receipts, purge_receipts, verify_receipts
+from towpath.ledger import shifts
+from towpath.outbox.models import all_outboxes
+from towpath.rabbitmq.broker import keep_alive
+from towpath.telemetry import heartbeat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+
+    from towpath.eventlog.store import Store
+    from towpath.ledger.batches import BatchMessage
+
+log = structlog.get_logger()
+
+#: Seconds between two looks while ids wait for room in flight.
+_BUSY_PAUSE_SECONDS = 0.02
+#: Seconds between two looks for stuck batches and windows.
+_RECOVER_INTERVAL_SECONDS = 1.0
+#: Ticks come once a minute: receipts that nobody has compared for longer are compared without one.
+_UNVERIFIED_SECONDS = 90.0
+_OVERDUE_INTERVAL_SECONDS = 30.0
+#: Ticks that follow each other more closely are one.
+_TICK_SECONDS = 1.0
+#: Seconds between two attempts to reach the event store at the start.
+_PAUSE_SECONDS = 5.0
+#: Batches of an unknown outbox are logged this often, at most.
+_LEFT_LOGGED_SECONDS = 60.0
+
+_LONG_AGO = float("-inf")
+
+
+class Process:
+    """One worker process. Safe to use from any number of threads."""
+
+    def __init__(self, *, enqueue: Callable[[Sequence[BatchMessage]], None]) -> None:
+        self._enqueue = enqueue
+        self._stopping = threading.Event()
+        self._shifts: list[threading.Thread] = []
+        # The first messages come to all actor threads at the same time. Each would make its own without the lock.
+        self._making = threading.Lock()
+        self._store: Store | None = None
+        self._aggregator: Aggregator | None = None
+        self._verifying = threading.Lock()
+        self._ticked_at: dict[str, float] = {}
+        self._left_at = _LONG_AGO
+
+    # --- From start to end ---------------------------------------------------------------------------------------
+
+    def start(self, queues: Collection[str] | None) -> None:
+        """Begin to work, as a worker that takes messages of these queues does; None: of all."""
+        if not queues or "dispatch" in queues:
+            for name, make_work in (("dispatch", self._dispatching), ("recover", self._recovering)):
+                shift = threading.Thread(target=self._run_shift, args=(name, make_work), name=f"{name}-shift")
+                shift.daemon = True
+                self._shifts.append(shift)
+                shift.start()
+        if not queues or "aggregate" in queues:
+            threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the shifts, and close windows without waiting for more. The actors still run, and return soon then."""
+        self._stopping.set()
+        if self._aggregator is not None:
+            self._aggregator.stop_lingering()
+
+    def drain(self, *, timeout_seconds: float) -> bool:
+        """Deliver what is sealed; to be called after the last actor has returned. True if all was done in time."""
+        deadline = time.monotonic() + timeout_seconds
+        for shift in self._shifts:
+            shift.join(max(0.0, deadline - time.monotonic()))
+        is_drained = not any(shift.is_alive() for shift in self._shifts)
+        if self._aggregator is not None:
+            is_drained &= self._aggregator.close(timeout_seconds=max(0.0, deadline - time.monotonic()))
+        return is_drained
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    @property
+    def threads(self) -> Iterator[threading.Thread]:
+        """The threads that it works with so far: its shifts, and the writers of its aggregator."""
+        yield from self._shifts
+        if self._aggregator is not None:
+            yield from self._aggregator.writers
+
+    # --- Made once -----------------------------------------------------------------------------------------------
+
+    def store(self) -> Store:
+        """The connection to the event store."""
+        with self._making:
+            return self._made_store()
+
+    def aggregator(self) -> Aggregator:
+        """The aggregator, started."""
+        with self._making:
+            if self._aggregator is None:
+                limits = wiring.window_limits(config())
+                self._aggregator = Aggregator(self._made_store(), limits=limits, writers=config().window_writers)
+                self._aggregator.start()
+            return self._aggregator
+
+    def _made_store(self) -> Store:
+        if self._store is None:
+            self._store = wiring.event_store(config())
+        return self._store
+
+    # --- What messages ask for -----------------------------------------------------------------------------------
+
+    def aggregate(self, batch_id: int, *, outbox: str, rows: int, payload_bytes: int) -> None:
+        """Return once the batch is sealed into a window."""
+        if outbox in all_outboxes():
+            self.aggregator().submit(batch_id, rows=rows, payload_bytes=payload_bytes)
+        # In a rolling update: its batch is in the ledger, where the recovery of a program that knows it finds it.
+        elif time.monotonic() - self._left_at > _LEFT_LOGGED_SECONDS:
+            self._left_at = time.monotonic()
+            log.warning("unknown_outbox_left", outbox=outbox[:100])
+
+    def note_tick(self, name: str) -> None:
+        """Note that the scheduler's tick for a shift has come, so that `status` sees that it does."""
+        now = time.monotonic()
+        if now - self._ticked_at.get(name, _LONG_AGO) < _TICK_SECONDS:
+            return
+        self._ticked_at[name] = now
+        try:
+            shifts.note_tick(name)
+        except (DatabaseError, InterfaceError) as error:
+            log.warning("tick_not_noted", shift=name, error=str(error))
+            connection.close()
+
+    def verify(self) -> None:
+        """Compare the receipts of the last minute with the event store, and purge old ones."""
+        # One at a time, and not again for each of many messages.
+        if not self._verifying.acquire(blocking=False):
+            return
+        try:
+            with heartbeat.progress("verify"):
+                verify_receipts(self.store(), should_stop=self._stopping.is_set)
+                purge_receipts(should_stop=self._stopping.is_set)
+        except Exception as error:  # noqa: BLE001 - the next tick tries again, and dramatiq would only log more of it
+            connection.close()
+            log.warning("verify_failed", error=described(error))
+        finally:
+            self._verifying.release()
+
+    # --- Shifts --------------------------------------------------------------------------------------------------
+
+    def _run_shift(self, name: str, make_work: Callable[[], Callable[[], float]]) -> None:
+        run_shift(name, make_work(), stopping=self._stopping)
+
+    def _dispatching(self) -> Callable[[], float]:
+        """What the dispatch shift does: look for committed outbox rows every DISPATCH_INTERVAL_SECONDS."""
+
+        def enqueue(batches: Sequence[BatchMessage]) -> None:
+            self._enqueue(batches)
+            note_success("dispatch")
+
+        dispatcher = Dispatcher(all_outboxes(), limits=wiring.dispatch_limits(config()), enqueue=enqueue)
+        interval_seconds = config().dispatch_interval_seconds
+        is_ready = False
+
+        def work() -> float:
+            nonlocal is_ready
+            if not is_ready:
+                dispatcher.create_cursors()
+                is_ready = True
+            has_more = dispatcher.look()
+            keep_alive()
+            return _BUSY_PAUSE_SECONDS if has_more else interval_seconds
+
+        return work
+
+    def _recovering(self) -> Callable[[], float]:
+        """What the recover shift does: look for what is stuck, and now and then for receipts that nobody verifies."""
+        look_at = 0.0
+
+        def work() -> float:
+            nonlocal look_at
+            recover(self.store(), should_stop=self._stopping.is_set)
+            if time.monotonic() >= look_at:
+                look_at = time.monotonic() + _OVERDUE_INTERVAL_SECONDS
+                if has_overdue_receipts(seconds=_UNVERIFIED_SECONDS):
+                    # Beside the shift, because it may take minutes. No tick has come for so long, or no thread is free.
+                    threading.Thread(target=self._verify_beside, name="verify", daemon=True).start()
+            return _RECOVER_INTERVAL_SECONDS
+
+        return work
+
+    def _verify_beside(self) -> None:
+        self.verify()
+        connection.close()
+
+    # --- The start of an aggregator ------------------------------------------------------------------------------
+
+    def _warm_up(self) -> None:
+        """Load the event store's driver and connect, up to a second's work, which the first event need not wait for."""
+        while not self._stopping.is_set():
+            try:
+                self.aggregator()
+                self.store().now()
+                _log_findings(self.store())
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt may succeed
+                log.warning("event_store_unreachable", error=described(error))
+                if self._aggregator is not None:
+                    return
+                self._stopping.wait(_PAUSE_SECONDS)
+            else:
+                return
+
+
+def _log_findings(store: Store) -> None:
+    """What `doctor` would say about the event store, once for each process."""
+    for problem in store.problems():
+        log.error("event_store_finding", check="event store table", detail=problem)
+    for finding in store.findings():
+        if not finding.is_ok:
+            log.error("event_store_finding", check=finding.check, detail=finding.detail)

@@ -1,0 +1,37 @@
+"""From the settings to what the stages are given, in one place: for the worker's process, the commands and tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from towpath.eventlog.connect import connect
+from towpath.flow.accumulate import WindowLimits
+from towpath.flow.dispatch import DispatchLimits
+
+if TYPE_CHECKING:
+    from towpath.conf.config import Config
+    from towpath.eventlog.store import Store
+
+
+def event_store(config: Config) -> Store:
+    """The event store, which is connected to at its first use."""
+    return connect(config.event_store_url, timeout_seconds=config.store_timeout_seconds)
+
+
+def window_limits(config: Config) -> WindowLimits:
+    """When an aggregator closes a window."""
+    return WindowLimits(
+        rows=config.window_rows,
+        max_rows=max(config.window_rows, config.window_max_rows),
+        payload_bytes=config.window_bytes,
+        linger_seconds=config.window_linger_seconds,
+    )
+
+
+def dispatch_limits(config: Config) -> DispatchLimits:
+    """How much a dispatcher puts into a batch, and leaves in flight."""
+    return DispatchLimits(
+        batch_ids=config.batch_ids,
+        batch_bytes=max(1, config.window_bytes // 4),
+        in_flight_rows=config.max_open_windows * max(config.window_rows, config.window_max_rows),
+    )
