@@ -21,11 +21,6 @@ def run(sql: str) -> None:
         cursor.execute(sql)
 
 
-def found() -> list[str]:
-    with connection.cursor() as cursor:
-        return [*problems(cursor)]
-
-
 @pytest.fixture
 def changed(request: pytest.FixtureRequest) -> Iterator[str]:
     """The table is changed as the parameter says, and is repaired as it says."""
@@ -63,7 +58,7 @@ def changed(request: pytest.FixtureRequest) -> Iterator[str]:
     ids=["unlogged", "default", "index", "key"],
 )
 def test_the_doctor_names_a_table_that_was_changed_by_hand(changed: str) -> None:
-    (problem,) = found()
+    (problem,) = [*problems()]
     assert problem.startswith(changed)
 
     code, findings = doctor()
@@ -72,18 +67,18 @@ def test_the_doctor_names_a_table_that_was_changed_by_hand(changed: str) -> None
 
 
 def test_tables_as_migrate_made_them_are_well() -> None:
-    assert found() == []
+    assert [*problems()] == []
 
 
 def test_ids_that_are_given_again_while_they_are_under_way_are_named() -> None:
     (row_id,) = write_events(["{}"])
     run("TRUNCATE outbox_event")
     Batch.objects.create(outbox="outbox_event", ids=[row_id], rows=1, bytes=1, dispatched_at="2026-01-01T00:00:00Z")
-    assert found() == []
+    assert [*problems()] == []
     run("ALTER SEQUENCE outbox_event_id_seq RESTART")
 
-    (problem,) = found()
+    (problem,) = [*problems()]
     assert problem.startswith(f"outbox_event gives ids again that are under way (up to {row_id}): SELECT setval(")
     run(problem.partition(": ")[2])
-    assert found() == []
+    assert [*problems()] == []
     assert write_events(["{}"]) == [row_id + 1]

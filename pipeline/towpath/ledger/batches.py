@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from django.db.backends.utils import CursorWrapper
 
 #: Each look of the dispatcher is a few probes of indexes, whatever the planner believes: of a table that is empty now
 #: it would read every page that a backlog has left behind. In one message with a statement, it holds for that alone.
@@ -126,20 +125,21 @@ class BatchCounts:
     rows: Mapping[str, int] = field(default_factory=dict)
 
 
-def count_batches(cursor: CursorWrapper) -> BatchCounts:
+def count_batches() -> BatchCounts:
     """Return how many batches there are. Back-pressure bounds them, so all are read."""
-    cursor.execute(
-        """
-        SELECT outbox, count(*), count(*) FILTER (WHERE window_id IS NULL), sum(rows)::bigint FROM pipeline_batch
-        GROUP BY outbox
-        """
-    )
-    found = cursor.fetchall()
-    return BatchCounts(
-        total=sum(batches for _, batches, _, _ in found),
-        unsealed=sum(unsealed for _, _, unsealed, _ in found),
-        rows={outbox: rows for outbox, _, _, rows in found},
-    )
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT outbox, count(*), count(*) FILTER (WHERE window_id IS NULL), sum(rows)::bigint FROM pipeline_batch
+            GROUP BY outbox
+            """
+        )
+        found = cursor.fetchall()
+        return BatchCounts(
+            total=sum(batches for _, batches, _, _ in found),
+            unsealed=sum(unsealed for _, _, unsealed, _ in found),
+            rows={outbox: rows for outbox, _, _, rows in found},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,22 +150,24 @@ class LateBatches:
     oldest_seconds: int
 
 
-def count_late_batches(cursor: CursorWrapper, *, outboxes: Sequence[str], late_seconds: float) -> LateBatches | None:
+def count_late_batches(*, outboxes: Sequence[str], late_seconds: float) -> LateBatches | None:
     """Return the batches of these outboxes that were dispatched so many seconds ago and are in no window; None if there
     are none."""
-    cursor.execute(
-        """
-        SELECT count(*), extract(epoch FROM clock_timestamp() - min(dispatched_at))::int FROM pipeline_batch
-        WHERE window_id IS NULL AND dispatched_at < clock_timestamp() - make_interval(secs => %(late)s)
-        AND outbox = ANY(%(outboxes)s)
-        """,
-        {"late": late_seconds, "outboxes": list(outboxes)},
-    )
-    batches, oldest_seconds = cursor.fetchone()
-    return LateBatches(batches, oldest_seconds) if batches else None
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT count(*), extract(epoch FROM clock_timestamp() - min(dispatched_at))::int FROM pipeline_batch
+            WHERE window_id IS NULL AND dispatched_at < clock_timestamp() - make_interval(secs => %(late)s)
+            AND outbox = ANY(%(outboxes)s)
+            """,
+            {"late": late_seconds, "outboxes": list(outboxes)},
+        )
+        batches, oldest_seconds = cursor.fetchone()
+        return LateBatches(batches, oldest_seconds) if batches else None
 
 
-def largest_ids_in_flight(cursor: CursorWrapper) -> dict[str, int]:
+def largest_ids_in_flight() -> dict[str, int]:
     """Return the largest row id in any batch, by outbox."""
-    cursor.execute("SELECT outbox, max(row_id) FROM pipeline_batch, unnest(ids) AS row_id GROUP BY outbox")
-    return dict(cursor.fetchall())
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT outbox, max(row_id) FROM pipeline_batch, unnest(ids) AS row_id GROUP BY outbox")
+        return dict(cursor.fetchall())

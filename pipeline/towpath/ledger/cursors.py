@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from datetime import datetime
 
-    from django.db.backends.utils import CursorWrapper
-
     from towpath.outbox.models import Outbox
 
 _CLUSTER = "(SELECT system_identifier::text FROM pg_control_system())"
@@ -328,7 +326,8 @@ def see_everything_uncommitted() -> None:
 # --- What people and probes ask ----------------------------------------------------------------------------------
 
 
-def read_last_dispatches(cursor: CursorWrapper) -> dict[str, datetime]:
+def read_last_dispatches() -> dict[str, datetime]:
     """Return when rows of each outbox were last put into batches; without those of which none ever were."""
-    cursor.execute("SELECT outbox, dispatched_at FROM pipeline_cursor WHERE dispatched_at IS NOT NULL")
-    return dict(cursor.fetchall())
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT outbox, dispatched_at FROM pipeline_cursor WHERE dispatched_at IS NOT NULL")
+        return dict(cursor.fetchall())

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from django.db.backends.utils import CursorWrapper
 
 #: Of a dead letter that was in no window.
 NO_WINDOW = UUID(int=0)
@@ -69,27 +68,30 @@ def take(ids: Sequence[int]) -> list[tuple[str, int]]:
 # --- What people and probes ask ----------------------------------------------------------------------------------
 
 
-def count_dead_letters(cursor: CursorWrapper) -> dict[str, int]:
+def count_dead_letters() -> dict[str, int]:
     """Return how many dead letters each outbox has; without those that have none."""
-    cursor.execute("SELECT outbox, count(*) FROM pipeline_deadletter GROUP BY outbox")
-    return dict(cursor.fetchall())
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT outbox, count(*) FROM pipeline_deadletter GROUP BY outbox")
+        return dict(cursor.fetchall())
 
 
-def find_oldest_undelivered(cursor: CursorWrapper, outbox: str) -> int | None:
+def find_oldest_undelivered(outbox: str) -> int | None:
     """Return the id of the oldest row of the outbox that is not a dead letter; None if there is none."""
-    cursor.execute(
-        f"""
-        SELECT id FROM {connection.ops.quote_name(outbox)} AS o
-        WHERE NOT EXISTS (SELECT FROM pipeline_deadletter AS d WHERE d.outbox = %(outbox)s AND d.row_id = o.id)
-        ORDER BY xid, id LIMIT 1
-        """,
-        {"outbox": outbox},
-    )
-    found = cursor.fetchone()
-    return None if found is None else int(found[0])
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT id FROM {connection.ops.quote_name(outbox)} AS o
+            WHERE NOT EXISTS (SELECT FROM pipeline_deadletter AS d WHERE d.outbox = %(outbox)s AND d.row_id = o.id)
+            ORDER BY xid, id LIMIT 1
+            """,
+            {"outbox": outbox},
+        )
+        found = cursor.fetchone()
+        return None if found is None else int(found[0])
 
 
-def largest_dead_ids(cursor: CursorWrapper) -> dict[str, int]:
+def largest_dead_ids() -> dict[str, int]:
     """Return the largest row id of a dead letter, by outbox."""
-    cursor.execute("SELECT outbox, max(row_id) FROM pipeline_deadletter GROUP BY outbox")
-    return dict(cursor.fetchall())
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT outbox, max(row_id) FROM pipeline_deadletter GROUP BY outbox")
+        return dict(cursor.fetchall())

@@ -43,17 +43,18 @@ def one_moment(*, by_index: bool = True) -> Iterator[CursorWrapper]:
             transaction.set_rollback(True)
 
 
-def count_or_estimate(cursor: CursorWrapper, table: str, *, first_rows: str, counted_rows: int) -> int:
+def count_or_estimate(table: str, *, first_rows: str, counted_rows: int) -> int:
     """Return how many rows `first_rows` selects: counted up to `counted_rows`, and above, PostgreSQL's estimate of all
     rows of the table."""
-    cursor.execute(
-        f"""
-SELECT (SELECT count(*) FROM ({first_rows} LIMIT %(counted_rows)s) AS counted),
-       pg_stat_get_live_tuples(%(table)s::regclass)
-""",
-        {"counted_rows": counted_rows, "table": table},
-    )
-    counted, estimated = cursor.fetchone()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT (SELECT count(*) FROM ({first_rows} LIMIT %(counted_rows)s) AS counted),
+                   pg_stat_get_live_tuples(%(table)s::regclass)
+            """,
+            {"counted_rows": counted_rows, "table": table},
+        )
+        counted, estimated = cursor.fetchone()
     return int(counted if counted < counted_rows else max(counted, estimated))
 
 
@@ -92,10 +93,10 @@ class Parts:
                     raise
             self.unread.append(f"{what} could not be read: {reason}")
 
-    def read(self, what: str, read: Callable[[CursorWrapper], T]) -> T | None:
+    def read(self, what: str, read: Callable[[], T]) -> T | None:
         """Return what `read` returns; None if PostgreSQL takes too long, or somebody holds a lock."""
         with self.part(what):
-            return read(self._cursor)
+            return read()
         return None
 
     def _holders(self) -> str:

@@ -133,10 +133,9 @@ SELECT %(outbox)s, %(ids)s, %(count)s, bytes, dispatched_from, %(new)s FROM orig
 # --- What people and probes ask ----------------------------------------------------------------------------------
 
 
-def count_receipts(cursor: CursorWrapper, *, counted_rows: int) -> int:
+def count_receipts(*, counted_rows: int) -> int:
     """Return how many receipts there are: counted up to `counted_rows`, and PostgreSQL's estimate above."""
     return count_or_estimate(
-        cursor,
         "pipeline_window",
         # The newest: at the other end of the index are those that have just been purged.
         first_rows="SELECT FROM pipeline_window WHERE acked_at IS NOT NULL ORDER BY acked_at DESC",
@@ -159,25 +158,26 @@ class UnverifiedReceipts:
     oldest_uncompared_seconds: float | None = None
 
 
-def read_unverified_receipts(cursor: CursorWrapper, *, limit: int) -> UnverifiedReceipts:
+def read_unverified_receipts(*, limit: int) -> UnverifiedReceipts:
     """Return what the oldest receipts that are not verified say, at most `limit` of them.
 
     Verify goes from the oldest receipt that is not verified to the newest, so those it has found wrong come first:
     there is no need to look at all that wait when it has not run for days.
     """
-    cursor.execute(
-        """
-        SELECT count(contradiction), min(dispatched_from) FILTER (WHERE contradiction IS NOT NULL),
-               coalesce(extract(epoch FROM clock_timestamp() - min(acked_at)), 0)::float8,
-               extract(epoch FROM clock_timestamp() - min(acked_at) FILTER (WHERE contradiction IS NULL))::float8
-        FROM (
-            SELECT acked_at, dispatched_from, contradiction FROM pipeline_window
-            WHERE acked_at IS NOT NULL AND verified_at IS NULL ORDER BY acked_at LIMIT %(limit)s
-        ) AS oldest
-        """,
-        {"limit": limit},
-    )
-    return UnverifiedReceipts(*cursor.fetchone())
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT count(contradiction), min(dispatched_from) FILTER (WHERE contradiction IS NOT NULL),
+                   coalesce(extract(epoch FROM clock_timestamp() - min(acked_at)), 0)::float8,
+                   extract(epoch FROM clock_timestamp() - min(acked_at) FILTER (WHERE contradiction IS NULL))::float8
+            FROM (
+                SELECT acked_at, dispatched_from, contradiction FROM pipeline_window
+                WHERE acked_at IS NOT NULL AND verified_at IS NULL ORDER BY acked_at LIMIT %(limit)s
+            ) AS oldest
+            """,
+            {"limit": limit},
+        )
+        return UnverifiedReceipts(*cursor.fetchone())
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,19 +188,20 @@ class Vanished:
     rows: int = 0
 
 
-def count_vanished(cursor: CursorWrapper, *, limit: int) -> Vanished:
+def count_vanished(*, limit: int) -> Vanished:
     """Return the vanished rows of the oldest windows that have any and are not closed, at most `limit` windows."""
-    cursor.execute(
-        """
-        SELECT count(DISTINCT id), coalesce(sum(value::bigint), 0)::bigint
-        FROM (
-            SELECT id, vanished FROM pipeline_window WHERE vanished IS NOT NULL AND closed_reason = ''
-            ORDER BY acked_at LIMIT %(limit)s
-        ) AS oldest, jsonb_each_text(vanished)
-        """,
-        {"limit": limit},
-    )
-    return Vanished(*cursor.fetchone())
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT count(DISTINCT id), coalesce(sum(value::bigint), 0)::bigint
+            FROM (
+                SELECT id, vanished FROM pipeline_window WHERE vanished IS NOT NULL AND closed_reason = ''
+                ORDER BY acked_at LIMIT %(limit)s
+            ) AS oldest, jsonb_each_text(vanished)
+            """,
+            {"limit": limit},
+        )
+        return Vanished(*cursor.fetchone())
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,15 +212,16 @@ class StoreErrors:
     example: str
 
 
-def read_store_errors(cursor: CursorWrapper, *, days: int) -> StoreErrors | None:
+def read_store_errors(*, days: int) -> StoreErrors | None:
     """Return the windows acked in the last days whose insert the event store answered with an error; None if there are
     none."""
-    cursor.execute(
-        """
-        SELECT count(*), max(store_error) FROM pipeline_window
-        WHERE store_error <> '' AND acked_at > clock_timestamp() - make_interval(days => %(days)s)
-        """,
-        {"days": days},
-    )
-    windows, example = cursor.fetchone()
-    return StoreErrors(windows, example) if windows else None
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT count(*), max(store_error) FROM pipeline_window
+            WHERE store_error <> '' AND acked_at > clock_timestamp() - make_interval(days => %(days)s)
+            """,
+            {"days": days},
+        )
+        windows, example = cursor.fetchone()
+        return StoreErrors(windows, example) if windows else None

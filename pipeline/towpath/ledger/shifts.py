@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.db import connection
-
-if TYPE_CHECKING:
-    from django.db.backends.utils import CursorWrapper
 
 #: Nobody has the shift: the one that had it has left in an orderly way.
 _NOBODY = uuid.UUID(int=0)
@@ -105,14 +102,15 @@ class ShiftState:
     interruption: str
 
 
-def read_shifts(cursor: CursorWrapper) -> dict[str, ShiftState]:
+def read_shifts() -> dict[str, ShiftState]:
     """Return the state of every shift that has ever run, by name."""
-    cursor.execute(
-        """
-        SELECT name, extract(epoch FROM clock_timestamp() - alive_at)::float8,
-               extract(epoch FROM clock_timestamp() - taken_at)::float8,
-               extract(epoch FROM clock_timestamp() - interrupted_at)::float8, last_error
-        FROM pipeline_shift ORDER BY name
-        """
-    )
-    return {name: ShiftState(*state) for name, *state in cursor.fetchall()}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT name, extract(epoch FROM clock_timestamp() - alive_at)::float8,
+                   extract(epoch FROM clock_timestamp() - taken_at)::float8,
+                   extract(epoch FROM clock_timestamp() - interrupted_at)::float8, last_error
+            FROM pipeline_shift ORDER BY name
+            """
+        )
+        return {name: ShiftState(*state) for name, *state in cursor.fetchall()}

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from django.apps import apps
+from django.db import connection
 
 from towpath.ledger import models
-
-if TYPE_CHECKING:
-    from django.db.backends.utils import CursorWrapper
 
 
 def ledger_tables() -> list[str]:
@@ -21,7 +17,8 @@ def ledger_tables() -> list[str]:
     ]
 
 
-def may_seal(cursor: CursorWrapper) -> bool:
+def may_seal() -> bool:
     """True if this role may write windows: it is the pipeline's, and not one that may only look."""
-    cursor.execute("SELECT has_table_privilege(%(table)s, 'INSERT')", {"table": models.Window._meta.db_table})
-    return bool(cursor.fetchone()[0])
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT has_table_privilege(%(table)s, 'INSERT')", {"table": models.Window._meta.db_table})
+        return bool(cursor.fetchone()[0])

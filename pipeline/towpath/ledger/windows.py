@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from django.db.backends.utils import CursorWrapper
-
 
 log = structlog.get_logger()
 
@@ -379,27 +377,29 @@ class OpenWindowCounts:
     expired_leases: int = 0
 
 
-def count_open_windows(cursor: CursorWrapper) -> OpenWindowCounts:
+def count_open_windows() -> OpenWindowCounts:
     """Return how many windows are open. MAX_OPEN_WINDOWS bounds them, so all are read."""
-    cursor.execute(
-        """
-        SELECT count(*), count(*) FILTER (WHERE lease_until < clock_timestamp()) FROM pipeline_window
-        WHERE acked_at IS NULL
-        """
-    )
-    return OpenWindowCounts(*cursor.fetchone())
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT count(*), count(*) FILTER (WHERE lease_until < clock_timestamp()) FROM pipeline_window
+            WHERE acked_at IS NULL
+            """
+        )
+        return OpenWindowCounts(*cursor.fetchone())
 
 
-def read_frequent_errors(cursor: CursorWrapper, *, limit: int) -> list[tuple[str, int]]:
+def read_frequent_errors(*, limit: int) -> list[tuple[str, int]]:
     """Return the most frequent errors of open windows, each with the number of windows that it stopped last."""
-    cursor.execute(
-        """
-        SELECT last_error, count(*) FROM pipeline_window WHERE acked_at IS NULL AND failed_at IS NOT NULL
-        GROUP BY last_error ORDER BY count(*) DESC LIMIT %(limit)s
-        """,
-        {"limit": limit},
-    )
-    return [(error, windows) for error, windows in cursor.fetchall()]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT last_error, count(*) FROM pipeline_window WHERE acked_at IS NULL AND failed_at IS NOT NULL
+            GROUP BY last_error ORDER BY count(*) DESC LIMIT %(limit)s
+            """,
+            {"limit": limit},
+        )
+        return [(error, windows) for error, windows in cursor.fetchall()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,55 +410,56 @@ class SlowWindows:
     oldest_seconds: int
 
 
-def count_slow_windows(cursor: CursorWrapper, *, late_seconds: float) -> dict[bool, SlowWindows]:
+def count_slow_windows(*, late_seconds: float) -> dict[bool, SlowWindows]:
     """Return the leased windows that were sealed so many seconds ago and have not failed, by whether their insert may
     have been sent."""
-    cursor.execute(
-        """
-        SELECT is_write_begun, count(*), extract(epoch FROM clock_timestamp() - min(sealed_at))::int
-        FROM pipeline_window WHERE acked_at IS NULL AND failed_at IS NULL AND lease_until >= clock_timestamp()
-        AND sealed_at < clock_timestamp() - make_interval(secs => %(late)s)
-        GROUP BY is_write_begun ORDER BY is_write_begun
-        """,
-        {"late": late_seconds},
-    )
-    return {is_write_begun: SlowWindows(*counts) for is_write_begun, *counts in cursor.fetchall()}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT is_write_begun, count(*), extract(epoch FROM clock_timestamp() - min(sealed_at))::int
+            FROM pipeline_window WHERE acked_at IS NULL AND failed_at IS NULL AND lease_until >= clock_timestamp()
+            AND sealed_at < clock_timestamp() - make_interval(secs => %(late)s)
+            GROUP BY is_write_begun ORDER BY is_write_begun
+            """,
+            {"late": late_seconds},
+        )
+        return {is_write_begun: SlowWindows(*counts) for is_write_begun, *counts in cursor.fetchall()}
 
 
-def count_unclaimed_windows(
-    cursor: CursorWrapper, *, outboxes: Sequence[str], late_seconds: float
-) -> SlowWindows | None:
+def count_unclaimed_windows(*, outboxes: Sequence[str], late_seconds: float) -> SlowWindows | None:
     """Return the windows whose lease expired so many seconds ago and that nobody has claimed; None if there are none.
 
     Windows with rows of an outbox that is not among these are left out.
     """
-    cursor.execute(
-        """
-        SELECT count(*), extract(epoch FROM clock_timestamp() - min(lease_until))::int FROM pipeline_window AS w
-        WHERE acked_at IS NULL AND lease_until < clock_timestamp() - make_interval(secs => %(late)s)
-        AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox <> ALL(%(outboxes)s))
-        """,
-        {"late": late_seconds, "outboxes": list(outboxes)},
-    )
-    windows, oldest_seconds = cursor.fetchone()
-    return SlowWindows(windows, oldest_seconds) if windows else None
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT count(*), extract(epoch FROM clock_timestamp() - min(lease_until))::int FROM pipeline_window AS w
+            WHERE acked_at IS NULL AND lease_until < clock_timestamp() - make_interval(secs => %(late)s)
+            AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox <> ALL(%(outboxes)s))
+            """,
+            {"late": late_seconds, "outboxes": list(outboxes)},
+        )
+        windows, oldest_seconds = cursor.fetchone()
+        return SlowWindows(windows, oldest_seconds) if windows else None
 
 
-def read_newest_found(cursor: CursorWrapper, *, seconds: float, limit: int) -> list[Found]:
+def read_newest_found(*, seconds: float, limit: int) -> list[Found]:
     """Return by what the batches of the newest windows were found: those acked in the last seconds, at most `limit`,
     and as many of those sealed in that time that are still open."""
     # `now()`, because no index helps with a value that may change from row to row.
-    cursor.execute(
-        """
-        (SELECT found FROM pipeline_window WHERE acked_at > now() - make_interval(secs => %(seconds)s)
-         ORDER BY acked_at DESC LIMIT %(limit)s)
-        UNION ALL
-        (SELECT found FROM pipeline_window
-         WHERE acked_at IS NULL AND sealed_at > now() - make_interval(secs => %(seconds)s) LIMIT %(limit)s)
-        """,
-        {"seconds": seconds, "limit": limit},
-    )
-    return [found for (found,) in cursor.fetchall()]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            (SELECT found FROM pipeline_window WHERE acked_at > now() - make_interval(secs => %(seconds)s)
+             ORDER BY acked_at DESC LIMIT %(limit)s)
+            UNION ALL
+            (SELECT found FROM pipeline_window
+             WHERE acked_at IS NULL AND sealed_at > now() - make_interval(secs => %(seconds)s) LIMIT %(limit)s)
+            """,
+            {"seconds": seconds, "limit": limit},
+        )
+        return [found for (found,) in cursor.fetchall()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,14 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from django.db.backends.base.base import BaseDatabaseWrapper
-    from django.db.backends.utils import CursorWrapper
 
 #: What the pipeline does with a table's rows, in the letters of pg_policy.
 _OUTBOX_COMMANDS, _LEDGER_COMMANDS, _READ = "rd", "rwd", "r"
 
 #: A policy that lets this role see and touch every row is no harm.
 _SUBJECT_TO_POLICIES = """
-SELECT name FROM unnest(%s::text[], %s::text[]) AS asked (name, commands)
+SELECT current_user, name FROM unnest(%(tables)s::text[], %(commands)s::text[]) AS asked (name, commands)
 JOIN pg_class AS c ON c.oid = to_regclass(quote_ident(name))
 WHERE row_security_active(c.oid) AND EXISTS (
     SELECT FROM regexp_split_to_table(commands, '') AS command WHERE NOT EXISTS (
@@ -46,7 +45,7 @@ _IN_SEVERAL_SCHEMAS = """
 SELECT c.relname, array_agg(n.nspname::text ORDER BY n.nspname), coalesce(
     sum(pg_stat_get_live_tuples(c.oid)) FILTER (WHERE c.oid IS DISTINCT FROM to_regclass(quote_ident(c.relname))), 0)
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE c.relname = ANY(%s) AND c.relkind IN ('r', 'p', 'v', 'f')
+WHERE c.relname = ANY(%(tables)s) AND c.relkind IN ('r', 'p', 'v', 'f')
 GROUP BY c.relname HAVING count(*) > 1 ORDER BY c.relname
 """
 
@@ -54,11 +53,12 @@ GROUP BY c.relname HAVING count(*) > 1 ORDER BY c.relname
 #: Triggers before an insert, a change or a deletion; those after one can only raise an error.
 _MEDDLERS = """
 SELECT tgrelid::regclass::text, 'trigger', tgname::text FROM pg_trigger
-WHERE tgrelid IN (SELECT to_regclass(quote_ident(name)) FROM unnest(%s::text[]) AS name)
+WHERE tgrelid IN (SELECT to_regclass(quote_ident(name)) FROM unnest(%(outboxes)s::text[]) AS name)
 AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype::int & 66 > 0
 UNION ALL
 SELECT ev_class::regclass::text, 'rule', rulename::text FROM pg_rewrite
-WHERE ev_class IN (SELECT to_regclass(quote_ident(name)) FROM unnest(%s::text[]) AS name) AND ev_enabled <> 'D'
+WHERE ev_class IN (SELECT to_regclass(quote_ident(name)) FROM unnest(%(outboxes)s::text[]) AS name)
+AND ev_enabled <> 'D'
 ORDER BY 1, 3
 """
 
@@ -67,8 +67,10 @@ def problems_of_database(connection: BaseDatabaseWrapper) -> Iterator[tuple[str,
     """What is wrong with a database before anything of ours is in it."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT current_database(), current_setting('server_encoding'), current_setting('transaction_read_only'),"
-            " pg_is_in_recovery()"
+            """
+            SELECT current_database(), current_setting('server_encoding'), current_setting('transaction_read_only'),
+                   pg_is_in_recovery()
+            """
         )
         name, encoding, is_read_only, is_standby = cursor.fetchone()
     if encoding != "UTF8":
@@ -84,22 +86,27 @@ def problems_of_database(connection: BaseDatabaseWrapper) -> Iterator[tuple[str,
         )
 
 
-def hiding_problems(cursor: CursorWrapper, *, is_with_lean: bool = True) -> Iterator[str]:
+def hiding_problems(*, is_with_lean: bool = True) -> Iterator[str]:
     """Why undelivered rows, or the ledger, may look empty to this role though they are not."""
     commands = dict.fromkeys(ledger_tables(), _LEDGER_COMMANDS) | dict.fromkeys(all_outboxes(), _OUTBOX_COMMANDS)
     referenced = dict.fromkeys(_referenced(), _READ) if is_with_lean else {}
-    yield from _policy_problems(cursor, referenced | commands)
-    yield from _schema_problems(cursor, is_only_with_rows=not is_with_lean)
+    yield from _policy_problems(referenced | commands)
+    yield from _schema_problems(is_only_with_rows=not is_with_lean)
 
 
-def limit_problems(cursor: CursorWrapper) -> Iterator[str]:
+def limit_problems() -> Iterator[str]:
     """Time limits that are too short for what the pipeline does in one statement."""
-    cursor.execute(
-        "SELECT name, setting::bigint, current_user FROM pg_settings WHERE name IN"
-        " ('statement_timeout', 'transaction_timeout') AND setting::bigint BETWEEN 1 AND %s ORDER BY name",
-        [SHORTEST_STATEMENT_SECONDS * 1000 - 1],
-    )
-    for setting, milliseconds, role in cursor.fetchall():
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT name, setting::bigint, current_user FROM pg_settings
+            WHERE name IN ('statement_timeout', 'transaction_timeout') AND setting::bigint BETWEEN 1 AND %(too_short)s
+            ORDER BY name
+            """,
+            {"too_short": SHORTEST_STATEMENT_SECONDS * 1000 - 1},
+        )
+        found = cursor.fetchall()
+    for setting, milliseconds, role in found:
         yield (
             f"{setting} is {milliseconds} ms, too short for a large window:"
             f" ALTER ROLE {role} SET {setting} = '{SHORTEST_STATEMENT_SECONDS}s'"
@@ -109,17 +116,18 @@ def limit_problems(cursor: CursorWrapper) -> Iterator[str]:
 def reading_problems() -> Iterator[str]:
     """Outboxes whose events this role cannot carry: a right is missing, or a column. A role that may not write the
     ledger is not the pipeline's, and need not."""
-    with connection.cursor() as cursor:
-        is_pipeline = may_seal(cursor)
-        cursor.execute("SELECT current_user")
-        (role,) = cursor.fetchone()
-    for name, outbox in all_outboxes().items() if is_pipeline else ():
+    if not may_seal():
+        return
+    for name, outbox in all_outboxes().items():
         sql, parameters = _reading(outbox).sql_with_params()
         try:
             with transaction.atomic(), connection.cursor() as cursor:
                 cursor.execute(f"EXPLAIN {sql}", parameters)  # which asks for the rights, and reads nothing
-                cursor.execute("SELECT has_table_privilege(%s, 'DELETE')", [connection.ops.quote_name(name)])
-                may_delete = cursor.fetchone()[0]
+                cursor.execute(
+                    "SELECT has_table_privilege(%(table)s, 'DELETE'), current_user",
+                    {"table": connection.ops.quote_name(name)},
+                )
+                may_delete, role = cursor.fetchone()
         except DatabaseError as error:
             yield f"the events of {name} cannot be read: {str(error).strip().splitlines()[0]}"
         else:
@@ -127,28 +135,32 @@ def reading_problems() -> Iterator[str]:
                 yield f"the role {role} may not delete from {name} what is delivered: GRANT DELETE ON {name} TO {role}"
 
 
-def meddling_problems(cursor: CursorWrapper) -> Iterator[str]:
+def meddling_problems() -> Iterator[str]:
     """What sits before an outbox's table, and may change or swallow its rows."""
-    cursor.execute(_MEDDLERS, [[*all_outboxes()]] * 2)
-    for table, kind, name in cursor.fetchall():
+    with connection.cursor() as cursor:
+        cursor.execute(_MEDDLERS, {"outboxes": [*all_outboxes()]})
+        found = cursor.fetchall()
+    for table, kind, name in found:
         yield f"the {kind} {name} on {table} may change its events, or take them away: remove it"
 
 
-def _policy_problems(cursor: CursorWrapper, commands: Mapping[str, str]) -> Iterator[str]:
-    cursor.execute(_POLICIES + _SUBJECT_TO_POLICIES, [[*commands], [*commands.values()]])
-    hidden = [name for (name,) in cursor.fetchall()]
-    if hidden:
-        cursor.execute("SELECT current_user")
-        (role,) = cursor.fetchone()
+def _policy_problems(commands: Mapping[str, str]) -> Iterator[str]:
+    with connection.cursor() as cursor:
+        cursor.execute(_POLICIES + _SUBJECT_TO_POLICIES, {"tables": [*commands], "commands": [*commands.values()]})
+        found = cursor.fetchall()
+    if found:
+        role, hidden = found[0][0], ", ".join(name for _, name in found)
         yield (
-            f"the role {role} is subject to row level security on {', '.join(hidden)}: rows may be hidden from it;"
+            f"the role {role} is subject to row level security on {hidden}: rows may be hidden from it;"
             f" ALTER ROLE {role} BYPASSRLS, or give it a policy USING (true)"
         )
 
 
-def _schema_problems(cursor: CursorWrapper, *, is_only_with_rows: bool) -> Iterator[str]:
-    cursor.execute(_IN_SEVERAL_SCHEMAS, [[*all_outboxes(), *ledger_tables()]])
-    for name, schemas, rows_elsewhere in cursor.fetchall():
+def _schema_problems(*, is_only_with_rows: bool) -> Iterator[str]:
+    with connection.cursor() as cursor:
+        cursor.execute(_IN_SEVERAL_SCHEMAS, {"tables": [*all_outboxes(), *ledger_tables()]})
+        found = cursor.fetchall()
+    for name, schemas, rows_elsewhere in found:
         if rows_elsewhere or not is_only_with_rows:
             yield (
                 f"{name} is in several schemas ({', '.join(schemas)}), and only rows of one of them are delivered:"

@@ -123,8 +123,7 @@ def _postgresql() -> Iterator[Finding]:
         yield Finding("migrations", False, f"{len(unapplied)} not applied: run `python manage.py migrate`")
         return
     yield Finding("migrations", True, "all applied")
-    with connection.cursor() as cursor:
-        yield _finding("tables", [*tables.problems(cursor)], "outboxes and ledger as `migrate` made them")
+    yield _finding("tables", [*tables.problems()], "outboxes and ledger as `migrate` made them")
     yield from _visibility()
 
 
@@ -165,9 +164,13 @@ def _ledger() -> Iterator[Finding]:
 
 def _visibility() -> Iterator[Finding]:
     """What of the role, the schemas and the database would keep events from being seen."""
-    problems = [*(text for text, _ in problems_of_database(connection)), *reading_problems()]
-    with connection.cursor() as cursor:
-        problems += [*hiding_problems(cursor), *limit_problems(cursor), *meddling_problems(cursor)]
+    problems = [
+        *(text for text, _ in problems_of_database(connection)),
+        *reading_problems(),
+        *hiding_problems(),
+        *limit_problems(),
+        *meddling_problems(),
+    ]
     yield _finding("PostgreSQL role", problems, "sees every event, and has time to read it")
 
 

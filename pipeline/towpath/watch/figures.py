@@ -31,8 +31,6 @@ from towpath.outbox.models import all_outboxes
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from django.db.backends.utils import CursorWrapper
-
     from towpath.ledger.moment import Parts
     from towpath.outbox.models import Outbox
 
@@ -110,25 +108,25 @@ def read_figures(parts: Parts) -> Figures:
     )
 
 
-def _read_ledger(cursor: CursorWrapper) -> LedgerFigures:
+def _read_ledger() -> LedgerFigures:
     return LedgerFigures(
-        open_windows=count_open_windows(cursor),
-        receipts=count_receipts(cursor, counted_rows=COUNTED_ROWS),
-        unverified=read_unverified_receipts(cursor, limit=COUNTED_ROWS),
-        vanished=count_vanished(cursor, limit=COUNTED_ROWS),
-        shifts=read_shifts(cursor),
-        last_dispatches=read_last_dispatches(cursor),
+        open_windows=count_open_windows(),
+        receipts=count_receipts(counted_rows=COUNTED_ROWS),
+        unverified=read_unverified_receipts(limit=COUNTED_ROWS),
+        vanished=count_vanished(limit=COUNTED_ROWS),
+        shifts=read_shifts(),
+        last_dispatches=read_last_dispatches(),
     )
 
 
-def _read_under_way(cursor: CursorWrapper) -> _UnderWay:
-    return _UnderWay(count_batches(cursor), count_dead_letters(cursor))
+def _read_under_way() -> _UnderWay:
+    return _UnderWay(count_batches(), count_dead_letters())
 
 
 def _read_outboxes(parts: Parts, under_way: _UnderWay) -> dict[str, OutboxFigures]:
     found: dict[str, OutboxFigures] = {}
     for name, model in all_outboxes().items():
-        rows = parts.read(name, partial(_count_rows, outbox=name))
+        rows = parts.read(name, partial(_count_rows, name))
         if rows is None:
             continue
         in_flight = under_way.batches.rows.get(name, 0)
@@ -136,19 +134,19 @@ def _read_outboxes(parts: Parts, under_way: _UnderWay) -> dict[str, OutboxFigure
         # An estimate may be too low.
         found[name] = OutboxFigures(max(0, rows - in_flight - dead_letters), in_flight, dead_letters)
         # In a part of its own: the time of a lean outbox's event is in another table.
-        age = parts.read(f"the age of the oldest event of {name}", partial(_oldest_age_seconds, model=model))
+        age = parts.read(f"the age of the oldest event of {name}", partial(_oldest_age_seconds, model))
         found[name] = replace(found[name], oldest_age_seconds=age)
     return found
 
 
-def _count_rows(cursor: CursorWrapper, *, outbox: str) -> int:
+def _count_rows(outbox: str) -> int:
     table = connection.ops.quote_name(outbox)
-    return count_or_estimate(cursor, table, first_rows=f"SELECT FROM {table} ORDER BY id", counted_rows=COUNTED_ROWS)
+    return count_or_estimate(table, first_rows=f"SELECT FROM {table} ORDER BY id", counted_rows=COUNTED_ROWS)
 
 
-def _oldest_age_seconds(cursor: CursorWrapper, *, model: type[Outbox]) -> float | None:
+def _oldest_age_seconds(model: type[Outbox]) -> float | None:
     """By the event's own time: a row does not record when it was committed."""
-    oldest_id = find_oldest_undelivered(cursor, model.outbox_name())
+    oldest_id = find_oldest_undelivered(model.outbox_name())
     if oldest_id is None:
         return None
     # In a second look: joined with what a lean row points to, the planner may choose to sort all of it first.

@@ -15,8 +15,6 @@ from towpath.watch.figures import COUNTED_ROWS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from django.db.backends.utils import CursorWrapper
-
     from towpath.ledger.moment import Parts
     from towpath.ledger.receipts import UnverifiedReceipts, Vanished
     from towpath.outbox.models import Outbox
@@ -50,11 +48,11 @@ def find_problems(parts: Parts, figures: Figures) -> list[Problem]:
     """Return everything that is wrong at the moment of the figures, in the order in which a person should read it."""
     found = [*_of_figures(figures)]
     if figures.is_ledger_read:
-        found += parts.read("what stands still", partial(_of_ledger, figures=figures)) or []
+        found += parts.read("what stands still", partial(_of_ledger, figures)) or []
     for name, model in all_outboxes().items():
         if name in figures.outboxes:
             what = f"whether rows of {name} are never dispatched"
-            found += parts.read(what, partial(_of_outbox, model=model)) or []
+            found += parts.read(what, partial(_of_outbox, model)) or []
     found += parts.read("what hides rows", _of_role) or []
     found += parts.read("names that no outbox class has", _of_unknown_names) or []
     found += [Problem("unread", text) for text in parts.unread]
@@ -88,31 +86,29 @@ def _of_vanished(vanished: Vanished) -> Iterator[Problem]:
         )
 
 
-def _of_ledger(cursor: CursorWrapper, *, figures: Figures) -> list[Problem]:
+def _of_ledger(figures: Figures) -> list[Problem]:
     ledger = figures.ledger
     found: dict[Kind, list[str]] = {
-        "shift": [*standstill.silent_shifts(cursor, ledger.shifts), *standstill.unclaimed_windows(cursor)],
+        "shift": [*standstill.silent_shifts(ledger.shifts), *standstill.unclaimed_windows()],
         "standstill": [
-            *standstill.late_batches(cursor),
-            *standstill.slow_windows(cursor),
-            *standstill.stuck_messages(cursor),
+            *standstill.late_batches(),
+            *standstill.slow_windows(),
+            *standstill.stuck_messages(),
             *standstill.unverified_receipts(ledger.unverified),
         ],
-        "window": [
-            f"{windows} open window(s): {error}" for error, windows in read_frequent_errors(cursor, limit=_MOST_ERRORS)
-        ],
+        "window": [f"{windows} open window(s): {error}" for error, windows in read_frequent_errors(limit=_MOST_ERRORS)],
         "interruption": [*standstill.interruptions(ledger.shifts)],
     }
     return [Problem(kind, text) for kind, texts in found.items() for text in texts]
 
 
-def _of_outbox(_cursor: CursorWrapper, *, model: type[Outbox]) -> list[Problem]:
+def _of_outbox(model: type[Outbox]) -> list[Problem]:
     return [Problem("outbox", text) for text in stranded.problems(model)]
 
 
-def _of_role(cursor: CursorWrapper) -> list[Problem]:
-    return [Problem("role", text) for text in hiding_problems(cursor, is_with_lean=False)]
+def _of_role() -> list[Problem]:
+    return [Problem("role", text) for text in hiding_problems(is_with_lean=False)]
 
 
-def _of_unknown_names(_cursor: CursorWrapper) -> list[Problem]:
+def _of_unknown_names() -> list[Problem]:
     return [Problem("outbox", text) for text in unknown_outboxes.problems()]

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from django.db import connection
+
 from towpath.ledger import batches, windows
 from towpath.outbox.models import all_outboxes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from django.db.backends.utils import CursorWrapper
 
     from towpath.ledger.receipts import UnverifiedReceipts
     from towpath.ledger.shifts import ShiftState
@@ -43,14 +43,14 @@ _VERIFY_LATE_SECONDS = 300
 _QUEUE = "See docs/runbook.md, A queue that does not move"
 
 
-def silent_shifts(cursor: CursorWrapper, shifts: Mapping[str, ShiftState]) -> Iterator[str]:
+def silent_shifts(shifts: Mapping[str, ShiftState]) -> Iterator[str]:
     """Shifts at which nobody works, and those of which no tick of the scheduler arrives."""
     for name in ("dispatch", "recover"):
         shift = shifts.get(name)
         if shift is None:
             yield f"no {name} shift has ever run: start the dispatcher"
         elif shift.alive_seconds_ago > SHIFT_SILENT_SECONDS:
-            waiting = _waiting_for_locks(cursor)
+            waiting = _waiting_for_locks()
             locks = f" ({waiting} session(s) wait for a lock: see pg_locks)" if waiting else ""
             yield (
                 f"the {name} shift was last alive {shift.alive_seconds_ago:.0f} s ago: is the dispatcher running,"
@@ -75,9 +75,9 @@ def interruptions(shifts: Mapping[str, ShiftState]) -> Iterator[str]:
             )
 
 
-def late_batches(cursor: CursorWrapper) -> Iterator[str]:
+def late_batches() -> Iterator[str]:
     """Batches that no aggregator takes."""
-    late = batches.count_late_batches(cursor, outboxes=list(all_outboxes()), late_seconds=_BATCH_LATE_SECONDS)
+    late = batches.count_late_batches(outboxes=list(all_outboxes()), late_seconds=_BATCH_LATE_SECONDS)
     if late:
         yield (
             f"{late.batches} batch(es) are in no window, the oldest for {late.oldest_seconds} s: is an aggregator"
@@ -85,18 +85,16 @@ def late_batches(cursor: CursorWrapper) -> Iterator[str]:
         )
 
 
-def slow_windows(cursor: CursorWrapper) -> Iterator[str]:
+def slow_windows() -> Iterator[str]:
     """Windows that somebody has been delivering for too long."""
-    for is_write_begun, slow in windows.count_slow_windows(cursor, late_seconds=_WINDOW_LATE_SECONDS).items():
+    for is_write_begun, slow in windows.count_slow_windows(late_seconds=_WINDOW_LATE_SECONDS).items():
         stage = "written: the event store has not answered yet" if is_write_begun else "loaded from PostgreSQL"
         yield f"{slow.windows} window(s) have been under way for up to {slow.oldest_seconds} s, and are being {stage}"
 
 
-def unclaimed_windows(cursor: CursorWrapper) -> Iterator[str]:
+def unclaimed_windows() -> Iterator[str]:
     """Windows that the recover shift should have taken over."""
-    unclaimed = windows.count_unclaimed_windows(
-        cursor, outboxes=list(all_outboxes()), late_seconds=_TAKEOVER_LATE_SECONDS
-    )
+    unclaimed = windows.count_unclaimed_windows(outboxes=list(all_outboxes()), late_seconds=_TAKEOVER_LATE_SECONDS)
     if unclaimed:
         yield (
             f"{unclaimed.windows} window(s) have had nobody for up to {unclaimed.oldest_seconds} s: the recover shift"
@@ -104,9 +102,9 @@ def unclaimed_windows(cursor: CursorWrapper) -> Iterator[str]:
         )
 
 
-def stuck_messages(cursor: CursorWrapper) -> Iterator[str]:
+def stuck_messages() -> Iterator[str]:
     """That no message brings the batches of windows."""
-    found = windows.read_newest_found(cursor, seconds=_NEWEST_SECONDS, limit=_NEWEST_WINDOWS)
+    found = windows.read_newest_found(seconds=_NEWEST_SECONDS, limit=_NEWEST_WINDOWS)
     if not found or "message" in found:
         return
     if "ledger" in found:
@@ -131,9 +129,10 @@ def unverified_receipts(unverified: UnverifiedReceipts) -> Iterator[str]:
         )
 
 
-def _waiting_for_locks(cursor: CursorWrapper) -> int:
+def _waiting_for_locks() -> int:
     """How many sessions wait for a lock that somebody else holds, as far as this role may see them."""
-    cursor.execute(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    )
-    return int(cursor.fetchone()[0])
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return int(cursor.fetchone()[0])

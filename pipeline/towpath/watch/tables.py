@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from django.db import connection
+
 from towpath.ledger.batches import largest_ids_in_flight
 from towpath.ledger.deadletters import largest_dead_ids
 from towpath.ledger.tables import ledger_tables
@@ -15,14 +17,12 @@ from towpath.outbox.models import all_outboxes
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from django.db.backends.utils import CursorWrapper
 
-
-def problems(cursor: CursorWrapper) -> Iterator[str]:
+def problems() -> Iterator[str]:
     """What is wrong with a table, and the statement that repairs it."""
     outboxes = list(all_outboxes())
     # Before their sequences are read, which only grow.
-    held = _held(cursor)
+    held = _held()
     for sql, tables in (
         (_UNLOGGED, [*outboxes, *ledger_tables()]),
         (_NO_TABLE, [*outboxes, *ledger_tables()]),
@@ -31,16 +31,17 @@ def problems(cursor: CursorWrapper) -> Iterator[str]:
         (_POINTED_TO, outboxes),
         (_SEQUENCE, outboxes),
     ):
-        cursor.execute(
-            f"WITH ours AS ({_OURS}) {sql}", {"tables": tables, "holders": [*held], "held": [*held.values()]}
-        )
-        for (text,) in cursor.fetchall():
-            yield str(text)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"WITH ours AS ({_OURS}) {sql}", {"tables": tables, "holders": [*held], "held": [*held.values()]}
+            )
+            found = cursor.fetchall()
+        yield from (text for (text,) in found)
 
 
-def _held(cursor: CursorWrapper) -> dict[str, int]:
+def _held() -> dict[str, int]:
     """The largest row id that the ledger holds of each outbox."""
-    in_flight, dead = largest_ids_in_flight(cursor), largest_dead_ids(cursor)
+    in_flight, dead = largest_ids_in_flight(), largest_dead_ids()
     return {name: max(in_flight.get(name, 0), dead.get(name, 0)) for name in in_flight.keys() | dead.keys()}
 
 
