@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def dispatch(lab: Lab) -> list[Figure]:
-    """The product's dispatcher and its publish function, in this process, with room for all ids in flight."""
+    """The product's dispatcher and its enqueue function, in this process, with room for all ids in flight."""
     ids = lab.sizes.dispatch_ids
 
-    def run(publish: Callable[[], EnqueueBatches]) -> float:
+    def run(enqueue: Callable[[], EnqueueBatches]) -> float:
         lab.clear()
         publish_events(ids)
-        dispatcher = make_dispatcher(all_outboxes(), enqueue=publish(), in_flight_rows=2 * ids)
+        dispatcher = make_dispatcher(all_outboxes(), enqueue=enqueue(), in_flight_rows=2 * ids)
         began = time.perf_counter()
         while dispatcher.look():
             pass

@@ -139,8 +139,8 @@ def _delivered_rows(lab: Lab) -> list[Figure]:
             drop_dispatched()
         what, other = f"after {delivered:,} delivered rows under an open transaction", "none, no open transaction"
         return [
-            *_compared_idle_ticks(lab, what, other, _dispatcher),
-            _compared_busy_ticks(lab, what, other, _dispatcher, lambda: publish_events(_WINDOW_ROWS)),
+            *_compared_idle_looks(lab, what, other, _dispatcher),
+            _compared_busy_looks(lab, what, other, _dispatcher, lambda: publish_events(_WINDOW_ROWS)),
         ]
 
 
@@ -163,9 +163,9 @@ def _outboxes(lab: Lab) -> list[Figure]:
 
         what, other = f"{len(outboxes)} outbox tables", "1 outbox table"
         return [
-            *_compared_idle_ticks(lab, what, other, dispatcher),
-            _compared_busy_ticks(lab, f"{what}, 100 rows each", f"{other}, as many", dispatcher, lambda: publish(100)),
-            _compared_busy_ticks(
+            *_compared_idle_looks(lab, what, other, dispatcher),
+            _compared_busy_looks(lab, f"{what}, 100 rows each", f"{other}, as many", dispatcher, lambda: publish(100)),
+            _compared_busy_looks(
                 lab, f"{what}, 1000 rows each", f"{other}, as many", dispatcher, lambda: publish(1000)
             ),
         ]
@@ -187,7 +187,7 @@ def _milliseconds_per_window(lab: Lab, rows: int) -> float:
     return (time.perf_counter() - began) / len(windows) * 1e3
 
 
-def _compared_idle_ticks(lab: Lab, what: str, other: str, dispatcher: Callable[[], Dispatcher]) -> list[Figure]:
+def _compared_idle_looks(lab: Lab, what: str, other: str, dispatcher: Callable[[], Dispatcher]) -> list[Figure]:
     """A look that finds nothing, without and with commits of others since the last look.
 
     A dispatcher may know without looking that nothing can be new while no transaction has ended at all. A database is
@@ -214,7 +214,7 @@ def _compared_idle_ticks(lab: Lab, what: str, other: str, dispatcher: Callable[[
     ]
 
 
-def _compared_busy_ticks(
+def _compared_busy_looks(
     lab: Lab, what: str, other: str, dispatcher: Callable[[], Dispatcher], publish: Callable[[], None]
 ) -> Figure:
     """A look that finds rows, which are taken away afterwards."""

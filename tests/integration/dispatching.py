@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from towpath.flow.dispatch import EnqueueBatches
     from towpath.ledger.batches import BatchMessage
 
-#: Ticks after which a dispatcher that is still not done is taken to be stuck.
+#: Looks after which a dispatcher that is still not done is taken to be stuck.
 _MOST_LOOKS = 2000
 
 
 class Sent:
-    """The batches that were published, in order."""
+    """The batches whose messages were sent, in order."""
 
     def __init__(self) -> None:
         self.batches: list[BatchMessage] = []

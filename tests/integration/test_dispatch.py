@@ -239,7 +239,7 @@ def test_a_dispatcher_does_not_wait_for_one_that_holds_the_cursor(session: Postg
     with connection.cursor() as cursor:
         cursor.execute("SET lock_timeout = '5s'")  # a dispatcher that waits fails, instead of hanging for ever
 
-    # When this one ticks, it finds nothing to do
+    # When this one looks, it finds nothing to do
     dispatcher.look()
     assert sent.batches == []
 
@@ -255,7 +255,7 @@ def test_no_more_rows_than_the_limit_are_in_flight() -> None:
     dispatcher = make_dispatcher(sent, batch_ids=100, in_flight_rows=1000)
     ids = create_users(5000)
 
-    # When the dispatcher ticks as often as it likes
+    # When the dispatcher looks as often as it likes
     for _ in range(20):
         assert dispatcher.look()
     assert in_flight() == 1000
@@ -372,7 +372,7 @@ def rewind_cluster() -> None:
         cursor.execute("UPDATE outbox_event SET xid = '999999999'")
 
 
-def test_a_cursor_from_before_a_restore_starts_over_and_leaves_out_what_the_ledger_holds() -> None:
+def test_a_cursor_from_before_a_restore_is_rewound_and_leaves_out_what_the_ledger_holds() -> None:
     # Given rows in an open batch, a dead letter, and rows nobody has dispatched, all restored into a fresh cluster
     in_a_batch = write_events(["{}"] * 10)
     dispatch_all(make_dispatcher(Sent()))
@@ -401,7 +401,7 @@ def test_a_cursor_from_before_a_restore_starts_over_and_leaves_out_what_the_ledg
     assert ids_in_batches(EVENT) == sorted(in_a_batch + waiting + after_the_restore + later)
 
 
-def test_starting_over_is_paged_like_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rewound_cursor_is_paged_like_every_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 7)
     in_a_batch = write_events(["{}"] * 20)
     dispatch_all(make_dispatcher(Sent()))

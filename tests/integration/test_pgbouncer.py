@@ -14,6 +14,7 @@ from django.core.management import call_command
 from django.db import connection
 
 from tests.administering import administer
+from tests.conformance.rows import WINDOW, row, write
 from tests.integration.invariants import assert_delivered_within
 from tests.integration.manage import manage
 from tests.integration.pgbouncer import PgBouncer
@@ -21,6 +22,8 @@ from tests.integration.rows import create_users, undelivered
 from tests.integration.threads import all_at_once
 from tests.integration.workers import QUICK
 from tests.waiting import eventually
+from towpath.eventlog.connect import connect
+from towpath.eventlog.schema import migrate, plan
 from towpath.ledger.models import Shift
 from towpath.watch.doctor import examine
 
@@ -68,15 +71,15 @@ def through(pgbouncer: PgBouncer) -> Iterator[None]:
         connection.close()
 
 
-def left_in_sessions(pgbouncer: PgBouncer) -> set[str]:
+def left_in_sessions(pgbouncer: PgBouncer, *, database: str = "towpath") -> set[str]:
     """What the clients before have left in the sessions of the pool, each of which is looked into."""
     found: set[str] = set()
     with contextlib.ExitStack() as stack:
         for _ in range(POOL_SIZE):
-            client = stack.enter_context(contextlib.closing(psycopg2.connect(pgbouncer.url)))
+            client = stack.enter_context(contextlib.closing(psycopg2.connect(pgbouncer.url_of(database))))
             cursor = stack.enter_context(client.cursor())  # its transaction keeps the session
             cursor.execute(
-                "SELECT name FROM pg_settings WHERE source = 'session' AND name <> ALL(%s)"
+                "SELECT name FROM pg_settings WHERE source = 'session' AND setting <> reset_val AND name <> ALL(%s)"
                 " UNION ALL SELECT 'prepared statement ' || name FROM pg_prepared_statements"
                 " UNION ALL SELECT 'temporary table ' || relname FROM pg_class WHERE relpersistence = 't'"
                 " UNION ALL SELECT 'advisory lock' FROM pg_locks WHERE locktype = 'advisory'"
@@ -144,6 +147,30 @@ def test_a_database_is_migrated_through_the_pool(pgbouncer: PgBouncer) -> None:
     finally:
         with connection.cursor() as cursor:
             cursor.execute("DROP DATABASE pooled WITH (FORCE)")
+
+
+def test_the_event_store_on_postgresql_works_through_the_pool(pgbouncer: PgBouncer) -> None:
+    # Given a database of events that is migrated through the pool
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE DATABASE pooled_events TEMPLATE template0 ENCODING 'UTF8'")
+    store = connect(pgbouncer.url_of("pooled_events"), timeout_seconds=30)
+    try:
+        migrate(store)
+        assert not plan(store)
+
+        # When a window is written twice
+        for _ in range(2):
+            write(store, row(1), row(2))
+
+        # Then it is stored once, the store has nothing to say, and nothing is left behind
+        assert store.read_back(WINDOW) == {("outbox_event", 1), ("outbox_event", 2)}
+        assert store.counts([WINDOW]) == {WINDOW: {"outbox_event": 2}}
+        assert [finding for finding in store.findings() if not finding.is_ok] == []
+        assert left_in_sessions(pgbouncer, database="pooled_events") == set()
+    finally:
+        store.close()
+        with connection.cursor() as cursor:
+            cursor.execute("DROP DATABASE pooled_events WITH (FORCE)")
 
 
 def test_a_worker_leaves_limits_of_the_pools_sessions_alone_and_the_doctor_names_them(

@@ -208,7 +208,7 @@ def test_a_row_of_a_transaction_that_was_open_at_the_last_look_is_not_stranded()
     assert len(sent.ids(EVENT)) == 1
 
 
-@pytest.mark.parametrize("state", ["paged", "rescan", "another cluster", "no cursor"])
+@pytest.mark.parametrize("state", ["paged", "rewound", "another cluster", "no cursor"])
 def test_an_unfinished_look_strands_nothing(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 7)
     write_events(["{}"] * 3)
@@ -218,7 +218,7 @@ def test_an_unfinished_look_strands_nothing(state: str, monkeypatch: pytest.Monk
         assert dispatcher.look()
     else:
         change = {
-            "rescan": "UPDATE pipeline_cursor SET seen = '1:1:', is_rewound = true",
+            "rewound": "UPDATE pipeline_cursor SET seen = '1:1:', is_rewound = true",
             "another cluster": "UPDATE pipeline_cursor SET cluster = 'another', seen = '1000000000:1000000000:'",
             "no cursor": "DELETE FROM pipeline_cursor",
         }

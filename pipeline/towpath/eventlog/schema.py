@@ -9,7 +9,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from django.db import connection
+from django.db import connection, transaction
 
 from towpath.eventlog.columns import FIRST_COLUMN_NUMBER
 
@@ -88,9 +88,14 @@ def migrate(store: MigratableStore) -> Sequence[Migration]:
 
 @contextlib.contextmanager
 def _lock() -> Iterator[None]:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
-        try:
-            yield
-        finally:
-            cursor.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
+    # A lock of the transaction: behind a pooler, one of the session would outlive this. The transaction has no snapshot
+    # while it waits for the event store, so it holds back nothing, and it may take its time.
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT set_config(name, '0', true) FROM pg_settings
+            WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')
+            """
+        )
+        cursor.execute("SELECT pg_advisory_xact_lock(%(lock)s)", {"lock": _LOCK})
+        yield

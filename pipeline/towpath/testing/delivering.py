@@ -3,7 +3,7 @@
 The events of a test that is rolled back are never committed, and the dispatcher only takes what its snapshot shows as
 committed. So it is given a snapshot that shows everything, this transaction too, as the target that it would come to by
 itself. That holds at every isolation level. And since a cursor that has seen a transaction does not look at it again,
-the cursors start over each time, as after a restore.
+the cursors are rewound each time, as after a restore.
 """
 
 from __future__ import annotations

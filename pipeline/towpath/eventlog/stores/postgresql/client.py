@@ -17,8 +17,8 @@ import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from towpath.eventlog.errors import StoreUnavailable
+from towpath.eventlog.stores.postgresql import settings
 from towpath.eventlog.stores.postgresql.errors import brief
-from towpath.eventlog.stores.postgresql.settings import set_up
 from towpath.eventlog.stores.postgresql.url import parameters
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ class Session:
 
     def __init__(self, connection: connection_type) -> None:
         self._connection = connection
+        #: True if a pooler is between this process and the server. What is set in the server's session is then left to
+        #: others, and what we find there is theirs.
+        self.is_pooled = False
         # A handle of its own, so that whoever shuts the connection down never meets another file of this number.
         self._socket = socket.socket(fileno=os.dup(connection.fileno()))
         self._cutting = threading.Lock()
@@ -72,6 +75,13 @@ class Session:
         at_rest.register(self._socket, select.POLLIN)
         return not at_rest.poll(0)
 
+    def is_of_process(self, pid: int) -> bool:
+        """True if the process of the server is the one that this connection was made to."""
+        return bool(self._connection.info.backend_pid == pid)
+
+    def is_in_transaction(self) -> bool:
+        return bool(self._connection.info.transaction_status != TRANSACTION_STATUS_IDLE)
+
     def close(self) -> None:
         with contextlib.suppress(psycopg2.Error):
             self._connection.close()
@@ -92,6 +102,8 @@ class PostgreSQLClient:
             "client_encoding": "UTF8",
         }
         self._timeout_seconds = timeout_seconds
+        #: True if the last session was one behind a pooler.
+        self.is_pooled = False
         self._at_rest: list[Session] = []
         self._guard = threading.Lock()
 
@@ -102,10 +114,17 @@ class PostgreSQLClient:
 
     @contextlib.contextmanager
     def cursor(self) -> Iterator[cursor_type]:
-        """Raises StoreUnavailable when no connection can be made. Errors of the statements are psycopg2's."""
+        """Raises StoreUnavailable when no connection can be made. Errors of the statements are psycopg2's.
+
+        Behind a pooler it is in a transaction, which ends with it at the latest.
+        """
         session = self._taken() or self._connected()
         with session.limited(seconds=self._timeout_seconds) as cursor:
+            if session.is_pooled:
+                cursor.execute(settings.of_transaction(timeout_seconds=self._timeout_seconds))
             yield cursor
+            if session.is_pooled and session.is_in_transaction():
+                cursor.execute("COMMIT")
         with self._guard:
             self._at_rest.append(session)
 
@@ -153,9 +172,11 @@ class PostgreSQLClient:
             raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
         try:
             with session.limited(seconds=self._timeout_seconds) as cursor:
-                for message in set_up(timeout_seconds=self._timeout_seconds):
+                cursor.execute("SELECT pg_backend_pid(), current_schema(), current_setting('search_path')")
+                pid, schema, search_path = cursor.fetchone() or (0, "", "")
+                self.is_pooled = session.is_pooled = not session.is_of_process(pid)
+                for message in () if session.is_pooled else settings.of_session(timeout_seconds=self._timeout_seconds):
                     cursor.execute(message)
-                schema, search_path = cursor.fetchone() or ("", "")
         except psycopg2.Error as error:
             raise StoreUnavailable(brief(error)) from error
         if schema is None:

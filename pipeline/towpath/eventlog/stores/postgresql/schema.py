@@ -72,13 +72,20 @@ COLUMN_TYPES = {column.name: _TYPES[column.kind] for column in ROW_COLUMNS} | {"
 #: Where the rows of a write are until they are known to be good; emptied by each commit. No store takes every time
 #: that a timestamp of PostgreSQL can be, infinity among them.
 WINDOW = "event_log_window"
-CREATE_WINDOW = f"""
+_CREATE_WINDOW = f"""
 CREATE TEMPORARY TABLE IF NOT EXISTS {WINDOW} (
     {", ".join(f"{column.name} {_TYPES[column.kind]} NOT NULL" for column in ROW_COLUMNS)},
     CONSTRAINT event_date_time_from_1900_to_2299
         CHECK (event_date_time >= '1900-01-01 00:00:00+00' AND event_date_time < '2300-01-01 00:00:00+00')
-) ON COMMIT DELETE ROWS
+)
 """
+
+
+def create_window(*, is_kept: bool) -> str:
+    """The statement that makes sure of the table for a transaction; kept for the next one, in a session of our own."""
+    return f"{_CREATE_WINDOW} ON COMMIT {'DELETE ROWS' if is_kept else 'DROP'}"
+
+
 #: The first day of a row's month.
 MONTH = "date_trunc('month', event_date_time AT TIME ZONE 'UTC')::date"
 

@@ -22,12 +22,12 @@ from towpath.eventlog.stores.postgresql.client import PostgreSQLClient
 from towpath.eventlog.stores.postgresql.errors import brief, is_partition_missing, translated, translated_of_commit
 from towpath.eventlog.stores.postgresql.schema import (
     CREATE_MIGRATIONS,
-    CREATE_WINDOW,
     MONTH,
     SCHEMA_LOCK,
     TABLE,
     WINDOW,
     create_partition,
+    create_window,
     migrations,
 )
 
@@ -122,7 +122,7 @@ class PostgreSQLStore:
     def write(self, rows: bytes, *, row_count: int, token: str) -> None:
         with self._client.cursor() as cursor:
             try:
-                months, copied = _copy(cursor, rows)
+                months, copied = _copy(cursor, rows, is_kept=not self._client.is_pooled)
             except psycopg2.Error as error:
                 raise translated(error) from error
             if copied < row_count:
@@ -213,9 +213,11 @@ class PostgreSQLStore:
             self._months.add(month)
 
 
-def _copy(cursor: cursor, rows: bytes) -> tuple[set[date], int]:
+def _copy(cursor: cursor, rows: bytes, *, is_kept: bool) -> tuple[set[date], int]:
     """The rows into the session's own table; their months, and how many they are."""
-    cursor.copy_expert(f"BEGIN; {CREATE_WINDOW}; COPY {WINDOW} ({_NAMES}) FROM STDIN", io.BytesIO(rows))
+    cursor.copy_expert(
+        f"BEGIN; {create_window(is_kept=is_kept)}; COPY {WINDOW} ({_NAMES}) FROM STDIN", io.BytesIO(rows)
+    )
     copied = cursor.rowcount
     cursor.execute(f"SELECT DISTINCT {MONTH} FROM {WINDOW}")
     return {month for (month,) in cursor.fetchall()}, copied
