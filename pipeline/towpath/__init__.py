@@ -7,21 +7,25 @@ The path of an event, and the word for each stage:
 Where to look:
 
     outbox/      publish: events, outbox tables, and what an application may do with them
-    flow/        the path, a module per stage: dispatch, accumulate, aggregator, load, write, delivery, recover, verify
+    flow/        the path, a module per stage: dispatch, accumulate, aggregator, load, write, delivery, recover, verify;
+                 lease and shift say who works; deadletters, stranded, outboxes are what a person asks of it;
+                 origins is what a trace shows
     rabbitmq/    the messages, and all that speaks to RabbitMQ
-    ledger/      every table `pipeline_*`, and all SQL on them
+    ledger/      every table `pipeline_*`, a module for each, and all SQL on them
     eventlog/    the One Big Table: its columns, its migrations, and the stores that hold it (stores/)
     telemetry/   what the path reports to: logs, metrics, traces, heartbeats, failpoints
     watch/       what people and probes ask: status, doctor, gauges, health
     conf/        settings and what every process needs before Django runs
     testing/     the testing kit, a pytest plugin
     management/  `manage.py pipeline` and `manage.py eventlog`
+    migrations/  the tables of ledger and outboxes
 
     process.py   puts it all together: what a worker makes once and works with, from its start to its end
     wiring.py    from the settings to what the stages are given
     actors.py    what arrives by RabbitMQ                         lifecycle.py when a worker starts and stops
-    probe.py     is this process alive?
-    apps.py      the Django application                           checks.py what a project's settings must have
+    probe.py     is this process alive?                           models.py    the tables, for Django
+    apps.py      the Django application                           checks.py    what a project's settings must have
+    errors.py    what can go wrong in the pipeline                events.py    what the pipeline publishes of itself
 """
 
 from __future__ import annotations

@@ -139,6 +139,26 @@ def test_the_dashboard_has_a_row_for_each_stage_in_the_order_of_the_flow() -> No
     assert tuple(panel["title"] for panel in panels() if panel["type"] == "row") == STAGES
 
 
+def test_a_panel_of_a_stage_s_metric_is_in_the_row_of_the_stage() -> None:
+    """By the label `stage`, or because the metric has the name of the stage's work."""
+    words = {
+        "dispatch": "dispatched|pending|batches_total",
+        "accumulate": "windows_total|rejected",
+        "load": "loaded",
+        "write": "inserts",
+        "ack": "acked|window_rows",
+        "recover": "recovered|leases_lost",
+        "verify": "verified|mismatched",
+    }
+    row = ""
+    for panel in panels():
+        row = panel["title"] if panel["type"] == "row" else row
+        for target in panel.get("targets", []):
+            stages = set(re.findall(r'stage="(\w+)"', target["expr"]))
+            stages |= {stage for stage, word in words.items() if re.search(rf"towpath_(?:{word})", target["expr"])}
+            assert stages <= {row}, panel["title"]
+
+
 def test_every_metric_is_on_the_dashboard() -> None:
     shown = " ".join(one["expr"] for panel in panels() for one in panel.get("targets", []))
 

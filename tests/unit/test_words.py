@@ -1,13 +1,14 @@
-"""The event store can be replaced: nothing but its own module, and the choice of one by its URL, knows which it is."""
+"""The words of docs/concepts.md and of the map. And the event store can be replaced: nothing knows which it is."""
 
 from __future__ import annotations
 
 import re
 
+import towpath
 from deploy.local.process import PROJECT
 
 #: The store's own modules, the choice by the URL's scheme, and the variable CLICKHOUSE_URL (which the brief names).
-_MAY_KNOW = {"pipeline/towpath/eventlog/store.py", "pipeline/towpath/conf/config.py"}
+_MAY_KNOW = {"pipeline/towpath/eventlog/connect.py", "pipeline/towpath/conf/config.py"}
 _OWN = "pipeline/towpath/eventlog/stores/clickhouse/"
 _WORDS = re.compile(r"clickhouse|chdb", re.IGNORECASE)
 
@@ -21,3 +22,34 @@ def test_clickhouse_is_named_in_its_store_modules_only() -> None:
     }
 
     assert {name for name in named if not name.startswith(_OWN)} == _MAY_KNOW
+
+
+def words() -> dict[str, str]:
+    """Each word that docs/concepts.md explains, and where it says that it is."""
+    text = (PROJECT / "docs/concepts.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"^\| ([a-z ]+) \| .* \| `(\S+)` \|$", text, re.MULTILINE))
+
+
+def test_every_word_is_where_the_concepts_say_that_it_is() -> None:
+    assert len(words()) > 25
+    assert {path for path in words().values() if not (PROJECT / "pipeline/towpath" / path).exists()} == set()
+
+
+def test_every_stage_of_the_map_is_a_word_of_the_concepts() -> None:
+    stages = re.findall(r"\w+", next(line for line in (towpath.__doc__ or "").splitlines() if "->" in line))
+
+    assert stages == ["publish", "dispatch", "accumulate", "seal", "load", "write", "ack"]
+    assert {"deliver", "aggregate", "recover", "verify", *stages} <= words().keys()
+
+
+def test_every_room_and_module_is_on_the_map() -> None:
+    """A reader who opens `towpath/__init__.py` finds the room for any question in one step."""
+    folder = PROJECT / "pipeline/towpath"
+    rooms = {f"{path.parent.name}/" for path in folder.glob("*/__init__.py")}
+    modules = {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+
+    assert set(re.findall(r"\b(\w+(?:/|\.py))(?=\s)", towpath.__doc__ or "")) >= rooms | modules
+    flow = {path.stem for path in (folder / "flow").glob("*.py")} - {"__init__"}
+    told = re.search(r"^    flow/ .*?(?=^    \w+/)", towpath.__doc__ or "", re.MULTILINE | re.DOTALL)
+    assert told is not None
+    assert flow <= set(re.findall(r"\w+", told[0]))
