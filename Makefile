@@ -16,7 +16,7 @@ run: setup ## the whole pipeline on this machine, until Ctrl-C (TRAFFIC=5: five 
 	@$(PYTHON) -m deploy.local.stack run $(if $(TRAFFIC),--traffic $(TRAFFIC))
 
 test: setup ## every test but the slow ones (`make faults`), on real services that the run starts itself
-	@$(PYTHON) -m pytest --numprocesses $(or $(PROCESSES),3) --dist loadfile
+	@$(PYTHON) -m $(or $(RUNNER),pytest) --numprocesses $(or $(PROCESSES),3) --dist loadfile --no-loadscope-reorder
 
 chaos: setup ## break everything for SECONDS (60) under load, with SEED, then count; then `make faults`, unless FAULTS=0
 	@$(PYTHON) -m tests.chaos.soak --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))

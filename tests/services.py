@@ -21,6 +21,7 @@ import itertools
 import json
 import os
 import shutil
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO, cast
 from urllib.parse import unquote, urlsplit
@@ -53,6 +54,8 @@ _FIRST_PORT = 21_000
 #: Ports beside each other that belong to one run.
 _PORTS_PER_RUN = 10
 
+#: These fixtures start the product's processes, or an engine of the test's own.
+_FIXTURES_WITH_PROCESSES = frozenset({"workers", "bare_fleet", "deployment", "endpoint"})
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -205,7 +208,7 @@ def services() -> Iterator[Services]:
         _services.start()
     except LocalStackError as error:
         _services.stop()
-        pytest.exit(f"The services of the tests do not start: {error}", returncode=1)
+        pytest.exit(f"The services of the tests do not start: {error}", returncode=pytest.ExitCode.INTERRUPTED)
     yield _services
     _services.stop()
 
@@ -214,13 +217,35 @@ def pytest_report_header() -> str:
     return f"services: {'given by URL' if ARE_GIVEN else 'on demand'}, data and logs in {_folder}"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Who takes one of these fixtures starts real processes, and waits for what they do."""
+    if not _FIXTURES_WITH_PROCESSES.isdisjoint(getattr(item, "fixturenames", ())):
+        item.add_marker("timing")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out, and count as deselected, what needs services of the run's own."""
+    """Leave out, and count as deselected, what needs services of the run's own; begin with what takes long.
+
+    The file with the longest tests comes first, because a worker that began with it at the end would be the only one
+    still at work. Within a file, and between those of one length, the order is as random as before.
+    """
     if ARE_GIVEN:
         own = [item for item in items if item.get_closest_marker("own_services")]
         config.hook.pytest_deselected(items=own)
         items[:] = [item for item in items if item not in own]
+    lengths: dict[Path, float] = defaultdict(float)
+    for item in items:
+        lengths[item.path] += _length(item)
+    items.sort(key=lambda item: -lengths[item.path])
+
+
+def _length(item: pytest.Item) -> float:
+    """How long a test takes, about, as the number of tests that use the services and start no process."""
+    if item.get_closest_marker("timing"):
+        return 20
+    return 1 if "services" in getattr(item, "fixturenames", ()) else 0.02
 
 
 def pytest_unconfigure() -> None:

@@ -67,6 +67,7 @@ def test_a_closed_store_opens_again_when_it_is_used(store: Store, subject: Subje
 # --- Outages ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timing
 @pytest.mark.only("chdb", reason="only this engine lives in a process")
 def test_an_embedded_store_that_another_process_has_open_says_so(store: Store, services: Services) -> None:
     assert list(store.problems()) == []

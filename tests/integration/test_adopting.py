@@ -103,6 +103,7 @@ def compare(project: ForeignProject, *, exit_code: int) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.timing
 @pytest.mark.timeout(600)
 def test_a_fresh_project_adopts_towpath_by_the_page_and_compares_its_logs(
     project: ForeignProject, clickhouse: Client

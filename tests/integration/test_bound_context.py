@@ -102,6 +102,7 @@ def broker() -> Iterator[RabbitmqBroker]:
     broker.close()
 
 
+@pytest.mark.timing
 def test_an_actor_s_events_and_log_lines_carry_what_was_bound_where_its_message_was_sent(
     broker: RabbitmqBroker,
 ) -> None:

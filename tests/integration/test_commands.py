@@ -319,6 +319,7 @@ def test_a_check_that_raises_is_a_finding_and_the_others_are_made(monkeypatch: p
     assert findings["BATCH_IDS"].is_ok
 
 
+@pytest.mark.timing
 def test_a_check_that_hangs_is_a_finding_and_the_others_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     is_over = threading.Event()
     monkeypatch.setattr("towpath.watch.doctor.CHECK_SECONDS", 1.0)
@@ -402,6 +403,7 @@ def test_an_error_that_is_not_an_outage_is_not_called_one() -> None:
     assert "current transaction is aborted" in str(refused.value)
 
 
+@pytest.mark.timing
 def test_the_status_ends_in_time_while_postgresql_hangs(services: Services) -> None:
     """In a project whose connections have no time limit."""
     with contextlib.closing(Proxy(services.postgres.port)) as proxy:

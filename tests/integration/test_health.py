@@ -192,6 +192,7 @@ def test_sixteen_who_ask_a_web_process_whose_services_hang_are_answered_and_take
         assert time.monotonic() - began < 2
 
 
+@pytest.mark.timing
 def test_a_locked_table_does_not_hold_up_a_scrape() -> None:
     with contextlib.closing(psycopg2.connect(os.environ["DATABASE_URL"])) as other, other.cursor() as cursor:
         cursor.execute("LOCK TABLE users, pipeline_window IN ACCESS EXCLUSIVE MODE")

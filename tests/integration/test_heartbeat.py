@@ -132,6 +132,7 @@ def test_a_scheduler_without_rabbitmq_ends_for_its_supervisor_to_start_it_again(
     assert scheduler.exit_code == 1
 
 
+@pytest.mark.timing
 def test_a_process_one_of_whose_threads_has_died_is_dead(tmp_path: Path) -> None:
     script = """
 import sys, threading

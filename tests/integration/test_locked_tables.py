@@ -48,6 +48,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     measure_at_each_scrape(monkeypatch)
 
 
+@pytest.mark.timing
 def test_a_lock_on_the_users_hides_the_age_of_their_events_only() -> None:
     create_users(2)
     write_events(["{}"] * 3)
@@ -74,6 +75,7 @@ def test_a_lock_on_the_users_hides_the_age_of_their_events_only() -> None:
     assert seconds < 6
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("table", TABLES)
 def test_status_answers_in_time_and_with_what_it_knows_whatever_is_locked(table: str) -> None:
     create_users(1)
@@ -94,6 +96,7 @@ def test_status_answers_in_time_and_with_what_it_knows_whatever_is_locked(table:
         assert found["outboxes"]["outbox_event"]["pending"] == 3
 
 
+@pytest.mark.timing
 def test_everything_locked_is_said_once_for_each_part_and_in_time() -> None:
     with locked(*TABLES):
         started = time.monotonic()

@@ -335,6 +335,7 @@ def test_receipts_are_counted_by_what_the_store_says_of_them(store: EventStore, 
     assert counted.of("towpath_verified_windows_total", outcome="mismatch") == 1
 
 
+@pytest.mark.timing
 @pytest.mark.usefixtures("always_fresh")
 def test_a_ledger_that_does_not_answer_in_time_is_not_measured() -> None:
     """Rather none than figures of who knows when; the scrape does not hang."""

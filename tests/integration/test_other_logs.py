@@ -140,6 +140,7 @@ def test_no_command_says_a_password(environment: dict[str, str], services: Servi
         assert MARK not in done.stdout + done.stderr
 
 
+@pytest.mark.timing
 def test_no_worker_says_a_payload_or_a_password_whatever_is_raised(environment: dict[str, str], tmp_path: Path) -> None:
     """Also not as the local variable of a traceback, which structlog's own default shows."""
     environment |= {"SECRET_KEY": f"key-of-a-test-{MARK}-{MARK}", "FAILPOINTS": "loaded=raise@1,written=raise@1"}

@@ -94,6 +94,7 @@ def test_a_savepoint_that_is_rolled_back_takes_its_event_with_it(published: Publ
     assert User.objects.count() == 1
 
 
+@pytest.mark.timing
 def test_a_process_killed_between_the_two_inserts_leaves_neither(
     stopped_between_the_inserts: subprocess.Popen[str],
 ) -> None:

@@ -279,6 +279,7 @@ def test_a_restored_dead_letter_that_breaks_the_limits_does_not_stop_the_dispatc
     assert sent.ids(EVENT) == good
 
 
+@pytest.mark.timing
 def test_a_look_for_stranded_rows_is_quick_whatever_waits_and_however_many_there_are() -> None:
     # Given 300,000 stranded rows, 100,000 in flight, and 300,000 that wait
     insert = f"INSERT INTO {EVENT} ({COLUMNS}) SELECT 'many', '2026-01-01', '{{}}', 1 FROM generate_series(1, %s)"

@@ -215,6 +215,7 @@ def test_clients_at_once_lose_nothing(client: Client, server: ClickHouse) -> Non
     assert count(client) == 4 * 10 * len(ROWS)
 
 
+@pytest.mark.timing
 def test_what_was_acknowledged_survives_kill_with_its_token(client: Client, server: ClickHouse) -> None:
     token = {"insert_deduplication_token": "before the kill"}
     client.raw_insert("t", COLUMNS, tsv(ROWS), fmt="TabSeparated", settings=token)
@@ -229,6 +230,7 @@ def test_what_was_acknowledged_survives_kill_with_its_token(client: Client, serv
     client.close()
 
 
+@pytest.mark.timing
 def test_a_stop_finishes_the_running_request(client: Client, server: ClickHouse) -> None:
     answers: list[object] = []
     slow = "SELECT sleep(1.5) FROM numbers(1)"

@@ -28,6 +28,8 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.timing
+
 #: Ports of services that the machine may have: PostgreSQL, RabbitMQ, its management, Erlang's port mapper, ClickHouse.
 USUAL_PORTS = (5432, 5672, 15672, 25672, 4369, 8123)
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.timing
+
 SLEEPER = "import time; print('up', flush=True); time.sleep(600)"
 #: A parent whose child has left its session and ignores polite requests, as a forgotten worker may.
 PARENT = (
