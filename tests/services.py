@@ -57,6 +57,7 @@ _PORTS_PER_RUN = 10
 #: These fixtures start the product's processes, or an engine of the test's own.
 _FIXTURES_WITH_PROCESSES = frozenset({"workers", "bare_fleet", "deployment", "endpoint"})
 
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """The running services, to be stopped and killed by tests, and the folder that keeps the run's logs."""

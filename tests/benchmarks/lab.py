@@ -31,8 +31,8 @@ _TEMPLATE = "bench_template"
 #: The database that the product's processes and most figures work in.
 MAIN_DATABASE = "bench"
 
-#: What a run fills. The cursors stay, because a running dispatcher makes them once.
-_TABLES = ("outbox_user", "outbox_event", "users", "pipeline_batch", "pipeline_window", "pipeline_deadletter")
+#: A dispatcher that runs makes its cursors once, and holds its shifts.
+_KEPT = ("pipeline_cursor", "pipeline_shift")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +160,10 @@ class Lab:
         """Every table and queue empty, and nothing of the last run left for a checkpoint or a merge to do."""
         from django.db import connection
 
+        from tests.tables import empty_tables
+
+        empty_tables(keep=_KEPT)
         with connection.cursor() as cursor:
-            cursor.execute(f"TRUNCATE {', '.join(_TABLES)} CASCADE")
             cursor.execute("CHECKPOINT")
         self.clickhouse.command("TRUNCATE TABLE event_log")
         self.purge_queues()

@@ -20,6 +20,7 @@ from tests.faults.sampler import Sampler
 from tests.faults.stores import StoreOfRun, store_of
 from tests.integration.conftest import django_db_setup  # noqa: F401 - a fixture
 from tests.integration.queues import purge_queues
+from tests.tables import empty_tables
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
 
     from tests.services import Services
 
-_TABLES = (
-    *("outbox_user", "outbox_event", "users", "oracle_event"),
-    *("pipeline_batch", "pipeline_window", "pipeline_deadletter", "pipeline_cursor", "pipeline_shift"),
-)
 _SAMPLE_EVERY_SECONDS = 0.25
 #: What a test leaves undelivered is none of the next one's business; what it has finished comes to rest in this time.
 _REST_SECONDS = 5
@@ -145,7 +142,6 @@ def run(bare_fleet: Fleet, oracle: Oracle) -> Iterator[Run]:
 
 
 def empty_everything(store: StoreOfRun) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(f"TRUNCATE {', '.join(_TABLES)} CASCADE")
+    empty_tables("oracle_event")
     store.clear()
     purge_queues()

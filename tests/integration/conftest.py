@@ -13,6 +13,7 @@ from tests.integration.event_log import EventLog
 from tests.integration.queues import purge_queues
 from tests.integration.workers import Workers
 from tests.poison import give_limits_back
+from tests.tables import empty_tables
 from towpath.eventlog.connect import connect
 from towpath.eventlog.store import Store
 
@@ -22,14 +23,6 @@ if TYPE_CHECKING:
     from pytest_django import DjangoDbBlocker
 
     from tests.services import Services
-
-#: Everything that a test can have written, dependants by CASCADE. Identities are not restarted: a message of the
-#: test before, late, must not meet a batch of this one.
-_TABLES = (
-    *("outbox_user", "outbox_user_change", "outbox_event", "users", "auth_group", "django_session"),
-    *("axes_accessattempt", "axes_accesslog"),
-    *("pipeline_batch", "pipeline_window", "pipeline_deadletter", "pipeline_cursor", "pipeline_shift"),
-)
 
 
 @pytest.fixture(scope="session")
@@ -54,8 +47,7 @@ def event_log(request: pytest.FixtureRequest, services: Services) -> Iterator[Ev
 def everything_empty(event_log: EventLog, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
     """Access to the database, all tables and queues empty, and nothing of a test's own threads left over."""
     with django_db_blocker.unblock():
-        with connection.cursor() as cursor:
-            cursor.execute(f"TRUNCATE {', '.join(_TABLES)} CASCADE")
+        empty_tables()
         give_limits_back()
         event_log.clear()
         purge_queues()

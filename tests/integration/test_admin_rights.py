@@ -15,7 +15,7 @@ def test_nobody_adds_changes_or_deletes_undelivered_events_or_the_ledger() -> No
     evidence = {
         model: site
         for model, site in admin.site._registry.items()
-        if issubclass(model, Outbox) or model._meta.app_label == "pipeline"
+        if issubclass(model, Outbox) or model._meta.app_label == "towpath"
     }
     assert OutboxUser in evidence
 
