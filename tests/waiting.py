@@ -1,4 +1,4 @@
-"""Waiting for a fact with a deadline, instead of sleeping."""
+"""Waiting for a fact with a deadline, or watching that one holds, instead of sleeping."""
 
 from __future__ import annotations
 
@@ -21,3 +21,12 @@ def eventually(predicate: Callable[[], T], *, seconds: float, what: str = "") ->
             raise AssertionError(f"not true within {seconds:g} s: {what or predicate} (last value: {value!r})")
         time.sleep(_POLL_SECONDS)
     return value
+
+
+def always(predicate: Callable[[], object], *, seconds: float, what: str = "") -> None:
+    """The twin of `eventually`, for what must hold all that time: fails as soon as `predicate` returns nothing true."""
+    deadline = time.monotonic() + seconds
+    while (value := predicate()) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    if not value:
+        raise AssertionError(f"not true for {seconds:g} s: {what or predicate} (last value: {value!r})")

@@ -99,6 +99,8 @@ class Proxy:
         #: How many connections the present fault has struck, and answers that it kept back.
         self.struck = 0
         self.answers_lost = 0
+        #: Late requests that the server has answered, whether or not the client still waited.
+        self.late_answered = 0
         self._listener = self._bound(0)
         self.port: int = self._listener.getsockname()[1]
         self._listen()
@@ -141,7 +143,7 @@ class Proxy:
         with self._guard:
             previous, self._fault = self._fault, fault
             self._times_left = None if fault is None else fault.times
-            self.struck = self.answers_lost = 0
+            self.struck = self.answers_lost = self.late_answered = 0
             self._guard.notify_all()
         if previous is not None and previous.kind is Kind.REFUSE:
             self._listen()
@@ -235,6 +237,8 @@ class Proxy:
                     link.reset()
                     return
                 continue
+            if fault is not None and fault.kind is Kind.LATE:
+                self.late_answered += 1
             self._hold_up(fault, len(data))
             if fault is not None and fault.kind is Kind.SLOW:
                 self._wait(fault.seconds)
