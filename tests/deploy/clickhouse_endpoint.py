@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -44,15 +45,27 @@ class Endpoint:
             process.stop()
 
 
-@pytest.fixture
-def endpoint(tmp_path: Path) -> Endpoint:
-    """An engine with the database `towpath`, which an administrator has made."""
-    endpoint = Endpoint(tmp_path)
+@pytest.fixture(scope="session")
+def empty_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an engine with the empty database `towpath`, which an administrator has made: to be copied."""
+    folder = tmp_path_factory.mktemp("engine")
     script = (
-        f"from chdb.state.sqlitelike import Connection; c = Connection({str(tmp_path / 'data')!r});"
+        f"from chdb.state.sqlitelike import Connection; c = Connection({str(folder / 'data')!r});"
         "c.query('CREATE DATABASE towpath'); c.close()"
     )
-    admin = Process(Program(name="admin", argv=(sys.executable, "-c", script), log=tmp_path / "admin.log"))
+    admin = Process(Program(name="admin", argv=(sys.executable, "-c", script), log=folder / "admin.log"))
     admin.start()
     admin.wait_until_done()
-    return endpoint
+    return folder
+
+
+def copied(folder: Path, to: Path) -> Endpoint:
+    """An engine on a copy of another one's data. The links within are relative."""
+    shutil.copytree(folder / "data", to / "data", symlinks=True)
+    return Endpoint(to)
+
+
+@pytest.fixture
+def endpoint(empty_engine: Path, tmp_path: Path) -> Endpoint:
+    """An engine with the empty database `towpath`."""
+    return copied(empty_engine, tmp_path)

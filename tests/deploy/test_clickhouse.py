@@ -15,7 +15,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from deploy.clickhouse.tables import files
 from deploy.local.process import PROJECT
 from tests.deploy.clickhouse_as_user import grants, profile, statements
-from tests.deploy.clickhouse_endpoint import Endpoint, endpoint
+from tests.deploy.clickhouse_endpoint import Endpoint, empty_engine, endpoint
 from towpath.eventlog.columns import ROW_COLUMNS, Kind
 from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import StoreUnavailable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tests.services import Services
 
-__all__ = ["endpoint"]
+__all__ = ["empty_engine", "endpoint"]
 
 _VALUES = {Kind.TEXT: "a", Kind.WHOLE_NUMBER: "1", Kind.TIME: "2026-03-04 05:06:07.1+00", Kind.UUID: str(uuid.uuid4())}
 _NOT_GRANTED = 497
