@@ -59,9 +59,13 @@ def subject(
     django_db_setup: None,  # noqa: ARG001 - runs first
     django_db_blocker: DjangoDbBlocker,
 ) -> Iterator[Subject]:
-    """A store without a table."""
+    """A store without a table; for a test that takes `store`, too, one that is migrated and empty."""
     with django_db_blocker.unblock():
         subject = SUBJECTS[request.param](services)
+        if "store" in request.fixturenames:
+            subject.migrate()
+        else:
+            subject.clear()
         yield subject
         subject.close()
         connection.close()
@@ -70,5 +74,4 @@ def subject(
 @pytest.fixture
 def store(subject: Subject) -> AnyStore:
     """The store, migrated and empty."""
-    subject.migrate()
     return subject.store

@@ -89,7 +89,7 @@ def test_a_foreign_table_is_refused_by_name_and_left_as_it_is_on_postgresql(
     store: Store, subject: PostgreSQLSubject, statement: str, why: str
 ) -> None:
     assert list(store.problems()) == []
-    subject.drop_tables()
+    subject.clear()
     subject.execute(statement)
     before = subject.tables()
 
