@@ -21,8 +21,9 @@ from towpath.flow.aggregator import Aggregator
 from towpath.flow.dispatch import Dispatcher
 from towpath.flow.recover import recover
 from towpath.flow.shift import note_success, run_shift
-from towpath.flow.verify import has_overdue_receipts, purge_receipts, verify_receipts
+from towpath.flow.verify import purge_receipts, verify_receipts
 from towpath.ledger import shifts
+from towpath.ledger.receipts import has_overdue
 from towpath.outbox.models import all_outboxes
 from towpath.rabbitmq.broker import keep_alive
 from towpath.telemetry import heartbeat
@@ -159,7 +160,7 @@ class Process:
         try:
             with heartbeat.progress("verify"):
                 verify_receipts(self.store(), should_stop=self._stopping.is_set)
-                purge_receipts(should_stop=self._stopping.is_set)
+                purge_receipts(receipt_days=config().receipt_days, should_stop=self._stopping.is_set)
         except Exception as error:  # noqa: BLE001 - the next tick tries again, and dramatiq would only log more of it
             connection.close()
             log.warning("verify_failed", error=described(error))
@@ -202,7 +203,7 @@ class Process:
             recover(self.store(), should_stop=self._stopping.is_set)
             if time.monotonic() >= look_at:
                 look_at = time.monotonic() + _OVERDUE_INTERVAL_SECONDS
-                if has_overdue_receipts(seconds=_UNVERIFIED_SECONDS):
+                if has_overdue(seconds=_UNVERIFIED_SECONDS):
                     # Beside the shift, because it may take minutes. No tick has come for so long, or no thread is free.
                     threading.Thread(target=self._verify_beside, name="verify", daemon=True).start()
             return _RECOVER_INTERVAL_SECONDS

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from django.conf import settings
 from django.db import connection
 
+from tests.integration.windows import seal
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.dispatch import Dispatcher, DispatchLimits
-from towpath.ledger.windows import seal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

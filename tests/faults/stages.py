@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from tests.faults import writers
 from tests.faults.fleet import freeze, thaw
+from tests.integration.windows import seal
 from tests.waiting import eventually
 from towpath.flow.dispatch import Dispatcher, DispatchLimits
-from towpath.ledger.windows import seal
 from towpath.outbox.models import all_outboxes
 
 if TYPE_CHECKING:

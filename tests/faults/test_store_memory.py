@@ -130,7 +130,7 @@ def _write_first_month(run: Run) -> None:
     ((window_id, lease_token),) = run.oracle.ask_postgres(
         "SELECT id::text, lease_token::text FROM pipeline_window WHERE acked_at IS NULL"
     )
-    window = SealedWindow(UUID(window_id), UUID(lease_token), 1, {"outbox_event": 100})
+    window = SealedWindow(UUID(window_id), UUID(lease_token), 30, 1, {"outbox_event": 100})
     lines = load(window, environment="test", max_bytes=None).rows.splitlines(keepends=True)
     january = [line for line in lines if b"\t2020-01-" in line]
     store = connect(settings.TOWPATH.event_store_url, timeout_seconds=30)

@@ -17,7 +17,7 @@ from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.scraping import Counted
-from tests.integration.windows import dispatched, expire_leases, sealed, taken_over
+from tests.integration.windows import claim_expired, dispatched, expire_leases, sealed, taken_over
 from tests.knobs import Knobs
 from towpath import Event, publish
 from towpath.errors import WindowTooLarge
@@ -29,7 +29,7 @@ from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.load import load
 from towpath.flow.recover import recover
 from towpath.ledger.models import Window
-from towpath.ledger.windows import SealedWindow, claim_expired
+from towpath.ledger.windows import SealedWindow
 from towpath.outbox.models import OutboxEvent
 
 #: What breaks text formats: separators, escapes, control characters, what some decoders take for line ends or marks.

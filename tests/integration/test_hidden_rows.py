@@ -179,13 +179,13 @@ def test_a_value_that_may_be_none_is_told_from_a_row_that_cannot_be_seen(monkeyp
             id=uuid.uuid4(),
             lease_token=uuid.uuid4(),
             **dict.fromkeys(("lease_until", "sealed_at", "dispatched_from", "dispatched_to"), now),
-            rows=2,
+            rows={"outbox_lean": 2},
             bytes=0,
         )
         Batch.objects.create(
             window=window, outbox="outbox_lean", ids=[row.pk for row in rows], rows=2, bytes=0, dispatched_at=now
         )
-        whole = SealedWindow(window.id, window.lease_token, 1, {"outbox_lean": 2})
+        whole = SealedWindow(window.id, window.lease_token, 30, 1, {"outbox_lean": 2})
         seen = load(whole, environment="test", max_bytes=None)
         execute("SET CONSTRAINTS ALL IMMEDIATE", "ALTER TABLE users ENABLE ROW LEVEL SECURITY", "CREATE ROLE subject")
         execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO subject", "SET LOCAL ROLE subject")

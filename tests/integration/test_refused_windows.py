@@ -14,7 +14,7 @@ from tests.faults.proxy import with_port
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered
 from tests.integration.rows import create_users, undelivered, write_events
-from tests.integration.windows import dispatched, expire_leases, sealed
+from tests.integration.windows import dispatched, expire_leases, has_room, seal, sealed
 from tests.waiting import eventually
 from towpath.eventlog.connect import connect
 from towpath.eventlog.store import EventStore
@@ -22,7 +22,7 @@ from towpath.flow import deadletters
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.recover import recover
 from towpath.ledger.models import Batch, DeadLetter, Window
-from towpath.ledger.windows import SealedWindow, has_room, seal
+from towpath.ledger.windows import SealedWindow
 from towpath.outbox.models import OutboxEvent
 from towpath.watch.doctor import examine
 from towpath.watch.status import read_status

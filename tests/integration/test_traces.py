@@ -23,14 +23,13 @@ from opentelemetry.trace import SpanContext
 from deploy.local.process import PROJECT
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered_within
-from tests.integration.windows import dispatched
+from tests.integration.windows import dispatched, seal
 from tests.integration.workers import QUICK, Workers
 from tests.services import Services
 from tests.waiting import eventually
 from towpath import Event, publish
 from towpath.flow.origins import MOST_BATCHES, MOST_REQUESTS, origins
 from towpath.ledger.models import Window
-from towpath.ledger.windows import seal
 from towpath.outbox.context import bind
 from towpath.telemetry import spans
 from towpath.telemetry.spans import links_to, remember_message

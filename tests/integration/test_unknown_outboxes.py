@@ -16,7 +16,7 @@ from backend.users.models import OutboxUserChange
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
 from tests.integration.rows import undelivered, write_events
 from tests.integration.test_commands import here, status
-from tests.integration.windows import expire_leases
+from tests.integration.windows import claim_expired, expire_leases, has_room, seal
 from towpath import actors
 from towpath.flow import load as load_module
 from towpath.flow.delivery import Delivery, deliver
@@ -25,7 +25,7 @@ from towpath.flow.recover import recover
 from towpath.flow.verify import verify_receipts
 from towpath.ledger.models import Batch, Cursor, DeadLetter, Window
 from towpath.ledger.receipts import ack
-from towpath.ledger.windows import begin_write, claim_expired, has_room, seal
+from towpath.ledger.windows import begin_write
 from towpath.outbox.models import OutboxEvent
 from towpath.process import Process
 

@@ -9,6 +9,7 @@ import os
 import pwd
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
@@ -21,7 +22,7 @@ from structlog.testing import capture_logs
 from tests.integration.event_log import EventLog
 from tests.integration.manage import manage
 from tests.integration.rows import create_users, write_events
-from tests.integration.windows import dispatched, expire_leases, sealed
+from tests.integration.windows import dispatched, expire_leases, members, sealed
 from tests.integration.workers import Workers
 from tests.waiting import eventually
 from towpath.actors import dispatch_shift, recover_shift
@@ -31,15 +32,19 @@ from towpath.eventlog.store import EventStore
 from towpath.flow import verify
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.recover import recover
-from towpath.flow.verify import purge_receipts, read_ledger, verify_receipts
+from towpath.flow.verify import purge_receipts, verify_receipts
 from towpath.ledger.models import Window
+from towpath.ledger.period import RowCounts, read_row_counts
+from towpath.ledger.receipts import ack
+from towpath.ledger.windows import RefusedRow
 from towpath.telemetry.metrics import mismatched_windows, unverified_age_seconds
 from towpath.watch import figures, problems
 from towpath.watch.doctor import examine
 from towpath.watch.gauges import read_gauges
+from towpath.watch.period import read_period
 from towpath.watch.status import read_status
 
-LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+LONG_AGO, NEVER = datetime(2020, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
 
 def delivered(store: EventStore, *, users: int = 0, events: int = 0) -> Window:
@@ -269,10 +274,10 @@ def test_the_dispatcher_s_work_is_due_every_minute() -> None:
     assert due == {"dispatch_shift": "* * * * *", "recover_shift": "* * * * *", "verify": "* * * * *"}
 
 
-# --- The ledger of a period --------------------------------------------------------------------------------------
+# --- The report of a period --------------------------------------------------------------------------------------
 
 
-def test_the_ledger_adds_up_whatever_is_under_way(store: EventStore) -> None:
+def test_the_report_has_each_row_where_it_is(store: EventStore) -> None:
     # Given rows in every state
     delivered(store, users=3)
     create_users(2, prefix="sealed")
@@ -288,34 +293,112 @@ def test_the_ledger_adds_up_whatever_is_under_way(store: EventStore) -> None:
             [dead_id],
         )
 
-    users = read_ledger(store, since=LONG_AGO, until=None).outboxes["outbox_user"]
+    users = read_period(store, since=LONG_AGO, until=None).outboxes["outbox_user"]
 
-    assert (users.stored, users.pending, users.in_flight, users.dead, users.missing) == (3, 5, 6, 1, 0)
-    assert users.committed == 15
+    assert asdict(users) == {
+        "committed": 15,
+        "stored": 3,
+        "pending": 5,
+        "in_flight": 6,
+        "dead": 1,
+        "vanished": 0,
+        "lost": 0,
+    }
 
 
-def test_the_ledger_of_a_period_leaves_out_what_was_dispatched_before_or_after(store: EventStore) -> None:
+def test_the_report_of_a_period_leaves_out_what_was_dispatched_before_or_after(store: EventStore) -> None:
     delivered(store, users=3)
     between = datetime.now(UTC)
     delivered(store, users=4)
 
-    before = read_ledger(store, since=LONG_AGO, until=between)
-    after = read_ledger(store, since=between, until=None)
+    before = read_period(store, since=LONG_AGO, until=between)
+    after = read_period(store, since=between, until=None)
 
     assert (before.windows, before.outboxes["outbox_user"].stored) == (1, 3)
     assert (after.windows, after.outboxes["outbox_user"].stored) == (1, 4)
 
 
-def test_the_ledger_counts_lost_rows_as_missing(store: EventStore, event_log: EventLog) -> None:
+def test_the_report_counts_rows_that_the_store_has_lost(store: EventStore, event_log: EventLog) -> None:
     receipt = delivered(store, users=3, events=2)
     event_log.delete_where(f"window_id = '{receipt.id}' AND outbox = 'outbox_event'")
 
-    ledger = read_ledger(store, since=LONG_AGO, until=None)
+    report = read_period(store, since=LONG_AGO, until=None)
 
-    events = ledger.outboxes["outbox_event"]
-    assert (events.committed, events.stored, events.missing) == (2, 0, 2)
-    assert ledger.outboxes["outbox_user"].missing == 0
-    assert [one.difference() for one in ledger.mismatches] == ["outbox_event: 0 stored of 2"]
+    events = report.outboxes["outbox_event"]
+    assert (events.committed, events.stored, events.lost) == (2, 0, 2)
+    assert report.outboxes["outbox_user"].lost == 0
+    assert [one.difference() for one in report.mismatches] == ["outbox_event: 0 stored of 2"]
+
+
+def test_a_row_deleted_after_the_seal_is_committed_and_vanished(store: EventStore) -> None:
+    # Given a window of two outboxes, and somebody who deletes rows of one before it is loaded
+    create_users(3)
+    write_events(["{}"] * 2)
+    window = sealed()
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM outbox_user WHERE id = (SELECT min(id) FROM outbox_user)")
+    assert deliver(window, store) is Delivery.ACKED
+
+    report = read_period(store, since=LONG_AGO, until=None)
+
+    users = report.outboxes["outbox_user"]
+    assert (users.committed, users.stored, users.vanished, users.lost) == (3, 2, 1, 0)
+    assert report.outboxes["outbox_event"].vanished == 0
+    assert not report.mismatches
+    assert [one.difference() for one in report.vanished] == ["outbox_user: 1 vanished"]
+
+    # And the command says so, and that it is a problem
+    done = manage("pipeline", "verify")
+    assert done.returncode == 1
+    assert f"window {window.id}" in done.stdout
+    assert "outbox_user: 1 vanished" in done.stdout
+    assert "TowpathRowsVanished" in done.stdout
+
+
+def test_what_a_window_gives_on_at_its_ack_is_counted_once(store: EventStore) -> None:  # noqa: ARG001
+    create_users(5)
+    window = sealed()
+    first, second, *_ = (id_ for _, id_ in members()[window.id])
+    ack(
+        window,
+        delivered={"outbox_user": 3},
+        refused=[RefusedRow("outbox_user", first, "bad")],
+        left=[("outbox_user", second)],
+        error="some are bad",
+    )
+
+    users = read_row_counts(since=LONG_AGO, until=NEVER, outboxes=["outbox_user"], is_with_pending=True)["outbox_user"]
+
+    assert users == RowCounts(sealed=3, delivered=3, vanished=0, in_flight=1, dead=1, pending=0)
+
+
+@pytest.mark.parametrize(
+    ("falsified", "difference"),
+    [
+        ("rows = '{\"outbox_user\": 4}'", "outbox_user: 3 accounted for of 4 sealed"),
+        ("refused = '{\"outbox_user\": 1}'", "outbox_user: 4 accounted for of 3 sealed"),
+        ("isolated = '{\"outbox_user\": 2}'", "outbox_user: 5 accounted for of 3 sealed"),
+    ],
+)
+def test_a_receipt_that_does_not_add_up_is_an_alarm(store: EventStore, falsified: str, difference: str) -> None:
+    receipt = delivered(store, users=3)
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE pipeline_window SET {falsified}")
+
+    # The report names its window, and the columns do not add up
+    report = read_period(store, since=LONG_AGO, until=None)
+    assert [(one.receipt.window, one.difference()) for one in report.mismatches] == [(receipt.id, difference)]
+    assert any(
+        rows.committed != sum(value for name, value in asdict(rows).items() if name != "committed")
+        for rows in report.outboxes.values()
+    )
+
+    # And so does every minute's verification
+    assert verified(store) == 1
+    done = manage("pipeline", "verify")
+    assert done.returncode == 1
+    assert f"window {receipt.id}" in done.stdout
+    assert difference in done.stdout
 
 
 # --- The command -------------------------------------------------------------------------------------------------
@@ -330,7 +413,7 @@ def command(*arguments: str) -> tuple[int, dict[str, Any]]:
     return 0, json.loads(printed.getvalue())
 
 
-def test_the_command_prints_the_ledger_and_verifies(store: EventStore) -> None:
+def test_the_command_prints_the_report_and_verifies(store: EventStore) -> None:
     delivered(store, users=3)
 
     code, ledger = command()
@@ -338,7 +421,7 @@ def test_the_command_prints_the_ledger_and_verifies(store: EventStore) -> None:
     assert code == 0
     assert ledger["windows"] == 1
     users = ledger["outboxes"]["outbox_user"]
-    assert users == {"committed": 3, "stored": 3, "pending": 0, "in_flight": 0, "dead": 0, "missing": 0}
+    assert users == {"committed": 3, "stored": 3, "pending": 0, "in_flight": 0, "dead": 0, "vanished": 0, "lost": 0}
     assert Window.objects.exclude(verified_at=None).count() == 1
 
 
@@ -402,7 +485,7 @@ def test_verified_receipts_are_purged_after_receipt_days(
     then = datetime.now(UTC) - timedelta(days=days)
     Window.objects.update(acked_at=then, verified_at=then if is_verified else None)
 
-    assert purge_receipts(should_stop=lambda: False) == int(is_purged)
+    assert purge_receipts(receipt_days=30, should_stop=lambda: False) == int(is_purged)
     assert Window.objects.exists() != is_purged
 
 
@@ -416,12 +499,12 @@ def test_receipts_are_purged_in_small_steps(monkeypatch: pytest.MonkeyPatch) -> 
         left.append(Window.objects.count())
         return len(left) == 3
 
-    assert purge_receipts(should_stop=should_stop) == 20
+    assert purge_receipts(receipt_days=30, should_stop=should_stop) == 20
     assert left == [45, 35, 25]
 
     # And no more of them in one round than it may make steps
     insert_receipts(45, age="31 days", verified=True)
-    assert purge_receipts(should_stop=lambda: False) == 30
+    assert purge_receipts(receipt_days=30, should_stop=lambda: False) == 30
 
 
 def test_an_open_window_is_never_purged(store: EventStore) -> None:  # noqa: ARG001
@@ -429,7 +512,7 @@ def test_an_open_window_is_never_purged(store: EventStore) -> None:  # noqa: ARG
     sealed()
     Window.objects.update(sealed_at=LONG_AGO, dispatched_from=LONG_AGO)
 
-    assert purge_receipts(should_stop=lambda: False) == 0
+    assert purge_receipts(receipt_days=30, should_stop=lambda: False) == 0
     assert Window.objects.exists()
 
 
@@ -469,6 +552,29 @@ def test_a_person_closes_an_alarm_with_a_reason_and_that_is_an_event(store: Even
         "reason": "retention of 2023",
         "closed_by": pwd.getpwuid(os.getuid()).pw_name,
     }
+
+
+def test_the_alarm_of_vanished_rows_is_closed_in_the_same_way(store: EventStore, event_log: EventLog) -> None:
+    # Given a window one of whose rows had vanished: an alarm that can be closed once the rest is verified
+    write_events(["{}"] * 2)
+    window = sealed()
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM outbox_event WHERE id = (SELECT min(id) FROM outbox_event)")
+    deliver(window, store)
+    assert manage("pipeline", "verify", "--close", str(window.id), "--reason", "too early").returncode == 1
+    assert verified(store) == 0
+    assert read_status().figures.ledger.vanished.rows == 1
+
+    done = manage("pipeline", "verify", "--close", str(window.id), "--reason", "published again")
+
+    assert done.returncode == 0
+    assert f"closed: window {window.id}: outbox_event: 1 vanished (published again)" in done.stdout + done.stderr
+    assert read_status().figures.ledger.vanished.rows == 0
+    sealed()
+    expire_leases()
+    recover(store, should_stop=lambda: False)
+    (event,) = [one for one in event_log.events() if one.event_type == "receipt_mismatch_closed"]
+    assert json.loads(event.event_context)["difference"] == "outbox_event: 1 vanished"
 
 
 def test_an_alarm_is_not_closed_without_a_reason(store: EventStore, event_log: EventLog) -> None:

@@ -7,12 +7,26 @@ from typing import TYPE_CHECKING
 from django.db import connection
 
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
-from towpath.ledger.windows import claim_expired, seal
+from towpath.conf.current import config
+from towpath.ledger import windows
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from uuid import UUID
 
-    from towpath.ledger.windows import SealedWindow
+    from towpath.ledger.windows import Found, SealedWindow
+
+
+def seal(batch_ids: Sequence[int], *, found: Found = "message") -> SealedWindow | None:
+    return windows.seal(batch_ids, lease_seconds=config().lease_seconds, found=found)
+
+
+def claim_expired(*, is_isolated: bool = False, renamed: Mapping[str, str] | None = None) -> SealedWindow | None:
+    return windows.claim_expired(lease_seconds=config().lease_seconds, is_isolated=is_isolated, renamed=renamed)
+
+
+def has_room() -> bool:
+    return windows.has_room(max_open_windows=config().max_open_windows)
 
 
 def dispatched(*, batch_ids: int = 500) -> list[int]:

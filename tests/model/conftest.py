@@ -63,7 +63,7 @@ def ledger(
     monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 3)
     monkeypatch.setattr("towpath.telemetry.failpoints.reach", stand_still)
     # A pause before the next try that outlasts the test, and no thread that renews leases meanwhile.
-    monkeypatch.setattr("towpath.ledger.windows.random", types.SimpleNamespace(uniform=lambda *_: _FOREVER_SECONDS))
+    monkeypatch.setattr("towpath.flow.pause.random", types.SimpleNamespace(uniform=lambda *_: _FOREVER_SECONDS))
     # The length of a row in text, and with it where a window is split, would change with the time.
     monkeypatch.setattr("django.utils.timezone.now", lambda: datetime(2024, 1, 1, tzinfo=UTC))
     monkeypatch.setattr("towpath.flow.lease.held", contextlib.nullcontext)

@@ -40,7 +40,7 @@ class Attempts:
         self, number: int, *, max_bytes: int = 1_000_000, is_proven: bool = False, refused_at: datetime | None = None
     ) -> Written:
         rows = Counter(line.split(b"\t")[0].decode() for line in self.lines)
-        window = SealedWindow(WINDOW, uuid.uuid4(), number, rows, self.levels, refused_at=refused_at)
+        window = SealedWindow(WINDOW, uuid.uuid4(), 30, number, rows, self.levels, refused_at=refused_at)
         loaded = LoadedWindow(b"".join(self.lines), rows)
         store = cast("EventStore", self.store)  # of which write uses two methods
         limits = AttemptLimits(max_bytes=max_bytes, is_store_proven=is_proven, seconds=60)

@@ -12,7 +12,6 @@ whose messages do not come, so that a queue that strangers have filled costs two
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from dataclasses import dataclass, field
@@ -21,9 +20,11 @@ from typing import TYPE_CHECKING
 import structlog
 from django.db import DatabaseError, InterfaceError, connection
 
+from towpath.conf.current import config
 from towpath.errors import described
 from towpath.flow.accumulate import Accumulator
 from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.pause import pause_seconds
 from towpath.ledger.windows import has_room, seal, unsealed
 from towpath.outbox.models import all_outboxes
 from towpath.telemetry import failpoints, heartbeat, metrics, report
@@ -42,7 +43,8 @@ _LATE_SECONDS = 2.0
 #: How often an idle process looks for such batches.
 _LOOK_EVERY_SECONDS = 1.0
 
-#: The longest pause of a writer between windows while the store does not take any, seconds.
+#: The first and the longest pause of a writer between windows while the store does not take any, seconds.
+_FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 10.0
 
 
@@ -213,8 +215,9 @@ class Aggregator:
         """Seal, for as long as it takes PostgreSQL to be there: until then, RabbitMQ keeps the messages."""
         failures = 0
         while True:
+            started = time.monotonic()
             try:
-                return seal(batch_ids, found="ledger" if is_late else "message")
+                window = seal(batch_ids, lease_seconds=config().lease_seconds, found="ledger" if is_late else "message")
             except (DatabaseError, InterfaceError) as error:
                 heartbeat.step()
                 connection.close()
@@ -223,14 +226,19 @@ class Aggregator:
                 if self._is_stopping.is_set():
                     return None  # the batches stay unsealed in the ledger, where recovery finds them
                 self._pause(failures)
+                continue
+            if window is not None:
+                context = log.bind(window=str(window.id), rows=window.row_count)
+                report.stage_done("seal", since=started, context=context, batches=len(batch_ids))
+            return window
 
     def _pause(self, failures: int) -> None:
-        self._is_stopping.wait(min(0.25 * 2.0 ** min(failures, 8), _LONGEST_PAUSE_SECONDS) * random.uniform(0.75, 1.25))
+        self._is_stopping.wait(pause_seconds(failures, first=_FIRST_PAUSE_SECONDS, longest=_LONGEST_PAUSE_SECONDS))
 
 
 def _has_room() -> bool:
     try:
-        return has_room()
+        return has_room(max_open_windows=config().max_open_windows)
     except (DatabaseError, InterfaceError):
         connection.close()
         return True  # the seal waits until PostgreSQL is there

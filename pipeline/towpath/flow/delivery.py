@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -20,21 +21,14 @@ from towpath.eventlog.errors import EventStoreError, OutcomeUnknown
 from towpath.flow import deadletters, lease
 from towpath.flow.load import HIDDEN, load
 from towpath.flow.origins import origins
+from towpath.flow.pause import pause_seconds
 from towpath.flow.write import AttemptLimits, write
 from towpath.ledger.receipts import ack
-from towpath.ledger.windows import (
-    RefusedRow,
-    begin_write,
-    cut,
-    is_store_proven,
-    pause_seconds,
-    postpone,
-    split,
-)
+from towpath.ledger.windows import RefusedRow, begin_write, cut, is_store_proven, postpone, split
 from towpath.telemetry import failpoints, metrics, report, tracing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from structlog.typing import FilteringBoundLogger as BoundLogger
 
@@ -49,8 +43,14 @@ log = structlog.get_logger()
 #: A window that cannot be loaded is split from this attempt on: a statement's time limit or the memory may be too small
 #: for it, and the halves then show which rows are at fault.
 _SPLIT_FROM_ATTEMPT = 2
-#: A window that the program itself cannot carry holds up no other from this attempt on.
+#: A window that the program itself cannot deliver holds up no other from this attempt on.
 _ISOLATED_FROM_ATTEMPT = 3
+
+#: The pause before the second attempt at a window, and the longest, seconds; the longest for rows at fault, which
+#: somebody must look at.
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 30.0
+_LONGEST_PAUSE_ISOLATED_SECONDS = 300.0
 
 
 class Delivery(Enum):
@@ -78,103 +78,78 @@ def deliver(window: SealedWindow, store: EventStore) -> Delivery:
     span = tracing.of_window(window.id, rows=window.row_count, attempt=window.attempts, origins=lambda: origins(window))
     with lease.held(window), span:
         try:
-            _carry(window, store, context)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is noted in the ledger
-            return _not_delivered(window, error, context)
-    return Delivery.ACKED
-
-
-def _not_delivered(window: SealedWindow, error: Exception, context: BoundLogger) -> Delivery:
-    match error:
-        case WindowTooLarge():
-            return _split(window, reason=described(error.__cause__) if error.__cause__ else "larger than WINDOW_BYTES")
-        case LeaseLost():
+            return _attempt(window, store, context)
+        except LeaseLost:
             metrics.leases_lost.inc()
             context.warning("window_lease_lost")
             return Delivery.LEASE_LOST
-        case NotTaken(__cause__=EventStoreError() as cause):
-            return _postponed(window, cause, context, is_answering=True)
-        case EventStoreError():
-            return _postponed(window, error, context, is_answering=False)
-        case SchemaRefused():
-            metrics.retries.labels("schema").inc()
-            pause = pause_seconds(window)
-            postpone(window, error=str(error), pause_seconds=pause, is_refused=True)
-            context.error("schema_refused", error=str(error), retry_in_seconds=round(pause, 1))
-            return Delivery.REFUSED
-    metrics.retries.labels("failed").inc()
-    is_locked = isinstance(error, NotReadable)
-    if is_locked:
-        context.warning("window_not_readable", error=str(error))
-    else:
-        context.error("window_failed", exc_info=error)
-        if not connection.in_atomic_block:
-            connection.close()  # it may be broken, or in the middle of something
-    is_isolated = is_locked or window.attempts >= _ISOLATED_FROM_ATTEMPT
-    postpone(window, error=described(error), pause_seconds=pause_seconds(window), is_isolated=is_isolated)
-    return Delivery.FAILED
 
 
-def _postponed(window: SealedWindow, error: EventStoreError, context: BoundLogger, *, is_answering: bool) -> Delivery:
-    is_isolated = is_answering and is_store_proven(window)
-    if isinstance(error, OutcomeUnknown):
-        # Not given back at once: the insert may still be running. The replay reads back first.
-        metrics.retries.labels("unknown").inc()
-        context.warning("window_outcome_unknown", error=str(error))
-        pause = None
-    else:
-        metrics.retries.labels("unavailable").inc()
-        pause = pause_seconds(window)
-        context.warning("window_postponed", error=str(error), retry_in_seconds=round(pause, 1))
-    postpone(window, error=str(error), pause_seconds=pause, is_refused=is_answering, is_isolated=is_isolated)
-    return Delivery.REFUSED if is_answering else Delivery.POSTPONED
+def _attempt(window: SealedWindow, store: EventStore, context: BoundLogger) -> Delivery:
+    try:
+        _deliver(window, store, context)
+    except LeaseLost:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is noted in the ledger
+        return _settle(window, error, context)
+    return Delivery.ACKED
 
 
-def _carry(window: SealedWindow, store: EventStore, context: BoundLogger) -> None:
-    started = moment = time.monotonic()
+def _deliver(window: SealedWindow, store: EventStore, context: BoundLogger) -> None:
+    started = time.monotonic()
     loaded = _load(window)
-    metrics.loaded_bytes.inc(len(loaded.rows))
-    vanished = _vanished(window, loaded)
-    moment = report.stage_done("load", since=moment, context=context, bytes=len(loaded.rows))
+    moment = report.stage_done("load", since=started, context=context, bytes=len(loaded.rows))
     failpoints.reach("loaded")
     begin_write(window)
-    limits = AttemptLimits(
-        max_bytes=config().window_bytes,
-        is_store_proven=is_store_proven(window),
-        seconds=config().lease_seconds / 2,
-    )
-    written = _write(store, window, loaded, limits)
-    if window.is_write_begun and loaded.hidden.intersection(written.left):
-        # An insert that has them may arrive still, under this window's tokens: they are not parted from it.
-        raise NotReadable(HIDDEN)
-    refused, left = _at_fault(window, written, is_store_proven=limits.is_store_proven)
+    is_proven = is_store_proven(window)
+    written = _write(store, window, loaded, is_proven=is_proven)
+    outcome = _outcome(window, loaded, written, is_proven=is_proven)
     moment = report.stage_done("write", since=moment, context=context)
     failpoints.reach("written")
     # The rows are on the store's disk from here on. If the power goes before the ack commits, the replay
     # reads back all of them and only acks.
-    delivered = _delivered(loaded, refused, left)
     ack(
         window,
-        delivered=delivered,
-        vanished=vanished,
-        refused=refused,
-        left=left,
-        error=written.error if refused or left else written.complaint,
+        delivered=outcome.delivered,
+        vanished=outcome.vanished,
+        refused=outcome.refused,
+        left=outcome.left,
+        error=written.error if outcome.refused or outcome.left else written.complaint,
     )
     failpoints.reach("acked")
     total_seconds = round(time.monotonic() - started, 4)
     report.stage_done("ack", since=moment, context=context, total_seconds=total_seconds)
-    report.window_delivered(delivered, event_times=loaded.event_times_of_ends())
-    for row in refused:
-        metrics.refused_rows.labels(row.outbox).inc()
-        context.error("row_dead_lettered", outbox=row.outbox, row_id=row.row_id, error=row.error)
-    for outbox, rows in vanished.items():
-        metrics.vanished_rows.labels(outbox).inc(rows)
-        context.error("rows_vanished", outbox=outbox, vanished=rows)
-    if left:
-        context.error("rows_isolated", isolated=len(left), error=written.error)
-    if written.complaint:
-        context.error("window_stored_in_spite_of_an_error", error=written.complaint)
+    report.window_delivered(outcome.delivered, event_times=loaded.event_times_of_ends())
+    _report_rows_at_fault(outcome, written, context)
+
+
+def _load(window: SealedWindow) -> LoadedWindow:
+    try:
+        # One that was smaller once (a lean row has grown since) may not be split: an insert under its token may arrive
+        # at any time.
+        max_bytes = None if window.is_write_begun else config().window_bytes
+        loaded = load(window, environment=config().environment, max_bytes=max_bytes)
+    except (DatabaseError, MemoryError) as error:
+        if window.attempts >= _SPLIT_FROM_ATTEMPT and window.row_count > 1 and not window.is_write_begun:
+            raise WindowTooLarge from error
+        raise
+    metrics.loaded_bytes.inc(len(loaded.rows))
+    return loaded
+
+
+def _write(store: EventStore, window: SealedWindow, loaded: LoadedWindow, *, is_proven: bool) -> Written:
+    limits = AttemptLimits(max_bytes=config().window_bytes, is_store_proven=is_proven, seconds=window.lease_seconds / 2)
+    stored = store.read_back(window.id) if window.attempts > 1 else set()
+    try:
+        written = write(store, window, loaded, stored=stored, limits=limits, ledger=_HeldWindow(window))
+    except EventStoreError as error:
+        if window.attempts > 1:
+            raise NotTaken from error
+        raise
+    if window.is_write_begun and loaded.hidden.intersection(written.left):
+        # An insert that has them may arrive still, under this window's tokens: they are not parted from it.
+        raise NotReadable(HIDDEN)
+    return written
 
 
 class _HeldWindow:
@@ -190,23 +165,39 @@ class _HeldWindow:
         cut(self._window, levels)
 
 
-def _write(store: EventStore, window: SealedWindow, loaded: LoadedWindow, limits: AttemptLimits) -> Written:
-    stored = store.read_back(window.id) if window.attempts > 1 else set()
-    try:
-        return write(store, window, loaded, stored=stored, limits=limits, ledger=_HeldWindow(window))
-    except EventStoreError as error:
-        if window.attempts > 1:
-            raise NotTaken from error
-        raise
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What becomes of each row of the window at its ack; those left wait in windows of their own."""
+
+    delivered: Mapping[str, int]
+    vanished: Mapping[str, int]
+    refused: Sequence[RefusedRow]
+    left: Sequence[Identity]
 
 
-def _at_fault(
-    window: SealedWindow, written: Written, *, is_store_proven: bool
-) -> tuple[list[RefusedRow], list[Identity]]:
-    """The rows that become dead letters, and those that wait in windows of their own.
+def _outcome(window: SealedWindow, loaded: LoadedWindow, written: Written, *, is_proven: bool) -> _Outcome:
+    """Raises SchemaRefused while it is not known whether rows are at fault or the store's table."""
+    refused, left = _within_room(written)
+    # Nothing would come of the ack of an isolated window that is what it was before.
+    if (refused or left) and not (written.is_proven or is_proven):
+        raise SchemaRefused(f"the event store has taken none of these rows: {written.error}")
+    if window.is_isolated and len(left) == window.row_count:
+        raise SchemaRefused(f"waiting, apart from others: {written.error}")
+    kept = Counter([*(row.outbox for row in refused), *(outbox for outbox, _ in left)])
+    return _Outcome(
+        delivered={outbox: count - kept[outbox] for outbox, count in loaded.counts.items()},
+        vanished={
+            outbox: rows - loaded.counts.get(outbox, 0)
+            for outbox, rows in window.rows.items()
+            if loaded.counts.get(outbox, 0) < rows
+        },
+        refused=refused,
+        left=left,
+    )
 
-    Raises SchemaRefused while it is not known whether the rows are at fault or the store's table.
-    """
+
+def _within_room(written: Written) -> tuple[list[RefusedRow], list[Identity]]:
+    """The rows that become dead letters, and those that are left: also refused ones, once an outbox has too many."""
     refused, left = [], list(written.left)
     room: dict[str, int] = {}
     for row in written.refused:
@@ -216,45 +207,72 @@ def _at_fault(
             refused.append(row)
         else:
             left.append((row.outbox, row.row_id))
-    is_proven = written.is_proven or is_store_proven
-    # Nothing would come of the ack of an isolated window that is what it was before.
-    if (refused or left) and not is_proven:
-        raise SchemaRefused(f"the event store has taken none of these rows: {written.error}")
-    if window.is_isolated and len(left) == window.row_count:
-        raise SchemaRefused(f"waiting, apart from others: {written.error}")
     return refused, left
 
 
-def _vanished(window: SealedWindow, loaded: LoadedWindow) -> dict[str, int]:
-    """Rows of the window that are not in their outbox any more, by outbox."""
-    return {
-        outbox: rows - loaded.counts.get(outbox, 0)
-        for outbox, rows in window.rows.items()
-        if loaded.counts.get(outbox, 0) < rows
-    }
+def _report_rows_at_fault(outcome: _Outcome, written: Written, context: BoundLogger) -> None:
+    for row in outcome.refused:
+        metrics.refused_rows.labels(row.outbox).inc()
+        context.error("row_dead_lettered", outbox=row.outbox, row_id=row.row_id, error=row.error)
+    for outbox, rows in outcome.vanished.items():
+        metrics.vanished_rows.labels(outbox).inc(rows)
+        context.error("rows_vanished", outbox=outbox, vanished=rows)
+    if outcome.left:
+        context.error("rows_isolated", isolated=len(outcome.left), error=written.error)
+    if written.complaint:
+        context.error("window_stored_in_spite_of_an_error", error=written.complaint)
 
 
-def _delivered(loaded: LoadedWindow, refused: Sequence[RefusedRow], left: Sequence[Identity]) -> dict[str, int]:
-    kept = Counter([*(row.outbox for row in refused), *(outbox for outbox, _ in left)])
-    return {outbox: count - kept[outbox] for outbox, count in loaded.counts.items()}
+def _settle(window: SealedWindow, error: Exception, context: BoundLogger) -> Delivery:
+    """Note in the ledger why the attempt failed, so that there is another one. Raises LeaseLost."""
+    pause = _pause_seconds(window)
+    match error:
+        case WindowTooLarge():
+            split(window)
+            reason = described(error.__cause__) if error.__cause__ else "larger than WINDOW_BYTES"
+            context.info("window_split", reason=reason)
+            return Delivery.SPLIT
+        case NotTaken(__cause__=EventStoreError() as cause):
+            is_at_fault = is_store_proven(window)
+            after = _pause_after(cause, window, context)
+            postpone(window, error=str(cause), pause_seconds=after, is_refused=True, is_isolated=is_at_fault)
+            return Delivery.REFUSED
+        case EventStoreError():
+            postpone(window, error=str(error), pause_seconds=_pause_after(error, window, context))
+            return Delivery.POSTPONED
+        case SchemaRefused():
+            metrics.retries.labels("schema").inc()
+            context.error("schema_refused", error=str(error), retry_in_seconds=round(pause, 1))
+            postpone(window, error=str(error), pause_seconds=pause, is_refused=True)
+            return Delivery.REFUSED
+        case NotReadable():
+            metrics.retries.labels("failed").inc()
+            context.warning("window_not_readable", error=str(error))
+            postpone(window, error=described(error), pause_seconds=pause, is_isolated=True)
+            return Delivery.FAILED
+        case _:
+            metrics.retries.labels("failed").inc()
+            context.error("window_failed", exc_info=error)
+            if not connection.in_atomic_block:
+                connection.close()  # it may be broken, or in the middle of something
+            is_at_fault = window.attempts >= _ISOLATED_FROM_ATTEMPT
+            postpone(window, error=described(error), pause_seconds=pause, is_isolated=is_at_fault)
+            return Delivery.FAILED
 
 
-def _load(window: SealedWindow) -> LoadedWindow:
-    try:
-        # One that was smaller once (a lean row has grown since) may not be split: an insert under its token may arrive
-        # at any time.
-        max_bytes = None if window.is_write_begun else config().window_bytes
-        return load(window, environment=config().environment, max_bytes=max_bytes)
-    except (DatabaseError, MemoryError) as error:
-        if window.attempts >= _SPLIT_FROM_ATTEMPT and window.row_count > 1 and not window.is_write_begun:
-            raise WindowTooLarge from error
-        raise
+def _pause_after(error: EventStoreError, window: SealedWindow, context: BoundLogger) -> float | None:
+    """Report what the store has answered; None if the window is not given back before its lease runs out."""
+    if isinstance(error, OutcomeUnknown):
+        # The insert may still be running. The replay reads back first.
+        metrics.retries.labels("unknown").inc()
+        context.warning("window_outcome_unknown", error=str(error))
+        return None
+    pause = _pause_seconds(window)
+    metrics.retries.labels("unavailable").inc()
+    context.warning("window_postponed", error=str(error), retry_in_seconds=round(pause, 1))
+    return pause
 
 
-def _split(window: SealedWindow, *, reason: str) -> Delivery:
-    try:
-        split(window)
-    except LeaseLost:
-        return Delivery.LEASE_LOST
-    log.info("window_split", window=str(window.id), rows=window.row_count, reason=reason)
-    return Delivery.SPLIT
+def _pause_seconds(window: SealedWindow) -> float:
+    longest = _LONGEST_PAUSE_ISOLATED_SECONDS if window.is_isolated else _LONGEST_PAUSE_SECONDS
+    return pause_seconds(window.attempts, first=_FIRST_PAUSE_SECONDS, longest=longest)

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 import structlog
 from django.db import connection
 
-from towpath.conf.current import config
 from towpath.errors import described
-from towpath.ledger import windows as ledger
+from towpath.ledger.windows import renew
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,17 +52,18 @@ def _keep() -> None:
         with _changed:
             _changed.wait_for(lambda: _held)
             before = set(_held)
+            lease_seconds = min(window.lease_seconds for window in _held.values())
         # A window that takes less than this, as nearly all do, costs no statement.
-        time.sleep(config().lease_seconds / 3)
+        time.sleep(lease_seconds / 3)
         with _changed:
             slow = [window for window_id, window in _held.items() if window_id in before]
         if slow:
-            _renew(slow)
+            _keep_held(slow)
 
 
-def _renew(windows: list[SealedWindow]) -> None:
+def _keep_held(windows: list[SealedWindow]) -> None:
     try:
-        ledger.renew(windows)
+        renew(windows)
     except Exception as error:  # noqa: BLE001 - this thread renews the leases of all other windows, too
         # No promise depends on it: the lease runs out, and the fence in ack keeps this process from doing harm.
         log.warning("leases_not_renewed", windows=len(windows), error=described(error))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 from django.db import transaction
 
+from towpath.conf.current import config
 from towpath.errors import OutboxInUse
 from towpath.events import OutboxDiscarded
 from towpath.flow.delivery import Delivery, deliver
@@ -36,7 +37,7 @@ def rename(old: str, new: str, store: EventStore, *, is_sure: bool = False) -> N
     with transaction.atomic():
         names.begin_rename(old, new)
     while names.has_begun_windows(old):
-        window = claim_expired(renamed={old: new})
+        window = claim_expired(lease_seconds=config().lease_seconds, renamed={old: new})
         if window is None:
             raise OutboxInUse(f"A worker has a window of {old}, or has had one until now: run this again in a minute.")
         if deliver(window, store) is not Delivery.ACKED:

@@ -17,12 +17,13 @@ from towpath.flow.delivery import Delivery, deliver
 from towpath.ledger import batches, names
 from towpath.ledger.windows import claim_expired, has_room, seal
 from towpath.outbox.models import all_outboxes
-from towpath.telemetry import metrics
+from towpath.telemetry import metrics, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from towpath.eventlog.store import EventStore
+    from towpath.ledger.windows import SealedWindow
 
 log = structlog.get_logger()
 
@@ -41,11 +42,14 @@ def recover(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
     """
     until = time.monotonic() + _ROUND_SECONDS
     recovered = 0
-    for batch_ids in _overdue_windows() if has_room() else ():
+    for batch_ids in _overdue_windows() if has_room(max_open_windows=config().max_open_windows) else ():
         if should_stop() or time.monotonic() > until:
             return recovered
-        window = seal(batch_ids, found="recovery")
+        started = time.monotonic()
+        window = seal(batch_ids, lease_seconds=config().lease_seconds, found="recovery")
         if window is not None:
+            context = log.bind(window=str(window.id), rows=window.row_count)
+            report.stage_done("seal", since=started, context=context, batches=len(batch_ids))
             metrics.windows.labels("recovery").inc()
             metrics.recovered_windows.labels("unsealed").inc()
             log.warning("batches_recovered", window=str(window.id), batches=len(batch_ids), rows=window.row_count)
@@ -53,7 +57,7 @@ def recover(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
             if deliver(window, store) is Delivery.POSTPONED:
                 return recovered
     names.free_known(list(all_outboxes()))
-    while not should_stop() and time.monotonic() < until and (window := claim_expired()) is not None:
+    while not should_stop() and time.monotonic() < until and (window := _claim_expired()) is not None:
         metrics.recovered_windows.labels("expired").inc()
         log.warning("window_recovered", window=str(window.id), attempt=window.attempts)
         recovered += 1
@@ -61,12 +65,16 @@ def recover(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
             return recovered
     # Last, and for a short time: those at fault may be many, and take long.
     until = time.monotonic() + _ISOLATED_SECONDS
-    while not should_stop() and (window := claim_expired(is_isolated=True)) is not None:
+    while not should_stop() and (window := _claim_expired(is_isolated=True)) is not None:
         recovered += 1
         deliver(window, store)
         if time.monotonic() > until:
             break
     return recovered
+
+
+def _claim_expired(*, is_isolated: bool = False) -> SealedWindow | None:
+    return claim_expired(lease_seconds=config().lease_seconds, is_isolated=is_isolated)
 
 
 def _overdue_windows() -> list[list[int]]:

@@ -19,6 +19,7 @@ from django.db import DatabaseError, InterfaceError, connection
 from dramatiq.errors import BrokerError
 
 from towpath.errors import described
+from towpath.flow.pause import pause_seconds
 from towpath.ledger import shifts
 from towpath.telemetry import heartbeat
 
@@ -34,7 +35,8 @@ ALIVE_EVERY_SECONDS = 1
 SILENT_SECONDS = 3
 #: How often those that stand by look.
 _STAND_BY_SECONDS = 0.5
-#: The longest pause after a turn that failed, seconds.
+#: The first and the longest pause after a turn that failed, seconds.
+_FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 5.0
 
 #: By shift, what interrupted it in this process last and is not known to be over.
@@ -63,11 +65,11 @@ def run_shift(name: str, work: Callable[[], float], *, stopping: threading.Event
             except Exception as error:  # noqa: BLE001 - a shift ends with its process only
                 connection.close()
                 failures += 1
-                pause = min(0.1 * 2.0 ** min(failures, 10), _LONGEST_PAUSE_SECONDS)
+                pause = pause_seconds(failures, first=_FIRST_PAUSE_SECONDS, longest=_LONGEST_PAUSE_SECONDS)
                 due = time.monotonic() + pause
                 is_expected = isinstance(error, (DatabaseError, InterfaceError, BrokerError))
                 report = log.warning if is_expected else log.exception
-                report("shift_interrupted", shift=name, error=described(error), retry_in_seconds=pause)
+                report("shift_interrupted", shift=name, error=described(error), retry_in_seconds=round(pause, 1))
                 _interrupted[name] = error
                 with contextlib.suppress(DatabaseError, InterfaceError):
                     shifts.note_interruption(name, described(error))

@@ -1,7 +1,11 @@
-"""Ack: the rows that the event store has are deleted from their outbox, and the window's receipt stays.
+"""Receipts: what is left of a window that was acked, until it is purged.
 
-One commit, fenced by the lease: an owner that has been taken over deletes nothing. If the power goes before it, the
-window is replayed and found written; there is no moment at which a row is in neither place.
+Ack is one commit, fenced by the lease: the rows that the event store has are deleted from their outbox, and the
+window's receipt stays. An owner that has been taken over deletes nothing. If the power goes before it, the window is
+replayed and found written; there is no moment at which a row is in neither place.
+
+A receipt says what was fixed at the seal, and what became of each row at the ack. It never changes; what is found out
+about it later (that the store holds its rows, that it does not, that a person has closed the alarm) stands beside it.
 """
 
 from __future__ import annotations
@@ -11,17 +15,17 @@ import json
 import uuid
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from django.db import connection, transaction
 
 from towpath.errors import LeaseLost
 from towpath.ledger.moment import count_or_estimate
-from towpath.ledger.windows import MAY_BE_LOST
+from towpath.ledger.windows import HELD, MAY_BE_LOST
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Iterator, Mapping, Sequence
 
     from django.db.backends.utils import CursorWrapper
 
@@ -48,46 +52,54 @@ def ack(
     kept: dict[str, list[int]] = {}
     for outbox, row_id in (*((row.outbox, row.row_id) for row in refused), *left):
         kept.setdefault(outbox, []).append(row_id)
+    outboxes = list(enumerate(window.rows))
     deletes = "".join(
-        f", deleted_{n} AS (DELETE FROM {connection.ops.quote_name(window.renamed.get(outbox, outbox))}"
-        f" WHERE id = ANY(ARRAY(SELECT unnest(ids) FROM batches WHERE outbox = %s"
-        f"{' EXCEPT SELECT unnest(%s::bigint[])' if outbox in kept else ''})))"
-        for n, outbox in enumerate(window.rows)
+        f""", deleted_{n} AS (
+                DELETE FROM {connection.ops.quote_name(window.renamed.get(outbox, outbox))} WHERE id = ANY(ARRAY(
+                    SELECT unnest(ids) FROM batches WHERE outbox = %(outbox_{n})s
+                    {f"EXCEPT SELECT unnest(%(kept_{n})s::bigint[])" if outbox in kept else ""}
+                ))
+            )"""
+        for n, outbox in outboxes
     )
-    names = [value for outbox in window.rows for value in (outbox, *([kept[outbox]] if outbox in kept else ()))]
     with transaction.atomic() if left else contextlib.nullcontext(), connection.cursor() as cursor:
         if left:
             _isolate(cursor, window, left, error=error)
         cursor.execute(
             f"""{MAY_BE_LOST}
-WITH receipt AS (
-    UPDATE pipeline_window SET acked_at = clock_timestamp(), delivered = %s, vanished = %s, refused = %s, isolated = %s,
-        failed_at = NULL, last_error = '', store_error = %s
-    WHERE id = %s AND lease_token = %s AND acked_at IS NULL RETURNING id
-), batches AS (
-    DELETE FROM pipeline_batch USING receipt WHERE window_id = receipt.id RETURNING outbox, ids
-), dead AS (
-    INSERT INTO pipeline_deadletter (outbox, row_id, error, window_id, at)
-    SELECT refused.outbox, refused.row_id, refused.error, receipt.id, clock_timestamp()
-    FROM receipt, unnest(%s::text[], %s::bigint[], %s::text[]) AS refused (outbox, row_id, error)
-    ON CONFLICT (outbox, row_id) DO UPDATE
-    SET error = excluded.error, window_id = excluded.window_id, at = excluded.at
-){deletes}
-SELECT count(*) FROM receipt
-""",
-            [
-                json.dumps(dict(delivered)),
-                _or_null(vanished or {}),
-                _or_null(Counter(row.outbox for row in refused)),
-                _or_null(Counter(outbox for outbox, _ in left)),
-                "" if refused or left else error,
-                window.id,
-                window.lease_token,
-                [row.outbox for row in refused],
-                [row.row_id for row in refused],
-                [row.error for row in refused],
-                *names,
-            ],
+            WITH receipt AS (
+                UPDATE pipeline_window SET
+                    acked_at = clock_timestamp(), delivered = %(delivered)s, vanished = %(vanished)s,
+                    refused = %(refused)s, isolated = %(isolated)s, store_error = %(error)s,
+                    failed_at = NULL, last_error = ''
+                WHERE {HELD} RETURNING id
+            ), batches AS (
+                DELETE FROM pipeline_batch USING receipt WHERE window_id = receipt.id RETURNING outbox, ids
+            ), dead AS (
+                INSERT INTO pipeline_deadletter (outbox, row_id, error, window_id, at)
+                SELECT refused.outbox, refused.row_id, refused.error, receipt.id, clock_timestamp()
+                FROM receipt, unnest(
+                    %(refused_outboxes)s::text[], %(refused_ids)s::bigint[], %(refused_errors)s::text[]
+                ) AS refused (outbox, row_id, error)
+                ON CONFLICT (outbox, row_id) DO UPDATE
+                SET error = excluded.error, window_id = excluded.window_id, at = excluded.at
+            ){deletes}
+            SELECT count(*) FROM receipt
+            """,
+            {
+                "window": window.id,
+                "token": window.lease_token,
+                "delivered": json.dumps(dict(delivered)),
+                "vanished": _or_null(vanished or {}),
+                "refused": _or_null(Counter(row.outbox for row in refused)),
+                "isolated": _or_null(Counter(outbox for outbox, _ in left)),
+                "error": "" if refused or left else error,
+                "refused_outboxes": [row.outbox for row in refused],
+                "refused_ids": [row.row_id for row in refused],
+                "refused_errors": [row.error for row in refused],
+                **{f"outbox_{n}": outbox for n, outbox in outboxes},
+                **{f"kept_{n}": kept.get(outbox) for n, outbox in outboxes},
+            },
         )
         if cursor.fetchone() == (0,):
             raise LeaseLost
@@ -104,20 +116,20 @@ def _isolate(cursor: CursorWrapper, window: SealedWindow, left: Sequence[tuple[s
         ids = sorted(row_id for one, row_id in left if one == outbox)
         cursor.execute(
             """
-WITH origin AS (
-    SELECT bytes * %(count)s / %(total)s AS bytes, dispatched_from, dispatched_to
-    FROM pipeline_window WHERE id = %(old)s
-), created AS (
-    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, failed_at, last_error, rows, bytes, sealed_at,
-                                 dispatched_from, dispatched_to, is_isolated)
-    SELECT %(new)s, %(new)s, clock_timestamp(), 0, clock_timestamp(), %(error)s,
-           jsonb_build_object(%(outbox)s::text, %(count)s), bytes, clock_timestamp(), dispatched_from, dispatched_to,
-           true
-    FROM origin
-)
-INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at, window_id)
-SELECT %(outbox)s, %(ids)s, %(count)s, bytes, dispatched_from, %(new)s FROM origin
-""",
+            WITH origin AS (
+                SELECT bytes * %(count)s / %(total)s AS bytes, dispatched_from, dispatched_to
+                FROM pipeline_window WHERE id = %(old)s
+            ), created AS (
+                INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, failed_at, last_error, rows, bytes,
+                                             sealed_at, dispatched_from, dispatched_to, is_isolated)
+                SELECT %(new)s, %(new)s, clock_timestamp(), 0, clock_timestamp(), %(error)s,
+                       jsonb_build_object(%(outbox)s::text, %(count)s), bytes, clock_timestamp(), dispatched_from,
+                       dispatched_to, true
+                FROM origin
+            )
+            INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at, window_id)
+            SELECT %(outbox)s, %(ids)s, %(count)s, bytes, dispatched_from, %(new)s FROM origin
+            """,
             {
                 "old": window.id,
                 "new": uuid.uuid4(),
@@ -128,6 +140,164 @@ SELECT %(outbox)s, %(ids)s, %(count)s, bytes, dispatched_from, %(new)s FROM orig
                 "error": f"parted from others: {error}",
             },
         )
+
+
+# --- Verification ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A receipt as it was left by the ack: rows by outbox."""
+
+    window: uuid.UUID
+    dispatched_at: datetime
+    acked_at: datetime
+    #: Fixed at the seal.
+    rows: Mapping[str, int]
+    #: Fixed at the ack.
+    delivered: Mapping[str, int]
+    vanished: Mapping[str, int]
+    refused: Mapping[str, int]
+    isolated: Mapping[str, int]
+    #: Why a person has closed its alarm; empty: nobody has.
+    closed_reason: str
+
+    def accounted(self) -> Counter[str]:
+        """Of how many rows the ack says what became of them. Not so many as were sealed: the receipt is wrong."""
+        found: Counter[str] = Counter()
+        for part in (self.delivered, self.vanished, self.refused, self.isolated):
+            found.update(part)
+        return found
+
+
+#: Receipts of one page, and so windows of one query to the event store.
+_RECEIPTS_PER_PAGE = 300
+
+
+def unverified() -> Iterator[Sequence[Receipt]]:
+    """The receipts that are not verified, page by page, oldest first."""
+    return _pages("verified_at IS NULL", {})
+
+
+def of_period(since: datetime, until: datetime) -> Iterator[Sequence[Receipt]]:
+    """The receipts of windows dispatched from `since` to before `until`, page by page, oldest first."""
+    return _pages(OF_PERIOD, {"since": since, "until": until})
+
+
+#: Receipts of windows that were dispatched in a period.
+OF_PERIOD = "acked_at >= %(since)s AND dispatched_from >= %(since)s AND dispatched_from < %(until)s"
+
+
+def _pages(condition: str, parameters: Mapping[str, Any]) -> Iterator[Sequence[Receipt]]:
+    after: Mapping[str, Any] = {"after_time": datetime.min.replace(tzinfo=UTC), "after_id": uuid.UUID(int=0)}
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"""
+                SELECT id, dispatched_from, acked_at, closed_reason, rows, delivered, vanished, refused, isolated
+                FROM pipeline_window
+                WHERE acked_at IS NOT NULL AND {condition} AND (acked_at, id) > (%(after_time)s, %(after_id)s)
+                ORDER BY acked_at, id LIMIT %(limit)s
+                """,
+                {**parameters, **after, "limit": _RECEIPTS_PER_PAGE},
+            )
+            receipts = [_receipt(*row) for row in cursor.fetchall()]
+        if not receipts:
+            return
+        yield receipts
+        after = {"after_time": receipts[-1].acked_at, "after_id": receipts[-1].window}
+
+
+def _receipt(
+    window: uuid.UUID, dispatched_at: datetime, acked_at: datetime, closed_reason: str, *rows: str | None
+) -> Receipt:
+    sealed, delivered, vanished, refused, isolated = (json.loads(part or "{}") for part in rows)
+    return Receipt(window, dispatched_at, acked_at, sealed, delivered, vanished, refused, isolated, closed_reason)
+
+
+def note_verified(windows: Sequence[uuid.UUID]) -> None:
+    """The event store was found to hold exactly what these receipts say."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE pipeline_window SET verified_at = clock_timestamp(), contradiction = NULL
+            WHERE id = ANY(%(windows)s)
+            """,
+            {"windows": list(windows)},
+        )
+
+
+def note_contradiction(window: uuid.UUID, contradiction: str) -> bool:
+    """Record what is wrong with the receipt; True if that is news."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE pipeline_window SET contradiction = %(contradiction)s
+            WHERE id = %(window)s AND contradiction IS DISTINCT FROM %(contradiction)s
+            """,
+            {"window": window, "contradiction": contradiction},
+        )
+        return bool(cursor.rowcount)
+
+
+def has_overdue(*, seconds: float) -> bool:
+    """True if receipts have waited for so long, and nobody has compared them with the event store yet."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT EXISTS (
+                SELECT FROM pipeline_window
+                WHERE acked_at < now() - make_interval(secs => %(seconds)s)
+                AND acked_at IS NOT NULL AND verified_at IS NULL AND contradiction IS NULL
+            )
+            """,
+            {"seconds": seconds},
+        )
+        return bool(cursor.fetchone()[0])
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedAlarm:
+    """What was wrong with a window whose alarm a person has closed."""
+
+    window: uuid.UUID
+    contradiction: str
+    vanished: Mapping[str, int]
+
+
+def close(windows: Sequence[uuid.UUID], *, reason: str) -> list[ClosedAlarm]:
+    """End the alarms of those of the windows that are one: contradicted, or verified and with vanished rows."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE pipeline_window SET
+                verified_at = coalesce(verified_at, clock_timestamp()), closed_reason = %(reason)s
+            WHERE id = ANY(%(windows)s) AND acked_at IS NOT NULL AND closed_reason = ''
+            AND CASE WHEN verified_at IS NULL THEN contradiction ELSE vanished::text END IS NOT NULL
+            RETURNING id, coalesce(contradiction, ''), coalesce(vanished, '{}')
+            """,
+            {"windows": list(windows), "reason": reason},
+        )
+        return [
+            ClosedAlarm(window, contradiction, json.loads(vanished))
+            for window, contradiction, vanished in cursor.fetchall()
+        ]
+
+
+def purge(*, days: int, limit: int) -> int:
+    """Delete verified receipts older than so many days, at most `limit` of them; how many. Others are evidence."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            DELETE FROM pipeline_window WHERE id IN (
+                SELECT id FROM pipeline_window
+                WHERE acked_at < clock_timestamp() - make_interval(days => %(days)s) AND verified_at IS NOT NULL
+                ORDER BY acked_at LIMIT %(limit)s
+            )
+            """,
+            {"days": days, "limit": limit},
+        )
+        return int(cursor.rowcount)
 
 
 # --- What people and probes ask ----------------------------------------------------------------------------------

@@ -1,32 +1,26 @@
-"""A window's life in the ledger, from seal to ack. Each step is one statement, and so one commit.
+"""An open window in the ledger, from seal to ack. Each step is one statement, and so one commit.
 
 Seal fixes which batches belong to the window, for good, before anything is written: a replay is then the same rows
-under the same token. Leases only bound wasted work; what keeps an old owner from doing harm is the fence in ack.
+under the same token. Leases only bound wasted work; what keeps an old owner from doing harm is the fence in each
+statement, `HELD`.
 """
 
 from __future__ import annotations
 
 import json
-import random
-import time
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import structlog
 from django.db import connection, transaction
 
-from towpath.conf.current import config
 from towpath.errors import LeaseLost
 from towpath.outbox.models import all_outboxes
-from towpath.telemetry import report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-
-log = structlog.get_logger()
 
 #: By what a window's batches were found: their messages; the ledger, in which an aggregator looks for late ones; or the
 #: ledger, in which recovery looks.
@@ -35,10 +29,6 @@ Found = Literal["message", "ledger", "recovery"]
 #: Late batches that an aggregator takes from the ledger at a time.
 _LATE_BATCHES = 100
 
-#: The longest pause before a window is tried again, seconds.
-_LONGEST_PAUSE_SECONDS = 30.0
-#: The same for rows at fault, which somebody must look at.
-_LONGEST_PAUSE_ISOLATED_SECONDS = 300.0
 #: How often one more window is sealed while the store refuses all it is given, seconds: less than a lease.
 _PROBE_SECONDS = 4.0
 
@@ -47,6 +37,9 @@ _PROBE_SECONDS = 4.0
 #: undone is done again, when the replay has found the window written.
 MAY_BE_LOST = "SET LOCAL synchronous_commit = off;"
 
+#: True of a window as long as its owner has it: nobody has taken over its lease, and it is open.
+HELD = "id = %(window)s AND lease_token = %(token)s AND acked_at IS NULL"
+
 
 @dataclass(frozen=True, slots=True)
 class SealedWindow:
@@ -54,6 +47,8 @@ class SealedWindow:
 
     id: uuid.UUID
     lease_token: uuid.UUID
+    #: How long the lease is, from each time on that it is renewed.
+    lease_seconds: float
     attempts: int
     rows: Mapping[str, int]
     #: How often it is cut in two before its first insert: the store has given no answer to larger ones.
@@ -86,29 +81,27 @@ def unsealed(
 ) -> dict[int, tuple[int, int]]:
     """Rows and bytes of those of the batches that are of these outboxes and in no window yet; with `late_seconds`, also
     of those dispatched so long ago, the oldest first, as many as make a few windows."""
+    late = """
+            UNION (
+                SELECT id, rows, bytes FROM pipeline_batch
+                WHERE window_id IS NULL AND outbox = ANY(%(outboxes)s)
+                  AND dispatched_at < clock_timestamp() - make_interval(secs => %(late)s)
+                ORDER BY dispatched_at LIMIT %(limit)s
+            )
+    """
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT id, rows, bytes FROM pipeline_batch"
-            " WHERE id = ANY(%(batches)s) AND window_id IS NULL AND outbox = ANY(%(outboxes)s)"
-            + (
-                ""
-                if late_seconds is None
-                else " UNION (SELECT id, rows, bytes FROM pipeline_batch WHERE window_id IS NULL"
-                " AND outbox = ANY(%(outboxes)s)"
-                " AND dispatched_at < clock_timestamp() - make_interval(secs => %(late)s)"
-                " ORDER BY dispatched_at LIMIT %(limit)s)"
-            ),
-            {
-                "batches": list(batch_ids),
-                "outboxes": list(outboxes),
-                "late": late_seconds,
-                "limit": _LATE_BATCHES,
-            },
+            f"""
+            SELECT id, rows, bytes FROM pipeline_batch
+            WHERE id = ANY(%(batches)s) AND window_id IS NULL AND outbox = ANY(%(outboxes)s)
+            {"" if late_seconds is None else late}
+            """,
+            {"batches": list(batch_ids), "outboxes": list(outboxes), "late": late_seconds, "limit": _LATE_BATCHES},
         )
         return {batch: (rows, payload_bytes) for batch, rows, payload_bytes in cursor.fetchall()}
 
 
-def seal(batch_ids: Sequence[int], *, found: Found = "message") -> SealedWindow | None:
+def seal(batch_ids: Sequence[int], *, lease_seconds: float, found: Found = "message") -> SealedWindow | None:
     """Make a window of those of the batches that no window has yet; None when there are none left.
 
     Batches of an outbox that this program does not know are left to those that do.
@@ -116,60 +109,65 @@ def seal(batch_ids: Sequence[int], *, found: Found = "message") -> SealedWindow 
     A compare-and-set: however often a message is delivered, its batch gets into one window. If the power goes before
     the commit, the batches are unsealed as before; after it, the window's lease runs out and `recover` delivers it.
     """
-    started = time.monotonic()
     window_id, lease_token = uuid.uuid4(), uuid.uuid4()
     with connection.cursor() as cursor:
         cursor.execute(
-            # Locked in the order of their ids: two sealers of overlapping batches would deadlock otherwise.
-            MAY_BE_LOST
-            + """
-WITH unsealed AS MATERIALIZED (
-    SELECT id FROM pipeline_batch WHERE id = ANY(%(batches)s) AND window_id IS NULL AND outbox = ANY(%(known)s)
-    ORDER BY id FOR UPDATE
-), sealed AS (
-    UPDATE pipeline_batch AS b SET window_id = %(window)s FROM unsealed
-    WHERE b.id = unsealed.id AND b.window_id IS NULL
-    RETURNING b.outbox, b.rows, b.bytes, b.dispatched_at
-), by_outbox AS (
-    SELECT outbox, sum(rows) AS rows, sum(bytes) AS bytes, min(dispatched_at) AS first, max(dispatched_at) AS last
-    FROM sealed GROUP BY outbox
-), created AS (
-    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, rows, bytes, sealed_at, dispatched_from,
-                                 dispatched_to, found)
-    SELECT %(window)s, %(token)s, clock_timestamp() + make_interval(secs => %(lease)s), 1,
-           jsonb_object_agg(outbox, rows), sum(bytes), clock_timestamp(), min(first), max(last), %(found)s
-    FROM by_outbox HAVING count(*) > 0
-)
-SELECT outbox, rows FROM by_outbox ORDER BY outbox
-""",
+            f"""{MAY_BE_LOST}
+            WITH unsealed AS MATERIALIZED (
+                -- In the order of their ids: two sealers of overlapping batches would deadlock otherwise.
+                SELECT id FROM pipeline_batch
+                WHERE id = ANY(%(batches)s) AND window_id IS NULL AND outbox = ANY(%(known)s)
+                ORDER BY id FOR UPDATE
+            ), sealed AS (
+                UPDATE pipeline_batch AS b SET window_id = %(window)s FROM unsealed
+                WHERE b.id = unsealed.id AND b.window_id IS NULL
+                RETURNING b.outbox, b.rows, b.bytes, b.dispatched_at
+            ), by_outbox AS (
+                SELECT outbox, sum(rows) AS rows, sum(bytes) AS bytes, min(dispatched_at) AS first,
+                       max(dispatched_at) AS last
+                FROM sealed GROUP BY outbox
+            ), created AS (
+                INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, rows, bytes, sealed_at,
+                                             dispatched_from, dispatched_to, found)
+                SELECT %(window)s, %(token)s, clock_timestamp() + make_interval(secs => %(lease)s), 1,
+                       jsonb_object_agg(outbox, rows), sum(bytes), clock_timestamp(), min(first), max(last), %(found)s
+                FROM by_outbox HAVING count(*) > 0
+            )
+            SELECT outbox, rows FROM by_outbox ORDER BY outbox
+            """,
             {
                 "batches": list(batch_ids),
                 "known": list(all_outboxes()),
                 "window": window_id,
                 "token": lease_token,
-                "lease": config().lease_seconds,
+                "lease": lease_seconds,
                 "found": found,
             },
         )
         rows = {outbox: int(count) for outbox, count in cursor.fetchall()}
-    if not rows:
-        return None
-    context = log.bind(window=str(window_id), rows=sum(rows.values()))
-    report.stage_done("seal", since=started, context=context, batches=len(batch_ids))
-    return SealedWindow(window_id, lease_token, 1, rows)
+    return SealedWindow(window_id, lease_token, lease_seconds, 1, rows) if rows else None
 
 
 def renew(windows: Sequence[SealedWindow]) -> None:
     """Prolong the leases that are still held."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE pipeline_window SET lease_until = clock_timestamp() + make_interval(secs => %s) "
-            "WHERE id = ANY(%s) AND lease_token = ANY(%s) AND acked_at IS NULL",
-            [config().lease_seconds, [w.id for w in windows], [w.lease_token for w in windows]],
+            """
+            UPDATE pipeline_window AS w SET lease_until = clock_timestamp() + make_interval(secs => held.seconds)
+            FROM unnest(%(windows)s, %(tokens)s, %(seconds)s::float8[]) AS held (id, token, seconds)
+            WHERE w.id = held.id AND w.lease_token = held.token AND w.acked_at IS NULL
+            """,
+            {
+                "windows": [window.id for window in windows],
+                "tokens": [window.lease_token for window in windows],
+                "seconds": [window.lease_seconds for window in windows],
+            },
         )
 
 
-def claim_expired(*, is_isolated: bool = False, renamed: Mapping[str, str] | None = None) -> SealedWindow | None:
+def claim_expired(
+    *, lease_seconds: float, is_isolated: bool = False, renamed: Mapping[str, str] | None = None
+) -> SealedWindow | None:
     """Take over the window whose lease ran out first, among those with rows at fault or the others; None if there is
     none.
 
@@ -181,24 +179,28 @@ def claim_expired(*, is_isolated: bool = False, renamed: Mapping[str, str] | Non
     with connection.cursor() as cursor:
         cursor.execute(
             """
-UPDATE pipeline_window SET
-    lease_token = %(token)s, lease_until = clock_timestamp() + make_interval(secs => %(lease)s),
-    attempts = attempts + 1
-WHERE id = (
-    SELECT id FROM pipeline_window AS w
-    WHERE acked_at IS NULL AND lease_until < clock_timestamp()
-    AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox <> ALL(%(known)s))
-    AND CASE WHEN %(renamed)s::text[] = '{}' THEN is_isolated = %(is_isolated)s
-        ELSE EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox = ANY(%(renamed)s)) END
-    ORDER BY lease_until LIMIT 1 FOR UPDATE SKIP LOCKED)
-RETURNING id, attempts, cut_levels, is_write_begun, is_isolated, refused_at, (
-    SELECT json_object_agg(outbox, n) FROM (
-        SELECT outbox, sum(b.rows) AS n FROM pipeline_batch AS b WHERE b.window_id = pipeline_window.id GROUP BY outbox
-    ) AS by_outbox)
-""",
+            UPDATE pipeline_window SET
+                lease_token = %(token)s, lease_until = clock_timestamp() + make_interval(secs => %(lease)s),
+                attempts = attempts + 1
+            WHERE id = (
+                SELECT id FROM pipeline_window AS w
+                WHERE acked_at IS NULL AND lease_until < clock_timestamp()
+                AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox <> ALL(%(known)s))
+                AND CASE WHEN %(renamed)s::text[] = '{}' THEN is_isolated = %(is_isolated)s ELSE EXISTS (
+                    SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox = ANY(%(renamed)s)
+                ) END
+                ORDER BY lease_until LIMIT 1 FOR UPDATE SKIP LOCKED
+            )
+            RETURNING id, attempts, cut_levels, is_write_begun, is_isolated, refused_at, (
+                SELECT json_object_agg(outbox, n) FROM (
+                    SELECT outbox, sum(b.rows) AS n FROM pipeline_batch AS b WHERE b.window_id = pipeline_window.id
+                    GROUP BY outbox
+                ) AS by_outbox
+            )
+            """,
             {
                 "token": lease_token,
-                "lease": config().lease_seconds,
+                "lease": lease_seconds,
                 "is_isolated": is_isolated,
                 "known": [*all_outboxes(), *renamed],
                 "renamed": list(renamed),
@@ -209,8 +211,45 @@ RETURNING id, attempts, cut_levels, is_write_begun, is_isolated, refused_at, (
         return None
     window_id, attempts, cut_levels, is_write_begun, is_isolated, refused_at, rows = found
     return SealedWindow(
-        window_id, lease_token, attempts, rows or {}, cut_levels, is_write_begun, is_isolated, refused_at, renamed
+        id=window_id,
+        lease_token=lease_token,
+        lease_seconds=lease_seconds,
+        attempts=attempts,
+        rows=rows or {},
+        cut_levels=cut_levels,
+        is_write_begun=is_write_begun,
+        is_isolated=is_isolated,
+        refused_at=refused_at,
+        renamed=renamed,
     )
+
+
+def _update_held(window: SealedWindow, assignments: str, **parameters: Any) -> None:  # noqa: ANN401 - as SQL takes them
+    """Update the window, if this owner still has it. Raises LeaseLost."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE pipeline_window SET {assignments} WHERE {HELD}",
+            {"window": window.id, "token": window.lease_token, **parameters},
+        )
+        if not cursor.rowcount:
+            raise LeaseLost
+
+
+def begin_write(window: SealedWindow) -> None:
+    """Record that an insert of the window may be on its way from now on, and renew the lease. Raises LeaseLost.
+
+    A fence right before the insert: an owner that was taken over while it loaded sends nothing.
+    """
+    _update_held(
+        window,
+        "is_write_begun = true, lease_until = clock_timestamp() + make_interval(secs => %(lease)s)",
+        lease=window.lease_seconds,
+    )
+
+
+def cut(window: SealedWindow, levels: int) -> None:
+    """Record that the window is cut in two this many times before its first insert. Raises LeaseLost."""
+    _update_held(window, "cut_levels = greatest(cut_levels, %(levels)s)", levels=levels)
 
 
 def postpone(
@@ -224,24 +263,89 @@ def postpone(
     """Record why an attempt failed, and give the window back after a pause; if that is None, when its lease runs out.
 
     `is_refused` if the store has answered, and not taken the window. `is_isolated` if it is at fault by itself: it
-    holds up no other from then on.
+    holds up no other from then on. Raises LeaseLost.
+    """
+    _update_held(
+        window,
+        """
+        lease_until = coalesce(clock_timestamp() + make_interval(secs => %(pause)s), lease_until),
+        failed_at = clock_timestamp(), last_error = %(error)s,
+        refused_at = CASE WHEN %(is_refused)s THEN coalesce(refused_at, clock_timestamp()) ELSE refused_at END,
+        is_isolated = is_isolated OR %(is_isolated)s
+        """,
+        pause=pause_seconds,
+        error=error,
+        is_refused=is_refused,
+        is_isolated=is_isolated,
+    )
+
+
+def split(window: SealedWindow) -> None:
+    """Replace a window of two rows or more by two of half its rows, free to be claimed at once. Raises LeaseLost.
+
+    Only for a window of which nothing was written: the halves have tokens of their own.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            WITH held AS (
+                SELECT id FROM pipeline_window WHERE {HELD} FOR UPDATE
+            ), whole AS (
+                DELETE FROM pipeline_batch AS b USING held WHERE b.window_id = held.id
+                RETURNING b.id, b.outbox, b.ids, b.bytes, b.dispatched_at
+            ), members AS (
+                SELECT whole.id AS batch, outbox, member, bytes / cardinality(ids) AS bytes, dispatched_at,
+                       row_number() OVER (ORDER BY whole.id, member) AS n, count(*) OVER () AS total
+                FROM whole, unnest(ids) AS member
+            ), halved AS (
+                SELECT CASE WHEN n * 2 <= total THEN %(first)s::uuid ELSE %(second)s::uuid END AS half, * FROM members
+            ), by_outbox AS (
+                SELECT half, outbox, count(*) AS rows, sum(bytes) AS bytes, min(dispatched_at) AS first,
+                       max(dispatched_at) AS last
+                FROM halved GROUP BY half, outbox
+            ), created AS (
+                INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, rows, bytes, sealed_at,
+                                             dispatched_from, dispatched_to, is_isolated)
+                SELECT half, half, clock_timestamp(), 0, jsonb_object_agg(outbox, rows), sum(bytes), clock_timestamp(),
+                       min(first), max(last), %(is_isolated)s
+                FROM by_outbox GROUP BY half
+            )
+            INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at, window_id)
+            SELECT outbox, array_agg(member ORDER BY member), count(*), sum(bytes), min(dispatched_at), half
+            FROM halved GROUP BY half, batch, outbox
+            """,
+            {
+                "window": window.id,
+                "token": window.lease_token,
+                "first": uuid.uuid4(),
+                "second": uuid.uuid4(),
+                "is_isolated": window.is_isolated,
+            },
+        )
+        if not cursor.rowcount:
+            raise LeaseLost
+        cursor.execute("DELETE FROM pipeline_window WHERE id = %(window)s", {"window": window.id})
+
+
+def has_room(*, max_open_windows: int) -> bool:
+    """True if fewer windows than these wait after a failed attempt: then more may be sealed.
+
+    Batches wait as well as windows do, and cost nothing meanwhile; each open window is tried again and again. Rows at
+    fault that have been parted from others do not count. When the store answers, but takes nothing it is given, one
+    more window is sealed every few seconds: if the store takes it, those before are at fault, and not the store.
     """
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE pipeline_window SET"
-            " lease_until = coalesce(clock_timestamp() + make_interval(secs => %s), lease_until),"
-            " failed_at = clock_timestamp(), last_error = %s,"
-            " refused_at = CASE WHEN %s THEN coalesce(refused_at, clock_timestamp()) ELSE refused_at END,"
-            " is_isolated = is_isolated OR %s"
-            " WHERE id = %s AND lease_token = %s AND acked_at IS NULL",
-            [pause_seconds, error, is_refused, is_isolated, window.id, window.lease_token],
+            """
+            SELECT count(*) FILTER (WHERE failed_at IS NOT NULL) < %(most)s
+                OR bool_or(refused_at IS NOT NULL)
+                   AND max(sealed_at) < clock_timestamp() - make_interval(secs => %(probe)s)
+            FROM pipeline_window AS w WHERE acked_at IS NULL AND NOT is_isolated
+            AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox <> ALL(%(known)s))
+            """,
+            {"most": max_open_windows, "probe": _PROBE_SECONDS, "known": list(all_outboxes())},
         )
-
-
-def pause_seconds(window: SealedWindow) -> float:
-    """How long a window waits after a failed attempt: longer with each."""
-    longest = _LONGEST_PAUSE_ISOLATED_SECONDS if window.is_isolated else _LONGEST_PAUSE_SECONDS
-    return min(2.0 ** min(window.attempts, 10) * 0.25, longest) * random.uniform(0.75, 1.25)
+        return bool(cursor.fetchone()[0])
 
 
 def is_store_proven(window: SealedWindow) -> bool:
@@ -251,99 +355,15 @@ def is_store_proven(window: SealedWindow) -> bool:
         return False
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT EXISTS (SELECT FROM pipeline_window, jsonb_each_text(delivered)"
-            " WHERE acked_at > %s AND sealed_at > %s AND value::bigint > 0)",
-            [window.refused_at, window.refused_at],
-        )
-        return bool(cursor.fetchone()[0])
-
-
-def has_room() -> bool:
-    """True if fewer than MAX_OPEN_WINDOWS windows wait after a failed attempt: so long, more may be sealed.
-
-    Batches wait as well as windows do, and cost nothing meanwhile; each open window is tried again and again. Rows at
-    fault that have been parted from others do not count. When the store answers, but takes nothing it is given, one
-    more window is sealed every few seconds: if the store takes it, those before are at fault, and not the store.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT count(*) FILTER (WHERE failed_at IS NOT NULL) < %s"
-            " OR (bool_or(refused_at IS NOT NULL) AND max(sealed_at) < clock_timestamp() - make_interval(secs => %s))"
-            " FROM pipeline_window AS w WHERE acked_at IS NULL AND NOT is_isolated"
-            " AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox <> ALL(%s))",
-            [config().max_open_windows, _PROBE_SECONDS, list(all_outboxes())],
-        )
-        return bool(cursor.fetchone()[0])
-
-
-def begin_write(window: SealedWindow) -> None:
-    """Record that an insert of the window may be on its way from now on, and renew the lease. Raises LeaseLost.
-
-    A fence right before the insert: an owner that was taken over while it loaded sends nothing.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE pipeline_window SET is_write_begun = true,"
-            " lease_until = clock_timestamp() + make_interval(secs => %s)"
-            " WHERE id = %s AND lease_token = %s AND acked_at IS NULL",
-            [config().lease_seconds, window.id, window.lease_token],
-        )
-        if not cursor.rowcount:
-            raise LeaseLost
-
-
-def cut(window: SealedWindow, levels: int) -> None:
-    """Record that the window is cut in two this many times before its first insert. Raises LeaseLost."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE pipeline_window SET cut_levels = greatest(cut_levels, %s)"
-            " WHERE id = %s AND lease_token = %s AND acked_at IS NULL",
-            [levels, window.id, window.lease_token],
-        )
-        if not cursor.rowcount:
-            raise LeaseLost
-
-
-def split(window: SealedWindow) -> None:
-    """Replace a window of two rows or more by two of half its rows, free to be claimed at once. Raises LeaseLost.
-
-    Only for a window of which nothing was written: the halves have tokens of their own.
-    """
-    halves = (uuid.uuid4(), uuid.uuid4())
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT id FROM pipeline_window WHERE id = %s AND lease_token = %s AND acked_at IS NULL FOR UPDATE",
-            [window.id, window.lease_token],
-        )
-        if cursor.fetchone() is None:
-            raise LeaseLost
-        cursor.execute(
             """
-WITH whole AS (
-    DELETE FROM pipeline_batch WHERE window_id = %(window)s RETURNING id, outbox, ids, bytes, dispatched_at
-), members AS (
-    SELECT whole.id AS batch, outbox, member, bytes / cardinality(ids) AS bytes, dispatched_at,
-           row_number() OVER (ORDER BY whole.id, member) AS n, count(*) OVER () AS total
-    FROM whole, unnest(ids) AS member
-), halved AS (
-    SELECT CASE WHEN n * 2 <= total THEN %(first)s::uuid ELSE %(second)s::uuid END AS half, * FROM members
-), by_outbox AS (
-    SELECT half, outbox, count(*) AS rows, sum(bytes) AS bytes, min(dispatched_at) AS first, max(dispatched_at) AS last
-    FROM halved GROUP BY half, outbox
-), created AS (
-    INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, rows, bytes, sealed_at, dispatched_from,
-                                 dispatched_to, is_isolated)
-    SELECT half, half, clock_timestamp(), 0, jsonb_object_agg(outbox, rows), sum(bytes), clock_timestamp(), min(first),
-           max(last), %(is_isolated)s
-    FROM by_outbox GROUP BY half
-)
-INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at, window_id)
-SELECT outbox, array_agg(member ORDER BY member), count(*), sum(bytes), min(dispatched_at), half
-FROM halved GROUP BY half, batch, outbox
-""",
-            {"window": window.id, "first": halves[0], "second": halves[1], "is_isolated": window.is_isolated},
+            SELECT EXISTS (
+                SELECT FROM pipeline_window, jsonb_each_text(delivered)
+                WHERE acked_at > %(refused)s AND sealed_at > %(refused)s AND value::bigint > 0
+            )
+            """,
+            {"refused": window.refused_at},
         )
-        cursor.execute("DELETE FROM pipeline_window WHERE id = %s", [window.id])
+        return bool(cursor.fetchone()[0])
 
 
 def isolated_rows() -> int:

@@ -71,7 +71,8 @@ class Deliver:
         for batch in batches:
             waiting.add(batch.id, rows=len(batch.ids), payload_bytes=batch.bytes, now=0)
         while waiting:
-            if (window := seal(waiting.take(now=0).batches)) is not None:
+            batches_of_one = waiting.take(now=0).batches
+            if (window := seal(batches_of_one, lease_seconds=config().lease_seconds)) is not None:
                 self._write(window)
 
     def _write(self, window: SealedWindow) -> None:

@@ -20,7 +20,7 @@ from towpath.errors import NoAlarm, NotReadable, OutboxInUse
 from towpath.eventlog.errors import EventStoreError
 from towpath.flow import deadletters, outboxes, stranded
 from towpath.flow.recover import recover
-from towpath.flow.verify import Ledger, close, read_ledger, verify_receipts
+from towpath.flow.verify import close, verify_receipts
 from towpath.ledger import database_errors, names
 from towpath.ledger.deadletters import Letter
 from towpath.management.answers import nothing_but_the_answer
@@ -28,6 +28,7 @@ from towpath.outbox.models import all_outboxes
 from towpath.telemetry.secrets import without_secrets
 from towpath.watch.doctor import examine
 from towpath.watch.figures import COUNTED_ROWS
+from towpath.watch.period import PeriodReport, read_period
 from towpath.watch.status import Status, read_status
 from towpath.watch.unknown_outboxes import problem
 from towpath.watch.within import NoAnswerYet, Within
@@ -148,11 +149,11 @@ class Command(BaseCommand):
             self._close(options["close"], reason=options["reason"])
         since = options["since"] or datetime.now(UTC) - timedelta(days=1)
         store = event_store(config())
-        ledger = read_ledger(store, since=since, until=options["until"])
+        report = read_period(store, since=since, until=options["until"])
         verify_receipts(store, should_stop=lambda: False)
         store.close()
-        self.stdout.write(json.dumps(ledger.as_json()) if options["json"] else _as_ledger(ledger))
-        return not ledger.mismatches
+        self.stdout.write(json.dumps(report.as_json()) if options["json"] else _as_report(report))
+        return report.is_ok
 
     def _deadletters(self, options: dict[str, Any]) -> bool:
         what, ids, as_json = options["what"], options["ids"], options["json"]
@@ -228,20 +229,27 @@ def _moment(text: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _as_ledger(ledger: Ledger) -> str:
-    names = ("committed", "stored", "pending", "in_flight", "dead", "missing")
+def _as_report(report: PeriodReport) -> str:
+    names = ("committed", "stored", "pending", "in_flight", "dead", "vanished", "lost")
     lines = [f"{'outbox':<24}" + "".join(f"{name.replace('_', ' '):>12}" for name in names)]
-    for outbox, rows in ledger.outboxes.items():
+    for outbox, rows in report.outboxes.items():
         lines.append(f"{outbox:<24}" + "".join(f"{getattr(rows, name):>12,}" for name in names))
-    lines += ["", f"{ledger.windows:,} window(s) compared with the event store, {len(ledger.mismatches):,} differ"]
+    differ, vanished = len(report.mismatches), len(report.vanished)
+    lines += ["", f"{report.windows:,} window(s) compared, {differ:,} differ, {vanished:,} with vanished rows"]
+    alarms = {alarm.receipt.window: alarm for alarm in (*report.mismatches, *report.vanished)}
     lines += [
-        f"! window {one.window}, dispatched {one.dispatched_at:%Y-%m-%d %H:%M:%S} UTC,"
-        f" acked {one.acked_at:%Y-%m-%d %H:%M:%S} UTC: {one.difference()}"
-        for one in ledger.mismatches
+        f"! window {window}, dispatched {alarm.receipt.dispatched_at:%Y-%m-%d %H:%M:%S} UTC,"
+        f" acked {alarm.receipt.acked_at:%Y-%m-%d %H:%M:%S} UTC: {alarm.difference()}"
+        for window, alarm in alarms.items()
     ]
-    lines += [f"closed: window {one.window}: {one.difference()} ({one.closed_reason})" for one in ledger.closed]
-    if ledger.mismatches:
+    lines += [
+        f"closed: window {alarm.receipt.window}: {alarm.difference()} ({alarm.receipt.closed_reason})"
+        for alarm in report.closed
+    ]
+    if report.mismatches:
         lines.append("PostgreSQL does not hold these rows any more: docs/runbook.md, TowpathReceiptMismatch")
+    if report.vanished:
+        lines.append("Somebody deleted rows before they were loaded: docs/runbook.md, TowpathRowsVanished")
     return "\n".join(lines)
 
 
