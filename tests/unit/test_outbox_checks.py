@@ -93,6 +93,7 @@ def child_of_a_table() -> type[Outbox]:
         (lambda: lean(user=user_key(on_delete=models.SET(1))), 5, "would change events", "models.PROTECT"),
         (lambda: lean(user=user_key(db_constraint=False)), 5, "no constraint", "Remove db_constraint=False"),
         (lambda: lean(xid=models.BigIntegerField(null=True)), 3, "'xid'.*never be dispatched", "Remove 'xid'"),
+        (lambda: lean(bound=models.JSONField(null=True, editable=False)), 3, "'bound'", "Remove 'bound'"),
         (lambda: lean(xid=Xid8Field()), 3, r"'xid'.*default is pg_current_xact_id\(\)", "Remove 'xid'"),
         (lambda: lean(xid=None, Meta=meta_of(LeanOutbox, indexes=())), 3, "'xid'", "Remove 'xid'"),
         (lambda: frozen(event_context=models.JSONField()), 3, "'event_context'", "Remove 'event_context'"),

@@ -1,6 +1,5 @@
 
 import django.db.models.deletion
-import towpath.outbox.context
 import towpath.outbox.fields
 from django.conf import settings
 from django.db import migrations, models
@@ -40,8 +39,8 @@ class Migration(migrations.Migration):
             name='OutboxUserChange',
             fields=[
                 ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('xid', towpath.outbox.fields.Xid8Field(db_default=towpath.outbox.fields.CurrentXid(), editable=False)),
-                ('bound', models.JSONField(default=towpath.outbox.context.bound, editable=False, null=True)),
+                ('xid', towpath.outbox.fields.Xid8Field(db_default=models.Func(function='pg_current_xact_id', output_field=towpath.outbox.fields.Xid8Field()), editable=False)),
+                ('bound', models.JSONField(editable=False, null=True)),
                 ('event_type', models.TextField()),
                 ('event_date_time', models.DateTimeField()),
                 ('event_context', models.TextField()),
@@ -60,8 +59,8 @@ class Migration(migrations.Migration):
             name='OutboxUser',
             fields=[
                 ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('xid', towpath.outbox.fields.Xid8Field(db_default=towpath.outbox.fields.CurrentXid(), editable=False)),
-                ('bound', models.JSONField(default=towpath.outbox.context.bound, editable=False, null=True)),
+                ('xid', towpath.outbox.fields.Xid8Field(db_default=models.Func(function='pg_current_xact_id', output_field=towpath.outbox.fields.Xid8Field()), editable=False)),
+                ('bound', models.JSONField(editable=False, null=True)),
                 ('user', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to=settings.AUTH_USER_MODEL)),
             ],
             options={

@@ -2,7 +2,6 @@
 import django.contrib.postgres.fields
 import django.db.models.deletion
 import towpath.ledger.models
-import towpath.outbox.context
 import towpath.outbox.fields
 from django.db import migrations, models
 
@@ -65,8 +64,8 @@ class Migration(migrations.Migration):
             name='OutboxEvent',
             fields=[
                 ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('xid', towpath.outbox.fields.Xid8Field(db_default=towpath.outbox.fields.CurrentXid(), editable=False)),
-                ('bound', models.JSONField(default=towpath.outbox.context.bound, editable=False, null=True)),
+                ('xid', towpath.outbox.fields.Xid8Field(db_default=models.Func(function='pg_current_xact_id', output_field=towpath.outbox.fields.Xid8Field()), editable=False)),
+                ('bound', models.JSONField(editable=False, null=True)),
                 ('event_type', models.TextField()),
                 ('event_date_time', models.DateTimeField()),
                 ('event_context', models.TextField()),

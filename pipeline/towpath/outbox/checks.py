@@ -126,7 +126,7 @@ def _managed(outbox: type[Outbox]) -> Iterator[_Problem]:
 def _inherited_fields(outbox: type[Outbox]) -> Iterator[_Problem]:
     for name, field in base_fields(outbox).items():
         own = {field.name: field for field in outbox._meta.concrete_fields}.get(name)
-        if own is not None and own.deconstruct()[1:] == field.deconstruct()[1:]:
+        if type(own) is type(field) and own.deconstruct()[1:] == field.deconstruct()[1:]:
             continue
         loss = "its rows would never be dispatched" if name == "xid" else "the pipeline relies on it"
         yield (

@@ -1,4 +1,8 @@
-"""What Django does not know of PostgreSQL and an outbox needs: xid8, storage parameters, limits of rows."""
+"""What Django does not know of PostgreSQL and an outbox needs: xid8, storage parameters, limits of rows.
+
+Migrations of applications name this module and nothing else of Towpath's. So it imports Django only, and needs no
+setting and no installed application: a project that has left Towpath can keep a copy of it for its old migrations.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +20,6 @@ if TYPE_CHECKING:
     AnyField = models.Field[Any, Any]
 else:
     AnyField = models.Field  # Django's is not generic, unless a project patches it
-
-
-class CurrentXid(models.Func):
-    """The id of the running transaction (the top-level one, also inside savepoints)."""
-
-    function = "pg_current_xact_id"
-    template = "%(function)s()"
-
-    @property
-    def output_field(self) -> models.Field[Any, Any]:
-        return Xid8Field()
 
 
 class Xid8Field(AnyField):

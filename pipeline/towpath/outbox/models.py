@@ -8,19 +8,19 @@ of `LeanOutbox` or `FrozenOutbox` is all that a new outbox takes: the pipeline f
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast
 
 from django.apps import apps
 from django.db import DEFAULT_DB_ALIAS, models
-from django.db.models import Case, F, Value, When
+from django.db.models import Case, F, Func, Value, When
 from django.db.models.lookups import GreaterThan
 from django.db.models.signals import post_save, pre_save
 
 from towpath.outbox.context import bound
 from towpath.outbox.errors import OnlyInserts
 from towpath.outbox.event import EARLIEST, TOO_LATE, Event
-from towpath.outbox.fields import CurrentXid, RowLimits, TableStorage, Xid8Field
+from towpath.outbox.fields import RowLimits, TableStorage, Xid8Field
 from towpath.outbox.insert import (
     ROWS_PER_STATEMENT,
     has_ordinary_values,
@@ -65,6 +65,22 @@ _FROZEN_LIMITS = (
     "metadata_version >= 0",
     f"octet_length(event_context) <= {MOST_ROW_BYTES}",
 )
+
+
+#: The id of the running transaction (the top-level one, also inside savepoints).
+CURRENT_XID = Func(function="pg_current_xact_id", output_field=Xid8Field())
+
+
+class BoundContextField(models.JSONField):
+    """What is bound when a row is made. A migration has a plain JSONField, because the table knows no default."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - a field's
+        super().__init__(*args, default=bound, **kwargs)
+
+    def deconstruct(self) -> tuple[str, str, Sequence[Any], dict[str, Any]]:
+        name, _, args, kwargs = super().deconstruct()
+        del kwargs["default"]
+        return name, "django.db.models.JSONField", args, kwargs
 
 
 class OutboxQuerySet(models.QuerySet[M]):
@@ -172,10 +188,10 @@ class Outbox(models.Model, metaclass=OutboxBase):
     id = models.BigAutoField(primary_key=True)
     #: Which transaction wrote the row: the dispatcher tells new rows from old ones by it, because ids commit out
     #: of order.
-    xid = Xid8Field(db_default=CurrentXid(), editable=False)
+    xid = Xid8Field(db_default=CURRENT_XID, editable=False)
 
     #: Who and what caused the event, as bound when it was published: columns of the event log are filled from it.
-    bound = models.JSONField(null=True, default=bound, editable=False)
+    bound = BoundContextField(null=True, editable=False)
 
     #: The column with the payload, if the table has one: the dispatcher bounds batches by its size (which PostgreSQL
     #: knows without reading the payload).
