@@ -72,14 +72,16 @@ class Dispatcher:
     def look(self) -> bool:
         """Dispatch what is there, as far as the limit of rows in flight allows. True if some had to stay."""
         started = time.monotonic()
-        room = self._limits.in_flight_rows - self._rows_in_flight()
         waiting = self._outboxes_with_news()
+        if not waiting:
+            return False
         least_room = min(self._limits.batch_ids, self._limits.in_flight_rows)
-        if waiting and room < least_room:
+        room = self._limits.in_flight_rows - self._rows_in_flight()
+        if room < least_room:
             # Rows at fault wait for a person, and take no room away from others.
             room += isolated_rows()
-        if not waiting or room < least_room:
-            return bool(waiting)
+        if room < least_room:
+            return True
         # Each gets its share, and the turn goes round: one outbox with a backlog does not starve the others.
         self._turn += 1
         start = self._turn % len(waiting)
