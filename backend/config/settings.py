@@ -13,9 +13,10 @@ from typing import Any
 
 import django_stubs_ext
 
+from backend.config.database import database_settings
 from towpath.conf.config import Config
 from towpath.conf.dramatiq import AUTODISCOVERED_MODULES, broker
-from towpath.conf.environment import Environment, database_settings
+from towpath.conf.environment import Environment
 from towpath.conf.logs import configure_logging
 
 # Generic classes of Django's admin, as django-stubs has them.
@@ -48,7 +49,7 @@ INSTALLED_APPS = [
     "backend.users",
 ]
 MIDDLEWARE = [
-    "towpath.conf.client_address.ClientAddressMiddleware",
+    "towpath.outbox.client_address.ClientAddressMiddleware",
     "towpath.watch.health.HealthMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "backend.config.content_security.ContentSecurityPolicyMiddleware",
@@ -120,7 +121,7 @@ DATABASES["default"]["OPTIONS"] = {
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
-    **DATABASES["default"].get("OPTIONS", {}),
+    **DATABASES["default"]["OPTIONS"],
 }
 
 # --- Safe transport ----------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from django.db.models.signals import post_migrate, pre_migrate
 
 from towpath.checks import check_database, check_settings, require_settings
 from towpath.conf.current import config
+from towpath.conf.logs import configure_unless_done
 from towpath.conf.secrets import hide_secrets
-from towpath.conf.unless_done import configure_unless_done
 from towpath.telemetry import failpoints
 
 

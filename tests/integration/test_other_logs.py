@@ -36,7 +36,7 @@ INSTALLED_APPS = [
     "django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions", "axes", "django_dramatiq",
     "towpath", "backend.users",
 ]
-from towpath.conf.environment import database_settings
+from backend.config.database import database_settings
 DATABASES = {"default": database_settings(os.environ["DATABASE_URL"])}
 SILENCED_SYSTEM_CHECKS = ["axes.W001", "axes.W002", "axes.W003"]
 """

@@ -9,7 +9,7 @@ from django.conf import settings as project
 from django.http import HttpResponse
 from django.test import RequestFactory
 
-from towpath.conf.client_address import ClientAddressMiddleware
+from towpath.outbox.client_address import ClientAddressMiddleware
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -34,7 +34,7 @@ def address(forwarded_for: str | None, *, trusted_proxies: int, knobs: Knobs) ->
 
 
 def test_it_comes_before_everything_that_could_look_at_the_address() -> None:
-    assert project.MIDDLEWARE[0] == "towpath.conf.client_address.ClientAddressMiddleware"
+    assert project.MIDDLEWARE[0] == "towpath.outbox.client_address.ClientAddressMiddleware"
 
 
 @pytest.mark.parametrize("forwarded_for", ["192.0.2.1", "192.0.2.1, 192.0.2.2", "192.0.2.1, 192.0.2.2, 192.0.2.3"])

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
+from backend.config.database import database_settings
 from deploy.local.process import PROJECT
-from towpath.conf.environment import Environment, database_settings
+from towpath.conf.environment import Environment
 
 
 def environment(variables: dict[str, str], folder: Path, file: str = "") -> Environment:

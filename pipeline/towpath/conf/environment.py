@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-import environ
 from django.core.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
@@ -164,9 +163,3 @@ def _read_env_file(path: Path) -> dict[str, str]:
         return {}
     pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
     return {name.strip(): value.strip() for name, value in pairs}
-
-
-def database_settings(url: str) -> dict[str, object]:
-    """Django's DATABASES entry for a `postgresql://` URL; what the URL says in its query goes to libpq."""
-    settings: dict[str, object] = environ.Env.db_url_config(url)
-    return settings

@@ -4,8 +4,8 @@
     python -m towpath.conf.launch periodiq --verbose django_dramatiq.setup towpath.actors
 
 Both programs set up `logging` for text before they import what they run, dramatiq's master for good; both leave it as
-it is when somebody has been there before them. So the settings are loaded first. Then the program's own entry point
-runs, as its console script would run it.
+it is when somebody has been there before them. So the settings (DJANGO_SETTINGS_MODULE) are loaded first. Then the
+program's own entry point runs, as its console script would run it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,12 @@ def main() -> None:
     if not found:
         sys.stderr.write("python -m towpath.conf.launch PROGRAM ARGUMENT ...: PROGRAM is dramatiq or periodiq\n")
         sys.exit(2)
+    settings = os.environ.get("DJANGO_SETTINGS_MODULE")
+    if not settings:
+        sys.stderr.write("Set DJANGO_SETTINGS_MODULE to the project's settings, such as mysite.settings.\n")
+        sys.exit(2)
     try:
-        importlib.import_module(os.environ.setdefault("DJANGO_SETTINGS_MODULE", "backend.config.settings"))
+        importlib.import_module(settings)
     except ImproperlyConfigured as error:
         sys.exit(str(error))  # as manage.py
     # Told to reload (SIGHUP), dramatiq's master executes this script.

@@ -2,6 +2,9 @@
 
 Payloads and secrets do not get into them: PostgreSQL's errors are logged without the row that they quote, tracebacks
 without local variables, and a password of the environment is blanked out wherever it turns up.
+
+A project chooses: `configure_logging` for all its logs; structlog configured by itself; or nothing, and then
+`configure_unless_done`.
 """
 
 from __future__ import annotations
@@ -10,11 +13,11 @@ import logging
 import re
 import sys
 import threading
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 
-from towpath.telemetry.secrets import blanked, parts
+from towpath.telemetry.secrets import blanked, parts, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,6 +65,34 @@ def configure_logging(*, json: bool, level: str, secrets: Iterable[str] = ()) ->
     logging.captureWarnings(capture=True)
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = _log_death
+
+
+def configure_unless_done() -> None:
+    """Send what structlog logs to stderr, without local variables and secrets, unless somebody has configured it.
+
+    structlog's own default writes to stdout, where the answer of a command belongs, and shows every local variable of a
+    traceback, with passwords and payloads in them.
+    """
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+            _without_secrets,
+        ],
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _without_secrets(_logger: object, _method: str, line: Any) -> str:  # noqa: ANN401 - what the renderer has made of the event
+    return without_secrets(str(line))
 
 
 def _without_unknown(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
