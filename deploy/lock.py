@@ -79,9 +79,9 @@ def _is_ours(filename: str, pin: Requirement) -> bool:
 def _hashes() -> dict[str, list[str]]:
     """The SHA-256 of each wheel of each pin, from pip's own index, however it is configured."""
     # pip has no command that lists files with hashes; its own finder does, and it is what would install them.
-    from pip._internal.commands import create_command  # noqa: PLC0415
-    from pip._internal.index.collector import parse_links  # noqa: PLC0415
-    from pip._internal.models.link import Link  # noqa: PLC0415
+    from pip._internal.commands import create_command  # noqa: PLC0415 - pip's own, slow
+    from pip._internal.index.collector import parse_links  # noqa: PLC0415 - the same
+    from pip._internal.models.link import Link  # noqa: PLC0415 - the same
 
     command = create_command("download")
     found: dict[str, list[str]] = {}

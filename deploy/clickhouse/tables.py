@@ -33,7 +33,9 @@ def files() -> dict[Path, str]:
         statements += migration.statements
     return {
         _FOLDER / "event_log.sql": _as_file(_SINGLE, statements),
-        _FOLDER / "event_log_replicated.sql": _as_file(_REPLICATED, [_replicated(one) for one in statements]),
+        _FOLDER / "event_log_replicated.sql": _as_file(
+            _REPLICATED, [_replicated(statement) for statement in statements]
+        ),
     }
 
 

@@ -23,10 +23,23 @@ _GRANTS = (
 )
 #: Settings that name a file or an address, hold SQL, or change what a statement means.
 _CONSTANT = (
-    *("dialect", "url_base", "s3_base", "format_avro_schema_registry_url", "input_format_record_errors_file_path"),
-    *("format_schema", "format_schema_source", "format_template_resultset", "format_template_row"),
-    *("output_format_schema", "rename_files_after_processing"),
-    *("select", "filter", "order", "sort", "additional_result_filter", "additional_table_filters"),
+    "dialect",
+    "url_base",
+    "s3_base",
+    "format_avro_schema_registry_url",
+    "input_format_record_errors_file_path",
+    "format_schema",
+    "format_schema_source",
+    "format_template_resultset",
+    "format_template_row",
+    "output_format_schema",
+    "rename_files_after_processing",
+    "select",
+    "filter",
+    "order",
+    "sort",
+    "additional_result_filter",
+    "additional_table_filters",
     "parallel_replicas_custom_key",
 )
 #: Data are data: in the format Values they could call functions, where no statement is looked at.
@@ -37,17 +50,23 @@ _ENGINES = re.compile(
 #: Of the table functions, those that compute or read tables of the user's; any other one is refused.
 _TABLE_FUNCTIONS = frozenset(
     {
-        *(
-            "numbers",
-            "numbers_mt",
-            "zeros",
-            "zeros_mt",
-            "generaterandom",
-            "generateseries",
-            "generate_series",
-            "primes",
-        ),
-        *("values", "view", "viewifpermitted", "null", "format", "input", "merge", "loop", "mergetreeindex"),
+        "numbers",
+        "numbers_mt",
+        "zeros",
+        "zeros_mt",
+        "generaterandom",
+        "generateseries",
+        "generate_series",
+        "primes",
+        "values",
+        "view",
+        "viewifpermitted",
+        "null",
+        "format",
+        "input",
+        "merge",
+        "loop",
+        "mergetreeindex",
     }
 )
 #: Functions that read files or call services and need no grant.

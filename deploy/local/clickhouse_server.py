@@ -43,9 +43,24 @@ if TYPE_CHECKING:
 #: URL parameters of the HTTP interface that are not settings of the engine.
 _NOT_SETTINGS = frozenset(
     {
-        *("query", "database", "default_format", "query_id", "user", "password", "quota_key", "role"),
-        *("session_id", "session_timeout", "session_check", "close_session", "stacktrace"),
-        *("compress", "decompress", "buffer_size", "wait_end_of_query", "client_protocol_version"),
+        "query",
+        "database",
+        "default_format",
+        "query_id",
+        "user",
+        "password",
+        "quota_key",
+        "role",
+        "session_id",
+        "session_timeout",
+        "session_check",
+        "close_session",
+        "stacktrace",
+        "compress",
+        "decompress",
+        "buffer_size",
+        "wait_end_of_query",
+        "client_protocol_version",
     }
 )
 

@@ -88,9 +88,9 @@ def _run(stack: Stack) -> int:
             pool.submit(_bulk_traffic, committed),
             *(pool.submit(_web_traffic, stack.environment["WEB_URL"], n, committed) for n in range(WEB_CLIENTS)),
         ]
-        _break_things(stack, committed, store, is_over=lambda: all(one.done() for one in traffic))
-        for one in traffic:
-            one.result()
+        _break_things(stack, committed, store, is_over=lambda: all(client.done() for client in traffic))
+        for client in traffic:
+            client.result()
     is_drained = _wait_until_drained(committed, store)
     seconds = time.monotonic() - began
     stored = _stored_contexts(store) - before
@@ -117,8 +117,8 @@ def _bulk_traffic(committed: Committed) -> None:
     """Thousands of rows in a transaction, through the ORM and through `publish_many`."""
     from django.db import transaction  # noqa: PLC0415 - as in _connect_django
 
-    from backend.users.models import OutboxUser, User  # noqa: PLC0415
-    from towpath import Event, publish_many  # noqa: PLC0415
+    from backend.users.models import OutboxUser, User  # noqa: PLC0415 - Django is set up only now
+    from towpath import Event, publish_many  # noqa: PLC0415 - the same
 
     class ReportViewed(Event):
         report: int

@@ -83,7 +83,8 @@ class Postgres(Process):
                 name="postgres",
                 argv=(
                     str(programs() / "postgres"),
-                    *("-D", HERE),
+                    "-D",
+                    HERE,
                     *(word for name, value in settings.items() for word in ("-c", f"{name}={value}")),
                 ),
                 log=log,
@@ -136,9 +137,14 @@ class Postgres(Process):
         command = [
             *setpriv(self.program),
             str(programs() / "initdb"),
-            *("-D", HERE, "-U", _SUPERUSER, "--auth=scram-sha-256", "--encoding=UTF8"),
+            f"--pgdata={HERE}",
+            f"--username={_SUPERUSER}",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
             # Built in: the same order of strings on every machine, whatever locales it has.
-            *("--locale-provider=builtin", "--locale=C.UTF-8", "--no-instructions"),
+            "--locale-provider=builtin",
+            "--locale=C.UTF-8",
+            "--no-instructions",
         ]
         # In memory, because the account cannot enter the folder of the password's own file.
         with os.fdopen(os.memfd_create("password"), "wb") as password, open_log(self.program.log) as log:

@@ -175,8 +175,14 @@ class Stack:
 
     def _write_stack_env(self) -> None:
         names = (
-            *("DATABASE_URL", "RABBITMQ_URL", "EVENT_STORE_URL", "WEB_URL", "RABBITMQ_MANAGEMENT_URL"),
-            *("SECRET_KEY", "ALLOWED_HOSTS", "ENVIRONMENT"),
+            "DATABASE_URL",
+            "RABBITMQ_URL",
+            "EVENT_STORE_URL",
+            "WEB_URL",
+            "RABBITMQ_MANAGEMENT_URL",
+            "SECRET_KEY",
+            "ALLOWED_HOSTS",
+            "ENVIRONMENT",
         )
         lines = [f"{name}={self.environment[name]}\n" for name in names if name in self.environment]
         write_private(self.folder / "stack.env", "".join(lines))
@@ -206,8 +212,15 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def variables_of_this_process() -> dict[str, str]:
     names = (
-        *("DATABASE_URL", "RABBITMQ_URL", "EVENT_STORE_URL", "CLICKHOUSE_URL", "RABBITMQ_MANAGEMENT_URL"),
-        *("SECRET_KEY", "ALLOWED_HOSTS", "ENVIRONMENT", "DEBUG"),
+        "DATABASE_URL",
+        "RABBITMQ_URL",
+        "EVENT_STORE_URL",
+        "CLICKHOUSE_URL",
+        "RABBITMQ_MANAGEMENT_URL",
+        "SECRET_KEY",
+        "ALLOWED_HOSTS",
+        "ENVIRONMENT",
+        "DEBUG",
     )
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 

@@ -112,10 +112,10 @@ def main() -> int:
         )
         import_definitions(os.environ.get("RABBITMQ_ADMIN_URL", ""), content)
     except SetupError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - a command line
+        print(error, file=sys.stderr)  # noqa: T201 - for the person who runs it - a command line
         return 1
     names = ", ".join(user["name"] for user in content["users"])
-    print(f"imported: virtual host {content['vhosts'][0]['name']}, users {names}")  # noqa: T201
+    print(f"imported: virtual host {content['vhosts'][0]['name']}, users {names}")  # noqa: T201 - for the person who runs it
     return 0
 
 

@@ -31,8 +31,17 @@ _SVG = PROJECT / "docs" / "bench.svg"
 
 #: In the order of the table. The functions are imported when Django is set up.
 _NAMES = (
-    *("end_to_end", "windows", "latency", "publish", "payloads"),
-    *("dispatch", "flat", "idle", "counts", "growth", "processor"),
+    "end_to_end",
+    "windows",
+    "latency",
+    "publish",
+    "payloads",
+    "dispatch",
+    "flat",
+    "idle",
+    "counts",
+    "growth",
+    "processor",
 )
 
 

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 #: What a program that inserts by itself fills; the columns that were added to the table have defaults.
 STORED_COLUMNS = (
-    *("outbox", "outbox_id", "window_id", "event_type", "event_date_time", "environment", "metadata_version"),
+    "outbox",
+    "outbox_id",
+    "window_id",
+    "event_type",
+    "event_date_time",
+    "environment",
+    "metadata_version",
     "event_context",
 )
 
@@ -59,8 +65,14 @@ def orm_loop(lab: Lab, *, rows: int) -> float:
             "event_log",
             [
                 (
-                    *("outbox_user", row.id, str(uuid.uuid4()), UserCreated.event_type, row.user.created_at),
-                    *(settings.TOWPATH.environment, UserCreated.version, _context(row)),
+                    "outbox_user",
+                    row.id,
+                    str(uuid.uuid4()),
+                    UserCreated.event_type,
+                    row.user.created_at,
+                    settings.TOWPATH.environment,
+                    UserCreated.version,
+                    _context(row),
                 )
                 for row in batch
             ],

@@ -158,7 +158,7 @@ def test_what_is_logged_during_a_request_names_it(workers: Workers, services: Se
     with constraint_on_users("first_name <> 'refused'"):
         assert post(services, ada, **{"X-Request-ID": "request-of-ada"}) == 500
 
-    told = eventually(lambda: [one for one in lines(folder, "web") if "exception" in one], seconds=WAIT_SECONDS)
+    told = eventually(lambda: [line for line in lines(folder, "web") if "exception" in line], seconds=WAIT_SECONDS)
     assert [line["request_id"] for line in told] == ["request-of-ada"] * len(told)
 
 
@@ -205,7 +205,7 @@ def test_every_line_of_every_role_is_json_from_the_first_to_the_last(
 
     # When the worker process of one is killed, and the others are told to end
     (worker,) = [
-        one for one in psutil.Process(started["aggregator-2"].pid).children() if "launch" in str(one.cmdline())
+        child for child in psutil.Process(started["aggregator-2"].pid).children() if "launch" in str(child.cmdline())
     ]
     worker.kill()
     eventually(lambda: not started["aggregator-2"].is_running, seconds=WAIT_SECONDS)

@@ -73,7 +73,7 @@ class Collector:
 
     def _take(self, request: ExportTraceServiceRequest) -> None:
         for resource in request.resource_spans:
-            attributes = {one.key: one.value.string_value for one in resource.resource.attributes}
+            attributes = {item.key: item.value.string_value for item in resource.resource.attributes}
             for scope in resource.scope_spans:
                 self.spans += [(attributes["service.name"], span) for span in scope.spans]
 
@@ -129,7 +129,7 @@ def test_the_span_of_a_window_links_to_the_requests_and_messages_that_it_carries
     (message,) = eventually(lambda: collector.named("process aggregate"), seconds=WAIT_SECONDS)
     (sent,) = eventually(lambda: collector.named("send aggregate"), seconds=WAIT_SECONDS)
     assert collector.services() == {"towpath-web", "towpath-dispatcher", "towpath-aggregator"}
-    attributes = {one.key: one.value for one in span.attributes}
+    attributes = {item.key: item.value for item in span.attributes}
     assert attributes["towpath.window"].string_value == str(window.id)
     assert attributes["towpath.rows"].int_value == 6
 
@@ -147,7 +147,7 @@ def test_the_span_of_a_window_links_to_the_requests_and_messages_that_it_carries
 
     # And its stages are its children
     stages = {name: collector.named(name) for name in ("load", "write", "ack")}
-    assert {name: [one.parent_span_id for one in found] for name, found in stages.items()} == {
+    assert {name: [stage.parent_span_id for stage in found] for name, found in stages.items()} == {
         name: [span.span_id] for name in stages
     }
 

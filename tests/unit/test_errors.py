@@ -32,8 +32,8 @@ def drawn(module: ModuleType) -> list[tuple[str, str]]:
 
 def declared(module: ModuleType) -> list[tuple[str, str]]:
     """(error, its base) of each class but the root, in the order of the source."""
-    classes = [one for one in vars(module).values() if inspect.isclass(one) and one.__module__ == module.__name__]
-    return [(one.__name__, one.__bases__[0].__name__) for one in classes if one.__bases__ != (Exception,)]
+    classes = [cls for cls in vars(module).values() if inspect.isclass(cls) and cls.__module__ == module.__name__]
+    return [(cls.__name__, cls.__bases__[0].__name__) for cls in classes if cls.__bases__ != (Exception,)]
 
 
 @each_module

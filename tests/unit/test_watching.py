@@ -56,7 +56,9 @@ def expressions() -> list[tuple[str, str]]:
     found = [(rule["alert"], rule["expr"]) for rule in alerts()]
     for panel in panels():
         # Grafana puts a duration in the place of this variable.
-        found += [(panel["title"], one["expr"].replace("$__rate_interval", "1m")) for one in panel.get("targets", [])]
+        found += [
+            (panel["title"], target["expr"].replace("$__rate_interval", "1m")) for target in panel.get("targets", [])
+        ]
     return found
 
 
@@ -101,7 +103,7 @@ def test_the_runbook_has_no_section_of_an_alert_that_does_not_exist() -> None:
 
 
 def test_every_role_is_scraped_and_missed_when_it_is_away() -> None:
-    scraped = {one["job_name"] for one in scrape_configs()}
+    scraped = {config["job_name"] for config in scrape_configs()}
     (down,) = [rule["expr"] for rule in alerts() if rule["alert"] == "TowpathWorkerDown"]
 
     assert {f"towpath-{role}" for role in ROLES} <= scraped
@@ -114,10 +116,10 @@ def test_the_roles_are_scraped_where_the_compose_file_makes_them_serve() -> None
     composed = yaml.safe_load(FILE.read_text())
     ports = {role: int(composed["services"][role]["environment"].get("METRICS_PORT", WEB_PORT)) for role in ROLES}
 
-    for one in scrape_configs():
-        for found in one.get("dns_sd_configs", []):
+    for config in scrape_configs():
+        for found in config.get("dns_sd_configs", []):
             (name,) = found["names"]
-            assert one["job_name"] == f"towpath-{name}"
+            assert config["job_name"] == f"towpath-{name}"
             assert found["port"] == ports.pop(name)
     assert ports == {}
 
@@ -160,7 +162,7 @@ def test_a_panel_of_a_stage_s_metric_is_in_the_row_of_the_stage() -> None:
 
 
 def test_every_metric_is_on_the_dashboard() -> None:
-    shown = " ".join(one["expr"] for panel in panels() for one in panel.get("targets", []))
+    shown = " ".join(target["expr"] for panel in panels() for target in panel.get("targets", []))
 
     names = {gauge.name for gauge in metrics.LEDGER_GAUGES} | {metric.name for metric in _counted()}
     assert not [name for name in names if not re.search(rf"\b{name}(_total|_bucket|_sum|_count)?\b", shown)]
@@ -202,7 +204,7 @@ def logged() -> dict[str, Logged]:
             levels = chosen.get(node.func.id, set()) if isinstance(node.func, ast.Name) else _levels(node.func)
             for event in _events(node.args[0], path) if levels else ():
                 found[event].levels |= levels
-                found[event].fields |= {one.arg for one in node.keywords if one.arg not in {None, "exc_info"}}
+                found[event].fields |= {given.arg for given in node.keywords if given.arg not in {None, "exc_info"}}
     return found
 
 
@@ -217,7 +219,7 @@ def _events(node: ast.expr, path: Path) -> set[str]:
     if isinstance(node, ast.Subscript):  # _EVENTS[stage]
         assert path.name == "report.py"
         return set(report._EVENTS.values())
-    names = {one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)}
+    names = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)}
     return {name for name in names if re.fullmatch(r"[a-z]+(_[a-z]+)+", name)}
 
 

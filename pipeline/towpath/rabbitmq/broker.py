@@ -95,8 +95,8 @@ class Broker(RabbitmqBroker):
     def connection(self) -> pika.BlockingConnection:
         """The connection on which this thread enqueues."""
         if getattr(self.state, "connection", None) is None:
-            several = self.parameters if isinstance(self.parameters, list) else [self.parameters]
-            self.state.connection = pika.BlockingConnection([_for_enqueueing(one) for one in several])
+            hosts = self.parameters if isinstance(self.parameters, list) else [self.parameters]
+            self.state.connection = pika.BlockingConnection([_for_enqueueing(host) for host in hosts])
             self.connections.add(self.state.connection)
         return self.state.connection
 

@@ -135,7 +135,7 @@ def _is_batch(kwargs: object) -> bool:
         and _is_number(kwargs["bytes"], 0)
         and isinstance(kwargs["outbox"], str)
         and isinstance(kwargs["ids"], list)
-        and all(_is_number(one, 0) for one in kwargs["ids"])
+        and all(_is_number(id_, 0) for id_ in kwargs["ids"])
     )
 
 

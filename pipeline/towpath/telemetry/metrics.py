@@ -102,9 +102,18 @@ mismatched_windows = LedgerGauge(
 )
 
 LEDGER_GAUGES = (
-    *(pending_rows, in_flight_rows, oldest_age_seconds, dead_letters, last_dispatch),
-    *(unsealed_batches, open_windows, expired_leases, shift_alive_age_seconds, shift_taken_age_seconds),
-    *(unverified_age_seconds, mismatched_windows),
+    pending_rows,
+    in_flight_rows,
+    oldest_age_seconds,
+    dead_letters,
+    last_dispatch,
+    unsealed_batches,
+    open_windows,
+    expired_leases,
+    shift_alive_age_seconds,
+    shift_taken_age_seconds,
+    unverified_age_seconds,
+    mismatched_windows,
 )
 
 # A series that appears with its first error has no rate then: each begins with 0. (Those of an outbox: in `serve`.)
