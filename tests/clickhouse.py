@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from deploy.local.clickhouse import ClickHouse
 
 
-def client_of(server: ClickHouse, **parameters: Any) -> Client:  # noqa: ANN401 - those of clickhouse_connect
+def client_of(server: ClickHouse, **parameters: Any) -> Client:
     """A client that may be used by several threads. `port` and the like may be others than the server's own."""
     known = {"host": "127.0.0.1", "port": server.port, "username": server.user or None, "password": server.password}
     return clickhouse_connect.get_client(**{"autogenerate_session_id": False, **known, **parameters})

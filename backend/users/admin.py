@@ -83,16 +83,16 @@ class _Refused(Exception):
 class _ThroughUseCases(admin.ModelAdmin[Any]):
     """An admin whose `save_model` and `delete_model` raise _Refused when their use case refuses."""
 
-    def changeform_view(self, request: HttpRequest, object_id: str | None = None, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def changeform_view(self, request: HttpRequest, object_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
         view = super().changeform_view
         verb = "change" if object_id else "add"
         return self._or_say_why_not(request, verb, object_id, lambda: view(request, object_id, *args, **kwargs))
 
-    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         view = super().changelist_view
         return self._or_say_why_not(request, "view", None, lambda: view(request, *args, **kwargs))
 
-    def delete_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def delete_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> Any:
         view = super().delete_view
         return self._or_say_why_not(request, "delete", object_id, lambda: view(request, object_id, *args, **kwargs))
 
@@ -146,15 +146,15 @@ class UserAdmin(_ThroughUseCases):
         allowed: bool = super().lookup_allowed(lookup, value, request)
         return allowed and not lookup.startswith("password")
 
-    def get_form(self, request: HttpRequest, obj: User | None = None, change: bool = False, **kwargs: Any) -> Any:  # noqa: ANN401, FBT001, FBT002 - Django's signature
+    def get_form(self, request: HttpRequest, obj: User | None = None, change: bool = False, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002 - Django's signature
         if obj is None:
             return AddUserForm
         return super().get_form(request, obj, change, **kwargs)
 
-    def get_fields(self, request: HttpRequest, obj: User | None = None) -> Any:  # noqa: ANN401 - Django's type
+    def get_fields(self, request: HttpRequest, obj: User | None = None) -> Any:
         return AddUserForm.Meta.fields if obj is None else super().get_fields(request, obj)
 
-    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:  # noqa: ANN401, FBT001 - Django's signature
+    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
         if change:
             outcome = UpdateUser().execute(obj.pk, form.as_request(), by=_signed_in(request))
             result, error, refusal = outcome.result, outcome.error, outcome.refusal
@@ -177,7 +177,7 @@ admin.site.unregister(Group)
 
 @admin.register(Group)
 class GroupAdmin(_ThroughUseCases, DjangoGroupAdmin):
-    def save_model(self, request: HttpRequest, obj: Group, form: Any, change: bool) -> None:  # noqa: ANN401, FBT001 - Django's signature
+    def save_model(self, request: HttpRequest, obj: Group, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
         permissions = sorted(form.cleaned_data["permissions"].values_list("pk", flat=True))
         outcome = SaveGroup().execute(
             obj.pk if change else None, name=form.cleaned_data["name"], permissions=permissions, by=_signed_in(request)

@@ -15,7 +15,7 @@ from towpath.outbox.models import FrozenOutbox, LeanOutbox
 class UserManager(BaseUserManager["User"]):
     """Creates accounts for people who operate the application. Sign-ups go through `CreateUser`."""
 
-    def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> User:  # noqa: ANN401
+    def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> User:
         """An account that may do everything in the admin (what `manage.py createsuperuser` calls)."""
         user = User(email=email, is_staff=True, is_superuser=True, **fields)
         user.set_password(password)

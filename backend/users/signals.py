@@ -16,21 +16,21 @@ from towpath.outbox.context import bind
 
 
 @receiver(user_logged_in, dispatch_uid="publish_user_logged_in")
-def publish_login(user: User, **_kwargs: Any) -> None:  # noqa: ANN401 - Django's signature
+def publish_login(user: User, **_kwargs: Any) -> None:
     # The request began before anybody was signed in.
     with bind(actor=f"user:{user.pk}"):
         _publish(UserLoggedIn(user_id=user.pk))
 
 
 @receiver(user_logged_out, dispatch_uid="publish_user_logged_out")
-def publish_logout(user: User | None, **_kwargs: Any) -> None:  # noqa: ANN401
+def publish_logout(user: User | None, **_kwargs: Any) -> None:
     # Nobody was signed in: a visit to the sign-out page is no event.
     if user is not None:
         _publish(UserLoggedOut(user_id=user.pk))
 
 
 @receiver(user_login_failed, dispatch_uid="publish_user_login_failed")
-def publish_login_failure(credentials: Mapping[str, Any], **_kwargs: Any) -> None:  # noqa: ANN401
+def publish_login_failure(credentials: Mapping[str, Any], **_kwargs: Any) -> None:
     # Only the name is taken: the other credentials are secrets, under whatever key.
     name = credentials.get("username", credentials.get(User.USERNAME_FIELD))
     _publish(UserLoginFailed(user_name="" if name is None else str(name)))

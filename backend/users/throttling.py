@@ -33,7 +33,7 @@ class Handler(AxesDatabaseHandler):  # type: ignore[misc]  # axes has no types
 
 
 @receiver(pre_save, sender=AccessAttempt, dispatch_uid="keep_no_form_data")
-def keep_no_form_data(instance: AccessAttempt, **_kwargs: Any) -> None:  # noqa: ANN401 - Django's signature
+def keep_no_form_data(instance: AccessAttempt, **_kwargs: Any) -> None:
     """axes masks the fields that it knows; what else is typed, or comes in the address, is kept nowhere either."""
     instance.get_data = instance.post_data = ""
 

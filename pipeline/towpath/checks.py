@@ -185,7 +185,7 @@ def _event_store() -> Iterator[CheckMessage]:
         yield Error(f"EVENT_STORE_URL: {error}", hint="See docs/stores.md.", id="pipeline.E020")
 
 
-def _path(middleware: Any) -> str:  # noqa: ANN401 - what the setting may hold: an import path, a class, an instance
+def _path(middleware: Any) -> str:
     """Where the class is defined, whatever module it is imported from."""
     if isinstance(middleware, str):
         middleware = import_string(middleware)

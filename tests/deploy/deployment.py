@@ -127,11 +127,11 @@ class Deployment:
         url = f"http://127.0.0.1:{self.services.web_port}/api/users"
         return urllib3.PoolManager(retries=False, timeout=30).request("POST", url, json=person).status
 
-    def connect(self, service: str) -> Any:  # noqa: ANN401 - psycopg2's connection
+    def connect(self, service: str) -> Any:
         """A connection with the rights of this service."""
         return psycopg2.connect(self.environment(service)["DATABASE_URL"])
 
-    def connect_as_superuser(self, database: str = "") -> Any:  # noqa: ANN401
+    def connect_as_superuser(self, database: str = "") -> Any:
         return psycopg2.connect(on_database(self.services.postgres.superuser_url, database or self.database))
 
     def refusals(self) -> list[str]:

@@ -187,7 +187,7 @@ def _matches(pattern: str, resource: dict[str, Any]) -> bool:
     return re.fullmatch(pattern, resource["metadata"]["name"]) is not None
 
 
-def _merged(resource: Any, patch: Any) -> Any:  # noqa: ANN401 - YAML
+def _merged(resource: Any, patch: Any) -> Any:
     """The resource with a strategic merge patch, as far as these go: lists are merged by `name`, or replaced."""
     if isinstance(resource, dict) and isinstance(patch, dict):
         changed = {key: _merged(resource.get(key), value) for key, value in patch.items()}

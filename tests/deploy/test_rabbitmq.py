@@ -60,7 +60,7 @@ def as_role(url: str, migrated: Deployment) -> Iterator[Callable[[str], Any]]:
         yield lambda role: stack.enter_context(contextlib.closing(_connect(urls[role]))).channel()
 
 
-def _declare_all(channel: Any) -> None:  # noqa: ANN401
+def _declare_all(channel: Any) -> None:
     for queue in _OURS:
         channel.queue_declare(queue, durable=True, arguments=_dead_letters(queue))
 
@@ -99,7 +99,7 @@ def _declare_all(channel: Any) -> None:  # noqa: ANN401
     ],
 )
 def test_a_role_is_refused_what_another_one_does(
-    channel: Any,  # noqa: ANN401
+    channel: Any,
     as_role: Callable[[str], Any],
     role: str,
     forbidden: Callable[[Any], Any],
@@ -114,7 +114,7 @@ def test_a_role_is_refused_what_another_one_does(
     assert refused.value.reply_code == 403
 
 
-def test_a_role_may_do_its_own_work(channel: Any, as_role: Callable[[str], Any]) -> None:  # noqa: ANN401
+def test_a_role_may_do_its_own_work(channel: Any, as_role: Callable[[str], Any]) -> None:
     _declare_all(channel)
     scheduler, aggregator, web = as_role("scheduler"), as_role("aggregator"), as_role("web")
 
@@ -158,7 +158,7 @@ def _consumers(deployment: Deployment) -> set[str]:
 
 
 @pytest.mark.parametrize("queue", _OURS)
-def test_the_user_may_use_the_queues_of_the_pipeline(channel: Any, queue: str) -> None:  # noqa: ANN401
+def test_the_user_may_use_the_queues_of_the_pipeline(channel: Any, queue: str) -> None:
     channel.confirm_delivery()
     # As dramatiq declares them, with the queue for failed messages behind.
     channel.queue_declare(queue, durable=True, passive=False, arguments=_dead_letters(queue))
@@ -177,7 +177,7 @@ def test_the_user_may_use_the_queues_of_the_pipeline(channel: Any, queue: str) -
         pytest.param(lambda channel: channel.basic_get("amq.rabbitmq.trace"), id="the trace"),
     ],
 )
-def test_the_user_is_refused_everything_else(channel: Any, forbidden: Callable[[Any], Any]) -> None:  # noqa: ANN401
+def test_the_user_is_refused_everything_else(channel: Any, forbidden: Callable[[Any], Any]) -> None:
     channel.confirm_delivery()
     with pytest.raises(pika.exceptions.ChannelClosedByBroker) as refused:
         forbidden(channel)
@@ -315,7 +315,7 @@ def signed_up(deployment: Deployment, email: str) -> bool:
         return False
 
 
-def _ask(deployment: Deployment, path: str, *, method: str = "GET") -> Any:  # noqa: ANN401 - JSON
+def _ask(deployment: Deployment, path: str, *, method: str = "GET") -> Any:
     """RabbitMQ's management API, as the run's administrator."""
     rabbitmq = deployment.services.rabbitmq
     headers = urllib3.make_headers(basic_auth=f"{rabbitmq.user}:{rabbitmq.password}")

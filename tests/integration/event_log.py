@@ -121,5 +121,5 @@ class EventLog:
     def _rows(self, sql: str) -> Sequence[Sequence[Any]]:
         return self._client.query(sql).result_rows
 
-    def _one(self, sql: str) -> Any:  # noqa: ANN401 - whatever the column is
+    def _one(self, sql: str) -> Any:
         return self._rows(sql)[0][0]

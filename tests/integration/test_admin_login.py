@@ -37,7 +37,7 @@ def accounts() -> None:
         User.objects.create_superuser(email, PASSWORD, first_name="R", last_name="R")
 
 
-def log_in(password: str, *, email: str = ROOT, address: str = "192.0.2.1", **headers: str) -> Any:  # noqa: ANN401 - the test client's
+def log_in(password: str, *, email: str = ROOT, address: str = "192.0.2.1", **headers: str) -> Any:
     return Client(REMOTE_ADDR=address).post("/admin/login/", {"username": email, "password": password}, headers=headers)
 
 

@@ -40,7 +40,7 @@ def note(step: str) -> None:
     publish(Noted(step=step))
 
 
-def post(client: Client, **headers: str) -> Any:  # noqa: ANN401 - the test client's own response class
+def post(client: Client, **headers: str) -> Any:
     return client.post("/api/users", json.dumps(ADA), content_type="application/json", headers=headers)
 
 

@@ -27,7 +27,7 @@ def permission(name: str) -> Permission:
     return Permission.objects.get(content_type__app_label=app, codename=codename)
 
 
-def account(name: str, *permissions: str, **fields: Any) -> User:  # noqa: ANN401
+def account(name: str, *permissions: str, **fields: Any) -> User:
     user = User.objects.create(email=f"{name}@example.com", first_name="F", last_name="L", **fields)
     user.user_permissions.set(permission(one) for one in permissions)
     return user
@@ -61,7 +61,7 @@ def refusals() -> list[tuple[str, str, str]]:
     return [(context["action"], context["target"], actor) for context, actor in contexts]
 
 
-def form_of(user: User, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+def form_of(user: User, **changes: Any) -> dict[str, Any]:
     """What the admin's page sends when nothing but this is changed."""
     flags = {name: "on" for name in ("is_active", "is_staff", "is_superuser") if getattr(user, name)}
     relations = {name: [one.pk for one in getattr(user, name).all()] for name in ("groups", "user_permissions")}
@@ -294,7 +294,7 @@ def test_rights_that_are_taken_meanwhile_grant_nothing(clerk: User, root: User) 
     bob, change = account("bob"), permission("users.change_user").pk
     start = Barrier(2)
 
-    def run(by: User, target: User, **values: Any) -> UpdateUserOutcome:  # noqa: ANN401
+    def run(by: User, target: User, **values: Any) -> UpdateUserOutcome:
         connection.ensure_connection()
         start.wait()
         return UpdateUser().execute(target.pk, UpdateAccountRequest(**values), by=by)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 60
 
 
-def forge(**message: Any) -> None:  # noqa: ANN401 - anything can be sent
+def forge(**message: Any) -> None:
     aggregate.broker.enqueue(
         dramatiq.Message(queue_name="aggregate", actor_name="aggregate", args=(), kwargs=message, options={})
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ADA = {"email": "ada@example.com", "first_name": "Ada", "last_name": "Lovelace"}
 
 
-def post(body: object) -> Any:  # noqa: ANN401 - the test client's own response class
+def post(body: object) -> Any:
     return Client().post("/api/users", json.dumps(body), content_type="application/json")
 
 

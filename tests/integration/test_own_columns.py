@@ -249,7 +249,7 @@ REFUSED: list[tuple[str, Any, str]] = [
 )
 def test_a_value_that_its_column_cannot_hold_is_refused_and_leaves_the_transaction_as_it_was(
     name: str,
-    value: Any,  # noqa: ANN401 - whatever an event may hold
+    value: Any,
     reason: str,
     count: int,
 ) -> None:
@@ -279,7 +279,7 @@ JUDGED: list[tuple[str, list[Any]]] = [
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in JUDGED for value in values])
 def test_a_value_that_only_postgresql_can_judge_leaves_the_transaction_as_it_was(
     name: str,
-    value: Any,  # noqa: ANN401 - whatever an event may hold
+    value: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(publishing, "outbox_of", lambda _event: OutboxJudged)

@@ -91,7 +91,7 @@ def test_the_events_are_taken_as_they_are_inserted_and_never_all_at_once() -> No
         for taken in range(1, 5001):
             yield Paid(amount=taken)
 
-    def look(execute: Any, sql: str, *rest: Any) -> Any:  # noqa: ANN401 - Django's wrapper
+    def look(execute: Any, sql: str, *rest: Any) -> Any:
         if sql.startswith("INSERT"):
             taken_at_insert.append(taken)
         return execute(sql, *rest)

@@ -31,7 +31,7 @@ class FromTheFuture(Event):
     version = -1
 
 
-def insert(**values: Any) -> None:  # noqa: ANN401 - a row's values
+def insert(**values: Any) -> None:
     row = {**_GOOD, **values}
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(

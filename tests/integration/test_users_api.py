@@ -18,7 +18,7 @@ from towpath.testing.published import Published
 ADA = {"email": "ada@example.com", "first_name": "Ada", "last_name": "Lovelace"}
 
 
-def post(body: object) -> Any:  # noqa: ANN401 - the test client's own response class
+def post(body: object) -> Any:
     return Client().post("/api/users", json.dumps(body), content_type="application/json")
 
 
@@ -170,7 +170,7 @@ def published() -> list[tuple[str, int, str | None]]:
     return [(row.event_type, row.user_id, (row.bound or {}).get("actor")) for row in rows]
 
 
-def patch(client: Client, user: User, body: object) -> Any:  # noqa: ANN401
+def patch(client: Client, user: User, body: object) -> Any:
     return client.patch(f"/api/users/{user.pk}", json.dumps(body), content_type="application/json")
 
 

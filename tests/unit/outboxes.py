@@ -24,11 +24,11 @@ class Paid(Event):
     amount: int
 
 
-def user_key(**options: Any) -> Any:  # noqa: ANN401 - a model field
+def user_key(**options: Any) -> Any:
     return models.ForeignKey(User, **{"on_delete": models.PROTECT, "related_name": "+", **options})
 
 
-def lean(event: type[Event] | None = Renamed, **attributes: Any) -> type[Outbox]:  # noqa: ANN401 - a class's body
+def lean(event: type[Event] | None = Renamed, **attributes: Any) -> type[Outbox]:
     """A lean outbox that is well, but for what is given."""
     meta = type("Meta", (LeanOutbox.Meta,), {"app_label": "users", "db_table": "outbox_lean"})
     body = {
@@ -43,17 +43,17 @@ def lean(event: type[Event] | None = Renamed, **attributes: Any) -> type[Outbox]
     return made("OutboxLean", LeanOutbox, body)
 
 
-def frozen(**attributes: Any) -> type[Outbox]:  # noqa: ANN401
+def frozen(**attributes: Any) -> type[Outbox]:
     """A frozen outbox that is well, but for what is given."""
     meta = type("Meta", (FrozenOutbox.Meta,), {"app_label": "users", "db_table": "outbox_frozen"})
     return made("OutboxFrozen", FrozenOutbox, {"__module__": __name__, "Meta": meta, **attributes})
 
 
 @isolate_apps("backend.users")
-def made(name: str, base: Any, body: dict[str, Any]) -> type[Outbox]:  # noqa: ANN401 - an abstract class
+def made(name: str, base: Any, body: dict[str, Any]) -> type[Outbox]:
     """A class that is not in the application."""
     return type(name, (base,), body)
 
 
-def meta_of(base: Any, **options: Any) -> type:  # noqa: ANN401
+def meta_of(base: Any, **options: Any) -> type:
     return type("Meta", (base.Meta,), {"app_label": "users", **options})

@@ -59,7 +59,7 @@ def test_a_broker_without_what_the_pipeline_needs_is_refused(settings: Settings,
     assert "towpath.conf.settings" in problems()["pipeline.E004"]
 
 
-def _name(middleware: Any) -> str:  # noqa: ANN401 - what the setting may hold
+def _name(middleware: Any) -> str:
     return str(middleware).rpartition(".")[2]
 
 

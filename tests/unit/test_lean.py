@@ -88,7 +88,7 @@ def _stripped(value: str) -> str:
         (Decimal, "amount"),
     ],
 )
-def test_a_type_that_postgresql_writes_otherwise_is_refused(kind: Any, path: str) -> None:  # noqa: ANN401 - a type
+def test_a_type_that_postgresql_writes_otherwise_is_refused(kind: Any, path: str) -> None:
     event = type("Odd", (Event,), {"__module__": __name__, "__annotations__": {"value": kind}})
 
     (problem,) = problems_of(wide(event, value=path))
@@ -112,7 +112,7 @@ def test_a_type_that_postgresql_writes_otherwise_is_refused(kind: Any, path: str
         (bool, "flag_or_none", "can be NULL, but the event's field cannot be None"),
     ],
 )
-def test_a_column_whose_values_are_written_otherwise_is_refused(kind: Any, path: str, text: str) -> None:  # noqa: ANN401
+def test_a_column_whose_values_are_written_otherwise_is_refused(kind: Any, path: str, text: str) -> None:
     event = type("Odd", (Event,), {"__module__": __name__, "__annotations__": {"value": kind}})
 
     (problem,) = problems_of(wide(event, value=path))

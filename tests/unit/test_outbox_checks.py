@@ -64,7 +64,7 @@ class Small(OutboxQuerySet[Outbox]):
         return self.filter(id__lt=5)
 
 
-def without_meta(base: Any) -> Callable[[], type[Outbox]]:  # noqa: ANN401
+def without_meta(base: Any) -> Callable[[], type[Outbox]]:
     return lambda: made(
         "OutboxBare",
         base,
@@ -158,7 +158,7 @@ def test_an_outbox_that_would_lose_events_is_refused(
     ],
 )
 @isolate_apps("backend.users")
-def test_what_points_to_the_rows_of_an_outbox_is_refused(key: Any, is_refused: bool) -> None:  # noqa: ANN401, FBT001
+def test_what_points_to_the_rows_of_an_outbox_is_refused(key: Any, is_refused: bool) -> None:  # noqa: FBT001
     outbox: Any = type("OutboxKept", (FrozenOutbox,), {"__module__": __name__, "Meta": meta_of(FrozenOutbox)})
     meta = type("Meta", (), {"app_label": "users"})
     type("Pointing", (models.Model,), {"__module__": __name__, "Meta": meta, "change": key(outbox)})
@@ -295,5 +295,5 @@ def test_a_setting_that_exceeds_what_a_table_takes_is_refused(knobs: Knobs) -> N
     assert (error.id, "67,108,864" in error.msg) == ("outbox.E031", True)
 
 
-def _meta_in(base: Any, app_label: str) -> type:  # noqa: ANN401
+def _meta_in(base: Any, app_label: str) -> type:
     return type("Meta", (base.Meta,), {"app_label": app_label})

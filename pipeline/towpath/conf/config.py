@@ -58,7 +58,7 @@ class Knob:
         """True if its value can also be the content of the file that `<NAME>_FILE` names."""
         return self.kind in {"key", "URL"}
 
-    def read(self, environment: Environment, *, known: Mapping[str, Any]) -> Any:  # noqa: ANN401 - of the field's type
+    def read(self, environment: Environment, *, known: Mapping[str, Any]) -> Any:
         """Its value in an environment; `known` are those of the fields before it."""
         name, default = self.variable, self.derived(known) if self.derived else self.default
         match self.kind:
@@ -88,8 +88,8 @@ def _knob(
     kind: Literal["text", "flag", "whole number", "seconds", "key", "URL"],
     default: object,
     meaning: str,
-    **more: Any,  # noqa: ANN401 - as the fields of Knob
-) -> Any:  # noqa: ANN401 - as dataclasses.field
+    **more: Any,
+) -> Any:
     return field(default=default, metadata={_IN_METADATA: Knob(kind=kind, meaning=meaning, **more)})
 
 

@@ -91,7 +91,7 @@ def configure_unless_done() -> None:
     )
 
 
-def _without_secrets(_logger: object, _method: str, line: Any) -> str:  # noqa: ANN401 - what the renderer has made of the event
+def _without_secrets(_logger: object, _method: str, line: Any) -> str:
     return without_secrets(str(line))
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _NAMED_IN = {"batch(es)": "pipeline_batch", "dead letter(s)": "pipeline_deadletter"}
 
 
-def refuse_to_lose_events(*, using: str, plan: Sequence[tuple[Migration, bool]], **_: Any) -> None:  # noqa: ANN401
+def refuse_to_lose_events(*, using: str, plan: Sequence[tuple[Migration, bool]], **_: Any) -> None:
     """Receiver of `pre_migrate`. Raises CommandError when the plan would take a table away from its events."""
     if using != DEFAULT_DB_ALIAS:
         return
@@ -41,7 +41,7 @@ def refuse_to_lose_events(*, using: str, plan: Sequence[tuple[Migration, bool]],
             )
 
 
-def forget_drained(*, using: str, **_: Any) -> None:  # noqa: ANN401
+def forget_drained(*, using: str, **_: Any) -> None:
     """Receiver of `post_migrate`. The cursor of an outbox that is gone, with nothing under way, means nothing more."""
     if using != DEFAULT_DB_ALIAS or not _exists("pipeline_cursor"):
         return

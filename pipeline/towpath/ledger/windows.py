@@ -224,7 +224,7 @@ def claim_expired(
     )
 
 
-def _update_held(window: SealedWindow, assignments: str, **parameters: Any) -> None:  # noqa: ANN401 - as SQL takes them
+def _update_held(window: SealedWindow, assignments: str, **parameters: Any) -> None:
     """Update the window, if this owner still has it. Raises LeaseLost."""
     with connection.cursor() as cursor:
         cursor.execute(

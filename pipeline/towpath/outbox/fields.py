@@ -33,7 +33,7 @@ class Xid8Field(AnyField):
     def from_db_value(self, value: str | None, _expression: object, _connection: object) -> int | None:
         return None if value is None else int(value)
 
-    def get_prep_value(self, value: Any) -> str | None:  # noqa: ANN401 - Django's signature
+    def get_prep_value(self, value: Any) -> str | None:
         # psycopg2 would send a number, which PostgreSQL does not compare with an xid8.
         value = super().get_prep_value(value)
         return str(value) if isinstance(value, int) else value

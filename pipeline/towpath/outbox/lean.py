@@ -110,12 +110,12 @@ class _LeadsNowhere(F):
 
     def resolve_expression(
         self,
-        query: Any = None,  # noqa: ANN401 - Django's Query, which its stubs do not show
+        query: Any = None,
         allow_joins: bool = True,  # noqa: FBT001, FBT002, ARG002 - Django's signature
         reuse: set[str] | None = None,
         summarize: bool = False,  # noqa: FBT001, FBT002, ARG002
         for_save: bool = False,  # noqa: FBT001, FBT002, ARG002
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:
         # As Query.resolve_ref joins the tables for F(path), which gives no way to name the key of one of them.
         names = self.path.split("__")
         found = query.setup_joins(names, query.get_meta(), query.get_initial_alias(), can_reuse=reuse)

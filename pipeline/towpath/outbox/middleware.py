@@ -57,7 +57,7 @@ class EventContextMiddleware:
         if iscoroutinefunction(get_response):
             markcoroutinefunction(self)
 
-    def __call__(self, request: HttpRequest) -> Any:  # noqa: ANN401 - a response, or what is to be awaited for one
+    def __call__(self, request: HttpRequest) -> Any:
         if iscoroutinefunction(self):
             return self._answer(request)
         context = _RequestContext(request)
@@ -144,7 +144,7 @@ class RequestActor:
     def __repr__(self) -> str:
         return self.__structlog__() or ""
 
-    def _user(self) -> Any:  # noqa: ANN401 - a user of the project's own model, or none
+    def _user(self) -> Any:
         # django-ninja puts there whom a token belongs to, and leaves `user` to the cookie.
         authenticated = getattr(self._request, "auth", None)
         if getattr(authenticated, "is_authenticated", False) is True and hasattr(authenticated, "pk"):
@@ -160,7 +160,7 @@ def _is_unknown(user: object) -> bool:
     return isinstance(user, LazyObject) and user._wrapped is empty
 
 
-def _name_of(user: Any) -> str | None:  # noqa: ANN401
+def _name_of(user: Any) -> str | None:
     return f"user:{user.pk}" if user is not None and user.is_authenticated else None
 
 
@@ -196,7 +196,7 @@ class ActorContext(dramatiq.Middleware):
         broker: dramatiq.Broker,
         message: dramatiq.MessageProxy,
         *,
-        result: Any | None = None,  # noqa: ANN401, ARG002 - dramatiq's signature
+        result: Any | None = None,  # noqa: ARG002 - dramatiq's signature
         exception: BaseException | None = None,  # noqa: ARG002
     ) -> None:
         self.after_skip_message(broker, message)

@@ -74,7 +74,7 @@ CURRENT_XID = Func(function="pg_current_xact_id", output_field=Xid8Field())
 class BoundContextField(models.JSONField):
     """What is bound when a row is made. A migration has a plain JSONField, because the table knows no default."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - a field's
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, default=bound, **kwargs)
 
     def deconstruct(self) -> tuple[str, str, Sequence[Any], dict[str, Any]]:
@@ -95,7 +95,7 @@ class OutboxQuerySet(models.QuerySet[M]):
         alias: str | None = self._db  # type: ignore[attr-defined]
         return alias or DEFAULT_DB_ALIAS
 
-    def create(self, **values: Any) -> M:  # noqa: ANN401 - as Django's
+    def create(self, **values: Any) -> M:
         """As Django's. Raises NotInTransaction outside `transaction.atomic()`."""
         require_transaction(using=self.db)
         row = self.model(**values)
@@ -106,7 +106,7 @@ class OutboxQuerySet(models.QuerySet[M]):
         insert_objects(self.model, [row])
         return row
 
-    def bulk_create(self, objs: Iterable[M], batch_size: int | None = None, *args: Any, **conflicts: Any) -> list[M]:  # noqa: ANN401
+    def bulk_create(self, objs: Iterable[M], batch_size: int | None = None, *args: Any, **conflicts: Any) -> list[M]:
         """As Django's, a thousand rows to a statement. Raises NotInTransaction outside `transaction.atomic()`."""
         require_transaction(using=self.db)
         if any(args) or any(conflicts.values()):
@@ -132,7 +132,7 @@ class OutboxQuerySet(models.QuerySet[M]):
     def bulk_update(self, *_args: object, **_values: object) -> NoReturn:
         self._refuse("bulk_update()", "changes events that may be on their way already")
 
-    def _insert(self, objs: Iterable[M], *args: Any, using: str | None = None, **kwargs: Any) -> Any:  # noqa: ANN401
+    def _insert(self, objs: Iterable[M], *args: Any, using: str | None = None, **kwargs: Any) -> Any:
         """Where every insert of the ORM's passes: those of `save`, of fixtures and of related managers, too."""
         require_transaction(using=using or self.db)
         rows = list(objs)
@@ -176,7 +176,7 @@ class OutboxBase(models.base.ModelBase):
 
 
 @functools.cache
-def _base_manager(model: Any) -> models.Manager[Any]:  # noqa: ANN401 - a model, which its metaclass does not know to be one
+def _base_manager(model: Any) -> models.Manager[Any]:
     manager: Any = OutboxQuerySet.as_manager()
     manager.name, manager.model, manager.auto_created = "_base_manager", model, True
     return cast("models.Manager[Any]", manager)

@@ -124,7 +124,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def _held(field: AnyField, value: Any) -> Any:  # noqa: ANN401 - any value of JSON
+def _held(field: AnyField, value: Any) -> Any:
     """The value as the column holds it. Raises an error unless that is the same value."""
     while isinstance(field, models.ForeignKey):
         if value is None:
@@ -147,7 +147,7 @@ def _held(field: AnyField, value: Any) -> Any:  # noqa: ANN401 - any value of JS
     return held
 
 
-def _converted(field: AnyField, value: Any) -> Any:  # noqa: ANN401
+def _converted(field: AnyField, value: Any) -> Any:
     if field.get_internal_type() == "ArrayField":
         if not isinstance(value, list):
             raise _NotHeldError("it is no list")
@@ -171,7 +171,7 @@ def _converted(field: AnyField, value: Any) -> Any:  # noqa: ANN401
     return held
 
 
-def _number(field: AnyField, text: str) -> Any:  # noqa: ANN401
+def _number(field: AnyField, text: str) -> Any:
     held = field.to_python(text)
     if Decimal(str(held)) != Decimal(text):
         raise _NotHeldError("it has more digits")

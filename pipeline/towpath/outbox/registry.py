@@ -136,7 +136,7 @@ def _stored_schema(event: type[Event]) -> dict[str, Any]:
     return schema
 
 
-def _without_wording(part: Any, *, is_named: bool = False) -> Any:  # noqa: ANN401 - any part of a JSON schema
+def _without_wording(part: Any, *, is_named: bool = False) -> Any:
     if isinstance(part, list):
         return [_without_wording(one) for one in part]
     if not isinstance(part, dict):

@@ -66,7 +66,7 @@ class Broker(RabbitmqBroker):
     def consumer_class(self) -> type[_RabbitmqConsumer]:
         return _CheckedConsumer
 
-    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Any:  # noqa: ANN401 - dramatiq's own
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Any:
         try:
             return super().consume(queue_name, prefetch, timeout)
         except ConnectionClosed:
@@ -140,7 +140,7 @@ class _CheckedConsumer(_RabbitmqConsumer):
                 yield method, properties, get_encoder().encode(fields)
 
 
-def _read_frame(driver: Any) -> tuple[int, Any]:  # noqa: ANN401 - pika's connection
+def _read_frame(driver: Any) -> tuple[int, Any]:
     """The next frame that has arrived, and its length, as pika reads it; but no message's properties and headers.
 
     Nobody needs them, and pika loses its connection over some that RabbitMQ takes (a time after the year 9999, deep

@@ -178,5 +178,5 @@ def _referenced() -> list[str]:
     return sorted(tables)
 
 
-def _reading(outbox: Any) -> Any:  # noqa: ANN401 - an outbox; the query, which Django's stubs do not show
+def _reading(outbox: Any) -> Any:
     return outbox._base_manager.values_list("id", *outbox.event_columns().values()).query

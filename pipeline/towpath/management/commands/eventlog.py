@@ -54,7 +54,7 @@ class Command(BaseCommand):
         for action in (migrate, status, comparison, events):
             action.add_argument("--json", action="store_true", help="print JSON")
 
-    def handle(self, *_args: Any, **options: Any) -> None:  # noqa: ANN401 - Django's signature
+    def handle(self, *_args: Any, **options: Any) -> None:
         with nothing_but_the_answer(self):
             self._handle(options)
 

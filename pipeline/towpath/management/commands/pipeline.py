@@ -80,7 +80,7 @@ class Command(BaseCommand):
         for parser_of_what in whats.choices.values():
             parser_of_what.add_argument("--json", action="store_true", help="print JSON")
 
-    def handle(self, *_args: Any, **options: Any) -> None:  # noqa: ANN401 - Django's signature
+    def handle(self, *_args: Any, **options: Any) -> None:
         with nothing_but_the_answer(self):
             self._handle(options)
 
