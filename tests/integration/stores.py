@@ -1,12 +1,52 @@
-"""Event stores that fail in their own way."""
+"""Event stores that fail, or look on, in their own way."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from towpath.eventlog.errors import OutcomeUnknown
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+    from uuid import UUID
 
-class LosesAnswers:
-    """Never says how an insert has ended."""
+    from towpath.eventlog.rows import Identity
+    from towpath.eventlog.store import EventStore
+
+
+class PassesOn:
+    """An `EventStore` before another one."""
+
+    def __init__(self, store: EventStore) -> None:
+        self.store = store
+
+    def write(self, rows: bytes, *, row_count: int, token: str) -> None:
+        self.store.write(rows, row_count=row_count, token=token)
+
+    def read_back(self, window_id: UUID) -> set[Identity]:
+        return self.store.read_back(window_id)
+
+    def counts(self, window_ids: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
+        return self.store.counts(window_ids)
+
+    def now(self) -> datetime:
+        return self.store.now()
+
+    def close(self) -> None:
+        self.store.close()
+
+
+class LosesAnswers(PassesOn):
+    """Has an insert carried out, and does as if the connection had been cut."""
+
+    def write(self, rows: bytes, *, row_count: int, token: str) -> None:
+        super().write(rows, row_count=row_count, token=token)
+        raise OutcomeUnknown("connection cut")
+
+
+class LosesInserts(PassesOn):
+    """Never says how an insert has ended, which has not arrived."""
 
     def write(self, rows: bytes, *, row_count: int, token: str) -> None:  # noqa: ARG002
         raise OutcomeUnknown("connection cut")

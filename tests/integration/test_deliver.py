@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from datetime import UTC, datetime, timedelta
-from typing import cast
 
 import pytest
 from django.db import connection, transaction
@@ -17,13 +16,14 @@ from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.scraping import Counted
+from tests.integration.stores import LosesAnswers
 from tests.integration.windows import claim_expired, dispatched, expire_leases, sealed, taken_over
 from tests.knobs import Knobs
 from towpath import Event, publish
 from towpath.errors import WindowTooLarge
 from towpath.eventlog import schema
 from towpath.eventlog.connect import connect
-from towpath.eventlog.errors import OutcomeUnknown, StoreUnavailable
+from towpath.eventlog.errors import StoreUnavailable
 from towpath.eventlog.store import EventStore, Store
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.load import load
@@ -230,23 +230,9 @@ def test_a_window_over_many_months_is_written_whole_and_replayed_whole(store: Ev
     assert_delivered(event_log, committed=330)
 
 
-class LosesAnswers:
-    """An event store that writes, and then does as if the connection had been cut."""
-
-    def __init__(self, store: EventStore) -> None:
-        self._store = store
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._store, name)
-
-    def write(self, rows: bytes, *, row_count: int, token: str) -> None:
-        self._store.write(rows, row_count=row_count, token=token)
-        raise OutcomeUnknown("connection cut")
-
-
 def write_without_ack(store: EventStore, window: SealedWindow) -> None:
     """What an owner leaves that died, or lost the answer, after its insert."""
-    assert deliver(window, cast("EventStore", LosesAnswers(store))) is Delivery.POSTPONED
+    assert deliver(window, LosesAnswers(store)) is Delivery.POSTPONED
 
 
 def test_a_row_of_20_mib_is_delivered_alone_in_its_window(store: EventStore, event_log: EventLog, knobs: Knobs) -> None:

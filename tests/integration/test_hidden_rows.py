@@ -6,7 +6,6 @@ import json
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import cast
 
 import pytest
 from django.db import connection, models, transaction
@@ -14,7 +13,7 @@ from django.db import connection, models, transaction
 from backend.users.models import OutboxUser, User
 from tests.integration.event_log import EventLog
 from tests.integration.rows import create_users, undelivered
-from tests.integration.stores import LosesAnswers
+from tests.integration.stores import LosesInserts
 from tests.integration.windows import expire_leases, sealed
 from tests.unit.outboxes import Maybe, lean, user_key
 from towpath import Event, publish
@@ -148,7 +147,7 @@ def test_a_row_that_may_arrive_still_is_not_parted_from_its_window_when_it_is_hi
     create_users(1)
     window = sealed()
     rows = load(window, environment="test", max_bytes=None).rows
-    assert deliver(window, cast("EventStore", LosesAnswers())) is Delivery.POSTPONED
+    assert deliver(window, LosesInserts(store)) is Delivery.POSTPONED
     hide("true")
 
     # When the next owner does not see the row, the insert arrives, and the row can be seen again

@@ -11,7 +11,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -26,7 +26,7 @@ from tests.integration.invariants import assert_delivered_within
 from tests.integration.manage import manage
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.scraping import get
-from tests.integration.stores import LosesAnswers
+from tests.integration.stores import LosesInserts
 from tests.integration.windows import dispatched, expire_leases, sealed
 from tests.integration.workers import QUICK, Workers
 from tests.services import Services
@@ -126,7 +126,7 @@ def test_a_delivery_that_fails_says_which_window_it_was_and_why(store: EventStor
     with capture_logs() as logs:
         for event, to, at, delivery in (
             ("window_postponed", away, "2026-11-24", Delivery.POSTPONED),
-            ("window_outcome_unknown", cast("EventStore", LosesAnswers()), "2026-11-24", Delivery.POSTPONED),
+            ("window_outcome_unknown", LosesInserts(away), "2026-11-24", Delivery.POSTPONED),
             ("schema_refused", store, "infinity", Delivery.REFUSED),
         ):
             write_events(["{}"] * 20, at=at)

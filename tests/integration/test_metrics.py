@@ -7,7 +7,7 @@ import itertools
 import threading
 import time
 from datetime import UTC, datetime
-from typing import cast, get_args
+from typing import get_args
 from urllib.error import URLError
 
 import pytest
@@ -22,7 +22,7 @@ from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered_within
 from tests.integration.rows import create_users, write_events
 from tests.integration.scraping import Counted, Samples, free_port, measure_at_each_scrape, scrape
-from tests.integration.stores import LosesAnswers
+from tests.integration.stores import LosesInserts
 from tests.integration.windows import dispatched, expire_leases, sealed, taken_over
 from tests.integration.workers import QUICK, Workers
 from tests.services import Services
@@ -248,11 +248,11 @@ def test_a_window_whose_rows_are_all_refused_is_counted_as_the_schema_s_fault(st
     assert read_gauges()[dead_letters]["outbox_event"] == 0
 
 
-def test_a_lost_answer_is_counted_as_unknown() -> None:
+def test_a_lost_answer_is_counted_as_unknown(store: EventStore) -> None:
     create_users(3)
     counted = Counted()
 
-    assert deliver(sealed(), cast("EventStore", LosesAnswers())) is Delivery.POSTPONED
+    assert deliver(sealed(), LosesInserts(store)) is Delivery.POSTPONED
 
     assert counted.of("towpath_inserts_total", outcome="unknown") == 1
     assert counted.of("towpath_retries_total", reason="unknown") == 1

@@ -14,6 +14,7 @@ from tests.faults.proxy import with_port
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered
 from tests.integration.rows import create_users, undelivered, write_events
+from tests.integration.stores import PassesOn
 from tests.integration.windows import dispatched, expire_leases, has_room, seal, sealed
 from tests.waiting import eventually
 from towpath.eventlog.connect import connect
@@ -275,7 +276,7 @@ def test_windows_that_the_program_cannot_carry_hold_up_nobody(
     for _ in range(4):
         write_events([_GOOD] * 3)
         sealed()
-    broken: EventStore = BreaksFor(store, TypeError("no such option"), "outbox_event")  # type: ignore[assignment]
+    broken = BreaksFor(store, TypeError("no such option"), "outbox_event")
     settle(broken, rounds=3)
 
     assert has_room()
@@ -308,21 +309,18 @@ def _begin_and_fail(window: SealedWindow) -> None:
     assert deliver(window, Silent()) is Delivery.FAILED  # type: ignore[arg-type]  # write is all it is asked for
 
 
-class BreaksFor:
+class BreaksFor(PassesOn):
     """A store whose client fails in a way of its own for some windows."""
 
     def __init__(self, store: EventStore, error: Exception, outbox: str) -> None:
-        self._store = store
+        super().__init__(store)
         self._error = error
         self._outbox = outbox.encode()
 
     def write(self, rows: bytes, *, row_count: int, token: str) -> None:
         if rows.startswith(self._outbox):
             raise self._error
-        self._store.write(rows, row_count=row_count, token=token)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._store, name)
+        super().write(rows, row_count=row_count, token=token)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +344,7 @@ def test_whatever_fails_for_one_window_is_noted_and_ends_nothing_else(
     create_users(5)
     sealed()
     expire_leases()
-    broken: EventStore = BreaksFor(store, error, "outbox_event")  # type: ignore[assignment]  # it has all by getattr
+    broken = BreaksFor(store, error, "outbox_event")
 
     recover(broken, should_stop=lambda: False)
 

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, cast
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.unit.fake_store import FakeStore
+from tests.conformance.rows import MOMENT, WINDOW, copy_text, row
+from tests.unit.recording_store import RecordingStore
+from towpath.eventlog import rows
 from towpath.eventlog.errors import OutcomeUnknown, WriteTooLarge
 from towpath.flow.load import LoadedWindow
 from towpath.flow.write import AttemptLimits, Written, write
 from towpath.ledger.windows import SealedWindow
 
-if TYPE_CHECKING:
-    from towpath.eventlog.store import EventStore
-
-WINDOW = uuid.UUID("11111111-2222-3333-4444-555555555555")
-#: Two outboxes, one id in both, and in the contexts what Python's text takes for an end of line and COPY does not.
+NEXT_MONTH = MOMENT + timedelta(days=1)
+#: Two months, two outboxes with one id in both, and in the contexts what Python's text takes for an end of line and
+#: COPY does not.
 LINES = [
-    b"outbox_event\t7\t%s\tpaid\t{}\n" % str(WINDOW).encode(),
-    b"outbox_event\t8\t%s\tpaid\tx\x0by\x0cz\x1c\xc2\x85\xe2\x80\xa8\n" % str(WINDOW).encode(),
-    b"outbox_event\t9\t%s\tpaid\ta\\tb\\r\\n\n" % str(WINDOW).encode(),
-    b"outbox_user\t7\t%s\tuser_created\t\n" % str(WINDOW).encode(),
+    copy_text(row(7)),
+    copy_text(row(8, context=b"x\x0by\x0cz\x1c\xc2\x85\xe2\x80\xa8")),
+    copy_text(row(9, context=b"a\tb\r\n", moment=NEXT_MONTH)),
+    copy_text(row(7, outbox="outbox_user", context=b"", moment=NEXT_MONTH)),
 ]
 
 
 class Attempts:
     """The attempts at one window, and what was recorded of them in the ledger."""
 
-    def __init__(self, store: FakeStore, lines: list[bytes]) -> None:
+    def __init__(self, store: RecordingStore, lines: list[bytes]) -> None:
         self.store = store
         self.lines = lines
         self.levels = 0
@@ -39,13 +38,12 @@ class Attempts:
     def attempt(
         self, number: int, *, max_bytes: int = 1_000_000, is_proven: bool = False, refused_at: datetime | None = None
     ) -> Written:
-        rows = Counter(line.split(b"\t")[0].decode() for line in self.lines)
-        window = SealedWindow(WINDOW, uuid.uuid4(), 30, number, rows, self.levels, refused_at=refused_at)
-        loaded = LoadedWindow(b"".join(self.lines), rows)
-        store = cast("EventStore", self.store)  # of which write uses two methods
+        counts = Counter(rows.identity(line)[0] for line in self.lines)
+        window = SealedWindow(WINDOW, uuid.uuid4(), 30, number, counts, self.levels, refused_at=refused_at)
+        loaded = LoadedWindow(b"".join(self.lines), counts)
         limits = AttemptLimits(max_bytes=max_bytes, is_store_proven=is_proven, seconds=60)
-        stored = store.read_back(WINDOW) if number > 1 else set()
-        return write(store, window, loaded, stored=stored, limits=limits, ledger=self)
+        stored = self.store.read_back(WINDOW) if number > 1 else set()
+        return write(self.store, window, loaded, stored=stored, limits=limits, ledger=self)
 
     def hold(self) -> None:
         """Nobody else has the window."""
@@ -54,8 +52,14 @@ class Attempts:
         self.levels = max(self.levels, levels)
 
 
+def remember(store: RecordingStore, token: str) -> None:
+    """As if the store had had rows of each month under this token."""
+    for moment in (MOMENT, NEXT_MONTH):
+        store.remember((f"{moment:%Y%m}", token))
+
+
 def test_the_first_attempt_writes_once_and_reads_nothing_back() -> None:
-    store = FakeStore()
+    store = RecordingStore()
 
     assert Attempts(store, LINES).attempt(1) == Written()
 
@@ -66,10 +70,10 @@ def test_the_first_attempt_writes_once_and_reads_nothing_back() -> None:
 
 def test_a_replay_of_a_written_window_writes_nothing() -> None:
     # Given a window that is written, and a store that has forgotten its token
-    store = FakeStore()
+    store = RecordingStore()
     attempts = Attempts(store, LINES)
     attempts.attempt(1)
-    store.tokens.clear()
+    store.token_log.clear()
 
     attempts.attempt(2)
 
@@ -78,7 +82,7 @@ def test_a_replay_of_a_written_window_writes_nothing() -> None:
 
 
 def test_a_replay_of_a_window_that_never_arrived_writes_all_of_it_with_its_own_token() -> None:
-    store = FakeStore()
+    store = RecordingStore()
 
     Attempts(store, LINES).attempt(2)
 
@@ -88,8 +92,7 @@ def test_a_replay_of_a_window_that_never_arrived_writes_all_of_it_with_its_own_t
 
 def test_a_replay_of_a_half_stored_window_writes_the_other_half() -> None:
     # Given a store that has the rows of one month, and a token log by month: this window's token is new to the other
-    store = FakeStore()
-    store.lines = LINES[:2]
+    store = RecordingStore(stored=LINES[:2])
 
     Attempts(store, LINES).attempt(2)
 
@@ -102,9 +105,8 @@ def test_behind_a_token_without_its_rows_only_the_missing_rows_are_written_under
     stored: list[int],
 ) -> None:
     # Given a store that remembers the token, but has lost some of the rows
-    store = FakeStore()
-    store.tokens.add(str(WINDOW))
-    store.lines = [LINES[n] for n in stored]
+    store = RecordingStore(stored=[LINES[n] for n in stored])
+    remember(store, str(WINDOW))
 
     # When the window is replayed
     Attempts(store, LINES).attempt(5)
@@ -115,8 +117,8 @@ def test_behind_a_token_without_its_rows_only_the_missing_rows_are_written_under
 
 
 def test_a_row_whose_own_token_is_remembered_without_it_is_written_under_a_fresh_one() -> None:
-    store = FakeStore()
-    store.tokens.add(str(WINDOW))
+    store = RecordingStore()
+    remember(store, str(WINDOW))
 
     Attempts(store, LINES[:1]).attempt(2)
 
@@ -125,8 +127,8 @@ def test_a_row_whose_own_token_is_remembered_without_it_is_written_under_a_fresh
 
 
 def test_rows_that_stay_missing_are_an_unknown_outcome() -> None:
-    class Forgetful(FakeStore):
-        def write(self, rows: bytes, *, row_count: int, token: str) -> None:
+    class Forgetful(RecordingStore):
+        def write(self, text: bytes, *, row_count: int, token: str) -> None:
             """Takes nothing and says that all is well."""
 
     with pytest.raises(OutcomeUnknown, match="does not show a row"):
@@ -134,13 +136,13 @@ def test_rows_that_stay_missing_are_an_unknown_outcome() -> None:
 
 
 def thirty_rows() -> list[bytes]:
-    return [b"outbox_event\t%d\t%s\tpaid\t{}\n" % (n, str(WINDOW).encode()) for n in range(1, 31)]
+    return [copy_text(row(n)) for n in range(1, 31)]
 
 
 @pytest.mark.parametrize("poison", [[0], [29], [7, 8], [3, 14, 15]])
 def test_refused_rows_are_named_and_all_others_written_once(poison: list[int]) -> None:
     lines = thirty_rows()
-    store = FakeStore(refuses=[lines[n] for n in poison])
+    store = RecordingStore(refuses=[lines[n] for n in poison])
     attempts = Attempts(store, lines)
 
     written = attempts.attempt(1)
@@ -153,13 +155,13 @@ def test_refused_rows_are_named_and_all_others_written_once(poison: list[int]) -
 def test_a_replay_of_a_window_with_a_refused_row_writes_nothing_twice() -> None:
     # Given a window of which the refused row was found, but whose ack was lost
     lines = thirty_rows()
-    store = FakeStore(refuses=[lines[11]])
+    store = RecordingStore(refuses=[lines[11]])
     attempts = Attempts(store, lines)
     first = attempts.attempt(1)
 
     # When it is replayed, also when the store has forgotten the tokens
     second = attempts.attempt(2)
-    store.tokens.clear()
+    store.token_log.clear()
     third = attempts.attempt(3)
 
     # Then the same row is refused, and the others are stored once
@@ -169,7 +171,7 @@ def test_a_replay_of_a_window_with_a_refused_row_writes_nothing_twice() -> None:
 
 def test_a_store_that_takes_no_row_proves_nothing_about_the_rows() -> None:
     lines = thirty_rows()
-    store = FakeStore(refuses=lines)
+    store = RecordingStore(refuses=lines)
 
     written = Attempts(store, lines).attempt(1)
 
@@ -180,7 +182,7 @@ def test_a_store_that_takes_no_row_proves_nothing_about_the_rows() -> None:
 def test_what_is_stored_of_a_window_shows_in_time_that_the_rest_is_at_fault() -> None:
     # Given a window whose owner died when all but one row were stored, and nothing else to be stored
     lines = thirty_rows()
-    store = FakeStore(refuses=[lines[4]])
+    store = RecordingStore(refuses=[lines[4]])
     attempts = Attempts(store, lines)
     attempts.attempt(1)
 
@@ -192,7 +194,7 @@ def test_what_is_stored_of_a_window_shows_in_time_that_the_rest_is_at_fault() ->
 
 def test_a_window_that_was_refused_as_a_whole_is_tried_again_with_few_inserts() -> None:
     lines = thirty_rows()
-    store = FakeStore(refuses=lines)
+    store = RecordingStore(refuses=lines)
     attempts = Attempts(store, lines)
     attempts.attempt(1)
     store.calls.clear()
@@ -205,15 +207,11 @@ def test_a_window_that_was_refused_as_a_whole_is_tried_again_with_few_inserts() 
 
 def test_good_rows_of_one_outbox_are_stored_whatever_the_rows_of_another_are() -> None:
     # Given hundreds of rows at fault before, among and after good ones of two other outboxes
-    bad = [b"outbox_b\t%d\t%s\tpaid\t2024-01\n" % (n, str(WINDOW).encode()) for n in range(1, 801)]
-    good = [
-        b"%s\t%d\t%s\tpaid\t2024-01\n" % (outbox, n, str(WINDOW).encode())
-        for outbox in (b"outbox_a", b"outbox_c")
-        for n in range(1, 101)
-    ]
-    store = FakeStore(refuses=bad)
+    bad = [copy_text(row(n, outbox="outbox_b")) for n in range(1, 801)]
+    good = [copy_text(row(n, outbox=outbox)) for outbox in ("outbox_a", "outbox_c") for n in range(1, 101)]
+    store = RecordingStore(refuses=bad)
 
-    written = Attempts(store, sorted([*good, *bad], key=lambda line: line.split(b"\t")[0])).attempt(1)
+    written = Attempts(store, sorted([*good, *bad], key=rows.outbox)).attempt(1)
 
     assert sorted(store.lines) == sorted(good)
     assert len(written.refused) + len(written.left) == len(bad)
@@ -222,8 +220,8 @@ def test_good_rows_of_one_outbox_are_stored_whatever_the_rows_of_another_are() -
 
 def test_bad_rows_beside_good_ones_are_told_apart_within_a_bounded_number_of_inserts() -> None:
     # Given a window whose every second row is at fault
-    lines = [b"outbox_b\t%d\t%s\tpaid\t2024-01\n" % (n, str(WINDOW).encode()) for n in range(1, 1001)]
-    store = FakeStore(refuses=lines[::2])
+    lines = [copy_text(row(n, outbox="outbox_b")) for n in range(1, 1001)]
+    store = RecordingStore(refuses=lines[::2])
 
     written = Attempts(store, lines).attempt(1)
 
@@ -236,7 +234,7 @@ def test_bad_rows_beside_good_ones_are_told_apart_within_a_bounded_number_of_ins
 def test_an_error_after_the_rows_are_stored_doubles_nothing_and_condemns_no_row() -> None:
     # Given a view that fails for one row of thirty, when the table has the rows already
     lines = thirty_rows()
-    store = FakeStore(fails_after=[lines[4]])
+    store = RecordingStore(fails_after=[lines[4]])
 
     written = Attempts(store, lines).attempt(1)
 
@@ -247,7 +245,7 @@ def test_an_error_after_the_rows_are_stored_doubles_nothing_and_condemns_no_row(
 @pytest.mark.parametrize("most_lines", [1, 3, 7, 29])
 def test_a_window_too_large_for_the_store_is_written_in_parts(most_lines: int) -> None:
     lines = thirty_rows()
-    store = FakeStore(most_lines=most_lines)
+    store = RecordingStore(most_lines=most_lines)
     attempts = Attempts(store, lines)
 
     written = attempts.attempt(1)
@@ -259,7 +257,7 @@ def test_a_window_too_large_for_the_store_is_written_in_parts(most_lines: int) -
 def test_a_late_insert_of_the_whole_window_is_dropped_after_its_parts() -> None:
     # Given a window that was written in parts, because it was too large
     lines = thirty_rows()
-    store = FakeStore(most_lines=10)
+    store = RecordingStore(most_lines=10)
     Attempts(store, lines).attempt(1)
 
     # When the limit is raised, and an insert of the whole arrives
@@ -270,11 +268,11 @@ def test_a_late_insert_of_the_whole_window_is_dropped_after_its_parts() -> None:
 
 
 def test_a_row_too_large_by_itself_waits_and_holds_up_no_other() -> None:
-    class LimitedBytes(FakeStore):
-        def write(self, rows: bytes, *, row_count: int, token: str) -> None:
-            if len(rows) > 500:
+    class LimitedBytes(RecordingStore):
+        def write(self, text: bytes, *, row_count: int, token: str) -> None:
+            if len(text) > 500:
                 raise WriteTooLarge("413")
-            super().write(rows, row_count=row_count, token=token)
+            super().write(text, row_count=row_count, token=token)
 
     lines = thirty_rows()
     lines[17] = lines[17].replace(b"{}", b"x" * 600)
@@ -288,7 +286,7 @@ def test_a_row_too_large_by_itself_waits_and_holds_up_no_other() -> None:
 
 def test_inserts_that_get_no_answer_for_their_size_shrink_from_attempt_to_attempt() -> None:
     lines = thirty_rows()
-    store = FakeStore(silent_above=4)
+    store = RecordingStore(silent_above=4)
     attempts = Attempts(store, lines)
     number = 1
     while True:
@@ -305,11 +303,11 @@ def test_inserts_that_get_no_answer_for_their_size_shrink_from_attempt_to_attemp
 @pytest.mark.parametrize("blocked", [[0], [29], [14], [3, 4, 22]])
 def test_rows_that_get_no_answer_hold_up_no_other_row(blocked: list[int]) -> None:
     # Given something in between that swallows what it does not like
-    class Filtered(FakeStore):
-        def write(self, rows: bytes, *, row_count: int, token: str) -> None:
-            if any(lines[n] in rows for n in blocked):
+    class Filtered(RecordingStore):
+        def write(self, text: bytes, *, row_count: int, token: str) -> None:
+            if any(lines[n] in text for n in blocked):
                 raise OutcomeUnknown("403 of a firewall")
-            super().write(rows, row_count=row_count, token=token)
+            super().write(text, row_count=row_count, token=token)
 
     lines = thirty_rows()
     store = Filtered()
@@ -324,13 +322,13 @@ def test_rows_that_get_no_answer_hold_up_no_other_row(blocked: list[int]) -> Non
 
 def test_rows_that_may_arrive_still_are_never_parted_from_their_window() -> None:
     # Given a store that refuses much, and swallows the rest
-    class Hostile(FakeStore):
-        def write(self, rows: bytes, *, row_count: int, token: str) -> None:
-            if row_count > 1 or int(rows.split(b"\t")[1]) % 2:
+    class Hostile(RecordingStore):
+        def write(self, text: bytes, *, row_count: int, token: str) -> None:
+            if row_count > 1 or rows.identity(text)[1] % 2:
                 raise OutcomeUnknown("no answer")
-            super().write(rows, row_count=row_count, token=token)
+            super().write(text, row_count=row_count, token=token)
 
-    lines = [b"outbox_b\t%d\t%s\tpaid\t2024-01\n" % (n, str(WINDOW).encode()) for n in range(1, 1001)]
+    lines = [copy_text(row(n, outbox="outbox_b")) for n in range(1, 1001)]
     store = Hostile(refuses=lines[1::2])
     attempts = Attempts(store, lines)
 
@@ -341,7 +339,7 @@ def test_rows_that_may_arrive_still_are_never_parted_from_their_window() -> None
 
 def test_a_window_whose_limit_of_bytes_was_lowered_is_written_in_parts_of_that_size() -> None:
     lines = thirty_rows()
-    store = FakeStore()
+    store = RecordingStore()
 
     Attempts(store, lines).attempt(2, max_bytes=200)
 
