@@ -26,7 +26,7 @@ PAGES = sorted(
     if page.name != "CHANGELOG.md"
 )
 #: Variables of other programs.
-FOREIGN = {"OTEL_EXPORTER_OTLP_ENDPOINT"}
+FOREIGN = {"DISABLE_SERVER_SIDE_CURSORS", "OTEL_EXPORTER_OTLP_ENDPOINT"}
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(PROJECT)) for page in PAGES])

@@ -67,12 +67,7 @@ def run_shift(name: str, work: Callable[[], float], *, stopping: threading.Event
                 failures += 1
                 pause = pause_seconds(failures, first=_FIRST_PAUSE_SECONDS, longest=_LONGEST_PAUSE_SECONDS)
                 due = time.monotonic() + pause
-                is_expected = isinstance(error, (DatabaseError, InterfaceError, BrokerError))
-                report = log.warning if is_expected else log.exception
-                report("shift_interrupted", shift=name, error=described(error), retry_in_seconds=round(pause, 1))
-                _interrupted[name] = error
-                with contextlib.suppress(DatabaseError, InterfaceError):
-                    shifts.note_interruption(name, described(error))
+                _note_interruption(name, error, pause=pause)
                 if token is None:
                     stopping.wait(pause)
             # In short steps, because a shift that waits must say that it is alive, too.
@@ -87,6 +82,15 @@ def note_success(name: str) -> None:
     """What interrupted this process's shift is over. For RabbitMQ's failures, only a message that is out shows that."""
     if _interrupted.pop(name, None) is not None:
         shifts.note_success(name)
+
+
+def _note_interruption(name: str, error: Exception, *, pause: float) -> None:
+    is_expected = isinstance(error, (DatabaseError, InterfaceError, BrokerError))
+    report = log.warning if is_expected else log.exception
+    report("shift_interrupted", shift=name, error=described(error), retry_in_seconds=round(pause, 1))
+    _interrupted[name] = error
+    with contextlib.suppress(DatabaseError, InterfaceError):
+        shifts.note_interruption(name, described(error))
 
 
 def _take_if_free(name: str) -> uuid.UUID | None:

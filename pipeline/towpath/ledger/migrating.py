@@ -47,10 +47,13 @@ def forget_drained(*, using: str, **_: Any) -> None:
         return
     with connection.cursor() as cursor:
         cursor.execute(
-            "DELETE FROM pipeline_cursor AS c WHERE outbox <> ALL(%s) AND to_regclass(quote_ident(outbox)) IS NULL"
-            " AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.outbox = c.outbox)"
-            " AND NOT EXISTS (SELECT FROM pipeline_deadletter AS d WHERE d.outbox = c.outbox)",
-            [list(all_outboxes())],
+            """
+            DELETE FROM pipeline_cursor AS c
+            WHERE outbox <> ALL(%(known)s) AND to_regclass(quote_ident(outbox)) IS NULL
+              AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.outbox = c.outbox)
+              AND NOT EXISTS (SELECT FROM pipeline_deadletter AS d WHERE d.outbox = c.outbox)
+            """,
+            {"known": list(all_outboxes())},
         )
 
 
@@ -104,7 +107,7 @@ def _under_way(table: str) -> str:
                 found.append("undelivered rows")
         for what, ledger in _NAMED_IN.items():
             if _exists(ledger):
-                cursor.execute(f"SELECT count(*) FROM {ledger} WHERE outbox = %s", [table])
+                cursor.execute(f"SELECT count(*) FROM {ledger} WHERE outbox = %(outbox)s", {"outbox": table})
                 if count := cursor.fetchone()[0]:
                     found.append(f"{count} {what}")
     return " and ".join(found)
@@ -112,5 +115,5 @@ def _under_way(table: str) -> str:
 
 def _exists(table: str) -> bool:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT to_regclass(quote_ident(%s)) IS NOT NULL", [table])
+        cursor.execute("SELECT to_regclass(quote_ident(%(table)s)) IS NOT NULL", {"table": table})
         return bool(cursor.fetchone()[0])
