@@ -6,7 +6,8 @@ import contextlib
 import json
 import urllib.request
 from functools import partial
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import psycopg2
 import pytest
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from tests.integration.event_log import EventLog
     from tests.integration.workers import Workers
     from tests.services import Services
+    from towpath.eventlog.store import MigratableStore
 
 pytestmark = [pytest.mark.own_services, pytest.mark.timeout(300)]
 
@@ -171,6 +173,25 @@ def test_the_event_store_on_postgresql_works_through_the_pool(pgbouncer: PgBounc
         store.close()
         with connection.cursor() as cursor:
             cursor.execute("DROP DATABASE pooled_events WITH (FORCE)")
+
+
+def test_a_migration_of_the_event_store_takes_its_lock_away_whoever_has_its_session_meanwhile(
+    pgbouncer: PgBouncer,
+) -> None:
+    with contextlib.ExitStack() as others:
+
+        def take_sessions() -> list[str]:
+            for _ in range(POOL_SIZE - 1):
+                client = others.enter_context(contextlib.closing(psycopg2.connect(pgbouncer.url)))
+                client.cursor().execute("SELECT 1")  # its transaction keeps the session
+                others.callback(client.rollback)  # a session whose client leaves in a transaction is closed
+            return []
+
+        store = SimpleNamespace(foreign_tables=take_sessions, applied_migrations=dict, migrations=list)
+        with through(pgbouncer):
+            migrate(cast("MigratableStore", store))
+
+    assert left_in_sessions(pgbouncer) == set()
 
 
 def test_a_worker_leaves_limits_of_the_pools_sessions_alone_and_the_doctor_names_them(
