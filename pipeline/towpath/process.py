@@ -120,7 +120,8 @@ class Process:
         with self._making:
             if self._aggregator is None:
                 limits = wiring.window_limits(config())
-                self._aggregator = Aggregator(self._made_store(), limits=limits, writers=config().window_writers)
+                rules, writers = wiring.window_rules(config()), config().window_writers
+                self._aggregator = Aggregator(self._made_store(), rules, limits=limits, writers=writers)
                 self._aggregator.start()
             return self._aggregator
 
@@ -200,7 +201,13 @@ class Process:
 
         def work() -> float:
             nonlocal look_at
-            recover(self.store(), should_stop=self._stopping.is_set)
+            recover(
+                self.store(),
+                wiring.window_rules(config()),
+                limits=wiring.window_limits(config()),
+                unsealed_seconds=config().unsealed_seconds,
+                should_stop=self._stopping.is_set,
+            )
             if time.monotonic() >= look_at:
                 look_at = time.monotonic() + _OVERDUE_INTERVAL_SECONDS
                 if has_overdue(seconds=_UNVERIFIED_SECONDS):

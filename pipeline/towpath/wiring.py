@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from towpath.eventlog.connect import connect
 from towpath.flow.accumulate import WindowLimits
+from towpath.flow.delivery import WindowRules
 from towpath.flow.dispatch import DispatchLimits
 
 if TYPE_CHECKING:
@@ -25,6 +26,16 @@ def window_limits(config: Config) -> WindowLimits:
         max_rows=max(config.window_rows, config.window_max_rows),
         payload_bytes=config.window_bytes,
         linger_seconds=config.window_linger_seconds,
+    )
+
+
+def window_rules(config: Config) -> WindowRules:
+    """What owners of windows keep to."""
+    return WindowRules(
+        environment=config.environment,
+        max_bytes=config.window_bytes,
+        lease_seconds=config.lease_seconds,
+        max_open_windows=config.max_open_windows,
     )
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from django.conf import settings
 from django.db import connection
 
-from tests.integration.windows import seal
-from towpath.flow.delivery import Delivery, deliver
+from tests.integration.windows import deliver, seal
+from towpath.flow.delivery import Delivery
 from towpath.flow.dispatch import Dispatcher, DispatchLimits
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
 from backend.users.models import OutboxUser, User
 from tests.integration.event_log import EventLog, Who
-from tests.integration.windows import sealed
+from tests.integration.windows import deliver, sealed
 from tests.knobs import Knobs
 from tests.waiting import eventually
 from towpath import Event, publish
 from towpath.conf.broker_url import with_safe_defaults
 from towpath.eventlog.store import EventStore
-from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.delivery import Delivery
 from towpath.outbox.context import bind
 from towpath.outbox.middleware import EventContextCarrier
 from towpath.outbox.models import OutboxEvent

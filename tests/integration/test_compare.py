@@ -13,8 +13,7 @@ from django.core.management import CommandError, call_command
 from tests.clickhouse import client_of, url_of
 from tests.integration.manage import manage
 from tests.integration.rows import write_events
-from tests.integration.windows import sealed
-from towpath.flow.delivery import deliver
+from tests.integration.windows import deliver, sealed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

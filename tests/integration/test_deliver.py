@@ -17,7 +17,7 @@ from tests.integration.invariants import assert_delivered
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.scraping import Counted
 from tests.integration.stores import LosesAnswers
-from tests.integration.windows import claim_expired, dispatched, expire_leases, sealed, taken_over
+from tests.integration.windows import claim_expired, deliver, dispatched, expire_leases, recover, sealed, taken_over
 from tests.knobs import Knobs
 from towpath import Event, publish
 from towpath.errors import WindowTooLarge
@@ -25,9 +25,8 @@ from towpath.eventlog import schema
 from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import StoreUnavailable
 from towpath.eventlog.store import EventStore, Store
-from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.delivery import Delivery
 from towpath.flow.load import load
-from towpath.flow.recover import recover
 from towpath.ledger.models import Window
 from towpath.ledger.windows import SealedWindow
 from towpath.outbox.models import OutboxEvent

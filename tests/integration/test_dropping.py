@@ -12,9 +12,8 @@ from django.core.management import call_command
 from django.db import DatabaseError, connection
 
 from tests.integration.rows import undelivered, write_events
-from tests.integration.windows import expire_leases, sealed
+from tests.integration.windows import expire_leases, recover, sealed
 from towpath.flow import deadletters
-from towpath.flow.recover import recover
 from towpath.ledger.models import DeadLetter
 from towpath.ledger.receipts import ack
 from towpath.ledger.windows import RefusedRow

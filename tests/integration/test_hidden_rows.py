@@ -14,14 +14,13 @@ from backend.users.models import OutboxUser, User
 from tests.integration.event_log import EventLog
 from tests.integration.rows import create_users, undelivered
 from tests.integration.stores import LosesInserts
-from tests.integration.windows import expire_leases, sealed
+from tests.integration.windows import deliver, expire_leases, recover, sealed
 from tests.unit.outboxes import Maybe, lean, user_key
 from towpath import Event, publish
 from towpath.eventlog.store import EventStore
 from towpath.flow import load as loading
-from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.delivery import Delivery
 from towpath.flow.load import load
-from towpath.flow.recover import recover
 from towpath.ledger.models import Batch, Window
 from towpath.ledger.windows import SealedWindow
 from towpath.outbox.models import OutboxEvent

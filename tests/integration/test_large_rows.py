@@ -9,13 +9,12 @@ from django.db import connection, models
 
 from backend.users.models import OutboxUser, User
 from tests.integration.rows import create_users, undelivered, write_events
-from tests.integration.windows import expire_leases, sealed
+from tests.integration.windows import deliver, expire_leases, recover, sealed
 from tests.poison import take_limits_away
 from tests.unit.outboxes import Renamed, lean
 from towpath.flow import load as loading
-from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.delivery import Delivery
 from towpath.flow.load import load
-from towpath.flow.recover import recover
 from towpath.ledger.models import DeadLetter
 from towpath.outbox import models as outbox_models
 from towpath.outbox.models import MOST_ROW_BYTES, OutboxEvent

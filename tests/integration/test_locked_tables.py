@@ -15,9 +15,8 @@ from django.test import Client
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.scraping import measure_at_each_scrape
 from tests.integration.test_commands import doctor, here, status
-from tests.integration.windows import claim_expired, expire_leases, sealed
-from towpath.flow.delivery import Delivery, deliver
-from towpath.flow.recover import recover
+from tests.integration.windows import claim_expired, deliver, expire_leases, recover, sealed
+from towpath.flow.delivery import Delivery
 from towpath.ledger.models import DeadLetter, Window
 from towpath.ledger.windows import begin_write
 from towpath.telemetry.metrics import oldest_age_seconds, pending_rows

@@ -27,14 +27,13 @@ from tests.integration.manage import manage
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.scraping import get
 from tests.integration.stores import LosesInserts
-from tests.integration.windows import dispatched, expire_leases, sealed
+from tests.integration.windows import deliver, dispatched, expire_leases, recover, sealed
 from tests.integration.workers import QUICK, Workers
 from tests.services import Services
 from tests.waiting import eventually
 from towpath.eventlog.connect import connect
 from towpath.eventlog.store import EventStore
-from towpath.flow.delivery import Delivery, deliver
-from towpath.flow.recover import recover
+from towpath.flow.delivery import Delivery
 from towpath.ledger.models import DeadLetter, Window
 from towpath.rabbitmq.queues import queue_lengths
 

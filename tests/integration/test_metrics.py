@@ -23,16 +23,16 @@ from tests.integration.invariants import assert_delivered_within
 from tests.integration.rows import create_users, write_events
 from tests.integration.scraping import Counted, Samples, free_port, measure_at_each_scrape, scrape
 from tests.integration.stores import LosesInserts
-from tests.integration.windows import dispatched, expire_leases, sealed, taken_over
+from tests.integration.windows import deliver, dispatched, expire_leases, recover, sealed, taken_over
 from tests.integration.workers import QUICK, Workers
 from tests.services import Services
 from tests.waiting import eventually
+from towpath.conf.current import config
 from towpath.eventlog.connect import connect
 from towpath.eventlog.store import EventStore
 from towpath.flow.accumulate import WindowLimits
 from towpath.flow.aggregator import Aggregator
-from towpath.flow.delivery import Delivery, deliver
-from towpath.flow.recover import recover
+from towpath.flow.delivery import Delivery
 from towpath.flow.verify import verify_receipts
 from towpath.ledger.models import Cursor, Window
 from towpath.rabbitmq.queues import queue_lengths
@@ -47,6 +47,7 @@ from towpath.telemetry.metrics import (
 from towpath.watch import figures, health, status
 from towpath.watch.gauges import read_gauges
 from towpath.watch.within import Within
+from towpath.wiring import window_rules
 
 WAIT_SECONDS = 60
 
@@ -303,7 +304,7 @@ def test_a_window_is_counted_by_the_reason_for_which_it_was_closed(
     sent = Sent()
     dispatch_all(make_dispatcher(sent))
     (batch,) = sent.batches
-    aggregator = Aggregator(store, limits=limits, writers=1)
+    aggregator = Aggregator(store, window_rules(config()), limits=limits, writers=1)
     aggregator.start()
     counted = Counted()
 

@@ -12,11 +12,10 @@ import pytest
 
 from deploy.local.process import PROJECT
 from tests.integration.rows import create_users, undelivered, write_events
-from tests.integration.windows import expire_leases, sealed
+from tests.integration.windows import deliver, expire_leases, sealed
 from tests.integration.workers import QUICK
 from tests.waiting import eventually
 from towpath.eventlog.store import EventStore
-from towpath.flow.delivery import deliver
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,10 +11,10 @@ from django.db import connection
 from backend.users.models import OutboxUser
 from deploy.local.postgres import binaries
 from tests.integration.event_log import EventLog
-from tests.integration.windows import sealed
+from tests.integration.windows import deliver, sealed
 from tests.services import Services
 from towpath.eventlog.store import EventStore
-from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.delivery import Delivery
 from towpath.outbox.models import OutboxEvent
 
 #: All that the other program may do: write what it reports and the events.

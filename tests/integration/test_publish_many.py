@@ -17,11 +17,11 @@ from django.utils import timezone as django_timezone
 from backend.users.events import Change, UserDeleted, UserUpdated
 from backend.users.models import OutboxUser, OutboxUserChange, User
 from tests.integration.event_log import EventLog
-from tests.integration.windows import sealed
+from tests.integration.windows import deliver, sealed
 from tests.knobs import Knobs
 from towpath import Event, publish, publish_many
 from towpath.eventlog.store import EventStore
-from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.delivery import Delivery
 from towpath.outbox import publishing
 from towpath.outbox.context import bind
 from towpath.outbox.errors import EventNotStorable

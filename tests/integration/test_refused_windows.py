@@ -15,13 +15,12 @@ from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.stores import PassesOn
-from tests.integration.windows import dispatched, expire_leases, has_room, seal, sealed
+from tests.integration.windows import deliver, dispatched, expire_leases, has_room, recover, seal, sealed
 from tests.waiting import eventually
 from towpath.eventlog.connect import connect
 from towpath.eventlog.store import EventStore
 from towpath.flow import deadletters
-from towpath.flow.delivery import Delivery, deliver
-from towpath.flow.recover import recover
+from towpath.flow.delivery import Delivery
 from towpath.ledger.models import Batch, DeadLetter, Window
 from towpath.ledger.windows import SealedWindow
 from towpath.outbox.models import OutboxEvent

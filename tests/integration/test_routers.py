@@ -13,12 +13,12 @@ from django.db import connection, connections, transaction
 from django.test import override_settings
 
 from backend.users.models import OutboxUser, User
-from tests.integration.windows import sealed
+from tests.integration.windows import deliver, sealed
 from tests.poison import take_limits_away
 from towpath import Event, publish, publish_many
 from towpath.eventlog.store import EventStore
 from towpath.flow import deadletters
-from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.delivery import Delivery
 from towpath.ledger.models import Window
 from towpath.outbox.errors import NotInTransaction, OnlyInserts, OutboxError, WrongDatabase
 from towpath.outbox.models import OutboxEvent, OutboxQuerySet, all_outboxes

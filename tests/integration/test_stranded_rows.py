@@ -18,10 +18,10 @@ from backend.users.models import OutboxUser
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
 from tests.integration.rows import create_users, ids_in_batches, undelivered, write_events
 from tests.integration.test_commands import here, status
-from tests.integration.windows import seal
+from tests.integration.windows import deliver, seal
 from tests.poison import give_limits_back, take_limits_away
 from towpath.flow import deadletters
-from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.delivery import Delivery
 from towpath.flow.stranded import bring_back
 from towpath.ledger.models import DeadLetter
 from towpath.outbox.models import OutboxEvent

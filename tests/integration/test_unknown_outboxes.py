@@ -16,12 +16,11 @@ from backend.users.models import OutboxUserChange
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
 from tests.integration.rows import undelivered, write_events
 from tests.integration.test_commands import here, status
-from tests.integration.windows import claim_expired, expire_leases, has_room, seal
+from tests.integration.windows import claim_expired, deliver, expire_leases, has_room, recover, seal
 from towpath import actors
 from towpath.flow import load as load_module
-from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.delivery import Delivery
 from towpath.flow.load import load
-from towpath.flow.recover import recover
 from towpath.flow.verify import verify_receipts
 from towpath.ledger.models import Batch, Cursor, DeadLetter, Window
 from towpath.ledger.receipts import ack

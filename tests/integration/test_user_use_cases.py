@@ -27,9 +27,9 @@ from backend.users.use_cases import (
 )
 from tests.integration.event_log import EventLog
 from tests.integration.threads import all_at_once
-from tests.integration.windows import sealed
+from tests.integration.windows import deliver, sealed
 from towpath.eventlog.store import EventStore
-from towpath.flow.delivery import Delivery, deliver
+from towpath.flow.delivery import Delivery
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tests.integration.event_log import EventLog
 from tests.integration.manage import manage
 from tests.integration.rows import create_users, write_events
 from tests.integration.stores import PassesOn
-from tests.integration.windows import dispatched, expire_leases, members, sealed
+from tests.integration.windows import deliver, dispatched, expire_leases, members, recover, sealed
 from tests.integration.workers import Workers
 from tests.waiting import eventually
 from towpath.actors import dispatch_shift, recover_shift
@@ -31,8 +31,7 @@ from towpath.actors import verify as tick
 from towpath.eventlog.connect import connect
 from towpath.eventlog.store import EventStore
 from towpath.flow import verify
-from towpath.flow.delivery import Delivery, deliver
-from towpath.flow.recover import recover
+from towpath.flow.delivery import Delivery
 from towpath.flow.verify import purge_receipts, verify_receipts
 from towpath.ledger.models import Window
 from towpath.ledger.period import RowCounts, read_row_counts

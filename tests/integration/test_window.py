@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import random
 from functools import partial
+from typing import cast
 
 import pytest
 from django.db import connection
+from structlog.testing import capture_logs
 
 from backend.users.models import OutboxUser
 from tests.integration.rows import create_users, undelivered, write_events
+from tests.integration.scraping import Counted
 from tests.integration.threads import all_at_once
-from tests.integration.windows import claim_expired, dispatched, expire_leases, members, seal, sealed, taken_over
+from tests.integration.windows import (
+    claim_expired,
+    deliver,
+    dispatched,
+    expire_leases,
+    members,
+    seal,
+    sealed,
+    taken_over,
+)
+from tests.knobs import Knobs
 from towpath.errors import LeaseLost
+from towpath.eventlog.errors import StoreUnavailable
+from towpath.eventlog.store import EventStore
+from towpath.flow.delivery import Delivery
 from towpath.ledger.models import Batch, DeadLetter, Window
 from towpath.ledger.receipts import ack
 from towpath.ledger.windows import RefusedRow, postpone, renew, split
@@ -235,3 +251,33 @@ def test_a_window_can_be_split_down_to_single_rows() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT bool_and(rows = cardinality(ids)) FROM pipeline_batch")
         assert cursor.fetchone()[0]
+
+
+def test_a_lease_lost_when_the_window_is_split_is_reported(knobs: Knobs) -> None:
+    counted = Counted()
+    create_users(40)
+    zombie = sealed()
+    taken_over(zombie)
+    knobs(window_bytes=1024)
+
+    with capture_logs() as logs:
+        assert deliver(zombie, cast("EventStore", None)) is Delivery.LEASE_LOST  # it does not get to the store
+
+    assert counted.of("towpath_leases_lost_total") == 1
+    assert "window_lease_lost" in [line["event"] for line in logs]
+
+
+def test_a_lease_lost_while_the_store_fails_is_reported_and_nothing_given_back() -> None:
+    counted = Counted()
+    create_users(2)
+    zombie = sealed()
+
+    class TakenOverMeanwhile:
+        def write(self, *_: object, **__: object) -> None:
+            taken_over(zombie)
+            raise StoreUnavailable("away")
+
+    assert deliver(zombie, cast("EventStore", TakenOverMeanwhile())) is Delivery.LEASE_LOST
+
+    assert counted.of("towpath_leases_lost_total") == 1
+    assert Window.objects.get().failed_at is None

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING
 from django.db import connection
 
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
+from towpath import wiring
 from towpath.conf.current import config
+from towpath.flow import delivery
+from towpath.flow import recover as recovery
 from towpath.ledger import windows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from uuid import UUID
 
+    from towpath.eventlog.store import EventStore
+    from towpath.flow.delivery import Delivery
     from towpath.ledger.windows import Found, SealedWindow
 
 
@@ -27,6 +32,20 @@ def claim_expired(*, is_isolated: bool = False, renamed: Mapping[str, str] | Non
 
 def has_room() -> bool:
     return windows.has_room(max_open_windows=config().max_open_windows)
+
+
+def deliver(window: SealedWindow, store: EventStore) -> Delivery:
+    return delivery.deliver(window, store, wiring.window_rules(config()))
+
+
+def recover(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
+    return recovery.recover(
+        store,
+        wiring.window_rules(config()),
+        limits=wiring.window_limits(config()),
+        unsealed_seconds=config().unsealed_seconds,
+        should_stop=should_stop,
+    )
 
 
 def dispatched(*, batch_ids: int = 500) -> list[int]:

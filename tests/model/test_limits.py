@@ -14,13 +14,11 @@ import pytest
 from django.db import transaction
 
 from backend.users.models import OutboxUser, User
-from tests.integration.windows import seal
+from tests.integration.windows import deliver, recover, seal
 from tests.model.faulty_store import FaultyStore
 from tests.model.puppets import Order, Puppet
 from towpath.flow import deadletters
-from towpath.flow.delivery import deliver
 from towpath.flow.dispatch import Dispatcher, DispatchLimits
-from towpath.flow.recover import recover
 from towpath.outbox.models import OutboxEvent, all_outboxes
 
 if TYPE_CHECKING:

@@ -46,14 +46,12 @@ from hypothesis.stateful import (
 )
 
 from backend.users.models import OutboxUser, User
-from tests.integration.windows import seal
+from tests.integration.windows import deliver, recover, seal
 from tests.model.faulty_store import FaultyStore
 from tests.model.puppets import Order, Puppet, stand_still
 from towpath.flow import deadletters
 from towpath.flow.accumulate import Accumulator, WindowLimits
-from towpath.flow.delivery import deliver
 from towpath.flow.dispatch import Dispatcher, DispatchLimits
-from towpath.flow.recover import recover
 from towpath.outbox.models import OutboxEvent, all_outboxes
 from towpath.telemetry import failpoints
 

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 from django.db import transaction
 
+from tests.integration.windows import recover
 from tests.model.faulty_store import FaultyStore
 from tests.model.puppets import Order, Puppet
+from towpath.conf.current import config
 from towpath.flow.accumulate import WindowLimits
 from towpath.flow.aggregator import Aggregator, _Member
 from towpath.flow.dispatch import Dispatcher, DispatchLimits
-from towpath.flow.recover import recover
 from towpath.outbox.models import OutboxEvent, all_outboxes
+from towpath.wiring import window_rules
 
 if TYPE_CHECKING:
     from tests.model.ledger import Ledger
@@ -59,7 +61,7 @@ def test_an_aggregator_seals_releases_its_members_and_then_loads_writes_and_acks
     ledger: Ledger, puppets: list[Puppet]
 ) -> None:
     _, batch = dispatched(puppets[0])
-    aggregator = Aggregator(FaultyStore(token_log_entries=2), limits=LIMITS, writers=0)
+    aggregator = Aggregator(FaultyStore(token_log_entries=2), window_rules(config()), limits=LIMITS, writers=0)
     member = _Member(batch.id)
 
     puppets[0].start(lambda: aggregator._seal_and_deliver([member]))
@@ -74,7 +76,7 @@ def test_an_aggregator_seals_releases_its_members_and_then_loads_writes_and_acks
 def test_a_replay_reads_back_before_and_after_it_writes(ledger: Ledger, puppets: list[Puppet]) -> None:
     _, batch = dispatched(puppets[0])
     store = FaultyStore(token_log_entries=2)
-    aggregator = Aggregator(store, limits=LIMITS, writers=0)
+    aggregator = Aggregator(store, window_rules(config()), limits=LIMITS, writers=0)
     puppets[0].start(lambda: aggregator._seal_and_deliver([_Member(batch.id)]))
     puppets[0].die()
 

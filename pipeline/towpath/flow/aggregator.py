@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 import structlog
 from django.db import DatabaseError, InterfaceError, connection
 
-from towpath.conf.current import config
 from towpath.errors import described
 from towpath.flow.accumulate import Accumulator
 from towpath.flow.delivery import Delivery, deliver
@@ -34,7 +33,8 @@ if TYPE_CHECKING:
 
     from towpath.eventlog.store import EventStore
     from towpath.flow.accumulate import WindowLimits
-    from towpath.ledger.windows import SealedWindow
+    from towpath.flow.delivery import WindowRules
+    from towpath.ledger.windows import Found, SealedWindow
 
 log = structlog.get_logger()
 
@@ -68,8 +68,9 @@ class Aggregator:
     Safe to use from any number of threads.
     """
 
-    def __init__(self, store: EventStore, *, limits: WindowLimits, writers: int) -> None:
+    def __init__(self, store: EventStore, rules: WindowRules, *, limits: WindowLimits, writers: int) -> None:
         self._store = store
+        self._rules = rules
         self._arrived: list[_Member] = []
         self._accumulator: Accumulator[_Member] = Accumulator(limits)
         # A process that has just started gets its messages first.
@@ -126,7 +127,7 @@ class Aggregator:
                 # The store does not take windows now. Sealing more of them at full speed would help nobody.
                 self._pause(failures)
             if failures or delivery is Delivery.REFUSED:
-                while not (self._is_stopping.is_set() or _has_room()):
+                while not (self._is_stopping.is_set() or self._has_room()):
                     self._pause(max(1, failures))
         connection.close()
 
@@ -195,7 +196,7 @@ class Aggregator:
             window = self._seal(batch_ids, is_late=all(member.is_late for member in members))
             failpoints.reach("sealed")
             self._release(members)
-            return None if window is None else deliver(window, self._store)
+            return None if window is None else deliver(window, self._store, self._rules)
         except Exception:
             # PostgreSQL is away, or a fault of the program: a writer that ended with it would be missing from then on.
             # Nothing is lost: what is sealed is in the ledger, and is recovered when its lease ends; so are batches
@@ -213,11 +214,12 @@ class Aggregator:
 
     def _seal(self, batch_ids: list[int], *, is_late: bool) -> SealedWindow | None:
         """Seal, for as long as it takes PostgreSQL to be there: until then, RabbitMQ keeps the messages."""
+        found: Found = "ledger" if is_late else "message"
         failures = 0
         while True:
             started = time.monotonic()
             try:
-                window = seal(batch_ids, lease_seconds=config().lease_seconds, found="ledger" if is_late else "message")
+                window = seal(batch_ids, lease_seconds=self._rules.lease_seconds, found=found)
             except (DatabaseError, InterfaceError) as error:
                 heartbeat.step()
                 connection.close()
@@ -235,10 +237,9 @@ class Aggregator:
     def _pause(self, failures: int) -> None:
         self._is_stopping.wait(pause_seconds(failures, first=_FIRST_PAUSE_SECONDS, longest=_LONGEST_PAUSE_SECONDS))
 
-
-def _has_room() -> bool:
-    try:
-        return has_room(max_open_windows=config().max_open_windows)
-    except (DatabaseError, InterfaceError):
-        connection.close()
-        return True  # the seal waits until PostgreSQL is there
+    def _has_room(self) -> bool:
+        try:
+            return has_room(max_open_windows=self._rules.max_open_windows)
+        except (DatabaseError, InterfaceError):
+            connection.close()
+            return True  # the seal waits until PostgreSQL is there

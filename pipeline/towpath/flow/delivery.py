@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import structlog
 from django.db import DatabaseError, connection
 
-from towpath.conf.current import config
 from towpath.errors import LeaseLost, NotReadable, NotTaken, SchemaRefused, WindowTooLarge, described
 from towpath.eventlog.errors import EventStoreError, OutcomeUnknown
 from towpath.flow import deadletters, lease
@@ -69,7 +68,21 @@ class Delivery(Enum):
     LEASE_LOST = auto()
 
 
-def deliver(window: SealedWindow, store: EventStore) -> Delivery:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowRules:
+    """What every owner of windows keeps to.
+
+    `environment` goes into each row; `max_bytes` is the most of one load and of one insert; `lease_seconds` is how long
+    an owner has a window; while `max_open_windows` wait after a failed attempt, no more are sealed.
+    """
+
+    environment: str
+    max_bytes: int
+    lease_seconds: float
+    max_open_windows: int
+
+
+def deliver(window: SealedWindow, store: EventStore, rules: WindowRules) -> Delivery:
     """Carry a sealed window into the event store and delete it from the outbox, in that order.
 
     Raises only what keeps it from writing a failure into the ledger: DatabaseError or InterfaceError.
@@ -78,16 +91,16 @@ def deliver(window: SealedWindow, store: EventStore) -> Delivery:
     span = tracing.of_window(window.id, rows=window.row_count, attempt=window.attempts, origins=lambda: origins(window))
     with lease.held(window), span:
         try:
-            return _attempt(window, store, context)
+            return _attempt(window, store, rules, context)
         except LeaseLost:
             metrics.leases_lost.inc()
             context.warning("window_lease_lost")
             return Delivery.LEASE_LOST
 
 
-def _attempt(window: SealedWindow, store: EventStore, context: BoundLogger) -> Delivery:
+def _attempt(window: SealedWindow, store: EventStore, rules: WindowRules, context: BoundLogger) -> Delivery:
     try:
-        _deliver(window, store, context)
+        _deliver(window, store, rules, context)
     except LeaseLost:
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, it is noted in the ledger
@@ -95,14 +108,14 @@ def _attempt(window: SealedWindow, store: EventStore, context: BoundLogger) -> D
     return Delivery.ACKED
 
 
-def _deliver(window: SealedWindow, store: EventStore, context: BoundLogger) -> None:
+def _deliver(window: SealedWindow, store: EventStore, rules: WindowRules, context: BoundLogger) -> None:
     started = time.monotonic()
-    loaded = _load(window)
+    loaded = _load(window, rules)
     moment = report.stage_done("load", since=started, context=context, bytes=len(loaded.rows))
     failpoints.reach("loaded")
     begin_write(window)
     is_proven = is_store_proven(window)
-    written = _write(store, window, loaded, is_proven=is_proven)
+    written = _write(store, window, loaded, max_bytes=rules.max_bytes, is_proven=is_proven)
     outcome = _outcome(window, loaded, written, is_proven=is_proven)
     moment = report.stage_done("write", since=moment, context=context)
     failpoints.reach("written")
@@ -123,12 +136,12 @@ def _deliver(window: SealedWindow, store: EventStore, context: BoundLogger) -> N
     _report_rows_at_fault(outcome, written, context)
 
 
-def _load(window: SealedWindow) -> LoadedWindow:
+def _load(window: SealedWindow, rules: WindowRules) -> LoadedWindow:
     try:
         # One that was smaller once (a lean row has grown since) may not be split: an insert under its token may arrive
         # at any time.
-        max_bytes = None if window.is_write_begun else config().window_bytes
-        loaded = load(window, environment=config().environment, max_bytes=max_bytes)
+        max_bytes = None if window.is_write_begun else rules.max_bytes
+        loaded = load(window, environment=rules.environment, max_bytes=max_bytes)
     except (DatabaseError, MemoryError) as error:
         if window.attempts >= _SPLIT_FROM_ATTEMPT and window.row_count > 1 and not window.is_write_begun:
             raise WindowTooLarge from error
@@ -137,8 +150,10 @@ def _load(window: SealedWindow) -> LoadedWindow:
     return loaded
 
 
-def _write(store: EventStore, window: SealedWindow, loaded: LoadedWindow, *, is_proven: bool) -> Written:
-    limits = AttemptLimits(max_bytes=config().window_bytes, is_store_proven=is_proven, seconds=window.lease_seconds / 2)
+def _write(
+    store: EventStore, window: SealedWindow, loaded: LoadedWindow, *, max_bytes: int, is_proven: bool
+) -> Written:
+    limits = AttemptLimits(max_bytes=max_bytes, is_store_proven=is_proven, seconds=window.lease_seconds / 2)
     stored = store.read_back(window.id) if window.attempts > 1 else set()
     try:
         written = write(store, window, loaded, stored=stored, limits=limits, ledger=_HeldWindow(window))

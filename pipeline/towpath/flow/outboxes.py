@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING
 import structlog
 from django.db import transaction
 
-from towpath.conf.current import config
 from towpath.errors import OutboxInUse
 from towpath.events import OutboxDiscarded
 from towpath.flow.delivery import Delivery, deliver
 from towpath.ledger import names
-from towpath.ledger.windows import claim_expired, last_error
+from towpath.ledger.windows import claim_expired, read_last_error
 from towpath.outbox.models import all_outboxes
 from towpath.outbox.publishing import publish
 
 if TYPE_CHECKING:
     from towpath.eventlog.store import EventStore
+    from towpath.flow.delivery import WindowRules
     from towpath.ledger.names import UnknownName
 
 log = structlog.get_logger()
 
 
-def rename(old: str, new: str, store: EventStore, *, is_sure: bool = False) -> None:
+def rename(old: str, new: str, store: EventStore, rules: WindowRules, *, is_sure: bool = False) -> None:
     """Let the outbox `new`, whose table was `old` once, have what the ledger has under that name; each event once.
 
     What may be stored as `old` already is delivered under that name: its window is replayed as it was, and the store
@@ -37,11 +37,11 @@ def rename(old: str, new: str, store: EventStore, *, is_sure: bool = False) -> N
     with transaction.atomic():
         names.begin_rename(old, new)
     while names.has_begun_windows(old):
-        window = claim_expired(lease_seconds=config().lease_seconds, renamed={old: new})
+        window = claim_expired(lease_seconds=rules.lease_seconds, renamed={old: new})
         if window is None:
             raise OutboxInUse(f"A worker has a window of {old}, or has had one until now: run this again in a minute.")
-        if deliver(window, store) is not Delivery.ACKED:
-            why = last_error(window.id) or "somebody else has it now"
+        if deliver(window, store, rules) is not Delivery.ACKED:
+            why = read_last_error(window.id) or "somebody else has it now"
             raise OutboxInUse(f"A window of {old} could not be delivered ({why}): then run this again.")
     with transaction.atomic():
         names.finish_rename(old, new)

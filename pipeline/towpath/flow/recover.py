@@ -6,13 +6,14 @@ window whose owner is gone. Both are delivered right here, so that nothing depen
 
 from __future__ import annotations
 
+import functools
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
 
-from towpath.conf.current import config
-from towpath.flow.accumulate import Accumulator, WindowLimits
+from towpath.flow.accumulate import Accumulator
 from towpath.flow.delivery import Delivery, deliver
 from towpath.ledger import batches, names
 from towpath.ledger.windows import claim_expired, has_room, seal
@@ -20,9 +21,11 @@ from towpath.outbox.models import all_outboxes
 from towpath.telemetry import metrics, report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from towpath.eventlog.store import EventStore
+    from towpath.flow.accumulate import WindowLimits
+    from towpath.flow.delivery import WindowRules
     from towpath.ledger.windows import SealedWindow
 
 log = structlog.get_logger()
@@ -34,57 +37,65 @@ _ROUND_SECONDS = 5.0
 _ISOLATED_SECONDS = 1.0
 
 
-def recover(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
+def recover(
+    store: EventStore,
+    rules: WindowRules,
+    *,
+    limits: WindowLimits,
+    unsealed_seconds: float,
+    should_stop: Callable[[], bool],
+) -> int:
     """Deliver what is overdue now; return how many windows that was.
 
     Ends when the store takes no windows, or after a while: the shift says that it is alive, and comes again. A window
     that fails for a reason of its own ends nothing.
     """
+    claim = functools.partial(claim_expired, lease_seconds=rules.lease_seconds)
     until = time.monotonic() + _ROUND_SECONDS
     recovered = 0
-    for batch_ids in _overdue_windows() if has_room(max_open_windows=config().max_open_windows) else ():
+    is_room = has_room(max_open_windows=rules.max_open_windows)
+    for batch_ids in _overdue_windows(limits, unsealed_seconds=unsealed_seconds) if is_room else ():
         if should_stop() or time.monotonic() > until:
             return recovered
-        started = time.monotonic()
-        window = seal(batch_ids, lease_seconds=config().lease_seconds, found="recovery")
-        if window is not None:
-            context = log.bind(window=str(window.id), rows=window.row_count)
-            report.stage_done("seal", since=started, context=context, batches=len(batch_ids))
-            metrics.windows.labels("recovery").inc()
-            metrics.recovered_windows.labels("unsealed").inc()
-            log.warning("batches_recovered", window=str(window.id), batches=len(batch_ids), rows=window.row_count)
+        if (window := _seal(batch_ids, rules)) is not None:
             recovered += 1
-            if deliver(window, store) is Delivery.POSTPONED:
+            if deliver(window, store, rules) is Delivery.POSTPONED:
                 return recovered
     names.free_known(list(all_outboxes()))
-    while not should_stop() and time.monotonic() < until and (window := _claim_expired()) is not None:
+    while not should_stop() and time.monotonic() < until and (window := claim()) is not None:
         metrics.recovered_windows.labels("expired").inc()
         log.warning("window_recovered", window=str(window.id), attempt=window.attempts)
         recovered += 1
-        if deliver(window, store) is Delivery.POSTPONED:
+        if deliver(window, store, rules) is Delivery.POSTPONED:
             return recovered
     # Last, and for a short time: those at fault may be many, and take long.
     until = time.monotonic() + _ISOLATED_SECONDS
-    while not should_stop() and (window := _claim_expired(is_isolated=True)) is not None:
+    while not should_stop() and (window := claim(is_isolated=True)) is not None:
         recovered += 1
-        deliver(window, store)
+        deliver(window, store, rules)
         if time.monotonic() > until:
             break
     return recovered
 
 
-def _claim_expired(*, is_isolated: bool = False) -> SealedWindow | None:
-    return claim_expired(lease_seconds=config().lease_seconds, is_isolated=is_isolated)
+def _seal(batch_ids: Sequence[int], rules: WindowRules) -> SealedWindow | None:
+    started = time.monotonic()
+    window = seal(batch_ids, lease_seconds=rules.lease_seconds, found="recovery")
+    if window is not None:
+        context = log.bind(window=str(window.id), rows=window.row_count)
+        report.stage_done("seal", since=started, context=context, batches=len(batch_ids))
+        context.warning("batches_recovered", batches=len(batch_ids))
+        metrics.windows.labels("recovery").inc()
+        metrics.recovered_windows.labels("unsealed").inc()
+    return window
 
 
-def _overdue_windows() -> list[list[int]]:
+def _overdue_windows(limits: WindowLimits, *, unsealed_seconds: float) -> list[list[int]]:
     """The batches that nobody has sealed for too long, put together to windows."""
     # Those of an outbox that this program does not know are left to those that do.
-    overdue = batches.overdue(list(all_outboxes()), seconds=config().unsealed_seconds, limit=_BATCHES_PER_ROUND)
-    rows, payload_bytes = config().window_rows, config().window_bytes
-    waiting: Accumulator[int] = Accumulator(
-        WindowLimits(rows=rows, max_rows=rows, payload_bytes=payload_bytes, linger_seconds=0)
-    )
+    overdue = batches.overdue(list(all_outboxes()), seconds=unsealed_seconds, limit=_BATCHES_PER_ROUND)
+    # All of them are here: no window needs to grow while others are written.
+    waiting: Accumulator[int] = Accumulator(replace(limits, max_rows=limits.rows))
     for batch in overdue:
         waiting.add(batch.id, rows=batch.rows, payload_bytes=batch.payload_bytes, now=0)
     windows = []

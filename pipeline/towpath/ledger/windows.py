@@ -378,14 +378,6 @@ def isolated_rows() -> int:
         return int(cursor.fetchone()[0])
 
 
-def last_error(window_id: uuid.UUID) -> str:
-    """Why the last attempt at the window failed; empty when none has, or there is no such window."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT last_error FROM pipeline_window WHERE id = %(window)s", {"window": window_id})
-        found = cursor.fetchone()
-    return found[0] if found else ""
-
-
 # --- What people and probes ask ----------------------------------------------------------------------------------
 
 

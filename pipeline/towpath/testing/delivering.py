@@ -11,18 +11,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from django.test import override_settings
-
 from towpath.conf.current import config
 from towpath.eventlog.columns import ADDED_COLUMNS
-from towpath.flow.accumulate import Accumulator, WindowLimits
+from towpath.flow.accumulate import Accumulator
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.dispatch import Dispatcher
 from towpath.ledger import cursors, deadletters, windows
 from towpath.ledger.windows import seal
 from towpath.outbox.models import all_outboxes
 from towpath.testing.events import FoundEvent, StoredEvents
-from towpath.wiring import dispatch_limits
+from towpath.wiring import dispatch_limits, window_limits, window_rules
 
 if TYPE_CHECKING:
     from towpath.eventlog.stores.memory import MemoryStore, StoredRow
@@ -64,10 +62,8 @@ class Deliver:
         return StoredEvents(_found(row) for row in self.store.rows)
 
     def _carry(self, batches: list[BatchMessage]) -> None:
-        rows, payload_bytes = config().window_rows, config().window_bytes
-        waiting: Accumulator[int] = Accumulator(
-            WindowLimits(rows=rows, max_rows=rows, payload_bytes=payload_bytes, linger_seconds=0)
-        )
+        limits = window_limits(config())
+        waiting: Accumulator[int] = Accumulator(replace(limits, max_rows=limits.rows))
         for batch in batches:
             waiting.add(batch.id, rows=len(batch.ids), payload_bytes=batch.bytes, now=0)
         while waiting:
@@ -77,8 +73,7 @@ class Deliver:
 
     def _write(self, window: SealedWindow) -> None:
         # A window that is too large would be given up with its connection, and with that the test's transaction.
-        with override_settings(TOWPATH=replace(config(), window_bytes=_ANY_SIZE)):
-            delivery = deliver(window, self.store)
+        delivery = deliver(window, self.store, replace(window_rules(config()), max_bytes=_ANY_SIZE))
         if delivery is not Delivery.ACKED:
             error = windows.read_last_error(window.id)
             raise AssertionError(f"the event store does not take a window of {window.row_count} row(s): {error}")

@@ -32,7 +32,7 @@ from towpath.watch.period import PeriodReport, read_period
 from towpath.watch.status import Status, read_status
 from towpath.watch.unknown_outboxes import problem
 from towpath.watch.within import NoAnswerYet, Within
-from towpath.wiring import event_store
+from towpath.wiring import event_store, window_limits, window_rules
 
 #: Also where a project has set no time limit for its connections.
 _STATUS_SECONDS = 20.0
@@ -128,7 +128,13 @@ class Command(BaseCommand):
     def _recover(self, *, as_json: bool) -> bool:
         store = event_store(config())
         rows = sum(stranded.bring_back().values())
-        windows = recover(store, should_stop=lambda: False)
+        windows = recover(
+            store,
+            window_rules(config()),
+            limits=window_limits(config()),
+            unsealed_seconds=config().unsealed_seconds,
+            should_stop=lambda: False,
+        )
         store.close()
         found = {"windows": windows, **({"stranded_rows": rows} if rows else {})}
         text = f"{windows} window(s) recovered" + (f", {rows} stranded row(s) given to the dispatcher" if rows else "")
@@ -176,7 +182,7 @@ class Command(BaseCommand):
     def _outboxes(self, options: dict[str, Any]) -> bool:
         if options["what"] == "rename":
             store = event_store(config())
-            outboxes.rename(options["old"], options["new"], store, is_sure=options["yes"])
+            outboxes.rename(options["old"], options["new"], store, window_rules(config()), is_sure=options["yes"])
             store.close()
         elif options["what"] == "discard":
             question = f"Give up all events under {options['name']} that are not stored? Type discard: "
