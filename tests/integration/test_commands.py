@@ -26,6 +26,7 @@ from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.windows import dispatched, expire_leases, sealed
 from tests.local_stack.conftest import any_free_port
 from tests.services import Services
+from towpath.conf.current import config
 from towpath.ledger.models import Window
 from towpath.ledger.receipts import ack
 from towpath.ledger.windows import postpone
@@ -309,7 +310,7 @@ def test_a_check_that_raises_is_a_finding_and_the_others_are_made(monkeypatch: p
     monkeypatch.setattr("towpath.watch.doctor.connect", fail)
     monkeypatch.setattr("towpath.rabbitmq.queues.queue_states", fail)
 
-    findings = {finding.check: finding for finding in examine()}
+    findings = {finding.check: finding for finding in examine(config())}
 
     for check in ("event store", "RabbitMQ"):
         assert not findings[check].is_ok
@@ -326,7 +327,7 @@ def test_a_check_that_hangs_is_a_finding_and_the_others_are_made(monkeypatch: py
     monkeypatch.setattr("towpath.watch.doctor.read_status", is_over.wait)
     began = time.monotonic()
     try:
-        findings = {finding.check: finding for finding in examine()}
+        findings = {finding.check: finding for finding in examine(config())}
     finally:
         is_over.set()
 

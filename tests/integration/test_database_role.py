@@ -20,6 +20,7 @@ from tests.integration.rows import create_users
 from tests.services import Services
 from towpath import Event, publish, publish_many
 from towpath.checks import check_database
+from towpath.conf.current import config
 from towpath.ledger.session import lengthen_limits
 from towpath.outbox.errors import EventNotStorable
 from towpath.outbox.models import OutboxEvent
@@ -76,7 +77,7 @@ def as_owner(*statements: str) -> None:
 
 
 def role_findings() -> str:
-    (finding,) = [one for one in examine() if one.check == "PostgreSQL role"]
+    (finding,) = [one for one in examine(config()) if one.check == "PostgreSQL role"]
     assert finding.is_ok == (finding.detail == "sees every event, and has time to read it")
     return "" if finding.is_ok else finding.detail
 

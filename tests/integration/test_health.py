@@ -26,6 +26,7 @@ from tests.integration.threads import all_at_once
 from tests.integration.workers import Workers
 from tests.services import Services
 from tests.waiting import eventually
+from towpath.conf.current import config
 from towpath.watch import health
 from towpath.watch.doctor import Finding, examine
 from towpath.watch.within import Within
@@ -41,7 +42,7 @@ POSTGRES_DOWN = {"DATABASE_URL": "postgresql://towpath:hunter2-hunter2@127.0.0.1
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing is remembered of the test before."""
     monkeypatch.setattr(health, "_SECONDS", WAIT_SECONDS)
-    examination = Within(examine, seconds=WAIT_SECONDS, fresh_seconds=health._EXAMINED_EVERY_SECONDS)
+    examination = Within(lambda: examine(config()), seconds=WAIT_SECONDS, fresh_seconds=health._EXAMINED_EVERY_SECONDS)
     monkeypatch.setattr(health, "_examination", examination)
     measure_at_each_scrape(monkeypatch)
     health._migrated.clear()

@@ -23,6 +23,7 @@ from tests.integration.rows import create_users, undelivered
 from tests.integration.threads import all_at_once
 from tests.integration.workers import QUICK
 from tests.waiting import eventually
+from towpath.conf.current import config
 from towpath.eventlog.connect import connect
 from towpath.eventlog.schema import migrate, plan
 from towpath.ledger.models import Shift
@@ -208,7 +209,7 @@ def test_a_worker_leaves_limits_of_the_pools_sessions_alone_and_the_doctor_names
 
         assert left_in_sessions(pgbouncer) == set()
         with through(pgbouncer):
-            (finding,) = [finding for finding in examine() if finding.check == "PostgreSQL role"]
+            (finding,) = [finding for finding in examine(config()) if finding.check == "PostgreSQL role"]
         assert "statement_timeout is 20000 ms, too short for a large window" in finding.detail
     finally:
         administer(services.postgres.superuser_url, "ALTER ROLE towpath RESET statement_timeout")

@@ -16,6 +16,7 @@ from backend.users.models import OutboxUser, User
 from tests.integration.windows import deliver, sealed
 from tests.poison import take_limits_away
 from towpath import Event, publish, publish_many
+from towpath.conf.current import config
 from towpath.eventlog.store import EventStore
 from towpath.flow import deadletters
 from towpath.flow.delivery import Delivery
@@ -181,7 +182,7 @@ def test_delivery_status_dead_letters_doctor_and_kit_ask_default_alone(store: Ev
     assert read_status().figures.dead_letters == 1
     assert Window.objects.count() == 1
     assert deadletters.room("outbox_event") == 999
-    assert examine()
+    assert examine(config())
     deadletters.drop(deadletters.find(None), by="test")
     assert [row.event_type for row in OutboxEvent.objects.all()] == ["dead_letter_dropped"]
 

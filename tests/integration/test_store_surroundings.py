@@ -8,6 +8,7 @@ import pytest
 
 from tests.integration.manage import manage
 from tests.waiting import eventually
+from towpath.conf.current import config
 from towpath.watch.doctor import examine
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def sums(event_log: EventLog) -> Iterator[str]:
 def test_doctor_and_a_starting_worker_name_a_view_whose_target_has_no_token_log(
     sums: str, workers: Workers, services: Services, request: pytest.FixtureRequest
 ) -> None:
-    (finding,) = [one for one in examine() if one.check == "event store view"]
+    (finding,) = [one for one in examine(config()) if one.check == "event store view"]
     assert not finding.is_ok
     assert f"ALTER TABLE default.`{sums}` MODIFY SETTING non_replicated_deduplication_window" in finding.detail
 
@@ -80,7 +81,7 @@ def test_migrate_refuses_a_foreign_table_and_says_what_to_do(event_log: EventLog
             assert result.returncode == 1
             assert "is not one that Towpath made: its partition key is empty" in result.stderr
             assert "Rename it" in result.stderr
-        assert "eventlog migrate" in next(one.detail for one in examine() if one.check == "event store table")
+        assert "eventlog migrate" in next(one.detail for one in examine(config()) if one.check == "event store table")
         assert event_log.count() == 0
     finally:
         event_log.drop_table("event_log")

@@ -28,6 +28,7 @@ from tests.integration.workers import Workers
 from tests.waiting import eventually
 from towpath.actors import dispatch_shift, recover_shift
 from towpath.actors import verify as tick
+from towpath.conf.current import config
 from towpath.eventlog.connect import connect
 from towpath.eventlog.store import EventStore
 from towpath.flow import verify
@@ -122,7 +123,7 @@ def test_status_and_doctor_name_the_command_that_shows_what_differs(store: Event
 
 
 def receipts_of_the_doctor() -> dict[str, Any]:
-    (finding,) = [finding for finding in examine() if finding.check == "receipts"]
+    (finding,) = [finding for finding in examine(config()) if finding.check == "receipts"]
     return {"is_ok": finding.is_ok, "detail": finding.detail}
 
 
@@ -540,7 +541,7 @@ def test_a_person_closes_an_alarm_with_a_reason_and_that_is_an_event(store: Even
     assert verified(store) == 0
     assert read_status().figures.ledger.unverified.contradicted == 0
     assert read_gauges()[mismatched_windows] == {"": 0.0}
-    assert [one.is_ok for one in examine() if one.check == "receipts"] == [True]
+    assert [one.is_ok for one in examine(config()) if one.check == "receipts"] == [True]
     # And the event goes the way of all events
     sealed()
     expire_leases()

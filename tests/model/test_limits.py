@@ -168,7 +168,7 @@ def test_limit_a_refused_row_alone_in_its_month_is_doubled_by_a_late_insert_and_
     # When the store is repaired, the first owner's insert arrives, and the dead letter is replayed
     race.store.mend()
     race.finish(race.first)
-    deadletters.replay(deadletters.find(None), enqueue=lambda _batches: None)
+    deadletters.replay(deadletters.find(None), batch_ids=1000, enqueue=lambda _batches: None)
     race.ledger.age_batches()
     race.take_over(race.third, stop="the end")
 
@@ -187,7 +187,7 @@ def test_an_owner_that_has_lost_its_lease_sends_no_parts(race: Race) -> None:
     # When another one dead-letters a row, the store is repaired, and the row is replayed
     race.take_over(race.third, stop="the end")
     race.store.mend()
-    deadletters.replay(deadletters.find(None), enqueue=lambda _batches: None)
+    deadletters.replay(deadletters.find(None), batch_ids=1000, enqueue=lambda _batches: None)
     race.ledger.age_batches()
     race.take_over(race.third, stop="the end")
     race.finish(race.second)

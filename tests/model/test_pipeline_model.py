@@ -223,7 +223,7 @@ class Pipeline(RuleBasedStateMachine):
     @precondition(lambda self: self.store.poison)
     @rule()
     def replay_dead_letters(self) -> None:
-        deadletters.replay(deadletters.find(None), enqueue=self.queue.extend)
+        deadletters.replay(deadletters.find(None), batch_ids=2, enqueue=self.queue.extend)
 
     @precondition(lambda self: self.store.poison)
     @rule()
@@ -269,7 +269,7 @@ class Pipeline(RuleBasedStateMachine):
             self.ledger.age_batches()
             while self.dispatchers[0].look():
                 pass
-            deadletters.replay(deadletters.find(None), enqueue=self.queue.extend)
+            deadletters.replay(deadletters.find(None), batch_ids=2, enqueue=self.queue.extend)
             recover(self.store, should_stop=lambda: False)
         assert self._is_drained(), "I7: does not drain"
         # Now the zombies wake up, and what was under way arrives.

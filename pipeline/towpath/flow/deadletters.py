@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from django.db import transaction
 
-from towpath.conf.current import config
 from towpath.errors import NotReadable, OutboxInUse
 from towpath.events import DeadLetterDropped
 from towpath.ledger import batches, deadletters
@@ -65,8 +64,8 @@ def event_of(letter: Letter) -> dict[str, Any]:
     return dict(zip(columns, rows[0], strict=True)) if rows else {}
 
 
-def replay(letters: Sequence[Letter], *, enqueue: EnqueueBatches) -> None:
-    """Send the rows through the pipeline again.
+def replay(letters: Sequence[Letter], *, batch_ids: int, enqueue: EnqueueBatches) -> None:
+    """Send the rows through the pipeline again, in batches of at most so many ids.
 
     They are in a batch again when this commits; if the power goes before its message is out, recovery seals the batch.
 
@@ -80,7 +79,7 @@ def replay(letters: Sequence[Letter], *, enqueue: EnqueueBatches) -> None:
         for outbox, row_id in deadletters.take([letter.id for letter in letters]):
             by_outbox[outbox].append(row_id)
         for outbox, row_ids in by_outbox.items():
-            replayed += [batches.insert(outbox, ids) for ids in _parts(sorted(row_ids), of=config().batch_ids)]
+            replayed += [batches.insert(outbox, ids) for ids in _parts(sorted(row_ids), of=batch_ids)]
     for batch in replayed:
         log.info("dead_letters_replayed", outbox=batch.outbox, rows=len(batch.ids))
     enqueue(replayed)

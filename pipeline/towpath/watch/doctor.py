@@ -12,7 +12,7 @@ from functools import partial
 from django.db import DatabaseError, InterfaceError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
-from towpath.conf.current import config
+from towpath.conf.config import Config
 from towpath.errors import BrokerUnreachable
 from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import EventStoreError
@@ -57,9 +57,17 @@ class Finding:
     detail: str
 
 
-def examine() -> list[Finding]:
+def examine(config: Config) -> list[Finding]:
     """Every check, whatever has failed, hangs or raises. Changes nothing, and takes CHECK_SECONDS and a little more."""
-    checks = [_Check(name, look) for name, look in _CHECKS.items()]
+    looks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "PostgreSQL": _postgresql,
+        "ledger": _ledger,
+        "RabbitMQ": _rabbitmq,
+        "RabbitMQ settings": _rabbitmq_settings,
+        "event store": partial(_event_store, config),
+        "settings": partial(_knobs, config),
+    }
+    checks = [_Check(name, look) for name, look in looks.items()]
     for check in checks:
         check.start()
     deadline = time.monotonic() + CHECK_SECONDS
@@ -192,8 +200,8 @@ def _rabbitmq_settings() -> Iterator[Finding]:
     yield _finding("RabbitMQ settings", queues.problems(), "confirms and heartbeats on")
 
 
-def _event_store() -> Iterator[Finding]:
-    store = connect(config().event_store_url, timeout_seconds=min(10.0, config().store_timeout_seconds))
+def _event_store(config: Config) -> Iterator[Finding]:
+    store = connect(config.event_store_url, timeout_seconds=min(10.0, config.store_timeout_seconds))
     try:
         now = store.now()
         yield Finding("event store", True, "reachable")
@@ -207,8 +215,8 @@ def _event_store() -> Iterator[Finding]:
         store.close()
 
 
-def _knobs() -> Iterator[Finding]:
-    too_large = config().batch_ids > config().window_rows
+def _knobs(config: Config) -> Iterator[Finding]:
+    too_large = config.batch_ids > config.window_rows
     yield Finding(
         "BATCH_IDS",
         not too_large,
@@ -225,13 +233,3 @@ def _clock(check: str, theirs: datetime) -> Finding:
     is_ok = difference <= _LARGEST_CLOCK_DIFFERENCE
     detail = f"{difference.total_seconds():.3f} s from this machine's"
     return Finding(check, is_ok, detail if is_ok else f"{detail}: synchronise the clocks (NTP)")
-
-
-_CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
-    "PostgreSQL": _postgresql,
-    "ledger": _ledger,
-    "RabbitMQ": _rabbitmq,
-    "RabbitMQ settings": _rabbitmq_settings,
-    "event store": _event_store,
-    "settings": _knobs,
-}

@@ -12,17 +12,17 @@ This middleware is in `watch/` and not in `conf/`, because it serves what the do
 from __future__ import annotations
 
 import threading
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 import structlog
-from django.conf import settings
 from django.contrib.auth import get_user
+from django.contrib.sessions.middleware import SessionMiddleware
 from django.db import DatabaseError, InterfaceError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from towpath.conf.current import config
 from towpath.errors import NotReadable
 from towpath.ledger import database_errors
 from towpath.watch.doctor import examine
@@ -117,7 +117,7 @@ def _refusal(error: Exception) -> str:
 
 _readiness = Within(_look_at_migrations, seconds=_SECONDS)
 _measurement = Within(_measure, seconds=_SECONDS, fresh_seconds=_MEASURED_EVERY_SECONDS)
-_examination = Within(examine, seconds=_SECONDS, fresh_seconds=_EXAMINED_EVERY_SECONDS)
+_examination = Within(lambda: examine(config()), seconds=_SECONDS, fresh_seconds=_EXAMINED_EVERY_SECONDS)
 #: Who asks for the full report is looked up in PostgreSQL, which may hang; so many at a time may wait for it.
 _being_looked_up = threading.BoundedSemaphore(2)
 
@@ -141,13 +141,12 @@ def _is_staff(request: HttpRequest) -> bool:
 
     Here, and not in the middleware for that, because other middleware that comes before could wait for PostgreSQL, too.
     """
-    key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
-    if key is None:
+    SessionMiddleware(lambda _: HttpResponse()).process_request(request)
+    if request.session.session_key is None:
         return False
 
     def look() -> bool:
         try:
-            request.session = import_module(settings.SESSION_ENGINE).SessionStore(key)
             user = get_user(request)
         except (DatabaseError, InterfaceError):
             return False

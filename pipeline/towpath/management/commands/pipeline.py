@@ -116,7 +116,7 @@ class Command(BaseCommand):
         return not status.problems
 
     def _doctor(self, *, as_json: bool) -> bool:
-        findings = examine()
+        findings = examine(config())
         if as_json:
             self.stdout.write(json.dumps([asdict(finding) for finding in findings]))
         else:
@@ -173,7 +173,7 @@ class Command(BaseCommand):
             self._confirm_drop(letters, is_sure=options["yes"])
             deadletters.drop(letters, by=_operator())
         elif what == "replay":
-            deadletters.replay(letters, enqueue=enqueue_batches)
+            deadletters.replay(letters, batch_ids=config().batch_ids, enqueue=enqueue_batches)
         self._show_deadletters(letters, as_json=as_json, with_context=what == "show")
         if not as_json and what in {"drop", "replay"}:
             self.stdout.write(f"{len(letters)} {'dropped' if what == 'drop' else 'requeued'}")
