@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import dramatiq
 from periodiq import cron
 
+from towpath.conf.current import config
 from towpath.ledger.batches import BatchMessage
 from towpath.process import Process
 from towpath.rabbitmq.broker import enqueue_all
@@ -51,4 +52,4 @@ def enqueue_batches(batches: Sequence[BatchMessage]) -> None:
     )
 
 
-process = Process(enqueue=enqueue_batches)
+process = Process(config(), enqueue=enqueue_batches)

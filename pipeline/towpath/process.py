@@ -15,7 +15,6 @@ import structlog
 from django.db import DatabaseError, InterfaceError, connection
 
 from towpath import wiring
-from towpath.conf.current import config
 from towpath.errors import described
 from towpath.flow.aggregator import Aggregator
 from towpath.flow.dispatch import Dispatcher
@@ -31,6 +30,7 @@ from towpath.telemetry import heartbeat
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
+    from towpath.conf.config import Config
     from towpath.eventlog.store import Store
     from towpath.ledger.batches import BatchMessage
 
@@ -56,7 +56,8 @@ _LONG_AGO = float("-inf")
 class Process:
     """One worker process. Safe to use from any number of threads."""
 
-    def __init__(self, *, enqueue: Callable[[Sequence[BatchMessage]], None]) -> None:
+    def __init__(self, config: Config, *, enqueue: Callable[[Sequence[BatchMessage]], None]) -> None:
+        self._config = config
         self._enqueue = enqueue
         self._stopping = threading.Event()
         self._shifts: list[threading.Thread] = []
@@ -119,15 +120,15 @@ class Process:
         """The aggregator, started."""
         with self._making:
             if self._aggregator is None:
-                limits = wiring.window_limits(config())
-                rules, writers = wiring.window_rules(config()), config().window_writers
+                limits = wiring.window_limits(self._config)
+                rules, writers = wiring.window_rules(self._config), self._config.window_writers
                 self._aggregator = Aggregator(self._made_store(), rules, limits=limits, writers=writers)
                 self._aggregator.start()
             return self._aggregator
 
     def _made_store(self) -> Store:
         if self._store is None:
-            self._store = wiring.event_store(config())
+            self._store = wiring.event_store(self._config)
         return self._store
 
     # --- What messages ask for -----------------------------------------------------------------------------------
@@ -161,7 +162,7 @@ class Process:
         try:
             with heartbeat.progress("verify"):
                 verify_receipts(self.store(), should_stop=self._stopping.is_set)
-                purge_receipts(receipt_days=config().receipt_days, should_stop=self._stopping.is_set)
+                purge_receipts(receipt_days=self._config.receipt_days, should_stop=self._stopping.is_set)
         except Exception as error:  # noqa: BLE001 - the next tick tries again, and dramatiq would only log more of it
             connection.close()
             log.warning("verify_failed", error=described(error))
@@ -180,8 +181,8 @@ class Process:
             self._enqueue(batches)
             note_success("dispatch")
 
-        dispatcher = Dispatcher(all_outboxes(), limits=wiring.dispatch_limits(config()), enqueue=enqueue)
-        interval_seconds = config().dispatch_interval_seconds
+        dispatcher = Dispatcher(all_outboxes(), limits=wiring.dispatch_limits(self._config), enqueue=enqueue)
+        interval_seconds = self._config.dispatch_interval_seconds
         is_ready = False
 
         def work() -> float:
@@ -203,9 +204,9 @@ class Process:
             nonlocal look_at
             recover(
                 self.store(),
-                wiring.window_rules(config()),
-                limits=wiring.window_limits(config()),
-                unsealed_seconds=config().unsealed_seconds,
+                wiring.window_rules(self._config),
+                limits=wiring.window_limits(self._config),
+                unsealed_seconds=self._config.unsealed_seconds,
                 should_stop=self._stopping.is_set,
             )
             if time.monotonic() >= look_at:

@@ -17,6 +17,7 @@ from tests.integration.rows import create_users
 from tests.integration.workers import QUICK, Workers
 from tests.waiting import eventually
 from towpath import actors
+from towpath.conf.current import config
 from towpath.lifecycle import threads_that_must_live
 from towpath.probe import silence
 from towpath.process import Process
@@ -175,7 +176,7 @@ threading.Event().wait()
 
 
 def test_the_threads_that_must_live_are_those_of_the_worker_and_its_writers(monkeypatch: pytest.MonkeyPatch) -> None:
-    process = Process(enqueue=lambda _: None)
+    process = Process(config(), enqueue=lambda _: None)
     monkeypatch.setattr(actors, "process", process)
     worker = dramatiq.Worker(dramatiq.get_broker(), queues={"nobody-s"}, worker_threads=3)
     assert [*threads_that_must_live(worker, process)] == []

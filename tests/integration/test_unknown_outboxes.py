@@ -18,6 +18,7 @@ from tests.integration.rows import undelivered, write_events
 from tests.integration.test_commands import here, status
 from tests.integration.windows import claim_expired, deliver, expire_leases, has_room, recover, seal
 from towpath import actors
+from towpath.conf.current import config
 from towpath.flow import load as load_module
 from towpath.flow.delivery import Delivery
 from towpath.flow.load import load
@@ -358,7 +359,7 @@ def test_rows_without_a_class_are_named_though_no_dispatcher_has_ever_seen_them(
 
 
 def test_an_aggregator_lets_go_what_it_does_not_know_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actors, "process", Process(enqueue=lambda _: None))
+    monkeypatch.setattr(actors, "process", Process(config(), enqueue=lambda _: None))
     with capture_logs() as logs:
         for batch in range(1, 50):
             actors.aggregate.fn(batch=batch, outbox=OLD, ids=[1], bytes=1)

@@ -1,0 +1,90 @@
+"""The settings of the product, from an environment."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from towpath.conf import config as module
+from towpath.conf.config import Config, variable
+from towpath.conf.environment import Environment
+
+
+def read(**variables: str) -> Config:
+    return Config.from_environment(Environment(variables))
+
+
+def test_an_empty_environment_gives_the_defaults_of_the_fields() -> None:
+    assert read() == Config()
+
+
+def test_a_variable_sets_the_field_of_its_name() -> None:
+    found = read(WINDOW_ROWS="7", LEASE_SECONDS="0.5", TRUSTED_PROXIES="2", HEARTBEAT_DIR="/run/towpath")
+
+    assert found == replace(Config(), window_rows=7, lease_seconds=0.5, trusted_proxies=2, heartbeat_dir="/run/towpath")
+
+
+def test_a_value_cannot_be_changed_but_another_one_can_be_made() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Config().window_rows = 7  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        replace(Config(), windows_row=7)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(("store_timeout", "wedged"), [("5", 120), ("30", 120), ("31", 124), ("100", 400)])
+def test_a_worker_is_called_wedged_long_after_the_store_s_time_limit(store_timeout: str, wedged: float) -> None:
+    assert read(STORE_TIMEOUT_SECONDS=store_timeout).wedged_seconds == wedged
+
+
+def test_the_alias_counts_where_the_name_is_not_set() -> None:
+    alias, name = "clickhouse://a:1/db", "clickhouse://b:1/db"
+
+    assert read(CLICKHOUSE_URL=alias).event_store_url == alias
+    assert read(CLICKHOUSE_URL=alias, EVENT_STORE_URL=name).event_store_url == name
+
+
+def test_everything_that_is_wrong_is_named_at_once_also_what_was_read_before() -> None:
+    environment = Environment(
+        {
+            "HOST": "1",
+            "RABBITMQ_URL": "amqp://h/?heartbeats=3",
+            "EVENT_STORE_URL": "ftp://h/db",
+            "WINDOW_BYTES": "1",
+            "STORE_TIMEOUT_SECONDS": "60",
+            "WEDGED_SECONDS": "60",
+            "METRICS_PORT": "65536",
+            "EVENT_HASH_KEY": "weak",
+        }
+    )
+    environment.flag("HOST", default=False)
+    environment.note("what the application has found")
+
+    with pytest.raises(ImproperlyConfigured) as raised:
+        Config.from_environment(environment)
+
+    lines = str(raised.value).splitlines()[1:]
+    assert sorted(line.split()[1].rstrip(":") for line in lines) == [
+        "EVENT_HASH_KEY",
+        "EVENT_STORE_URL",
+        "METRICS_PORT",
+        "RABBITMQ_URL",
+        "WEDGED_SECONDS",
+        "WINDOW_BYTES",
+        "what",
+    ]
+    assert "WEDGED_SECONDS must be more than STORE_TIMEOUT_SECONDS: an insert may take that long" in str(raised.value)
+
+
+def test_a_weak_key_is_taken_in_debug() -> None:
+    assert read(EVENT_HASH_KEY="weak", DEBUG="true").event_hash_key == "weak"
+
+
+def test_a_prefix_stands_before_every_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PREFIX", "TOWPATH_")
+
+    assert variable("window_rows") == "TOWPATH_WINDOW_ROWS"
+    assert read(WINDOW_ROWS="many", TOWPATH_WINDOW_ROWS="7", TOWPATH_CLICKHOUSE_URL="clickhouse://a:1/b") == replace(
+        Config(), window_rows=7, event_store_url="clickhouse://a:1/b"
+    )
