@@ -48,21 +48,24 @@ LONGEST_LOAD_SECONDS = 300
 
 #: Whatever the role, the database or the project's settings make of a session: what COPY writes, and how long it may
 #: take, is always the same. A text in a time zone of its own has another form for times of long ago.
-_SESSION = (
-    "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, MDY'; SET LOCAL IntervalStyle = 'postgres';"
-    " SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = 'hex';"
-    f" SET LOCAL statement_timeout = '{LONGEST_LOAD_SECONDS}s';"
-    # Whoever may write to what lean events refer to may lock it, for as long as they like. Events of others are not to
-    # wait for it.
-    " SET LOCAL lock_timeout = '1s'"
-)
+#: The last of them, because whoever may write to what lean events refer to may lock it, for as long as they like:
+#: events of others are not to wait for it.
+_SESSION = f"""
+SET LOCAL TimeZone = 'UTC';
+SET LOCAL DateStyle = 'ISO, MDY';
+SET LOCAL IntervalStyle = 'postgres';
+SET LOCAL extra_float_digits = 1;
+SET LOCAL bytea_output = 'hex';
+SET LOCAL statement_timeout = '{LONGEST_LOAD_SECONDS}s';
+SET LOCAL lock_timeout = '1s';
+"""
 _LOCK_NOT_AVAILABLE = "55P03"
 #: Every row of a window is reached by index, whatever the planner believes. Statistics taken in the middle of a bulk
 #: insert say that the tables are empty; it then read all users for each row, and a window took 50 s instead of 30 ms.
-_INDEXES_ONLY = (
-    "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"
-    " SET LOCAL enable_material = off"
-)
+_INDEXES_ONLY = """
+SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;
+SET LOCAL enable_material = off;
+"""
 
 #: Why a row that lacks a value is not delivered.
 HIDDEN = (
@@ -95,14 +98,15 @@ _DEFAULTS = {
 class LoadedWindow:
     """The rows as COPY text (`towpath.eventlog.rows`), and how many they are, by outbox.
 
-    `hidden` are those whose event cannot be read, and `why`; `too_large` those that were not: neither must be written.
+    `hidden` are those whose event cannot be read, and `why_hidden`; `too_large` those that were not read: neither must
+    be written.
     """
 
     rows: bytes
     counts: Mapping[str, int]
     hidden: frozenset[Identity] = frozenset()
     too_large: frozenset[Identity] = frozenset()
-    why: str = HIDDEN
+    why_hidden: str = HIDDEN
 
     @property
     def row_count(self) -> int:
@@ -153,7 +157,7 @@ def _copy(rows_sql: tuple[str, tuple[object, ...]], buffer: IO[bytes]) -> int:
     with connection.cursor() as cursor, connection.wrap_database_errors:
         copy = cursor.cursor.mogrify(*rows_sql).decode()
         # One message to the server, and so one transaction, in which alone the settings hold.
-        cursor.copy_expert(f"{_SESSION}; {_INDEXES_ONLY}; COPY ({copy}) TO STDOUT (ENCODING 'UTF8')", buffer)
+        cursor.copy_expert(f"{_SESSION}{_INDEXES_ONLY}COPY ({copy}) TO STDOUT (ENCODING 'UTF8')", buffer)
         count: int = cursor.rowcount
         return count
 

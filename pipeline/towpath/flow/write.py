@@ -162,7 +162,7 @@ class _Parts:
         self._left: set[Identity] = set(loaded.hidden)
         self._refusals = 0
         self._is_proven = True
-        self._error = loaded.why if loaded.hidden else TOO_LARGE if loaded.too_large else ""
+        self._error = loaded.why_hidden if loaded.hidden else TOO_LARGE if loaded.too_large else ""
         self._complaint = ""
         #: Of the first insert without an answer.
         self._unanswered: OutcomeUnknown | None = None

@@ -22,7 +22,7 @@ from towpath.eventlog.stores.postgresql.errors import brief
 from towpath.eventlog.stores.postgresql.url import parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from psycopg2.extensions import connection as connection_type
     from psycopg2.extensions import cursor as cursor_type
@@ -128,21 +128,21 @@ class PostgreSQLClient:
         with self._guard:
             self._at_rest.append(session)
 
-    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """The rows of one statement. Raises StoreUnavailable."""
+    def query(self, sql: str, **parameters: object) -> list[tuple[Any, ...]]:
+        """The rows of one statement, with a parameter for each `%(name)s`. Raises StoreUnavailable."""
         try:
             with self.cursor() as cursor:
-                cursor.execute(sql, list(parameters) or None)
+                cursor.execute(sql, parameters or None)
                 return cursor.fetchall() if cursor.description else []
         except psycopg2.Error as error:
             raise StoreUnavailable(brief(error)) from error
 
-    def query_elsewhere(self, sql: str, parameters: Sequence[object] = (), *, database: str) -> list[tuple[Any, ...]]:
+    def query_elsewhere(self, sql: str, *, database: str, **parameters: object) -> list[tuple[Any, ...]]:
         """The same in another database of the server, on a connection for this once."""
         session = Session(_connect({**self._parameters, "dbname": database}))
         try:
             with session.limited(seconds=self._timeout_seconds) as cursor:
-                cursor.execute(sql, list(parameters) or None)
+                cursor.execute(sql, parameters or None)
                 return cursor.fetchall() if cursor.description else []
         except psycopg2.Error as error:
             raise StoreUnavailable(brief(error)) from error

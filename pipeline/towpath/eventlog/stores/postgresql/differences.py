@@ -53,16 +53,18 @@ def differences(client: PostgreSQLClient, *, is_recorded: bool) -> dict[str, str
         return {f"it is {_KINDS.get(kind, kind)}, not a partitioned table": _MOVE}
     found: dict[str, str] = {}
     ((key, persistence),) = client.query(
-        "SELECT pg_get_partkeydef(oid), relpersistence FROM pg_class WHERE oid = to_regclass(%s)", [TABLE]
+        "SELECT pg_get_partkeydef(oid), relpersistence FROM pg_class WHERE oid = to_regclass(%(table)s)", table=TABLE
     )
     if key != "RANGE (event_date_time)":
         found[f"its partition key is {key}, not RANGE (event_date_time)"] = _MOVE
     if persistence != "p":
         found["it is not logged: a crash empties it"] = _MOVE
     partitions = client.query(
-        "SELECT inhrelid::regclass::text FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
-        " WHERE inhparent = to_regclass(%s) AND (relpersistence <> 'p' OR relkind <> 'r') ORDER BY 1",
-        [TABLE],
+        """
+        SELECT inhrelid::regclass::text FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+        WHERE inhparent = to_regclass(%(table)s) AND (relpersistence <> 'p' OR relkind <> 'r') ORDER BY 1
+        """,
+        table=TABLE,
     )
     for (name,) in partitions:
         found[f"its partition {name} is not a logged table of this server: a crash can empty it"] = (
@@ -71,8 +73,10 @@ def differences(client: PostgreSQLClient, *, is_recorded: bool) -> dict[str, str
     found |= dict(_column_differences(client, is_recorded=is_recorded))
     found |= dict(_index_differences(client))
     checks = client.query(
-        "SELECT conname FROM pg_constraint WHERE conrelid = to_regclass(%s) AND contype IN ('c', 'f') ORDER BY 1",
-        [TABLE],
+        """
+        SELECT conname FROM pg_constraint WHERE conrelid = to_regclass(%(table)s) AND contype IN ('c', 'f') ORDER BY 1
+        """,
+        table=TABLE,
     )
     for (name,) in checks:
         remedy = f"run ALTER TABLE {TABLE} DROP CONSTRAINT {name}"
@@ -82,11 +86,13 @@ def differences(client: PostgreSQLClient, *, is_recorded: bool) -> dict[str, str
 
 def _column_differences(client: PostgreSQLClient, *, is_recorded: bool) -> Iterator[tuple[str, str]]:
     rows = client.query(
-        "SELECT attname, format_type(atttypid, atttypmod), attgenerated::text || attidentity::text, attnotnull,"
-        " pg_get_expr(adbin, adrelid)"
-        " FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum"
-        " WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
-        [TABLE],
+        """
+        SELECT attname, format_type(atttypid, atttypmod), attgenerated::text || attidentity::text, attnotnull,
+            pg_get_expr(adbin, adrelid)
+        FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+        WHERE attrelid = to_regclass(%(table)s) AND attnum > 0 AND NOT attisdropped
+        """,
+        table=TABLE,
     )
     columns = {name: rest for name, *rest in rows}
     for name, wanted in COLUMN_TYPES.items():
@@ -116,9 +122,11 @@ def _column_differences(client: PostgreSQLClient, *, is_recorded: bool) -> Itera
 
 def _index_differences(client: PostgreSQLClient) -> Iterator[tuple[str, str]]:
     indexes = client.query(
-        "SELECT indexrelid::regclass::text, indisunique OR indisexclusion, pg_get_indexdef(indexrelid, 1, true)"
-        " FROM pg_index WHERE indrelid = to_regclass(%s)",
-        [TABLE],
+        """
+        SELECT indexrelid::regclass::text, indisunique OR indisexclusion, pg_get_indexdef(indexrelid, 1, true)
+        FROM pg_index WHERE indrelid = to_regclass(%(table)s)
+        """,
+        table=TABLE,
     )
     for name, is_unique, _ in indexes:
         if is_unique:
@@ -139,8 +147,11 @@ def differences_of_tokens(client: PostgreSQLClient) -> list[str]:
     reasons = _plain_table_differences(client, TOKENS, _TOKEN_COLUMNS)
     if not reasons and kind_of(client, TOKENS):
         keys = client.query(
-            "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = to_regclass(%s) AND contype = 'p'",
-            [TOKENS],
+            """
+            SELECT pg_get_constraintdef(oid) FROM pg_constraint
+            WHERE conrelid = to_regclass(%(table)s) AND contype = 'p'
+            """,
+            table=TOKENS,
         )
         if keys != [("PRIMARY KEY (token, month)",)]:
             reasons.append("its primary key is not (token, month)")
@@ -156,9 +167,11 @@ def _plain_table_differences(client: PostgreSQLClient, name: str, wanted: Mappin
         return [f"it is {_KINDS.get(kind, kind)}, not a table"]
     columns = dict(
         client.query(
-            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
-            " WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
-            [name],
+            """
+            SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
+            WHERE attrelid = to_regclass(%(table)s) AND attnum > 0 AND NOT attisdropped
+            """,
+            table=name,
         )
     )
     return [
@@ -169,5 +182,5 @@ def _plain_table_differences(client: PostgreSQLClient, name: str, wanted: Mappin
 
 
 def kind_of(client: PostgreSQLClient, name: str) -> str:
-    rows = client.query("SELECT relkind::text FROM pg_class WHERE oid = to_regclass(%s)", [name])
+    rows = client.query("SELECT relkind::text FROM pg_class WHERE oid = to_regclass(%(table)s)", table=name)
     return str(rows[0][0]) if rows else ""

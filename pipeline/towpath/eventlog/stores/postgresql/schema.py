@@ -89,22 +89,6 @@ def create_window(*, is_kept: bool) -> str:
 #: The first day of a row's month.
 MONTH = "date_trunc('month', event_date_time AT TIME ZONE 'UTC')::date"
 
-# As a table that is attached when it is complete: created as a partition, it would lock readers and writers out.
-_CREATE_PARTITION = f"""
-DO $$ BEGIN
-    PERFORM pg_advisory_xact_lock({SCHEMA_LOCK});
-    IF to_regclass('{{name}}') IS NULL THEN
-        CREATE TABLE {{name}} (LIKE {TABLE} INCLUDING ALL);
-        ALTER TABLE {TABLE} ATTACH PARTITION {{name}}
-            FOR VALUES FROM ('{{first}} 00:00:00+00') TO ('{{next}} 00:00:00+00');
-    ELSIF NOT EXISTS (
-        SELECT FROM pg_inherits WHERE inhrelid = to_regclass('{{name}}') AND inhparent = to_regclass('{TABLE}')
-    ) THEN
-        RAISE EXCEPTION 'the table {{name}} is not a partition of {TABLE}: rename it, or attach it';
-    END IF;
-END $$
-"""
-
 
 def migrations() -> Sequence[Migration]:
     return [
@@ -118,8 +102,23 @@ def migrations() -> Sequence[Migration]:
 
 def create_partition(month: date) -> str:
     """The statement that makes sure that the month has a partition."""
+    name = f"{TABLE}_{month:%Y_%m}"
     following = date(month.year + month.month // 12, month.month % 12 + 1, 1)
-    return _CREATE_PARTITION.format(name=f"{TABLE}_{month:%Y_%m}", first=month, next=following)
+    # As a table that is attached when it is complete: created as a partition, it would lock readers and writers out.
+    return f"""
+DO $$ BEGIN
+    PERFORM pg_advisory_xact_lock({SCHEMA_LOCK});
+    IF to_regclass('{name}') IS NULL THEN
+        CREATE TABLE {name} (LIKE {TABLE} INCLUDING ALL);
+        ALTER TABLE {TABLE} ATTACH PARTITION {name}
+            FOR VALUES FROM ('{month} 00:00:00+00') TO ('{following} 00:00:00+00');
+    ELSIF NOT EXISTS (
+        SELECT FROM pg_inherits WHERE inhrelid = to_regclass('{name}') AND inhparent = to_regclass('{TABLE}')
+    ) THEN
+        RAISE EXCEPTION 'the table {name} is not a partition of {TABLE}: rename it, or attach it';
+    END IF;
+END $$
+"""
 
 
 def _add_column(column: Column) -> str:

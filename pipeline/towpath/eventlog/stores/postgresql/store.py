@@ -59,7 +59,8 @@ WITH forgotten AS (
         ORDER BY written_at LIMIT 2 FOR UPDATE SKIP LOCKED
     )
 ), fresh AS (
-    INSERT INTO {TABLE}_token (token, month) SELECT %s, month FROM unnest(%s::date[]) AS month ORDER BY month
+    INSERT INTO {TABLE}_token (token, month)
+    SELECT %(token)s, month FROM unnest(%(months)s::date[]) AS month ORDER BY month
     ON CONFLICT DO NOTHING RETURNING month
 ), stored AS (
     INSERT INTO {TABLE} ({_NAMES}) SELECT {_NAMES} FROM {WINDOW} WHERE {MONTH} IN (SELECT month FROM fresh) RETURNING 1
@@ -93,9 +94,12 @@ class PostgreSQLStore:
         try:
             with self._client.cursor() as cursor:
                 record = cursor.mogrify(
-                    f"INSERT INTO {TABLE}_migration (number, name, checksum) VALUES (%s, %s, %s)"
-                    " ON CONFLICT (number) DO UPDATE SET name = excluded.name, checksum = excluded.checksum",
-                    [migration.number, migration.name, migration.checksum],
+                    f"""
+                    INSERT INTO {TABLE}_migration (number, name, checksum)
+                    VALUES (%(number)s, %(name)s, %(checksum)s)
+                    ON CONFLICT (number) DO UPDATE SET name = excluded.name, checksum = excluded.checksum
+                    """,
+                    {"number": migration.number, "name": migration.name, "checksum": migration.checksum},
                 ).decode()
                 cursor.execute(
                     ";".join(
@@ -129,21 +133,26 @@ class PostgreSQLStore:
                 raise OutcomeUnknown(f"{copied} of {row_count} rows were sent to the event store")
             self._create(months - self._months)
             try:
-                cursor.execute(_STORE, [token, sorted(months)])
+                cursor.execute(_STORE, {"token": token, "months": sorted(months)})
             except psycopg2.Error as error:
                 if is_partition_missing(error):
                     self._months.clear()
                 raise translated_of_commit(error) from error
 
     def read_back(self, window_id: UUID) -> set[tuple[str, int]]:
-        rows = self._client.query(f"SELECT outbox, outbox_id FROM {TABLE} WHERE window_id = %s", [str(window_id)])
+        rows = self._client.query(
+            f"SELECT outbox, outbox_id FROM {TABLE} WHERE window_id = %(window)s", window=str(window_id)
+        )
         return {(outbox, outbox_id) for outbox, outbox_id in rows}
 
     def counts(self, window_ids: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
         counts: dict[UUID, dict[str, int]] = {}
         rows = self._client.query(
-            f"SELECT window_id::text, outbox, count(*) FROM {TABLE} WHERE window_id = ANY(%s::uuid[]) GROUP BY 1, 2",
-            [[str(window_id) for window_id in window_ids]],
+            f"""
+            SELECT window_id::text, outbox, count(*) FROM {TABLE}
+            WHERE window_id = ANY(%(windows)s::uuid[]) GROUP BY 1, 2
+            """,
+            windows=[str(window_id) for window_id in window_ids],
         )
         for window_id, outbox, stored in rows:
             counts.setdefault(UUID(window_id), {})[outbox] = stored
@@ -152,36 +161,46 @@ class PostgreSQLStore:
     def stream(
         self, event_type: str, *, since: datetime | None = None, until: datetime | None = None
     ) -> Iterator[StoredEvent]:
-        conditions = ["event_type = %s"]
-        parameters: list[object] = [event_type]
-        for moment, comparison in ((since, ">="), (until, "<")):
-            if moment is not None:
-                conditions.append(f"event_date_time {comparison} %s")
-                parameters.append(moment)
+        conditions = ["event_type = %(event_type)s"]
+        if since is not None:
+            conditions.append("event_date_time >= %(since)s")
+        if until is not None:
+            conditions.append("event_date_time < %(until)s")
         after = ""
-        position: list[object] = []
+        position: dict[str, object] = {}
         while True:
             # The ties come with it, so that a row that is stored twice is streamed twice also at the end of a page.
             rows = self._client.query(
-                f"SELECT {', '.join(STREAMED_COLUMNS)} FROM {TABLE} WHERE {' AND '.join(conditions)} {after}"
-                f" ORDER BY event_date_time, outbox, outbox_id FETCH FIRST {_PAGE_ROWS} ROWS WITH TIES",
-                [*parameters, *position],
+                f"""
+                SELECT {", ".join(STREAMED_COLUMNS)} FROM {TABLE} WHERE {" AND ".join(conditions)} {after}
+                ORDER BY event_date_time, outbox, outbox_id FETCH FIRST {_PAGE_ROWS} ROWS WITH TIES
+                """,
+                event_type=event_type,
+                since=since,
+                until=until,
+                **position,
             )
             for row in rows:
                 event = stored_event(row)
                 yield event
             if len(rows) < _PAGE_ROWS:
                 return
-            after = "AND (event_date_time, outbox, outbox_id) > (%s, %s, %s)"
-            position = [event.event_date_time, event.outbox, event.outbox_id]
+            after = "AND (event_date_time, outbox, outbox_id) > (%(time)s, %(outbox)s, %(outbox_id)s)"
+            position = {"time": event.event_date_time, "outbox": event.outbox, "outbox_id": event.outbox_id}
 
     def digests(self, table: str | None, *, since: datetime, until: datetime, slack: timedelta) -> Iterator[Digest]:
         name = ".".join('"' + part.replace('"', '""') + '"' for part in (table or TABLE).split("."))
-        inside = "event_date_time >= %s AND event_date_time < %s"
         rows = self._client.query(
-            'SELECT event_type::text COLLATE "C", md5(event_context::text), min(event_date_time::timestamptz),'
-            f" count(*) FILTER (WHERE {inside}), count(*) FROM {name} WHERE {inside} GROUP BY 1, 2 ORDER BY 1, 2",
-            [since, until, since - slack, until + slack],
+            f"""
+            SELECT event_type::text COLLATE "C", md5(event_context::text), min(event_date_time::timestamptz),
+                count(*) FILTER (WHERE event_date_time >= %(since)s AND event_date_time < %(until)s), count(*)
+            FROM {name} WHERE event_date_time >= %(earliest)s AND event_date_time < %(latest)s
+            GROUP BY 1, 2 ORDER BY 1, 2
+            """,
+            since=since,
+            until=until,
+            earliest=since - slack,
+            latest=until + slack,
         )
         for event_type, digest, first_at, count, around in rows:
             yield Digest(event_type, digest, first_at.astimezone(UTC), count, around)
@@ -199,7 +218,7 @@ class PostgreSQLStore:
         except StoreUnavailable:
             name = self._client.database
             found = self._client.query_elsewhere(
-                "SELECT 1 FROM pg_database WHERE datname = %s", [name], database=_MAINTENANCE_DATABASE
+                "SELECT 1 FROM pg_database WHERE datname = %(name)s", database=_MAINTENANCE_DATABASE, name=name
             )
             if found:
                 raise

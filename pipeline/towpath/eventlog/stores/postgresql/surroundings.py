@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 _ELSEWHERE = "Rename it, or name a database of its own in EVENT_STORE_URL, and run `python manage.py eventlog migrate`"
 
 #: The OBT, its partitions, and the table of the tokens.
-_OURS = (
-    "(SELECT inhrelid AS oid FROM pg_inherits WHERE inhparent = to_regclass(%s)"
-    " UNION SELECT to_regclass(%s)::oid UNION SELECT to_regclass(%s)::oid)"
-)
+_OURS = """(
+    SELECT inhrelid AS oid FROM pg_inherits WHERE inhparent = to_regclass(%(table)s)
+    UNION SELECT to_regclass(%(table)s)::oid
+    UNION SELECT to_regclass(%(tokens)s)::oid
+)"""
 
 
 def applied_migrations(client: PostgreSQLClient) -> Mapping[int, tuple[str, str]]:
@@ -78,17 +79,27 @@ def table_problems(client: PostgreSQLClient) -> list[str]:
 
 def findings(client: PostgreSQLClient) -> list[Finding]:
     """Triggers, rules and policies, each of which can leave rows out of an insert or of an answer."""
-    names = [TABLE, TABLE, TOKENS]
     triggers = client.query(
-        f"SELECT tgrelid::regclass::text, tgname FROM pg_trigger WHERE NOT tgisinternal AND tgrelid IN {_OURS}"
-        " AND tgenabled <> 'D' ORDER BY 1, 2",
-        names,
+        f"""
+        SELECT tgrelid::regclass::text, tgname FROM pg_trigger
+        WHERE NOT tgisinternal AND tgrelid IN {_OURS} AND tgenabled <> 'D' ORDER BY 1, 2
+        """,
+        table=TABLE,
+        tokens=TOKENS,
     )
     rules = client.query(
-        f"SELECT ev_class::regclass::text, rulename FROM pg_rewrite WHERE ev_class IN {_OURS} ORDER BY 1, 2", names
+        f"""
+        SELECT ev_class::regclass::text, rulename FROM pg_rewrite WHERE ev_class IN {_OURS} ORDER BY 1, 2
+        """,
+        table=TABLE,
+        tokens=TOKENS,
     )
     policies = client.query(
-        f"SELECT oid::regclass::text FROM pg_class WHERE oid IN {_OURS} AND row_security_active(oid) ORDER BY 1", names
+        f"""
+        SELECT oid::regclass::text FROM pg_class WHERE oid IN {_OURS} AND row_security_active(oid) ORDER BY 1
+        """,
+        table=TABLE,
+        tokens=TOKENS,
     )
     return [
         _finding("triggers", [f"{name} on {table}" for table, name in triggers], "each insert runs them. Drop them"),
@@ -110,6 +121,6 @@ def _finding(what: str, found: list[str], remedy: str) -> Finding:
 
 def _schema(client: PostgreSQLClient, name: str) -> str:
     ((schema,),) = client.query(
-        "SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass(%s)", [name]
+        "SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass(%(table)s)", table=name
     )
     return str(schema)
