@@ -1,7 +1,7 @@
 """Something that may hang, asked by threads that must not: each gets an answer in time, or is told that there is none.
 
-One look is under way at a time, in a thread of its own, however many ask. Who comes while it lasts shares its answer,
-and who comes after it has taken too long is told so immediately.
+One look is under way at a time, in a thread of its own, however many ask. Whatever asks while it lasts shares its
+answer; whatever asks after it has taken too long is told so immediately. An answer can be kept for some seconds.
 """
 
 from __future__ import annotations
