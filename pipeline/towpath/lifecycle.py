@@ -92,7 +92,7 @@ class PipelineLifecycle(dramatiq.Middleware):
 
 def _process() -> Process:
     # The settings name this module, so that it is imported before any model is ready.
-    from towpath.actors import process  # noqa: PLC0415
+    from towpath.actors import process  # noqa: PLC0415 - as said above
 
     return process
 
@@ -113,4 +113,4 @@ def _serve_metrics() -> None:
             metrics.serve(config().metrics_port, outboxes=all_outboxes())
         except OSError as error:
             # Events are worth more than figures about them.
-            log.error("metrics_not_served", port=config().metrics_port, error=str(error))  # noqa: TRY400
+            log.error("metrics_not_served", port=config().metrics_port, error=str(error))  # noqa: TRY400 - its traceback says no more

@@ -233,7 +233,7 @@ def test_a_full_queue_refuses_messages_and_costs_latency_only(deployment: Deploy
     emails = [f"{uuid.uuid4().hex}@example.com" for _ in range(5)]
     deployment.start("web")
     for email in emails:
-        eventually(lambda: signed_up(deployment, email), seconds=_WAIT_SECONDS, what="the web answers")  # noqa: B023
+        eventually(lambda: signed_up(deployment, email), seconds=_WAIT_SECONDS, what="the web answers")
 
     deployment.start("dispatcher")
     deployment.send_shifts()

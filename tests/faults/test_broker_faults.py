@@ -38,7 +38,7 @@ def test_a_queue_purged_or_deleted_under_load_costs_latency_only(
     writer = run.writer()
     for action in (channel.queue_purge, channel.queue_delete, channel.queue_purge):
         stored = run.oracle.stored(run.name)
-        eventually(lambda: run.oracle.stored(run.name) > stored, seconds=30, what="it goes on")  # noqa: B023
+        eventually(lambda: run.oracle.stored(run.name) > stored, seconds=30, what="it goes on")
         with suppress(pika.exceptions.ChannelClosedByBroker):
             action("aggregate")
     writer.stop()
@@ -112,7 +112,7 @@ def test_consumers_cut_off_while_their_actors_wait_do_no_harm(run: Run) -> None:
     writer = run.writer()
     for _ in range(5):
         stored = run.oracle.stored(run.name)
-        eventually(lambda: run.oracle.stored(run.name) > stored, seconds=60, what="it goes on")  # noqa: B023
+        eventually(lambda: run.oracle.stored(run.name) > stored, seconds=60, what="it goes on")
         run.fleet.rabbitmq.cut()
     writer.stop()
 

@@ -41,7 +41,7 @@ def test_an_immediate_shutdown_of_postgresql_loses_no_commit(run: Run) -> None:
     run.fleet.steady()
     writer = run.writer(transactions_per_second=30)
     for restart in range(_RESTARTS):
-        eventually(lambda: run.oracle.stored(run.name) > 50 * restart, seconds=30, what="some are stored")  # noqa: B023
+        eventually(lambda: run.oracle.stored(run.name) > 50 * restart, seconds=30, what="some are stored")
         _restart_postgres(run)
     eventually(lambda: run.oracle.stored(run.name) > 50 * _RESTARTS, seconds=60, what="it goes on")
     writer.stop()

@@ -48,5 +48,5 @@ class LosesAnswers(PassesOn):
 class LosesInserts(PassesOn):
     """Never says how an insert has ended, which has not arrived."""
 
-    def write(self, rows: bytes, *, row_count: int, token: str) -> None:  # noqa: ARG002
+    def write(self, rows: bytes, *, row_count: int, token: str) -> None:  # noqa: ARG002 - as the protocol has it
         raise OutcomeUnknown("connection cut")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.services import Services
 
 ROOT = "root@example.com"
-PASSWORD = "correct horse battery staple"  # noqa: S105 - of a test's own account
+PASSWORD = "correct horse battery staple"
 
 LOCKED = 429
 

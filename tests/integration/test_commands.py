@@ -359,7 +359,7 @@ def test_a_queue_that_somebody_has_for_themselves_is_not_called_an_outage() -> N
     assert findings["RabbitMQ"]["detail"].startswith("RabbitMQ refuses the queue aggregate (ChannelClosedByBroker (405")
 
 
-def _prefixed(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:  # noqa: FBT001
+def _prefixed(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
     """What some middlewares do, to set a variable for each statement."""
     return execute(f"SELECT set_config('app.tenant', 'a', false); {sql}", params, many, context)
 

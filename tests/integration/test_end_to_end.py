@@ -129,10 +129,10 @@ def test_an_event_is_stored_within_three_seconds_of_its_post_with_the_default_kn
             data=json.dumps(fields).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=30) as response:
             assert response.status == 201
         posted_at = time.monotonic()
-        eventually(lambda: event_log.count() > number, seconds=WAIT_SECONDS)  # noqa: B023 - called at once
+        eventually(lambda: event_log.count() > number, seconds=WAIT_SECONDS)
         seconds.append(time.monotonic() - posted_at)
 
     # Then an event is in the store within three seconds (the best of three: the machine may do something else, too)

@@ -94,7 +94,7 @@ def test_standard_output_is_one_json_document(
     store: EventStore,
     tmp_path: Path,
     command: tuple[str, ...],
-    is_loud: bool,  # noqa: FBT001 - a parameter of the test
+    is_loud: bool,
 ) -> None:
     if is_loud:
         (tmp_path / "quiet_settings.py").write_text(_SETTINGS + _LOUD)

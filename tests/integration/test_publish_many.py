@@ -152,7 +152,7 @@ def test_many_events_have_the_time_that_is_given_for_all_or_their_own() -> None:
 
 
 def test_a_time_without_a_zone_is_refused() -> None:
-    naive = datetime(2020, 1, 1)  # noqa: DTZ001 - that is what is refused
+    naive = datetime(2020, 1, 1)  # noqa: DTZ001 - that is the point - that is what is refused
     with transaction.atomic():
         with pytest.raises(EventNotStorable, match=r"Paid.*no time zone"):
             publish(Paid(amount=1), at=naive)
@@ -169,7 +169,7 @@ def test_what_is_no_time_is_refused() -> None:
 
 
 def test_a_row_made_by_hand_has_a_time_with_a_zone_as_well() -> None:
-    naive = datetime(2020, 1, 1)  # noqa: DTZ001
+    naive = datetime(2020, 1, 1)  # noqa: DTZ001 - that is the point
     rows = OutboxEvent.objects
 
     def row() -> OutboxEvent:

@@ -303,7 +303,7 @@ def test_a_lower_limit_of_bytes_frees_a_window_that_was_begun(
 
 def _begin_and_fail(window: SealedWindow) -> None:
     class Silent:
-        def write(self, rows: bytes, *, row_count: int, token: str) -> None:  # noqa: ARG002
+        def write(self, rows: bytes, *, row_count: int, token: str) -> None:  # noqa: ARG002 - as the protocol has it
             raise TimeoutError("no answer")
 
     assert deliver(window, Silent()) is Delivery.FAILED  # type: ignore[arg-type]  # write is all it is asked for

@@ -16,7 +16,7 @@ from django.test import Client, RequestFactory
 from backend.users.models import User
 from towpath.outbox.models import OutboxEvent
 
-PASSWORD = "correct horse battery staple"  # noqa: S105 - of a test
+PASSWORD = "correct horse battery staple"
 
 
 @pytest.fixture
@@ -86,9 +86,9 @@ def test_a_failure_is_published_with_a_hash_of_the_name_and_without_the_password
 @pytest.mark.usefixtures("root")
 def test_credentials_of_whatever_name_are_never_stored() -> None:
     request = RequestFactory().post("/admin/login/")
-    assert authenticate(request, username="root@example.com", password="s3cret-1", token="s3cret-2", otp="3") is None  # noqa: S106
-    assert authenticate(request, email="root@example.com", password="s3cret-1") is None  # noqa: S106
-    assert authenticate(request, token="s3cret-2") is None  # noqa: S106
+    assert authenticate(request, username="root@example.com", password="s3cret-1", token="s3cret-2", otp="3") is None
+    assert authenticate(request, email="root@example.com", password="s3cret-1") is None
+    assert authenticate(request, token="s3cret-2") is None
 
     name = hashed("root@example.com")
     assert [context for _, context, _ in events()] == [

@@ -356,7 +356,7 @@ def test_a_row_deleted_after_the_seal_is_committed_and_vanished(store: EventStor
     assert "TowpathRowsVanished" in done.stdout
 
 
-def test_what_a_window_gives_on_at_its_ack_is_counted_once(store: EventStore) -> None:  # noqa: ARG001
+def test_what_a_window_gives_on_at_its_ack_is_counted_once(store: EventStore) -> None:  # noqa: ARG001 - it is emptied
     create_users(5)
     window = sealed()
     first, second, *_ = (id_ for _, id_ in members()[window.id])
@@ -508,7 +508,7 @@ def test_receipts_are_purged_in_small_steps(monkeypatch: pytest.MonkeyPatch) -> 
     assert purge_receipts(receipt_days=30, should_stop=lambda: False) == 30
 
 
-def test_an_open_window_is_never_purged(store: EventStore) -> None:  # noqa: ARG001
+def test_an_open_window_is_never_purged(store: EventStore) -> None:  # noqa: ARG001 - it is emptied
     create_users(1)
     sealed()
     Window.objects.update(sealed_at=LONG_AGO, dispatched_from=LONG_AGO)

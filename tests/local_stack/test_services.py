@@ -71,7 +71,7 @@ def test_the_stack_runs_beside_others_survives_kills_and_leaves_nothing(tmp_path
             for name in ("postgres", "rabbitmq", "clickhouse"):
                 before = stack.pid(name)
                 stack.kill(name)
-                eventually(lambda: stack.pid(name) not in {None, before}, seconds=20)  # noqa: B023
+                eventually(lambda: stack.pid(name) not in {None, before}, seconds=20)
             for service in (stack.postgres, stack.rabbitmq, stack.clickhouse):
                 service.wait_until_ready()
 

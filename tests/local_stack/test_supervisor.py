@@ -108,7 +108,7 @@ def test_a_crashed_process_comes_back_after_a_pause_that_doubles(tmp_path: Path,
 
         for crashes in (1, 2):
             supervisor.kill("sleeper")
-            eventually(lambda: events.of("sleeper").count("ready") == crashes + 1, seconds=10)  # noqa: B023
+            eventually(lambda: events.of("sleeper").count("ready") == crashes + 1, seconds=10)
 
         assert supervisor.pid("sleeper") not in {None, first}
     assert events.of("sleeper") == [

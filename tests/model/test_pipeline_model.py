@@ -129,7 +129,7 @@ class Pipeline(RuleBasedStateMachine):
 
     @precondition(lambda self: self.writers)
     @rule(which=_WHICH, is_committed=st.booleans())
-    def end_transaction(self, which: int, is_committed: bool) -> None:  # noqa: FBT001 - Hypothesis passes by name
+    def end_transaction(self, which: int, is_committed: bool) -> None:
         name = list(self.writers)[which % len(self.writers)]
         self._end_transaction(self._puppet(name), is_committed=is_committed)
 
@@ -148,7 +148,7 @@ class Pipeline(RuleBasedStateMachine):
 
     @precondition(lambda self: self.queue)
     @rule(which=_WHICH, aggregator=st.integers(0, 1), is_delivered_again=st.booleans())
-    def accumulate(self, which: int, aggregator: int, is_delivered_again: bool) -> None:  # noqa: FBT001
+    def accumulate(self, which: int, aggregator: int, is_delivered_again: bool) -> None:
         position = which % len(self.queue)
         batch = self.queue[position] if is_delivered_again else self.queue.pop(position)
         self.aggregators[aggregator].add(batch.id, rows=len(batch.ids), payload_bytes=batch.bytes, now=0)

@@ -35,7 +35,7 @@ def test_a_url_without_a_vhost_means_the_default_one() -> None:
     assert urlsplit(with_safe_defaults("amqp://host")).path == "/%2F"
 
 
-SECRET = "hunter2hunter2"  # noqa: S105 - an example
+SECRET = "hunter2hunter2"
 
 
 def test_each_of_several_hosts_has_its_own_options_and_the_defaults() -> None:

@@ -179,7 +179,7 @@ def test_an_actor_with_a_name_of_the_pipeline_s_is_named_by_check(
     (tmp_path / "shop" / "__init__.py").write_text("")
     (tmp_path / "shop" / "tasks.py").write_text("import dramatiq\n@dramatiq.actor\ndef verify(token): ...\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    import towpath.actors  # noqa: F401
+    import towpath.actors  # noqa: F401 - declares the actors
 
     installed = [*apps.get_app_configs(), AppConfig.create("shop")]
     monkeypatch.setattr(apps, "get_app_configs", lambda: installed)

@@ -114,7 +114,7 @@ def test_a_store_that_is_down_is_unavailable_at_its_first_use(tmp_path_factory: 
 
     # When the store is made, nothing happens; when it is used, it says so
     with pytest.raises(StoreUnavailable):
-        store.write(b"", row_count=0, token="token")  # noqa: S106 - no password
+        store.write(b"", row_count=0, token="token")
     ports.release()
 
 
@@ -122,7 +122,7 @@ def test_an_error_that_is_not_the_driver_s_own_comes_out_as_the_store_s_with_its
     server = f"clickhouses://127.0.0.1:{services.clickhouse.port}"
     store = ClickHouseStore(f"{server}/default?ca_cert=/nowhere/ca.pem", timeout_seconds=2)
 
-    for use in (lambda: store.write(b"", row_count=0, token="t"), store.now, store.problems):  # noqa: S106
+    for use in (lambda: store.write(b"", row_count=0, token="t"), store.now, store.problems):
         with pytest.raises(StoreUnavailable, match="FileNotFoundError"):
             use()
 
@@ -138,5 +138,5 @@ def test_an_error_in_the_middle_of_an_insert_leaves_its_outcome_unknown(
 
     monkeypatch.setattr(HttpClient, "raw_insert", interrupted)
     with pytest.raises(OutcomeUnknown, match=r"SSLEOFError: .*EOF occurred"):
-        store.write(b"", row_count=0, token="t")  # noqa: S106 - no password
+        store.write(b"", row_count=0, token="t")
     store.close()

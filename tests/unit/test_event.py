@@ -72,7 +72,7 @@ def test_an_event_takes_no_unknown_field_and_does_not_change() -> None:
 
 def test_without_a_key_of_its_own_a_value_is_hashed_with_the_secret_key(settings: Settings, knobs: Knobs) -> None:
     knobs(event_hash_key="")
-    settings.SECRET_KEY = "the project's"  # noqa: S105 - of this test
+    settings.SECRET_KEY = "the project's"
     by_default = AddressSeen(ip="127.0.0.1").model_dump_json()
     knobs(event_hash_key="the project's")
     by_its_own = AddressSeen(ip="127.0.0.1").model_dump_json()

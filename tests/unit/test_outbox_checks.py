@@ -158,7 +158,7 @@ def test_an_outbox_that_would_lose_events_is_refused(
     ],
 )
 @isolate_apps("backend.users")
-def test_what_points_to_the_rows_of_an_outbox_is_refused(key: Any, is_refused: bool) -> None:  # noqa: FBT001
+def test_what_points_to_the_rows_of_an_outbox_is_refused(key: Any, is_refused: bool) -> None:
     outbox: Any = type("OutboxKept", (FrozenOutbox,), {"__module__": __name__, "Meta": meta_of(FrozenOutbox)})
     meta = type("Meta", (), {"app_label": "users"})
     type("Pointing", (models.Model,), {"__module__": __name__, "Meta": meta, "change": key(outbox)})

@@ -10,7 +10,7 @@ import pytest
 
 from towpath.telemetry.secrets import blanked, parts
 
-PASSWORD = 'p@ss w/ö;"rd\\'  # noqa: S105 - an example
+PASSWORD = 'p@ss w/ö;"rd\\'
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_a_misspelt_option_of_postgresql_is_refused() -> None:
         connect("postgresql://db/logs?sslmod=require", timeout_seconds=1)
 
 
-SECRET = "s3cr3t"  # noqa: S105
+SECRET = "s3cr3t"
 
 
 @pytest.mark.parametrize(

@@ -73,10 +73,10 @@ def connect(url: str, *, timeout_seconds: float) -> Store:
         raise ImproperlyConfigured(f"EVENT_STORE_URL: {error}") from None
     # Late, so that a process that never writes never loads a driver.
     if urlsplit(url).scheme in postgresql_url.SCHEMES:
-        from towpath.eventlog.stores.postgresql.store import PostgreSQLStore  # noqa: PLC0415
+        from towpath.eventlog.stores.postgresql.store import PostgreSQLStore  # noqa: PLC0415 - as said above
 
         return PostgreSQLStore(with_own_server(url), timeout_seconds=timeout_seconds)
-    from towpath.eventlog.stores.clickhouse.store import ClickHouseStore  # noqa: PLC0415
+    from towpath.eventlog.stores.clickhouse.store import ClickHouseStore  # noqa: PLC0415 - as said above
 
     return ClickHouseStore(url, timeout_seconds=timeout_seconds)
 

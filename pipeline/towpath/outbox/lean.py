@@ -113,8 +113,8 @@ class _LeadsNowhere(F):
         query: Any = None,
         allow_joins: bool = True,  # noqa: FBT001, FBT002, ARG002 - Django's signature
         reuse: set[str] | None = None,
-        summarize: bool = False,  # noqa: FBT001, FBT002, ARG002
-        for_save: bool = False,  # noqa: FBT001, FBT002, ARG002
+        summarize: bool = False,  # noqa: FBT001, FBT002, ARG002 - the same
+        for_save: bool = False,  # noqa: FBT001, FBT002, ARG002 - the same
     ) -> Any:
         # As Query.resolve_ref joins the tables for F(path), which gives no way to name the key of one of them.
         names = self.path.split("__")

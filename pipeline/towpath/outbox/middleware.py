@@ -197,7 +197,7 @@ class ActorContext(dramatiq.Middleware):
         message: dramatiq.MessageProxy,
         *,
         result: Any | None = None,  # noqa: ARG002 - dramatiq's signature
-        exception: BaseException | None = None,  # noqa: ARG002
+        exception: BaseException | None = None,  # noqa: ARG002 - the same
     ) -> None:
         self.after_skip_message(broker, message)
 

@@ -211,7 +211,7 @@ class Outbox(models.Model, metaclass=OutboxBase):
     def save(
         self,
         force_insert: bool | tuple[models.base.ModelBase, ...] = False,  # noqa: FBT001, FBT002, ARG002 - Django's signature
-        force_update: bool = False,  # noqa: FBT001, FBT002
+        force_update: bool = False,  # noqa: FBT001, FBT002 - the same
         using: str | None = None,
         update_fields: Iterable[str] | None = None,
     ) -> None:

@@ -69,7 +69,7 @@ def own_values(outbox: type[FrozenOutbox], event: Event, context: str) -> tuple[
         key = keys.get(field.attname, "")
         try:
             if key not in stored:
-                raise _NotHeldError("the stored event has no such value")  # noqa: TRY301
+                raise _NotHeldError("the stored event has no such value")  # noqa: TRY301 - one of many
             values.append(field.get_db_prep_save(_held(field, stored[key]), connection))
         except (_NotHeldError, ValidationError, ValueError, TypeError, LookupError, ArithmeticError) as error:
             reason = str(error) if isinstance(error, _NotHeldError) else "it is not of the column's type"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def published(db: None) -> Published:  # noqa: ARG001 - the database comes first
     """The events published in this test, over all outboxes: `published.one(UserCreated, email="ada@example.com")`."""
-    from towpath.testing.published import Published  # noqa: PLC0415
+    from towpath.testing.published import Published  # noqa: PLC0415 - as said above
 
     return Published()
 
@@ -29,8 +29,8 @@ def published(db: None) -> Published:  # noqa: ARG001 - the database comes first
 @pytest.fixture
 def deliver(published: Published, monkeypatch: pytest.MonkeyPatch) -> Deliver:
     """`deliver()` carries what is published into a store in memory, and returns the events that it holds then."""
-    from towpath.eventlog.stores.memory import MemoryStore  # noqa: PLC0415
-    from towpath.testing.delivering import Deliver  # noqa: PLC0415
+    from towpath.eventlog.stores.memory import MemoryStore  # noqa: PLC0415 - as said above
+    from towpath.testing.delivering import Deliver  # noqa: PLC0415 - as said above
 
     # The thread that renews leases would do so on a connection of its own, which sees nothing of the transaction.
     monkeypatch.setattr("towpath.flow.lease.held", contextlib.nullcontext)
