@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
+from deploy.local.process import PROJECT
 from towpath.conf import config as module
 from towpath.conf.config import Config, variable
 from towpath.conf.environment import Environment
@@ -88,3 +92,25 @@ def test_a_prefix_stands_before_every_name(monkeypatch: pytest.MonkeyPatch) -> N
     assert read(WINDOW_ROWS="many", TOWPATH_WINDOW_ROWS="7", TOWPATH_CLICKHOUSE_URL="clickhouse://a:1/b") == replace(
         Config(), window_rows=7, event_store_url="clickhouse://a:1/b"
     )
+
+
+def test_a_project_that_imports_the_settings_gets_three_names_and_nothing_else_changes() -> None:
+    code = """
+import os, sys
+before = dict(os.environ)
+names = {}
+exec("from towpath.conf.settings import *", names)
+from django.db import models
+import structlog
+print(sorted(name for name in names if name != "__builtins__"))
+print(dict(os.environ) == before, hasattr(models.Field, "__class_getitem__"), structlog.is_configured())
+"""
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, env=kept, capture_output=True, text=True, check=False
+    )
+
+    assert done.stdout.splitlines() == [
+        "['DRAMATIQ_AUTODISCOVER_MODULES', 'DRAMATIQ_BROKER', 'TOWPATH']",
+        "True False False",
+    ], done.stderr

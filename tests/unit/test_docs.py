@@ -25,8 +25,8 @@ PAGES = sorted(
     for page in (*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md"), *PROJECT.glob("deploy/**/*.md"))
     if page.name != "CHANGELOG.md"
 )
-#: Variables of other programs.
-FOREIGN = {"DISABLE_SERVER_SIDE_CURSORS", "OTEL_EXPORTER_OTLP_ENDPOINT"}
+#: Names of other programs, and of Django.
+FOREIGN = {"DISABLE_SERVER_SIDE_CURSORS", "OTEL_EXPORTER_OTLP_ENDPOINT", "SET_NULL"}
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(PROJECT)) for page in PAGES])
@@ -46,9 +46,9 @@ def command_lines(page: Path) -> Iterator[str]:
 
 
 def source() -> str:
-    """All code and configuration of the project, in one text."""
+    """All code and configuration but the tests, which name whatever a page names."""
     kinds = ("py", "toml", "yml", "yaml", "sql", "xml", "conf", "json", "sh")
-    folders = ("backend", "pipeline", "deploy", "tests")
+    folders = ("backend", "pipeline", "deploy")
     files = [
         *(path for folder in folders for kind in kinds for path in PROJECT.glob(f"{folder}/**/*.{kind}")),
         *(PROJECT / name for name in ("Makefile", "manage.py", "pyproject.toml", "docker-compose.yml", ".env.example")),
