@@ -49,7 +49,7 @@ def check_settings(**_: object) -> Sequence[CheckMessage]:
         *_tenants(),
         *_broker(),
         *_actors(),
-        *_event_store(),
+        *_config(),
     ]
 
 
@@ -174,15 +174,17 @@ def _actors() -> Iterator[CheckMessage]:
                 )
 
 
-def _event_store() -> Iterator[CheckMessage]:
-    """Of a project that sets it after `from towpath.conf.settings import *`, which checks the environment's."""
-    try:
-        require_known(config().event_store_url)
-        if connection.vendor == "postgresql":  # of another one, the first check speaks
+def _config() -> Iterator[CheckMessage]:
+    """Of a project that changes TOWPATH after `from towpath.conf.settings import *`, which checks the environment's."""
+    problems = [*config().problems()]
+    if not problems and connection.vendor == "postgresql":  # of another one, the first check speaks
+        try:
             # What the DATABASES bring, whose server `postgresql://` stands for.
             require_known(with_own_server(config().event_store_url))
-    except ImproperlyConfigured as error:
-        yield Error(f"EVENT_STORE_URL: {error}", hint="See docs/stores.md.", id="pipeline.E020")
+        except ImproperlyConfigured as error:
+            problems.append(f"EVENT_STORE_URL: {error}")
+    for problem in problems:
+        yield Error(problem, hint="See docs/settings.md and docs/stores.md.", id="pipeline.E020")
 
 
 def _path(middleware: Any) -> str:

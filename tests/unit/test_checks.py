@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from pytest_django import Settings
 
+    from tests.knobs import Knobs
+
 
 def problems() -> dict[str, str]:
     """What is found: the text and its hint, by id."""
@@ -38,6 +40,15 @@ def test_missing_settings_are_named_with_what_to_write(settings: Settings) -> No
 def test_the_project_s_own_settings_are_well() -> None:
     require_settings()
     assert check_settings() == []
+
+
+def test_values_that_a_project_has_changed_in_code_are_checked_as_the_environment_s(knobs: Knobs) -> None:
+    knobs(store_timeout_seconds=60.0, wedged_seconds=60.0)
+
+    assert problems() == {
+        "pipeline.E020": "WEDGED_SECONDS must be more than STORE_TIMEOUT_SECONDS: an insert may take that long"
+        " See docs/settings.md and docs/stores.md."
+    }
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from django.core.exceptions import ImproperlyConfigured
 
 from towpath.conf import broker_url
-from towpath.eventlog import connect
+from towpath.eventlog.connect import DEFAULT_URL, require_known
 
 if TYPE_CHECKING:
     from towpath.conf.environment import Environment
 
 #: Stands before the name of every variable.
 PREFIX = ""
+
+#: How a variable is read. A `key` is a secret that nobody can guess.
+Kind = Literal["text", "flag", "whole number", "seconds", "key", "URL"]
 
 _IN_METADATA = "knob"
 
@@ -30,8 +33,7 @@ class Knob:
 
     name: str = ""
     default: Any = None
-    #: A `key` is a secret that nobody can guess; a `key` and a `URL` can also be the content of a file.
-    kind: Literal["text", "flag", "whole number", "seconds", "key", "URL"]
+    kind: Kind
     meaning: str
     unit: str = ""
     minimum: float = 0
@@ -85,7 +87,7 @@ def variable(name: str) -> str:
 
 
 def _knob(
-    kind: Literal["text", "flag", "whole number", "seconds", "key", "URL"],
+    kind: Kind,
     default: object,
     meaning: str,
     **more: Any,
@@ -112,7 +114,7 @@ class Config:
     )
     event_store_url: str = _knob(
         "URL",
-        connect.DEFAULT_URL,
+        DEFAULT_URL,
         "`clickhouse://user:password@host:8123/database` (`clickhouses://` with TLS), or [another store](stores.md):"
         " `postgresql://...`, `chdb:///folder`. Alias: `CLICKHOUSE_URL`.",
         alias="clickhouse_url",
@@ -243,33 +245,29 @@ class Config:
         for knob in knobs():
             known[knob.name] = knob.read(environment, known=known)
         config = cls(**known)
-        for name, problem in config.problems():
-            environment.note(f"{name} {problem}")
+        for problem in config.problems():
+            environment.note(problem)
         environment.check()
         return config
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """What is wrong with the values, each with its variable and how to fix it."""
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the values, each by its variable and with how to fix it."""
         for problem in broker_url.problems(self.rabbitmq_url):
-            yield f"{variable('rabbitmq_url')}:", problem
+            yield f"{variable('rabbitmq_url')}: {problem}"
         try:
-            connect.require_known(self.event_store_url)
+            require_known(self.event_store_url)
         except ImproperlyConfigured as error:
-            yield f"{variable('event_store_url')}:", str(error)
+            yield f"{variable('event_store_url')}: {error}"
         if self.wedged_seconds <= self.store_timeout_seconds:
-            yield (
-                variable("wedged_seconds"),
-                f"must be more than {variable('store_timeout_seconds')}: an insert may take that long",
-            )
+            limit = variable("store_timeout_seconds")
+            yield f"{variable('wedged_seconds')} must be more than {limit}: an insert may take that long"
         if self.tracing:
             try:
                 import_module("opentelemetry.exporter.otlp.proto.http")
                 import_module("opentelemetry.sdk")
             except ModuleNotFoundError as error:
-                yield (
-                    variable("tracing"),
-                    f"needs {error.name}, which is not installed: pip install 'towpath[tracing]'",
-                )
+                install = "pip install 'towpath[tracing]'"
+                yield f"{variable('tracing')} needs {error.name}, which is not installed: {install}"
 
 
 def knobs() -> Iterator[Knob]:
