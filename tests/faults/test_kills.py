@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.faults.conftest import Run
 from tests.faults.proxy import Fault, Kind
 from tests.integration.workers import SHIFTS
@@ -58,40 +56,6 @@ def test_an_aggregator_killed_after_its_insert_was_sent_loses_and_doubles_nothin
     eventually(lambda: run.fleet.store.answers_lost, seconds=20, what="the store has answered the insert")
 
     run.fleet.kill(doomed)
-
-    run.judge_when_drained(seconds=_RECOVERY_SECONDS)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("point", _DISPATCHER_POINTS)
-def test_a_dispatcher_killed_between_two_steps_loses_and_doubles_nothing(run: Run, point: str) -> None:
-    """T1-T4, each by itself."""
-    run.fleet.kill_all()
-    doomed = run.fleet.idle_dispatcher(FAILPOINTS=_kill(point), BATCH_IDS="20")
-    run.fleet.aggregator()
-    run.publish(100)
-    run.create_users(30)
-    writer = run.writer(transactions_per_second=20)
-
-    _start_shifts()
-    run.fleet.wait_until_dead(doomed)
-    run.fleet.idle_dispatcher(BATCH_IDS="20")
-    writer.stop()
-
-    run.judge_when_drained(seconds=_RECOVERY_SECONDS)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("point", _AGGREGATOR_POINTS)
-def test_an_aggregator_killed_between_two_stages_loses_and_doubles_nothing(run: Run, point: str) -> None:
-    """T5-T8, each by itself."""
-    run.fleet.steady(has_aggregator=False)
-    doomed = run.fleet.aggregator(FAILPOINTS=_kill(point))
-    run.fleet.ready(doomed)
-    run.publish(100)
-    run.create_users(30)
-
-    run.fleet.wait_until_dead(doomed)
 
     run.judge_when_drained(seconds=_RECOVERY_SECONDS)
 
