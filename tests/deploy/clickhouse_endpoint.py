@@ -11,7 +11,7 @@ import pytest
 
 from deploy.local.clickhouse import is_answering
 from deploy.local.process import Process, Program
-from tests.local_stack.conftest import any_free_port
+from tests.ports import any_free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import uuid
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
+import urllib3
 
 from tests.clickhouse import client_of
 from tests.deploy.compose import new_env
 from tests.deploy.deployment import Deployment
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
     from tests.services import Services
+
+#: What must happen may take on a machine that does much else.
+_WAIT_SECONDS = 90
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +70,18 @@ def stored_emails(clickhouse: Client, database: str = "deployed") -> list[str]:
         f"SELECT JSONExtractString(event_context, 'email') AS email FROM {database}.event_log ORDER BY email"
     ).result_rows
     return [str(email) for (email,) in rows if email]
+
+
+def signed_up(deployment: Deployment, email: str) -> bool:
+    """True if the web answers, and has the user now."""
+    try:
+        return deployment.sign_up(email) in {201, 409}
+    except urllib3.exceptions.HTTPError:
+        return False
+
+
+def wait_until_an_event_is_stored(deployment: Deployment, clickhouse: Client) -> None:
+    """Return when somebody has signed up, and the event has come all the way."""
+    email = f"{uuid.uuid4().hex}@example.com"
+    eventually(lambda: signed_up(deployment, email), seconds=_WAIT_SECONDS, what="the web answers")
+    eventually(lambda: email in stored_emails(clickhouse), seconds=_WAIT_SECONDS, what="the event is stored")

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conformance.rows import FIRST, MOMENT, SECOND, WINDOW, copy_text, row, write
 from tests.deploy.clickhouse_endpoint import Endpoint, copied, empty_engine
-from tests.local_stack.conftest import any_free_port
+from tests.ports import any_free_port
 from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import RowsRefused, StoreUnavailable
 from towpath.eventlog.store import Store

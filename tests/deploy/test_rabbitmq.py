@@ -15,7 +15,7 @@ import pytest
 import urllib3
 
 from deploy.rabbitmq import setup
-from tests.deploy.conftest import stored_emails
+from tests.deploy.conftest import signed_up, stored_emails, wait_until_an_event_is_stored
 from tests.waiting import eventually
 from towpath.rabbitmq.messages import QUEUES
 
@@ -206,9 +206,7 @@ def test_queues_are_of_the_type_that_the_virtual_host_is_made_with_and_capped(
     deployment.start("aggregator")
     deployment.send_shifts()
 
-    email = f"{uuid.uuid4().hex}@example.com"
-    eventually(lambda: signed_up(deployment, email), seconds=_WAIT_SECONDS, what="the web answers")
-    eventually(lambda: email in stored_emails(clickhouse), seconds=_WAIT_SECONDS, what="the event is stored")
+    wait_until_an_event_is_stored(deployment, clickhouse)
 
     queues = {queue["name"]: queue for queue in _ask(deployment, f"queues/{deployment.vhost}")}
     assert set(queues) == set(_OURS)
@@ -306,13 +304,6 @@ def _policy(deployment: Deployment, queue: str) -> dict[str, Any]:
     """What policies make of a queue; empty also until the node has counted for the first time."""
     policy: dict[str, Any] = _ask(deployment, f"queues/{deployment.vhost}/{queue}").get("effective_policy_definition")
     return policy or {}
-
-
-def signed_up(deployment: Deployment, email: str) -> bool:
-    try:
-        return deployment.sign_up(email) in {201, 409}
-    except urllib3.exceptions.HTTPError:
-        return False
 
 
 def _ask(deployment: Deployment, path: str, *, method: str = "GET") -> Any:

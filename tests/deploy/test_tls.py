@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
@@ -14,12 +13,10 @@ import trustme
 from deploy.local.ports import Ports
 from deploy.local.rabbitmq import RabbitMQ
 from deploy.rabbitmq import setup
-from tests.deploy.conftest import stored_emails
-from tests.deploy.test_rabbitmq import signed_up
+from tests.deploy.conftest import wait_until_an_event_is_stored
 from tests.deploy.tls import TlsTerminator
 from tests.integration.manage import manage
-from tests.local_stack.conftest import any_free_port
-from tests.waiting import eventually
+from tests.ports import any_free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,9 +126,7 @@ def test_events_travel_over_tls_to_all_three_services(
     deployment.start("aggregator")
     deployment.send_shifts()
 
-    email = f"{uuid.uuid4().hex}@example.com"
-    eventually(lambda: signed_up(deployment, email), seconds=_WAIT_SECONDS, what="the web answers")
-    eventually(lambda: email in stored_emails(clickhouse), seconds=_WAIT_SECONDS, what="the event is stored")
+    wait_until_an_event_is_stored(deployment, clickhouse)
 
     assert all(terminator.accepted for terminator in tls.terminators)
     connections = rabbitmq.control("--no-table-headers", "list_connections", "ssl", "vhost").splitlines()

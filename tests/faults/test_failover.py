@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +18,7 @@ from tests.faults.stages import (
     thaw_all,
 )
 from tests.faults.standby import Standby
+from tests.ports import any_free_port
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ _IDS_RESERVED = 32
 
 @pytest.fixture
 def standby(run: Run) -> Iterator[Standby]:
-    with Standby(run.fleet.services, run.oracle, port=_free_port()) as standby:
+    with Standby(run.fleet.services, run.oracle, port=any_free_port()) as standby:
         yield standby
     connection.close()
 
@@ -144,10 +143,3 @@ def _wait_for_standbys(run: Run, names: str) -> None:
 
 def _waiting_for_standby(run: Run) -> bool:
     return bool(run.oracle.ask_postgres("SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'"))
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

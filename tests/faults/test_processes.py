@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from tests.faults.conftest import Run
 from tests.faults.fleet import family, freeze, thaw, wait_until_frozen
 from tests.faults.proxy import Fault, Kind
 from tests.faults.reported import problems
+from tests.ports import any_free_port
 from tests.waiting import eventually
 from towpath.actors import enqueue_batches
 from towpath.flow.dispatch import Dispatcher, DispatchLimits
@@ -113,13 +113,11 @@ def test_an_aggregator_told_to_stop_under_load_stops_in_time_and_loses_nothing(r
     eventually(lambda: run.oracle.stored(run.name), seconds=30)
 
     _terminate(leaving)
-    began = time.monotonic()
     if signals == 2:
         _terminate(leaving)
     eventually(lambda: not leaving.is_running, seconds=_GRACE_SECONDS, what="it has stopped")
     writer.stop()
 
-    assert time.monotonic() - began < _GRACE_SECONDS
     run.judge_when_drained(seconds=_DRAIN_SECONDS)
 
 
@@ -144,7 +142,7 @@ def test_an_aggregator_told_to_stop_while_the_store_hangs_stops_in_time(run: Run
 def test_a_second_server_on_the_same_folder_says_so_and_ends(run: Run, tmp_path: Path) -> None:
     """T33: the embedded engine opened twice. (That clients are made after the fork is shown by every worker here.)"""
     first = run.fleet.services
-    second = ClickHouse(first.folder / "clickhouse", _free_port(), tmp_path / "second.log")
+    second = ClickHouse(first.folder / "clickhouse", any_free_port(), tmp_path / "second.log")
     second.start()
 
     with pytest.raises(StartError):
@@ -245,12 +243,3 @@ def _dispatch_until(stopping: threading.Event, errors: list[BaseException]) -> N
 def _terminate(process: Process) -> None:
     assert process.pid is not None
     os.kill(process.pid, signal.SIGTERM)
-
-
-def _free_port() -> int:
-    import socket
-
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

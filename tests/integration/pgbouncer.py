@@ -14,7 +14,7 @@ import psycopg2
 from deploy.local import debian_package
 from deploy.local.postgres import own_folder, privileges
 from deploy.local.process import Process, Program
-from tests.local_stack.conftest import any_free_port
+from tests.ports import any_free_port
 
 if TYPE_CHECKING:
     from tests.services import Services

@@ -67,6 +67,13 @@ SELECT name, n FROM (
         return dict(cursor.fetchall())
 
 
+def execute(*statements: str) -> None:
+    """What somebody does to the database by hand."""
+    with connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+
+
 def ids_in_batches(outbox: str) -> list[int]:
     """Every id that some batch holds, sorted, as often as batches hold it."""
     with connection.cursor() as cursor:

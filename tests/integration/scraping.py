@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import urllib.error
 import urllib.request
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 from prometheus_client import REGISTRY
@@ -49,13 +47,6 @@ def measure_at_each_scrape(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process's /metrics remembers nothing, of the test before or of the scrape before."""
     fresh = Within(health._measure, seconds=health._SECONDS)
     monkeypatch.setattr(health, "_measurement", fresh)
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def get(url: str, **headers: str) -> tuple[int, str]:

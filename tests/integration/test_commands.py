@@ -24,7 +24,7 @@ from tests.integration.event_log import EventLog
 from tests.integration.manage import manage
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.windows import dispatched, expire_leases, sealed
-from tests.local_stack.conftest import any_free_port
+from tests.ports import any_free_port
 from tests.services import Services
 from towpath.conf.current import config
 from towpath.ledger.models import Window

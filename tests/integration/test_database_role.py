@@ -16,7 +16,7 @@ from django.test import override_settings
 from pytest_django import Settings
 
 from tests.administering import administer
-from tests.integration.rows import create_users
+from tests.integration.rows import create_users, execute
 from tests.services import Services
 from towpath import Event, publish, publish_many
 from towpath.checks import check_database
@@ -31,12 +31,6 @@ from towpath.watch.status import read_status
 
 class Paid(Event):
     amount: int
-
-
-def execute(*statements: str) -> None:
-    with connection.cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement)
 
 
 @contextmanager

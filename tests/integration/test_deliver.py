@@ -17,7 +17,16 @@ from tests.integration.invariants import assert_delivered
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.scraping import Counted
 from tests.integration.stores import LosesAnswers
-from tests.integration.windows import claim_expired, deliver, dispatched, expire_leases, recover, sealed, taken_over
+from tests.integration.windows import (
+    age_batches,
+    claim_expired,
+    deliver,
+    dispatched,
+    expire_leases,
+    recover,
+    sealed,
+    taken_over,
+)
 from tests.knobs import Knobs
 from towpath import Event, publish
 from towpath.errors import WindowTooLarge
@@ -284,17 +293,6 @@ def test_a_written_window_is_not_split_by_a_lower_limit(store: EventStore, event
     assert_delivered(event_log, committed=40)
 
 
-def test_a_replay_after_a_lost_ack_stores_nothing_twice(store: EventStore, event_log: EventLog) -> None:
-    create_users(100)
-    window = sealed()
-    write_without_ack(store, window)
-
-    assert deliver(taken_over(window), store) is Delivery.ACKED
-    assert deliver(window, store) is Delivery.LEASE_LOST
-
-    assert_delivered(event_log, committed=100)
-
-
 def test_a_replay_completes_a_window_of_which_the_store_has_lost_some_rows(
     store: EventStore, event_log: EventLog
 ) -> None:
@@ -417,8 +415,7 @@ def test_recovery_seals_and_delivers_what_no_aggregator_has(
     # Given batches whose messages were lost, some of them long enough ago
     create_users(1700)
     dispatched(batch_ids=300)
-    with connection.cursor() as cursor:
-        cursor.execute("UPDATE pipeline_batch SET dispatched_at = clock_timestamp() - interval '1 minute'")
+    age_batches()
     create_users(5, prefix="young")
     dispatched()
 
@@ -434,8 +431,7 @@ def test_recovery_seals_and_delivers_what_no_aggregator_has(
 def test_recovery_stops_between_two_windows_when_it_is_told_to(store: EventStore) -> None:
     create_users(10)
     dispatched()
-    with connection.cursor() as cursor:
-        cursor.execute("UPDATE pipeline_batch SET dispatched_at = clock_timestamp() - interval '1 minute'")
+    age_batches()
 
     assert recover(store, should_stop=lambda: True) == 0
     assert undelivered() == {"outbox_user": 10, "batches": 1}
@@ -450,8 +446,7 @@ def test_recovery_seals_no_more_while_the_store_leaves_so_many_windows_waiting(
     for number in range(6):
         create_users(10, prefix=f"n{number}")
         dispatched()
-        with connection.cursor() as cursor:
-            cursor.execute("UPDATE pipeline_batch SET dispatched_at = clock_timestamp() - interval '1 minute'")
+        age_batches()
 
         recover(down, should_stop=lambda: False)
 

@@ -19,9 +19,11 @@ from tests.integration.threads import all_at_once
 from towpath.ledger.models import DeadLetter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from psycopg2.extensions import connection as PostgresSession  # noqa: N812 - a class
+
+    from towpath.flow.dispatch import Dispatcher
 
 WRITERS = 20
 EVENT = "outbox_event"
@@ -71,6 +73,27 @@ def write_like_an_application(seed: int, *, transactions: int) -> list[int]:
     return committed
 
 
+def dispatch_beside_writers(*dispatchers: Dispatcher, writers: int, transactions: int) -> list[int]:
+    """What the writers committed while each dispatcher looked all the time. At the end, all of it is dispatched."""
+    is_over = threading.Event()
+
+    def dispatch(dispatcher: Dispatcher) -> list[int]:
+        while not is_over.is_set():
+            dispatcher.look()
+        dispatch_all(dispatcher)
+        return []
+
+    def write_all() -> list[int]:
+        applications = [partial(write_like_an_application, seed, transactions=transactions) for seed in range(writers)]
+        try:
+            return [id_ for ids in all_at_once(applications) for id_ in ids]
+        finally:
+            is_over.set()
+
+    looking: list[Callable[[], list[int]]] = [partial(dispatch, dispatcher) for dispatcher in dispatchers]
+    return all_at_once([write_all, *looking])[0]
+
+
 def in_flight() -> int:
     return len(ids_in_batches(EVENT)) + len(ids_in_batches(USER))
 
@@ -78,24 +101,9 @@ def in_flight() -> int:
 def test_each_committed_row_of_concurrent_writers_gets_into_exactly_one_batch() -> None:
     # Given a dispatcher that looks all the time while twenty writers commit out of order
     sent = Sent()
-    dispatcher = make_dispatcher(sent, batch_ids=7)
-    is_over = threading.Event()
-
-    def dispatch() -> list[int]:
-        while not is_over.is_set():
-            dispatcher.look()
-        return []
-
-    def write_all() -> list[int]:
-        writers = [partial(write_like_an_application, seed, transactions=25) for seed in range(WRITERS)]
-        try:
-            return [id_ for ids in all_at_once(writers) for id_ in ids]
-        finally:
-            is_over.set()
 
     # When all have written, and it has looked a last time
-    committed, _ = all_at_once([write_all, dispatch])
-    dispatch_all(dispatcher)
+    committed = dispatch_beside_writers(make_dispatcher(sent, batch_ids=7), writers=WRITERS, transactions=25)
 
     # Then exactly what was committed has been sent, each once, and the ledger agrees
     assert len(committed) > WRITERS * 10
@@ -205,23 +213,10 @@ def test_two_dispatchers_never_put_a_row_into_two_batches(monkeypatch: pytest.Mo
     # Given two dispatchers that both look all the time, page by page, and four writers
     monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 10)
     sent = [Sent(), Sent()]
-    is_over = threading.Event()
 
-    def dispatch(number: int) -> list[int]:
-        dispatcher = make_dispatcher(sent[number], batch_ids=4)
-        while not is_over.is_set():
-            dispatcher.look()
-        dispatch_all(dispatcher)
-        return []
-
-    def write_all() -> list[int]:
-        writers = [partial(write_like_an_application, seed, transactions=40) for seed in range(4)]
-        try:
-            return [id_ for ids in all_at_once(writers) for id_ in ids]
-        finally:
-            is_over.set()
-
-    committed, *_ = all_at_once([write_all, lambda: dispatch(0), lambda: dispatch(1)])
+    committed = dispatch_beside_writers(
+        *(make_dispatcher(each, batch_ids=4) for each in sent), writers=4, transactions=40
+    )
 
     # Then both have worked, and no row is in two batches
     assert all(one.batches for one in sent)

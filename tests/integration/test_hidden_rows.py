@@ -12,7 +12,7 @@ from django.db import connection, models, transaction
 
 from backend.users.models import OutboxUser, User
 from tests.integration.event_log import EventLog
-from tests.integration.rows import create_users, undelivered
+from tests.integration.rows import create_users, execute, undelivered
 from tests.integration.stores import LosesInserts
 from tests.integration.windows import deliver, expire_leases, recover, sealed
 from tests.unit.outboxes import Maybe, lean, user_key
@@ -29,12 +29,6 @@ from towpath.watch.status import read_status
 
 class Paid(Event):
     amount: int
-
-
-def execute(*statements: str) -> None:
-    with connection.cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement)
 
 
 @pytest.fixture

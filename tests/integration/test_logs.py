@@ -27,7 +27,7 @@ from tests.integration.manage import manage
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.scraping import get
 from tests.integration.stores import LosesInserts
-from tests.integration.windows import deliver, dispatched, expire_leases, recover, sealed
+from tests.integration.windows import age_batches, deliver, dispatched, expire_leases, recover, sealed
 from tests.integration.workers import QUICK, Workers
 from tests.services import Services
 from tests.waiting import eventually
@@ -105,8 +105,7 @@ def test_recovery_says_what_it_has_taken_up(store: EventStore) -> None:
     expire_leases()
     create_users(4, prefix="unsealed")
     dispatched(batch_ids=2)
-    with connection.cursor() as cursor:
-        cursor.execute("UPDATE pipeline_batch SET dispatched_at = now() - interval '1 minute' WHERE window_id IS NULL")
+    age_batches()
 
     with capture_logs() as logs:
         recover(store, should_stop=lambda: False)

@@ -21,10 +21,11 @@ from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered_within
 from tests.integration.rows import create_users, write_events
-from tests.integration.scraping import Counted, Samples, free_port, measure_at_each_scrape, scrape
+from tests.integration.scraping import Counted, Samples, measure_at_each_scrape, scrape
 from tests.integration.stores import LosesInserts
-from tests.integration.windows import deliver, dispatched, expire_leases, recover, sealed, taken_over
+from tests.integration.windows import age_batches, deliver, dispatched, expire_leases, recover, sealed, taken_over
 from tests.integration.workers import QUICK, Workers
+from tests.ports import any_free_port
 from tests.services import Services
 from tests.waiting import eventually
 from towpath.conf.current import config
@@ -69,7 +70,7 @@ def ledger() -> Samples:
 
 def test_every_role_counts_what_really_happened(workers: Workers, event_log: EventLog, services: Services) -> None:
     # Given the processes of the application, each with its metrics
-    ports = {"dispatcher": free_port(), "aggregator": free_port()}
+    ports = {"dispatcher": any_free_port(), "aggregator": any_free_port()}
     workers.dispatcher(**QUICK, METRICS_PORT=str(ports["dispatcher"]))
     workers.aggregator(**QUICK, METRICS_PORT=str(ports["aggregator"]))
     workers.web()
@@ -120,7 +121,7 @@ def test_every_role_counts_what_really_happened(workers: Workers, event_log: Eve
 
 
 def test_the_scheduler_serves_when_rabbitmq_has_last_taken_each_of_its_messages(workers: Workers) -> None:
-    port, began = free_port(), time.time()
+    port, began = any_free_port(), time.time()
     workers.scheduler(METRICS_PORT=str(port))
 
     scraped = eventually(lambda: _if_ticked(port, "verify"), seconds=WAIT_SECONDS)  # the last of three
@@ -277,8 +278,7 @@ def test_a_lost_lease_and_what_recovers_are_counted(store: EventStore) -> None:
 def test_batches_that_recovery_takes_up_are_counted(store: EventStore) -> None:
     create_users(3)
     dispatched()
-    with connection.cursor() as cursor:
-        cursor.execute("UPDATE pipeline_batch SET dispatched_at = now() - interval '1 minute'")
+    age_batches()
     counted = Counted()
 
     recover(store, should_stop=lambda: False)

@@ -76,6 +76,14 @@ def expire_leases() -> None:
         cursor.execute("UPDATE pipeline_window SET lease_until = clock_timestamp() - interval '1 second'")
 
 
+def age_batches() -> None:
+    """As if those without a window had waited for a minute for somebody to seal them."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE pipeline_batch SET dispatched_at = clock_timestamp() - interval '1 minute' WHERE window_id IS NULL"
+        )
+
+
 def members() -> dict[UUID, list[tuple[str, int]]]:
     """(outbox, id) of every open window's rows, sorted, as often as its batches hold them."""
     with connection.cursor() as cursor:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
 from deploy.local.clickhouse import ClickHouse
 from tests.clickhouse import client_of
+from tests.ports import any_free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from clickhouse_connect.driver.client import Client
-
-
-def any_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def connect(server: ClickHouse) -> Client:

@@ -22,7 +22,8 @@ from deploy.local.errors import StartError
 from deploy.local.ports import PREFERRED, Ports
 from deploy.local.stack import Stack
 from tests.local_stack.alive import is_alive
-from tests.local_stack.conftest import any_free_port, connect
+from tests.local_stack.conftest import connect
+from tests.ports import any_free_port
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
