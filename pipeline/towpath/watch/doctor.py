@@ -65,7 +65,7 @@ def examine(config: Config) -> list[Finding]:
         "RabbitMQ": _rabbitmq,
         "RabbitMQ settings": _rabbitmq_settings,
         "event store": partial(_event_store, config),
-        "settings": partial(_knobs, config),
+        "settings": partial(_settings, config),
     }
     checks = [_Check(name, look) for name, look in looks.items()]
     for check in checks:
@@ -215,7 +215,7 @@ def _event_store(config: Config) -> Iterator[Finding]:
         store.close()
 
 
-def _knobs(config: Config) -> Iterator[Finding]:
+def _settings(config: Config) -> Iterator[Finding]:
     too_large = config.batch_ids > config.window_rows
     yield Finding(
         "BATCH_IDS",
