@@ -136,7 +136,7 @@ def test_nothing_to_compare_is_no_success(old_log: Client) -> None:
         (("--with", "old.log; DROP TABLE event_log"), "is not the name of a table"),
         (("--with", "old.log", "--since", "yesterday"), "is not a time"),
         (("--with", "old.log", "--since", "2026-03-05", "--until", "2026-03-05"), "--since must be before --until"),
-        (("--with", "old.log", "--at", "mysql://127.0.0.1/old"), "--at: no store knows 'mysql'"),
+        (("--with", "old.log", "--at", "mysql://127.0.0.1/old"), "--at: 'mysql' is not a supported event store"),
     ],
 )
 def test_wrong_usage_is_named(arguments: tuple[str, ...], complaint: str) -> None:

@@ -18,8 +18,9 @@ from towpath.eventlog.comparison import SIDES, Comparison, compare
 from towpath.eventlog.connect import connect, with_server
 from towpath.eventlog.errors import EventStoreError
 from towpath.eventlog.store import MigratableStore, Store
-from towpath.management import catalogue
+from towpath.management import catalogue, tables
 from towpath.management.answers import nothing_but_the_answer
+from towpath.management.arguments import moment
 from towpath.outbox import registry
 from towpath.wiring import event_store
 
@@ -41,8 +42,8 @@ class Command(BaseCommand):
         )
         comparison.add_argument("--with", dest="table", type=_table, required=True, help="the other table, or a view")
         comparison.add_argument("--at", metavar="URL", help="the store that has it (default: EVENT_STORE_URL)")
-        comparison.add_argument("--since", type=_moment, help="ISO 8601, in UTC (default: a day before --until)")
-        comparison.add_argument("--until", type=_moment, help="ISO 8601, in UTC (default: five minutes ago)")
+        comparison.add_argument("--since", type=moment, help="ISO 8601, in UTC (default: a day before --until)")
+        comparison.add_argument("--until", type=moment, help="ISO 8601, in UTC (default: five minutes ago)")
         comparison.add_argument(
             "--slack-seconds", type=float, default=60, help="between the two clock readings of an event"
         )
@@ -147,7 +148,7 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(_as_json(found, since=since, until=until)))
         else:
-            self.stdout.write("\n".join([f"from {since.isoformat()} to {until.isoformat()}", *_as_lines(found, names)]))
+            self.stdout.write(tables.of_comparison(found, names, since=since, until=until))
         return found.is_equal
 
 
@@ -162,32 +163,6 @@ def _store_url(url: str) -> str:
         return with_server(url, database_url=url)
     except ImproperlyConfigured as error:
         raise CommandError(f"--at: {error}", returncode=2) from error
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ArgumentTypeError(f"{text!r} is not a time: write it as 2026-03-04T05:00") from error
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def _as_lines(found: Comparison, names: dict[str, str]) -> list[str]:
-    lines = [f"{'event_type':<32}{'hour':<20}{names['here']:>16}{names['there']:>24}"]
-    lines += [
-        f"{event_type:<32}{hour:%Y-%m-%d %H}:00    {rows['here']:>16,}{rows['there']:>24,}"
-        for (event_type, hour), rows in sorted(found.rows.items())
-    ]
-    for side in SIDES:
-        lines.append(f"only in {names[side]}: {found.missing[side]:,} row(s)")
-        lines += [
-            f"  {row.event_type}  {row.at.isoformat()}  md5 {row.md5}  {row.rows:,} row(s)"
-            for row in found.differences
-            if row.side == side
-        ]
-    if not found.rows:
-        lines.append("No events in this period: nothing was compared.")
-    return lines
 
 
 def _as_json(found: Comparison, *, since: datetime, until: datetime) -> dict[str, Any]:

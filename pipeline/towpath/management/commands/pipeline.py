@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,13 +23,14 @@ from towpath.flow.recover import recover
 from towpath.flow.verify import close, verify_receipts
 from towpath.ledger import database_errors, names
 from towpath.ledger.deadletters import Letter
+from towpath.management import tables
 from towpath.management.answers import nothing_but_the_answer
+from towpath.management.arguments import moment
 from towpath.outbox.models import all_outboxes
 from towpath.telemetry.secrets import without_secrets
 from towpath.watch.doctor import examine
-from towpath.watch.figures import COUNTED_ROWS
-from towpath.watch.period import PeriodReport, read_period
-from towpath.watch.status import Status, read_status
+from towpath.watch.period import read_period
+from towpath.watch.status import read_status
 from towpath.watch.unknown_outboxes import problem
 from towpath.watch.within import NoAnswerYet, Within
 from towpath.wiring import event_store, window_limits, window_rules
@@ -54,8 +55,8 @@ class Command(BaseCommand):
         self._add_outboxes(actions.add_parser("outboxes", help="names in the ledger that no outbox class has"))
 
     def _add_verify(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--since", type=_moment, help="rows dispatched from then on; default: a day ago")
-        parser.add_argument("--until", type=_moment, help="rows dispatched before then; default: now")
+        parser.add_argument("--since", type=moment, help="rows dispatched from then on; default: a day ago")
+        parser.add_argument("--until", type=moment, help="rows dispatched before then; default: now")
         parser.add_argument("--close", nargs="+", type=UUID, metavar="WINDOW", help="end the alarm of these windows")
         parser.add_argument("--reason", default="", help="why: recorded as an event, with who did it")
         parser.add_argument("--json", action="store_true", help="print JSON")
@@ -112,7 +113,7 @@ class Command(BaseCommand):
 
     def _status(self, *, as_json: bool) -> bool:
         status = Within(read_status, seconds=_STATUS_SECONDS).answer()
-        self.stdout.write(json.dumps(status.as_json()) if as_json else _as_table(status))
+        self.stdout.write(json.dumps(status.as_json()) if as_json else tables.of_status(status))
         return not status.problems
 
     def _doctor(self, *, as_json: bool) -> bool:
@@ -158,7 +159,7 @@ class Command(BaseCommand):
         report = read_period(store, since=since, until=options["until"])
         verify_receipts(store, should_stop=lambda: False)
         store.close()
-        self.stdout.write(json.dumps(report.as_json()) if options["json"] else _as_report(report))
+        self.stdout.write(json.dumps(report.as_json()) if options["json"] else tables.of_period(report))
         return report.is_ok
 
     def _deadletters(self, options: dict[str, Any]) -> bool:
@@ -192,7 +193,7 @@ class Command(BaseCommand):
         unknown = names.find_unknown(list(all_outboxes())).values()
         known = sorted(all_outboxes())
         if options["json"]:
-            self.stdout.write(json.dumps({"outboxes": known, "unknown": [asdict(one) for one in unknown]}))
+            self.stdout.write(json.dumps({"outboxes": known, "unknown": [asdict(name) for name in unknown]}))
         else:
             self.stdout.write("\n".join([*known, *(f"! {problem(name)}" for name in unknown)]))
         return options["what"] != "list" or not unknown
@@ -224,41 +225,6 @@ class Command(BaseCommand):
             self.stdout.write("  ".join(f"{name}={value}" for name, value in letter.items()))
 
 
-def _moment(text: str) -> datetime:
-    """A time of the command line: ISO 8601, in UTC unless it says otherwise."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ArgumentTypeError(
-            f"{text!r} is not a time: write it as 2026-11-24 or 2026-11-24T06:00:00+00:00"
-        ) from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _as_report(report: PeriodReport) -> str:
-    names = ("committed", "stored", "pending", "in_flight", "dead", "vanished", "lost")
-    lines = [f"{'outbox':<24}" + "".join(f"{name.replace('_', ' '):>12}" for name in names)]
-    for outbox, rows in report.outboxes.items():
-        lines.append(f"{outbox:<24}" + "".join(f"{getattr(rows, name):>12,}" for name in names))
-    differ, vanished = len(report.mismatches), len(report.vanished)
-    lines += ["", f"{report.windows:,} window(s) compared, {differ:,} differ, {vanished:,} with vanished rows"]
-    alarms = {alarm.receipt.window: alarm for alarm in (*report.mismatches, *report.vanished)}
-    lines += [
-        f"! window {window}, dispatched {alarm.receipt.dispatched_at:%Y-%m-%d %H:%M:%S} UTC,"
-        f" acked {alarm.receipt.acked_at:%Y-%m-%d %H:%M:%S} UTC: {alarm.difference()}"
-        for window, alarm in alarms.items()
-    ]
-    lines += [
-        f"closed: window {alarm.receipt.window}: {alarm.difference()} ({alarm.receipt.closed_reason})"
-        for alarm in report.closed
-    ]
-    if report.mismatches:
-        lines.append("PostgreSQL does not hold these rows any more: docs/runbook.md, TowpathReceiptMismatch")
-    if report.vanished:
-        lines.append("Somebody deleted rows before they were loaded: docs/runbook.md, TowpathRowsVanished")
-    return "\n".join(lines)
-
-
 def _operator() -> str:
     """The account that runs this: the system's word for it, not that of a variable."""
     try:
@@ -266,24 +232,3 @@ def _operator() -> str:
     except KeyError:
         # A container's account need not have a name.
         return f"uid {os.getuid()}"
-
-
-def _as_table(status: Status) -> str:
-    figures, windows = status.figures, status.figures.ledger.open_windows
-    lines = [f"{'outbox':<24}{'pending':>12}{'in flight':>12}{'dead':>8}{'oldest':>12}"]
-    for name, outbox in figures.outboxes.items():
-        age = "-" if outbox.oldest_age_seconds is None else f"{outbox.oldest_age_seconds:,.1f} s"
-        lines.append(f"{name:<24}{outbox.pending:>12,}{outbox.in_flight:>12,}{outbox.dead_letters:>8,}{age:>12}")
-    lines += [
-        "",
-        (
-            f"batches {figures.batches.total:,} ({figures.batches.unsealed:,} unsealed)   open windows"
-            f" {windows.total:,} ({windows.expired_leases:,} with an expired lease)   receipts"
-            f" {figures.ledger.receipts:,}"
-        ),
-        *(f"{name} shift: alive {shift.alive_seconds_ago:.0f} s ago" for name, shift in figures.ledger.shifts.items()),
-        *(f"! {problem}" for problem in status.problems),
-    ]
-    if figures.has_estimates():
-        lines.append(f"(pending rows and receipts above {COUNTED_ROWS:,} are estimates)")
-    return "\n".join(lines)

@@ -1,0 +1,85 @@
+"""What the commands print for people: tables of text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from towpath.eventlog.comparison import SIDES
+from towpath.watch.figures import COUNTED_ROWS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from towpath.eventlog.comparison import Comparison
+    from towpath.watch.period import PeriodReport
+    from towpath.watch.status import Status
+
+
+def of_status(status: Status) -> str:
+    """Each outbox, the ledger's figures, and every problem."""
+    figures, windows = status.figures, status.figures.ledger.open_windows
+    lines = [f"{'outbox':<24}{'pending':>12}{'in flight':>12}{'dead':>8}{'oldest':>12}"]
+    for name, outbox in figures.outboxes.items():
+        age = "-" if outbox.oldest_age_seconds is None else f"{outbox.oldest_age_seconds:,.1f} s"
+        lines.append(f"{name:<24}{outbox.pending:>12,}{outbox.in_flight:>12,}{outbox.dead_letters:>8,}{age:>12}")
+    lines += [
+        "",
+        (
+            f"batches {figures.batches.total:,} ({figures.batches.unsealed:,} unsealed)   open windows"
+            f" {windows.total:,} ({windows.expired_leases:,} with an expired lease)   receipts"
+            f" {figures.ledger.receipts:,}"
+        ),
+        *(f"{name} shift: alive {shift.alive_seconds_ago:.0f} s ago" for name, shift in figures.ledger.shifts.items()),
+        *(f"! {problem}" for problem in status.problems),
+    ]
+    if figures.has_estimates():
+        lines.append(f"(pending rows and receipts above {COUNTED_ROWS:,} are estimates)")
+    return "\n".join(lines)
+
+
+def of_period(report: PeriodReport) -> str:
+    """What became of the rows of a period, and each window that is an alarm."""
+    names = ("committed", "stored", "pending", "in_flight", "dead", "vanished", "lost")
+    lines = [f"{'outbox':<24}" + "".join(f"{name.replace('_', ' '):>12}" for name in names)]
+    for outbox, rows in report.outboxes.items():
+        lines.append(f"{outbox:<24}" + "".join(f"{getattr(rows, name):>12,}" for name in names))
+    differ, vanished = len(report.mismatches), len(report.vanished)
+    lines += ["", f"{report.windows:,} window(s) compared, {differ:,} differ, {vanished:,} with vanished rows"]
+    alarms = {alarm.receipt.window: alarm for alarm in (*report.mismatches, *report.vanished)}
+    lines += [
+        f"! window {window}, dispatched {alarm.receipt.dispatched_at:%Y-%m-%d %H:%M:%S} UTC,"
+        f" acked {alarm.receipt.acked_at:%Y-%m-%d %H:%M:%S} UTC: {alarm.difference()}"
+        for window, alarm in alarms.items()
+    ]
+    lines += [
+        f"closed: window {alarm.receipt.window}: {alarm.difference()} ({alarm.receipt.closed_reason})"
+        for alarm in report.closed
+    ]
+    if report.mismatches:
+        lines.append("PostgreSQL does not hold these rows any more: docs/runbook.md, TowpathReceiptMismatch")
+    if report.vanished:
+        lines.append("Somebody deleted rows before they were loaded: docs/runbook.md, TowpathRowsVanished")
+    return "\n".join(lines)
+
+
+def of_comparison(found: Comparison, names: Mapping[str, str], *, since: datetime, until: datetime) -> str:
+    """How many rows each side has by event type and hour, and the rows that only one side has."""
+    lines = [
+        f"from {since.isoformat()} to {until.isoformat()}",
+        f"{'event_type':<32}{'hour':<20}{names['here']:>16}{names['there']:>24}",
+    ]
+    lines += [
+        f"{event_type:<32}{hour:%Y-%m-%d %H}:00    {rows['here']:>16,}{rows['there']:>24,}"
+        for (event_type, hour), rows in sorted(found.rows.items())
+    ]
+    for side in SIDES:
+        lines.append(f"only in {names[side]}: {found.missing[side]:,} row(s)")
+        lines += [
+            f"  {row.event_type}  {row.at.isoformat()}  md5 {row.md5}  {row.rows:,} row(s)"
+            for row in found.differences
+            if row.side == side
+        ]
+    if not found.rows:
+        lines.append("No events in this period: nothing was compared.")
+    return "\n".join(lines)
