@@ -32,6 +32,8 @@ class Sample:
     in_batches: tuple[Identity, ...]
     dead: frozenset[Identity]
     open_windows: int
+    #: Outboxes of receipts in which not as many rows are accounted for as were sealed.
+    wrong_receipts: tuple[Identity, ...]
 
 
 class NumberedUuids:
@@ -87,13 +89,16 @@ class Ledger:
         self.execute("UPDATE pipeline_batch SET dispatched_at = '2000-01-01' WHERE window_id IS NULL")
 
     def sample(self) -> Sample:
-        found: dict[str, list[Identity]] = {"outbox": [], "batch": [], "dead": [], "window": []}
+        found: dict[str, list[Identity]] = {"outbox": [], "batch": [], "dead": [], "window": [], "wrong": []}
         for kind, outbox, row_id in self.rows(
             "SELECT 'outbox', 'outbox_event', id FROM outbox_event UNION ALL"
             " SELECT 'outbox', 'outbox_user', id FROM outbox_user UNION ALL"
             " SELECT 'batch', outbox, unnest(ids) FROM pipeline_batch UNION ALL"
             " SELECT 'dead', outbox, row_id FROM pipeline_deadletter UNION ALL"
-            " SELECT 'window', '', count(*) FROM pipeline_window WHERE acked_at IS NULL"
+            " SELECT 'window', '', count(*) FROM pipeline_window WHERE acked_at IS NULL UNION ALL"
+            " SELECT 'wrong', outbox, sealed::bigint FROM pipeline_window, jsonb_each_text(rows) AS r (outbox, sealed)"
+            " WHERE acked_at IS NOT NULL AND sealed::bigint <> (SELECT coalesce(sum((part ->> outbox)::bigint), 0)"
+            " FROM unnest(ARRAY[delivered, vanished, refused, isolated]) AS part)"
         ):
             found[kind].append((outbox, row_id))
         return Sample(
@@ -101,6 +106,7 @@ class Ledger:
             in_batches=tuple(found["batch"]),
             dead=frozenset(found["dead"]),
             open_windows=found["window"][0][1],
+            wrong_receipts=tuple(found["wrong"]),
         )
 
     def only_window(self) -> UUID:

@@ -1,13 +1,13 @@
 """A model of the pipeline: any interleaving of its processes and any fault of the store, invariants after each step.
 
-The code is the product's own, on the real PostgreSQL: `Dispatcher.tick`, `seal`, `deliver` (load, write, ack, split),
+The code is the product's own, on the real PostgreSQL: `Dispatcher.look`, `seal`, `deliver` (load, write, ack, split),
 `recover`, `deadletters`. It runs in puppets (puppets.py), which stand still at every failpoint and before every
 request to the store; a rule says who goes on, and what happens to the request. A process that dies never goes on. A
 zombie is one that goes on after its lease has run out. The store (faulty_store.py) has a token log of two blocks in
 half of the examples.
 
 Invariants: I1 no loss, I2 no phantom, I3 each once, I4 bytes equal, I5 a row gone from its outbox is in the store or
-was dropped, I6 a row is in one batch, I7 all drains when the faults are over.
+was dropped, I6 a row is in one batch, I7 all drains when the faults are over, I8 each receipt adds up.
 
 What can double a row. An insert is *late* if it reaches the store after another owner has taken its window over and
 read it back: it was sent, or its sender stood still with it in hand, for longer than a lease and the store's time
@@ -245,6 +245,7 @@ class Pipeline(RuleBasedStateMachine):
         assert not self.published.keys() - ledger.in_outbox - stored - self.dropped, "I5: a row is nowhere"
         assert len(ledger.in_batches) == len(set(ledger.in_batches)), "I6: a row is in two batches"
         assert not ledger.dead & set(ledger.in_batches), "I6: a dead letter is in a batch"
+        assert not ledger.wrong_receipts, "I8: a receipt does not add up"
 
     def teardown(self) -> None:
         try:

@@ -24,7 +24,8 @@ from towpath.errors import described
 from towpath.flow.accumulate import Accumulator
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.pause import pause_seconds
-from towpath.ledger.windows import has_room, seal, unsealed
+from towpath.ledger.batches import unsealed
+from towpath.ledger.windows import has_room, seal
 from towpath.outbox.models import all_outboxes
 from towpath.telemetry import failpoints, heartbeat, metrics, report
 

@@ -19,6 +19,9 @@ INDEX_PROBES_ONLY = """
 SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off;
 SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"""
 
+#: Late batches that an aggregator takes from the ledger at a time.
+_LATE_BATCHES = 100
+
 
 @dataclass(frozen=True, slots=True)
 class BatchMessage:
@@ -84,6 +87,31 @@ def overdue(outboxes: Sequence[str], *, seconds: float, limit: int) -> list[Unse
             {"outboxes": list(outboxes), "seconds": seconds, "limit": limit},
         )
         return [Unsealed(*row) for row in cursor.fetchall()]
+
+
+def unsealed(
+    batch_ids: Sequence[int], *, outboxes: Sequence[str], late_seconds: float | None
+) -> dict[int, tuple[int, int]]:
+    """Rows and bytes of those of the batches that are of these outboxes and in no window yet; with `late_seconds`, also
+    of those dispatched so long ago, the oldest first, as many as make a few windows."""
+    late = """
+            UNION (
+                SELECT id, rows, bytes FROM pipeline_batch
+                WHERE window_id IS NULL AND outbox = ANY(%(outboxes)s)
+                  AND dispatched_at < clock_timestamp() - make_interval(secs => %(late)s)
+                ORDER BY dispatched_at LIMIT %(limit)s
+            )
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT id, rows, bytes FROM pipeline_batch
+            WHERE id = ANY(%(batches)s) AND window_id IS NULL AND outbox = ANY(%(outboxes)s)
+            {"" if late_seconds is None else late}
+            """,
+            {"batches": list(batch_ids), "outboxes": list(outboxes), "late": late_seconds, "limit": _LATE_BATCHES},
+        )
+        return {batch: (rows, payload_bytes) for batch, rows, payload_bytes in cursor.fetchall()}
 
 
 def ids_in_window(window: UUID, outbox: str) -> list[int]:

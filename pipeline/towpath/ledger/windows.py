@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 #: ledger, in which recovery looks.
 Found = Literal["message", "ledger", "recovery"]
 
-#: Late batches that an aggregator takes from the ledger at a time.
-_LATE_BATCHES = 100
-
 #: How often one more window is sealed while the store refuses all it is given, seconds: less than a lease.
 _PROBE_SECONDS = 4.0
 
@@ -74,31 +71,6 @@ class RefusedRow:
     outbox: str
     row_id: int
     error: str
-
-
-def unsealed(
-    batch_ids: Sequence[int], *, outboxes: Sequence[str], late_seconds: float | None
-) -> dict[int, tuple[int, int]]:
-    """Rows and bytes of those of the batches that are of these outboxes and in no window yet; with `late_seconds`, also
-    of those dispatched so long ago, the oldest first, as many as make a few windows."""
-    late = """
-            UNION (
-                SELECT id, rows, bytes FROM pipeline_batch
-                WHERE window_id IS NULL AND outbox = ANY(%(outboxes)s)
-                  AND dispatched_at < clock_timestamp() - make_interval(secs => %(late)s)
-                ORDER BY dispatched_at LIMIT %(limit)s
-            )
-    """
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"""
-            SELECT id, rows, bytes FROM pipeline_batch
-            WHERE id = ANY(%(batches)s) AND window_id IS NULL AND outbox = ANY(%(outboxes)s)
-            {"" if late_seconds is None else late}
-            """,
-            {"batches": list(batch_ids), "outboxes": list(outboxes), "late": late_seconds, "limit": _LATE_BATCHES},
-        )
-        return {batch: (rows, payload_bytes) for batch, rows, payload_bytes in cursor.fetchall()}
 
 
 def seal(batch_ids: Sequence[int], *, lease_seconds: float, found: Found = "message") -> SealedWindow | None:
