@@ -6,15 +6,16 @@ The same functions as in the product's processes; RabbitMQ is left out where a s
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from django.conf import settings
 from django.db import connection
 
 from tests.integration.windows import deliver, seal
+from towpath.conf.current import config
 from towpath.flow.delivery import Delivery
-from towpath.flow.dispatch import Dispatcher, DispatchLimits
+from towpath.flow.dispatch import Dispatcher
+from towpath.wiring import dispatch_limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,15 +40,9 @@ def make_dispatcher(
     outboxes: Mapping[str, type[Outbox]], *, enqueue: EnqueueBatches, in_flight_rows: int, batch_ids: int | None = None
 ) -> Dispatcher:
     """A dispatcher as `dispatch_shift` makes it, with cursors."""
-    dispatcher = Dispatcher(
-        outboxes,
-        limits=DispatchLimits(
-            batch_ids=batch_ids or settings.TOWPATH.batch_ids,
-            batch_bytes=max(1, settings.TOWPATH.window_bytes // 4),
-            in_flight_rows=in_flight_rows,
-        ),
-        enqueue=enqueue,
-    )
+    limits = dispatch_limits(config())
+    limits = replace(limits, batch_ids=batch_ids or limits.batch_ids, in_flight_rows=in_flight_rows)
+    dispatcher = Dispatcher(outboxes, limits=limits, enqueue=enqueue)
     dispatcher.create_cursors()
     return dispatcher
 
