@@ -1,5 +1,7 @@
 # Everything a person types. Each command sets up what it needs, and does nothing twice.
 PYTHON = .venv/bin/python
+# A file is one process's; tests/services.py says which come first.
+PARALLEL = --numprocesses $(or $(PROCESSES),3) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo run test chaos faults bench lint lock sbom
 
@@ -16,14 +18,14 @@ run: setup ## the whole pipeline on this machine, until Ctrl-C (TRAFFIC=5: five 
 	@$(PYTHON) -m deploy.local.stack run $(if $(TRAFFIC),--traffic $(TRAFFIC))
 
 test: setup ## every test but the slow ones (`make faults`), on real services that the run starts itself
-	@$(PYTHON) -m $(or $(RUNNER),pytest) --numprocesses $(or $(PROCESSES),3) --dist loadfile --no-loadscope-reorder
+	@$(PYTHON) -m $(or $(RUNNER),pytest) $(PARALLEL)
 
 chaos: setup ## break everything for SECONDS (60) under load, with SEED, then count; then `make faults`, unless FAULTS=0
 	@$(PYTHON) -m tests.chaos.soak --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
-	$(if $(filter 0,$(FAULTS)),,@$(PYTHON) -m pytest -m slow)
+	$(if $(filter 0,$(FAULTS)),,@$(PYTHON) -m pytest -m slow $(PARALLEL))
 
 faults: setup ## the slow rows of the fault matrix (docs/guarantees.md)
-	@$(PYTHON) -m pytest -m slow
+	@$(PYTHON) -m pytest -m slow $(PARALLEL)
 
 bench: setup ## measure, as ratios between things of one run (ONLY=name for one)
 	@$(PYTHON) -m tests.benchmarks.bench $(if $(ONLY),--only $(ONLY))
