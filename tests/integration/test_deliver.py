@@ -410,9 +410,10 @@ def test_an_owner_that_comes_too_late_finds_no_rows_missing(store: EventStore) -
 
 
 def test_recovery_seals_and_delivers_what_no_aggregator_has(
-    store: EventStore, event_log: EventLog, settings: Settings
+    store: EventStore, event_log: EventLog, knobs: Knobs
 ) -> None:
     # Given batches whose messages were lost, some of them long enough ago
+    knobs(window_rows=1000)
     create_users(1700)
     dispatched(batch_ids=300)
     age_batches()
@@ -425,7 +426,6 @@ def test_recovery_seals_and_delivers_what_no_aggregator_has(
     assert windows == 2
     assert event_log.window_sizes() == [900, 800]
     assert undelivered() == {"outbox_user": 5, "batches": 1}
-    assert settings.TOWPATH.window_rows == 1000
 
 
 def test_recovery_stops_between_two_windows_when_it_is_told_to(store: EventStore) -> None:
