@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-#: `2026-11-23 07:30:21.123 UTC [4711] LOG:  statement: SELECT ...`
-_STATEMENT = re.compile(rb"^[^\[\n]*\[(\d+)\] LOG:  statement:\s+(.*)", re.MULTILINE)
+#: `2026-11-23 07:30:21.123 UTC [4711] LOG:  statement: SELECT ...`, and each further line of it after a tab.
+_STATEMENT = re.compile(rb"^[^\[\n]*\[(\d+)\] LOG:  statement:\s+(.*(?:\n\t.*)*)", re.MULTILINE)
 
 _SETTINGS = {
     "log_statement": "all",
@@ -32,13 +32,13 @@ _SETTINGS = {
 class Counts:
     """Filled when the counting ends."""
 
-    #: The first line of each message to the server (a round trip, of one statement or several), in order.
+    #: Each message to the server (a round trip, of one statement or several), in order.
     statements: list[str] = field(default_factory=list)
     wal_bytes: int = 0
 
     def of(self, word: str) -> int:
         """How many messages have a statement that begins so."""
-        return sum(bool(re.search(rf"(^|; ?){word}\b", statement)) for statement in self.statements)
+        return sum(bool(re.search(rf"(^|;)\s*{word}\b", statement)) for statement in self.statements)
 
 
 @contextlib.contextmanager
