@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from towpath.eventlog.stores.clickhouse.settings import Setting, fixed_otherwise, judged, pins
+from towpath.eventlog.stores.clickhouse.settings import Setting, fixed_otherwise, not_known_to_be_harmless, pins
 from towpath.eventlog.stores.clickhouse.surroundings import quorum_findings
 
 
@@ -61,7 +61,7 @@ def test_a_limit_that_cannot_be_lifted_is_kept() -> None:
     ],
 )
 def test_what_a_profile_changes_is_named_unless_it_is_pinned_or_harmless(one: Setting, *, is_named: bool) -> None:
-    assert judged([one]) == ([f"{one.name} = {one.value}"] if is_named else [])
+    assert not_known_to_be_harmless([one]) == ([f"{one.name} = {one.value}"] if is_named else [])
 
 
 @pytest.mark.parametrize(("quorum", "is_ok"), [("0", False), ("auto", True), ("2", True)])

@@ -59,23 +59,23 @@ class ClickHouseClient:
         self._settings: Mapping[str, Setting] = {}
         self._connecting = threading.Lock()
 
-    def query(self, sql: str, *parameters: object, wanted: Mapping[str, str] = PINNED) -> Sequence[Sequence[Any]]:
-        """The rows of a statement. Raises StoreUnavailable."""
+    def query(self, sql: str, *, wanted: Mapping[str, str] = PINNED, **parameters: object) -> Sequence[Sequence[Any]]:
+        """The rows of a statement, with a parameter for each `%(name)s`. Raises StoreUnavailable."""
         with self._translating():
             client = self._connected()
-            return client.query(sql, parameters=list(parameters), settings=self._pinned(wanted)).result_rows
+            return client.query(sql, parameters=parameters, settings=self._pinned(wanted)).result_rows
 
-    def stream(self, sql: str, *parameters: object) -> Iterator[Sequence[Any]]:
+    def stream(self, sql: str, **parameters: object) -> Iterator[Sequence[Any]]:
         """The rows of a statement, as they come. Raises StoreUnavailable, also in the middle."""
         with self._translating():
             client = self._connected()
-            with client.query_rows_stream(sql, parameters=list(parameters), settings=self._pinned(PINNED)) as rows:
+            with client.query_rows_stream(sql, parameters=parameters, settings=self._pinned(PINNED)) as rows:
                 yield from rows
 
-    def command(self, sql: str, *parameters: object) -> None:
+    def command(self, sql: str, **parameters: object) -> None:
         """Raises StoreUnavailable."""
         with self._translating():
-            self._connected().command(sql, parameters=list(parameters) or None, settings=self._pinned(PINNED))
+            self._connected().command(sql, parameters=parameters or None, settings=self._pinned(PINNED))
 
     def insert(self, table: str, columns: Sequence[str], rows: bytes, *, token: str) -> int:
         """Write rows of COPY text; how many the server says that it took. Raises what the answer means for them."""

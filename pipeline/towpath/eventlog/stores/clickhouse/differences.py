@@ -79,17 +79,21 @@ class Table:
 def describe(client: ClickHouseClient, name: str) -> Table | None:
     """The table, view or dictionary of this name in our database."""
     found = client.query(
-        "SELECT database, engine, partition_key, sorting_key, primary_key, create_table_query FROM system.tables"
-        " WHERE database = currentDatabase() AND name = %s",
-        name,
+        """
+        SELECT database, engine, partition_key, sorting_key, primary_key, create_table_query FROM system.tables
+        WHERE database = currentDatabase() AND name = %(table)s
+        """,
+        table=name,
     )
     if not found:
         return None
     database, engine, partition_key, sorting_key, primary_key, ddl = found[0]
     columns = client.query(
-        "SELECT name, type, default_kind, default_expression FROM system.columns"
-        " WHERE database = currentDatabase() AND table = %s",
-        name,
+        """
+        SELECT name, type, default_kind, default_expression FROM system.columns
+        WHERE database = currentDatabase() AND table = %(table)s
+        """,
+        table=name,
     )
     return Table(
         database=database,
@@ -108,7 +112,7 @@ def _server_settings(client: ClickHouseClient) -> dict[str, str]:
     """What the server sets for every table; nothing that the user may not see."""
     try:
         rows = client.query(
-            "SELECT name, value FROM system.merge_tree_settings WHERE name IN %s", tuple(_WATCHED_SETTINGS)
+            "SELECT name, value FROM system.merge_tree_settings WHERE name IN %(names)s", names=_WATCHED_SETTINGS
         )
     except NotGranted:
         return {}

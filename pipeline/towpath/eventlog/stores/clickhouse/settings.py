@@ -239,7 +239,7 @@ def fixed_otherwise(wanted: Mapping[str, str], known: Mapping[str, Setting]) -> 
     ]
 
 
-def judged(known: Iterable[Setting]) -> list[str]:
+def not_known_to_be_harmless(known: Iterable[Setting]) -> list[str]:
     """What a profile changes that is neither pinned nor known to be harmless."""
     return [
         f"{one.name} = {one.value}"

@@ -47,10 +47,10 @@ class ClickHouseStore:
             self._client.command(statement)
         # As one of the statements would be after a crash, this is repeatable: the newest record of a number counts.
         self._client.command(
-            f"INSERT INTO {TABLE}_migration (number, name, checksum) SELECT %s, %s, %s",
-            migration.number,
-            migration.name,
-            migration.checksum,
+            f"INSERT INTO {TABLE}_migration (number, name, checksum) SELECT %(number)s, %(name)s, %(checksum)s",
+            number=migration.number,
+            name=migration.name,
+            checksum=migration.checksum,
         )
 
     def foreign_tables(self) -> Sequence[str]:
@@ -70,7 +70,7 @@ class ClickHouseStore:
 
     def read_back(self, window_id: UUID) -> set[tuple[str, int]]:
         stored = self._array(
-            f"SELECT groupArray((outbox, outbox_id)) FROM {TABLE} WHERE window_id = %s", str(window_id)
+            f"SELECT groupArray((outbox, outbox_id)) FROM {TABLE} WHERE window_id = %(window)s", window=str(window_id)
         )
         return {(str(outbox), int(outbox_id)) for outbox, outbox_id in stored}
 
@@ -78,9 +78,13 @@ class ClickHouseStore:
         counts: dict[UUID, dict[str, int]] = {}
         if window_ids:
             found = self._array(
-                "SELECT groupArray((window_id, outbox, stored)) FROM (SELECT window_id, outbox, count() AS stored"
-                f" FROM {TABLE} WHERE window_id IN %s GROUP BY window_id, outbox)",
-                tuple(str(window_id) for window_id in window_ids),
+                f"""
+                SELECT groupArray((window_id, outbox, stored)) FROM (
+                    SELECT window_id, outbox, count() AS stored FROM {TABLE}
+                    WHERE window_id IN %(windows)s GROUP BY window_id, outbox
+                )
+                """,
+                windows=tuple(str(window_id) for window_id in window_ids),
             )
             for window_id, outbox, stored in found:
                 counts.setdefault(window_id, {})[str(outbox)] = int(stored)
@@ -89,21 +93,21 @@ class ClickHouseStore:
     def stream(
         self, event_type: str, *, since: datetime | None = None, until: datetime | None = None
     ) -> Iterator[StoredEvent]:
-        conditions = ["event_type = %s"]
-        parameters: list[object] = [event_type]
-        for moment, comparison in ((since, ">="), (until, "<")):
+        conditions = ["event_type = %(event_type)s"]
+        parameters: dict[str, Any] = {"event_type": event_type}
+        for name, moment, comparison in (("since", since, ">="), ("until", until, "<")):
             if moment is not None:
-                conditions.append(f"event_date_time {comparison} {_MOMENT}")
-                parameters.append(_microseconds(moment))
+                conditions.append(f"event_date_time {comparison} {_moment(name)}")
+                parameters[name] = _microseconds(moment)
         after = ""
-        position: list[object] = []
         while True:
             # The ties come with it, so that a row that is stored twice is streamed twice also at the end of a page.
             rows = self._client.query(
-                f"SELECT {', '.join(STREAMED_COLUMNS)} FROM {TABLE} WHERE {' AND '.join(conditions)} {after}"
-                f" ORDER BY event_date_time, outbox, outbox_id LIMIT {_PAGE_ROWS} WITH TIES",
-                *parameters,
-                *position,
+                f"""
+                SELECT {", ".join(STREAMED_COLUMNS)} FROM {TABLE} WHERE {" AND ".join(conditions)} {after}
+                ORDER BY event_date_time, outbox, outbox_id LIMIT {_PAGE_ROWS} WITH TIES
+                """,
+                **parameters,
             )
             for row in rows:
                 event = stored_event(row)
@@ -111,19 +115,29 @@ class ClickHouseStore:
             if len(rows) < _PAGE_ROWS:
                 return
             # The first condition is for the sorting key, which the second does not use.
-            after = f"AND event_date_time >= {_MOMENT} AND (event_date_time, outbox, outbox_id) > ({_MOMENT}, %s, %s)"
-            microseconds = _microseconds(event.event_date_time)
-            position = [microseconds, microseconds, event.outbox, event.outbox_id]
+            after = f"""
+                AND event_date_time >= {_moment("time")}
+                AND (event_date_time, outbox, outbox_id) > ({_moment("time")}, %(outbox)s, %(outbox_id)s)
+                """
+            time = _microseconds(event.event_date_time)
+            parameters |= {"time": time, "outbox": event.outbox, "outbox_id": event.outbox_id}
 
     def digests(self, table: str | None, *, since: datetime, until: datetime, slack: timedelta) -> Iterator[Digest]:
-        inside = f"event_date_time >= {_MOMENT} AND event_date_time < {_MOMENT}"
-        sql = (
-            "SELECT toString(event_type) AS type, lower(hex(MD5(event_context))) AS digest,"
-            f" toUnixTimestamp64Micro(toDateTime64(min(event_date_time), 6, 'UTC')), countIf({inside}), count()"
-            f" FROM {_quoted(table or TABLE)} WHERE {inside} GROUP BY type, digest ORDER BY type, digest"
+        found = self._client.stream(
+            f"""
+            SELECT toString(event_type) AS type, lower(hex(MD5(event_context))) AS digest,
+                toUnixTimestamp64Micro(toDateTime64(min(event_date_time), 6, 'UTC')),
+                countIf(event_date_time >= {_moment("since")} AND event_date_time < {_moment("until")}), count()
+            FROM {_quoted(table or TABLE)}
+            WHERE event_date_time >= {_moment("earliest")} AND event_date_time < {_moment("latest")}
+            GROUP BY type, digest ORDER BY type, digest
+            """,
+            since=_microseconds(since),
+            until=_microseconds(until),
+            earliest=_microseconds(since - slack),
+            latest=_microseconds(until + slack),
         )
-        parameters = [_microseconds(moment) for moment in (since, until, since - slack, until + slack)]
-        for event_type, digest, microseconds, count, around in self._client.stream(sql, *parameters):
+        for event_type, digest, microseconds, count, around in found:
             at = _EPOCH + timedelta(microseconds=int(microseconds))
             yield Digest(str(event_type), str(digest), at, int(count), int(around))
 
@@ -134,11 +148,11 @@ class ClickHouseStore:
     def close(self) -> None:
         self._client.close()
 
-    def _array(self, sql: str, *parameters: object) -> Sequence[Any]:
+    def _array(self, sql: str, **parameters: object) -> Sequence[Any]:
         """What is stored, asked for as one array, because that is always one row: an empty answer is not the server's,
         and must not be taken for "nothing is stored".
         """
-        rows = self._client.query(sql, *parameters, wanted=PINNED_ON_DECISIONS)
+        rows = self._client.query(sql, wanted=PINNED_ON_DECISIONS, **parameters)
         if len(rows) != 1:
             raise StoreUnavailable(NOT_THE_STORES)
         # Of rows that a policy hides, the answer would say that they are missing, and they would be stored again.
@@ -148,7 +162,9 @@ class ClickHouseStore:
         return found
 
 
-_MOMENT = "fromUnixTimestamp64Micro(toInt64(%s), 'UTC')"
+def _moment(name: str) -> str:
+    """The time that a parameter has in microseconds since 1970."""
+    return f"fromUnixTimestamp64Micro(toInt64(%({name})s), 'UTC')"
 
 
 def _microseconds(moment: datetime) -> int:

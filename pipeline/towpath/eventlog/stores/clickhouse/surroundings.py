@@ -19,7 +19,12 @@ from towpath.eventlog.stores.clickhouse.differences import (
     differences_of_record,
 )
 from towpath.eventlog.stores.clickhouse.schema import COLUMN_TYPES, TABLE
-from towpath.eventlog.stores.clickhouse.settings import PINNED_ON_DECISIONS, PINNED_ON_INSERTS, fixed_otherwise, judged
+from towpath.eventlog.stores.clickhouse.settings import (
+    PINNED_ON_DECISIONS,
+    PINNED_ON_INSERTS,
+    fixed_otherwise,
+    not_known_to_be_harmless,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -99,9 +104,11 @@ def _shown_and_held(client: ClickHouseClient) -> tuple[int, int]:
     shown = held = 0
     for _ in range(_LOOKS):
         ((held, parts_with_deleted_rows),) = client.query(
-            "SELECT sum(rows), countIf(has_lightweight_delete) FROM system.parts"
-            " WHERE active AND database = currentDatabase() AND table = %s",
-            TABLE,
+            """
+            SELECT sum(rows), countIf(has_lightweight_delete) FROM system.parts
+            WHERE active AND database = currentDatabase() AND table = %(table)s
+            """,
+            table=TABLE,
         )
         # The parts count what DELETE FROM has taken out, until they are merged.
         wanted = {**PINNED_ON_DECISIONS, "apply_deleted_mask": "0" if parts_with_deleted_rows else "1"}
@@ -114,7 +121,7 @@ def _shown_and_held(client: ClickHouseClient) -> tuple[int, int]:
 def _profile(client: ClickHouseClient) -> Finding:
     settings = client.settings()
     fixed = fixed_otherwise({**PINNED_ON_INSERTS, **PINNED_ON_DECISIONS}, settings)
-    unknown = judged(settings.values())
+    unknown = not_known_to_be_harmless(settings.values())
     if not fixed and not unknown:
         return Finding("event store profile", True, "changes nothing that Towpath's statements depend on")
     said = []
@@ -143,8 +150,11 @@ def _visibility(client: ClickHouseClient) -> Finding:
         return Finding("event store row policies", False, hidden)
     try:
         policies = client.query(
-            "SELECT name FROM system.row_policies WHERE database IN (currentDatabase(), '') AND table IN (%s, '')",
-            TABLE,
+            """
+            SELECT name FROM system.row_policies
+            WHERE database IN (currentDatabase(), '') AND table IN (%(table)s, '')
+            """,
+            table=TABLE,
         )
     except NotGranted:
         return Finding("event store row policies", True, "every row is visible")
@@ -180,9 +190,11 @@ def _dependents(client: ClickHouseClient) -> Iterator[Finding]:
         advice = "each insert computes them, and an event for which one fails becomes a dead letter"
         yield Finding("event store extras", True, f"{', '.join(computed)}: {advice}")
     others = client.query(
-        "SELECT database, name, engine FROM system.tables WHERE engine IN ('Buffer', 'Distributed', 'Merge')"
-        " AND position(engine_full, %s) > 0 ORDER BY database, name",
-        f"'{TABLE}'",
+        """
+        SELECT database, name, engine FROM system.tables WHERE engine IN ('Buffer', 'Distributed', 'Merge')
+        AND position(engine_full, %(quoted)s) > 0 ORDER BY database, name
+        """,
+        quoted=f"'{TABLE}'",
     )
     for database, name, engine in others:
         is_buffer = engine == "Buffer"
@@ -193,9 +205,12 @@ def _dependents(client: ClickHouseClient) -> Iterator[Finding]:
 def _views(client: ClickHouseClient, database: str, name: str) -> list[tuple[str, str]]:
     """The materialized views that each insert into the table goes on to."""
     found = client.query(
-        "SELECT dependencies_database, dependencies_table FROM system.tables WHERE database = %s AND name = %s",
-        database,
-        name,
+        """
+        SELECT dependencies_database, dependencies_table FROM system.tables
+        WHERE database = %(database)s AND name = %(name)s
+        """,
+        database=database,
+        name=name,
     )
     return sorted(
         (str(one), str(view)) for databases, views in found for one, view in zip(databases, views, strict=True)
@@ -206,7 +221,12 @@ def _view(client: ClickHouseClient, database: str, name: str) -> tuple[Finding, 
     """What is to be said of a view, and the table that it fills, as far as it can be seen."""
     check = "event store view"
     found = client.query(
-        "SELECT create_table_query, toString(uuid) FROM system.tables WHERE database = %s AND name = %s", database, name
+        """
+        SELECT create_table_query, toString(uuid) FROM system.tables
+        WHERE database = %(database)s AND name = %(name)s
+        """,
+        database=database,
+        name=name,
     )
     if not found:
         unseen = f"{database}.{name}: its target cannot be seen by this user; it needs a token log (docs/stores.md)"
@@ -217,9 +237,11 @@ def _view(client: ClickHouseClient, database: str, name: str) -> tuple[Finding, 
         return Finding(check, True, f"{database}.{name}: refreshed by itself, inserts do not wait for it"), None
     filled = target_database, target = _target(client, ddl, database=database, name=name, uuid=uuid)
     described = client.query(
-        "SELECT engine, create_table_query FROM system.tables WHERE database = %s AND name = %s",
-        target_database,
-        target,
+        """
+        SELECT engine, create_table_query FROM system.tables WHERE database = %(database)s AND name = %(name)s
+        """,
+        database=target_database,
+        name=target,
     )
     if not described:
         detail = f"{database}.{name}: its target {target_database}.{target} does not exist, or is unseen"
@@ -258,10 +280,12 @@ def _forgets_tokens(engine: str, ddl: str) -> bool:
 
 def _exists(client: ClickHouseClient, name: str, *, database: str = "") -> bool:
     ((count,),) = client.query(
-        "SELECT count() FROM system.tables WHERE database = if(%s = '', currentDatabase(), %s) AND name = %s",
-        database,
-        database,
-        name,
+        """
+        SELECT count() FROM system.tables
+        WHERE database = if(%(database)s = '', currentDatabase(), %(database)s) AND name = %(name)s
+        """,
+        database=database,
+        name=name,
     )
     return bool(count)
 
