@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -75,8 +76,8 @@ class Process:
         """Begin to work, as a worker that takes messages of these queues does; None: of all."""
         if not queues or "dispatch" in queues:
             for name, make_work in (("dispatch", self._dispatching), ("recover", self._recovering)):
-                shift = threading.Thread(target=self._run_shift, args=(name, make_work), name=f"{name}-shift")
-                shift.daemon = True
+                work = partial(self._run_shift, name, make_work)
+                shift = threading.Thread(target=work, name=f"{name}-shift", daemon=True)
                 self._shifts.append(shift)
                 shift.start()
         if not queues or "aggregate" in queues:

@@ -37,6 +37,18 @@ def test_a_value_cannot_be_changed_but_another_one_can_be_made() -> None:
         replace(Config(), windows_row=7)  # type: ignore[call-arg]
 
 
+def test_no_secret_is_shown_where_the_value_is() -> None:
+    """As on Django's page of an error, which shows the settings."""
+    mark = "swordfish6f1d0c9a52b84e7fb3a7c1d2e9f80a46"
+    config = read(
+        EVENT_HASH_KEY=mark, RABBITMQ_URL=f"amqp://u:{mark}@h", EVENT_STORE_URL=f"clickhouse://u:{mark}@h:1/db"
+    )
+
+    assert mark in config.rabbitmq_url
+    assert mark not in f"{config} {config!r}"
+    assert "window_rows=1000" in repr(config)
+
+
 @pytest.mark.parametrize(("store_timeout", "wedged"), [("5", 120), ("30", 120), ("31", 124), ("100", 400)])
 def test_a_worker_is_called_wedged_long_after_the_store_s_time_limit(store_timeout: str, wedged: float) -> None:
     assert read(STORE_TIMEOUT_SECONDS=store_timeout).wedged_seconds == wedged

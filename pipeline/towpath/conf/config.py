@@ -92,7 +92,9 @@ def _knob(
     meaning: str,
     **more: Any,
 ) -> Any:
-    return field(default=default, metadata={_IN_METADATA: Knob(kind=kind, meaning=meaning, **more)})
+    knob = Knob(kind=kind, meaning=meaning, **more)
+    # Django's page of an error shows the settings, and blanks those with KEY in their own name only.
+    return field(default=default, repr=not knob.is_secret, metadata={_IN_METADATA: knob})
 
 
 def _wedged_seconds(known: Mapping[str, Any]) -> float:
