@@ -93,7 +93,9 @@ def test_a_window_whose_rows_are_lost_is_an_alarm_with_its_details(store: EventS
     assert alarm["delivered"] == {"outbox_user": 3, "outbox_event": 2}
     assert alarm["stored"] == {"outbox_user": 2, "outbox_event": 2}
     assert read_gauges()[mismatched_windows] == {"": 1.0}
-    assert [problem for problem in read_status().problems if "1 window(s) of which the event store" in problem]
+    assert [
+        problem for problem in read_status().problems if "1 window(s) with a receipt that the event store" in problem
+    ]
 
     # And it is not logged again as long as nothing changes
     with capture_logs() as logs:

@@ -1,7 +1,7 @@
 """The ledger: what is between dispatch and ack, and the receipts of what was delivered.
 
-The tables are declared here and written with SQL in the modules of the stages, because what they promise hangs on
-single statements (compare-and-set, fencing) that the ORM cannot say.
+The tables are declared here and written with SQL in the modules beside, one for each, because what they promise rests
+on single statements (compare-and-set, fencing) that the ORM cannot say.
 """
 
 from __future__ import annotations

@@ -73,7 +73,8 @@ def _of_receipts(unverified: UnverifiedReceipts) -> Iterator[Problem]:
     count = f"{windows} or more" if windows >= COUNTED_ROWS else str(windows)
     command = f"python manage.py pipeline verify --since {unverified.contradicted_since.isoformat(timespec='seconds')}"
     yield Problem(
-        "receipt", f"{count} window(s) of which the event store does not hold what was delivered: run `{command}`"
+        "receipt",
+        f"{count} window(s) with a receipt that the event store or its own numbers contradict: run `{command}`",
     )
 
 
