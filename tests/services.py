@@ -21,8 +21,10 @@ import itertools
 import json
 import os
 import shutil
+import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
 from urllib.parse import unquote, urlsplit
 
@@ -41,13 +43,16 @@ from towpath.eventlog.connect import with_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from deploy.local.process import Process
 
 _RUNS = PROJECT / ".local" / "test"
 #: True if the services are somebody else's.
 ARE_GIVEN = os.environ.get("TEST_SERVICES") == "given"
+
+_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
+#: Less is left alone, as the 64 MiB that a container has. A run's workers use a few hundred megabytes each.
+_MEMORY_BYTES = 4 << 30
 
 #: Where the ports of a run are looked for first: not those of the local stack, which may want to start meanwhile.
 _FIRST_PORT = 21_000
@@ -131,13 +136,33 @@ def _hold_free_folder() -> tuple[int, Path, TextIO]:
         except BlockingIOError:
             lock.close()
             continue
+        _leave_memory(folder)
         for left in folder.iterdir():
-            if left.is_dir():
+            if left.is_dir() and not left.is_symlink():
                 shutil.rmtree(left)
             elif left.name != "lock":
                 left.unlink()
         return number, folder, lock
     raise AssertionError("itertools.count() does not end")
+
+
+def _put_into_memory(folder: Path) -> None:
+    """Let the services' data be in memory, if there is enough.
+
+    Processes die in these tests, and the power does not go: waiting for a disk at each commit and each insert shows
+    nothing. The logs stay in the folder.
+    """
+    if not ARE_GIVEN and _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _MEMORY_BYTES:
+        memory = Path(tempfile.mkdtemp(prefix="towpath-test-", dir=_MEMORY))
+        (folder / "memory").symlink_to(memory)
+        for service in ("postgres", "rabbitmq", "clickhouse", "embedded"):
+            (memory / service).mkdir()
+            (folder / service).symlink_to(memory / service)
+
+
+def _leave_memory(folder: Path) -> None:
+    if (memory := folder / "memory").is_symlink():
+        shutil.rmtree(memory.resolve(), ignore_errors=True)
 
 
 def _chosen_ports(folder: Path, number: int) -> Ports:
@@ -194,6 +219,7 @@ def _set_environment(services: Services) -> None:
 
 
 _number, _folder, _lock = _hold_free_folder()
+_put_into_memory(_folder)
 _ports = _chosen_ports(_folder, _number)
 try:
     _services = _make_services(_folder, _ports)
@@ -250,6 +276,7 @@ def _length(item: pytest.Item) -> float:
 
 
 def pytest_unconfigure() -> None:
-    """Give folder and ports back."""
+    """Give folder, memory and ports back."""
+    _leave_memory(_folder)
     _ports.release()
     _lock.close()
