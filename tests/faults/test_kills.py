@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tests.faults.conftest import Run
 from tests.faults.proxy import Fault, Kind
 from tests.integration.workers import SHIFTS
 from tests.waiting import eventually
 
-_DISPATCHER_POINTS = ("batches_inserted", "cursor_committed", "published@1", "published@3")
-_AGGREGATOR_POINTS = ("sealed", "loaded", "written", "acked", "message_acked")
+if TYPE_CHECKING:
+    from towpath.telemetry.failpoints import Failpoint
+
+#: Where to kill, and at which passage.
+_DISPATCHER_POINTS: tuple[tuple[Failpoint, int], ...] = (
+    ("batches_inserted", 1),
+    ("cursor_committed", 1),
+    ("enqueued", 1),
+    ("enqueued", 3),
+)
+_AGGREGATOR_POINTS: tuple[Failpoint, ...] = ("sealed", "loaded", "written", "acked", "message_acked")
 #: A successor starts, the lease ends, one round of recovery, the delivery; on a machine that does other things, too.
 _RECOVERY_SECONDS = 40
 
 
 def test_dispatchers_killed_one_after_the_other_at_each_step_lose_and_double_nothing(run: Run) -> None:
-    """T1-T4: before and after the cursor's commit, before and after publish. Each time the next takes up the shift."""
+    """T1-T4: around the cursor's commit, before and after the messages. Each time the next takes the shift."""
     run.fleet.kill_all()
-    doomed = [run.fleet.idle_dispatcher(FAILPOINTS=_kill(point), BATCH_IDS="20") for point in _DISPATCHER_POINTS]
+    doomed = [run.fleet.idle_dispatcher(FAILPOINTS=_kill(*point), BATCH_IDS="20") for point in _DISPATCHER_POINTS]
     run.fleet.aggregator()
     run.fleet.ready(*doomed)
     writer = run.writer(transactions_per_second=20)
@@ -60,9 +71,8 @@ def test_an_aggregator_killed_after_its_insert_was_sent_loses_and_doubles_nothin
     run.judge_when_drained(seconds=_RECOVERY_SECONDS)
 
 
-def _kill(point: str) -> str:
-    name, _, passage = point.partition("@")
-    return f"{name}=kill@{passage or 1}"
+def _kill(point: Failpoint, passage: int = 1) -> str:
+    return f"{point}=kill@{passage}"
 
 
 def _start_shifts() -> None:
