@@ -173,6 +173,16 @@ def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
     assert broken == []
 
 
+@each_page
+def test_every_table_ends_with_an_empty_line(page: Path) -> None:
+    """Text that follows the last row immediately would be one more row."""
+    lines = prose(page).splitlines()
+
+    followers = [after for line, after in itertools.pairwise(lines) if line.startswith("|") and line.endswith("|")]
+
+    assert [line for line in followers if line.strip() and not line.startswith(("|", "<!--"))] == []
+
+
 def test_every_page_is_reached_from_the_index() -> None:
     index = PROJECT / "docs" / "README.md"
     linked = {(index.parent / link).resolve() for link in links(index)}
