@@ -27,8 +27,9 @@ from tests.integration.workers import Workers
 from tests.services import Services
 from tests.waiting import eventually
 from towpath.conf.current import config
+from towpath.eventlog.store import Finding
 from towpath.watch import health
-from towpath.watch.doctor import Finding, examine
+from towpath.watch.doctor import examine
 from towpath.watch.within import Within
 
 WAIT_SECONDS = 60

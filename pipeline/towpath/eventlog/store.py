@@ -32,7 +32,7 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found of one thing around the store: `is_ok`, and what it is or how to fix it."""
+    """One check: `is_ok`, and what was found or how to fix it."""
 
     check: str
     is_ok: bool

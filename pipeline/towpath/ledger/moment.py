@@ -79,8 +79,11 @@ class Parts:
             with transaction.atomic():
                 left = max(0.001, self._until - time.monotonic())
                 self._cursor.execute(
-                    "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true)",
-                    [f"{left * 1000:.0f}ms", f"{min(left, _LOCK_SECONDS) * 1000:.0f}ms"],
+                    """
+                    SELECT set_config('statement_timeout', %(statement)s, true),
+                           set_config('lock_timeout', %(lock)s, true)
+                    """,
+                    {"statement": f"{left * 1000:.0f}ms", "lock": f"{min(left, _LOCK_SECONDS) * 1000:.0f}ms"},
                 )
                 yield
         except OperationalError as error:
@@ -102,9 +105,12 @@ class Parts:
     def _holders(self) -> str:
         """The tables that are locked against reading, and by which of the server's processes."""
         self._cursor.execute(
-            "SELECT l.relation::regclass::text, l.pid, a.usename FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a"
-            " USING (pid) WHERE l.mode = 'AccessExclusiveLock' AND l.granted AND l.relation IS NOT NULL"
-            " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 3"
+            """
+            SELECT l.relation::regclass::text, l.pid, a.usename
+            FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a USING (pid)
+            WHERE l.mode = 'AccessExclusiveLock' AND l.granted AND l.relation IS NOT NULL
+            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 3
+            """
         )
         held = [f"{table} (process {pid}, {user or 'unknown'})" for table, pid, user in self._cursor.fetchall()]
         return f" on {', '.join(held)}: pg_terminate_backend() ends it" if held else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -16,6 +15,7 @@ from towpath.conf.config import Config
 from towpath.errors import BrokerUnreachable
 from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import EventStoreError
+from towpath.eventlog.store import Finding
 from towpath.ledger import database_errors
 from towpath.ledger.moment import Parts, one_moment
 from towpath.ledger.receipts import read_store_errors
@@ -46,15 +46,6 @@ _DURABLE = {
     "full_page_writes": "a power cut can leave half-written pages; ALTER SYSTEM SET full_page_writes = on, and reload",
     "synchronous_commit": "a power cut can undo commits; set it to on, for the server or the role (ALTER ROLE ... SET)",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check: `is_ok`, and what was found or what to do."""
-
-    check: str
-    is_ok: bool
-    detail: str
 
 
 def examine(config: Config) -> list[Finding]:
@@ -140,7 +131,7 @@ def _promises() -> Iterator[Finding]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT clock_timestamp()")
         (database_now,) = cursor.fetchone()
-        cursor.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [list(_DURABLE)])
+        cursor.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%(names)s)", {"names": list(_DURABLE)})
         durable = dict(cursor.fetchall())
     yield _clock("PostgreSQL clock", database_now)
     for setting, if_off in _DURABLE.items():
@@ -207,7 +198,7 @@ def _event_store(config: Config) -> Iterator[Finding]:
         yield Finding("event store", True, "reachable")
         yield _finding("event store table", store.problems(), "columns and settings as they must be")
         yield _clock("event store clock", now)
-        yield from (Finding(found.check, found.is_ok, found.detail) for found in store.findings())
+        yield from store.findings()
     except EventStoreError as error:
         text = without_secrets(f"not reachable ({error}): start it, or correct EVENT_STORE_URL")
         yield Finding("event store", False, text)
