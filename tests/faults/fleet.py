@@ -66,10 +66,6 @@ class Fleet:
             self._steady += aggregators[:1] or [self.aggregator()]
         self.ready(*self._steady)
 
-    @property
-    def steady_dispatcher(self) -> Process:
-        return self._steady[0]
-
     def dispatcher(self, **knobs: str) -> Process:
         """A dispatcher at work, not yet ready."""
         return self._remember(self._workers.dispatcher(**self._knobs(knobs)))

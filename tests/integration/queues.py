@@ -1,4 +1,4 @@
-"""RabbitMQ as the tests see it: emptied, and read message by message."""
+"""RabbitMQ as the tests see it: counted, emptied, and read message by message."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ import dramatiq
 import pika
 
 from towpath.rabbitmq.messages import QUEUES
+from towpath.rabbitmq.queues import queue_states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+def queue_lengths() -> dict[str, int]:
+    """Messages ready in each queue of the pipeline."""
+    return {queue: state.messages for queue, state in queue_states().items()}
 
 
 def purge_queues() -> None:

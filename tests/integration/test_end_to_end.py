@@ -12,14 +12,13 @@ from tests.integration.dispatching import dispatch_all, make_dispatcher
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered_within
 from tests.integration.manage import manage
-from tests.integration.queues import take_messages
+from tests.integration.queues import queue_lengths, take_messages
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.workers import QUICK, Workers
 from tests.services import Services
 from tests.waiting import eventually
 from towpath.actors import enqueue_batches
 from towpath.ledger.models import Batch, Shift, Window
-from towpath.rabbitmq.queues import queue_lengths
 
 #: How long what must happen may take on a machine that does much else; waiting ends when it has happened.
 WAIT_SECONDS = 60

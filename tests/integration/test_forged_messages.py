@@ -1,4 +1,4 @@
-"""RabbitMQ in the hands of a stranger: whoever may publish there can neither write nor change nor delete an event."""
+"""RabbitMQ in the hands of a stranger: whoever may send messages there can neither write nor change an event."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import pytest
 
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
 from tests.integration.invariants import assert_delivered_within
+from tests.integration.queues import queue_lengths
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.workers import QUICK
 from tests.waiting import eventually
 from towpath.actors import aggregate, enqueue_batches
 from towpath.ledger.models import Window
 from towpath.rabbitmq.broker import Broker
-from towpath.rabbitmq.queues import queue_lengths
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -86,7 +86,7 @@ _FAR_AWAY = 4_070_908_800_000
 
 
 def raw(queue: str, bodies: Iterable[bytes], properties: pika.BasicProperties | None = None) -> None:
-    """Put bodies into a queue, as anybody can who may publish there."""
+    """Put bodies into a queue, as anybody can who may send messages there."""
     broker = aggregate.broker
     assert isinstance(broker, Broker)
     broker.declare_queue(queue, ensure=True)

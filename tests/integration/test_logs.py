@@ -24,6 +24,7 @@ from deploy.local.process import PROJECT
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered_within
 from tests.integration.manage import manage
+from tests.integration.queues import queue_lengths
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.scraping import get
 from tests.integration.stores import LosesInserts
@@ -35,7 +36,6 @@ from towpath.eventlog.connect import connect
 from towpath.eventlog.store import EventStore
 from towpath.flow.delivery import Delivery
 from towpath.ledger.models import DeadLetter, Window
-from towpath.rabbitmq.queues import queue_lengths
 
 WAIT_SECONDS = 60
 

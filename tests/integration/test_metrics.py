@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered_within
+from tests.integration.queues import queue_lengths
 from tests.integration.rows import create_users, write_events
 from tests.integration.scraping import Counted, Samples, measure_at_each_scrape, scrape
 from tests.integration.stores import LosesInserts
@@ -36,7 +37,6 @@ from towpath.flow.aggregator import Aggregator
 from towpath.flow.delivery import Delivery
 from towpath.flow.verify import verify_receipts
 from towpath.ledger.models import Cursor, Window
-from towpath.rabbitmq.queues import queue_lengths
 from towpath.telemetry.metrics import (
     LEDGER_GAUGES,
     CloseReason,

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from deploy.local.application import Application
-from tests.waiting import eventually
 from towpath.actors import dispatch_shift, recover_shift
-from towpath.ledger.models import Shift
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,10 +63,6 @@ class Workers:
     def wait_until_ready(self) -> None:
         for process in self._started:
             process.wait_until_ready()
-
-    def wait_until_recovering(self) -> None:
-        """Return when the shifts have been taken; says nothing of the processes that were killed before."""
-        eventually(lambda: Shift.objects.count() == len(SHIFTS), seconds=60)
 
     def _application(self, knobs: dict[str, str]) -> Application:
         return Application(log_folder=self._log_folder, environment=knobs)

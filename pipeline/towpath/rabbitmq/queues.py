@@ -50,11 +50,6 @@ def _state(connection: pika.BlockingConnection, queue: str) -> QueueState:
     return QueueState(found.message_count, found.consumer_count)
 
 
-def queue_lengths() -> dict[str, int]:
-    """Messages ready in each queue of the pipeline. Raises BrokerUnreachable."""
-    return {queue: state.messages for queue, state in queue_states().items()}
-
-
 def problems() -> list[str]:
     """What is wrong with the connection's settings, and how to fix it."""
     broker = the_broker()
