@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import towpath
 from deploy.local.process import PROJECT
-from towpath.ledger import models
+from towpath.ledger.tables import ledger_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,17 +34,9 @@ def test_the_map_names_every_room_and_module() -> None:
 
 
 def test_the_tables_of_the_ledger_are_named_in_its_room_only() -> None:
-    tables = [
-        model._meta.db_table for model in (models.Batch, models.Cursor, models.DeadLetter, models.Shift, models.Window)
-    ]
-    assert all(table.startswith("pipeline_") for table in tables)
+    tables = ledger_tables()
+    assert {table.partition("_")[0] for table in tables} == {"pipeline"}
 
     naming = {path for path in _sources() if re.search("|".join(tables), path.read_text(encoding="utf-8"))}
 
     assert {path.parent for path in naming} == _MAY_TOUCH_THE_LEDGER
-
-
-def test_the_models_of_the_ledger_are_imported_in_its_room_only() -> None:
-    importing = {path for path in _sources() if "ledger.models" in path.read_text(encoding="utf-8")}
-
-    assert {path for path in importing if path.parent not in _MAY_TOUCH_THE_LEDGER} == {_PRODUCT / "models.py"}
