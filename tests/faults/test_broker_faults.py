@@ -85,7 +85,7 @@ def test_a_killed_rabbitmq_costs_latency_only(run: Run) -> None:
 @pytest.mark.own_services
 @pytest.mark.timeout(300)
 def test_a_blocked_rabbitmq_costs_latency_only_and_is_reported(run: Run) -> None:
-    """T24: memory alarm. Publishing gives up within 30 s, so that what is committed later is dispatched, too.
+    """T24: memory alarm. The dispatcher gives up within 30 s, so that what is committed later is dispatched, too.
 
     What is in the ledger is sealed by recovery meanwhile.
     """

@@ -34,16 +34,16 @@ class Race:
         self.ledger = ledger
         self.store = FaultyStore(token_log_entries=token_log_entries)
         self.first, self.second, self.third = puppets[:3]
-        self._published: list[BatchMessage] = []
+        self._queue: list[BatchMessage] = []
         limits = DispatchLimits(batch_ids=100, batch_bytes=100_000, in_flight_rows=1000)
-        self._dispatcher = Dispatcher(all_outboxes(), limits=limits, enqueue=self._published.extend)
+        self._dispatcher = Dispatcher(all_outboxes(), limits=limits, enqueue=self._queue.extend)
         self._dispatcher.create_cursors()
 
     def seal_and_stop_before_writing(self) -> None:
         """The first owner has sealed and loaded, and is about to send its insert."""
         while self._dispatcher.look():
             pass
-        batch_ids = [batch.id for batch in self._published]
+        batch_ids = [batch.id for batch in self._queue]
 
         def job() -> None:
             window = seal(batch_ids)

@@ -110,7 +110,7 @@ class Pipeline(RuleBasedStateMachine):
                 pass
             while self.queue:
                 self.accumulate(0, 0, is_delivered_again=False)
-            self.carry(0, stops)
+            self.seal_and_deliver(0, stops)
 
     # --- Publish -----------------------------------------------------------------------------------------------------
 
@@ -157,7 +157,7 @@ class Pipeline(RuleBasedStateMachine):
 
     @precondition(lambda self: self.idle and any(self.aggregators))
     @rule(aggregator=st.integers(0, 1), stops=_STOPS)
-    def carry(self, aggregator: int, stops: int) -> None:
+    def seal_and_deliver(self, aggregator: int, stops: int) -> None:
         batch_ids = (self.aggregators[aggregator] or self.aggregators[1 - aggregator]).take(now=0).batches
 
         def job() -> None:  # as Aggregator._seal_and_deliver, without its threads and its retries

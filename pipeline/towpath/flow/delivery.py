@@ -83,7 +83,7 @@ class WindowRules:
 
 
 def deliver(window: SealedWindow, store: EventStore, rules: WindowRules) -> Delivery:
-    """Carry a sealed window into the event store and delete it from the outbox, in that order.
+    """Load, write and ack a sealed window: into the event store, and then out of the outbox.
 
     Raises only what keeps it from writing a failure into the ledger: DatabaseError or InterfaceError.
     """

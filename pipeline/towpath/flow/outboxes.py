@@ -64,7 +64,7 @@ def _check_rename(old: str, new: str, *, is_sure: bool) -> None:
     if unknown[old].renamed_to != new and not is_sure:
         raise OutboxInUse(
             f"Nothing says that the table {new} was {old} once. If its rows have the ids that they had there,"
-            " add --yes; else their events would be counted as missing."
+            " add --yes; else their events would be counted as vanished."
         )
 
 

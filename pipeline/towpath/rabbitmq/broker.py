@@ -88,7 +88,7 @@ class Broker(RabbitmqBroker):
         except ConnectionClosed as error:
             if canonical_queue_name not in QUEUES or getattr(error.message, "reply_code", None) != _ACCESS_REFUSED:
                 raise
-            # The scheduler's user may publish and nothing else. Who consumes a queue declares it.
+            # The scheduler's user may send messages and nothing else. Who consumes a queue declares it.
             self.queues_pending.discard(canonical_queue_name)
 
     @property

@@ -1,6 +1,6 @@
 """What the pipeline's own messages look like, and so what every other one is.
 
-Anybody who may publish to RabbitMQ can put a message into a queue, and dramatiq acts on what is in it: it delays,
+Anybody who may send messages to RabbitMQ can put one into a queue, and dramatiq acts on what is in it: it delays,
 retries and calls. So each delivery is judged here before dramatiq sees it. Pure: no I/O, and no content of a message in
 what it says.
 """

@@ -92,13 +92,13 @@ shift_alive_age_seconds = LedgerGauge(
     "towpath_shift_alive_age_seconds", "Seconds since the shift last said that it works", "shift"
 )
 shift_taken_age_seconds = LedgerGauge(
-    "towpath_shift_taken_age_seconds", "Seconds since the scheduler last started the shift", "shift"
+    "towpath_shift_taken_age_seconds", "Seconds since a tick of the scheduler for the shift last arrived", "shift"
 )
 unverified_age_seconds = LedgerGauge(
     "towpath_unverified_age_seconds", "Age of the oldest receipt not yet compared with the event store; 0 without one"
 )
 mismatched_windows = LedgerGauge(
-    "towpath_mismatched_windows", "Receipts that the event store contradicts: rows lost or doubled"
+    "towpath_mismatched_windows", "Receipts that the event store or their own numbers contradict"
 )
 
 LEDGER_GAUGES = (

@@ -50,7 +50,7 @@ class Deliver:
         while is_more:
             cursors.see_everything_uncommitted()
             is_more = dispatcher.look()
-            self._carry(batches)
+            self._aggregate(batches)
             batches.clear()
         self._published.remember_delivered(before)
         if letters := deadletters.read(None):
@@ -61,7 +61,7 @@ class Deliver:
             raise AssertionError(f"these wait, apart from others:\n{left}")
         return StoredEvents(_found(row) for row in self.store.rows)
 
-    def _carry(self, batches: list[BatchMessage]) -> None:
+    def _aggregate(self, batches: list[BatchMessage]) -> None:
         limits = window_limits(config())
         waiting: Accumulator[int] = Accumulator(replace(limits, max_rows=limits.rows))
         for batch in batches:

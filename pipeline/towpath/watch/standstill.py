@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SHIFT_SILENT_SECONDS = 20
 #: The scheduler ticks every minute.
 SCHEDULER_SILENT_SECONDS = 100
-#: Longer than a dispatcher tries to publish to a RabbitMQ that is blocked before it gives up, so that the reason can be
+#: Longer than a dispatcher tries to enqueue at a RabbitMQ that is blocked before it gives up, so that the reason can be
 #: seen all the time.
 INTERRUPTION_SHOWN_SECONDS = 60
 
