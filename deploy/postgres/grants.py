@@ -40,10 +40,11 @@ def apply() -> int:
 
 def grants() -> Iterator[str]:
     """The statements, beginning with those that take everything away."""
-    from towpath.outbox.models import all_outboxes  # noqa: PLC0415 - the apps are ready only now
+    from towpath.ledger.tables import ledger_tables  # noqa: PLC0415 - the apps are ready only now
+    from towpath.outbox.models import all_outboxes  # noqa: PLC0415 - the same
 
     outboxes = all_outboxes()
-    ledger = {model._meta.db_table for model in apps.get_app_config("towpath").get_models()}
+    ledger = set(ledger_tables())
     models = [model for model in apps.get_models(include_auto_created=True) if model._meta.managed]
     application = {model._meta.db_table for model in models} - set(outboxes) - ledger
     for table in sorted({*outboxes, *ledger, *application, _MIGRATIONS}):

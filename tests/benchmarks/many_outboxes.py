@@ -29,12 +29,12 @@ def fifty_outboxes() -> dict[str, type[Outbox]]:
 def forget_them() -> None:
     """So that the figures after this one see the product's outboxes only."""
     for n in range(_MORE):
-        apps.all_models["outbox"].pop(f"benchoutbox{n:02}", None)
+        apps.all_models["towpath"].pop(f"benchoutbox{n:02}", None)
     apps.clear_cache()
 
 
 def _more() -> Iterator[type[FrozenOutbox]]:
     for n in range(_MORE):
-        meta = type("Meta", (FrozenOutbox.Meta,), {"db_table": f"bench_outbox_{n:02}", "app_label": "outbox"})
+        meta = type("Meta", (FrozenOutbox.Meta,), {"db_table": f"bench_outbox_{n:02}", "app_label": "towpath"})
         model: type[FrozenOutbox] = type(f"BenchOutbox{n:02}", (FrozenOutbox,), {"Meta": meta, "__module__": __name__})
         yield model
