@@ -55,7 +55,8 @@ def image_closure(wanted: list[Requirement]) -> set[str]:
 def image_lines(text: str) -> str:
     """The part of the lock file that the image needs."""
     project = tomllib.loads((_PROJECT / "pyproject.toml").read_text())["project"]
-    texts = [*project["dependencies"], *project["optional-dependencies"]["tracing"]]
+    extras = project["optional-dependencies"]
+    texts = [*project["dependencies"], *extras["sample"], *extras["tracing"]]
     names = image_closure([Requirement(each) for each in texts])
     blocks = re.findall(r"^[a-z0-9].*?(?<!\\)\n", text, re.MULTILINE | re.DOTALL)
     return "".join(block for block in blocks if canonicalize_name(Requirement(pins(block)[0].name).name) in names)

