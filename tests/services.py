@@ -270,6 +270,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _length(item: pytest.Item) -> float:
     """How long a test takes, about, as the number of tests that use the services and start no process."""
+    if limit := item.get_closest_marker("timeout"):
+        return float(limit.args[0]) / 3  # who has a limit above the others' takes long
     if item.get_closest_marker("timing"):
         return 20
     return 1 if "services" in getattr(item, "fixturenames", ()) else 0.02

@@ -330,7 +330,7 @@ def _publish(rows: list[str], published: list[tuple[Identity, str]]) -> None:
             transaction.set_rollback(True)
 
 
-@pytest.mark.timeout(0 if _IS_LONG else 300)
+@pytest.mark.timeout(0 if _IS_LONG else 600)
 def test_no_interleaving_and_no_fault_loses_or_doubles_a_row(ledger: Ledger, puppets: list[Puppet]) -> None:
     class Model(Pipeline):
         pass
