@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import yaml
 from packaging.requirements import Requirement
@@ -91,6 +93,20 @@ def test_the_product_installs_what_it_imports_and_nothing_of_the_sample_s() -> N
     sample = {canonicalize_name(Requirement(text).name) for text in _PROJECT["optional-dependencies"]["sample"]}
     assert {"django-axes", "django-ninja", "gunicorn", "whitenoise"} <= sample
     assert not needed & sample
+
+
+def test_the_wheel_has_the_product_alone_and_all_of_it(tmp_path: Path) -> None:
+    """What `pip install` of a checkout puts into another project."""
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*build, "--wheel-dir", tmp_path, PROJECT], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+
+    names = {Path(name) for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
+
+    folder = PROJECT / "pipeline"
+    ours = (path for path in (folder / "towpath").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    assert names == {path.relative_to(folder) for path in ours}
+    assert Path("towpath/events.schema.json") in names
 
 
 def test_every_package_is_installed_by_version_and_hash() -> None:
