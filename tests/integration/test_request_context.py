@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -250,10 +251,20 @@ def test_a_user_that_cannot_be_read_costs_the_actor_and_not_the_transaction(clie
     assert actors() == {"without an actor": None}
 
 
+@pytest.fixture
+def json_logs() -> Iterator[None]:
+    """Logs as a worker has them. Afterwards those of the test run again: a logger keeps the ones it was used with."""
+    before, handlers = structlog.get_config(), logging.getLogger().handlers[:]
+    configure_logging(json=True, level="INFO")
+    yield
+    structlog.configure(**before)
+    logging.getLogger().handlers[:] = handlers
+
+
+@pytest.mark.usefixtures("json_logs")
 def test_a_log_line_shows_who_is_known_and_asks_for_nobody(
     client: Client, root: User, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    configure_logging(json=True, level="INFO")
     with CaptureQueriesContext(connection) as queries:
         client.get("/constant")
     assert queries.captured_queries == []
