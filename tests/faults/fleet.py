@@ -71,7 +71,7 @@ class Fleet:
         return self._remember(self._workers.dispatcher(**self._knobs(knobs)))
 
     def idle_dispatcher(self, **knobs: str) -> Process:
-        """A dispatcher that takes up whatever shift is in the queue."""
+        """A dispatcher without a tick: it works, or stands by while another one has the shifts."""
         return self._remember(self._workers.idle_dispatcher(**self._knobs(knobs)))
 
     def aggregator(self, **knobs: str) -> Process:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from tests.faults.conftest import Run
 from tests.faults.proxy import Fault, Kind
-from tests.integration.workers import SHIFTS
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ def test_dispatchers_killed_one_after_the_other_at_each_step_lose_and_double_not
     run.fleet.aggregator()
     run.fleet.ready(*doomed)
     writer = run.writer(transactions_per_second=20)
-    _start_shifts()
     for process in doomed:
         run.fleet.wait_until_dead(process)
 
@@ -73,8 +71,3 @@ def test_an_aggregator_killed_after_its_insert_was_sent_loses_and_doubles_nothin
 
 def _kill(point: Failpoint, passage: int = 1) -> str:
     return f"{point}=kill@{passage}"
-
-
-def _start_shifts() -> None:
-    for shift in SHIFTS:
-        shift.send()

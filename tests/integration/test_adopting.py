@@ -116,7 +116,7 @@ def test_a_fresh_project_adopts_towpath_by_the_page_and_compares_its_logs(
     # When it publishes
     shell(project, "open_account('ada'); open_account('bob')")
 
-    # Then the pipeline delivers to the real store, started by the scheduler's next tick, which may take a minute
+    # Then the pipeline delivers to the real store
     expected = [("outbox_event", "account_opened", "adopted", f'{{"name":"{name}"}}', 1) for name in ("ada", "bob")]
     eventually(lambda: project.are_all_running() and stored(clickhouse) == expected, seconds=180)
     # And the old log has the same events

@@ -68,7 +68,7 @@ def test_few_rows_of_several_messages_go_out_together_after_the_linger_time(
 def test_an_event_is_stored_within_three_seconds_of_its_post_with_the_default_knobs(
     workers: Workers, event_log: EventLog, services: Services
 ) -> None:
-    # Given all processes of the application, with the scheduler that starts the shifts
+    # Given all processes of the application, with the scheduler
     workers.web()
     workers.idle_dispatcher()
     workers.aggregator()

@@ -41,14 +41,14 @@ class Workers:
             process.kill()
 
     def dispatcher(self, **knobs: str) -> Process:
-        """A dispatcher that works at its shifts at once, without a scheduler."""
+        """A dispatcher, and a tick of each shift, as if there were a scheduler."""
         worker = self.idle_dispatcher(**knobs)
         for shift in SHIFTS:
             shift.send()
         return worker
 
     def idle_dispatcher(self, **knobs: str) -> Process:
-        """A dispatcher that waits for the scheduler."""
+        """A dispatcher without a tick: it works all the same, and `status` misses the scheduler."""
         return self._start(self._application(knobs).dispatcher())
 
     def aggregator(self, number: int = 1, /, **knobs: str) -> Process:
