@@ -127,7 +127,7 @@ def test_the_status_reports_a_shift_that_has_gone_silent() -> None:
 
     assert len(problems) == 2
     assert "the dispatch shift was last alive" in problems[0]
-    assert "no new recover shift" in problems[1]
+    assert "no tick for the recover shift" in problems[1]
 
 
 def test_the_status_reports_rows_that_somebody_has_deleted() -> None:

@@ -58,8 +58,8 @@ def silent_shifts(shifts: Mapping[str, ShiftState]) -> Iterator[str]:
             )
         elif shift.taken_seconds_ago > SCHEDULER_SILENT_SECONDS:
             yield (
-                f"no new {name} shift for {shift.taken_seconds_ago:.0f} s: no tick of the scheduler (periodiq)"
-                " arrives. The shift itself works. Is the scheduler running, and does the queue dispatch move?"
+                f"no tick for the {name} shift has arrived for {shift.taken_seconds_ago:.0f} s. The shift itself"
+                " works. Is the scheduler (periodiq) running, and does the queue dispatch move?"
                 f" {_QUEUE}"
             )
 
