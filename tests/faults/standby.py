@@ -28,7 +28,8 @@ class Standby:
         self._primary = services.postgres
         self._oracle = oracle
         self._primary_data = services.folder / "postgres" / "data"
-        folder = services.folder / "postgres-standby"
+        # Beside the primary's, which may be a link into memory: a folder is not renamed from one device to another.
+        folder = (services.folder / "postgres").resolve().parent / "postgres-standby"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         # The roles come with the data.
