@@ -17,15 +17,15 @@ demo: setup ## the whole pipeline on this machine: real traffic, a killed worker
 run: setup ## the whole pipeline on this machine, until Ctrl-C (TRAFFIC=5: five sign-ups a second)
 	@$(PYTHON) -m deploy.local.stack run $(if $(TRAFFIC),--traffic $(TRAFFIC))
 
-test: setup ## every test but the slow ones (`make faults`), on real services that the run starts itself
+test: setup ## every test but the fault matrix (`make faults`), on real services that the run starts itself
 	@$(PYTHON) -m $(or $(RUNNER),pytest) $(PARALLEL)
 
 chaos: setup ## break everything for SECONDS (60) under load, with SEED, then count; then `make faults`, unless FAULTS=0
 	@$(PYTHON) -m tests.chaos.soak --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
 	$(if $(filter 0,$(FAULTS)),,@$(PYTHON) -m pytest -m slow $(PARALLEL))
 
-faults: setup ## the slow rows of the fault matrix (docs/guarantees.md)
-	@$(PYTHON) -m pytest -m slow $(PARALLEL)
+faults: setup ## the fault matrix (docs/guarantees.md): each process killed, each service broken, under load
+	@$(PYTHON) -m $(or $(RUNNER),pytest) -m slow $(PARALLEL)
 
 bench: setup ## measure, as ratios between things of one run (ONLY=name for one)
 	@$(PYTHON) -m tests.benchmarks.bench $(if $(ONLY),--only $(ONLY))

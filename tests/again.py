@@ -41,19 +41,23 @@ class _SecondRun:
 
 
 def main(arguments: list[str]) -> int:
-    _FLAKY.unlink(missing_ok=True)
+    # What is chosen by a marker (`make faults`) is the second part of one check, and adds to the file.
+    marked = arguments[arguments.index("-m") :][:2] if "-m" in arguments else []
+    if not marked:
+        _FLAKY.unlink(missing_ok=True)
     # Nothing of a run before this one's: `--last-failed` would take it for what failed now.
     first = subprocess.run([sys.executable, "-m", "pytest", "--cache-clear", *arguments], check=False).returncode
     if first != pytest.ExitCode.TESTS_FAILED:
         return first
     rerun = _SecondRun()
-    second = pytest.main(["--last-failed", "--last-failed-no-failures", "none"], plugins=[rerun])
+    second = pytest.main([*marked, "--last-failed", "--last-failed-no-failures", "none"], plugins=[rerun])
     if second != pytest.ExitCode.OK or rerun.left_out():
         _print("Failed twice, or not run again", rerun.left_out())
         return int(second) or 1
     notes = {True: "times real processes", False: "NOT marked `timing`"}
     lines = [f"{name}  ({notes[is_marked]})" for name, is_marked in sorted(rerun.has_marker.items())]
-    _FLAKY.write_text("".join(f"{line}\n" for line in lines))
+    with _FLAKY.open("a") as file:
+        file.writelines(f"{line}\n" for line in lines)
     _print("Passed in the second run only", lines)
     return 0 if all(rerun.has_marker.values()) else 1
 

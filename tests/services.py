@@ -59,6 +59,9 @@ _FIRST_PORT = 21_000
 #: Ports beside each other that belong to one run.
 _PORTS_PER_RUN = 10
 
+#: The fault matrix: `make faults`.
+_FAULTS = PROJECT / "tests" / "faults"
+
 #: These fixtures start the product's processes, or an engine of the test's own.
 _FIXTURES_WITH_PROCESSES = frozenset({"workers", "bare_fleet", "deployment", "endpoint"})
 
@@ -246,7 +249,9 @@ def pytest_report_header() -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Who takes one of these fixtures starts real processes, and waits for what they do."""
+    """Who takes one of these fixtures starts real processes, and waits for what they do. The fault matrix is slow."""
+    if _FAULTS in item.path.parents:
+        item.add_marker("slow")
     if not _FIXTURES_WITH_PROCESSES.isdisjoint(getattr(item, "fixturenames", ())):
         item.add_marker("timing")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,11 +49,11 @@ class Outcome:
     flaky: list[str] | None
 
 
-def run_suite(folder: Path, *tests: str) -> Outcome:
+def run_suite(folder: Path, *tests: str, options: Sequence[str] = ()) -> Outcome:
     (folder / "test_suite.py").write_text(_SUITE + "".join(tests))
-    (folder / "pytest.ini").write_text("[pytest]\nmarkers = timing\naddopts = --strict-markers")
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n timing\n slow\naddopts = --strict-markers -m 'not slow'")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.again", "-q"],
+        [sys.executable, "-m", "tests.again", "-q", *options],
         cwd=folder,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
@@ -95,6 +96,15 @@ def test_any_other_test_that_needs_one_fails_the_run_and_is_named(tmp_path: Path
         "test_suite.py::test_of_logic  (NOT marked `timing`)",
         "test_suite.py::test_that_times_processes  (times real processes)",
     ]
+
+
+def test_a_run_of_marked_tests_adds_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "flaky.txt").write_text("of the run before\n")
+
+    outcome = run_suite(tmp_path, "\n@pytest.mark.slow", _TIMED.format(times=1), options=["-m", "slow"])
+
+    line = "test_suite.py::test_that_times_processes  (times real processes)"
+    assert (outcome.exit_code, outcome.flaky) == (0, ["of the run before", line]), outcome.printed
 
 
 @pytest.mark.parametrize("test", [_TIMED, _OTHER], ids=["timed", "other"])
