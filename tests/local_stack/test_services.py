@@ -39,6 +39,8 @@ def take(ports: tuple[int, ...], stack: ExitStack) -> None:
     """Listen on ports like another program; one that is taken already serves as well."""
     for port in ports:
         listener = stack.enter_context(socket.socket())
+        # A port whose connections have just ended is free for a server, and so it must be for this one.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with suppress(OSError):
             listener.bind(("127.0.0.1", port))
             listener.listen()
