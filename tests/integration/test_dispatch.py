@@ -209,6 +209,20 @@ def test_a_page_never_takes_more_rows_than_its_limit(monkeypatch: pytest.MonkeyP
     assert sent.ids(EVENT) == ids
 
 
+def test_rows_that_a_look_found_new_and_took_whole_are_no_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 7)
+    sent = Sent()
+    dispatcher = make_dispatcher(sent)
+
+    few = write_events(["{}"] * 6)
+    dispatch_all(dispatcher)
+    many = write_events(["{}"] * 20)
+    dispatch_all(dispatcher)
+
+    assert [batch.ids for batch in sent.batches if not batch.is_backlog] == [few]
+    assert sorted(id_ for batch in sent.batches if batch.is_backlog for id_ in batch.ids) == many
+
+
 def test_two_dispatchers_never_put_a_row_into_two_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     # Given two dispatchers that both look all the time, page by page, and four writers
     monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 10)

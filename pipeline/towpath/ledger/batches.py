@@ -25,12 +25,17 @@ _LATE_BATCHES = 100
 
 @dataclass(frozen=True, slots=True)
 class BatchMessage:
-    """What the message of a batch carries. `bytes` is the payloads' size where the outbox knows it, else 0."""
+    """What the message of a batch carries. `bytes` is the payloads' size where the outbox knows it, else 0.
+
+    `is_backlog` is false of rows that a look of the dispatcher found new, few enough to be taken whole: they may
+    overtake. It is true of the pages of a backlog, and of what comes back (replays).
+    """
 
     id: int
     outbox: str
     ids: list[int]
     bytes: int
+    is_backlog: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,8 +173,8 @@ def take_page(
             },
         )
         found = cursor.fetchall()
-    batches = [BatchMessage(batch, outbox, ids, payload_bytes) for batch, ids, payload_bytes, _ in found]
-    return batches, bool(found) and found[0][3]
+    batches = [BatchMessage(batch, outbox, *carried) for batch, *carried, _ in found]
+    return batches, bool(found) and found[0][-1]
 
 
 def _page_sql(model: type[Outbox]) -> str:
@@ -211,6 +211,10 @@ page AS MATERIALIZED (
     ) AS unseen
     ORDER BY xid, id LIMIT %(max_rows)s
 ),
+-- The last row of a full page; of one that is not full, nothing: then this run of pages is over.
+last_of_full AS (
+    SELECT xid, id FROM page ORDER BY xid, id OFFSET %(max_rows)s - 1
+),
 -- To which part of the page each row belongs: a new one begins with too many ids, and with too many bytes.
 numbered AS (
     SELECT id, bytes, (row_number() OVER ordered - 1) / %(batch_ids)s
@@ -219,14 +223,11 @@ numbered AS (
 ),
 -- Each part is a batch.
 batches AS (
-    INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at)
-    SELECT %(outbox)s, array_agg(id), count(*), sum(bytes), clock_timestamp()
+    INSERT INTO pipeline_batch (outbox, ids, rows, bytes, is_backlog, dispatched_at)
+    SELECT %(outbox)s, array_agg(id), count(*), sum(bytes),
+           %(target)s IS NOT NULL OR EXISTS (SELECT FROM last_of_full), clock_timestamp()
     FROM numbered GROUP BY part ORDER BY part
-    RETURNING id, ids, bytes
-),
--- The last row of a full page; of one that is not full, nothing: then this run of pages is over.
-last_of_full AS (
-    SELECT xid, id FROM page ORDER BY xid, id OFFSET %(max_rows)s - 1
+    RETURNING id, ids, bytes, is_backlog
 ),
 -- The cursor has seen the target, or is in the middle of it.
 forward AS (
@@ -240,7 +241,7 @@ forward AS (
     FROM target LEFT JOIN last_of_full AS last ON true
     WHERE c.outbox = %(outbox)s
 )
-SELECT id, ids, bytes, EXISTS (SELECT FROM last_of_full) FROM batches ORDER BY id
+SELECT id, ids, bytes, is_backlog, EXISTS (SELECT FROM last_of_full) FROM batches ORDER BY id
 """
 
 

@@ -146,6 +146,8 @@ class Batch(models.Model):
     ids = ArrayField(models.BigIntegerField())
     rows = models.IntegerField()
     bytes = models.BigIntegerField()
+    #: False of rows that a look found new, few enough to be taken whole.
+    is_backlog = models.BooleanField(db_default=True)
     dispatched_at = models.DateTimeField()
     window = models.ForeignKey(Window, on_delete=models.PROTECT, null=True, related_name="batches")
 

@@ -122,6 +122,7 @@ class Migration(migrations.Migration):
                 ('ids', django.contrib.postgres.fields.ArrayField(base_field=models.BigIntegerField(), size=None)),
                 ('rows', models.IntegerField()),
                 ('bytes', models.BigIntegerField()),
+                ('is_backlog', models.BooleanField(db_default=True)),
                 ('dispatched_at', models.DateTimeField()),
                 ('window', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='batches', to='towpath.window')),
             ],
