@@ -83,7 +83,7 @@ def count_path(*, log: Path, store: EventStore, clickhouse: Client, events: int,
     dispatched.batches.clear()
     # Once more for what the window left behind: the first look after a delivery prunes its dead rows, which is WAL.
     dispatcher.look()
-    block = _last_block(clickhouse)
+    block = last_block(clickhouse)
     with counting(log):
         with counted(log, is_own=True) as quiet_look:
             dispatcher.look()
@@ -106,7 +106,7 @@ def count_path(*, log: Path, store: EventStore, clickhouse: Client, events: int,
         events=events,
         windows=len(windows),
         messages=len(dispatched.batches),
-        parts=_last_block(clickhouse) - block,
+        parts=last_block(clickhouse) - block,
         quiet_look=quiet_look,
         idle_look=idle_look,
         publish=publish,
@@ -115,9 +115,11 @@ def count_path(*, log: Path, store: EventStore, clickhouse: Client, events: int,
     )
 
 
-def _last_block(clickhouse: Client) -> int:
-    """The number of the last inserted block: merges make fewer parts of them, but keep the number."""
+def last_block(clickhouse: Client) -> int:
+    """The number of the event log's last inserted block: merges make fewer parts of them, but keep the number."""
     rows = clickhouse.query(
-        "SELECT max(max_block_number) FROM system.parts WHERE table = 'event_log' AND active"
+        # Another database of the server may have a table of this name, with numbers of its own.
+        "SELECT max(max_block_number) FROM system.parts"
+        " WHERE database = currentDatabase() AND table = 'event_log' AND active"
     ).result_rows
     return int(rows[0][0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +10,7 @@ from django.conf import settings
 from django.db import transaction
 
 from backend.users.use_cases import CreateUser, CreateUserRequest
-from tests.benchmarks.counts import PathCounts, count_path
+from tests.benchmarks.counts import PathCounts, count_path, last_block
 from tests.benchmarks.in_process import Dispatched, carry_window, make_dispatcher
 from tests.benchmarks.sql_log import counted, counting
 from tests.benchmarks.traffic import publish_events, publish_users
@@ -73,6 +74,15 @@ def test_a_window_costs_a_fixed_number_of_statements_and_one_insert(path: Callab
     assert counts.statements_per_window <= STATEMENTS_PER_WINDOW
     assert counts.round_trips_per_window <= STATEMENTS_PER_WINDOW + 1
     assert counts.parts == counts.windows
+
+
+def test_what_another_database_has_inserted_is_not_counted(services: Services) -> None:
+    with closing(client_of(services.clickhouse)) as client:
+        client.command("CREATE DATABASE IF NOT EXISTS neighbour")
+        client.command("CREATE OR REPLACE TABLE neighbour.event_log (n UInt64) ENGINE = MergeTree ORDER BY n")
+        client.command("INSERT INTO neighbour.event_log VALUES (1)")
+
+        assert last_block(client) == 0
 
 
 def test_the_cost_of_a_window_does_not_grow_with_its_rows(path: Callable[[int], PathCounts]) -> None:

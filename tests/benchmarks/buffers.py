@@ -1,0 +1,151 @@
+"""Shared buffers of each of the product's own statements: what it reads, whatever the machine's load.
+
+PostgreSQL counts for a session how many pages it has fetched of each table and index, found in shared memory or not.
+The difference before and after a statement is the statement's own: with what the planner looked up, with the triggers
+of foreign keys, and of COPY as of any other. Nothing is explained or run twice, so that what is measured is what
+happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import psycopg2.extensions
+from django.db import connection
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from types import FrameType
+
+#: What reads no table; SET TRANSACTION would come too late after a count.
+_READS_NOTHING = re.compile(r"\s*(BEGIN|COMMIT|ROLLBACK|SAVEPOINT|RELEASE|SET TRANSACTION)\b", re.IGNORECASE)
+
+#: Reads for others of the product, and says nothing by its own name.
+_HELPERS = frozenset({"towpath.ledger.moment"})
+
+
+@dataclass(slots=True)
+class Buffers:
+    """What was read, by what was done (`during`) and by the function of the product whose statements read it.
+
+    A function that runs several statements counts them together.
+    """
+
+    #: The pages of each table and index.
+    by_relation: dict[str, Counter[str]] = field(default_factory=dict)
+    #: What is measured now; empty: nothing is.
+    doing: str = ""
+
+    @contextlib.contextmanager
+    def during(self, what: str) -> Iterator[None]:
+        """Inside, statements are measured as part of this."""
+        self.doing = what
+        try:
+            yield
+        finally:
+            self.doing = ""
+
+    def add(self, function: str, found: Mapping[str, int]) -> None:
+        """A statement of this function has read these pages."""
+        self.by_relation.setdefault(f"{self.doing}: {function}", Counter()).update(found)
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """The pages of each function, of all tables and indexes together."""
+        return {name: found.total() for name, found in self.by_relation.items()}
+
+
+@contextlib.contextmanager
+def measuring() -> Iterator[Buffers]:
+    """Measure the product's statements `during` what one says, on this thread's connection, as long as that stays."""
+    connection.ensure_connection()
+    raw = connection.connection
+    buffers = Buffers()
+    relations = _relations()
+    with connection.cursor() as cursor:
+        # The pages that a parallel worker reads are counted as the worker's.
+        cursor.execute("SET max_parallel_workers_per_gather = 0")
+    raw.cursor_factory = _cursor_that_measures(buffers, relations)
+    try:
+        yield buffers
+    finally:
+        raw.cursor_factory = None
+        with connection.cursor() as cursor:
+            cursor.execute("RESET max_parallel_workers_per_gather")
+
+
+def _relations() -> dict[int, str]:
+    """Every table and index of the database, by its oid, with what is kept apart of a table's large values."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT c.oid, coalesce(owner.relname || ' (large values)', c.relname) FROM pg_class AS c
+            LEFT JOIN pg_class AS owner ON owner.reltoastrelid = c.oid
+            WHERE c.relkind IN ('r', 'i', 't', 'm') AND (c.relnamespace = 'public'::regnamespace OR owner.oid IN (
+                SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace))
+            """
+        )
+        return dict(cursor.fetchall())
+
+
+def _cursor_that_measures(buffers: Buffers, relations: Mapping[int, str]) -> type[psycopg2.extensions.cursor]:
+    class MeasuringCursor(psycopg2.extensions.cursor):
+        """Of the driver itself: a COPY goes past Django's cursor."""
+
+        def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002 - psycopg2's signature
+            self._measure(query, lambda: super(MeasuringCursor, self).execute(query, vars))
+
+        def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
+            self._measure(sql, lambda: super(MeasuringCursor, self).copy_expert(sql, file, size))
+
+        def _measure(self, sql: Any, run: Callable[[], None]) -> None:
+            text = sql.decode() if isinstance(sql, bytes) else str(sql)
+            function = _function_of_the_product(sys._getframe(2))
+            if not buffers.doing or function is None or _READS_NOTHING.match(text):
+                run()
+                return
+            counting = psycopg2.extensions.cursor(self.connection)
+            # The counts are the session's own until the transaction ends, so there must be one.
+            is_own = self.connection.autocommit and (self.connection.info.transaction_status == TRANSACTION_STATUS_IDLE)
+            if is_own:
+                counting.execute("BEGIN")
+            try:
+                before = _fetched(counting, relations)
+                run()
+                after = _fetched(counting, relations)
+            except BaseException:
+                if is_own:
+                    counting.execute("ROLLBACK")
+                raise
+            if is_own:
+                counting.execute("COMMIT")
+            buffers.add(function, after - before)
+
+    return MeasuringCursor
+
+
+def _fetched(cursor: psycopg2.extensions.cursor, relations: Mapping[int, str]) -> Counter[str]:
+    cursor.execute(
+        """
+        SELECT oid, fetched FROM unnest(%s::oid[]) AS oid, pg_stat_get_xact_blocks_fetched(oid) AS fetched
+        WHERE fetched > 0
+        """,
+        [list(relations)],
+    )
+    return Counter({relations[oid]: fetched for oid, fetched in cursor.fetchall()})
+
+
+def _function_of_the_product(frame: FrameType | None) -> str | None:
+    """The innermost public function of the product under way, without the name of the package; None if none is."""
+    while frame is not None:
+        module, name = frame.f_globals.get("__name__", ""), frame.f_code.co_name
+        if module.startswith("towpath.") and module not in _HELPERS and not name.startswith(("_", "<")):
+            return f"{module.removeprefix('towpath.')}.{name}"
+        frame = frame.f_back
+    return None
