@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from django.db import connection
 
+from towpath.ledger.marks import INSERTING_BATCHES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
@@ -69,7 +71,7 @@ def insert(outbox: str, ids: Sequence[int]) -> BatchMessage:
     """A batch of these ids, as if the dispatcher had just made it; of payloads of unknown size."""
     with connection.cursor() as cursor:
         cursor.execute(
-            """
+            f"""{INSERTING_BATCHES}
             INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at)
             VALUES (%(outbox)s, %(ids)s, %(rows)s, 0, clock_timestamp()) RETURNING id
             """,

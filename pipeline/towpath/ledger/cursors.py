@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import connection, transaction
 
 from towpath.ledger.batches import INDEX_PROBES_ONLY, BatchMessage
+from towpath.ledger.marks import INSERTING_BATCHES
 from towpath.ledger.snapshot import Position, Snapshot, unseen
 from towpath.outbox.fields import RowLimits
 
@@ -181,7 +182,7 @@ def _page_sql(model: type[Outbox]) -> str:
     table = _table(model.outbox_name())
     payload_bytes = f"octet_length(o.{connection.ops.quote_name(model.payload_column)})" if model.payload_column else 0
     not_held = f"(NOT %(is_rewound)s OR {NOT_HELD})"
-    return f"""
+    return f"""{INSERTING_BATCHES}
 WITH
 -- The snapshot that this run of pages goes up to: that of its first page.
 target AS MATERIALIZED (

@@ -160,6 +160,21 @@ class Batch(models.Model):
         constraints = (TableStorage(name="batch_storage", parameters=_LEDGER_STORAGE, uncompressed_columns=("ids",)),)
 
 
+class Mark(models.Model):
+    """The number from which on a scan has to look. Its newest version is the one that holds."""
+
+    pk = models.CompositePrimaryKey("name", "version")
+    name = models.TextField()
+    version = models.BigIntegerField()
+    value = models.BigIntegerField()
+
+    objects = _OnDefault()
+
+    class Meta:
+        db_table = "pipeline_mark"
+        constraints = (TableStorage(name="mark_storage", parameters=_LEDGER_STORAGE),)
+
+
 class DeadLetter(models.Model):
     """A row that the event store refuses by itself. It stays in its outbox until somebody replays or drops it."""
 

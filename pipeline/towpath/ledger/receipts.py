@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import connection, transaction
 
 from towpath.errors import LeaseLost
+from towpath.ledger.marks import INSERTING_BATCHES, INSERTING_WINDOWS
 from towpath.ledger.moment import count_or_estimate
 from towpath.ledger.windows import HELD, MAY_BE_LOST
 
@@ -115,7 +116,7 @@ def _isolate(cursor: CursorWrapper, window: SealedWindow, left: Sequence[tuple[s
     for outbox in dict.fromkeys(outbox for outbox, _ in left):
         ids = sorted(row_id for one, row_id in left if one == outbox)
         cursor.execute(
-            """
+            f"""{INSERTING_WINDOWS} {INSERTING_BATCHES}
             WITH origin AS (
                 SELECT bytes * %(count)s / %(total)s AS bytes, dispatched_from, dispatched_to
                 FROM pipeline_window WHERE id = %(old)s

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from django.db import connection, transaction
 
 from towpath.errors import LeaseLost
+from towpath.ledger.marks import INSERTING_BATCHES, INSERTING_WINDOWS
 from towpath.outbox.models import all_outboxes
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def seal(batch_ids: Sequence[int], *, lease_seconds: float, found: Found = "mess
     window_id, lease_token = uuid.uuid4(), uuid.uuid4()
     with connection.cursor() as cursor:
         cursor.execute(
-            f"""{MAY_BE_LOST}
+            f"""{MAY_BE_LOST} {INSERTING_WINDOWS}
             WITH unsealed AS MATERIALIZED (
                 -- In the order of their ids: two sealers of overlapping batches would deadlock otherwise.
                 SELECT id FROM pipeline_batch
@@ -259,7 +260,7 @@ def split(window: SealedWindow) -> None:
     """
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
-            f"""
+            f"""{INSERTING_WINDOWS} {INSERTING_BATCHES}
             WITH held AS (
                 SELECT id FROM pipeline_window WHERE {HELD} FOR UPDATE
             ), whole AS (

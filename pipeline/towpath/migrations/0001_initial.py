@@ -61,6 +61,19 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name='Mark',
+            fields=[
+                ('pk', models.CompositePrimaryKey('name', 'version', blank=True, editable=False, primary_key=True, serialize=False)),
+                ('name', models.TextField()),
+                ('version', models.BigIntegerField()),
+                ('value', models.BigIntegerField()),
+            ],
+            options={
+                'db_table': 'pipeline_mark',
+                'constraints': [towpath.outbox.fields.TableStorage(name='mark_storage', parameters={'autovacuum_analyze_scale_factor': 0, 'autovacuum_analyze_threshold': 5000, 'autovacuum_vacuum_cost_delay': 0, 'autovacuum_vacuum_scale_factor': 0, 'autovacuum_vacuum_threshold': 2000})],
+            },
+        ),
+        migrations.CreateModel(
             name='OutboxEvent',
             fields=[
                 ('id', models.BigAutoField(primary_key=True, serialize=False)),
