@@ -100,6 +100,9 @@ unverified_age_seconds = LedgerGauge(
 mismatched_windows = LedgerGauge(
     "towpath_mismatched_windows", "Receipts that the event store or their own numbers contradict"
 )
+vacuum_held_seconds = LedgerGauge(
+    "towpath_vacuum_held_seconds", "How long somebody has held back vacuum; 0 when nobody does", "holder"
+)
 
 LEDGER_GAUGES = (
     pending_rows,
@@ -114,6 +117,7 @@ LEDGER_GAUGES = (
     shift_taken_age_seconds,
     unverified_age_seconds,
     mismatched_windows,
+    vacuum_held_seconds,
 )
 
 # A series that appears with its first error has no rate then: each begins with 0. (Those of an outbox: in `serve`.)

@@ -21,7 +21,7 @@ from towpath.ledger.moment import Parts, one_moment
 from towpath.ledger.receipts import read_store_errors
 from towpath.rabbitmq import queues
 from towpath.telemetry.secrets import without_secrets
-from towpath.watch import tables
+from towpath.watch import tables, vacuum
 from towpath.watch.database import (
     hiding_problems,
     limit_problems,
@@ -150,6 +150,12 @@ def _ledger() -> Iterator[Finding]:
         yield Finding("ledger", False, "; ".join(unread))
     yield _finding("shifts", status.problems_of("shift", "interruption"), "dispatch and recover shifts are alive")
     yield _finding("outboxes", status.problems_of("outbox"), "no row and no name without its class")
+    unseen = vacuum.unseen()
+    yield _finding(
+        "vacuum",
+        status.problems_of("vacuum"),
+        f"nobody has held it back for ten minutes{f', as far as can be seen: {unseen}' if unseen else ''}",
+    )
     yield _finding("receipts", status.problems_of("receipt"), "none is known to differ from the event store")
     with one_moment() as cursor:
         stored = Parts(cursor).read("errors of windows that are stored", partial(read_store_errors, days=1))

@@ -5,7 +5,7 @@ Rows and receipts are counted up to COUNTED_ROWS. Above, PostgreSQL's statistics
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ from towpath.ledger.receipts import (
 from towpath.ledger.shifts import ShiftState, read_shifts
 from towpath.ledger.windows import OpenWindowCounts, count_open_windows
 from towpath.outbox.models import all_outboxes
+from towpath.watch.vacuum import Holder, find_holders
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -75,6 +76,8 @@ class Figures:
     ledger: LedgerFigures
     #: False if a table of the ledger could not be read in time: then nothing is counted of it.
     is_ledger_read: bool
+    #: Whoever holds back vacuum, the oldest first; None if that could not be read in time.
+    holders: Sequence[Holder] | None = ()
 
     @property
     def dead_letters(self) -> int:
@@ -105,6 +108,7 @@ def read_figures(parts: Parts) -> Figures:
         batches=BatchCounts() if under_way is None else under_way.batches,
         ledger=ledger or LedgerFigures(),
         is_ledger_read=ledger is not None and under_way is not None,
+        holders=parts.read("who holds back vacuum", find_holders),
     )
 
 

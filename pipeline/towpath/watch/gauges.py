@@ -16,6 +16,7 @@ from towpath.errors import NotReadable
 from towpath.ledger.moment import Parts, one_moment
 from towpath.telemetry import metrics
 from towpath.watch.figures import read_figures
+from towpath.watch.vacuum import longest_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -73,6 +74,7 @@ def _samples(figures: Figures) -> dict[LedgerGauge, Mapping[str, float]]:
         metrics.shift_taken_age_seconds: {name: shift.taken_seconds_ago for name, shift in ledger.shifts.items()},
         metrics.unverified_age_seconds: {"": ledger.unverified.oldest_seconds},
         metrics.mismatched_windows: {"": ledger.unverified.contradicted},
+        metrics.vacuum_held_seconds: {} if figures.holders is None else {**longest_seconds(figures.holders)},
     }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from towpath.ledger.windows import read_frequent_errors
 from towpath.outbox.models import all_outboxes
-from towpath.watch import standstill, stranded, unknown_outboxes
+from towpath.watch import standstill, stranded, unknown_outboxes, vacuum
 from towpath.watch.database import hiding_problems
 from towpath.watch.figures import COUNTED_ROWS
 
@@ -24,6 +24,7 @@ Kind = Literal[
     "unread",  # could not be read in time
     "shift",  # a shift that nobody works at, or that does not get to its work
     "standstill",  # what else does not move
+    "vacuum",  # who holds it back
     "receipt",  # receipts that the event store contradicts
     "row",  # rows deleted before they were loaded, and rows that the event store refuses
     "outbox",  # rows that no cursor will ever see, and names that no outbox class has
@@ -62,6 +63,7 @@ def find_problems(parts: Parts, figures: Figures) -> list[Problem]:
 def _of_figures(figures: Figures) -> Iterator[Problem]:
     yield from _of_receipts(figures.ledger.unverified)
     yield from _of_vanished(figures.ledger.vanished)
+    yield from (Problem("vacuum", text) for text in vacuum.problems(figures.holders or ()))
     if figures.dead_letters:
         yield Problem("row", f"{figures.dead_letters} dead letter(s): see `pipeline deadletters list`")
 

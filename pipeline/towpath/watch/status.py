@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from towpath.ledger.moment import Parts, one_moment
 from towpath.watch.figures import read_figures
 from towpath.watch.problems import find_problems
+from towpath.watch.vacuum import late_holders
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,6 +59,7 @@ class Status:
                 }
                 for name, shift in ledger.shifts.items()
             },
+            "vacuum_holders": [asdict(holder) for holder in late_holders(figures.holders or ())],
             "errors": self.errors,
             "problems": self.problems,
         }

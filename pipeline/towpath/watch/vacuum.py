@@ -1,0 +1,228 @@
+"""Who holds back vacuum: sessions, standbys, replication slots and prepared transactions, for people and machines.
+
+Rows that die after the oldest transaction that somebody may still look into stay in tables and indexes until it ends.
+The rules are those of PostgreSQL's `GetOldestNonRemovableTransactionId`: sessions and prepared transactions of this
+database, slots and standbys of any. Vacuum itself does not count, nor does what decodes for a logical slot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from django.db import connection
+
+from towpath.ledger.transaction_ages import read_ages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from towpath.ledger.transaction_ages import Age
+
+HolderKind = Literal["session", "standby", "slot", "prepared"]
+
+#: Nobody is named who has held vacuum back for less.
+LATE_SECONDS = 600.0
+#: Named one by one, those that have held it back longest first.
+_MOST_NAMED = 5
+
+_RUNBOOK = "See docs/runbook.md, TowpathVacuumHeldBack"
+
+#: `is_derived`: a snapshot is as old as the oldest transaction that runs when it is taken. As long as that one runs, it
+#: does not say how old the snapshot is.
+_CANDIDATES = """
+WITH running AS (
+    SELECT backend_xid AS xid FROM pg_stat_activity WHERE backend_xid IS NOT NULL
+    UNION ALL SELECT transaction FROM pg_prepared_xacts
+),
+held AS (
+    SELECT CASE WHEN a.datid IS NULL THEN 'standby' ELSE 'session' END AS kind, a.pid::text AS name,
+           a.application_name AS application, coalesce(a.usename::text, '') AS owner, coalesce(a.state, '') AS state,
+           a.xact_start AS since, a.backend_xid AS xid, a.backend_xmin AS xmin
+    FROM pg_stat_activity AS a LEFT JOIN pg_stat_replication AS r USING (pid)
+    WHERE coalesce(a.backend_xid, a.backend_xmin) IS NOT NULL AND a.pid <> pg_backend_pid() AND a.leader_pid IS NULL
+      AND (a.datname = current_database() OR a.datid IS NULL AND r.pid IS NOT NULL)
+      AND coalesce(a.query, '') !~ '^START_REPLICATION.* LOGICAL '
+      AND a.pid NOT IN (SELECT pid FROM pg_stat_progress_vacuum)
+    UNION ALL
+    SELECT 'slot', s.slot_name::text, coalesce(a.application_name, ''), '',
+           concat_ws(' ', s.slot_type, CASE WHEN s.active THEN 'active' END),
+           -- A column of PostgreSQL 17 and later.
+           CASE WHEN NOT s.active THEN (to_jsonb(s) ->> 'inactive_since')::timestamptz END,
+           NULL, coalesce(s.xmin, CASE WHEN NOT s.active THEN s.catalog_xmin END)
+    FROM pg_replication_slots AS s LEFT JOIN pg_stat_activity AS a ON a.pid = s.active_pid
+    WHERE s.wal_status IS DISTINCT FROM 'lost'
+    UNION ALL
+    SELECT 'prepared', gid, '', owner::text, '', prepared, transaction, NULL
+    FROM pg_prepared_xacts WHERE database = current_database()
+)
+SELECT kind, name, application, owner, state, extract(epoch FROM clock_timestamp() - since)::float8,
+       xid IS NOT NULL, xid IS NULL AND xmin IN (SELECT running.xid FROM running), greatest(age(xid), age(xmin))
+FROM held WHERE xid IS NOT NULL OR xmin IS NOT NULL
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds back vacuum, since `transactions` ago: a process by its number, a slot or a prepared transaction by its
+    name.
+
+    `is_measured` is False where no time is recorded, or this role may not see it: then vacuum has been held back for at
+    least `seconds`.
+    """
+
+    kind: HolderKind
+    name: str
+    application: str
+    owner: str
+    #: Of a session, what it does; of a slot, its type and whether somebody uses it. Empty where it may not be seen.
+    state: str
+    seconds: float
+    is_measured: bool
+    transactions: int
+
+
+def find_holders() -> list[Holder]:
+    """Return everybody who holds back vacuum in this database at this moment, the oldest first; for whatever time."""
+    with connection.cursor() as cursor:
+        cursor.execute(_CANDIDATES)
+        candidates = [_Candidate(*row) for row in cursor.fetchall()]
+    ages = read_ages() if any(one.needs_ages for one in candidates) else ()
+    return sorted((one.judged_by(ages) for one in candidates), key=lambda holder: -holder.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    kind: HolderKind
+    name: str
+    application: str
+    owner: str
+    state: str
+    #: Since its transaction began, or since nobody uses the slot. None if that is not recorded, or may not be seen.
+    seconds: float | None
+    has_xid: bool
+    is_derived: bool
+    transactions: int
+
+    @property
+    def needs_ages(self) -> bool:
+        """True if the seconds alone do not say how long it has held back vacuum."""
+        if self.kind == "slot" or self.seconds is None:
+            return True
+        return not self.has_xid and self.seconds > LATE_SECONDS
+
+    def judged_by(self, ages: Sequence[Age]) -> Holder:
+        """As a holder. Without a transaction id, a session's snapshot may be younger than its transaction."""
+        older = [age.seconds for age in ages if age.transactions <= self.transactions]
+        younger = [age.seconds for age in ages if age.transactions > self.transactions]
+        at_least = 0.0 if self.is_derived or not older else max(older)
+        if self.kind == "slot" or self.seconds is None:
+            seconds, is_measured = max(self.seconds or 0.0, at_least), False
+        else:
+            seconds, is_measured = min([self.seconds, *(() if self.has_xid else younger)]), True
+        return Holder(
+            self.kind,
+            self.name,
+            self.application,
+            self.owner,
+            self.state,
+            seconds,
+            is_measured,
+            self.transactions,
+        )
+
+
+def longest_seconds(holders: Sequence[Holder]) -> Mapping[HolderKind, float]:
+    """How long the oldest of each kind has held back vacuum; 0 for a kind without one."""
+    return {
+        kind: max((holder.seconds for holder in holders if holder.kind == kind), default=0.0)
+        for kind in get_args(HolderKind)
+    }
+
+
+def late_holders(holders: Sequence[Holder]) -> list[Holder]:
+    """Those of them that have held back vacuum for more than LATE_SECONDS."""
+    return [holder for holder in holders if holder.seconds > LATE_SECONDS]
+
+
+def problems(holders: Sequence[Holder]) -> Iterator[str]:
+    """Whoever has held back vacuum for too long, and what ends it."""
+    late = late_holders(holders)
+    yield from (f"{_sentence(holder)}. {_RUNBOOK}" for holder in late[:_MOST_NAMED])
+    if len(late) > _MOST_NAMED:
+        yield f"{len(late) - _MOST_NAMED} more hold back vacuum. {_RUNBOOK}"
+
+
+def unseen() -> str:
+    """What this role may not see of other roles' transactions, and how it may; empty if it sees everything."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_user, pg_has_role('pg_read_all_stats', 'USAGE')")
+        role, is_seeing = cursor.fetchone()
+    if is_seeing:
+        return ""
+    return (
+        f"the role {role} does not see since when other roles' transactions are open, and judges them by receipts;"
+        f" GRANT pg_read_all_stats TO {role} shows it, and the text of all queries"
+    )
+
+
+def _sentence(holder: Holder) -> str:
+    match holder.kind:
+        case "session":
+            return _session(holder)
+        case "standby":
+            return (
+                f"the standby {holder.application!r} (process {holder.name}) has held back vacuum for"
+                f" {_how_long(holder)}: {_ON_THE_STANDBY}"
+            )
+        case "slot":
+            return _slot(holder)
+        case "prepared":
+            return (
+                f"the prepared transaction {holder.name!r} (user {holder.owner}) has held back vacuum for"
+                f" {_how_long(holder)}: `ROLLBACK PREPARED {_literal(holder.name)}` ends it, or COMMIT PREPARED"
+            )
+
+
+_ON_THE_STANDBY = (
+    "look there for the oldest query (pg_stat_activity.xact_start), or set hot_standby_feedback = off there"
+)
+
+
+def _session(holder: Holder) -> str:
+    state = f", {holder.state}" if holder.state else ""
+    wait = ", or wait until its query ends" if holder.state == "active" else ""
+    return (
+        f"the session {holder.name} (application {holder.application!r}, user {holder.owner or 'unknown'}{state}) has"
+        f" held back vacuum for {_how_long(holder)}: `SELECT pg_terminate_backend({holder.name})` ends it{wait}"
+    )
+
+
+def _slot(holder: Holder) -> str:
+    who = f"the replication slot {holder.name!r}"
+    if holder.state.endswith("active"):
+        standby = f" of the standby {holder.application!r}" if holder.application else ""
+        return f"{who}{standby} has held back vacuum for {_how_long(holder)}: {_ON_THE_STANDBY}"
+    drop = f"or drop it if that is gone: `SELECT pg_drop_replication_slot({_literal(holder.name)})`"
+    if holder.state == "logical":
+        return (
+            f"{who} (logical, not in use) has kept WAL, and held back vacuum of the system catalogs, for"
+            f" {_how_long(holder)}: start what reads it, {drop}"
+        )
+    return f"{who} (not in use) has held back vacuum for {_how_long(holder)}: start its standby, {drop}"
+
+
+def _how_long(holder: Holder) -> str:
+    or_more = "" if holder.is_measured else " or more"
+    return f"{_duration(holder.seconds)}{or_more} ({holder.transactions:,} transactions)"
+
+
+def _duration(seconds: float) -> str:
+    hours = int(seconds // 3600)
+    if hours < 2:  # noqa: PLR2004 - until then, minutes say more
+        return f"{seconds // 60:.0f} min"
+    return f"{hours} h" if hours < 72 else f"{hours // 24} days"  # noqa: PLR2004 - the same of hours
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
