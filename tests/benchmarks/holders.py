@@ -35,6 +35,8 @@ def session(database_url: str) -> Iterator[None]:
         cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         cursor.execute("SELECT pg_current_xact_id(), count(*) FROM outbox_event")
         yield
+        # The server notices a closed connection some time later.
+        holder.rollback()
 
 
 @contextlib.contextmanager
@@ -63,7 +65,8 @@ def replication_slot(superuser_url: str) -> Iterator[None]:
         administrator.autocommit = True
         cursor.execute("SELECT pg_create_physical_replication_slot(%s)", [_NAME])
         try:
-            _tell_as_standby(superuser_url)
+            with _connected_standby(superuser_url, slot=_NAME):
+                pass
             yield
         finally:
 
@@ -75,29 +78,47 @@ def replication_slot(superuser_url: str) -> Iterator[None]:
             cursor.execute("SELECT pg_drop_replication_slot(%s)", [_NAME])
 
 
-def _tell_as_standby(superuser_url: str) -> None:
-    """Connect as a standby does, say that it reads what is visible now, and leave."""
+@contextlib.contextmanager
+def standby(superuser_url: str) -> Iterator[None]:
+    """A standby without a slot, on which somebody reads. Here, it is its last message."""
+    with _connected_standby(superuser_url, slot=None):
+        yield
+
+
+@contextlib.contextmanager
+def _connected_standby(superuser_url: str, *, slot: str | None) -> Iterator[None]:
+    """Connect as a standby does, say that it reads what is visible now, and leave at the end."""
     # The driver has no function for this message, but libpq has.
     libpq = ctypes.PyDLL(psycopg2._psycopg.__file__)
     put = libpq.PQputCopyData
     put.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int]
     with (
-        closing(psycopg2.connect(superuser_url, connection_factory=PhysicalReplicationConnection)) as standby,
-        standby.cursor() as stream,
+        closing(
+            psycopg2.connect(superuser_url, connection_factory=PhysicalReplicationConnection, application_name=_NAME)
+        ) as walreceiver,
+        walreceiver.cursor() as stream,
         closing(psycopg2.connect(superuser_url)) as administrator,
         administrator.cursor() as cursor,
     ):
         administrator.autocommit = True
         cursor.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint, pg_current_wal_lsn()")
         ((xmin, lsn),) = cursor.fetchall()
-        stream.start_replication(slot_name=_NAME, start_lsn=lsn)
+        stream.start_replication(slot_name=slot, start_lsn=lsn)
         now = int((time.time() - _EPOCH_SECONDS) * 1e6)
         feedback = b"h" + struct.pack("!qIIII", now, xmin & 0xFFFF_FFFF, xmin >> 32, 0, 0)
-        if put(standby.pgconn_ptr, feedback, len(feedback)) != 1 or libpq.PQflush(ctypes.c_void_p(standby.pgconn_ptr)):
+        if put(walreceiver.pgconn_ptr, feedback, len(feedback)) != 1 or libpq.PQflush(
+            ctypes.c_void_p(walreceiver.pgconn_ptr)
+        ):
             raise OSError("the feedback could not be sent")
 
         def is_held() -> bool:
-            cursor.execute("SELECT xmin IS NOT NULL FROM pg_replication_slots WHERE slot_name = %s", [_NAME])
-            return cursor.fetchone() == (True,)
+            cursor.execute(
+                "SELECT xmin FROM pg_replication_slots WHERE slot_name = %(name)s AND xmin IS NOT NULL"
+                " UNION ALL SELECT backend_xmin FROM pg_stat_replication"
+                " WHERE application_name = %(name)s AND backend_xmin IS NOT NULL",
+                {"name": _NAME},
+            )
+            return cursor.rowcount == 1
 
-        eventually(is_held, seconds=10, what="the slot holds back vacuum")
+        eventually(is_held, seconds=10, what="the standby holds back vacuum")
+        yield

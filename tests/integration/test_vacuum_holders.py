@@ -45,6 +45,8 @@ def session(services: Services, *statements: str, database: str = "towpath") -> 
         for statement in statements:
             cursor.execute(statement)
         yield other.info.backend_pid
+        # The server notices a closed connection some time later.
+        cursor.execute("ROLLBACK")
 
 
 def named() -> list[str]:
