@@ -74,7 +74,7 @@ def _samples(figures: Figures) -> dict[LedgerGauge, Mapping[str, float]]:
         metrics.shift_taken_age_seconds: {name: shift.taken_seconds_ago for name, shift in ledger.shifts.items()},
         metrics.unverified_age_seconds: {"": ledger.unverified.oldest_seconds},
         metrics.mismatched_windows: {"": ledger.unverified.contradicted},
-        metrics.vacuum_held_seconds: {} if figures.holders is None else {**longest_seconds(figures.holders)},
+        metrics.vacuum_held_seconds: {} if figures.holders is None else longest_seconds(figures.holders),
     }
 
 

@@ -132,7 +132,7 @@ class _Candidate:
         )
 
 
-def longest_seconds(holders: Sequence[Holder]) -> Mapping[HolderKind, float]:
+def longest_seconds(holders: Sequence[Holder]) -> Mapping[str, float]:
     """How long the oldest of each kind has held back vacuum; 0 for a kind without one."""
     return {
         kind: max((holder.seconds for holder in holders if holder.kind == kind), default=0.0)
