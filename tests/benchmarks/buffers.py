@@ -60,6 +60,25 @@ class Buffers:
         """The pages of each function, of all tables and indexes together."""
         return {name: found.total() for name, found in self.by_relation.items()}
 
+    def most_read(self, name: str) -> str:
+        """The table or index that the function reads most of."""
+        relation, pages = self.by_relation[name].most_common(1)[0]
+        return f"{pages} of {relation}"
+
+
+#: The least that is called growth: an index has one level more, now and then, and a row is on a page of its own.
+FEW_PAGES = 5
+
+
+def grown(start: Buffers, end: Buffers) -> dict[str, tuple[int, int]]:
+    """The functions that read more than twice what they read at the start: how much then, and now."""
+    before = start.totals
+    return {
+        name: (before[name], now)
+        for name, now in end.totals.items()
+        if now > max(2 * before[name], before[name] + FEW_PAGES)
+    }
+
 
 @contextlib.contextmanager
 def measuring() -> Iterator[Buffers]:

@@ -83,35 +83,43 @@ class Pipeline:
     def new(cls) -> Pipeline:
         """As of processes that have just started."""
         dispatched = Dispatched()
-        dispatcher = make_dispatcher(all_outboxes(), enqueue=dispatched, in_flight_rows=_ROOM)
+        dispatcher = make_dispatcher(all_outboxes(), enqueue=dispatched, in_flight_rows=_ROOM, batch_ids=1)
         return cls(RememberingStore(), dispatcher, dispatched)
 
     # --- Windows ---------------------------------------------------------------------------------------------------
 
-    def carry(self, count: int, *, recover_every: int, verify_every: int) -> None:
-        """Publish, dispatch and deliver so many windows of one row, each after a look of its own."""
+    def carry(self, count: int, *, windows_per_look: int, looks_per_turn: int) -> None:
+        """Publish, dispatch and deliver so many windows of one row.
+
+        Once every so many looks comes a turn of the recover shift, and after 10 of these, verification.
+        """
         shift = shifts.take_if_free("benchmark", silent_seconds=0)
         assert shift is not None
-        for number in range(1, count + 1):
-            assert self.deliver(self.sealed()) is Delivery.ACKED
-            if number % recover_every == 0:
+        for look in range(1, count // windows_per_look + 1):
+            for batch in self.batches_of_one_row(windows_per_look):
+                assert self.deliver(_sealed(batch)) is Delivery.ACKED
+            if look % looks_per_turn == 0:
                 shifts.keep("benchmark", shift, alive_every_seconds=0)
                 self.recover()
-            if number % verify_every == 0:
+            if look % (10 * looks_per_turn) == 0:
                 self.verify()
 
-    def batch_of_one_row(self) -> int:
-        """Publish a row and dispatch it; the batch's number."""
-        publish_events(1)
-        while not self.dispatched.batches:
+    def batches_of_one_row(self, count: int) -> list[int]:
+        """Publish rows and dispatch them; the numbers of the batches."""
+        publish_events(count)
+        while len(self.dispatched.batches) < count:
             self.dispatcher.look()
-        return self.dispatched.batches.pop().id
+        return self.taken_batches()
+
+    def taken_batches(self) -> list[int]:
+        """The numbers of the batches that have been dispatched since."""
+        numbers = [batch.id for batch in self.dispatched.batches]
+        self.dispatched.batches.clear()
+        return numbers
 
     def sealed(self) -> SealedWindow:
         """A window of one row."""
-        window = seal([self.batch_of_one_row()])
-        assert window is not None
-        return window
+        return _sealed(*self.batches_of_one_row(1))
 
     def deliver(self, window: SealedWindow) -> Delivery:
         """Load, write and ack."""
@@ -163,21 +171,19 @@ class Pipeline:
             make_dispatcher(all_outboxes(), enqueue=self.dispatched, in_flight_rows=_ROOM).look()
 
     def _deliver(self, buffers: Buffers) -> None:
-        ids = [batch.id for batch in self.dispatched.batches]
-        self.dispatched.batches.clear()
+        ids = self.taken_batches()
         with buffers.during("accumulate"):
             batches.unsealed(ids, outboxes=list(all_outboxes()), late_seconds=60)
             has_room()
         with buffers.during("deliver"):
-            window = seal(ids)
-            assert window is not None
+            window = _sealed(*ids)
             windows.renew([window])
             assert self.deliver(window) is Delivery.ACKED
 
     def _recover(self, buffers: Buffers) -> None:
         with buffers.during("recover, nothing to do"):
             assert self.recover() == 0
-        self.batch_of_one_row()
+        self.batches_of_one_row(1)
         with buffers.during("recover, a batch"):
             assert self.recover(unsealed_seconds=0) == 1
         window = self.sealed()
@@ -190,7 +196,7 @@ class Pipeline:
     def _verify(self, buffers: Buffers) -> None:
         # As many receipts each time.
         verify_receipts(self.store, should_stop=lambda: False)
-        self.carry(20, recover_every=20, verify_every=21)
+        self.carry(20, windows_per_look=20, looks_per_turn=2)
         with buffers.during("verify, 20 receipts"):
             verify_receipts(self.store, should_stop=lambda: False)
         with buffers.during("verify, nothing to do"):
@@ -214,3 +220,27 @@ class Pipeline:
         since = datetime.now(UTC) - OLD_PERIOD_AGO
         with buffers.during("pipeline verify, an old period"):
             read_period(self.store, since=since, until=since + OLD_PERIOD)
+
+
+def insert_receipts(count: int, *, oldest: timedelta, newest: timedelta) -> None:
+    """As many verified receipts of windows of one row, as the product leaves them: so long ago, evenly spread."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, is_write_begun, rows, bytes, sealed_at,
+                                         acked_at, verified_at, delivered, dispatched_from, dispatched_to)
+            SELECT gen_random_uuid(), gen_random_uuid(), at, 1, true, '{"outbox_event": 1}', 80, at, at, at,
+                   '{"outbox_event": 1}', at, at
+            FROM generate_series(1, %(count)s) AS n,
+                 LATERAL (
+                     SELECT now() - make_interval(secs => %(oldest)s - n * (%(oldest)s - %(newest)s) / %(count)s) AS at
+                 ) AS time
+            """,
+            {"count": count, "oldest": oldest.total_seconds(), "newest": newest.total_seconds()},
+        )
+
+
+def _sealed(*batch_ids: int) -> SealedWindow:
+    window = seal(batch_ids)
+    assert window is not None
+    return window

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from django.db import connection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 #: `2026-11-23 07:30:21.123 UTC [4711] LOG:  statement: SELECT ...`, and each further line of it after a tab.
@@ -42,20 +42,27 @@ class Counts:
 
 
 @contextlib.contextmanager
-def counting(log: Path) -> Iterator[None]:
-    """The server logs every statement while inside. Put around `counted`, because the change takes a moment."""
+def server_settings(settings: Mapping[str, str]) -> Iterator[None]:
+    """The server has these settings while inside; a moment passes before every session has them."""
     with connection.cursor() as cursor:
-        for name, value in _SETTINGS.items():
+        for name, value in settings.items():
             cursor.execute(f"ALTER SYSTEM SET {name} = '{value}'")
         cursor.execute("SELECT pg_reload_conf()")
-    _wait_until_logged(log)
     try:
         yield
     finally:
         with connection.cursor() as cursor:
-            for name in _SETTINGS:
+            for name in settings:
                 cursor.execute(f"ALTER SYSTEM RESET {name}")
             cursor.execute("SELECT pg_reload_conf()")
+
+
+@contextlib.contextmanager
+def counting(log: Path) -> Iterator[None]:
+    """The server logs every statement while inside. Put around `counted`, because the change takes a moment."""
+    with server_settings(_SETTINGS):
+        _wait_until_logged(log)
+        yield
 
 
 @contextlib.contextmanager

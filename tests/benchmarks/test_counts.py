@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from contextlib import closing
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 
 from backend.users.use_cases import CreateUser, CreateUserRequest
+from tests.benchmarks import holders
+from tests.benchmarks.buffers import grown, measuring
 from tests.benchmarks.counts import PathCounts, count_path, last_block
 from tests.benchmarks.in_process import Dispatched, carry_window, make_dispatcher
-from tests.benchmarks.sql_log import counted, counting
+from tests.benchmarks.rounds import Pipeline, insert_receipts
+from tests.benchmarks.sql_log import counted, counting, server_settings
 from tests.benchmarks.traffic import publish_events, publish_users
 from tests.clickhouse import client_of
 from towpath import Event, publish, publish_many
 from towpath.outbox.models import OutboxEvent, all_outboxes
+from towpath.watch.figures import COUNTED_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -161,3 +166,79 @@ def test_ten_thousand_events_at_once_are_ten_statements(log: Path) -> None:
     assert counts.of("INSERT") == 10
     # BEGIN, a savepoint so that all of them are published or none, its release, COMMIT.
     assert len(counts.statements) == 14
+
+
+#: The first of them make the indexes as high as they stay for a while.
+FIRST_WINDOWS = 200
+WINDOWS = 2_000
+
+#: What still reads more and more. Whoever makes one of them flat takes it off the list.
+NOT_FLAT_YET = frozenset(
+    {
+        "flow.load.load",
+        "flow.verify.verify_receipts",
+        "ledger.batches.count_batches",
+        "ledger.batches.count_late_batches",
+        "ledger.batches.in_flight",
+        "ledger.batches.overdue",
+        "ledger.batches.unsealed",
+        "ledger.cursors.create",
+        "ledger.cursors.lock",
+        "ledger.cursors.news",
+        "ledger.cursors.read_last_dispatches",
+        "ledger.cursors.seen",
+        "ledger.cursors.take_page",
+        "ledger.deadletters.find_oldest_undelivered",
+        "ledger.names.find_unknown",
+        "ledger.names.free_known",
+        "ledger.receipts.ack",
+        "ledger.receipts.count_receipts",
+        "ledger.receipts.purge",
+        "ledger.receipts.read_unverified_receipts",
+        "ledger.stranded.count",
+        "ledger.windows.begin_write",
+        "ledger.windows.claim_expired",
+        "ledger.windows.count_open_windows",
+        "ledger.windows.count_slow_windows",
+        "ledger.windows.count_unclaimed_windows",
+        "ledger.windows.cut",
+        "ledger.windows.has_room",
+        "ledger.windows.isolated_rows",
+        "ledger.windows.postpone",
+        "ledger.windows.read_frequent_errors",
+        "ledger.windows.read_newest_found",
+        "ledger.windows.renew",
+        "ledger.windows.seal",
+        "watch.figures.read_figures",
+    }
+)
+
+
+@pytest.mark.timeout(300)
+def test_no_statement_reads_more_than_twice_as_much_after_2000_windows_under_a_snapshot(services: Services) -> None:
+    """Of dead rows that no vacuum removes, none is walked: neither on the path nor by those who watch it.
+
+    Whatever the planner believes: of tables that it knows nothing of, and of such as ANALYZE finds, nearly all dead.
+    """
+    with server_settings({"autovacuum": "off"}), holders.session(services.postgres.url):
+        # As many as `status` counts, so that it counts as many each time.
+        insert_receipts(COUNTED_ROWS, oldest=timedelta(days=2), newest=timedelta(days=1))
+        pipeline = Pipeline.new()
+        pipeline.carry(FIRST_WINDOWS, windows_per_look=2, looks_per_turn=10)
+        with measuring() as start:
+            pipeline.go_round(start)
+        pipeline.carry(WINDOWS, windows_per_look=2, looks_per_turn=10)
+        with measuring() as end:
+            pipeline.go_round(end)
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE")
+        with measuring() as analysed:
+            pipeline.go_round(analysed)
+
+    walked = [
+        f"{name}: {now} pages instead of {then}, {found.most_read(name)}"
+        for found in (end, analysed)
+        for name, (then, now) in grown(start, found).items()
+        if name.rpartition(" ")[2] not in NOT_FLAT_YET
+    ]
+    assert not walked, "\n" + "\n".join(sorted(walked))

@@ -9,6 +9,7 @@ from django.db import connection
 
 from tests.benchmarks import holders
 from tests.benchmarks.traffic import publish_events
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -38,4 +39,5 @@ def test_no_row_that_dies_meanwhile_is_removed(services: Services, kind: str) ->
 
     with holder:
         assert _rows_left_by_vacuum() == 10
-    assert _rows_left_by_vacuum() == 0
+    # An ANALYZE of the server's own may have a snapshot at the moment.
+    eventually(lambda: _rows_left_by_vacuum() == 0, seconds=30)
