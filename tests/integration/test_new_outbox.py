@@ -178,10 +178,12 @@ def assert_is_an_outbox(table: str) -> None:
     assert ask(f"{identity} AND column_name = 'xid'", table) == [("NO", "pg_current_xact_id()")]
     (indexes,) = zip(*ask("SELECT indexdef FROM pg_indexes WHERE tablename = %s", table), strict=True)
     assert any(str(index).endswith("USING btree (xid, id)") for index in indexes), indexes
-    ((options,),) = ask("SELECT reloptions FROM pg_class WHERE relname = %s", table)
-    assert {"autovacuum_vacuum_threshold=20000", "autovacuum_vacuum_scale_factor=0", "vacuum_truncate=off"} <= {
-        *options
-    }
+    found = ask("SELECT unnest(ARRAY[oid, reltoastrelid]) FROM pg_class WHERE relname = %s", table)
+    for (relation,) in found:
+        ((options,),) = ask("SELECT reloptions FROM pg_class WHERE oid = %s", relation)
+        assert {"autovacuum_vacuum_threshold=20000", "autovacuum_vacuum_scale_factor=0", "vacuum_truncate=off"} <= {
+            *options
+        }
 
 
 def has_lz4() -> bool:

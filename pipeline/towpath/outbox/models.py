@@ -38,15 +38,21 @@ M = TypeVar("M", bound=models.Model)
 
 #: A queue's table: dead rows come as fast as live ones, so vacuum goes by count and not by share, without pausing,
 #: and does not truncate (that takes an exclusive lock each time the queue runs empty).
-_QUEUE_STORAGE = {
+_VACUUM = {
     "autovacuum_vacuum_scale_factor": 0,
     "autovacuum_vacuum_threshold": 20000,
     "autovacuum_vacuum_cost_delay": 0,
     "autovacuum_vacuum_insert_scale_factor": 0,
     "autovacuum_vacuum_insert_threshold": 100000,
+    "vacuum_truncate": "off",
+}
+_QUEUE_STORAGE = {
+    **_VACUUM,
     "autovacuum_analyze_scale_factor": 0,
     "autovacuum_analyze_threshold": 100000,
-    "vacuum_truncate": "off",
+    # Each by name: what is said about a table holds for its TOAST table as long as that has no parameter of its own,
+    # but vacuum_truncate never does.
+    **{f"toast.{name}": value for name, value in _VACUUM.items()},
 }
 
 #: No context and no bound value is larger, whatever EVENT_CONTEXT_MAX_BYTES says and whoever inserts it: a worker holds
