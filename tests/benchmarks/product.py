@@ -107,12 +107,13 @@ class Product:
     def end_shifts(self) -> None:
         """Take the shifts from whoever works at them, and hold them: they leave at their next turn."""
         with connection.cursor() as cursor:
-            for name in ("dispatch", "recover"):
-                cursor.execute(
-                    "INSERT INTO pipeline_shift (name, token, taken_at, alive_at) VALUES (%s, %s, now(), 'infinity')"
-                    " ON CONFLICT (name) DO UPDATE SET token = excluded.token, alive_at = excluded.alive_at",
-                    [name, uuid.uuid4()],
-                )
+            cursor.execute("UPDATE pipeline_shift SET token = gen_random_uuid(), alive_at = 'infinity'")
+            cursor.execute(
+                "INSERT INTO pipeline_shift (name, token, taken_at, alive_at)"
+                " SELECT name, gen_random_uuid(), now(), 'infinity'"
+                " FROM unnest(ARRAY['dispatch', 'recover']) AS asked (name)"
+                " WHERE NOT EXISTS (SELECT FROM pipeline_shift AS s WHERE s.name = asked.name)"
+            )
         time.sleep(_TURN_SECONDS)
 
     def warm_up(self) -> None:

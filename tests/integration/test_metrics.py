@@ -195,7 +195,10 @@ def test_every_gauge_that_is_declared_is_served() -> None:
     create_users(1)
     dispatched()
     with connection.cursor() as cursor:
-        cursor.execute("INSERT INTO pipeline_shift VALUES ('dispatch', gen_random_uuid(), now(), now())")
+        cursor.execute(
+            "INSERT INTO pipeline_shift (name, token, taken_at, alive_at)"
+            " VALUES ('dispatch', gen_random_uuid(), now(), now())"
+        )
 
     assert {gauge.name for gauge in LEDGER_GAUGES} <= ledger().names()
 

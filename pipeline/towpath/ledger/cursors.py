@@ -14,6 +14,7 @@ from django.db import connection, transaction
 from towpath.ledger.batches import INDEX_PROBES_ONLY, BatchMessage
 from towpath.ledger.marks import INSERTING_BATCHES
 from towpath.ledger.snapshot import Position, Snapshot, unseen
+from towpath.ledger.versions import newest, newest_of_each
 from towpath.outbox.fields import RowLimits
 
 if TYPE_CHECKING:
@@ -31,12 +32,24 @@ _IS_OF_ANOTHER_CLUSTER = f"""
 #: PostgreSQL's number of the table with the name of the outbox.
 _TABLE_OID = "to_regclass(quote_ident(%(outbox)s))::oid::bigint"
 
+#: True of the cursor `c` if the outbox's table was dispatched by it, under a name that is not known.
+_IS_OF_AN_UNKNOWN_NAME = f"(c.table_oid = {_TABLE_OID} AND c.cluster = {_CLUSTER} AND c.outbox <> ALL(%(known)s))"
+
+#: The cursor of each of the outboxes of the parameter.
+_THEIR_NEWEST = f"""
+    unnest(%(outboxes)s::text[]) AS asked (name)
+    CROSS JOIN LATERAL {newest("pipeline_cursor", key="outbox", value="asked.name")}"""
+
+#: The cursor of every outbox that has one.
+EVERY_CURSOR = newest_of_each("pipeline_cursor", key="outbox")
+
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """What a cursor has seen. In the middle of a backlog, also the snapshot that the pages run up to, as PostgreSQL's
     text, and the last row of the page before. One that is rewound leaves out what batches and dead letters hold."""
 
+    version: int
     seen: Snapshot
     target: str | None
     page: Position | None
@@ -62,9 +75,8 @@ def create(outbox: str, *, known: Collection[str]) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
-            UPDATE pipeline_cursor AS c SET outbox = %(outbox)s
-            WHERE c.table_oid = {_TABLE_OID} AND c.cluster = {_CLUSTER} AND c.outbox <> ALL(%(known)s)
-              AND NOT EXISTS (SELECT FROM pipeline_cursor WHERE outbox = %(outbox)s)
+            UPDATE pipeline_cursor AS c SET version = version + 1, outbox = %(outbox)s
+            WHERE {_IS_OF_AN_UNKNOWN_NAME} AND NOT EXISTS (SELECT FROM pipeline_cursor WHERE outbox = %(outbox)s)
               AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.outbox = c.outbox)
               AND NOT EXISTS (SELECT FROM pipeline_deadletter AS d WHERE d.outbox = c.outbox)
             """,
@@ -73,14 +85,19 @@ def create(outbox: str, *, known: Collection[str]) -> bool:
         is_renamed = bool(cursor.rowcount)
         cursor.execute(
             f"""
-            INSERT INTO pipeline_cursor (outbox, cluster, seen, is_rewound, table_oid)
-            SELECT %(outbox)s, {_CLUSTER}, '1:1:', false, {_TABLE_OID}
-            WHERE NOT EXISTS (
-                SELECT FROM pipeline_cursor AS c
-                WHERE c.table_oid = {_TABLE_OID} AND c.cluster = {_CLUSTER} AND c.outbox <> ALL(%(known)s)
-            )
-            ON CONFLICT (outbox) DO UPDATE SET table_oid = excluded.table_oid
-            WHERE pipeline_cursor.table_oid IS DISTINCT FROM excluded.table_oid
+            UPDATE pipeline_cursor SET version = version + 1, table_oid = {_TABLE_OID}
+            WHERE outbox = %(outbox)s AND table_oid IS DISTINCT FROM {_TABLE_OID}
+              AND NOT EXISTS (SELECT FROM pipeline_cursor AS c WHERE {_IS_OF_AN_UNKNOWN_NAME})
+            """,
+            names,
+        )
+        cursor.execute(
+            f"""
+            INSERT INTO pipeline_cursor (outbox, version, cluster, seen, is_rewound, table_oid)
+            SELECT %(outbox)s, 0, {_CLUSTER}, '1:1:', false, {_TABLE_OID}
+            WHERE NOT EXISTS (SELECT FROM pipeline_cursor AS c WHERE {_IS_OF_AN_UNKNOWN_NAME})
+              AND NOT EXISTS (SELECT FROM pipeline_cursor WHERE outbox = %(outbox)s)
+            ON CONFLICT DO NOTHING
             """,
             names,
         )
@@ -119,7 +136,7 @@ def news(outboxes: Collection[str]) -> list[News]:
             FROM (
                 SELECT outbox, target, cluster, pg_snapshot_xmax(seen) AS next_xid,
                        ARRAY(SELECT pg_snapshot_xip(seen)) AS open_xids
-                FROM pipeline_cursor WHERE outbox = ANY(%(outboxes)s) OFFSET 0
+                FROM {_THEIR_NEWEST} AS newest OFFSET 0
             ) AS c
             """,
             {**names, "outboxes": list(outboxes)},
@@ -128,23 +145,30 @@ def news(outboxes: Collection[str]) -> list[News]:
 
 
 def lock(outboxes: Sequence[str]) -> dict[str, Cursor]:
-    """The cursors of the outboxes, locked for this transaction; without those that another dispatcher has.
+    """The cursors of the outboxes, locked for this transaction; without those that another dispatcher has, or moves
+    while they are read.
 
     The transaction's pages are read by the index, too.
     """
     with connection.cursor() as cursor:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
-            SELECT outbox, seen::text, target::text, page_xid::text, page_id, is_rewound
-            FROM pipeline_cursor WHERE outbox = ANY(%(outboxes)s) FOR UPDATE SKIP LOCKED
+            SELECT c.outbox, c.version, c.seen::text, c.target::text, c.page_xid::text, c.page_id, c.is_rewound
+            FROM {_THEIR_NEWEST} AS newest
+            JOIN pipeline_cursor AS c ON c.outbox = newest.outbox AND c.version = newest.version
+            FOR UPDATE OF c SKIP LOCKED
             """,
             {"outboxes": list(outboxes)},
         )
         return {
             name: Cursor(
-                Snapshot.parse(seen), target, None if page_xid is None else Position(int(page_xid), page_id), is_rewound
+                version,
+                Snapshot.parse(seen),
+                target,
+                None if page_xid is None else Position(int(page_xid), page_id),
+                is_rewound,
             )
-            for name, seen, target, page_xid, page_id, is_rewound in cursor.fetchall()
+            for name, version, seen, target, page_xid, page_id, is_rewound in cursor.fetchall()
         }
 
 
@@ -162,6 +186,7 @@ def take_page(
             _page_sql(model),
             {
                 "outbox": outbox,
+                "version": at.version,
                 "target": at.target,
                 "open_xids": [str(start.xid) for start in stretches.open_transactions],
                 "open_ids": [start.id for start in stretches.open_transactions],
@@ -233,6 +258,7 @@ batches AS (
 -- The cursor has seen the target, or is in the middle of it.
 forward AS (
     UPDATE pipeline_cursor AS c SET
+        version = c.version + 1,
         seen = CASE WHEN last.id IS NULL THEN target.snapshot ELSE c.seen END,
         target = CASE WHEN last.id IS NULL THEN NULL ELSE target.snapshot END,
         page_xid = last.xid,
@@ -240,7 +266,7 @@ forward AS (
         is_rewound = c.is_rewound AND last.id IS NOT NULL,
         dispatched_at = clock_timestamp()
     FROM target LEFT JOIN last_of_full AS last ON true
-    WHERE c.outbox = %(outbox)s
+    WHERE c.outbox = %(outbox)s AND c.version = %(version)s
 )
 SELECT id, ids, bytes, is_backlog, EXISTS (SELECT FROM last_of_full) FROM batches ORDER BY id
 """
@@ -263,7 +289,8 @@ def rewind(model: type[Outbox]) -> bool:
         cursor.execute(
             f"""
             UPDATE pipeline_cursor AS c
-            SET cluster = {_CLUSTER}, seen = '1:1:', target = NULL, page_xid = NULL, page_id = NULL, is_rewound = true
+            SET version = version + 1, cluster = {_CLUSTER}, seen = '1:1:', target = NULL, page_xid = NULL,
+                page_id = NULL, is_rewound = true
             WHERE outbox = %(outbox)s AND {_IS_OF_ANOTHER_CLUSTER}
             """,
             outbox,
@@ -282,10 +309,13 @@ def rewind(model: type[Outbox]) -> bool:
 def seen(outbox: str, *, is_locked: bool) -> Snapshot | None:
     """What the cursor has seen, locked for this transaction if asked; None when it looks at all rows anyway: before
     the first look, and after a restore."""
+    # One that is moved while we wait for its lock has another version then. So it is asked for by its name, which
+    # passes over the dead: seldom, because a person asks.
+    one = "pipeline_cursor" if is_locked else newest("pipeline_cursor", key="outbox", value="%(outbox)s")
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT c.seen::text FROM pipeline_cursor AS c
+            SELECT c.seen::text FROM {one} AS c
             WHERE c.outbox = %(outbox)s AND NOT c.is_rewound AND NOT {_IS_OF_ANOTHER_CLUSTER}
             {"FOR UPDATE OF c" if is_locked else ""}
             """,
@@ -318,7 +348,7 @@ def see_everything_uncommitted() -> None:
                 FROM (VALUES (pg_current_xact_id()), (pg_snapshot_xmax(pg_current_snapshot()))) AS known (xid)
             )
             UPDATE pipeline_cursor SET
-                seen = '1:1:', target = format('%1$s:%1$s:', beyond.xid)::pg_snapshot,
+                version = version + 1, seen = '1:1:', target = format('%1$s:%1$s:', beyond.xid)::pg_snapshot,
                 page_xid = NULL, page_id = NULL, is_rewound = true
             FROM beyond
             """
@@ -331,5 +361,5 @@ def see_everything_uncommitted() -> None:
 def read_last_dispatches() -> dict[str, datetime]:
     """Return when rows of each outbox were last put into batches; without those of which none ever were."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT outbox, dispatched_at FROM pipeline_cursor WHERE dispatched_at IS NOT NULL")
+        cursor.execute(f"SELECT outbox, dispatched_at FROM {EVERY_CURSOR} AS c WHERE dispatched_at IS NOT NULL")
         return dict(cursor.fetchall())

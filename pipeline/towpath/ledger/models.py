@@ -55,7 +55,10 @@ class Cursor(models.Model):
     nothing any more: rows that an open batch or a dead letter holds are then left out.
     """
 
-    outbox = models.TextField(primary_key=True)
+    pk = models.CompositePrimaryKey("outbox", "version")
+    outbox = models.TextField()
+    #: One more at each change, so that the newest is found past the dead (`towpath.ledger.versions`).
+    version = models.BigIntegerField(db_default=0)
     cluster = models.TextField()
     seen = SnapshotField()
     target = SnapshotField(null=True)
@@ -194,7 +197,10 @@ class DeadLetter(models.Model):
 class Shift(models.Model):
     """Who dispatches, and who recovers: the holder of the token. A newer shift takes it from an older one."""
 
-    name = models.TextField(primary_key=True)
+    pk = models.CompositePrimaryKey("name", "version")
+    name = models.TextField()
+    #: As a cursor's.
+    version = models.BigIntegerField(db_default=0)
     token = models.UUIDField()
     taken_at = models.DateTimeField()
     #: Written every few seconds while the shift works: what `status` and `doctor` judge it by.

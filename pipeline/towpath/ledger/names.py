@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from django.db import connection
 
+from towpath.ledger.cursors import EVERY_CURSOR
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -32,7 +34,7 @@ def find_unknown(known: Sequence[str]) -> dict[str, UnknownName]:
     """Every name in the ledger that is not known."""
     with connection.cursor() as cursor:
         cursor.execute(
-            """
+            f"""
 WITH batches AS (
     SELECT outbox, count(*) AS batches, sum(rows) AS rows
     FROM pipeline_batch WHERE outbox <> ALL(%(known)s) GROUP BY outbox
@@ -40,8 +42,9 @@ WITH batches AS (
 letters AS (
     SELECT outbox, count(*) AS letters FROM pipeline_deadletter WHERE outbox <> ALL(%(known)s) GROUP BY outbox
 ),
+cursors AS (SELECT outbox, table_oid FROM {EVERY_CURSOR} AS c),
 names AS (
-    SELECT outbox FROM pipeline_cursor WHERE outbox <> ALL(%(known)s)
+    SELECT outbox FROM cursors WHERE outbox <> ALL(%(known)s)
     UNION SELECT outbox FROM batches
     UNION SELECT outbox FROM letters
 )
@@ -53,7 +56,7 @@ SELECT n.outbox, coalesce(b.batches, 0), coalesce(b.rows, 0)::bigint, coalesce(l
 FROM names AS n
 LEFT JOIN batches AS b USING (outbox)
 LEFT JOIN letters AS l USING (outbox)
-LEFT JOIN pipeline_cursor AS c USING (outbox)
+LEFT JOIN cursors AS c USING (outbox)
 ORDER BY n.outbox
 """,
             {"known": list(known)},

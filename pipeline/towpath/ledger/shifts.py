@@ -8,26 +8,50 @@ from typing import Any
 
 from django.db import connection
 
+from towpath.ledger.versions import newest, newest_of_each
+
 #: Nobody has the shift: the one that had it has left in an orderly way.
 _NOBODY = uuid.UUID(int=0)
+
+_NEWEST = newest("pipeline_shift", key="name", value="%(name)s")
+
+#: How often a change is tried that others, who change the same row, get in the way of.
+_ATTEMPTS = 5
 
 
 def take_if_free(name: str, *, silent_seconds: float) -> uuid.UUID | None:
     """A token for the shift; None if somebody has one and has said within `silent_seconds` that it is alive."""
-    token = uuid.uuid4()
+    shift: dict[str, Any] = {"name": name, "token": uuid.uuid4(), "nobody": _NOBODY, "silent": silent_seconds}
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            INSERT INTO pipeline_shift AS shift (name, token, taken_at, alive_at)
-            VALUES (%(name)s, %(token)s, clock_timestamp(), clock_timestamp())
-            ON CONFLICT (name) DO UPDATE
-            SET token = excluded.token, taken_at = excluded.taken_at, alive_at = excluded.alive_at
-            WHERE shift.token = %(nobody)s
-               OR shift.alive_at < clock_timestamp() - make_interval(secs => %(silent)s)
+            f"""
+            SELECT version, token = %(nobody)s OR alive_at < statement_timestamp() - make_interval(secs => %(silent)s)
+            FROM {_NEWEST} AS shift
             """,
-            {"name": name, "token": token, "nobody": _NOBODY, "silent": silent_seconds},
+            shift,
         )
-        return token if cursor.rowcount else None
+        found = cursor.fetchone()
+        if found is None:
+            cursor.execute(
+                """
+                INSERT INTO pipeline_shift (name, version, token, taken_at, alive_at)
+                VALUES (%(name)s, 0, %(token)s, clock_timestamp(), clock_timestamp()) ON CONFLICT DO NOTHING
+                """,
+                shift,
+            )
+            return shift["token"] if cursor.rowcount else None
+        version, is_free = found
+        if not is_free:
+            return None
+        cursor.execute(
+            """
+            UPDATE pipeline_shift
+            SET version = version + 1, token = %(token)s, taken_at = clock_timestamp(), alive_at = clock_timestamp()
+            WHERE name = %(name)s AND version = %(version)s
+            """,
+            {**shift, "version": version},
+        )
+        return shift["token"] if cursor.rowcount else None
 
 
 def keep(name: str, token: uuid.UUID, *, alive_every_seconds: float) -> bool:
@@ -35,55 +59,58 @@ def keep(name: str, token: uuid.UUID, *, alive_every_seconds: float) -> bool:
     held: dict[str, Any] = {"name": name, "token": token, "every": alive_every_seconds}
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            SELECT alive_at < clock_timestamp() - make_interval(secs => %(every)s)
-            FROM pipeline_shift WHERE name = %(name)s AND token = %(token)s
+            f"""
+            SELECT version, alive_at < statement_timestamp() - make_interval(secs => %(every)s)
+            FROM {_NEWEST} AS shift WHERE token = %(token)s
             """,
             held,
         )
         found = cursor.fetchone()
-        if found is not None and found[0]:
+        if found is not None and found[1]:
+            # If somebody has just changed the row, the next turn says it.
             cursor.execute(
                 """
-                UPDATE pipeline_shift SET alive_at = clock_timestamp() WHERE name = %(name)s AND token = %(token)s
+                UPDATE pipeline_shift SET version = version + 1, alive_at = clock_timestamp()
+                WHERE name = %(name)s AND version = %(version)s
                 """,
-                held,
+                {"name": name, "version": found[0]},
             )
     return found is not None
 
 
 def leave(name: str, token: uuid.UUID) -> None:
     """Let another process take the shift immediately."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE pipeline_shift SET token = %(nobody)s WHERE name = %(name)s AND token = %(token)s",
-            {"nobody": _NOBODY, "name": name, "token": token},
-        )
+    _change(name, "token = %(nobody)s", only="token = %(token)s", nobody=_NOBODY, token=token)
 
 
 def note_tick(name: str) -> None:
     """A tick of the scheduler for this shift has arrived."""
-    with connection.cursor() as cursor:
-        cursor.execute("UPDATE pipeline_shift SET taken_at = clock_timestamp() WHERE name = %(name)s", {"name": name})
+    _change(name, "taken_at = clock_timestamp()")
 
 
 def note_interruption(name: str, error: str) -> None:
     """The shift was interrupted by this error."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            UPDATE pipeline_shift SET interrupted_at = clock_timestamp(), last_error = %(error)s WHERE name = %(name)s
-            """,
-            {"name": name, "error": error},
-        )
+    _change(name, "interrupted_at = clock_timestamp(), last_error = %(error)s", error=error)
 
 
 def note_success(name: str) -> None:
     """What interrupted the shift is over."""
+    _change(name, "interrupted_at = NULL, last_error = ''")
+
+
+def _change(name: str, change: str, *, only: str = "true", **values: Any) -> None:
+    """Change the shift's row, if there is one. The holder writes into it each second: then this is tried again."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE pipeline_shift SET interrupted_at = NULL, last_error = '' WHERE name = %(name)s", {"name": name}
-        )
+        for _ in range(_ATTEMPTS):
+            cursor.execute(
+                f"""
+                UPDATE pipeline_shift SET version = version + 1, {change}
+                WHERE name = %(name)s AND version = (SELECT version FROM {_NEWEST} AS shift) AND {only}
+                """,
+                {"name": name, **values},
+            )
+            if cursor.rowcount:
+                return
 
 
 # --- What people and probes ask ----------------------------------------------------------------------------------
@@ -106,11 +133,11 @@ def read_shifts() -> dict[str, ShiftState]:
     """Return the state of every shift that has ever run, by name."""
     with connection.cursor() as cursor:
         cursor.execute(
-            """
+            f"""
             SELECT name, extract(epoch FROM clock_timestamp() - alive_at)::float8,
                    extract(epoch FROM clock_timestamp() - taken_at)::float8,
                    extract(epoch FROM clock_timestamp() - interrupted_at)::float8, last_error
-            FROM pipeline_shift ORDER BY name
+            FROM {newest_of_each("pipeline_shift", key="name")} AS shift ORDER BY name
             """
         )
         return {name: ShiftState(*state) for name, *state in cursor.fetchall()}

@@ -17,7 +17,9 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name='Cursor',
             fields=[
-                ('outbox', models.TextField(primary_key=True, serialize=False)),
+                ('pk', models.CompositePrimaryKey('outbox', 'version', blank=True, editable=False, primary_key=True, serialize=False)),
+                ('outbox', models.TextField()),
+                ('version', models.BigIntegerField(db_default=0)),
                 ('cluster', models.TextField()),
                 ('seen', towpath.ledger.models.SnapshotField()),
                 ('target', towpath.ledger.models.SnapshotField(null=True)),
@@ -34,7 +36,9 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name='Shift',
             fields=[
-                ('name', models.TextField(primary_key=True, serialize=False)),
+                ('pk', models.CompositePrimaryKey('name', 'version', blank=True, editable=False, primary_key=True, serialize=False)),
+                ('name', models.TextField()),
+                ('version', models.BigIntegerField(db_default=0)),
                 ('token', models.UUIDField()),
                 ('taken_at', models.DateTimeField()),
                 ('alive_at', models.DateTimeField()),
