@@ -38,6 +38,7 @@ _NAMES = (
     "payloads",
     "dispatch",
     "flat",
+    "holders",
     "idle",
     "counts",
     "growth",
@@ -55,6 +56,7 @@ def _figures_of() -> Mapping[str, Callable[[Lab], list[Figure]]]:
         processor,
         publishing,
         rates,
+        under_holders,
     )
 
     return {
@@ -65,6 +67,7 @@ def _figures_of() -> Mapping[str, Callable[[Lab], list[Figure]]]:
         "payloads": payloads.payloads,
         "dispatch": dispatching.dispatch,
         "flat": flat.flat,
+        "holders": under_holders.holders,
         "idle": counting.idle,
         "counts": counting.counts,
         "growth": end_to_end.growth,

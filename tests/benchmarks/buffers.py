@@ -60,6 +60,13 @@ class Buffers:
         """The pages of each function, of all tables and indexes together."""
         return {name: found.total() for name, found in self.by_relation.items()}
 
+    def by_doing(self) -> dict[str, int]:
+        """The pages of all that was read `during` each thing."""
+        found: Counter[str] = Counter()
+        for name, pages in self.totals.items():
+            found[name.rpartition(": ")[0]] += pages
+        return dict(found)
+
     def most_read(self, name: str) -> str:
         """The table or index that the function reads most of."""
         relation, pages = self.by_relation[name].most_common(1)[0]
@@ -70,12 +77,11 @@ class Buffers:
 FEW_PAGES = 5
 
 
-def grown(start: Buffers, end: Buffers) -> dict[str, tuple[int, int]]:
-    """The functions that read more than twice what they read at the start: how much then, and now."""
-    before = start.totals
+def grown(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """What reads more than twice what it read before: how much then, and now."""
     return {
         name: (before[name], now)
-        for name, now in end.totals.items()
+        for name, now in after.items()
         if now > max(2 * before[name], before[name] + FEW_PAGES)
     }
 

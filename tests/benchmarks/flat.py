@@ -5,15 +5,14 @@ In this process, stage by stage, so that a difference of a few per cent is seen 
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import time
 from typing import TYPE_CHECKING
 
-import psycopg2
 from django.db import connection
 
 from tests.administering import administer, on_database
+from tests.benchmarks import holders
 from tests.benchmarks.figure import Bound, Figure, Partner, in_turns, measured
 from tests.benchmarks.in_process import (
     Dispatched,
@@ -28,7 +27,7 @@ from tests.benchmarks.traffic import publish_events, publish_users
 from towpath.outbox.models import OutboxEvent, all_outboxes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.benchmarks.lab import Lab
     from towpath.flow.dispatch import Dispatcher
@@ -130,7 +129,7 @@ def _backlog(lab: Lab) -> list[Figure]:
 def _delivered_rows(lab: Lab) -> list[Figure]:
     delivered = lab.sizes.delivered_rows
     dispatcher = _dispatcher()
-    with _open_transaction(lab, _LARGE):
+    with holders.session(lab.database_url(_LARGE)):
         lab.use_database(_LARGE)
         dispatcher.create_cursors()
         for _ in range(delivered // _STEP_ROWS):
@@ -260,16 +259,3 @@ def _commit_something_else() -> None:
 
 def _dispatcher() -> Dispatcher:
     return make_dispatcher(all_outboxes(), enqueue=Dispatched(), in_flight_rows=100_000)
-
-
-@contextlib.contextmanager
-def _open_transaction(lab: Lab, database: str) -> Iterator[None]:
-    """One that has written, and a snapshot that keeps every dead row from being vacuumed."""
-    holder = psycopg2.connect(lab.database_url(database))
-    try:
-        with holder.cursor() as cursor:
-            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
-            cursor.execute("SELECT pg_current_xact_id(), count(*) FROM outbox_event")
-        yield
-    finally:
-        holder.close()

@@ -53,6 +53,8 @@ class Sizes:
     flat_large: int
     flat_windows: int
     delivered_rows: int
+    held_windows: int
+    receipts: int
     idle_seconds: float
 
     def with_repeats(self, repeats: int) -> Sizes:
@@ -74,6 +76,8 @@ FULL = Sizes(
     flat_large=2_000_000,
     flat_windows=10,
     delivered_rows=500_000,
+    held_windows=100_000,
+    receipts=5_000_000,
     idle_seconds=30,
 )
 QUICK = Sizes(
@@ -91,6 +95,8 @@ QUICK = Sizes(
     flat_large=50_000,
     flat_windows=5,
     delivered_rows=20_000,
+    held_windows=2_000,
+    receipts=100_000,
     idle_seconds=5,
 )
 

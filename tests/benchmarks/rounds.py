@@ -41,7 +41,7 @@ _ROOM = 1_000_000
 
 #: How long ago the period is that a person asks for, and how long it is.
 OLD_PERIOD_AGO = timedelta(days=29)
-OLD_PERIOD = timedelta(minutes=1.4)
+PERIOD = timedelta(minutes=1.4)
 
 
 class RememberingStore:
@@ -80,10 +80,12 @@ class Pipeline:
     dispatched: Dispatched
 
     @classmethod
-    def new(cls) -> Pipeline:
+    def new(cls, *, batch_ids: int = 1, in_flight_rows: int = _ROOM) -> Pipeline:
         """As of processes that have just started."""
         dispatched = Dispatched()
-        dispatcher = make_dispatcher(all_outboxes(), enqueue=dispatched, in_flight_rows=_ROOM, batch_ids=1)
+        dispatcher = make_dispatcher(
+            all_outboxes(), enqueue=dispatched, in_flight_rows=in_flight_rows, batch_ids=batch_ids
+        )
         return cls(RememberingStore(), dispatcher, dispatched)
 
     # --- Windows ---------------------------------------------------------------------------------------------------
@@ -97,7 +99,7 @@ class Pipeline:
         assert shift is not None
         for look in range(1, count // windows_per_look + 1):
             for batch in self.batches_of_one_row(windows_per_look):
-                assert self.deliver(_sealed(batch)) is Delivery.ACKED
+                self.deliver(batch)
             if look % looks_per_turn == 0:
                 shifts.keep("benchmark", shift, alive_every_seconds=0)
                 self.recover()
@@ -121,9 +123,9 @@ class Pipeline:
         """A window of one row."""
         return _sealed(*self.batches_of_one_row(1))
 
-    def deliver(self, window: SealedWindow) -> Delivery:
-        """Load, write and ack."""
-        return deliver(window, self.store)
+    def deliver(self, *batch_ids: int) -> None:
+        """Seal a window of these batches, load, write and ack it."""
+        assert deliver(_sealed(*batch_ids), self.store) is Delivery.ACKED
 
     def recover(self, *, unsealed_seconds: float = 30) -> int:
         """A turn of the recover shift."""
@@ -178,7 +180,7 @@ class Pipeline:
         with buffers.during("deliver"):
             window = _sealed(*ids)
             windows.renew([window])
-            assert self.deliver(window) is Delivery.ACKED
+            assert deliver(window, self.store) is Delivery.ACKED
 
     def _recover(self, buffers: Buffers) -> None:
         with buffers.during("recover, nothing to do"):
@@ -213,13 +215,22 @@ class Pipeline:
             shifts.note_tick("benchmark")
 
     def _watch(self, buffers: Buffers) -> None:
-        with buffers.during("status"):
-            read_status()
-        with buffers.during("gauges"):
-            read_gauges()
-        since = datetime.now(UTC) - OLD_PERIOD_AGO
-        with buffers.during("pipeline verify, an old period"):
-            read_period(self.store, since=since, until=since + OLD_PERIOD)
+        ask_status_and_gauges(buffers)
+        self.ask_for_period(buffers, "pipeline verify, an old period", ago=OLD_PERIOD_AGO)
+
+    def ask_for_period(self, buffers: Buffers, what: str, *, ago: timedelta) -> None:
+        """What `pipeline verify` asks for, of a period of some receipts."""
+        since = datetime.now(UTC) - ago
+        with buffers.during(what):
+            read_period(self.store, since=since, until=since + PERIOD)
+
+
+def ask_status_and_gauges(buffers: Buffers) -> None:
+    """What people and probes ask for."""
+    with buffers.during("status"):
+        read_status()
+    with buffers.during("gauges"):
+        read_gauges()
 
 
 def insert_receipts(count: int, *, oldest: timedelta, newest: timedelta) -> None:

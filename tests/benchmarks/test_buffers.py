@@ -9,7 +9,7 @@ from django.db import connection
 from tests.benchmarks.buffers import measuring
 from tests.benchmarks.rounds import Pipeline
 from tests.benchmarks.traffic import publish_events
-from towpath.ledger import batches
+from towpath.ledger.batches import count_batches
 
 
 def test_a_statement_has_the_buffers_that_explain_shows() -> None:
@@ -19,7 +19,7 @@ def test_a_statement_has_the_buffers_that_explain_shows() -> None:
         pipeline.dispatcher.look()
 
     with measuring() as buffers, buffers.during("a count"):
-        batches.count_batches()
+        count_batches()
     with connection.cursor() as cursor:
         cursor.execute(
             "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT outbox, count(*),"
@@ -36,10 +36,10 @@ def test_a_statement_has_the_buffers_that_explain_shows() -> None:
 
 def test_a_copy_and_what_triggers_read_are_counted() -> None:
     pipeline = Pipeline.new()
-    window = pipeline.sealed()
+    batches = pipeline.batches_of_one_row(1)
 
     with measuring() as buffers, buffers.during("deliver"):
-        pipeline.deliver(window)
+        pipeline.deliver(*batches)
 
     assert buffers.by_relation["deliver: flow.load.load"]["outbox_event"] > 0
     assert buffers.by_relation["deliver: ledger.receipts.ack"]["pipeline_window_pkey"] > 0
