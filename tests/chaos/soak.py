@@ -1,10 +1,13 @@
 """`make chaos`: the whole stack under load, one thing after the other breaking, then quiet; then the books.
 
-    python -m tests.chaos.soak --seconds 600 --seed 1
+    python -m tests.chaos.soak --seconds 600 --seed 1 [--hold-snapshot]
 
 Safety: I5 and I6 are sampled all the time. Liveness: when all is healed, everything must drain. Then what was
 committed is compared with what is stored. Exit code 1 if anything is wrong; the same seed breaks the same things in
 the same order.
+
+With `--hold-snapshot`, somebody holds back vacuum all the while, and no question may cost more for it at the end than
+at the start.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ import shutil
 import sys
 import threading
 import time
+from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +30,7 @@ import psycopg2
 from deploy.local.application import MIGRATIONS, Application
 from deploy.local.process import PROJECT
 from deploy.local.stack import Stack
+from tests.benchmarks import holders
 from tests.chaos.figures import Resources, Watch, queue_lengths, resources
 from tests.chaos.nemesis import PIPELINE_SESSIONS, Nemesis, plan
 from tests.chaos.visitors import Visitor, broken_promises
@@ -34,8 +40,9 @@ from tests.faults.sampler import Sampler
 from tests.faults.stores import ClickHouse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from tests.chaos.drift import Drifted
     from tests.faults.writers import Books, Writer
 
 _FOLDER = PROJECT / ".local" / "chaos"
@@ -56,8 +63,9 @@ _RUN = "chaos-"
 class Soak:
     """One run on one stack."""
 
-    def __init__(self, stack: Stack, *, seconds: float, seed: int) -> None:
+    def __init__(self, stack: Stack, *, seconds: float, seed: int, is_snapshot_held: bool) -> None:
         self._stack = stack
+        self._is_snapshot_held = is_snapshot_held
         self._seconds = seconds
         self._seed = seed
         self._url = stack.environment["DATABASE_URL"]
@@ -82,21 +90,25 @@ class Soak:
         """The exit code."""
         os.environ["DATABASE_URL"] = with_port(self._url, self._proxies["writers"].port)
         django.setup()
+        from tests.chaos.drift import Drift
         from tests.faults.writers import Books
 
         self._start_application()
         self._oracle.create()
-        books = Books()
+        books, drift = Books(), Drift.started()
         threading.Thread(target=self._watch.run, name="watch", daemon=True).start()
-        with Sampler(self._oracle, _RUN, every_seconds=1.0) as sampler:
+        # Sessions end when PostgreSQL is killed. This survives it, as a standby's slot does.
+        holder = holders.prepared_transaction(self._url) if self._is_snapshot_held else nullcontext()
+        with holder, Sampler(self._oracle, _RUN, every_seconds=1.0) as sampler:
             self._say(f"faults for {self._seconds:g} s, seed {self._seed}")
             self._break_everything(books)
-            at_start = self._at_start
+            at_start, drifted = self._at_start, drift.of(*self._broken_between, self._stack.log_folder)
             self._say("healed: everything must drain")
             self._drain()
             self._measure_recovery(books, kills=3 if self._seconds < 300 else 6)
             self._drain()
         self._watch.stop()
+        drift.stop()
         self._wait_until_all_run()
         verdict = self._oracle.verdict(_RUN, acknowledged=books.acknowledged, maybe=books.maybe)
         self._problems += sampler.broken[:20]
@@ -106,7 +118,9 @@ class Soak:
         self._problems += broken_promises(self._oracle, self._visitors)
         if verdict.committed != verdict.stored + verdict.dead:
             self._problems.append(f"{verdict.committed} events committed, {verdict.stored} stored")
-        self._report(verdict, books, sampler, at_start)
+        if self._is_snapshot_held:
+            self._problems += [f"{one.name}: {one.last} instead of {one.first}" for one in drifted if one.has_grown]
+        self._report(verdict, books, sampler, at_start, drifted)
         for proxy in self._proxies.values():
             proxy.close()
         return 1 if self._problems else 0
@@ -143,10 +157,11 @@ class Soak:
         for visitor in self._visitors:
             visitor.start()
         nemesis.start()
-        end = time.monotonic() + self._seconds
+        end, began = time.monotonic() + self._seconds, datetime.now(UTC)
         while (left := end - time.monotonic()) > 0:
             stopping.wait(min(left, _PROGRESS_SECONDS))
             self._show_progress(books)
+        self._broken_between = began, datetime.now(UTC)
         stopping.set()
         nemesis.join()
         self._nemesis.heal()
@@ -238,7 +253,14 @@ class Soak:
             left = "?"
         self._say(f"  committed {len(books.acknowledged)} (+{len(books.maybe)} maybe) stored {stored} left: {left}")
 
-    def _report(self, verdict: Verdict, books: Books, sampler: Sampler, at_start: Resources) -> None:
+    def _report(
+        self,
+        verdict: Verdict,
+        books: Books,
+        sampler: Sampler,
+        at_start: Resources,
+        drifted: Sequence[Drifted],
+    ) -> None:
         at_end = resources(self._stack, self._url)
         self._say("")
         for name, value in self._lines(verdict, books, sampler):
@@ -249,9 +271,14 @@ class Soak:
             _print(f"  {name:<28} {start:>14} {end:>14}")
         _print(f"  {'dead tuples':<28} {at_start.dead_tuples:>14} {at_end.dead_tuples:>14}")
         _print(f"  {'PostgreSQL connections':<28} {at_start.connections:>14} {at_end.connections:>14}")
+        _print(f"\n  {'medians of a minute':<44} {'the first':>12} {'the last':>12}")
+        for one in drifted:
+            _print(f"  {one.name:<44} {one.first:>12} {one.last:>12}")
         for problem in self._problems:
             _print(f"\n  BROKEN  {problem}")
         again = f"make chaos SECONDS={self._seconds:g} SEED={self._seed}"
+        if self._is_snapshot_held:
+            again = f"python -m tests.chaos.soak --seconds {self._seconds:g} --seed {self._seed} --hold-snapshot"
         _print(f"\n  {'FAILED' if self._problems else 'OK'}   once more: {again}   logs: {self._stack.log_folder}\n")
 
     def _lines(self, verdict: Verdict, books: Books, sampler: Sampler) -> Iterator[tuple[str, object]]:
@@ -303,6 +330,9 @@ def main() -> int:
     parser.add_argument(
         "--folder", type=Path, default=None, help=f"default: {_FOLDER.name}/SEED, so that seeds run together"
     )
+    parser.add_argument(
+        "--hold-snapshot", action="store_true", help="hold back vacuum all the while: a transaction that is prepared"
+    )
     options = parser.parse_args()
     seed = random.randrange(10_000) if options.seed is None else options.seed
     for name in ("DATABASE_URL", "RABBITMQ_URL", "EVENT_STORE_URL", "CLICKHOUSE_URL", "FAILPOINTS"):
@@ -311,7 +341,8 @@ def main() -> int:
     shutil.rmtree(folder, ignore_errors=True)
     with Stack(folder, has_application=False, environment={"LOG_JSON": "true"}) as stack:
         os.environ.update(stack.environment)
-        return Soak(stack, seconds=options.seconds, seed=seed).run()
+        soak = Soak(stack, seconds=options.seconds, seed=seed, is_snapshot_held=options.hold_snapshot)
+        return soak.run()
 
 
 if __name__ == "__main__":
