@@ -11,17 +11,25 @@ from towpath.conf.current import config
 from towpath.ledger.batches import BatchMessage
 from towpath.process import Process
 from towpath.rabbitmq.broker import enqueue_all
+from towpath.rabbitmq.messages import AGGREGATE, AGGREGATE_BACKLOG
 from towpath.telemetry import heartbeat
 
 
-@dramatiq.actor(queue_name="aggregate", max_retries=0)
+@dramatiq.actor(queue_name=AGGREGATE, max_retries=0)
 def aggregate(*, batch: int, outbox: str, ids: list[int], bytes: int) -> None:  # noqa: A002 - the message's words
     """A batch for a window. The message is acked when the window is sealed.
 
     The ids are for people who look at the queue: only their number is used here. Which rows the batch has is in the
     ledger.
     """
-    process.aggregate(batch, outbox=outbox, rows=len(ids), payload_bytes=bytes)
+    process.aggregate(batch, outbox=outbox, rows=len(ids), payload_bytes=bytes, is_backlog=False)
+
+
+# dramatiq takes the lower priority first: fetched messages of a backlog wait for a thread, fresh ones get the next.
+@dramatiq.actor(queue_name=AGGREGATE_BACKLOG, priority=1, max_retries=0)
+def aggregate_backlog(*, batch: int, outbox: str, ids: list[int], bytes: int) -> None:  # noqa: A002 - the message's words
+    """As `aggregate`, for a batch of a backlog."""
+    process.aggregate(batch, outbox=outbox, rows=len(ids), payload_bytes=bytes, is_backlog=True)
 
 
 # A tick wakes nobody: the shifts run, whether it comes or not. Without retries, because these would go through a queue
@@ -47,9 +55,12 @@ def verify() -> None:
 def enqueue_batches(batches: Sequence[BatchMessage]) -> None:
     """Send the batches' messages; returns when RabbitMQ has confirmed all of them."""
     heartbeat.step()
-    enqueue_all(
-        [aggregate.message(batch=batch.id, outbox=batch.outbox, ids=batch.ids, bytes=batch.bytes) for batch in batches]
-    )
+    enqueue_all([_message(batch) for batch in batches])
+
+
+def _message(batch: BatchMessage) -> dramatiq.Message[None]:
+    actor = aggregate_backlog if batch.is_backlog else aggregate
+    return actor.message(batch=batch.id, outbox=batch.outbox, ids=batch.ids, bytes=batch.bytes)
 
 
 process = Process(config(), enqueue=enqueue_batches)

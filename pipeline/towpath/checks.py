@@ -168,8 +168,9 @@ def _actors() -> Iterator[CheckMessage]:
             except ValueError as error:
                 yield Error(
                     f"{app.name}.{name} cannot be imported: {error}",
-                    hint="The pipeline has the actors aggregate, dispatch_shift, recover_shift and verify, and the"
-                    " queues dispatch and aggregate. Give yours another actor_name or queue_name.",
+                    hint="The pipeline has the actors aggregate, aggregate_backlog, dispatch_shift, recover_shift and"
+                    " verify, and the queues dispatch, aggregate and aggregate_backlog. Give yours another actor_name"
+                    " or queue_name.",
                     id="pipeline.E010",
                 )
 

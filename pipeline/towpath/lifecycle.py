@@ -15,6 +15,7 @@ from django.db.backends.signals import connection_created
 from towpath.conf.current import config
 from towpath.ledger.session import lengthen_limits
 from towpath.rabbitmq.broker import Broker
+from towpath.rabbitmq.messages import AGGREGATE, AGGREGATE_BACKLOG
 from towpath.telemetry import failpoints, heartbeat, metrics
 
 if TYPE_CHECKING:
@@ -36,10 +37,13 @@ class PipelineLifecycle(dramatiq.Middleware):
 
     # --- A worker ------------------------------------------------------------------------------------------------
 
-    def before_worker_boot(self, broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
+    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         self._is_worker = True
+        if worker.consumer_whitelist and AGGREGATE in worker.consumer_whitelist:
+            # An aggregator is started for its one queue (`--queues aggregate`), and takes a backlog, too.
+            worker.consumer_whitelist.add(AGGREGATE_BACKLOG)
         if isinstance(broker, Broker):
-            broker.batch_ids = config().batch_ids
+            broker.batch_ids = config().largest_batch_ids
         connection_created.connect(lengthen_limits)
 
     def after_worker_boot(self, _broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:

@@ -134,10 +134,11 @@ class Process:
 
     # --- What messages ask for -----------------------------------------------------------------------------------
 
-    def aggregate(self, batch_id: int, *, outbox: str, rows: int, payload_bytes: int) -> None:
+    def aggregate(self, batch_id: int, *, outbox: str, rows: int, payload_bytes: int, is_backlog: bool) -> None:
         """Return once the batch is sealed into a window."""
         if outbox in all_outboxes():
-            self.aggregator().submit(batch_id, rows=rows, payload_bytes=payload_bytes)
+            size = {"rows": rows, "payload_bytes": payload_bytes}
+            self.aggregator().submit(batch_id, **size, is_backlog=is_backlog)
         # In a rolling update: its batch is in the ledger, where the recovery of a program that knows it finds it.
         elif time.monotonic() - self._left_at > _LEFT_LOGGED_SECONDS:
             self._left_at = time.monotonic()

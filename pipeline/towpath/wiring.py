@@ -23,7 +23,7 @@ def window_limits(config: Config) -> WindowLimits:
     """When an aggregator closes a window."""
     return WindowLimits(
         rows=config.window_rows,
-        max_rows=max(config.window_rows, config.window_max_rows),
+        max_rows=config.largest_window_rows,
         payload_bytes=config.window_bytes,
         linger_seconds=config.window_linger_seconds,
     )
@@ -44,5 +44,8 @@ def dispatch_limits(config: Config) -> DispatchLimits:
     return DispatchLimits(
         batch_ids=config.batch_ids,
         batch_bytes=max(1, config.window_bytes // 4),
-        in_flight_rows=config.max_open_windows * max(config.window_rows, config.window_max_rows),
+        in_flight_rows=config.max_open_windows * config.largest_window_rows,
+        backlog_batch_ids=config.largest_batch_ids,
+        # With the other columns, and with what COPY escapes, it must still be within the window's bytes.
+        backlog_batch_bytes=max(1, config.window_bytes * 3 // 4),
     )

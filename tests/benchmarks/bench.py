@@ -42,6 +42,7 @@ _NAMES = (
     "idle",
     "counts",
     "growth",
+    "neighbours",
     "processor",
 )
 
@@ -52,6 +53,7 @@ def _figures_of() -> Mapping[str, Callable[[Lab], list[Figure]]]:
         dispatching,
         end_to_end,
         flat,
+        neighbours,
         payloads,
         processor,
         publishing,
@@ -71,6 +73,7 @@ def _figures_of() -> Mapping[str, Callable[[Lab], list[Figure]]]:
         "idle": counting.idle,
         "counts": counting.counts,
         "growth": end_to_end.growth,
+        "neighbours": neighbours.neighbours,
         "processor": processor.processor_time,
     }
 

@@ -37,11 +37,21 @@ class Dispatched:
 
 
 def make_dispatcher(
-    outboxes: Mapping[str, type[Outbox]], *, enqueue: EnqueueBatches, in_flight_rows: int, batch_ids: int | None = None
+    outboxes: Mapping[str, type[Outbox]],
+    *,
+    enqueue: EnqueueBatches,
+    in_flight_rows: int,
+    batch_ids: int | None = None,
+    window_rows: int | None = None,
 ) -> Dispatcher:
-    """A dispatcher as `dispatch_shift` makes it, with cursors."""
+    """A dispatcher as `dispatch_shift` makes it, with cursors; for windows of at most so many rows."""
     limits = dispatch_limits(config())
-    limits = replace(limits, batch_ids=batch_ids or limits.batch_ids, in_flight_rows=in_flight_rows)
+    limits = replace(
+        limits,
+        batch_ids=batch_ids or limits.batch_ids,
+        in_flight_rows=in_flight_rows,
+        backlog_batch_ids=window_rows or batch_ids or limits.backlog_batch_ids,
+    )
     dispatcher = Dispatcher(outboxes, limits=limits, enqueue=enqueue)
     dispatcher.create_cursors()
     return dispatcher

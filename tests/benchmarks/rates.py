@@ -95,7 +95,7 @@ def latency(lab: Lab) -> list[Figure]:
 
 
 def _latencies(lab: Lab, *, rate: int, knobs: Mapping[str, str]) -> list[float]:
-    probes = _Probes()
+    probes = Probes("outbox_user")
     client = lab.new_clickhouse_client()
     with Product(lab, aggregators=DEFAULT_AGGREGATORS, knobs=knobs) as product:
         product.warm_up()
@@ -121,10 +121,11 @@ def _latencies(lab: Lab, *, rate: int, knobs: Mapping[str, str]) -> list[float]:
     return probes.seconds
 
 
-class _Probes:
-    """Ids whose commit is known, and how long it took until a query showed them."""
+class Probes:
+    """Ids of an outbox whose commit is known, and how long it took until a query showed them."""
 
-    def __init__(self) -> None:
+    def __init__(self, outbox: str) -> None:
+        self._outbox = outbox
         self.seconds: list[float] = []
         self.missing: dict[int, float] = {}
         self._guard = threading.Lock()
@@ -145,7 +146,9 @@ class _Probes:
                 asked = list(self.missing)
             if asked:
                 ids = ",".join(map(str, asked))
-                found = client.query(f"SELECT outbox_id FROM event_log WHERE outbox_id IN ({ids})").result_rows
+                found = client.query(
+                    f"SELECT outbox_id FROM event_log WHERE outbox = '{self._outbox}' AND outbox_id IN ({ids})"
+                ).result_rows
                 seen_at = time.monotonic()
                 with self._guard:
                     self.seconds += [seen_at - self.missing.pop(int(id_)) for (id_,) in found]

@@ -98,10 +98,12 @@ def test_the_cost_of_a_window_does_not_grow_with_its_rows(path: Callable[[int], 
     assert counts.parts_per_million_events == 100
 
 
-def test_a_thousand_events_of_a_backlog_are_one_message(path: Callable[[int], PathCounts]) -> None:
+def test_a_window_of_a_backlog_is_one_message_whoever_takes_it(path: Callable[[int], PathCounts]) -> None:
+    """So a larger fleet makes no smaller windows of a backlog."""
     counts = path(10_000)
 
-    assert settings.TOWPATH.batch_ids == 1000
+    assert settings.TOWPATH.largest_batch_ids == 10_000
+    assert counts.messages == counts.windows
     assert counts.messages_per_1000_events <= 1
 
 

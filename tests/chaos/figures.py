@@ -14,13 +14,15 @@ import pika
 import psutil
 import psycopg2
 
+from towpath.rabbitmq.messages import QUEUES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from deploy.local.stack import Stack
 
 _POLL_SECONDS = 0.25
-_QUEUES = tuple(name + suffix for name in ("aggregate", "dispatch") for suffix in ("", ".DQ", ".XQ"))
+_QUEUES = tuple(name + suffix for name in QUEUES for suffix in ("", ".DQ", ".XQ"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -84,6 +85,7 @@ def _declare_all(channel: Any) -> None:
             for forbidden in (
                 lambda channel: channel.basic_get("dispatch"),
                 lambda channel: channel.basic_get("aggregate"),
+                lambda channel: channel.basic_get("aggregate_backlog"),
                 lambda channel: channel.queue_purge("dispatch"),
                 lambda channel: channel.queue_delete("aggregate"),
             )
@@ -122,9 +124,11 @@ def test_a_role_may_do_its_own_work(channel: Any, as_role: Callable[[str], Any])
     scheduler.basic_publish("", "dispatch", b"tick", mandatory=True)
     channel.confirm_delivery()
     channel.basic_publish("", "aggregate", b"batch", mandatory=True)
+    channel.basic_publish("", "aggregate_backlog", b"older", mandatory=True)
 
     assert channel.basic_get("dispatch", auto_ack=True)[2] == b"tick"
     assert aggregator.basic_get("aggregate", auto_ack=True)[2] == b"batch"
+    assert aggregator.basic_get("aggregate_backlog", auto_ack=True)[2] == b"older"
     # For a member of staff who asks /readyz?full=1.
     assert web.queue_declare("aggregate", passive=True).method.message_count == 0
 
@@ -135,7 +139,9 @@ def test_every_role_works_with_its_own_user_and_the_scheduler_ticks(deployment: 
     deployment.start("dispatcher")
     deployment.start("aggregator")
     eventually(
-        lambda: _consumers(deployment) >= {"dispatch", "aggregate"}, seconds=_WAIT_SECONDS, what="both are consumed"
+        lambda: _consumers(deployment) >= {"dispatch", "aggregate", "aggregate_backlog"},
+        seconds=_WAIT_SECONDS,
+        what="all are consumed",
     )
     with contextlib.closing(deployment.connect_as_superuser()) as connection, connection.cursor() as cursor:
         cursor.execute("UPDATE pipeline_shift SET taken_at = clock_timestamp() - interval '1 hour'")
@@ -211,9 +217,10 @@ def test_queues_are_of_the_type_that_the_virtual_host_is_made_with_and_capped(
     queues = {queue["name"]: queue for queue in _ask(deployment, f"queues/{deployment.vhost}")}
     assert set(queues) == set(_OURS)
     assert {queue["type"] for queue in queues.values()} == {"quorum"}
-    cap = eventually(lambda: _policy(deployment, "aggregate"), seconds=_WAIT_SECONDS, what="the policy is shown")
-    assert cap["overflow"] == "reject-publish"
-    assert cap["max-length"] > 0
+    for queue in ("aggregate", "aggregate_backlog"):
+        cap = eventually(partial(_policy, deployment, queue), seconds=_WAIT_SECONDS, what="the policy is shown")
+        assert cap["overflow"] == "reject-publish"
+        assert cap["max-length"] > 0
     assert not _policy(deployment, "dispatch")
     assert deployment.refusals() == []
     _ask(deployment, f"vhosts/{deployment.vhost}", method="DELETE")

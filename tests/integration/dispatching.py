@@ -41,9 +41,17 @@ def make_dispatcher(
     batch_ids: int = 500,
     batch_bytes: int = 8 * 1024 * 1024,
     in_flight_rows: int = 1_000_000,
+    backlog_batch_ids: int = 0,
+    backlog_batch_bytes: int = 0,
 ) -> Dispatcher:
     """A dispatcher over all outboxes, with its cursors in place."""
-    limits = DispatchLimits(batch_ids=batch_ids, batch_bytes=batch_bytes, in_flight_rows=in_flight_rows)
+    limits = DispatchLimits(
+        batch_ids=batch_ids,
+        batch_bytes=batch_bytes,
+        in_flight_rows=in_flight_rows,
+        backlog_batch_ids=backlog_batch_ids,
+        backlog_batch_bytes=backlog_batch_bytes,
+    )
     dispatcher = Dispatcher(all_outboxes(), limits=limits, enqueue=enqueue)
     dispatcher.create_cursors()
     return dispatcher

@@ -223,6 +223,24 @@ def test_rows_that_a_look_found_new_and_took_whole_are_no_backlog(monkeypatch: p
     assert sorted(id_ for batch in sent.batches if batch.is_backlog for id_ in batch.ids) == many
 
 
+def test_a_batch_of_a_backlog_is_as_large_as_a_window_in_ids_and_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 12)
+    sent = Sent()
+    dispatcher = make_dispatcher(sent, batch_ids=1, batch_bytes=100, backlog_batch_ids=4, backlog_batch_bytes=300)
+
+    write_events(["{}"] * 5)
+    dispatch_all(dispatcher)
+    write_events(["{}"] * 12)
+    dispatch_all(dispatcher)
+    write_events([f'"{"x" * 147}"'] * 12)
+    dispatch_all(dispatcher)
+
+    sizes: dict[bool, list[int]] = {False: [], True: []}
+    for batch in sent.batches:
+        sizes[batch.is_backlog].append(len(batch.ids))
+    assert sizes == {False: [1] * 5, True: [4] * 3 + [2] * 6}
+
+
 def test_two_dispatchers_never_put_a_row_into_two_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     # Given two dispatchers that both look all the time, page by page, and four writers
     monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 10)

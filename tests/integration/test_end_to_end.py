@@ -7,6 +7,8 @@ import time
 import urllib.request
 from datetime import timedelta
 
+import pytest
+
 from backend.users.use_cases import UserCreated
 from tests.integration.dispatching import dispatch_all, make_dispatcher
 from tests.integration.event_log import EventLog
@@ -115,6 +117,39 @@ def test_a_message_is_readable_json_with_ids_and_without_payload() -> None:
     assert message["kwargs"] == {"batch": batch.id, "outbox": "outbox_event", "ids": ids, "bytes": batch.bytes}
     assert message["args"] == []
     assert "payload" not in json.dumps(message)
+
+
+def test_batches_of_a_backlog_have_a_queue_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 5)
+    few = create_users(2)
+    dispatch()
+    many = create_users(10, prefix="many")
+    dispatch()
+
+    assert [message["kwargs"]["ids"] for message in take_messages("aggregate")] == [few]
+    assert [message["kwargs"]["ids"] for message in take_messages("aggregate_backlog")] == [many[:5], many[5:]]
+
+
+def test_an_aggregator_started_for_its_one_queue_takes_a_backlog_too_but_a_few_messages_at_a_time(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others stay for other aggregators, and most of its threads are for fresh batches."""
+    # Given ten messages of a backlog, and an aggregator that waits for more
+    monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 2)
+    create_users(20)
+    dispatch()
+    assert queue_lengths()["aggregate_backlog"] == 10
+    workers.aggregator(**{**QUICK, "WINDOW_LINGER_SECONDS": "300"})
+    eventually(lambda: queue_lengths()["aggregate_backlog"] < 10, seconds=WAIT_SECONDS)
+
+    # When twelve threads' worth of fresh messages come
+    for number in range(8):
+        create_users(1, prefix=f"fresh{number}")
+        dispatch()
+    eventually(lambda: queue_lengths()["aggregate"] == 0, seconds=WAIT_SECONDS)
+
+    # Then it has all of these, and four of those
+    assert queue_lengths()["aggregate_backlog"] == 6
 
 
 # --- Killed ------------------------------------------------------------------------------------------------------

@@ -312,7 +312,9 @@ def test_a_window_is_counted_by_the_reason_for_which_it_was_closed(
     counted = Counted()
 
     actor = threading.Thread(
-        target=aggregator.submit, args=[batch.id], kwargs={"rows": len(batch.ids), "payload_bytes": batch.bytes}
+        target=aggregator.submit,
+        args=[batch.id],
+        kwargs={"rows": len(batch.ids), "payload_bytes": batch.bytes, "is_backlog": False},
     )
     actor.start()
     if reason == "shutdown":

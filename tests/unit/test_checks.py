@@ -174,7 +174,7 @@ def test_a_broker_that_checks_nothing_is_told_of(settings: Settings, broker: str
     assert ("pipeline.W002" in problems()) == is_told
 
 
-@pytest.mark.parametrize("queue", ["aggregate", "dispatch"])
+@pytest.mark.parametrize("queue", ["aggregate", "aggregate_backlog", "dispatch"])
 def test_an_actor_of_a_project_on_a_queue_of_the_pipeline_is_refused_by_name(queue: str) -> None:
     with pytest.raises(ValueError, match=rf"of_a_project: the queue '{queue}' is the pipeline's own") as refused:
         dramatiq.actor(queue_name=queue, actor_name="of_a_project")(lambda: None)

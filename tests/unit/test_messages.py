@@ -9,7 +9,12 @@ import pytest
 
 from towpath.rabbitmq.messages import MessageRejected, accept, largest_body, sent_options
 
-ACTORS = {"aggregate": "aggregate", "dispatch_shift": "dispatch", "somebody_s": "default"}
+ACTORS = {
+    "aggregate": "aggregate",
+    "aggregate_backlog": "aggregate_backlog",
+    "dispatch_shift": "dispatch",
+    "somebody_s": "default",
+}
 LARGEST = largest_body(batch_ids=1000)
 
 BATCH: dict[str, Any] = {
@@ -43,6 +48,8 @@ def reason(body: bytes | dict[str, Any], *, queue: str = "aggregate") -> str:
 def test_what_the_dispatcher_and_the_scheduler_send_is_taken() -> None:
     assert accept(json.dumps(BATCH).encode(), queue="aggregate", actors=ACTORS, largest=LARGEST) == BATCH
     assert reason(TICK, queue="dispatch") == ""
+    backlog = {**BATCH, "queue_name": "aggregate_backlog", "actor_name": "aggregate_backlog"}
+    assert reason(backlog, queue="aggregate_backlog") == ""
     traced = {"trace": {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}
     assert reason({**BATCH, "options": traced}) == ""
     assert reason({**TICK, "options": {"scheduled_at": "2026-11-26 06:16:14+05:30"}}, queue="dispatch") == ""
@@ -115,6 +122,7 @@ def test_arguments_of_another_kind_are_rejected(change: dict[str, Any]) -> None:
         ({"actor_name": "nobody"}, "actor"),
         ({"actor_name": "somebody_s"}, "actor"),
         ({"actor_name": "dispatch_shift"}, "actor"),
+        ({"actor_name": "aggregate_backlog"}, "actor"),
         ({"actor_name": ["aggregate"]}, "actor"),
         ({"queue_name": "dispatch"}, "fields"),
         ({"queue_name": None}, "fields"),
@@ -171,7 +179,7 @@ def test_what_is_too_large_is_rejected_unread() -> None:
     assert reason(b"x" * (LARGEST + 1)) == "size"
 
 
-@pytest.mark.parametrize("queue", ["aggregate.DQ", "dispatch.DQ"])
+@pytest.mark.parametrize("queue", ["aggregate.DQ", "aggregate_backlog.DQ", "dispatch.DQ"])
 def test_nothing_that_is_delayed_is_taken(queue: str) -> None:
     assert reason({**BATCH, "queue_name": queue}, queue=queue) == "delayed"
 

@@ -31,7 +31,7 @@ def test_threads_that_come_at_the_same_time_get_the_same_aggregator_and_store() 
 
     assert len(made) == 8
     assert len(set(made)) == 1
-    assert len([*process.threads]) == 2
+    assert len([*process.threads]) == 3
     process.stop()
     assert process.drain(timeout_seconds=_WAIT_SECONDS)
 

@@ -136,8 +136,9 @@ class Config:
     batch_ids: int = _knob(
         "whole number",
         1000,
-        "The most ids in one message. Aggregator threads times `BATCH_IDS` must reach `WINDOW_MAX_ROWS`, or windows do"
-        " not fill: by default, 12 times 1000.",
+        "The most ids in one message of fresh events; one of a backlog has `WINDOW_MAX_ROWS`. Aggregator threads times"
+        " `BATCH_IDS` should reach `WINDOW_MAX_ROWS`, or windows of fresh events stay smaller: by default, 12 times"
+        " 1000.",
         unit="ids",
         minimum=1,
     )
@@ -162,14 +163,17 @@ class Config:
     window_writers: int = _knob(
         "whole number",
         2,
-        "How many windows an aggregator writes at the same time, each with a database connection of its own.",
+        "How many windows an aggregator writes at the same time, each with a database connection of its own. One more"
+        " writer is for fresh events while all of these write a backlog, and the other way round.",
         unit="windows",
         minimum=1,
     )
     max_open_windows: int = _knob(
         "whole number",
         16,
-        "Dispatching pauses while more ids are between dispatch and ack than this many of the largest windows hold.",
+        "Dispatching pauses while more ids are between dispatch and ack than this many of the largest windows hold."
+        " Each aggregator writes `WINDOW_WRITERS` windows of a backlog: with eight or more aggregators, set three for"
+        " each.",
         unit="windows",
         minimum=1,
     )
@@ -239,6 +243,16 @@ class Config:
         "For tests only: where a process dies (`pipeline/towpath/telemetry/failpoints.py`).",
         default_in_words="none",
     )
+
+    @property
+    def largest_window_rows(self) -> int:
+        """The most rows of a window."""
+        return max(self.window_rows, self.window_max_rows)
+
+    @property
+    def largest_batch_ids(self) -> int:
+        """The most ids of a batch. One of a backlog makes a window, however many aggregators share them out."""
+        return max(self.batch_ids, self.largest_window_rows)
 
     @classmethod
     def from_environment(cls, environment: Environment) -> Self:

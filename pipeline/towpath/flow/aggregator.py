@@ -5,6 +5,10 @@ from that moment their messages may be acked, because the ledger owns the batche
 window. While all writers are busy, windows stay open and the batches stay in RabbitMQ: a slow store slows down what it
 is fed.
 
+Fresh batches and those of a backlog wait apart, in two lanes, and a window is of one of them. While every writer is at
+one lane, a spare one takes what is due in the other. So an event that was committed just now waits neither behind a
+backlog nor for a writer, and a stream of fresh events cannot keep a backlog waiting.
+
 A message only says that the ledger may have a batch. Before a window begins, a writer asks the ledger which of the
 submitted batches it has, with one question for all: the others wait for nothing. And an idle writer looks for batches
 whose messages do not come, so that a queue that strangers have filled costs two seconds.
@@ -14,7 +18,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -24,7 +28,7 @@ from towpath.errors import described
 from towpath.flow.accumulate import Accumulator
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.pause import pause_seconds
-from towpath.ledger.batches import unsealed
+from towpath.ledger.batches import Unsealed, unsealed
 from towpath.ledger.windows import has_room, seal
 from towpath.outbox.models import all_outboxes
 from towpath.telemetry import failpoints, heartbeat, metrics, report
@@ -44,6 +48,9 @@ _LATE_SECONDS = 2.0
 #: How often an idle process looks for such batches.
 _LOOK_EVERY_SECONDS = 1.0
 
+#: The thread of the spare writer.
+_SPARE = "window-writer-spare"
+
 #: The first and the longest pause of a writer between windows while the store does not take any, seconds.
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 10.0
@@ -53,10 +60,8 @@ _LONGEST_PAUSE_SECONDS = 10.0
 class _Member:
     """A batch that is to be part of a window."""
 
-    batch_id: int
     #: What the message says of it. The ledger knows better, when it can be asked.
-    rows: int = 0
-    payload_bytes: int = 0
+    batch: Unsealed
     #: True if it was found in the ledger, and no message has brought it.
     is_late: bool = False
     #: Set once its message may be acked.
@@ -73,15 +78,17 @@ class Aggregator:
         self._store = store
         self._rules = rules
         self._arrived: list[_Member] = []
-        self._accumulator: Accumulator[_Member] = Accumulator(limits)
+        #: By `is_backlog`, what waits for a window, and how many writers are at one.
+        self._lanes: dict[bool, Accumulator[_Member]] = {False: Accumulator(limits), True: Accumulator(limits)}
+        self._busy = {False: 0, True: 0}
         # A process that has just started gets its messages first.
         self._look_at = time.monotonic() + _LATE_SECONDS
         self._changed = threading.Condition()
         self._is_stopping = threading.Event()
         self._is_closed = False
-        self._writers = [
-            threading.Thread(target=self._write_windows, name=f"window-writer-{n}", daemon=True) for n in range(writers)
-        ]
+        self._most_at_a_lane = writers
+        names = [*(f"window-writer-{n}" for n in range(writers)), _SPARE]
+        self._writers = [threading.Thread(target=self._write_windows, name=name, daemon=True) for name in names]
 
     def start(self) -> None:
         """Start the writers."""
@@ -93,12 +100,13 @@ class Aggregator:
         """The threads that write windows: without one of them, this process delivers less or nothing."""
         return self._writers
 
-    def submit(self, batch_id: int, *, rows: int, payload_bytes: int) -> None:
+    def submit(self, batch_id: int, *, rows: int, payload_bytes: int, is_backlog: bool) -> None:
         """Return once the batch is sealed into a window, or was before, or if the ledger does not have it."""
-        member = _Member(batch_id, rows, payload_bytes)
+        member = _Member(Unsealed(batch_id, rows, payload_bytes, is_backlog))
         with self._changed:
             self._arrived.append(member)
-            self._changed.notify()
+            # All, because the one that is woken may be the spare one, which has nothing to do now.
+            self._changed.notify_all()
         member.is_released.wait()
 
     def stop_lingering(self) -> None:
@@ -120,7 +128,8 @@ class Aggregator:
 
     def _write_windows(self) -> None:
         failures = 0
-        while members := self._next_window():
+        is_spare = threading.current_thread().name == _SPARE
+        while members := self._next_window(is_spare=is_spare):
             with heartbeat.progress("window writer"):
                 delivery = self._seal_and_deliver(members)
             failures = failures + 1 if delivery in {Delivery.POSTPONED, Delivery.FAILED} else 0
@@ -130,32 +139,52 @@ class Aggregator:
             if failures or delivery is Delivery.REFUSED:
                 while not (self._is_stopping.is_set() or self._has_room()):
                     self._pause(max(1, failures))
+            with self._changed:
+                self._busy[members[0].batch.is_backlog] -= 1
         connection.close()
 
-    def _next_window(self) -> list[_Member]:
+    def _next_window(self, *, is_spare: bool) -> list[_Member]:
         """The members of the next window, when it is due. Empty when the aggregator is closed."""
         while True:
             with self._changed:
+                lanes = self._lanes_left_out() if is_spare else (False, True)
+                if not lanes and not self._is_closed:
+                    self._changed.wait()
+                    continue
                 arrived, self._arrived = self._arrived, []
                 now = time.monotonic()
-                due_in_seconds = self._accumulator.seconds_until_due(now)
-                is_look_due = due_in_seconds is None and not self._is_closed and now >= self._look_at
+                lane, due_in_seconds = self._first_due(lanes, now)
+                is_look_due = due_in_seconds is None and not (self._is_closed or is_spare) and now >= self._look_at
                 if is_look_due:
                     self._look_at = now + _LOOK_EVERY_SECONDS
                 if not arrived and not is_look_due:
                     if due_in_seconds is None:
                         if self._is_closed:
                             return []
-                        self._changed.wait(max(0.0, self._look_at - now))
+                        self._changed.wait(None if is_spare else max(0.0, self._look_at - now))
                     elif due_in_seconds <= 0 or self._is_stopping.is_set():
-                        return self._take(now, is_due=due_in_seconds <= 0)
+                        return self._take(lane, now, is_due=due_in_seconds <= 0)
                     else:
                         self._changed.wait(due_in_seconds)
                     continue
             self._admit(arrived, with_late=is_look_due)
 
-    def _take(self, now: float, *, is_due: bool) -> list[_Member]:
-        window = self._accumulator.take(now)
+    def _lanes_left_out(self) -> tuple[bool, ...]:
+        """The lane, if any, that no writer can get to, because all are at the other."""
+        return tuple(lane for lane in (False, True) if self._busy[not lane] >= self._most_at_a_lane)
+
+    def _first_due(self, lanes: Sequence[bool], now: float) -> tuple[bool, float | None]:
+        """The lane whose window is due first, a fresh one before a backlog's; in how many seconds, None if nothing
+        waits."""
+        due = {lane: seconds for lane in lanes if (seconds := self._lanes[lane].seconds_until_due(now)) is not None}
+        first = min(due, key=due.__getitem__, default=False)
+        return first, due.get(first)
+
+    def _take(self, lane: bool, now: float, *, is_due: bool) -> list[_Member]:  # noqa: FBT001 - a key of both maps
+        window = self._lanes[lane].take(now)
+        self._busy[lane] += 1
+        # If this was the last writer that was free, the other lane is the spare one's.
+        self._changed.notify_all()
         metrics.windows.labels(window.reason if is_due else "shutdown").inc()
         metrics.stage_seconds.labels("accumulate").observe(window.waited_seconds)
         return window.batches
@@ -165,7 +194,7 @@ class Aggregator:
         try:
             with heartbeat.progress("window writer"):
                 found = unsealed(
-                    [member.batch_id for member in arrived],
+                    [member.batch.id for member in arrived],
                     # During an update, a newer dispatcher may know more: those wait for an aggregator that does, too.
                     outboxes=[*all_outboxes()],
                     late_seconds=_LATE_SECONDS if with_late else None,
@@ -175,15 +204,15 @@ class Aggregator:
             if arrived:
                 log.warning("ledger_not_read", batches=len(arrived), error=described(error))
             # Nothing is known of them. The seal waits until PostgreSQL is there, and then takes those that exist.
-            found = {member.batch_id: (member.rows, member.payload_bytes) for member in arrived}
-        unknown = [member for member in arrived if member.batch_id not in found]
-        late = [_Member(batch, is_late=True) for batch in found.keys() - {member.batch_id for member in arrived}]
+            found = {member.batch.id: member.batch for member in arrived}
+        unknown = [member for member in arrived if member.batch.id not in found]
+        known = [replace(member, batch=found[member.batch.id]) for member in arrived if member.batch.id in found]
+        late = [_Member(found[id_], is_late=True) for id_ in found.keys() - {member.batch.id for member in arrived}]
         with self._changed:
-            for member in (*arrived, *late):
-                if member.batch_id in found:
-                    rows, payload_bytes = found[member.batch_id]
-                    self._accumulator.add(member, rows=rows, payload_bytes=payload_bytes, now=time.monotonic())
-            self._changed.notify()
+            for member in (*known, *late):
+                lane, batch = self._lanes[member.batch.is_backlog], member.batch
+                lane.add(member, rows=batch.rows, payload_bytes=batch.payload_bytes, now=time.monotonic())
+            self._changed.notify_all()
         self._release(unknown)
         if unknown:
             # Sealed before, as when a message comes twice; or a stranger's.
@@ -193,7 +222,7 @@ class Aggregator:
 
     def _seal_and_deliver(self, members: list[_Member]) -> Delivery | None:
         try:
-            batch_ids = [member.batch_id for member in members]
+            batch_ids = [member.batch.id for member in members]
             window = self._seal(batch_ids, is_late=all(member.is_late for member in members))
             failpoints.reach("sealed")
             self._release(members)
@@ -202,7 +231,7 @@ class Aggregator:
             # PostgreSQL is away, or a fault of the program: a writer that ended with it would be missing from then on.
             # Nothing is lost: what is sealed is in the ledger, and is recovered when its lease ends; so are batches
             # that are not.
-            log.exception("window_delivery_failed", batches=[member.batch_id for member in members])
+            log.exception("window_delivery_failed", batches=[member.batch.id for member in members])
             connection.close()
             return Delivery.FAILED
         finally:

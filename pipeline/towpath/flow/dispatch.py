@@ -42,6 +42,9 @@ class DispatchLimits:
     batch_ids: int
     batch_bytes: int
     in_flight_rows: int
+    #: Ids and payload bytes of a batch of a backlog, where they are more: as many as make a window.
+    backlog_batch_ids: int = 0
+    backlog_batch_bytes: int = 0
 
 
 class Dispatcher:
@@ -125,6 +128,8 @@ class Dispatcher:
                     max_rows=min(share, room, _PAGE_ROWS),
                     batch_ids=self._limits.batch_ids,
                     batch_bytes=self._limits.batch_bytes,
+                    backlog_batch_ids=self._limits.backlog_batch_ids,
+                    backlog_batch_bytes=self._limits.backlog_batch_bytes,
                 )
                 room -= sum(len(batch.ids) for batch in page)
                 dispatched += page

@@ -47,6 +47,7 @@ class Unsealed:
     id: int
     rows: int
     payload_bytes: int
+    is_backlog: bool = True
 
 
 def in_flight(outboxes: Sequence[str], *, from_batch: int) -> tuple[int | None, int]:
@@ -96,14 +97,12 @@ def overdue(outboxes: Sequence[str], *, seconds: float, limit: int) -> list[Unse
         return [Unsealed(*row) for row in cursor.fetchall()]
 
 
-def unsealed(
-    batch_ids: Sequence[int], *, outboxes: Sequence[str], late_seconds: float | None
-) -> dict[int, tuple[int, int]]:
-    """Rows and bytes of those of the batches that are of these outboxes and in no window yet; with `late_seconds`, also
-    of those dispatched so long ago, the oldest first, as many as make a few windows."""
+def unsealed(batch_ids: Sequence[int], *, outboxes: Sequence[str], late_seconds: float | None) -> dict[int, Unsealed]:
+    """Those of the batches, by number, that are of these outboxes and in no window yet; with `late_seconds`, also those
+    dispatched so long ago, the oldest first, as many as make a few windows."""
     late = """
             UNION (
-                SELECT id, rows, bytes FROM pipeline_batch
+                SELECT id, rows, bytes, is_backlog FROM pipeline_batch
                 WHERE window_id IS NULL AND outbox = ANY(%(outboxes)s)
                   AND dispatched_at < clock_timestamp() - make_interval(secs => %(late)s)
                 ORDER BY dispatched_at LIMIT %(limit)s
@@ -112,13 +111,13 @@ def unsealed(
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT id, rows, bytes FROM pipeline_batch
+            SELECT id, rows, bytes, is_backlog FROM pipeline_batch
             WHERE id = ANY(%(batches)s) AND window_id IS NULL AND outbox = ANY(%(outboxes)s)
             {"" if late_seconds is None else late}
             """,
             {"batches": list(batch_ids), "outboxes": list(outboxes), "late": late_seconds, "limit": _LATE_BATCHES},
         )
-        return {batch: (rows, payload_bytes) for batch, rows, payload_bytes in cursor.fetchall()}
+        return {batch: Unsealed(batch, *more) for batch, *more in cursor.fetchall()}
 
 
 def ids_in_window(window: UUID, outbox: str) -> list[int]:

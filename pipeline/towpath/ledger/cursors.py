@@ -173,7 +173,14 @@ def lock(outboxes: Sequence[str]) -> dict[str, Cursor]:
 
 
 def take_page(
-    model: type[Outbox], at: Cursor, *, max_rows: int, batch_ids: int, batch_bytes: int
+    model: type[Outbox],
+    at: Cursor,
+    *,
+    max_rows: int,
+    batch_ids: int,
+    batch_bytes: int,
+    backlog_batch_ids: int = 0,
+    backlog_batch_bytes: int = 0,
 ) -> tuple[list[BatchMessage], bool]:
     """Put the next rows into batches and move the cursor: the batches, and whether there may be another page.
 
@@ -196,6 +203,8 @@ def take_page(
                 "max_rows": max_rows,
                 "batch_ids": batch_ids,
                 "batch_bytes": batch_bytes,
+                "backlog_batch_ids": max(batch_ids, backlog_batch_ids),
+                "backlog_batch_bytes": max(batch_bytes, backlog_batch_bytes),
             },
         )
         found = cursor.fetchall()
@@ -241,17 +250,24 @@ page AS MATERIALIZED (
 last_of_full AS (
     SELECT xid, id FROM page ORDER BY xid, id OFFSET %(max_rows)s - 1
 ),
+-- How large a batch may be. One of a backlog makes a window by itself.
+largest AS MATERIALIZED (
+    SELECT is_backlog,
+           CASE WHEN is_backlog THEN %(backlog_batch_ids)s ELSE %(batch_ids)s END AS ids,
+           CASE WHEN is_backlog THEN %(backlog_batch_bytes)s ELSE %(batch_bytes)s END AS bytes
+    FROM (SELECT %(target)s IS NOT NULL OR EXISTS (SELECT FROM last_of_full)) AS page (is_backlog)
+),
 -- To which part of the page each row belongs: a new one begins with too many ids, and with too many bytes.
 numbered AS (
-    SELECT id, bytes, (row_number() OVER ordered - 1) / %(batch_ids)s
-                      + (sum(bytes) OVER ordered) / %(batch_bytes)s AS part
-    FROM page WINDOW ordered AS (ORDER BY xid, id ROWS UNBOUNDED PRECEDING)
+    SELECT page.id, page.bytes, (row_number() OVER ordered - 1) / largest.ids
+                                + (sum(page.bytes) OVER ordered) / largest.bytes AS part
+    FROM page CROSS JOIN largest WINDOW ordered AS (ORDER BY page.xid, page.id ROWS UNBOUNDED PRECEDING)
 ),
 -- Each part is a batch.
 batches AS (
     INSERT INTO pipeline_batch (outbox, ids, rows, bytes, is_backlog, dispatched_at)
     SELECT %(outbox)s, array_agg(id), count(*), sum(bytes),
-           %(target)s IS NOT NULL OR EXISTS (SELECT FROM last_of_full), clock_timestamp()
+           (SELECT is_backlog FROM largest), clock_timestamp()
     FROM numbered GROUP BY part ORDER BY part
     RETURNING id, ids, bytes, is_backlog
 ),

@@ -24,7 +24,7 @@ from dramatiq.encoder import JSONEncoder
 from dramatiq.errors import ConnectionClosed
 from dramatiq.message import get_encoder
 
-from towpath.rabbitmq.messages import QUEUES, MessageRejected, accept, largest_body, sent_options
+from towpath.rabbitmq.messages import AGGREGATE_BACKLOG, QUEUES, MessageRejected, accept, largest_body, sent_options
 from towpath.telemetry import report
 from towpath.telemetry.secrets import without_secrets
 
@@ -33,6 +33,9 @@ from towpath.telemetry.secrets import without_secrets
 _ENQUEUEING_HEARTBEAT_SECONDS = 4
 #: An attempt that failed sooner found a connection that had died long ago; another one is worth it.
 _QUICK_FAILURE_SECONDS = 2.0
+#: Batches of a backlog that a worker fetches, at most. Each makes a window, or nearly, and has an actor's thread until
+#: the window is sealed: the other threads are for fresh batches. What is not fetched, another aggregator can take.
+_BACKLOG_PREFETCH = 4
 #: Where the pipeline's own actors are.
 _OURS = "towpath.actors"
 #: AMQP's code.
@@ -50,7 +53,7 @@ class Broker(RabbitmqBroker):
     """dramatiq's broker for RabbitMQ. On the pipeline's queues it takes and sends the pipeline's messages only; the
     queues of a project are as they are with dramatiq's own."""
 
-    #: Ids in a message, at most: a body that is too large for them is rejected unread. A worker sets its BATCH_IDS.
+    #: Ids in a message, at most: a body that is too large for them is rejected unread. A worker sets its own limit.
     batch_ids = 1000
 
     def declare_actor(self, actor: dramatiq.Actor[Any, Any]) -> None:
@@ -67,6 +70,9 @@ class Broker(RabbitmqBroker):
         return _CheckedConsumer
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Any:
+        if queue_name == AGGREGATE_BACKLOG:
+            # dramatiq fetches two messages for each thread: a quarter leaves half of the threads, however many.
+            prefetch = max(1, min(_BACKLOG_PREFETCH, prefetch // 4))
         try:
             return super().consume(queue_name, prefetch, timeout)
         except ConnectionClosed:
@@ -201,7 +207,10 @@ def _enqueue_in_transaction(broker: RabbitmqBroker, messages: Sequence[dramatiq.
     # What was returned came before the commit's answer; its callback is called in here.
     broker.connection.process_data_events(time_limit=0)
     if returned:
-        raise pika.exceptions.AMQPChannelError(f"RabbitMQ has no queue {returned[0]}")
+        raise pika.exceptions.AMQPChannelError(
+            f"RabbitMQ has no queue {returned[0]}, which the worker that consumes it declares: start one, with a user"
+            " that has the rights of deploy/rabbitmq/definitions.json"
+        )
     channel.close()
 
 

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
     from towpath.telemetry.metrics import RejectReason
 
+#: The queue of batches whose events were committed just now, and that of a backlog's batches: in one queue, an event
+#: would wait until all that was dispatched before it is stored. An aggregator consumes both.
+AGGREGATE = "aggregate"
+AGGREGATE_BACKLOG = "aggregate_backlog"
+
 #: What dramatiq appends to the name of a queue for its delayed messages.
 DELAYED = ".DQ"
 
@@ -144,7 +149,11 @@ def _is_tick(kwargs: object) -> bool:
 
 
 #: By queue: True if these are the arguments that its messages have.
-_ARGUMENTS: Mapping[str, Callable[[object], bool]] = {"aggregate": _is_batch, "dispatch": _is_tick}
+_ARGUMENTS: Mapping[str, Callable[[object], bool]] = {
+    AGGREGATE: _is_batch,
+    AGGREGATE_BACKLOG: _is_batch,
+    "dispatch": _is_tick,
+}
 
 #: The queues of the pipeline. dramatiq adds a `.DQ` (delayed) and a `.XQ` (failed) to each.
 QUEUES = tuple(_ARGUMENTS)

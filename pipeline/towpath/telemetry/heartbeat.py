@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 #: The role of a worker, by the queue it works at.
-_ROLES = {"dispatch": "dispatcher", "aggregate": "aggregator"}
+_ROLES = {"dispatch": "dispatcher", "aggregate": "aggregator", "aggregate_backlog": "aggregator"}
 
 #: How often a worker renews its heartbeat, and how old it may be: a busy machine may keep a thread waiting.
 _EVERY_SECONDS = 2.0

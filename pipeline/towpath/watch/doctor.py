@@ -187,7 +187,8 @@ def _rabbitmq() -> Iterator[Finding]:
         return
     shown = ", ".join(f"{queue} {state.messages}" for queue, state in states.items() if state.messages)
     yield Finding("RabbitMQ", True, shown or "queues empty")
-    for queue, role in (("dispatch", "dispatcher"), ("aggregate", "aggregator")):
+    roles = {"dispatch": "dispatcher", "aggregate": "aggregator", "aggregate_backlog": "aggregator"}
+    for queue, role in roles.items():
         consumers = states[queue].consumers
         text = f"{consumers} consumer(s)" if consumers else f"nobody consumes it: start a worker (the {role})"
         yield Finding(f"queue {queue}", bool(consumers), text)

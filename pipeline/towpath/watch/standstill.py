@@ -110,7 +110,7 @@ def stuck_messages() -> Iterator[str]:
     if "ledger" in found:
         yield (
             f"no message has brought the batches of the last {len(found)} window(s): aggregators found them in the"
-            f" ledger, which takes seconds longer. Does the queue aggregate move? {_QUEUE}"
+            f" ledger, which takes seconds longer. Do the queues aggregate and aggregate_backlog move? {_QUEUE}"
         )
     else:
         yield (
