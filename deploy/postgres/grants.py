@@ -55,6 +55,9 @@ def grants() -> Iterator[str]:
     for table in sorted(ledger):
         yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON {_quoted(table)} TO {_PIPELINE}"
         yield f"GRANT SELECT ON {_quoted(table)} TO {_WEB}"
+    # The marks go up to the last number that was given (pipeline/towpath/ledger/marks.py).
+    for sequence in ("pipeline_window_number_seq", "pipeline_batch_id_seq"):
+        yield f"GRANT SELECT ON SEQUENCE {_quoted(sequence)} TO {_PIPELINE}"
     read_through: dict[str, set[str]] = defaultdict(set)
     for table, outbox in outboxes.items():
         # PostgreSQL gives id and xid: a row with another's xid is never dispatched, nor one with another's id stored.

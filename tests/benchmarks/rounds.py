@@ -146,6 +146,8 @@ class Pipeline:
 
     def go_round(self, buffers: Buffers) -> None:
         """Do everything once, each under a name of its own. Begins and ends with nothing under way."""
+        # The marks are where they are then: windows since the last turn are read, and as many of them each time.
+        self.recover()
         self._look(buffers)
         self._deliver(buffers)
         self._recover(buffers)

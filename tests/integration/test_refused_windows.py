@@ -22,7 +22,6 @@ from towpath.eventlog.connect import connect
 from towpath.eventlog.store import EventStore
 from towpath.flow import deadletters
 from towpath.flow.delivery import Delivery
-from towpath.ledger import windows
 from towpath.ledger.models import Batch, DeadLetter, Window
 from towpath.ledger.windows import SealedWindow
 from towpath.outbox.models import OutboxEvent
@@ -169,11 +168,7 @@ def test_windows_of_bad_rows_only_do_not_stop_others(store: EventStore, event_lo
     assert event_log.count() == 1
 
 
-def test_a_table_that_takes_nothing_condemns_no_row(
-    store: EventStore, event_log: EventLog, knobs: Knobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # On a busy machine, the last delivery alone takes longer than it is until one more window may be sealed.
-    monkeypatch.setattr(windows, "_PROBE_SECONDS", 600.0)
+def test_a_table_that_takes_nothing_condemns_no_row(store: EventStore, event_log: EventLog, knobs: Knobs) -> None:
     knobs(max_open_windows=3)
     with refusing(event_log, "0"):
         for _ in range(4):

@@ -61,6 +61,7 @@ def ledger(
         batch_ids=2,
     )
     monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 3)
+    monkeypatch.setattr("towpath.ledger.marks.PASSED", 1)
     monkeypatch.setattr("towpath.telemetry.failpoints.reach", stand_still)
     # A pause before the next try that outlasts the test, and no thread that renews leases meanwhile.
     monkeypatch.setattr("towpath.flow.pause.random", types.SimpleNamespace(uniform=lambda *_: _FOREVER_SECONDS))

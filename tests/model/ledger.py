@@ -34,6 +34,8 @@ class Sample:
     open_windows: int
     #: Outboxes of receipts in which not as many rows are accounted for as were sealed.
     wrong_receipts: tuple[Identity, ...]
+    #: Tables and numbers of what nobody looks for any more.
+    missed: tuple[Identity, ...]
 
 
 class NumberedUuids:
@@ -89,9 +91,20 @@ class Ledger:
         self.execute("UPDATE pipeline_batch SET dispatched_at = '2000-01-01' WHERE window_id IS NULL")
 
     def sample(self) -> Sample:
-        found: dict[str, list[Identity]] = {"outbox": [], "batch": [], "dead": [], "window": [], "wrong": []}
+        found: dict[str, list[Identity]] = {
+            "outbox": [],
+            "batch": [],
+            "dead": [],
+            "window": [],
+            "wrong": [],
+            "missed": [],
+        }
         for kind, outbox, row_id in self.rows(
-            "SELECT 'outbox', 'outbox_event', id FROM outbox_event UNION ALL"
+            "WITH newest AS (SELECT DISTINCT ON (name) name, value FROM pipeline_mark ORDER BY name, version DESC),"
+            " marks AS (SELECT max(value) FILTER (WHERE name = 'windows') AS windows,"
+            " max(value) FILTER (WHERE name = 'batches') AS batches,"
+            " max(value) FILTER (WHERE name = 'verified') AS verified FROM newest)"
+            " SELECT 'outbox', 'outbox_event', id FROM outbox_event UNION ALL"
             " SELECT 'outbox', 'outbox_user', id FROM outbox_user UNION ALL"
             " SELECT 'batch', outbox, unnest(ids) FROM pipeline_batch UNION ALL"
             " SELECT 'dead', outbox, row_id FROM pipeline_deadletter UNION ALL"
@@ -99,6 +112,9 @@ class Ledger:
             " SELECT 'wrong', outbox, sealed::bigint FROM pipeline_window, jsonb_each_text(rows) AS r (outbox, sealed)"
             " WHERE acked_at IS NOT NULL AND sealed::bigint <> (SELECT coalesce(sum((part ->> outbox)::bigint), 0)"
             " FROM unnest(ARRAY[delivered, vanished, refused, isolated]) AS part)"
+            " UNION ALL SELECT 'missed', 'batch', id FROM pipeline_batch, marks WHERE id < batches AND NOT is_late"
+            " UNION ALL SELECT 'missed', 'window', number FROM pipeline_window, marks WHERE NOT is_late"
+            " AND CASE WHEN acked_at IS NULL THEN number < windows ELSE verified_at IS NULL AND number < verified END"
         ):
             found[kind].append((outbox, row_id))
         return Sample(
@@ -107,6 +123,7 @@ class Ledger:
             dead=frozenset(found["dead"]),
             open_windows=found["window"][0][1],
             wrong_receipts=tuple(found["wrong"]),
+            missed=tuple(found["missed"]),
         )
 
     def only_window(self) -> UUID:

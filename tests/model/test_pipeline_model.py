@@ -7,7 +7,8 @@ zombie is one that goes on after its lease has run out. The store (faulty_store.
 half of the examples.
 
 Invariants: I1 no loss, I2 no phantom, I3 each once, I4 bytes equal, I5 a row gone from its outbox is in the store or
-was dropped, I6 a row is in one batch, I7 all drains when the faults are over, I8 each receipt adds up.
+was dropped, I6 a row is in one batch, I7 all drains when the faults are over, I8 each receipt adds up, I9 no mark has
+passed what is still to be looked for.
 
 What can double a row. An insert is *late* if it reaches the store after another owner has taken its window over and
 read it back: it was sent, or its sender stood still with it in hand, for longer than a lease and the store's time
@@ -52,6 +53,8 @@ from tests.model.puppets import Order, Puppet, stand_still
 from towpath.flow import deadletters
 from towpath.flow.accumulate import Accumulator, WindowLimits
 from towpath.flow.dispatch import Dispatcher, DispatchLimits
+from towpath.flow.verify import verify_receipts
+from towpath.ledger.stuck import move_marks_and_look
 from towpath.outbox.models import OutboxEvent, all_outboxes
 from towpath.telemetry import failpoints
 
@@ -176,6 +179,13 @@ class Pipeline(RuleBasedStateMachine):
         self.ledger.age_batches()
         self._begin(lambda: recover(self.store, should_stop=lambda: False), stops=stops)
 
+    @precondition(lambda self: self.idle)
+    @rule()
+    def verify(self) -> None:
+        """And the marks move, whoever stands where."""
+        move_marks_and_look(list(all_outboxes()), unsealed_seconds=0)
+        verify_receipts(self.store, should_stop=lambda: False)
+
     @precondition(lambda self: self.queue or any(self.aggregators))
     @rule()
     def lose_messages(self) -> None:
@@ -246,6 +256,7 @@ class Pipeline(RuleBasedStateMachine):
         assert len(ledger.in_batches) == len(set(ledger.in_batches)), "I6: a row is in two batches"
         assert not ledger.dead & set(ledger.in_batches), "I6: a dead letter is in a batch"
         assert not ledger.wrong_receipts, "I8: a receipt does not add up"
+        assert not ledger.missed, "I9: below a mark, and not late: nobody looks for it any more"
 
     def teardown(self) -> None:
         try:

@@ -56,8 +56,6 @@ class Dispatcher:
         self._outboxes = outboxes
         self._limits = limits
         self._enqueue = enqueue
-        self._lowest_open_batch = 0
-        self._highest_batch = 0
         self._idle_snapshot: str | None = None
         self._turn = 0
 
@@ -79,7 +77,8 @@ class Dispatcher:
         if not waiting:
             return False
         least_room = min(self._limits.batch_ids, self._limits.in_flight_rows)
-        room = self._limits.in_flight_rows - self._rows_in_flight()
+        # Those of outboxes that nobody here knows move when somebody knows them: they take nobody's room.
+        room = self._limits.in_flight_rows - batches.in_flight(list(self._outboxes))
         if room < least_room:
             # Rows at fault wait for a person, and take no room away from others.
             room += isolated_rows()
@@ -135,15 +134,7 @@ class Dispatcher:
                 dispatched += page
                 is_more |= is_full
             failpoints.reach("batches_inserted")
-        if dispatched:
-            self._highest_batch = max(batch.id for batch in dispatched)
         return dispatched, is_more
-
-    def _rows_in_flight(self) -> int:
-        # Those of outboxes that nobody here knows move when somebody knows them: they take nobody's room.
-        lowest, rows = batches.in_flight(list(self._outboxes), from_batch=self._lowest_open_batch)
-        self._lowest_open_batch = max(self._lowest_open_batch, self._highest_batch) if lowest is None else lowest
-        return rows
 
     def _outboxes_with_news(self) -> list[str]:
         # While no transaction has ended since a look that found nothing, there is nothing to look for: an idle look

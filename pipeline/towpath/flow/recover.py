@@ -16,6 +16,7 @@ import structlog
 from towpath.flow.accumulate import Accumulator
 from towpath.flow.delivery import Delivery, deliver
 from towpath.ledger import batches, names
+from towpath.ledger.stuck import move_marks_and_look
 from towpath.ledger.windows import claim_expired, has_room, seal
 from towpath.outbox.models import all_outboxes
 from towpath.telemetry import metrics, report
@@ -50,10 +51,10 @@ def recover(
     Ends when the store takes no windows, or after a while: the shift says that it is alive, and comes again. A window
     that fails for a reason of its own ends nothing.
     """
-    claim = functools.partial(claim_expired, lease_seconds=rules.lease_seconds)
     until = time.monotonic() + _ROUND_SECONDS
     recovered = 0
-    is_room = has_room(max_open_windows=rules.max_open_windows)
+    stuck = move_marks_and_look(list(all_outboxes()), unsealed_seconds=unsealed_seconds)
+    is_room = stuck.has_batches and has_room(max_open_windows=rules.max_open_windows)
     for batch_ids in _overdue_windows(limits, unsealed_seconds=unsealed_seconds) if is_room else ():
         if should_stop() or time.monotonic() > until:
             return recovered
@@ -61,8 +62,12 @@ def recover(
             recovered += 1
             if deliver(window, store, rules) is Delivery.POSTPONED:
                 return recovered
-    names.free_known(list(all_outboxes()))
-    while not should_stop() and time.monotonic() < until and (window := claim()) is not None:
+    if stuck.has_windows:
+        names.free_known(list(all_outboxes()))
+    # Those sealed here may have been given back since the look: in halves, or with rows at fault parted from them.
+    claim = functools.partial(claim_expired, lease_seconds=rules.lease_seconds)
+    is_any = stuck.has_windows or bool(recovered)
+    while is_any and not should_stop() and time.monotonic() < until and (window := claim()) is not None:
         metrics.recovered_windows.labels("expired").inc()
         log.warning("window_recovered", window=str(window.id), attempt=window.attempts)
         recovered += 1
@@ -70,7 +75,8 @@ def recover(
             return recovered
     # Last, and for a short time: those at fault may be many, and take long.
     until = time.monotonic() + _ISOLATED_SECONDS
-    while not should_stop() and (window := claim(is_isolated=True)) is not None:
+    is_any = stuck.has_isolated_windows or bool(recovered)
+    while is_any and not should_stop() and (window := claim(is_isolated=True)) is not None:
         recovered += 1
         deliver(window, store, rules)
         if time.monotonic() > until:

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 
 from django.db import connection
 
-from towpath.ledger.marks import INSERTING_BATCHES
+from towpath.ledger.marks import INDEX_PROBES_ONLY, INSERTING_BATCHES, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
 
-#: Each look of the dispatcher is a few probes of indexes, whatever the planner believes: of a table that is empty now
-#: it would read every page that a backlog has left behind. In one message with a statement, it holds for that alone.
-INDEX_PROBES_ONLY = """
-SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off;
-SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"""
+#: The batches that there are, as a table. Those left behind are few; all others are above the mark.
+BATCHES = f"""(
+    SELECT * FROM pipeline_batch WHERE id >= {value_of("batches")} AND NOT is_late
+    UNION ALL
+    SELECT * FROM pipeline_batch WHERE is_late
+)"""
 
 #: Late batches that an aggregator takes from the ledger at a time.
 _LATE_BATCHES = 100
@@ -50,22 +51,16 @@ class Unsealed:
     is_backlog: bool = True
 
 
-def in_flight(outboxes: Sequence[str], *, from_batch: int) -> tuple[int | None, int]:
-    """The lowest number of a batch that there is, `from_batch` or above, and the rows of all those of the outboxes.
-
-    Batches have ascending numbers. So whoever remembers the lowest needs to read nothing below, where the dead rows of
-    batches long gone are.
-    """
+def in_flight(outboxes: Sequence[str]) -> int:
+    """The rows of the outboxes that are in batches."""
     with connection.cursor() as cursor:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
-            SELECT min(id), coalesce(sum(rows) FILTER (WHERE outbox = ANY(%(outboxes)s)), 0)
-            FROM pipeline_batch WHERE id >= %(from_batch)s
+            SELECT coalesce(sum(rows), 0) FROM {BATCHES} AS b WHERE outbox = ANY(%(outboxes)s)
             """,
-            {"outboxes": list(outboxes), "from_batch": from_batch},
+            {"outboxes": list(outboxes)},
         )
-        lowest, rows = cursor.fetchone()
-    return lowest, int(rows)
+        return int(cursor.fetchone()[0])
 
 
 def insert(outbox: str, ids: Sequence[int]) -> BatchMessage:
@@ -86,10 +81,10 @@ def overdue(outboxes: Sequence[str], *, seconds: float, limit: int) -> list[Unse
     """Batches of the outboxes that nobody has sealed for that long, the oldest first."""
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            SELECT id, rows, bytes FROM pipeline_batch
+            f"""{INDEX_PROBES_ONLY}
+            SELECT id, rows, bytes FROM {BATCHES} AS b
             WHERE window_id IS NULL AND outbox = ANY(%(outboxes)s)
-              AND dispatched_at < clock_timestamp() - make_interval(secs => %(seconds)s)
+              AND dispatched_at < statement_timestamp() - make_interval(secs => %(seconds)s)
             ORDER BY dispatched_at LIMIT %(limit)s
             """,
             {"outboxes": list(outboxes), "seconds": seconds, "limit": limit},
@@ -100,17 +95,17 @@ def overdue(outboxes: Sequence[str], *, seconds: float, limit: int) -> list[Unse
 def unsealed(batch_ids: Sequence[int], *, outboxes: Sequence[str], late_seconds: float | None) -> dict[int, Unsealed]:
     """Those of the batches, by number, that are of these outboxes and in no window yet; with `late_seconds`, also those
     dispatched so long ago, the oldest first, as many as make a few windows."""
-    late = """
+    late = f"""
             UNION (
-                SELECT id, rows, bytes, is_backlog FROM pipeline_batch
+                SELECT id, rows, bytes, is_backlog FROM {BATCHES} AS b
                 WHERE window_id IS NULL AND outbox = ANY(%(outboxes)s)
-                  AND dispatched_at < clock_timestamp() - make_interval(secs => %(late)s)
+                  AND dispatched_at < statement_timestamp() - make_interval(secs => %(late)s)
                 ORDER BY dispatched_at LIMIT %(limit)s
             )
     """
     with connection.cursor() as cursor:
         cursor.execute(
-            f"""
+            f"""{INDEX_PROBES_ONLY}
             SELECT id, rows, bytes, is_backlog FROM pipeline_batch
             WHERE id = ANY(%(batches)s) AND window_id IS NULL AND outbox = ANY(%(outboxes)s)
             {"" if late_seconds is None else late}
@@ -139,7 +134,9 @@ def first_ids(window: UUID, *, batches: int, ids_of_each: int) -> list[BatchMess
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT id, outbox, ids[1:%(ids)s], bytes FROM pipeline_batch WHERE window_id = %(window)s
+            SELECT id, outbox, ids[1:%(ids)s], bytes FROM (
+                SELECT * FROM pipeline_batch WHERE window_id = %(window)s OFFSET 0
+            ) AS b
             ORDER BY id LIMIT %(batches)s
             """,
             {"window": window, "batches": batches, "ids": ids_of_each},
@@ -163,8 +160,8 @@ def count_batches() -> BatchCounts:
     """Return how many batches there are. Back-pressure bounds them, so all are read."""
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            SELECT outbox, count(*), count(*) FILTER (WHERE window_id IS NULL), sum(rows)::bigint FROM pipeline_batch
+            f"""
+            SELECT outbox, count(*), count(*) FILTER (WHERE window_id IS NULL), sum(rows)::bigint FROM {BATCHES} AS b
             GROUP BY outbox
             """
         )
@@ -189,9 +186,9 @@ def count_late_batches(*, outboxes: Sequence[str], late_seconds: float) -> LateB
     are none."""
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            SELECT count(*), extract(epoch FROM clock_timestamp() - min(dispatched_at))::int FROM pipeline_batch
-            WHERE window_id IS NULL AND dispatched_at < clock_timestamp() - make_interval(secs => %(late)s)
+            f"""
+            SELECT count(*), extract(epoch FROM statement_timestamp() - min(dispatched_at))::int FROM {BATCHES} AS b
+            WHERE window_id IS NULL AND dispatched_at < statement_timestamp() - make_interval(secs => %(late)s)
             AND outbox = ANY(%(outboxes)s)
             """,
             {"late": late_seconds, "outboxes": list(outboxes)},
@@ -203,5 +200,5 @@ def count_late_batches(*, outboxes: Sequence[str], late_seconds: float) -> LateB
 def largest_ids_in_flight() -> dict[str, int]:
     """Return the largest row id in any batch, by outbox."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT outbox, max(row_id) FROM pipeline_batch, unnest(ids) AS row_id GROUP BY outbox")
+        cursor.execute(f"SELECT outbox, max(row_id) FROM {BATCHES} AS b, unnest(ids) AS row_id GROUP BY outbox")
         return dict(cursor.fetchall())

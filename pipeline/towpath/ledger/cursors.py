@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import connection, transaction
 
-from towpath.ledger.batches import INDEX_PROBES_ONLY, BatchMessage
-from towpath.ledger.marks import INSERTING_BATCHES
+from towpath.ledger.batches import BATCHES, BatchMessage
+from towpath.ledger.marks import INDEX_PROBES_ONLY, INSERTING_BATCHES
 from towpath.ledger.snapshot import Position, Snapshot, unseen
 from towpath.ledger.versions import newest, newest_of_each
 from towpath.outbox.fields import RowLimits
@@ -289,8 +289,8 @@ SELECT id, ids, bytes, is_backlog, EXISTS (SELECT FROM last_of_full) FROM batche
 
 
 #: True of an outbox row `o` that no batch and no dead letter holds.
-NOT_HELD = """(
-    o.id NOT IN (SELECT unnest(ids) FROM pipeline_batch WHERE outbox = %(outbox)s)
+NOT_HELD = f"""(
+    o.id NOT IN (SELECT unnest(ids) FROM {BATCHES} AS b WHERE outbox = %(outbox)s)
     AND o.id NOT IN (SELECT row_id FROM pipeline_deadletter WHERE outbox = %(outbox)s))"""
 
 

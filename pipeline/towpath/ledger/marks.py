@@ -1,12 +1,14 @@
 """Low-water marks: numbers below which a scan finds nothing it looks for, other than what is flagged as late.
 
 While an old transaction keeps vacuum from its work, each row that was ever deleted or updated leaves its index entries
-behind, and a scan reads them again each time. So scans begin at a mark. Such a row is never looked for below it.
+behind, and a scan reads them again each time. So no scan begins at the lowest number. It begins at a mark, and whatever
+stays behind while many others pass is flagged as late, and found by an index of its own.
 
 Why a mark is exact: a row's number is drawn before the row is visible. So whoever inserts rows that a mark is about
 takes a lock first, shared with all others that insert. Whoever moves the mark takes it alone and only then, in a
-statement of its own with a younger snapshot, looks for the lowest row: no number below its highest is still to appear.
-The lock ends with the transaction, at the server: a process that dies or stalls holds it no longer than its connection.
+statement of its own with a younger snapshot, looks for the lowest row: no number that was drawn is still to appear.
+The lock ends with its transaction, at the server: a process that dies holds it no longer than its connection, and while
+one stalls with it, the marks stay where they are, and everything else goes on.
 
 A mark is a row for each version, because the newest version of a row that is updated all the time could only be found
 past all the dead ones. The newest has the highest number, and an index that is read backwards meets it first. If the
@@ -19,16 +21,103 @@ from typing import Literal
 
 Mark = Literal["windows", "batches", "verified", "purged", "swept"]
 
+#: Each look is a few probes of indexes, whatever the planner believes: of a table that is empty now it would read every
+#: page that a backlog has left behind. In one message with a statement, it holds for that alone.
+#:
+#: It takes an index whose rows it believes dead for as cheap to read as to search. So a row is looked up by a value or
+#: an array (`= ANY(ARRAY(...))`), not by a join, and what is asked of each row (EXISTS) has an OFFSET 0, which keeps it
+#: from being made one.
+INDEX_PROBES_ONLY = """
+SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off;
+SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"""
+
 #: Of advisory locks, PostgreSQL knows nothing but two numbers. The first says that they are Towpath's ("towp"), the
 #: second is the table, so that two schemas of one database do not wait for each other.
 _LOCK = "(1953462128, '{table}'::regclass::oid::int)"
 
 #: Before an INSERT into the table: in the same transaction, best in the same message. Waits for a mark that is being
-#: moved, some milliseconds. Before the locks of rows, so that nobody waits for somebody that waits for a mark.
+#: moved, some milliseconds.
 INSERTING_WINDOWS = f"SELECT pg_advisory_xact_lock_shared{_LOCK.format(table='pipeline_window')};"
 INSERTING_BATCHES = f"SELECT pg_advisory_xact_lock_shared{_LOCK.format(table='pipeline_batch')};"
 
+#: What is left behind is late when so many have passed it, and twice as many as wait with it: then most of what is
+#: between it and the newest is dead. Not after so many seconds, in which any number may pass.
+PASSED = 100
+
 
 def value_of(mark: Mark) -> str:
-    """SQL: the mark, as a number to compare with; 0 until it was first moved."""
-    return f"coalesce((SELECT value FROM pipeline_mark WHERE name = '{mark}' ORDER BY version DESC LIMIT 1), 0)"
+    """SQL: the mark, as a number to compare with; 0 until it is first moved."""
+    return f"coalesce((SELECT value FROM {_newest(mark)} AS newest), 0)"
+
+
+def _newest(mark: Mark) -> str:
+    return f"(SELECT version, value FROM pipeline_mark WHERE name = '{mark}' ORDER BY version DESC LIMIT 1)"
+
+
+def move(mark: Mark, *, to: str) -> str:
+    """SQL, a part of WITH: move the mark to what the query `to` selects, one number; NULL leaves it where it is.
+
+    If somebody else moves it at the same time, one of them does nothing.
+    """
+    return f"""
+    {mark}_moved AS (
+        INSERT INTO pipeline_mark (name, version, value)
+        SELECT '{mark}', coalesce(newest.version, 0) + 1, wanted.value
+        FROM ({to}) AS wanted (value) LEFT JOIN {_newest(mark)} AS newest ON true
+        WHERE wanted.value <> coalesce(newest.value, 0)
+        ON CONFLICT DO NOTHING RETURNING version - 1 AS before
+    ), {mark}_removed AS (
+        DELETE FROM pipeline_mark WHERE name = '{mark}' AND version = (SELECT before FROM {mark}_moved)
+    )"""
+
+
+def _move_alone(mark: Mark, *, table: str, number: str, is_passed: str) -> str:
+    """SQL, a part of WITH: flag what was left behind, and move the mark to the lowest number that is not.
+
+    Where there is none, the mark goes above the last number that was drawn, as far as this role may see that. If it is
+    already above, somebody has set the sequence back, as when a copy of the database without it is put into service:
+    then the mark begins anew.
+    """
+    lowest = f"""
+        SELECT CASE WHEN drawn.last + 1 < {value_of(mark)} THEN 0 ELSE coalesce(
+            (SELECT min(number) FROM {mark}_here WHERE number <> ALL(ARRAY(SELECT {number} FROM {mark}_late))),
+            drawn.last + 1
+        ) END FROM {mark}_drawn AS drawn"""
+    return f"""
+    {mark}_here AS MATERIALIZED (
+        SELECT id, {number} AS number FROM {table}
+        WHERE current_setting('towpath.moves_{mark}')::bool
+          AND {number} >= {value_of(mark)} AND NOT ({is_passed}) AND NOT is_late
+    ), {mark}_drawn AS MATERIALIZED (
+        SELECT CASE WHEN has_sequence_privilege(numbers, 'SELECT')
+               THEN coalesce(pg_sequence_last_value(numbers), 0) END AS last
+        FROM CAST(pg_get_serial_sequence('{table}', '{number}') AS regclass) AS numbers
+        WHERE current_setting('towpath.moves_{mark}')::bool
+    ), {mark}_late AS (
+        UPDATE {table} SET is_late = true WHERE id = ANY(ARRAY(
+            -- Nobody is waited for: whoever has the row may wait for the lock on the mark.
+            SELECT id FROM {table} WHERE id = ANY(ARRAY(
+                SELECT id FROM {mark}_here WHERE number < (
+                    SELECT coalesce((SELECT last FROM {mark}_drawn), max(number)) - %(passed)s - 2 * count(*)
+                    FROM {mark}_here
+                )
+            )) AND NOT ({is_passed})
+            FOR UPDATE SKIP LOCKED
+        )) RETURNING {number}
+    ), {move(mark, to=lowest)}"""
+
+
+#: Moves the marks of windows and batches, in one message with the statement after it; the parameter `passed` is PASSED.
+#: Where somebody inserts at the moment, it does nothing. Its snapshot must be younger than its locks: so it is a
+#: statement of its own, at the isolation level where each has its own snapshot. Its commit need not wait for the disk.
+MOVE_MARKS = f"""
+SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = off; {INDEX_PROBES_ONLY}
+SELECT set_config('towpath.moves_windows',
+                  pg_try_advisory_xact_lock{_LOCK.format(table="pipeline_window")}::text, true),
+       set_config('towpath.moves_batches',
+                  pg_try_advisory_xact_lock{_LOCK.format(table="pipeline_batch")}::text, true);
+WITH {_move_alone("windows", table="pipeline_window", number="number", is_passed="acked_at IS NOT NULL")},
+{_move_alone("batches", table="pipeline_batch", number="id", is_passed="false")},
+{move("verified", to=f"SELECT 0 FROM windows_drawn WHERE last + 1 < {value_of('verified')}")}
+SELECT;
+"""

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 
 from django.db import connection
 
+from towpath.ledger.batches import BATCHES
 from towpath.ledger.cursors import EVERY_CURSOR
+from towpath.ledger.marks import INDEX_PROBES_ONLY
+from towpath.ledger.windows import HAS_UNKNOWN_ROWS, OPEN_WINDOWS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +40,7 @@ def find_unknown(known: Sequence[str]) -> dict[str, UnknownName]:
             f"""
 WITH batches AS (
     SELECT outbox, count(*) AS batches, sum(rows) AS rows
-    FROM pipeline_batch WHERE outbox <> ALL(%(known)s) GROUP BY outbox
+    FROM {BATCHES} AS b WHERE outbox <> ALL(%(known)s) GROUP BY outbox
 ),
 letters AS (
     SELECT outbox, count(*) AS letters FROM pipeline_deadletter WHERE outbox <> ALL(%(known)s) GROUP BY outbox
@@ -91,10 +94,10 @@ def has_begun_windows(name: str) -> bool:
     """True if rows of the name are in windows of which something may have been written."""
     with connection.cursor() as cursor:
         cursor.execute(
-            """
+            f"""{INDEX_PROBES_ONLY}
             SELECT EXISTS (
-                SELECT FROM pipeline_batch AS b JOIN pipeline_window AS w ON w.id = b.window_id
-                WHERE b.outbox = %(name)s AND w.is_write_begun
+                SELECT FROM pipeline_window WHERE is_write_begun
+                AND id = ANY(ARRAY(SELECT window_id FROM {BATCHES} AS b WHERE outbox = %(name)s))
             )
             """,
             {"name": name},
@@ -109,21 +112,26 @@ def free_known(known: Sequence[str]) -> None:
     """
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-WITH mixed AS (
+            f"""{INDEX_PROBES_ONLY}
+WITH mixed AS MATERIALIZED (
     SELECT id FROM pipeline_window AS w
-    WHERE acked_at IS NULL AND NOT is_write_begun AND lease_until < clock_timestamp()
-      AND EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND outbox = ANY(%(known)s))
-      AND EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND outbox <> ALL(%(known)s))
+    WHERE id = ANY(ARRAY(
+          SELECT id FROM {OPEN_WINDOWS} AS open WHERE NOT is_write_begun AND lease_until < statement_timestamp()
+      ))
+      AND acked_at IS NULL AND NOT is_write_begun AND lease_until < statement_timestamp()
+      AND EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND outbox = ANY(%(known)s) OFFSET 0)
+      AND {HAS_UNKNOWN_ROWS}
     FOR UPDATE SKIP LOCKED
 ),
+members AS MATERIALIZED (
+    SELECT id, window_id, outbox, bytes FROM pipeline_batch
+    WHERE window_id = ANY(ARRAY(SELECT id FROM mixed)) AND outbox <> ALL(%(known)s)
+),
 freed AS (
-    UPDATE pipeline_batch AS b SET window_id = NULL FROM mixed
-    WHERE b.window_id = mixed.id AND outbox <> ALL(%(known)s)
-    RETURNING mixed.id, b.outbox, b.bytes
+    UPDATE pipeline_batch SET window_id = NULL WHERE id = ANY(ARRAY(SELECT id FROM members)) RETURNING id
 ),
 by_window AS (
-    SELECT id, array_agg(outbox) AS outboxes, sum(bytes) AS bytes FROM freed GROUP BY id
+    SELECT window_id AS id, array_agg(outbox) AS outboxes, sum(bytes) AS bytes FROM members GROUP BY window_id
 )
 UPDATE pipeline_window AS w
 SET rows = w.rows - f.outboxes, bytes = w.bytes - f.bytes, lease_token = gen_random_uuid()
@@ -166,27 +174,33 @@ FROM (
     SELECT b.id, ARRAY(
         SELECT unnest(b.ids)
         EXCEPT (
-            SELECT unnest(o.ids) FROM pipeline_batch AS o LEFT JOIN pipeline_window AS ow ON ow.id = o.window_id
+            SELECT unnest(o.ids) FROM {BATCHES} AS o LEFT JOIN pipeline_window AS ow ON ow.id = o.window_id
             WHERE o.outbox = %({other})s {"AND ow.is_write_begun" if if_begun else ""}
             UNION ALL
             SELECT row_id FROM pipeline_deadletter WHERE outbox = %({other})s
         )
         ORDER BY 1
     ) AS ids
-    FROM pipeline_batch AS b LEFT JOIN pipeline_window AS w ON w.id = b.window_id
+    FROM {BATCHES} AS b LEFT JOIN pipeline_window AS w ON w.id = b.window_id
     WHERE b.outbox = %({one})s AND w.is_write_begun IS NOT TRUE
 ) AS left_over
 WHERE b.id = left_over.id AND b.rows <> cardinality(left_over.ids)
 """
 
 
+_DELETE_EMPTY_WINDOWS = f"""
+DELETE FROM pipeline_window WHERE id = ANY(ARRAY(
+    SELECT id FROM {OPEN_WINDOWS} AS w
+    WHERE NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id OFFSET 0)
+)) AND acked_at IS NULL"""
+
 _BEGIN_RENAME = (
     "SELECT outbox FROM pipeline_cursor WHERE outbox IN (%(old)s, %(new)s) ORDER BY outbox FOR UPDATE",
     # A batch of either name whose window has not been begun is one that nothing was written of.
-    """
-UPDATE pipeline_window AS w SET lease_token = gen_random_uuid(), lease_until = clock_timestamp()
-WHERE acked_at IS NULL AND NOT is_write_begun
-  AND EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox = %(old)s)
+    f"""
+UPDATE pipeline_window SET lease_token = gen_random_uuid(), lease_until = clock_timestamp()
+WHERE id = ANY(ARRAY(SELECT window_id FROM {BATCHES} AS b WHERE outbox = %(old)s))
+  AND acked_at IS NULL AND NOT is_write_begun
 """,
     _without_what_another_holds("new", "old", if_begun=True),
     _without_what_another_holds("old", "new", if_begun=False),
@@ -196,16 +210,12 @@ UPDATE pipeline_batch AS b SET outbox = %(new)s
 WHERE outbox = %(old)s
   AND NOT EXISTS (SELECT FROM pipeline_window AS w WHERE w.id = b.window_id AND w.is_write_begun)
 """,
-    """
-DELETE FROM pipeline_window AS w
-WHERE acked_at IS NULL AND NOT is_write_begun
-  AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id)
-""",
-    """
+    f"{_DELETE_EMPTY_WINDOWS} AND NOT is_write_begun",
+    f"""
 UPDATE pipeline_window AS w SET rows = b.rows
 FROM (
     SELECT window_id, jsonb_object_agg(outbox, rows) AS rows
-    FROM (SELECT window_id, outbox, sum(rows) AS rows FROM pipeline_batch GROUP BY window_id, outbox) AS by_outbox
+    FROM (SELECT window_id, outbox, sum(rows) AS rows FROM {BATCHES} AS b GROUP BY window_id, outbox) AS by_outbox
     WHERE window_id IS NOT NULL GROUP BY window_id
 ) AS b
 WHERE b.window_id = w.id AND NOT w.is_write_begun AND b.rows <> w.rows
@@ -247,10 +257,7 @@ SET rows = w.rows - %(name)s, bytes = w.bytes - g.bytes, lease_token = gen_rando
     lease_until = clock_timestamp()
 FROM by_window AS g WHERE w.id = g.window_id AND w.acked_at IS NULL
 """,
-    """
-DELETE FROM pipeline_window AS w
-WHERE acked_at IS NULL AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id)
-""",
+    _DELETE_EMPTY_WINDOWS,
     "DELETE FROM pipeline_deadletter WHERE outbox = %(name)s",
     "DELETE FROM pipeline_cursor WHERE outbox = %(name)s",
 )
@@ -258,5 +265,6 @@ WHERE acked_at IS NULL AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.w
 
 def _execute_all(statements: Sequence[str], names: dict[str, str]) -> None:
     with connection.cursor() as cursor:
+        cursor.execute(INDEX_PROBES_ONLY)
         for sql in statements:
             cursor.execute(sql, names)

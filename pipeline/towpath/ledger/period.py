@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from django.db import connection
 
+from towpath.ledger.batches import BATCHES
 from towpath.ledger.moment import one_moment
 from towpath.ledger.receipts import OF_PERIOD
 
@@ -65,18 +66,18 @@ SELECT outbox,
        sum(coalesce((delivered ->> outbox)::bigint, 0)),
        sum(coalesce((vanished ->> outbox)::bigint, 0))
 FROM pipeline_window, jsonb_each_text(rows) AS by_outbox (outbox, sealed)
-WHERE {OF_PERIOD} GROUP BY outbox
+WHERE acked_at IS NOT NULL AND {OF_PERIOD} GROUP BY outbox
 """
-_IN_FLIGHT = """
-SELECT outbox, sum(rows) FROM pipeline_batch
+_IN_FLIGHT = f"""
+SELECT outbox, sum(rows) FROM {BATCHES} AS b
 WHERE dispatched_at >= %(since)s AND dispatched_at < %(until)s GROUP BY outbox
 """
 _DEAD = """
 SELECT outbox, count(*) FROM pipeline_deadletter WHERE at >= %(since)s AND at < %(until)s GROUP BY outbox
 """
 #: Rows that are neither in a batch nor dead letters.
-_PENDING = """
-SELECT (SELECT count(*) FROM {table})
-       - (SELECT coalesce(sum(rows), 0) FROM pipeline_batch WHERE outbox = %(outbox)s)
+_PENDING = f"""
+SELECT (SELECT count(*) FROM {{table}})
+       - (SELECT coalesce(sum(rows), 0) FROM {BATCHES} AS b WHERE outbox = %(outbox)s)
        - (SELECT count(*) FROM pipeline_deadletter WHERE outbox = %(outbox)s)
 """

@@ -15,13 +15,13 @@ import json
 import uuid
 from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 from django.db import connection, transaction
 
 from towpath.errors import LeaseLost
-from towpath.ledger.marks import INSERTING_BATCHES, INSERTING_WINDOWS
+from towpath.ledger.marks import INDEX_PROBES_ONLY, INSERTING_BATCHES, INSERTING_WINDOWS, move, value_of
 from towpath.ledger.moment import count_or_estimate
 from towpath.ledger.windows import HELD, MAY_BE_LOST
 
@@ -67,15 +67,15 @@ def ack(
         if left:
             _isolate(cursor, window, left, error=error)
         cursor.execute(
-            f"""{MAY_BE_LOST}
-            WITH receipt AS (
+            f"""{MAY_BE_LOST} {INDEX_PROBES_ONLY}
+            WITH receipt AS MATERIALIZED (
                 UPDATE pipeline_window SET
                     acked_at = clock_timestamp(), delivered = %(delivered)s, vanished = %(vanished)s,
                     refused = %(refused)s, isolated = %(isolated)s, store_error = %(error)s,
                     failed_at = NULL, last_error = ''
                 WHERE {HELD} RETURNING id
             ), batches AS (
-                DELETE FROM pipeline_batch USING receipt WHERE window_id = receipt.id RETURNING outbox, ids
+                DELETE FROM pipeline_batch WHERE window_id = (SELECT id FROM receipt) RETURNING outbox, ids
             ), dead AS (
                 INSERT INTO pipeline_deadletter (outbox, row_id, error, window_id, at)
                 SELECT refused.outbox, refused.row_id, refused.error, receipt.id, clock_timestamp()
@@ -122,10 +122,10 @@ def _isolate(cursor: CursorWrapper, window: SealedWindow, left: Sequence[tuple[s
                 FROM pipeline_window WHERE id = %(old)s
             ), created AS (
                 INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, failed_at, last_error, rows, bytes,
-                                             sealed_at, dispatched_from, dispatched_to, is_isolated)
+                                             sealed_at, dispatched_from, dispatched_to, is_isolated, is_late)
                 SELECT %(new)s, %(new)s, clock_timestamp(), 0, clock_timestamp(), %(error)s,
                        jsonb_build_object(%(outbox)s::text, %(count)s), bytes, clock_timestamp(), dispatched_from,
-                       dispatched_to, true
+                       dispatched_to, true, true
                 FROM origin
             )
             INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at, window_id)
@@ -151,6 +151,7 @@ class Receipt:
     """A receipt as it was left by the ack: rows by outbox."""
 
     window: uuid.UUID
+    number: int
     dispatched_at: datetime
     acked_at: datetime
     #: Fixed at the seal.
@@ -175,45 +176,88 @@ class Receipt:
 _RECEIPTS_PER_PAGE = 300
 
 
+#: Receipts that are not verified, as two tables, each to be read in the order of its numbers. Those that the event
+#: store contradicts are late, and so are those of windows that were; all others are above the mark.
+_UNVERIFIED_LATE = "pipeline_window WHERE is_late AND acked_at IS NOT NULL AND verified_at IS NULL"
+_UNVERIFIED = f"""pipeline_window
+    WHERE number >= {value_of("verified")} AND acked_at IS NOT NULL AND verified_at IS NULL AND NOT is_late"""
+
+_COLUMNS = """id, number, dispatched_from, acked_at, closed_reason, rows, delivered, vanished, refused, isolated"""
+
+
 def unverified() -> Iterator[Sequence[Receipt]]:
-    """The receipts that are not verified, page by page, oldest first."""
-    return _pages("verified_at IS NULL", {})
+    """The receipts that are not verified, page by page, in the order of the seals.
+
+    Whoever takes the next page has recorded what was found out about those before, verified or contradicted: below
+    them, nobody looks again for any but late ones. If the power goes before that, they are all looked at again.
+    """
+    after, all_acked_below = -1, None
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"""{INDEX_PROBES_ONLY}
+                SELECT {value_of("windows")}, {_COLUMNS} FROM (
+                    (SELECT * FROM {_UNVERIFIED} AND number > %(after)s ORDER BY number LIMIT %(limit)s)
+                    UNION ALL
+                    (SELECT * FROM {_UNVERIFIED_LATE} AND number > %(after)s ORDER BY number LIMIT %(limit)s)
+                ) AS unverified
+                ORDER BY number LIMIT %(limit)s
+                """,
+                {"after": after, "limit": _RECEIPTS_PER_PAGE},
+            )
+            found = cursor.fetchall()
+        if not found:
+            return
+        yield [_receipt(*row) for _, *row in found]
+        after = found[-1][2]
+        # As it was at the first page: a window below the mark of today may have been acked behind a later one.
+        all_acked_below = found[0][0] if all_acked_below is None else all_acked_below
+        _move_verified(min(all_acked_below, after + 1))
+
+
+def _move_verified(number: int) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""{MAY_BE_LOST} {INDEX_PROBES_ONLY}
+            WITH {move("verified", to=f"SELECT %(number)s::bigint WHERE %(number)s > {value_of('verified')}")} SELECT
+            """,
+            {"number": number},
+        )
 
 
 def of_period(since: datetime, until: datetime) -> Iterator[Sequence[Receipt]]:
     """The receipts of windows dispatched from `since` to before `until`, page by page, oldest first."""
-    return _pages(OF_PERIOD, {"since": since, "until": until})
-
-
-#: Receipts of windows that were dispatched in a period.
-OF_PERIOD = "acked_at >= %(since)s AND dispatched_from >= %(since)s AND dispatched_from < %(until)s"
-
-
-def _pages(condition: str, parameters: Mapping[str, Any]) -> Iterator[Sequence[Receipt]]:
-    after: Mapping[str, Any] = {"after_time": datetime.min.replace(tzinfo=UTC), "after_id": uuid.UUID(int=0)}
+    after: tuple[datetime, int] = (since, -1)
     while True:
         with connection.cursor() as cursor:
             cursor.execute(
-                f"""
-                SELECT id, dispatched_from, acked_at, closed_reason, rows, delivered, vanished, refused, isolated
-                FROM pipeline_window
-                WHERE acked_at IS NOT NULL AND {condition} AND (acked_at, id) > (%(after_time)s, %(after_id)s)
-                ORDER BY acked_at, id LIMIT %(limit)s
+                # What the planner does not know, it does not look up at the ends of the index.
+                f"""{INDEX_PROBES_ONLY}
+                SELECT {_COLUMNS} FROM pipeline_window
+                WHERE acked_at IS NOT NULL AND dispatched_from < (SELECT %(until)s::timestamptz)
+                  AND (dispatched_from, number) > ((SELECT %(time)s::timestamptz), %(number)s)
+                ORDER BY dispatched_from, number LIMIT %(limit)s
                 """,
-                {**parameters, **after, "limit": _RECEIPTS_PER_PAGE},
+                {"until": until, "time": after[0], "number": after[1], "limit": _RECEIPTS_PER_PAGE},
             )
             receipts = [_receipt(*row) for row in cursor.fetchall()]
         if not receipts:
             return
         yield receipts
-        after = {"after_time": receipts[-1].acked_at, "after_id": receipts[-1].window}
+        after = (receipts[-1].dispatched_at, receipts[-1].number)
+
+
+#: Windows that were dispatched in a period.
+OF_PERIOD = "dispatched_from >= %(since)s AND dispatched_from < %(until)s"
 
 
 def _receipt(
-    window: uuid.UUID, dispatched_at: datetime, acked_at: datetime, closed_reason: str, *rows: str | None
+    window: uuid.UUID, number: int, dispatched_at: datetime, acked_at: datetime, closed_reason: str, *rows: str | None
 ) -> Receipt:
     sealed, delivered, vanished, refused, isolated = (json.loads(part or "{}") for part in rows)
-    return Receipt(window, dispatched_at, acked_at, sealed, delivered, vanished, refused, isolated, closed_reason)
+    return Receipt(
+        window, number, dispatched_at, acked_at, sealed, delivered, vanished, refused, isolated, closed_reason
+    )
 
 
 def note_verified(windows: Sequence[uuid.UUID]) -> None:
@@ -221,7 +265,7 @@ def note_verified(windows: Sequence[uuid.UUID]) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            UPDATE pipeline_window SET verified_at = clock_timestamp(), contradiction = NULL
+            UPDATE pipeline_window SET verified_at = clock_timestamp(), contradiction = NULL, is_late = false
             WHERE id = ANY(%(windows)s)
             """,
             {"windows": list(windows)},
@@ -233,7 +277,7 @@ def note_contradiction(window: uuid.UUID, contradiction: str) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            UPDATE pipeline_window SET contradiction = %(contradiction)s
+            UPDATE pipeline_window SET contradiction = %(contradiction)s, is_late = true
             WHERE id = %(window)s AND contradiction IS DISTINCT FROM %(contradiction)s
             """,
             {"window": window, "contradiction": contradiction},
@@ -245,16 +289,17 @@ def has_overdue(*, seconds: float) -> bool:
     """True if receipts have waited for so long, and nobody has compared them with the event store yet."""
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            SELECT EXISTS (
-                SELECT FROM pipeline_window
-                WHERE acked_at < now() - make_interval(secs => %(seconds)s)
-                AND acked_at IS NOT NULL AND verified_at IS NULL AND contradiction IS NULL
-            )
+            f"""{INDEX_PROBES_ONLY}
+            SELECT FROM (
+                (SELECT acked_at FROM {_UNVERIFIED} ORDER BY number LIMIT 1)
+                UNION ALL
+                SELECT acked_at FROM {_UNVERIFIED_LATE} AND contradiction IS NULL
+            ) AS oldest
+            WHERE acked_at < statement_timestamp() - make_interval(secs => %(seconds)s) LIMIT 1
             """,
             {"seconds": seconds},
         )
-        return bool(cursor.fetchone()[0])
+        return bool(cursor.rowcount)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +317,7 @@ def close(windows: Sequence[uuid.UUID], *, reason: str) -> list[ClosedAlarm]:
         cursor.execute(
             """
             UPDATE pipeline_window SET
-                verified_at = coalesce(verified_at, clock_timestamp()), closed_reason = %(reason)s
+                verified_at = coalesce(verified_at, clock_timestamp()), is_late = false, closed_reason = %(reason)s
             WHERE id = ANY(%(windows)s) AND acked_at IS NOT NULL AND closed_reason = ''
             AND CASE WHEN verified_at IS NULL THEN contradiction ELSE vanished::text END IS NOT NULL
             RETURNING id, coalesce(contradiction, ''), coalesce(vanished, '{}')
@@ -286,31 +331,56 @@ def close(windows: Sequence[uuid.UUID], *, reason: str) -> list[ClosedAlarm]:
 
 
 def purge(*, days: int, limit: int) -> int:
-    """Delete verified receipts older than so many days, at most `limit` of them; how many. Others are evidence."""
+    """Delete verified receipts older than so many days, at most `limit` of them; how many. Others are evidence.
+
+    In the order in which their windows were dispatched. One that is acked or verified long after those around it is
+    deleted within a day after its time: the first look of each day begins below the mark.
+    """
+    # Not above what may be purged: the clock may have been set back.
+    last_second = f"""
+        SELECT floor(extract(epoch FROM least(
+            greatest(max(dispatched_from), to_timestamp({value_of("purged")})),
+            statement_timestamp() - make_interval(days => %(days)s)
+        )))::bigint FROM purged"""
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            DELETE FROM pipeline_window WHERE id IN (
-                SELECT id FROM pipeline_window
-                WHERE acked_at < clock_timestamp() - make_interval(days => %(days)s) AND verified_at IS NOT NULL
-                ORDER BY acked_at LIMIT %(limit)s
-            )
+            f"""{MAY_BE_LOST} {INDEX_PROBES_ONLY}
+            WITH today AS MATERIALIZED (
+                SELECT (extract(epoch FROM statement_timestamp()) / 86400)::bigint AS day
+            ), purged AS (
+                DELETE FROM pipeline_window WHERE id = ANY(ARRAY(
+                    SELECT id FROM pipeline_window
+                    WHERE dispatched_from < statement_timestamp() - make_interval(days => %(days)s)
+                      AND dispatched_from >= (
+                          SELECT CASE WHEN day = {value_of("swept")}
+                                 THEN to_timestamp({value_of("purged")}) ELSE '-infinity' END FROM today
+                      ) AND acked_at < statement_timestamp() - make_interval(days => %(days)s)
+                      AND verified_at IS NOT NULL
+                    ORDER BY dispatched_from LIMIT %(limit)s
+                )) RETURNING dispatched_from
+            ),
+            {move("purged", to=last_second)}, {move("swept", to="SELECT day FROM today")}
+            SELECT count(*) FROM purged
             """,
             {"days": days, "limit": limit},
         )
-        return int(cursor.rowcount)
+        return int(cursor.fetchone()[0])
 
 
 # --- What people and probes ask ----------------------------------------------------------------------------------
 
 
-def count_receipts(*, counted_rows: int) -> int:
-    """Return how many receipts there are: counted up to `counted_rows`, and PostgreSQL's estimate above."""
+#: Enough for a test and a first try. Any number more is as many pages more to read, at each scrape.
+COUNTED_RECEIPTS = 100
+
+
+def count_receipts() -> int:
+    """Return how many receipts there are: counted up to COUNTED_RECEIPTS, and PostgreSQL's estimate above."""
     return count_or_estimate(
         "pipeline_window",
         # The newest: at the other end of the index are those that have just been purged.
-        first_rows="SELECT FROM pipeline_window WHERE acked_at IS NOT NULL ORDER BY acked_at DESC",
-        counted_rows=counted_rows,
+        first_rows="SELECT FROM pipeline_window WHERE acked_at IS NOT NULL ORDER BY number DESC",
+        counted_rows=COUNTED_RECEIPTS,
     )
 
 
@@ -330,20 +400,21 @@ class UnverifiedReceipts:
 
 
 def read_unverified_receipts(*, limit: int) -> UnverifiedReceipts:
-    """Return what the oldest receipts that are not verified say, at most `limit` of them.
+    """Return what the receipts that are not verified say: those contradicted, at most `limit` of them, and the oldest.
 
-    Verify goes from the oldest receipt that is not verified to the newest, so those it has found wrong come first:
-    there is no need to look at all that wait when it has not run for days.
+    There is no need to look at all that wait when verify has not run for days.
     """
     with connection.cursor() as cursor:
         cursor.execute(
-            """
+            f"""
             SELECT count(contradiction), min(dispatched_from) FILTER (WHERE contradiction IS NOT NULL),
                    coalesce(extract(epoch FROM clock_timestamp() - min(acked_at)), 0)::float8,
                    extract(epoch FROM clock_timestamp() - min(acked_at) FILTER (WHERE contradiction IS NULL))::float8
             FROM (
-                SELECT acked_at, dispatched_from, contradiction FROM pipeline_window
-                WHERE acked_at IS NOT NULL AND verified_at IS NULL ORDER BY acked_at LIMIT %(limit)s
+                (SELECT acked_at, dispatched_from, contradiction FROM {_UNVERIFIED} ORDER BY number LIMIT 1)
+                UNION ALL
+                (SELECT acked_at, dispatched_from, contradiction FROM {_UNVERIFIED_LATE}
+                 ORDER BY number LIMIT %(limit)s)
             ) AS oldest
             """,
             {"limit": limit},
@@ -367,7 +438,7 @@ def count_vanished(*, limit: int) -> Vanished:
             SELECT count(DISTINCT id), coalesce(sum(value::bigint), 0)::bigint
             FROM (
                 SELECT id, vanished FROM pipeline_window WHERE vanished IS NOT NULL AND closed_reason = ''
-                ORDER BY acked_at LIMIT %(limit)s
+                ORDER BY number LIMIT %(limit)s
             ) AS oldest, jsonb_each_text(vanished)
             """,
             {"limit": limit},
@@ -384,13 +455,14 @@ class StoreErrors:
 
 
 def read_store_errors(*, days: int) -> StoreErrors | None:
-    """Return the windows acked in the last days whose insert the event store answered with an error; None if there are
-    none."""
+    """Return the windows dispatched in the last days whose insert the event store answered with an error; None if there
+    are none."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
             SELECT count(*), max(store_error) FROM pipeline_window
-            WHERE store_error <> '' AND acked_at > clock_timestamp() - make_interval(days => %(days)s)
+            WHERE store_error <> '' AND acked_at IS NOT NULL
+            AND dispatched_from > statement_timestamp() - make_interval(days => %(days)s)
             """,
             {"days": days},
         )

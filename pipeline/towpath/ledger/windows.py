@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from django.db import connection, transaction
 
 from towpath.errors import LeaseLost
-from towpath.ledger.marks import INSERTING_BATCHES, INSERTING_WINDOWS
+from towpath.ledger.marks import INDEX_PROBES_ONLY, INSERTING_BATCHES, INSERTING_WINDOWS, value_of
 from towpath.outbox.models import all_outboxes
 
 if TYPE_CHECKING:
@@ -34,6 +34,19 @@ _PROBE_SECONDS = 4.0
 #: written: the commit of `begin_write`, which waits, comes before and makes the seal durable with it. An ack that is
 #: undone is done again, when the replay has found the window written.
 MAY_BE_LOST = "SET LOCAL synchronous_commit = off;"
+
+#: The windows between seal and ack, as a table. Those at fault and those left behind are few; all others are above the
+#: mark (`towpath.ledger.marks`).
+OPEN_WINDOWS = f"""(
+    SELECT * FROM pipeline_window WHERE number >= {value_of("windows")} AND acked_at IS NULL AND NOT is_late
+    UNION ALL
+    SELECT * FROM pipeline_window WHERE is_late AND acked_at IS NULL
+)"""
+
+#: True of a window `w` with rows of an outbox that is not among the `known`.
+HAS_UNKNOWN_ROWS = """EXISTS (
+    SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox <> ALL(%(known)s) OFFSET 0
+)"""
 
 #: True of a window as long as its owner has it: nobody has taken over its lease, and it is open.
 HELD = "id = %(window)s AND lease_token = %(token)s AND acked_at IS NULL"
@@ -85,16 +98,16 @@ def seal(batch_ids: Sequence[int], *, lease_seconds: float, found: Found = "mess
     window_id, lease_token = uuid.uuid4(), uuid.uuid4()
     with connection.cursor() as cursor:
         cursor.execute(
-            f"""{MAY_BE_LOST} {INSERTING_WINDOWS}
+            f"""{MAY_BE_LOST} {INDEX_PROBES_ONLY} {INSERTING_WINDOWS}
             WITH unsealed AS MATERIALIZED (
                 -- In the order of their ids: two sealers of overlapping batches would deadlock otherwise.
                 SELECT id FROM pipeline_batch
                 WHERE id = ANY(%(batches)s) AND window_id IS NULL AND outbox = ANY(%(known)s)
                 ORDER BY id FOR UPDATE
             ), sealed AS (
-                UPDATE pipeline_batch AS b SET window_id = %(window)s FROM unsealed
-                WHERE b.id = unsealed.id AND b.window_id IS NULL
-                RETURNING b.outbox, b.rows, b.bytes, b.dispatched_at
+                UPDATE pipeline_batch SET window_id = %(window)s
+                WHERE id = ANY(ARRAY(SELECT id FROM unsealed)) AND window_id IS NULL
+                RETURNING outbox, rows, bytes, dispatched_at
             ), by_outbox AS (
                 SELECT outbox, sum(rows) AS rows, sum(bytes) AS bytes, min(dispatched_at) AS first,
                        max(dispatched_at) AS last
@@ -126,9 +139,11 @@ def renew(windows: Sequence[SealedWindow]) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            UPDATE pipeline_window AS w SET lease_until = clock_timestamp() + make_interval(secs => held.seconds)
-            FROM unnest(%(windows)s, %(tokens)s, %(seconds)s::float8[]) AS held (id, token, seconds)
-            WHERE w.id = held.id AND w.lease_token = held.token AND w.acked_at IS NULL
+            UPDATE pipeline_window SET lease_until = clock_timestamp() + make_interval(secs => (
+                SELECT held.seconds FROM unnest(%(tokens)s, %(seconds)s::float8[]) AS held (token, seconds)
+                WHERE held.token = lease_token
+            ))
+            WHERE id = ANY(%(windows)s) AND lease_token = ANY(%(tokens)s) AND acked_at IS NULL
             """,
             {
                 "windows": [window.id for window in windows],
@@ -151,16 +166,16 @@ def claim_expired(
     lease_token = uuid.uuid4()
     with connection.cursor() as cursor:
         cursor.execute(
-            """
+            f"""{INDEX_PROBES_ONLY}
             UPDATE pipeline_window SET
                 lease_token = %(token)s, lease_until = clock_timestamp() + make_interval(secs => %(lease)s),
                 attempts = attempts + 1
             WHERE id = (
                 SELECT id FROM pipeline_window AS w
-                WHERE acked_at IS NULL AND lease_until < clock_timestamp()
-                AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox <> ALL(%(known)s))
-                AND CASE WHEN %(renamed)s::text[] = '{}' THEN is_isolated = %(is_isolated)s ELSE EXISTS (
-                    SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox = ANY(%(renamed)s)
+                WHERE id = ANY(ARRAY(SELECT id FROM {OPEN_WINDOWS} AS open WHERE lease_until < statement_timestamp()))
+                AND acked_at IS NULL AND lease_until < statement_timestamp() AND NOT {HAS_UNKNOWN_ROWS}
+                AND CASE WHEN %(renamed)s::text[] = '{{}}' THEN is_isolated = %(is_isolated)s ELSE EXISTS (
+                    SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox = ANY(%(renamed)s) OFFSET 0
                 ) END
                 ORDER BY lease_until LIMIT 1 FOR UPDATE SKIP LOCKED
             )
@@ -244,7 +259,8 @@ def postpone(
         lease_until = coalesce(clock_timestamp() + make_interval(secs => %(pause)s), lease_until),
         failed_at = clock_timestamp(), last_error = %(error)s,
         refused_at = CASE WHEN %(is_refused)s THEN coalesce(refused_at, clock_timestamp()) ELSE refused_at END,
-        is_isolated = is_isolated OR %(is_isolated)s
+        is_isolated = is_isolated OR %(is_isolated)s,
+        is_late = is_late OR is_isolated OR %(is_isolated)s
         """,
         pause=pause_seconds,
         error=error,
@@ -260,12 +276,12 @@ def split(window: SealedWindow) -> None:
     """
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
-            f"""{INSERTING_WINDOWS} {INSERTING_BATCHES}
-            WITH held AS (
+            f"""{INDEX_PROBES_ONLY} {INSERTING_WINDOWS} {INSERTING_BATCHES}
+            WITH held AS MATERIALIZED (
                 SELECT id FROM pipeline_window WHERE {HELD} FOR UPDATE
             ), whole AS (
-                DELETE FROM pipeline_batch AS b USING held WHERE b.window_id = held.id
-                RETURNING b.id, b.outbox, b.ids, b.bytes, b.dispatched_at
+                DELETE FROM pipeline_batch WHERE window_id = (SELECT id FROM held)
+                RETURNING id, outbox, ids, bytes, dispatched_at
             ), members AS (
                 SELECT whole.id AS batch, outbox, member, bytes / cardinality(ids) AS bytes, dispatched_at,
                        row_number() OVER (ORDER BY whole.id, member) AS n, count(*) OVER () AS total
@@ -278,9 +294,9 @@ def split(window: SealedWindow) -> None:
                 FROM halved GROUP BY half, outbox
             ), created AS (
                 INSERT INTO pipeline_window (id, lease_token, lease_until, attempts, rows, bytes, sealed_at,
-                                             dispatched_from, dispatched_to, is_isolated)
+                                             dispatched_from, dispatched_to, is_isolated, is_late)
                 SELECT half, half, clock_timestamp(), 0, jsonb_object_agg(outbox, rows), sum(bytes), clock_timestamp(),
-                       min(first), max(last), %(is_isolated)s
+                       min(first), max(last), %(is_isolated)s, %(is_isolated)s
                 FROM by_outbox GROUP BY half
             )
             INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at, window_id)
@@ -309,12 +325,11 @@ def has_room(*, max_open_windows: int) -> bool:
     """
     with connection.cursor() as cursor:
         cursor.execute(
-            """
+            f"""{INDEX_PROBES_ONLY}
             SELECT count(*) FILTER (WHERE failed_at IS NOT NULL) < %(most)s
                 OR bool_or(refused_at IS NOT NULL)
                    AND max(sealed_at) < clock_timestamp() - make_interval(secs => %(probe)s)
-            FROM pipeline_window AS w WHERE acked_at IS NULL AND NOT is_isolated
-            AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox <> ALL(%(known)s))
+            FROM {OPEN_WINDOWS} AS w WHERE NOT is_isolated AND NOT {HAS_UNKNOWN_ROWS}
             """,
             {"most": max_open_windows, "probe": _PROBE_SECONDS, "known": list(all_outboxes())},
         )
@@ -328,24 +343,25 @@ def is_store_proven(window: SealedWindow) -> bool:
         return False
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            SELECT EXISTS (
-                SELECT FROM pipeline_window, jsonb_each_text(delivered)
-                WHERE acked_at > %(refused)s AND sealed_at > %(refused)s AND value::bigint > 0
-            )
+            # From the newest one down: if the store takes any, it is not far; if it takes none, there are not many.
+            f"""{INDEX_PROBES_ONLY}
+            SELECT FROM pipeline_window
+            WHERE number > (SELECT number FROM pipeline_window WHERE id = %(window)s)
+              AND acked_at > %(refused)s AND sealed_at > %(refused)s
+              AND EXISTS (SELECT FROM jsonb_each_text(delivered) WHERE value::bigint > 0)
+            ORDER BY number DESC LIMIT 1
             """,
-            {"refused": window.refused_at},
+            {"window": window.id, "refused": window.refused_at},
         )
-        return bool(cursor.fetchone()[0])
+        return bool(cursor.rowcount)
 
 
 def isolated_rows() -> int:
     """The rows of open windows that are at fault by themselves."""
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            SELECT coalesce(sum(value::bigint), 0) FROM pipeline_window, jsonb_each_text(rows)
-            WHERE acked_at IS NULL AND is_isolated
+            f"""{INDEX_PROBES_ONLY}
+            SELECT coalesce(sum(value::bigint), 0) FROM {OPEN_WINDOWS} AS w, jsonb_each_text(rows) WHERE is_isolated
             """
         )
         return int(cursor.fetchone()[0])
@@ -366,9 +382,8 @@ def count_open_windows() -> OpenWindowCounts:
     """Return how many windows are open. MAX_OPEN_WINDOWS bounds them, so all are read."""
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            SELECT count(*), count(*) FILTER (WHERE lease_until < clock_timestamp()) FROM pipeline_window
-            WHERE acked_at IS NULL
+            f"""
+            SELECT count(*), count(*) FILTER (WHERE lease_until < statement_timestamp()) FROM {OPEN_WINDOWS} AS w
             """
         )
         return OpenWindowCounts(*cursor.fetchone())
@@ -378,8 +393,8 @@ def read_frequent_errors(*, limit: int) -> list[tuple[str, int]]:
     """Return the most frequent errors of open windows, each with the number of windows that it stopped last."""
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            SELECT last_error, count(*) FROM pipeline_window WHERE acked_at IS NULL AND failed_at IS NOT NULL
+            f"""
+            SELECT last_error, count(*) FROM {OPEN_WINDOWS} AS w WHERE failed_at IS NOT NULL
             GROUP BY last_error ORDER BY count(*) DESC LIMIT %(limit)s
             """,
             {"limit": limit},
@@ -400,10 +415,10 @@ def count_slow_windows(*, late_seconds: float) -> dict[bool, SlowWindows]:
     have been sent."""
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            SELECT is_write_begun, count(*), extract(epoch FROM clock_timestamp() - min(sealed_at))::int
-            FROM pipeline_window WHERE acked_at IS NULL AND failed_at IS NULL AND lease_until >= clock_timestamp()
-            AND sealed_at < clock_timestamp() - make_interval(secs => %(late)s)
+            f"""
+            SELECT is_write_begun, count(*), extract(epoch FROM statement_timestamp() - min(sealed_at))::int
+            FROM {OPEN_WINDOWS} AS w WHERE failed_at IS NULL AND lease_until >= statement_timestamp()
+            AND sealed_at < statement_timestamp() - make_interval(secs => %(late)s)
             GROUP BY is_write_begun ORDER BY is_write_begun
             """,
             {"late": late_seconds},
@@ -418,29 +433,27 @@ def count_unclaimed_windows(*, outboxes: Sequence[str], late_seconds: float) -> 
     """
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            SELECT count(*), extract(epoch FROM clock_timestamp() - min(lease_until))::int FROM pipeline_window AS w
-            WHERE acked_at IS NULL AND lease_until < clock_timestamp() - make_interval(secs => %(late)s)
-            AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.window_id = w.id AND b.outbox <> ALL(%(outboxes)s))
+            f"""
+            SELECT count(*), extract(epoch FROM statement_timestamp() - min(lease_until))::int FROM {OPEN_WINDOWS} AS w
+            WHERE lease_until < statement_timestamp() - make_interval(secs => %(late)s) AND NOT {HAS_UNKNOWN_ROWS}
             """,
-            {"late": late_seconds, "outboxes": list(outboxes)},
+            {"late": late_seconds, "known": list(outboxes)},
         )
         windows, oldest_seconds = cursor.fetchone()
         return SlowWindows(windows, oldest_seconds) if windows else None
 
 
 def read_newest_found(*, seconds: float, limit: int) -> list[Found]:
-    """Return by what the batches of the newest windows were found: those acked in the last seconds, at most `limit`,
-    and as many of those sealed in that time that are still open."""
-    # `now()`, because no index helps with a value that may change from row to row.
+    """Return by what the batches of the newest windows were found, at most `limit`: of those acked in the last seconds,
+    and of open ones that were sealed in that time."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            (SELECT found FROM pipeline_window WHERE acked_at > now() - make_interval(secs => %(seconds)s)
-             ORDER BY acked_at DESC LIMIT %(limit)s)
-            UNION ALL
-            (SELECT found FROM pipeline_window
-             WHERE acked_at IS NULL AND sealed_at > now() - make_interval(secs => %(seconds)s) LIMIT %(limit)s)
+            SELECT found FROM (
+                SELECT found, coalesce(acked_at, sealed_at) AS at FROM pipeline_window
+                ORDER BY number DESC LIMIT %(limit)s
+            ) AS newest
+            WHERE at > statement_timestamp() - make_interval(secs => %(seconds)s)
             """,
             {"seconds": seconds, "limit": limit},
         )
@@ -459,7 +472,7 @@ class OpenWindow:
 def read_open() -> list[OpenWindow]:
     """Return every open window."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT id, rows, last_error FROM pipeline_window WHERE acked_at IS NULL ORDER BY sealed_at, id")
+        cursor.execute(f"SELECT id, rows, last_error FROM {OPEN_WINDOWS} AS w ORDER BY number")
         return [OpenWindow(id_, json.loads(rows), last_error) for id_, rows, last_error in cursor.fetchall()]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from towpath.eventlog.comparison import SIDES
+from towpath.ledger.receipts import COUNTED_RECEIPTS
 from towpath.watch.figures import COUNTED_ROWS
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def of_status(status: Status) -> str:
         *(f"! {problem}" for problem in status.problems),
     ]
     if figures.has_estimates():
-        lines.append(f"(pending rows and receipts above {COUNTED_ROWS:,} are estimates)")
+        lines.append(f"(above {COUNTED_RECEIPTS} receipts and {COUNTED_ROWS:,} pending rows, these are estimates)")
     return "\n".join(lines)
 
 

@@ -100,6 +100,8 @@ class Migration(migrations.Migration):
             name='Window',
             fields=[
                 ('id', models.UUIDField(primary_key=True, serialize=False)),
+                ('number', towpath.ledger.models.NumberField(unique=True)),
+                ('is_late', models.BooleanField(db_default=False)),
                 ('lease_token', models.UUIDField()),
                 ('lease_until', models.DateTimeField()),
                 ('attempts', models.IntegerField(default=1)),
@@ -127,8 +129,8 @@ class Migration(migrations.Migration):
             ],
             options={
                 'db_table': 'pipeline_window',
-                'indexes': [models.Index(condition=models.Q(('acked_at', None)), fields=['lease_until'], name='window_open_lease'), models.Index(fields=['acked_at'], name='window_acked'), models.Index(condition=models.Q(('acked_at__isnull', False), ('verified_at', None)), fields=['acked_at'], name='window_unverified'), models.Index(condition=models.Q(('closed_reason', ''), ('vanished__isnull', False)), fields=['acked_at'], name='window_vanished'), models.Index(condition=models.Q(('store_error', ''), _negated=True), fields=['acked_at'], name='window_store_error')],
-                'constraints': [towpath.outbox.fields.TableStorage(name='window_storage', parameters={'autovacuum_analyze_scale_factor': 0, 'autovacuum_analyze_threshold': 5000, 'autovacuum_vacuum_cost_delay': 0, 'autovacuum_vacuum_scale_factor': 0, 'autovacuum_vacuum_threshold': 2000})],
+                'indexes': [models.Index(fields=['dispatched_from'], name='window_dispatched'), models.Index(condition=models.Q(('is_late', True)), fields=['number'], name='window_late'), models.Index(condition=models.Q(('closed_reason', ''), ('vanished__isnull', False)), fields=['number'], name='window_vanished'), models.Index(condition=models.Q(('store_error', ''), _negated=True), fields=['dispatched_from'], name='window_store_error')],
+                'constraints': [towpath.outbox.fields.TableStorage(name='window_storage', parameters={'autovacuum_analyze_scale_factor': 0, 'autovacuum_analyze_threshold': 5000, 'autovacuum_vacuum_cost_delay': 0, 'autovacuum_vacuum_scale_factor': 0, 'autovacuum_vacuum_threshold': 2000, 'fillfactor': 80})],
             },
         ),
         migrations.CreateModel(
@@ -141,11 +143,12 @@ class Migration(migrations.Migration):
                 ('bytes', models.BigIntegerField()),
                 ('is_backlog', models.BooleanField(db_default=True)),
                 ('dispatched_at', models.DateTimeField()),
-                ('window', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='batches', to='towpath.window')),
+                ('window', models.ForeignKey(db_index=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='batches', to='towpath.window')),
+                ('is_late', models.BooleanField(db_default=False)),
             ],
             options={
                 'db_table': 'pipeline_batch',
-                'indexes': [models.Index(condition=models.Q(('window', None)), fields=['dispatched_at'], name='batch_unsealed')],
+                'indexes': [models.Index(condition=models.Q(('window__isnull', False)), fields=['window'], name='batch_window'), models.Index(condition=models.Q(('is_late', True)), fields=['id'], name='batch_late')],
                 'constraints': [towpath.outbox.fields.TableStorage(name='batch_storage', parameters={'autovacuum_analyze_scale_factor': 0, 'autovacuum_analyze_threshold': 5000, 'autovacuum_vacuum_cost_delay': 0, 'autovacuum_vacuum_scale_factor': 0, 'autovacuum_vacuum_threshold': 2000}, uncompressed_columns=('ids',))],
             },
         ),

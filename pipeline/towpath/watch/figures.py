@@ -1,6 +1,6 @@
 """How much is where, counted at one moment from PostgreSQL alone: it costs the same whatever has piled up.
 
-Rows and receipts are counted up to COUNTED_ROWS. Above, PostgreSQL's statistics say about how many there are.
+Rows and receipts are counted up to a limit. Above, PostgreSQL's statistics say about how many there are.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from towpath.ledger.cursors import read_last_dispatches
 from towpath.ledger.deadletters import count_dead_letters, find_oldest_undelivered
 from towpath.ledger.moment import count_or_estimate
 from towpath.ledger.receipts import (
+    COUNTED_RECEIPTS,
     UnverifiedReceipts,
     Vanished,
     count_receipts,
@@ -58,7 +59,7 @@ class LedgerFigures:
     """What the ledger says of windows, receipts, shifts and cursors; nothing, where it could not be read."""
 
     open_windows: OpenWindowCounts = field(default_factory=OpenWindowCounts)
-    #: An estimate above COUNTED_ROWS.
+    #: An estimate above COUNTED_RECEIPTS.
     receipts: int = 0
     unverified: UnverifiedReceipts = field(default_factory=UnverifiedReceipts)
     vanished: Vanished = field(default_factory=Vanished)
@@ -85,10 +86,8 @@ class Figures:
 
     def has_estimates(self) -> bool:
         """True if there was too much of something to be counted."""
-        return any(
-            count >= COUNTED_ROWS
-            for count in (self.ledger.receipts, *(outbox.pending for outbox in self.outboxes.values()))
-        )
+        is_pending_estimated = any(outbox.pending >= COUNTED_ROWS for outbox in self.outboxes.values())
+        return is_pending_estimated or self.ledger.receipts >= COUNTED_RECEIPTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,7 @@ def read_figures(parts: Parts) -> Figures:
 def _read_ledger() -> LedgerFigures:
     return LedgerFigures(
         open_windows=count_open_windows(),
-        receipts=count_receipts(counted_rows=COUNTED_ROWS),
+        receipts=count_receipts(),
         unverified=read_unverified_receipts(limit=COUNTED_ROWS),
         vanished=count_vanished(limit=COUNTED_ROWS),
         shifts=read_shifts(),
