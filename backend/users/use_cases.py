@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-import email_validator
 from django.db import IntegrityError, transaction
 from django.db.models import ProtectedError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -46,6 +45,8 @@ def _without_nul(value: str) -> str:
 
 
 def _deliverable_in_form(value: str) -> str:
+    import email_validator  # noqa: PLC0415 - a twentieth of every process's start, and workers validate nothing
+
     # The address is stored as it was typed: the check's normalised form is not used.
     email_validator.validate_email(value, check_deliverability=False, test_environment=True)
     return value
