@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,32 @@ def queue_lengths() -> dict[str, int]:
     return {queue: state.messages for queue, state in queue_states().items()}
 
 
+#: What purges, kept: to connect takes longer than to purge, and every test purges.
+_kept: list[Any] = []
+
+
 def purge_queues() -> None:
     """Empty every queue of the pipeline that exists."""
-    with _connection() as connection:
-        for queue in (name + suffix for name in QUEUES for suffix in ("", ".DQ", ".XQ")):
-            with contextlib.suppress(pika.exceptions.ChannelClosedByBroker):  # nobody has used it yet
-                connection.channel().queue_purge(queue)
+    try:
+        _purge_over_kept_connection()
+    except pika.exceptions.AMQPConnectionError:  # a test has restarted RabbitMQ meanwhile
+        _kept.clear()
+        _purge_over_kept_connection()
+
+
+def _purge_over_kept_connection() -> None:
+    if not _kept:
+        parameters = copy.copy(dramatiq.get_broker().parameters)  # type: ignore[attr-defined]
+        parameters.heartbeat = 0  # nobody would answer between two tests
+        _kept.append(pika.BlockingConnection(parameters=parameters))
+    (connection,) = _kept
+    channel = connection.channel()
+    for queue in (name + suffix for name in QUEUES for suffix in ("", ".DQ", ".XQ")):
+        try:
+            channel.queue_purge(queue)
+        except pika.exceptions.ChannelClosedByBroker:  # nobody has used it yet
+            channel = connection.channel()
+    channel.close()
 
 
 def take_messages(queue: str) -> list[dict[str, Any]]:
