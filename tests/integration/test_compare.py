@@ -11,7 +11,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from tests.clickhouse import client_of, url_of
-from tests.integration.manage import manage
+from tests.integration.manage import here, manage
 from tests.integration.rows import write_events
 from tests.integration.windows import deliver, sealed
 
@@ -113,7 +113,7 @@ def test_the_table_for_people_names_the_differences_and_shows_no_payload(store: 
     deliver(sealed(), store)
     insert(old_log, '{"secret":"hunter3"}')
 
-    result = manage("eventlog", "compare", "--with", "old.log", *DAY)
+    result = here("eventlog", "compare", "--with", "old.log", *DAY)
 
     assert result.returncode == 1, result.stderr
     assert "only in event_log: 1 row(s)\n  tested  2026-03-04T05:06:07.123456+00:00  md5 " in result.stdout
@@ -124,7 +124,7 @@ def test_the_table_for_people_names_the_differences_and_shows_no_payload(store: 
 def test_nothing_to_compare_is_no_success(old_log: Client) -> None:
     assert old_log.query("SELECT count() FROM old.log").result_rows == [(0,)]
 
-    result = manage("eventlog", "compare", "--with", "old.log", *DAY)
+    result = here("eventlog", "compare", "--with", "old.log", *DAY)
 
     assert result.returncode == 1
     assert "No events in this period: nothing was compared." in result.stdout

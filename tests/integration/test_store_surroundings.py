@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.manage import manage
+from tests.integration.manage import here
 from tests.waiting import eventually
 from towpath.conf.current import config
 from towpath.watch.doctor import examine
@@ -57,12 +57,12 @@ def test_doctor_and_a_starting_worker_name_a_view_whose_target_has_no_token_log(
 def test_a_ttl_is_a_problem_before_events_vanish(event_log: EventLog, store: Store) -> None:
     event_log.alter("MODIFY TTL toDateTime(event_date_time) + INTERVAL 1 YEAR")
     try:
-        result = manage("pipeline", "doctor")
+        result = here("pipeline", "doctor")
 
         assert result.returncode == 1
         assert "has a TTL: an event older than that vanishes" in result.stdout
         assert any("TTL" in problem for problem in store.problems())
-        migrated = manage("eventlog", "migrate")
+        migrated = here("eventlog", "migrate")
         assert (migrated.returncode, migrated.stdout) == (0, "nothing to do: every step is applied\n")
         assert "! it has a TTL" in migrated.stderr
     finally:
@@ -77,7 +77,7 @@ def test_migrate_refuses_a_foreign_table_and_says_what_to_do(event_log: EventLog
         event_log.command("CREATE TABLE event_log (event_type String) ENGINE = MergeTree ORDER BY event_type")
 
         for arguments in (("migrate",), ("migrate", "--plan"), ("migrate", "--check")):
-            result = manage("eventlog", *arguments)
+            result = here("eventlog", *arguments)
             assert result.returncode == 1
             assert "is not one that Towpath made: its partition key is empty" in result.stderr
             assert "Rename it" in result.stderr

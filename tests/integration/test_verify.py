@@ -20,7 +20,7 @@ from django.db import DatabaseError, connection
 from structlog.testing import capture_logs
 
 from tests.integration.event_log import EventLog
-from tests.integration.manage import manage
+from tests.integration.manage import here, manage
 from tests.integration.rows import create_users, write_events
 from tests.integration.stores import PassesOn
 from tests.integration.windows import deliver, dispatched, expire_leases, members, recover, sealed
@@ -119,7 +119,7 @@ def test_status_and_doctor_name_the_command_that_shows_what_differs(store: Event
     assert finding == {"is_ok": False, "detail": problem}
     python, script, *typed = re.findall(r"`([^`]+)`", problem)[0].split()
     assert (python, script) == ("python", "manage.py")
-    shown = manage(*typed)
+    shown = here(*typed)
     assert shown.returncode == 1
     assert f"window {lost.id}" in shown.stdout
 
@@ -363,7 +363,7 @@ def test_a_row_deleted_after_the_seal_is_committed_and_vanished(store: EventStor
     assert [one.difference() for one in report.vanished] == ["outbox_user: 1 vanished"]
 
     # And the command says so, and that it is a problem
-    done = manage("pipeline", "verify")
+    done = here("pipeline", "verify")
     assert done.returncode == 1
     assert f"window {window.id}" in done.stdout
     assert "outbox_user: 1 vanished" in done.stdout
@@ -410,7 +410,7 @@ def test_a_receipt_that_does_not_add_up_is_an_alarm(store: EventStore, falsified
 
     # And so does every minute's verification
     assert verified(store) == 1
-    done = manage("pipeline", "verify")
+    done = here("pipeline", "verify")
     assert done.returncode == 1
     assert f"window {receipt.id}" in done.stdout
     assert difference in done.stdout
@@ -444,7 +444,7 @@ def test_the_command_finds_a_lost_row_and_says_which_window(store: EventStore, e
     receipt = delivered(store, users=3)
     event_log.clear()
 
-    done = manage("pipeline", "verify", "--since", "2020-01-01")
+    done = here("pipeline", "verify", "--since", "2020-01-01")
 
     assert done.returncode == 1
     assert f"window {receipt.id}" in done.stdout
@@ -545,7 +545,7 @@ def alarm(store: EventStore, event_log: EventLog) -> Window:
 def test_a_person_closes_an_alarm_with_a_reason_and_that_is_an_event(store: EventStore, event_log: EventLog) -> None:
     lost = alarm(store, event_log)
 
-    done = manage("pipeline", "verify", "--close", str(lost.id), "--reason", "retention of 2023")
+    done = here("pipeline", "verify", "--close", str(lost.id), "--reason", "retention of 2023")
 
     assert done.returncode == 0
     assert f"closed: window {lost.id}: outbox_event: 0 stored of 2 (retention of 2023)" in done.stdout + done.stderr
@@ -576,11 +576,11 @@ def test_the_alarm_of_vanished_rows_is_closed_in_the_same_way(store: EventStore,
     with connection.cursor() as cursor:
         cursor.execute("DELETE FROM outbox_event WHERE id = (SELECT min(id) FROM outbox_event)")
     deliver(window, store)
-    assert manage("pipeline", "verify", "--close", str(window.id), "--reason", "too early").returncode == 1
+    assert here("pipeline", "verify", "--close", str(window.id), "--reason", "too early").returncode == 1
     assert verified(store) == 0
     assert read_status().figures.ledger.vanished.rows == 1
 
-    done = manage("pipeline", "verify", "--close", str(window.id), "--reason", "published again")
+    done = here("pipeline", "verify", "--close", str(window.id), "--reason", "published again")
 
     assert done.returncode == 0
     assert f"closed: window {window.id}: outbox_event: 1 vanished (published again)" in done.stdout + done.stderr
@@ -595,7 +595,7 @@ def test_the_alarm_of_vanished_rows_is_closed_in_the_same_way(store: EventStore,
 def test_an_alarm_is_not_closed_without_a_reason(store: EventStore, event_log: EventLog) -> None:
     lost = alarm(store, event_log)
 
-    done = manage("pipeline", "verify", "--close", str(lost.id), "--reason", " ")
+    done = here("pipeline", "verify", "--close", str(lost.id), "--reason", " ")
 
     assert done.returncode == 2
     assert "--reason" in done.stdout + done.stderr
@@ -607,7 +607,7 @@ def test_what_is_no_alarm_is_not_closed_and_nothing_beside_it(store: EventStore,
     whole = delivered(store, events=1)
     verified(store)
 
-    done = manage("pipeline", "verify", "--close", str(lost.id), str(whole.id), "--reason", "cleaned up")
+    done = here("pipeline", "verify", "--close", str(lost.id), str(whole.id), "--reason", "cleaned up")
 
     assert done.returncode == 1
     assert f"{whole.id} is not the receipt of an alarm" in done.stdout + done.stderr
