@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -65,8 +66,15 @@ def compose(environment: Mapping[str, str]) -> dict[str, Any]:
             return [put_in(child) for child in node]
         return _VARIABLE.sub(value, node) if isinstance(node, str) else node
 
-    content = put_in(yaml.safe_load(FILE.read_text()))
+    content = put_in(_parsed())
     assert isinstance(content, dict)
+    return content
+
+
+@cache
+def _parsed() -> object:
+    """The file, read once: every process of a deployment asks for its environment."""
+    content: object = yaml.safe_load(FILE.read_text())
     return content
 
 
