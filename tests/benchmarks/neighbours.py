@@ -22,7 +22,7 @@ from tests.benchmarks.traffic import in_thread, publish_backlog, publish_users
 from tests.faults.proxy import Fault, Kind, Proxy, with_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from tests.benchmarks.lab import Lab
 
@@ -42,21 +42,16 @@ def _beside_a_backlog(lab: Lab) -> list[Figure]:
     """Seconds until an event is stored: alone, beside another outbox's backlog, and just after a giant in its own."""
     events = lab.sizes.backlog_events
 
-    def slow(run: Callable[[Mapping[str, str]], float]) -> Callable[[], float]:
-        def through_a_slow_store() -> float:
-            with _slow_store(lab) as knobs:
-                return run(knobs)
-
-        return through_a_slow_store
+    def slow(backlog: int) -> float:
+        with _slow_store(lab) as proxy:
+            return _median_seconds(lab, backlog=backlog, proxy=proxy)
 
     sides = {
         "alone": lambda: _median_seconds(lab, backlog=0),
         "beside another outbox's backlog": lambda: _median_seconds(lab, backlog=events),
         "after a giant in its outbox": lambda: _median_seconds(lab, backlog=events, outbox="outbox_user"),
-        "alone, slow store": slow(lambda knobs: _median_seconds(lab, backlog=0, knobs=knobs)),
-        "beside another outbox's backlog, slow store": slow(
-            lambda knobs: _median_seconds(lab, backlog=events // 4, knobs=knobs)
-        ),
+        "alone, slow store": lambda: slow(0),
+        "beside another outbox's backlog, slow store": lambda: slow(events),
     }
     seconds = in_turns(sides, repeats=lab.sizes.repeats, say=lab.say, unit="s")
 
@@ -76,12 +71,14 @@ def _beside_a_backlog(lab: Lab) -> list[Figure]:
     ]
 
 
-def _median_seconds(
-    lab: Lab, *, backlog: int, outbox: str = "outbox_event", knobs: Mapping[str, str] | None = None
-) -> float:
-    """Publish an event now and then while the product drains a backlog of users; without one, for a few seconds."""
+def _median_seconds(lab: Lab, *, backlog: int, outbox: str = "outbox_event", proxy: Proxy | None = None) -> float:
+    """Publish an event now and then for a while, or until the product has drained a backlog of users.
+
+    A `proxy` is what it goes through to the store; it is healed when the last event is published.
+    """
     probes = Probes(outbox)
     client = lab.new_clickhouse_client()
+    knobs = {"EVENT_STORE_URL": with_port(lab.environment["EVENT_STORE_URL"], proxy.port)} if proxy else None
     with Product(lab, aggregators=DEFAULT_AGGREGATORS, knobs=knobs) as product:
         product.warm_up()
         lab.clear()
@@ -91,10 +88,12 @@ def _median_seconds(
         product.begin_shifts()
         published = 0
         until = time.monotonic() + lab.sizes.latency_seconds
-        while time.monotonic() < until if not backlog else _stored(lab) < backlog:
+        while time.monotonic() < until and (not backlog or _stored(lab) < backlog):
             probes.committed(_publish_one(outbox))
             published += 1
             time.sleep(_PAUSE_SECONDS)
+        if proxy is not None:
+            proxy.heal()
         probes.close()
         poller.join()
         product.wait_until_acked(backlog + published)
@@ -121,14 +120,13 @@ def _publish_one(outbox: str) -> int:
 
 
 @contextlib.contextmanager
-def _slow_store(lab: Lab) -> Iterator[Mapping[str, str]]:
-    """The variables of a fleet whose store takes a few thousand rows a second for each writer."""
-    url = lab.environment["EVENT_STORE_URL"]
-    port = urlsplit(url).port
+def _slow_store(lab: Lab) -> Iterator[Proxy]:
+    """On the way to the event store, as slow for each connection as a store that takes a few thousand rows a second."""
+    port = urlsplit(lab.environment["EVENT_STORE_URL"]).port
     assert port is not None
     with Proxy(port) as proxy:
         proxy.fail(Fault(kind=Kind.SLOW, bytes_per_second=_SLOW_BYTES_PER_SECOND))
-        yield {"EVENT_STORE_URL": with_port(url, proxy.port)}
+        yield proxy
 
 
 def _larger_fleet(lab: Lab) -> list[Figure]:

@@ -27,6 +27,7 @@ from towpath.conf.current import config
 from towpath.eventlog.connect import connect
 from towpath.eventlog.schema import migrate, plan
 from towpath.ledger.models import Shift
+from towpath.rabbitmq.queues import queue_states
 from towpath.watch.doctor import examine
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ def test_every_process_works_with_fewer_sessions_than_clients(
     assert answers == [[201]] * 20
     assert_delivered_within(event_log, committed=6020, seconds=WAIT_SECONDS)
 
-    # And every command answers through the pool, and has no problem to name
+    # And every command answers through the pool, and has no problem to name, once the aggregators have started
+    eventually(lambda: queue_states()["aggregate"].consumers, seconds=WAIT_SECONDS)
     with through(pgbouncer):
         for command in (
             "pipeline status",

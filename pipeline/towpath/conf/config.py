@@ -172,8 +172,7 @@ class Config:
         "whole number",
         16,
         "Dispatching pauses while more ids are between dispatch and ack than this many of the largest windows hold."
-        " Each aggregator writes `WINDOW_WRITERS` windows of a backlog: with eight or more aggregators, set three for"
-        " each.",
+        " With more than five aggregators, set three for each: two are being written, and one waits.",
         unit="windows",
         minimum=1,
     )
