@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -241,6 +242,22 @@ def test_a_window_over_many_months_is_written_whole_and_replayed_whole(store: Ev
 def write_without_ack(store: EventStore, window: SealedWindow) -> None:
     """What an owner leaves that died, or lost the answer, after its insert."""
     assert deliver(window, LosesAnswers(store)) is Delivery.POSTPONED
+
+
+def test_every_owner_has_the_rows_in_one_order_whatever_order_the_ledger_names_the_outboxes_in() -> None:
+    """A window is cut at places among its rows, each part under a token of its own."""
+    create_users(2)
+    write_events(["{}"] * 2)
+    window = sealed()
+    expire_leases()
+    claimed = claim_expired()
+    assert claimed is not None
+    turned = replace(claimed, rows=dict(reversed([*claimed.rows.items()])))
+
+    orders = [load(owned, environment="test", max_bytes=None).lines() for owned in (window, claimed, turned)]
+
+    assert orders[0] == orders[1] == orders[2]
+    assert len(orders[0]) == 4
 
 
 def test_a_row_of_20_mib_is_delivered_alone_in_its_window(store: EventStore, event_log: EventLog, knobs: Knobs) -> None:

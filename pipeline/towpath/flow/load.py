@@ -130,7 +130,8 @@ def load(window: SealedWindow, *, environment: str, max_bytes: int | None) -> Lo
     counts: dict[str, int] = {}
     locked: set[Identity] = set()
     try:
-        for name in window.rows:
+        # In one order, whoever asks: a window is cut at places among its rows, and every owner must cut it at the same.
+        for name in sorted(window.rows):
             outbox = outboxes[window.renamed.get(name, name)]
             try:
                 counts[name] = _copy(_rows_sql(outbox, name, environment, window.id), buffer)
