@@ -25,8 +25,9 @@ def aggregate(*, batch: int, outbox: str, ids: list[int], bytes: int) -> None:  
     process.aggregate(batch, outbox=outbox, rows=len(ids), payload_bytes=bytes, is_backlog=False)
 
 
-# dramatiq takes the lower priority first: fetched messages of a backlog wait for a thread, fresh ones get the next.
-@dramatiq.actor(queue_name=AGGREGATE_BACKLOG, priority=1, max_retries=0)
+# Without a priority: few messages of a backlog are fetched, and those must not wait for a thread as long as fresh ones
+# come.
+@dramatiq.actor(queue_name=AGGREGATE_BACKLOG, max_retries=0)
 def aggregate_backlog(*, batch: int, outbox: str, ids: list[int], bytes: int) -> None:  # noqa: A002 - the message's words
     """As `aggregate`, for a batch of a backlog."""
     process.aggregate(batch, outbox=outbox, rows=len(ids), payload_bytes=bytes, is_backlog=True)
