@@ -181,9 +181,7 @@ NOT_FLAT_YET = frozenset(
         "ledger.cursors.create",
         "ledger.cursors.read_last_dispatches",
         "ledger.cursors.seen",
-        "ledger.deadletters.find_oldest_undelivered",
         "ledger.names.find_unknown",
-        "ledger.stranded.count",
         "watch.figures.read_figures",
     }
 )

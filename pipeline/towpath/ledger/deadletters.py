@@ -75,21 +75,6 @@ def count_dead_letters() -> dict[str, int]:
         return dict(cursor.fetchall())
 
 
-def find_oldest_undelivered(outbox: str) -> int | None:
-    """Return the id of the oldest row of the outbox that is not a dead letter; None if there is none."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"""
-            SELECT id FROM {connection.ops.quote_name(outbox)} AS o
-            WHERE NOT EXISTS (SELECT FROM pipeline_deadletter AS d WHERE d.outbox = %(outbox)s AND d.row_id = o.id)
-            ORDER BY xid, id LIMIT 1
-            """,
-            {"outbox": outbox},
-        )
-        found = cursor.fetchone()
-        return None if found is None else int(found[0])
-
-
 def largest_dead_ids() -> dict[str, int]:
     """Return the largest row id of a dead letter, by outbox."""
     with connection.cursor() as cursor:

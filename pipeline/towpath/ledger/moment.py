@@ -43,19 +43,22 @@ def one_moment(*, by_index: bool = True) -> Iterator[CursorWrapper]:
             transaction.set_rollback(True)
 
 
+def estimate(table: str) -> int:
+    """Return about how many rows a table has, by PostgreSQL's statistics. `table` is quoted."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_stat_get_live_tuples(%(table)s::regclass)", {"table": table})
+        return int(cursor.fetchone()[0])
+
+
 def count_or_estimate(table: str, *, first_rows: str, counted_rows: int) -> int:
     """Return how many rows `first_rows` selects: counted up to `counted_rows`, and above, PostgreSQL's estimate of all
     rows of the table."""
     with connection.cursor() as cursor:
         cursor.execute(
-            f"""
-            SELECT (SELECT count(*) FROM ({first_rows} LIMIT %(counted_rows)s) AS counted),
-                   pg_stat_get_live_tuples(%(table)s::regclass)
-            """,
-            {"counted_rows": counted_rows, "table": table},
+            f"SELECT count(*) FROM ({first_rows} LIMIT %(counted_rows)s) AS counted", {"counted_rows": counted_rows}
         )
-        counted, estimated = cursor.fetchone()
-    return int(counted if counted < counted_rows else max(counted, estimated))
+        counted = int(cursor.fetchone()[0])
+    return counted if counted < counted_rows else max(counted, estimate(table))
 
 
 #: Statements of a look that take longer than a person waits, all together, are given up.

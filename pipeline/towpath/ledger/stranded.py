@@ -25,12 +25,15 @@ if TYPE_CHECKING:
 _ROOM_FOR_A_HASH = "SET LOCAL work_mem = '64MB';"
 
 
-def count(model: type[Outbox], seen: Snapshot, *, most: int) -> tuple[int, int | None]:
-    """How many rows a cursor that has seen this will never see, `most` at most; and the id of the first."""
+def count(model: type[Outbox], seen: Snapshot, *, most: int, before: int | None = None) -> tuple[int, int | None]:
+    """How many rows a cursor that has seen this will never see, `most` at most; and the id of the first.
+
+    With `before`, of the transactions that the cursor has passed, only those below are looked at.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             f"{_ROOM_FOR_A_HASH} SELECT count(*), (array_agg(id))[1] FROM ({_rows_sql(model)}) AS stranded",
-            _parameters(model, seen, limit=most),
+            _parameters(model, seen, limit=most, before=before),
         )
         rows, first = cursor.fetchone()
     return rows, first
@@ -101,12 +104,21 @@ SELECT id FROM (
 ORDER BY xid, id LIMIT %(limit)s"""
 
 
-def _parameters(model: type[Outbox], seen: Snapshot, *, limit: int) -> dict[str, Any]:
+def count_dead_rows(outbox: str) -> int:
+    """About how many dead rows vacuum has left in the outbox, by PostgreSQL's statistics."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_stat_get_dead_tuples(%(table)s::regclass)", {"table": connection.ops.quote_name(outbox)}
+        )
+        return int(cursor.fetchone()[0])
+
+
+def _parameters(model: type[Outbox], seen: Snapshot, *, limit: int, before: int | None = None) -> dict[str, Any]:
     ranges = list(passed(seen))
     return {
         "outbox": model.outbox_name(),
         "after_xids": [str(after.xid) for after, _ in ranges],
         "after_ids": [after.id for after, _ in ranges],
-        "before_xids": [str(before) for _, before in ranges],
+        "before_xids": [str(end if before is None else min(end, before)) for _, end in ranges],
         "limit": limit,
     }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from towpath.eventlog.comparison import SIDES
 from towpath.ledger.receipts import COUNTED_RECEIPTS
 from towpath.watch.figures import COUNTED_ROWS
+from towpath.watch.stranded import is_looked_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +34,11 @@ def of_status(status: Status) -> str:
         ),
         *(f"{name} shift: alive {shift.alive_seconds_ago:.0f} s ago" for name, shift in figures.ledger.shifts.items()),
         *(f"! {problem}" for problem in status.problems),
+    ]
+    lines += [
+        f"({name} has {outbox.dead_rows:,} dead rows: whether rows are never dispatched is looked for after vacuum)"
+        for name, outbox in figures.outboxes.items()
+        if not is_looked_for(outbox)
     ]
     if figures.has_estimates():
         lines.append(f"(above {COUNTED_RECEIPTS} receipts and {COUNTED_ROWS:,} pending rows, these are estimates)")

@@ -15,8 +15,9 @@ from django.utils import timezone
 
 from towpath.ledger.batches import BatchCounts, count_batches
 from towpath.ledger.cursors import read_last_dispatches
-from towpath.ledger.deadletters import count_dead_letters, find_oldest_undelivered
-from towpath.ledger.moment import count_or_estimate
+from towpath.ledger.deadletters import count_dead_letters
+from towpath.ledger.moment import estimate
+from towpath.ledger.pending import OldestBatch, PendingRows, read_oldest_batches, read_pending
 from towpath.ledger.receipts import (
     COUNTED_RECEIPTS,
     UnverifiedReceipts,
@@ -26,6 +27,7 @@ from towpath.ledger.receipts import (
     read_unverified_receipts,
 )
 from towpath.ledger.shifts import ShiftState, read_shifts
+from towpath.ledger.stranded import count_dead_rows
 from towpath.ledger.windows import OpenWindowCounts, count_open_windows
 from towpath.outbox.models import all_outboxes
 from towpath.watch.vacuum import Holder, find_holders
@@ -45,13 +47,15 @@ class OutboxFigures:
     """The undelivered rows of one outbox: `pending` in no batch yet, `in_flight` in one, or dead letters.
 
     `pending` is an estimate where there are more than COUNTED_ROWS. `oldest_age_seconds` is that of the oldest event
-    that is not a dead letter, by the event's own time; None without one, or where it could not be read.
+    that is not a dead letter, by the event's own time; None without one, or where it could not be read. `dead_rows` are
+    about how many delivered rows vacuum has not removed yet.
     """
 
     pending: int
     in_flight: int
     dead_letters: int
     oldest_age_seconds: float | None = None
+    dead_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,7 @@ class _UnderWay:
     """What the rows of an outbox are in, other than the outbox."""
 
     batches: BatchCounts
+    oldest: Mapping[str, OldestBatch]
     dead_letters: Mapping[str, int]
 
 
@@ -123,36 +128,39 @@ def _read_ledger() -> LedgerFigures:
 
 
 def _read_under_way() -> _UnderWay:
-    return _UnderWay(count_batches(), count_dead_letters())
+    return _UnderWay(count_batches(), read_oldest_batches(), count_dead_letters())
 
 
 def _read_outboxes(parts: Parts, under_way: _UnderWay) -> dict[str, OutboxFigures]:
     found: dict[str, OutboxFigures] = {}
     for name, model in all_outboxes().items():
-        rows = parts.read(name, partial(_count_rows, name))
-        if rows is None:
+        pending = parts.read(name, partial(read_pending, model, counted_rows=COUNTED_ROWS))
+        if pending is None:
             continue
         in_flight = under_way.batches.rows.get(name, 0)
         dead_letters = under_way.dead_letters.get(name, 0)
-        # An estimate may be too low.
-        found[name] = OutboxFigures(max(0, rows - in_flight - dead_letters), in_flight, dead_letters)
+        rows = pending.rows
+        if rows >= COUNTED_ROWS:
+            rows = max(rows, estimate(connection.ops.quote_name(name)) - in_flight - dead_letters)
+        found[name] = OutboxFigures(rows, in_flight, dead_letters, dead_rows=count_dead_rows(name))
         # In a part of its own: the time of a lean outbox's event is in another table.
-        age = parts.read(f"the age of the oldest event of {name}", partial(_oldest_age_seconds, model))
+        age = parts.read(
+            f"the age of the oldest event of {name}",
+            partial(_oldest_age_seconds, model, pending, under_way.oldest.get(name)),
+        )
         found[name] = replace(found[name], oldest_age_seconds=age)
     return found
 
 
-def _count_rows(outbox: str) -> int:
-    table = connection.ops.quote_name(outbox)
-    return count_or_estimate(table, first_rows=f"SELECT FROM {table} ORDER BY id", counted_rows=COUNTED_ROWS)
-
-
-def _oldest_age_seconds(model: type[Outbox]) -> float | None:
+def _oldest_age_seconds(model: type[Outbox], pending: PendingRows, batch: OldestBatch | None) -> float | None:
     """By the event's own time: a row does not record when it was committed."""
-    oldest_id = find_oldest_undelivered(model.outbox_name())
-    if oldest_id is None:
-        return None
-    # In a second look: joined with what a lean row points to, the planner may choose to sort all of it first.
-    rows = model._base_manager.using(connection.alias).filter(id=oldest_id)
-    oldest: datetime | None = rows.values_list(model.event_columns()["event_date_time"], flat=True).first()
-    return None if oldest is None else round(max(0.0, (timezone.now() - oldest).total_seconds()), 3)
+    ids = [*pending.first_ids, *(batch.first_ids if batch else ())]
+    # By their ids alone: joined with what a lean row points to, the planner may choose to sort all rows first.
+    rows = model._base_manager.using(connection.alias).filter(id__in=ids)
+    times = dict(rows.values_list("id", model.event_columns()["event_date_time"]))
+    found = [times[row_id] for row_id in pending.first_ids if row_id in times]
+    if batch is not None:
+        # If somebody has deleted its first rows, it is at least as old as the batch.
+        found.append(next((times[row_id] for row_id in batch.first_ids if row_id in times), batch.dispatched_at))
+    ages = [(timezone.now() - at).total_seconds() for at in found if at is not None]
+    return round(max(0.0, *ages), 3) if ages else None

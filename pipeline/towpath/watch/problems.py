@@ -53,7 +53,7 @@ def find_problems(parts: Parts, figures: Figures) -> list[Problem]:
     for name, model in all_outboxes().items():
         if name in figures.outboxes:
             what = f"whether rows of {name} are never dispatched"
-            found += parts.read(what, partial(_of_outbox, model)) or []
+            found += parts.read(what, partial(_of_outbox, model, figures)) or []
     found += parts.read("what hides rows", _of_role) or []
     found += parts.read("names that no outbox class has", _of_unknown_names) or []
     found += [Problem("unread", text) for text in parts.unread]
@@ -105,8 +105,8 @@ def _of_ledger(figures: Figures) -> list[Problem]:
     return [Problem(kind, text) for kind, texts in found.items() for text in texts]
 
 
-def _of_outbox(model: type[Outbox]) -> list[Problem]:
-    return [Problem("outbox", text) for text in stranded.problems(model)]
+def _of_outbox(model: type[Outbox], figures: Figures) -> list[Problem]:
+    return [Problem("outbox", text) for text in stranded.problems(model, figures)]
 
 
 def _of_role() -> list[Problem]:

@@ -9,22 +9,44 @@ from django.db.models import TextField
 from django.db.models.functions import Cast
 
 from towpath.ledger import cursors, stranded
+from towpath.ledger.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from towpath.outbox.models import Outbox
+    from towpath.watch.figures import Figures, OutboxFigures
 
 #: Counted up to here, so that a look costs the same with ten rows and with ten million.
 _MOST_COUNTED = 10_000
 
 
-def problems(model: type[Outbox]) -> Iterator[str]:
-    """What is wrong with rows of the outbox. For a transaction in which all is of one snapshot."""
+#: Dead rows are passed over one by one. So many are few: then all rows are looked at.
+_FEW_DEAD = 1_000
+#: As many as vacuum waits for. With more of them than that, rows are looked for after it.
+_MOST_DEAD = 20_000
+
+
+def is_looked_for(outbox: OutboxFigures) -> bool:
+    """True if stranded rows are looked for; False while there are so many dead rows that vacuum has to come first."""
+    return outbox.dead_rows <= _MOST_DEAD
+
+
+def problems(model: type[Outbox], figures: Figures) -> Iterator[str]:
+    """What is wrong with rows of the outbox. For a transaction in which all is of one snapshot.
+
+    With more than a few dead rows, those are left out that came after the oldest transaction that holds back vacuum:
+    vacuum has removed no dead row of these, and most others.
+    """
+    outbox = figures.outboxes[model.outbox_name()]
     seen = cursors.seen(model.outbox_name(), is_locked=False)
-    if seen is None:
+    if seen is None or not is_looked_for(outbox):
         return
-    rows, first = stranded.count(model, seen, most=_MOST_COUNTED)
+    before = None
+    if outbox.dead_rows > _FEW_DEAD:
+        oldest = max((holder.transactions for holder in figures.holders or ()), default=0)
+        before = Snapshot.parse(cursors.current_snapshot()).xmax - oldest
+    rows, first = stranded.count(model, seen, most=_MOST_COUNTED, before=before)
     if rows:
         count = f"{rows:,} or more" if rows >= _MOST_COUNTED else f"{rows:,}"
         yield (
