@@ -55,7 +55,7 @@ _NAMES = ", ".join(column.name for column in ROW_COLUMNS)
 _STORE = f"""
 WITH forgotten AS (
     DELETE FROM {TABLE}_token WHERE (token, month) IN (
-        SELECT token, month FROM {TABLE}_token WHERE written_at < clock_timestamp() - interval '{_TOKEN_DAYS} days'
+        SELECT token, month FROM {TABLE}_token WHERE written_at < statement_timestamp() - interval '{_TOKEN_DAYS} days'
         ORDER BY written_at LIMIT 2 FOR UPDATE SKIP LOCKED
     )
 ), fresh AS (
