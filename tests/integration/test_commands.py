@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 
 import dramatiq
 import pika
+import psycopg2
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connection, transaction
 
 from backend.users.models import OutboxUser, User
 from deploy.local import postgres
+from tests.administering import administer
 from tests.faults.proxy import Fault, Kind, Proxy, with_port
 from tests.integration.event_log import EventLog
 from tests.integration.manage import here, manage
@@ -401,3 +404,22 @@ def test_the_status_ends_in_time_while_postgresql_hangs(services: Services) -> N
     assert "PostgreSQL does not answer" in done.stderr
     assert "Traceback" not in done.stderr
     assert time.monotonic() - began < 40
+
+
+def test_the_doctor_finds_a_role_that_is_running_out_of_connections(services: Services) -> None:
+    detail = doctor()[1]["connections"]["detail"]
+    assert re.fullmatch(r"\d+ of 197 in use \(max_connections\)", detail)
+    administer(services.postgres.superuser_url, "ALTER ROLE towpath CONNECTION LIMIT 21")
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(15):
+                stack.enter_context(contextlib.closing(psycopg2.connect(services.postgres.url)))
+            code, findings = doctor()
+    finally:
+        administer(services.postgres.superuser_url, "ALTER ROLE towpath CONNECTION LIMIT -1")
+
+    assert code == 1
+    assert not findings["connections"]["is_ok"]
+    assert (
+        "of 21 connections are in use (the connection limit of the role towpath)" in findings["connections"]["detail"]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ from django.db import connection
 from tests.integration.rows import write_events
 from tests.integration.test_commands import doctor
 from towpath.ledger.models import Batch
+from towpath.watch import tables
 from towpath.watch.tables import problems
 
 if TYPE_CHECKING:
@@ -82,3 +84,26 @@ def test_ids_that_are_given_again_while_they_are_under_way_are_named() -> None:
     run(problem.partition(": ")[2])
     assert [*problems()] == []
     assert write_events(["{}"]) == [row_id + 1]
+
+
+def test_an_index_that_a_backlog_has_left_behind_is_named_and_rebuilt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_LARGE_INDEX_BYTES", 1_000_000)
+    write_events(["{}"] * 50_000)
+    run("DELETE FROM outbox_event")
+    run("VACUUM outbox_event")
+
+    primary_key, by_xid = sorted(problems(), key=lambda problem: "_pkey" not in problem)
+
+    assert primary_key.startswith("outbox_event_pkey is nearly empty, and has ")
+    for problem in (primary_key, by_xid):
+        (command,) = re.findall(r"REINDEX INDEX CONCURRENTLY \w+", problem)
+        run(command)
+    assert [*problems()] == []
+
+
+def test_an_index_as_large_as_its_rows_need_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_LARGE_INDEX_BYTES", 1_000_000)
+    write_events(["{}"] * 50_000)
+    run("ANALYZE outbox_event")
+
+    assert [*problems()] == []

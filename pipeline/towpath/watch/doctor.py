@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from towpath.ledger.receipts import read_store_errors
 from towpath.rabbitmq import queues
 from towpath.telemetry.secrets import without_secrets
 from towpath.watch import tables, vacuum
+from towpath.watch.connections import Fleet, connection_problems, is_pooled, read_limits
 from towpath.watch.database import (
     hiding_problems,
     limit_problems,
@@ -53,6 +55,7 @@ def examine(config: Config) -> list[Finding]:
     looks: dict[str, Callable[[], Iterator[Finding]]] = {
         "PostgreSQL": _postgresql,
         "ledger": _ledger,
+        "connections": partial(_connections, config),
         "RabbitMQ": _rabbitmq,
         "RabbitMQ settings": _rabbitmq_settings,
         "event store": partial(_event_store, config),
@@ -177,6 +180,23 @@ def _visibility() -> Iterator[Finding]:
         *meddling_problems(),
     ]
     yield _finding("PostgreSQL role", problems, "sees every event, and has time to read it")
+
+
+def _connections(config: Config) -> Iterator[Finding]:
+    """Of PostgreSQL. Without RabbitMQ, which knows the fleet, those that are in use now."""
+    fleet = None
+    with contextlib.suppress(BrokerUnreachable):
+        states = queues.queue_states()
+        fleet = Fleet(states["dispatch"].consumers, states["aggregate"].consumers)
+    try:
+        limits, is_shared = read_limits(), is_pooled()
+    except (DatabaseError, InterfaceError) as error:
+        if database_errors.is_outage(error):
+            return  # another check says so
+        raise
+    problems = connection_problems(limits, None if is_shared else fleet, writers=config.window_writers)
+    shown = ", ".join(f"{limit.used} of {limit.most} in use ({limit.name})" for limit in limits)
+    yield _finding("connections", [*problems], shown)
 
 
 def _rabbitmq() -> Iterator[Finding]:

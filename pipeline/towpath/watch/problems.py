@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from towpath.ledger.moment import Parts
     from towpath.ledger.receipts import UnverifiedReceipts, Vanished
     from towpath.outbox.models import Outbox
-    from towpath.watch.figures import Figures
+    from towpath.watch.figures import Figures, OutboxFigures
 
 Kind = Literal[
     "unread",  # could not be read in time
@@ -50,10 +50,11 @@ def find_problems(parts: Parts, figures: Figures) -> list[Problem]:
     found = [*_of_figures(figures)]
     if figures.is_ledger_read:
         found += parts.read("what stands still", partial(_of_ledger, figures)) or []
+    held_from = stranded.first_held(figures)
     for name, model in all_outboxes().items():
-        if name in figures.outboxes:
+        if outbox := figures.outboxes.get(name):
             what = f"whether rows of {name} are never dispatched"
-            found += parts.read(what, partial(_of_outbox, model, figures)) or []
+            found += parts.read(what, partial(_of_outbox, model, outbox, held_from)) or []
     found += parts.read("what hides rows", _of_role) or []
     found += parts.read("names that no outbox class has", _of_unknown_names) or []
     found += [Problem("unread", text) for text in parts.unread]
@@ -105,8 +106,8 @@ def _of_ledger(figures: Figures) -> list[Problem]:
     return [Problem(kind, text) for kind, texts in found.items() for text in texts]
 
 
-def _of_outbox(model: type[Outbox], figures: Figures) -> list[Problem]:
-    return [Problem("outbox", text) for text in stranded.problems(model, figures)]
+def _of_outbox(model: type[Outbox], outbox: OutboxFigures, held_from: int) -> list[Problem]:
+    return [Problem("outbox", text) for text in stranded.problems(model, outbox, held_from=held_from)]
 
 
 def _of_role() -> list[Problem]:

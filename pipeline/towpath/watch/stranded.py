@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 #: Counted up to here, so that a look costs the same with ten rows and with ten million.
 _MOST_COUNTED = 10_000
 
-
 #: Dead rows are passed over one by one. So many are few: then all rows are looked at.
 _FEW_DEAD = 1_000
 #: As many as vacuum waits for. With more of them than that, rows are looked for after it.
@@ -32,20 +31,21 @@ def is_looked_for(outbox: OutboxFigures) -> bool:
     return outbox.dead_rows <= _MOST_DEAD
 
 
-def problems(model: type[Outbox], figures: Figures) -> Iterator[str]:
+def first_held(figures: Figures) -> int:
+    """Return the oldest transaction whose rows somebody may still look into. Vacuum removes what died before it."""
+    oldest = max((holder.transactions for holder in figures.holders or ()), default=0)
+    return Snapshot.parse(cursors.current_snapshot()).xmax - oldest
+
+
+def problems(model: type[Outbox], outbox: OutboxFigures, *, held_from: int) -> Iterator[str]:
     """What is wrong with rows of the outbox. For a transaction in which all is of one snapshot.
 
-    With more than a few dead rows, those are left out that came after the oldest transaction that holds back vacuum:
-    vacuum has removed no dead row of these, and most others.
+    With more than a few dead rows, those of transactions from `held_from` on are left out.
     """
-    outbox = figures.outboxes[model.outbox_name()]
     seen = cursors.seen(model.outbox_name(), is_locked=False)
     if seen is None or not is_looked_for(outbox):
         return
-    before = None
-    if outbox.dead_rows > _FEW_DEAD:
-        oldest = max((holder.transactions for holder in figures.holders or ()), default=0)
-        before = Snapshot.parse(cursors.current_snapshot()).xmax - oldest
+    before = held_from if outbox.dead_rows > _FEW_DEAD else None
     rows, first = stranded.count(model, seen, most=_MOST_COUNTED, before=before)
     if rows:
         count = f"{rows:,} or more" if rows >= _MOST_COUNTED else f"{rows:,}"

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+#: A smaller index is not worth a repair: vacuum reads all of an index each time it comes.
+_LARGE_INDEX_BYTES = 1 << 30
+#: The index on (xid, id) levels off at so many bytes for each row that waits or has died since the last vacuum.
+_BYTES_OF_A_ROW = 64
+#: An index of several times as much has been made by a backlog of the past, and is nearly empty.
+_TIMES_TOO_LARGE = 4
+
+
 def problems() -> Iterator[str]:
     """What is wrong with a table, and the statement that repairs it."""
     outboxes = list(all_outboxes())
@@ -30,10 +38,18 @@ def problems() -> Iterator[str]:
         (_INDEX, outboxes),
         (_POINTED_TO, outboxes),
         (_SEQUENCE, outboxes),
+        (_LARGE_INDEX, outboxes),
     ):
         with connection.cursor() as cursor:
             cursor.execute(
-                f"WITH ours AS ({_OURS}) {sql}", {"tables": tables, "holders": [*held], "held": [*held.values()]}
+                f"WITH ours AS ({_OURS}) {sql}",
+                {
+                    "tables": tables,
+                    "holders": [*held],
+                    "held": [*held.values()],
+                    "large": _LARGE_INDEX_BYTES,
+                    "of_a_row": _BYTES_OF_A_ROW * _TIMES_TOO_LARGE,
+                },
             )
             found = cursor.fetchall()
         yield from (text for (text,) in found)
@@ -90,4 +106,12 @@ FROM (
     CROSS JOIN LATERAL (SELECT pg_get_serial_sequence(quote_ident(o.relname), 'id') AS sequence) AS s
     WHERE s.sequence IS NOT NULL
 ) AS sequences WHERE is_known AND coalesce(last, 0) < held ORDER BY 1
+"""
+_LARGE_INDEX = """
+SELECT format('%%s is nearly empty, and has %%s that vacuum reads each time. REINDEX INDEX CONCURRENTLY %%s'
+              ' (docs/runbook.md, How to make an outbox smaller)', i.indexrelid::regclass, pg_size_pretty(size),
+              i.indexrelid::regclass)
+FROM ours AS o JOIN pg_index AS i ON i.indrelid = o.oid, pg_relation_size(i.indexrelid) AS size
+WHERE size > %(large)s
+  AND size > %(of_a_row)s * (pg_stat_get_live_tuples(o.oid) + pg_stat_get_dead_tuples(o.oid)) ORDER BY 1
 """

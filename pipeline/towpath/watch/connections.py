@@ -1,0 +1,90 @@
+"""Connections to PostgreSQL: how many are in use, how many the fleet takes, and how many there may be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from django.db import connection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Fuller than that, the next update of the fleet may find no room: old and new processes run side by side for a while.
+_FULL = 0.8
+#: Of a dispatcher: its two shifts, verification, and a thread for ticks.
+_OF_A_DISPATCHER = 4
+#: Of an aggregator, beside its writers: the thread that seals and renews leases.
+_OF_AN_AGGREGATOR = 1
+
+_REMEDY = (
+    "Raise it, or put PgBouncer in transaction mode before PostgreSQL (docs/deployment.md, PgBouncer); docs/scale.md"
+    " has the arithmetic"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How many connections may be open of a server, a database or a role, and how many are."""
+
+    #: The setting, as a person would look for it.
+    name: str
+    most: int
+    used: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Worker processes that run now, as RabbitMQ sees them."""
+
+    dispatchers: int
+    aggregators: int
+
+
+def read_limits() -> list[Limit]:
+    """Return every limit that holds for this role, without what is reserved for superusers."""
+    with connection.cursor() as cursor:
+        # reserved_connections came with PostgreSQL 16.
+        cursor.execute(
+            """
+            SELECT 'max_connections', setting::int - (
+                SELECT sum(setting::int) FROM pg_settings
+                WHERE name IN ('superuser_reserved_connections', 'reserved_connections')
+            ), (SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL)
+            FROM pg_settings WHERE name = 'max_connections'
+            UNION ALL
+            SELECT format('the connection limit of the database %s', datname), datconnlimit,
+                   (SELECT count(*) FROM pg_stat_activity AS a WHERE a.datname = d.datname)
+            FROM pg_database AS d WHERE datname = current_database() AND datconnlimit >= 0
+            UNION ALL
+            SELECT format('the connection limit of the role %s', rolname), rolconnlimit,
+                   (SELECT count(*) FROM pg_stat_activity AS a WHERE a.usename = r.rolname)
+            FROM pg_roles AS r WHERE rolname = session_user AND rolconnlimit >= 0
+            """
+        )
+        return [Limit(*row) for row in cursor.fetchall()]
+
+
+def is_pooled() -> bool:
+    """True if a pooler is in between: then processes do not have a connection to PostgreSQL each."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        return bool(cursor.fetchone()[0] != connection.connection.info.backend_pid)
+
+
+def most_of(fleet: Fleet, *, writers: int) -> int:
+    """Return how many connections the fleet's worker processes take when all are at work."""
+    return fleet.dispatchers * _OF_A_DISPATCHER + fleet.aggregators * (writers + _OF_AN_AGGREGATOR)
+
+
+def connection_problems(limits: list[Limit], fleet: Fleet | None, *, writers: int) -> Iterator[str]:
+    """Limits that are nearly reached, or that this fleet would reach. Without a fleet, only the first."""
+    for limit in limits:
+        needed = 0 if fleet is None else most_of(fleet, writers=writers)
+        if limit.used > _FULL * limit.most:
+            yield f"{limit.used} of {limit.most} connections are in use ({limit.name}). {_REMEDY}"
+        elif fleet is not None and needed > _FULL * limit.most:
+            yield (
+                f"{fleet.aggregators} aggregator(s) with WINDOW_WRITERS={writers} and {fleet.dispatchers} dispatcher(s)"
+                f" take up to {needed} connections, of {limit.most} for everybody ({limit.name}). {_REMEDY}"
+            )
