@@ -179,10 +179,7 @@ NOT_FLAT_YET = frozenset(
     {
         "flow.load.load",
         "ledger.cursors.create",
-        "ledger.cursors.read_last_dispatches",
-        "ledger.cursors.seen",
         "ledger.names.find_unknown",
-        "watch.figures.read_figures",
     }
 )
 
