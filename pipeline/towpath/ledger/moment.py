@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from django.db import OperationalError, connection, transaction
 
 from towpath.ledger import database_errors
+from towpath.ledger.marks import INDEX_PROBES_ONLY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from django.db.backends.utils import CursorWrapper
 
 T = TypeVar("T")
-
-_BY_INDEX = """
-SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off;
-SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"""
 
 
 @contextlib.contextmanager
@@ -38,7 +35,7 @@ def one_moment(*, by_index: bool = True) -> Iterator[CursorWrapper]:
                 raw.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         with connection.cursor() as cursor:
             if by_index:
-                cursor.execute(_BY_INDEX)
+                cursor.execute(INDEX_PROBES_ONLY)
             yield cursor
         if is_inside:
             # With the savepoint ends what was set for its time, and the transaction goes on with its own settings.

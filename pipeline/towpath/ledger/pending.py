@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import connection
 
-from towpath.ledger.batches import INDEX_PROBES_ONLY
+from towpath.ledger.batches import BATCHES
 from towpath.ledger.cursors import NOT_HELD, seen
+from towpath.ledger.marks import INDEX_PROBES_ONLY
 from towpath.ledger.snapshot import Position, Snapshot, unseen
 from towpath.ledger.versions import newest
 
@@ -153,11 +154,10 @@ def read_oldest_batches() -> dict[str, OldestBatch]:
     """Return the oldest batch of each outbox that has any. Back-pressure bounds them, so all are read."""
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            SELECT b.outbox, b.ids[1:%(first)s], b.dispatched_at
-            FROM (
-                SELECT DISTINCT ON (outbox) id FROM pipeline_batch ORDER BY outbox, dispatched_at, id
-            ) AS oldest JOIN pipeline_batch AS b USING (id)
+            f"""{INDEX_PROBES_ONLY}
+            SELECT outbox, ids[1:%(first)s], dispatched_at FROM pipeline_batch WHERE id = ANY(ARRAY(
+                SELECT DISTINCT ON (outbox) id FROM {BATCHES} AS b ORDER BY outbox, dispatched_at, id
+            ))
             """,
             {"first": _FIRST_IDS},
         )

@@ -43,12 +43,12 @@ def read_ages() -> Sequence[Age]:
             ) AS asked
             CROSS JOIN LATERAL (
                 SELECT verified_at, age(w.xmin) AS transactions FROM (
-                    SELECT xmin, verified_at, closed_reason, acked_at FROM pipeline_window
-                    WHERE acked_at < asked.time ORDER BY acked_at DESC LIMIT %(receipts)s
+                    SELECT xmin, dispatched_from, verified_at, closed_reason, is_late FROM pipeline_window
+                    WHERE dispatched_from < asked.time ORDER BY dispatched_from DESC LIMIT %(receipts)s
                 ) AS w
-                -- Closing an alarm writes the receipt again, at a time that is not recorded.
-                WHERE verified_at < asked.time AND closed_reason = ''
-                ORDER BY acked_at DESC LIMIT 1
+                -- Of others, the row was written again after that: a closed alarm, say, at a time that is not recorded.
+                WHERE verified_at < asked.time AND closed_reason = '' AND NOT is_late
+                ORDER BY dispatched_from DESC LIMIT 1
             ) AS receipt
             ORDER BY seconds
             """,
