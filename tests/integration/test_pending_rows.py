@@ -187,6 +187,7 @@ def test_status_and_gauges_cost_the_same_before_during_and_after_a_drain(
         look("backlog")
         for _ in range(_DELIVERED // 5_000):
             dispatcher.look()
+        look("in flight")
         _deliver_by_force(sent)
         look("draining")
         dispatch_all(dispatcher)
@@ -194,9 +195,11 @@ def test_status_and_gauges_cost_the_same_before_during_and_after_a_drain(
         look("drained")
         assert shown() == (0, 0)
 
-    read = {when: _of(pages.totals, when) for when in ("empty", "backlog", "draining", "drained")}
+    read = {when: _of(pages.totals, when) for when in ("empty", "backlog", "in flight", "draining", "drained")}
     assert sum(read["drained"].values()) <= 1.5 * sum(read["empty"].values()), read
     assert sum(read["draining"].values()) <= 1.5 * sum(read["backlog"].values()), read
+    # And the batches, which back-pressure bounds.
+    assert sum(read["in flight"].values()) <= 2 * sum(read["backlog"].values()), read
 
 
 def _of(totals: Mapping[str, int], when: str) -> dict[str, int]:

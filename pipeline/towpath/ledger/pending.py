@@ -162,3 +162,17 @@ def read_oldest_batches() -> dict[str, OldestBatch]:
             {"first": _FIRST_IDS},
         )
         return {outbox: OldestBatch(ids, dispatched_at) for outbox, ids, dispatched_at in cursor.fetchall()}
+
+
+def first_transaction_in_flight(outbox: str) -> int | None:
+    """Return the transaction of the first row of the oldest batch; None if there is none, or its rows are gone."""
+    oldest = read_oldest_batches().get(outbox)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""{INDEX_PROBES_ONLY}
+            SELECT xid::text FROM {connection.ops.quote_name(outbox)} WHERE id = ANY(%(ids)s) ORDER BY xid LIMIT 1
+            """,
+            {"ids": [] if oldest is None else list(oldest.first_ids)},
+        )
+        found = cursor.fetchone()
+    return None if found is None else int(found[0])

@@ -8,7 +8,7 @@ from django.db import connection
 from django.db.models import TextField
 from django.db.models.functions import Cast
 
-from towpath.ledger import cursors, stranded
+from towpath.ledger import cursors, pending, stranded
 from towpath.ledger.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 #: Counted up to here, so that a look costs the same with ten rows and with ten million.
 _MOST_COUNTED = 10_000
 
-#: Dead rows are passed over one by one. So many are few: then all rows are looked at.
-_FEW_DEAD = 1_000
+#: Dead rows, and rows in flight, are passed over one by one. So many are few: then all rows are looked at.
+_FEW = 1_000
 #: As many as vacuum waits for. With more of them than that, rows are looked for after it.
 _MOST_DEAD = 20_000
 
@@ -40,13 +40,16 @@ def first_held(figures: Figures) -> int:
 def problems(model: type[Outbox], outbox: OutboxFigures, *, held_from: int) -> Iterator[str]:
     """What is wrong with rows of the outbox. For a transaction in which all is of one snapshot.
 
-    With more than a few dead rows, those of transactions from `held_from` on are left out.
+    Of more than a few dead rows, those of transactions from `held_from` on are left out, because vacuum has not been
+    past them; of more than a few rows in flight, those from the oldest of these on.
     """
     seen = cursors.seen(model.outbox_name(), is_locked=False)
     if seen is None or not is_looked_for(outbox):
         return
-    before = held_from if outbox.dead_rows > _FEW_DEAD else None
-    rows, first = stranded.count(model, seen, most=_MOST_COUNTED, before=before)
+    ends = [held_from] if outbox.dead_rows > _FEW else []
+    if outbox.in_flight > _FEW and (in_flight_from := pending.first_transaction_in_flight(model.outbox_name())):
+        ends.append(in_flight_from)
+    rows, first = stranded.count(model, seen, most=_MOST_COUNTED, before=min(ends, default=None))
     if rows:
         count = f"{rows:,} or more" if rows >= _MOST_COUNTED else f"{rows:,}"
         yield (
