@@ -9,14 +9,14 @@ from towpath.watch.connections import Fleet, Limit, connection_problems, most_of
 _SERVER = Limit("max_connections", 97, 20)
 
 
-def test_an_aggregator_takes_one_connection_more_than_it_has_writers() -> None:
-    assert most_of(Fleet(dispatchers=2, aggregators=30), writers=2) == 2 * 4 + 30 * 3
+def test_an_aggregator_takes_two_connections_more_than_it_has_writers() -> None:
+    assert most_of(Fleet(dispatchers=2, aggregators=30), writers=2) == 2 * 4 + 30 * 4
 
 
 @pytest.mark.parametrize(
     ("limit", "fleet"),
     [
-        (_SERVER, Fleet(dispatchers=1, aggregators=20)),
+        (_SERVER, Fleet(dispatchers=1, aggregators=18)),
         (_SERVER, None),
         (Limit("max_connections", 97, 77), None),
     ],
@@ -29,7 +29,7 @@ def test_a_fleet_is_named_that_would_fill_the_server() -> None:
     (problem,) = connection_problems([_SERVER], Fleet(dispatchers=1, aggregators=30), writers=2)
 
     assert problem.startswith(
-        "30 aggregator(s) with WINDOW_WRITERS=2 and 1 dispatcher(s) take up to 94 connections, of 97"
+        "30 aggregator(s) with WINDOW_WRITERS=2 and 1 dispatcher(s) take up to 124 connections, of 97"
     )
     assert "PgBouncer" in problem
     assert "docs/scale.md" in problem

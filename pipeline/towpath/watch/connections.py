@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 _FULL = 0.8
 #: Of a dispatcher: its two shifts, verification, and a thread for ticks.
 _OF_A_DISPATCHER = 4
-#: Of an aggregator, beside its writers: the thread that seals and renews leases.
-_OF_AN_AGGREGATOR = 1
+#: Of an aggregator, beside its writers: the spare writer, and the thread that renews leases.
+_OF_AN_AGGREGATOR = 2
 
 _REMEDY = (
     "Raise it, or put PgBouncer in transaction mode before PostgreSQL (docs/deployment.md, PgBouncer); docs/scale.md"
