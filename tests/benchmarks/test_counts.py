@@ -177,7 +177,6 @@ WINDOWS = 2_000
 #: What still reads more and more. Whoever makes one of them flat takes it off the list.
 NOT_FLAT_YET = frozenset(
     {
-        "flow.load.load",
         "ledger.cursors.create",
         "ledger.names.find_unknown",
     }

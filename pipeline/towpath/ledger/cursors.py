@@ -15,7 +15,7 @@ from towpath.ledger.batches import BATCHES, BatchMessage
 from towpath.ledger.marks import INDEX_PROBES_ONLY, INSERTING_BATCHES
 from towpath.ledger.snapshot import Position, Snapshot, unseen
 from towpath.ledger.versions import newest, newest_of_each
-from towpath.outbox.fields import RowLimits
+from towpath.outbox.fields import RowLimits, TransactionIndex
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -121,8 +121,8 @@ def news(outboxes: Collection[str]) -> list[News]:
     # Two probes of the index of each outbox, of which the first that finds a row is the last.
     probes = "\n".join(
         f"""
-        WHEN %({parameter})s THEN EXISTS (SELECT FROM {_table(name)} AS o WHERE o.xid >= c.next_xid)
-                               OR EXISTS (SELECT FROM {_table(name)} AS o WHERE o.xid = ANY (c.open_xids))"""
+        WHEN %({parameter})s THEN EXISTS (SELECT FROM {by_xid(name)} AS o WHERE o.xid >= c.next_xid)
+                               OR EXISTS (SELECT FROM {by_xid(name)} AS o WHERE o.xid = ANY (c.open_xids))"""
         for parameter, name in names.items()
     )
     with connection.cursor() as cursor:
@@ -213,7 +213,7 @@ def take_page(
 
 
 def _page_sql(model: type[Outbox]) -> str:
-    table = _table(model.outbox_name())
+    rows = by_xid(model.outbox_name())
     payload_bytes = f"octet_length(o.{connection.ops.quote_name(model.payload_column)})" if model.payload_column else 0
     not_held = f"(NOT %(is_rewound)s OR {NOT_HELD})"
     return f"""{INSERTING_BATCHES}
@@ -229,7 +229,7 @@ page AS MATERIALIZED (
         -- Of transactions that were open when the cursor last looked, and are not any more.
         SELECT found.* FROM unnest(%(open_xids)s::xid8[], %(open_ids)s::bigint[]) AS open (xid, id)
         CROSS JOIN LATERAL (
-            SELECT o.xid, o.id, {payload_bytes} AS bytes FROM {table} AS o
+            SELECT o.xid, o.id, {payload_bytes} AS bytes FROM {rows} AS o
             WHERE o.xid = open.xid AND o.id > open.id AND {not_held}
             ORDER BY o.id LIMIT %(max_rows)s
         ) AS found
@@ -237,7 +237,7 @@ page AS MATERIALIZED (
         UNION ALL
         -- Of transactions that have begun since.
         (
-            SELECT o.xid, o.id, {payload_bytes} AS bytes FROM {table} AS o
+            SELECT o.xid, o.id, {payload_bytes} AS bytes FROM {rows} AS o
             WHERE (o.xid, o.id) > (%(tail_xid)s::xid8, %(tail_id)s::bigint)
               AND o.xid < (SELECT pg_snapshot_xmax(snapshot) FROM target)
               AND pg_visible_in_snapshot(o.xid, (SELECT snapshot FROM target)) AND {not_held}
@@ -347,6 +347,11 @@ def is_within_limits(model: type[Outbox]) -> str:
     limits = [one for one in model._meta.constraints if isinstance(one, RowLimits)]
     # As in a constraint: unknown, because a column is NULL, is no breach.
     return f"({' AND '.join(condition for one in limits for condition in one.conditions) or 'true'}) IS NOT FALSE"
+
+
+def by_xid(outbox: str) -> str:
+    """SQL: the rows of an outbox, for a condition on `xid`. Without this, its index is not for it."""
+    return f"(SELECT * FROM {_table(outbox)} WHERE {TransactionIndex.IN_INDEX})"
 
 
 def _table(outbox: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import connection
 
 from towpath.ledger.batches import BATCHES
-from towpath.ledger.cursors import NOT_HELD, seen
+from towpath.ledger.cursors import NOT_HELD, by_xid, seen
 from towpath.ledger.marks import INDEX_PROBES_ONLY
 from towpath.ledger.snapshot import Position, Snapshot, unseen
 from towpath.ledger.versions import newest
@@ -110,7 +110,7 @@ def _stretches(pieces: Sequence[_Piece]) -> dict[str, Any]:
 
 
 def _pending_sql(outbox: str) -> str:
-    table = connection.ops.quote_name(outbox)
+    rows = by_xid(outbox)
     not_held = f"(NOT %(is_all)s OR {NOT_HELD})"
     stretches = {
         name: f"""unnest(%({name}_pieces)s::int[], %({name}_xids)s::xid8[], %({name}_ids)s::bigint[],
@@ -123,14 +123,14 @@ WITH pending AS MATERIALIZED (
     SELECT * FROM (
         SELECT piece, found.* FROM {stretches["open"]}
         CROSS JOIN LATERAL (
-            SELECT o.xid, o.id FROM {table} AS o WHERE o.xid = given.xid AND o.id > given.id AND {not_held}
+            SELECT o.xid, o.id FROM {rows} AS o WHERE o.xid = given.xid AND o.id > given.id AND {not_held}
             ORDER BY o.id LIMIT %(limit)s
         ) AS found
         WHERE pg_visible_in_snapshot(given.xid, until)
         UNION ALL
         SELECT piece, found.* FROM {stretches["tail"]}
         CROSS JOIN LATERAL (
-            SELECT o.xid, o.id FROM {table} AS o
+            SELECT o.xid, o.id FROM {rows} AS o
             WHERE (o.xid, o.id) > (given.xid, given.id) AND o.xid < pg_snapshot_xmax(until)
               AND pg_visible_in_snapshot(o.xid, until) AND {not_held}
             ORDER BY o.xid, o.id LIMIT %(limit)s

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import connection
 
 from towpath.ledger import deadletters
-from towpath.ledger.cursors import NOT_HELD, is_within_limits
+from towpath.ledger.cursors import NOT_HELD, by_xid, is_within_limits
 from towpath.ledger.snapshot import passed
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def dispatch_again(model: type[Outbox], ids: Sequence[int]) -> int:
 
 
 def _rows_sql(model: type[Outbox]) -> str:
-    table = connection.ops.quote_name(model.outbox_name())
+    rows = by_xid(model.outbox_name())
     return f"""
 SELECT id FROM (
     -- Of transactions that the cursor has passed: as ranges of the index, so that those that wait, a million of them
@@ -87,7 +87,7 @@ SELECT id FROM (
     SELECT found.id, found.xid FROM unnest(%(after_xids)s::xid8[], %(after_ids)s::bigint[], %(before_xids)s::xid8[])
         AS passed (after_xid, after_id, before_xid)
     CROSS JOIN LATERAL (
-        SELECT o.id, o.xid FROM {table} AS o
+        SELECT o.id, o.xid FROM {rows} AS o
         WHERE (o.xid, o.id) > (passed.after_xid, passed.after_id) AND o.xid < passed.before_xid AND {NOT_HELD}
         ORDER BY o.xid, o.id LIMIT %(limit)s
     ) AS found
@@ -95,7 +95,7 @@ SELECT id FROM (
     -- Of transactions to come: a row that a snapshot shows is of a transaction below its xmax. What lies above has a
     -- false xid, but for rows of this very transaction.
     (
-        SELECT o.id, o.xid FROM {table} AS o
+        SELECT o.id, o.xid FROM {rows} AS o
         WHERE o.xid >= pg_snapshot_xmax(pg_current_snapshot())
           AND o.xid IS DISTINCT FROM pg_current_xact_id_if_assigned() AND {NOT_HELD}
         ORDER BY o.xid, o.id LIMIT %(limit)s

@@ -92,7 +92,7 @@ class Migration(migrations.Migration):
                 'verbose_name': 'undelivered event',
                 'db_table': 'outbox_event',
                 'abstract': False,
-                'indexes': [models.Index(fields=['xid', 'id'], name='outbox_even_xid_f07688_idx')],
+                'indexes': [towpath.outbox.fields.TransactionIndex(fields=['xid', 'id'], name='outbox_even_xid_f07688_idx')],
                 'constraints': [towpath.outbox.fields.TableStorage(lz4_columns=('event_context',), name='towpath_outboxevent_storage', parameters={'autovacuum_analyze_scale_factor': 0, 'autovacuum_analyze_threshold': 100000, 'autovacuum_vacuum_cost_delay': 0, 'autovacuum_vacuum_insert_scale_factor': 0, 'autovacuum_vacuum_insert_threshold': 100000, 'autovacuum_vacuum_scale_factor': 0, 'autovacuum_vacuum_threshold': 20000, 'toast.autovacuum_vacuum_cost_delay': 0, 'toast.autovacuum_vacuum_insert_scale_factor': 0, 'toast.autovacuum_vacuum_insert_threshold': 100000, 'toast.autovacuum_vacuum_scale_factor': 0, 'toast.autovacuum_vacuum_threshold': 20000, 'toast.vacuum_truncate': 'off', 'vacuum_truncate': 'off'}), towpath.outbox.fields.RowLimits(conditions=('id > 0', 'pg_column_size(bound) <= 67108864', "event_date_time >= timestamptz '1900-01-01 00:00:00+00:00'", "event_date_time < timestamptz '2300-01-01 00:00:00+00:00'", 'metadata_version >= 0', 'octet_length(event_context) <= 67108864'), name='towpath_outboxevent_limits')],
             },
         ),

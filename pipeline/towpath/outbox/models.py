@@ -20,7 +20,7 @@ from django.db.models.signals import post_save, pre_save
 from towpath.outbox.context import bound
 from towpath.outbox.errors import OnlyInserts
 from towpath.outbox.event import EARLIEST, TOO_LATE, Event
-from towpath.outbox.fields import RowLimits, TableStorage, Xid8Field
+from towpath.outbox.fields import RowLimits, TableStorage, TransactionIndex, Xid8Field
 from towpath.outbox.insert import (
     ROWS_PER_STATEMENT,
     has_ordinary_values,
@@ -208,7 +208,7 @@ class Outbox(models.Model, metaclass=OutboxBase):
     class Meta:
         abstract = True
         # Without a name: Django makes one of the table's, which is unique and short enough for any class.
-        indexes = (models.Index(fields=["xid", "id"]),)
+        indexes = (TransactionIndex(fields=["xid", "id"]),)
         constraints = (
             TableStorage(name="%(app_label)s_%(class)s_storage", parameters=_QUEUE_STORAGE),
             RowLimits(name="%(app_label)s_%(class)s_limits", conditions=_LIMITS),

@@ -82,9 +82,10 @@ WHERE pg_get_expr(d.adbin, d.adrelid) IS DISTINCT FROM 'pg_current_xact_id()' OR
 """
 _INDEX = """
 SELECT format('%%1$s has no valid index on (xid, id): each look of the dispatcher reads all of it.'
-              ' CREATE INDEX CONCURRENTLY ON %%1$I (xid, id)', o.relname)
+              ' CREATE INDEX CONCURRENTLY ON %%1$I (xid, id) WHERE xid >= ''0''', o.relname)
 FROM ours AS o WHERE NOT EXISTS (
-    SELECT FROM pg_index AS i WHERE i.indrelid = o.oid AND i.indisvalid AND i.indpred IS NULL
+    SELECT FROM pg_index AS i WHERE i.indrelid = o.oid AND i.indisvalid
+    AND coalesce(pg_get_expr(i.indpred, i.indrelid), '') IN ('', '(xid >= ''0''::xid8)')
     AND pg_get_indexdef(i.indexrelid, 1, true) = 'xid' AND pg_get_indexdef(i.indexrelid, 2, true) = 'id'
 ) ORDER BY 1
 """
