@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from django.db import connection
 
-from tests.integration.test_new_outbox import Shop, ask, shop
+from tests.integration.test_new_outbox import Shop, ask, migrations, shop
 from towpath.ledger.models import Batch, Cursor, DeadLetter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["shop"]
+__all__ = ["migrations", "shop"]
 
 TABLE = "shop_outboxofsubscriptionsthatcametoanend"
 

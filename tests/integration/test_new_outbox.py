@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -88,7 +89,12 @@ class Shop:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.environment = {"DJANGO_SETTINGS_MODULE": "shop_settings", "PYTHONPATH": str(folder)}
+        self.environment = {
+            "DJANGO_SETTINGS_MODULE": "shop_settings",
+            "PYTHONPATH": str(folder),
+            # A module that a test writes again within the second would be taken for the one that is compiled.
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
         self.manage = partial(manage, **self.environment)
 
     def must(self, *arguments: str) -> str:
@@ -97,16 +103,35 @@ class Shop:
         return done.stdout
 
 
+@pytest.fixture(scope="session")
+def migrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What makemigrations makes of the application."""
+    folder = tmp_path_factory.mktemp("shop")
+    written(folder).must("makemigrations", "shop")
+    return folder / "shop" / "migrations"
+
+
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    for name, text in _FILES.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(textwrap.dedent(text))
-    shop = Shop(tmp_path)
-    shop.must("makemigrations", "shop")
+def new_shop(tmp_path: Path) -> Shop:
+    """The application as it was typed: without migrations, and without a table."""
+    return written(tmp_path)
+
+
+@pytest.fixture
+def shop(tmp_path: Path, migrations: Path) -> Iterator[Shop]:
+    """The application, migrated."""
+    shop = written(tmp_path)
+    shutil.copytree(migrations, tmp_path / "shop" / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
     shop.must("migrate", "shop")
     yield shop
     shop.must("migrate", "shop", "zero", "--skip-checks")
+
+
+def written(folder: Path) -> Shop:
+    for name, text in _FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(textwrap.dedent(text))
+    return Shop(folder)
 
 
 def ask(sql: str, *values: str) -> list[tuple[Any, ...]]:
@@ -144,29 +169,29 @@ def test_a_new_outbox_is_migrated_found_and_delivered(shop: Shop, workers: Worke
     eventually(lambda: ask(f"SELECT count(*) FROM {_LEAN}, {_FROZEN}") == [(0,)], seconds=_WAIT_SECONDS)
 
 
-def test_the_registry_of_a_new_application_is_written_beside_its_code(shop: Shop) -> None:
-    missing = shop.manage("eventlog", "events", "--check")
+def test_the_registry_of_a_new_application_is_written_beside_its_code(new_shop: Shop) -> None:
+    missing = new_shop.manage("eventlog", "events", "--check")
     assert missing.returncode == 1
     assert "manage.py eventlog events --write" in missing.stderr
 
-    shop.must("eventlog", "events", "--write")
+    new_shop.must("eventlog", "events", "--write")
 
-    written = json.loads((shop.folder / "shop" / "events.schema.json").read_text())
+    written = json.loads((new_shop.folder / "shop" / "events.schema.json").read_text())
     assert {type_: list(versions) for type_, versions in written.items()} == {
         "customer_came": ["1"],
         "subscription_ended": ["2"],
     }
-    shop.must("eventlog", "events", "--check")
-    lines = [line.split()[:3] for line in shop.must("eventlog", "events").splitlines()]
+    new_shop.must("eventlog", "events", "--check")
+    lines = [line.split()[:3] for line in new_shop.must("eventlog", "events").splitlines()]
     assert ["subscription_ended", "2", _FROZEN] in lines
 
 
-def test_an_outbox_that_would_lose_events_stops_manage_py_with_a_hint(shop: Shop) -> None:
-    models = shop.folder / "shop" / "models.py"
+def test_an_outbox_that_would_lose_events_stops_manage_py_with_a_hint(new_shop: Shop) -> None:
+    models = new_shop.folder / "shop" / "models.py"
     models.write_text(models.read_text().replace("models.PROTECT", "models.CASCADE"))
 
     for command in (("check",), ("migrate",), ("makemigrations", "shop")):
-        refused = shop.manage(*command)
+        refused = new_shop.manage(*command)
         assert refused.returncode == 1
         assert "outbox.E005" in refused.stderr
         assert "on_delete=models.PROTECT" in refused.stderr

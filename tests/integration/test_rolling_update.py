@@ -13,7 +13,7 @@ import pytest
 from deploy.local.process import PROJECT
 from tests.integration.event_log import EventLog
 from tests.integration.rows import undelivered, write_events
-from tests.integration.test_new_outbox import _FROZEN, _LEAN, _PUBLISH, Shop, ask, shop
+from tests.integration.test_new_outbox import _FROZEN, _LEAN, _PUBLISH, Shop, ask, migrations, shop
 from tests.integration.workers import QUICK, Workers
 from tests.waiting import eventually
 from towpath.ledger.models import Batch
@@ -21,7 +21,7 @@ from towpath.ledger.models import Batch
 if TYPE_CHECKING:
     from tests.services import Services
 
-__all__ = ["shop"]
+__all__ = ["migrations", "shop"]
 
 _WAIT_SECONDS = 90
 
