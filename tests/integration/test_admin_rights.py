@@ -11,7 +11,7 @@ from towpath.outbox.models import Outbox
 
 def test_nobody_adds_changes_or_deletes_undelivered_events_or_the_ledger() -> None:
     request = RequestFactory().get("/admin/")
-    request.user = User.objects.create_superuser("root@example.com", "secret", first_name="R", last_name="R")
+    request.user = User.objects.create_superuser("root@example.com", first_name="R", last_name="R")
     evidence = {
         model: site
         for model, site in admin.site._registry.items()

@@ -51,7 +51,7 @@ def bound_by_step() -> dict[str, dict[str, str] | None]:
 def test_a_request_s_actor_id_and_address_are_columns_of_its_events(store: EventStore, event_log: EventLog) -> None:
     # Given somebody who is signed in, a lean event of theirs, and a frozen one that is bound to nothing
     client = Client(REMOTE_ADDR="2001:db8::7")
-    root = User.objects.create_superuser("root@example.com", "secret", first_name="R", last_name="R")
+    root = User.objects.create_superuser("root@example.com", first_name="R", last_name="R")
     client.force_login(root)
     OutboxEvent.objects.all().delete()  # the sign-in
     note("alone")

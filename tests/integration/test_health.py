@@ -53,7 +53,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def staff_client() -> Client:
     client = Client()
-    client.force_login(User.objects.create_superuser("root@example.com", "secret", first_name="R", last_name="R"))
+    client.force_login(User.objects.create_superuser("root@example.com", first_name="R", last_name="R"))
     return client
 
 

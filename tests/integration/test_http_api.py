@@ -53,7 +53,7 @@ def test_a_body_that_does_not_say_that_it_is_json_is_not_read(content_type: str,
     """Which is what a page of another site can send: a form, a beacon, a request without a question before it."""
     client, path = Client(), "/api/users"
     if method == "patch":
-        root = User.objects.create_superuser("root@example.com", "secret", first_name="R", last_name="R")
+        root = User.objects.create_superuser("root@example.com", first_name="R", last_name="R")
         client.force_login(root)
         path += f"/{root.pk}"
 

@@ -30,7 +30,7 @@ PAGES = (
 @pytest.fixture
 def admin() -> Client:
     client = Client()
-    client.force_login(User.objects.create_superuser("root@example.com", "secret", first_name="R", last_name="R"))
+    client.force_login(User.objects.create_superuser("root@example.com", first_name="R", last_name="R"))
     return client
 
 

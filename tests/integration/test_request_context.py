@@ -173,7 +173,7 @@ def ada() -> User:
 
 @pytest.fixture
 def root() -> User:
-    return User.objects.create_superuser("root@example.com", "secret", first_name="root", last_name="R")
+    return User.objects.create_superuser("root@example.com", first_name="root", last_name="R")
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def post(body: object) -> Any:
 @pytest.fixture
 def admin() -> Client:
     client = Client()
-    client.force_login(User.objects.create_superuser("root@example.com", "secret", first_name="R", last_name="R"))
+    client.force_login(User.objects.create_superuser("root@example.com", first_name="R", last_name="R"))
     return client
 
 
@@ -223,7 +223,7 @@ def test_changing_and_deleting_takes_a_session_with_the_permission(bob: User) ->
 
 def test_changing_takes_a_csrf_token_where_there_is_a_session(bob: User) -> None:
     client = Client(enforce_csrf_checks=True)
-    client.force_login(User.objects.create_superuser("root@example.com", "secret", first_name="R", last_name="R"))
+    client.force_login(User.objects.create_superuser("root@example.com", first_name="R", last_name="R"))
 
     assert patch(client, bob, {"first_name": "Robert"}).status_code == 403
     assert published() == []
