@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=models.Model)
 
 #: Small tables that change all the time: vacuumed after a few thousand changes, whatever their size.
-_LEDGER_STORAGE = {
+_VACUUM = {
     "autovacuum_vacuum_scale_factor": 0,
     "autovacuum_vacuum_threshold": 2000,
     "autovacuum_vacuum_cost_delay": 0,
-    "autovacuum_analyze_scale_factor": 0,
-    "autovacuum_analyze_threshold": 5000,
 }
+_LEDGER_STORAGE = {**_VACUUM, "autovacuum_analyze_scale_factor": 0, "autovacuum_analyze_threshold": 5000}
+
+#: Runs empty like an outbox, and so keeps its pages like one, with those of the lists of ids: giving them back takes an
+#: exclusive lock.
+_QUEUE = {**_VACUUM, "vacuum_truncate": "off"}
+_BATCH_STORAGE = {**_LEDGER_STORAGE, **_QUEUE, **{f"toast.{name}": value for name, value in _QUEUE.items()}}
 
 
 class _OnDefault(models.Manager[M]):
@@ -182,7 +186,7 @@ class Batch(models.Model):
             models.Index(fields=["id"], name="batch_late", condition=Q(is_late=True)),
         )
         # Compressing the lists took half of what dispatch costs PostgreSQL, to save two bytes of WAL per id.
-        constraints = (TableStorage(name="batch_storage", parameters=_LEDGER_STORAGE, uncompressed_columns=("ids",)),)
+        constraints = (TableStorage(name="batch_storage", parameters=_BATCH_STORAGE, uncompressed_columns=("ids",)),)
 
 
 class Mark(models.Model):

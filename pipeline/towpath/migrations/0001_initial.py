@@ -149,7 +149,7 @@ class Migration(migrations.Migration):
             options={
                 'db_table': 'pipeline_batch',
                 'indexes': [models.Index(condition=models.Q(('window__isnull', False)), fields=['window'], name='batch_window'), models.Index(condition=models.Q(('is_late', True)), fields=['id'], name='batch_late')],
-                'constraints': [towpath.outbox.fields.TableStorage(name='batch_storage', parameters={'autovacuum_analyze_scale_factor': 0, 'autovacuum_analyze_threshold': 5000, 'autovacuum_vacuum_cost_delay': 0, 'autovacuum_vacuum_scale_factor': 0, 'autovacuum_vacuum_threshold': 2000}, uncompressed_columns=('ids',))],
+                'constraints': [towpath.outbox.fields.TableStorage(name='batch_storage', parameters={'autovacuum_analyze_scale_factor': 0, 'autovacuum_analyze_threshold': 5000, 'autovacuum_vacuum_cost_delay': 0, 'autovacuum_vacuum_scale_factor': 0, 'autovacuum_vacuum_threshold': 2000, 'toast.autovacuum_vacuum_cost_delay': 0, 'toast.autovacuum_vacuum_scale_factor': 0, 'toast.autovacuum_vacuum_threshold': 2000, 'toast.vacuum_truncate': 'off', 'vacuum_truncate': 'off'}, uncompressed_columns=('ids',))],
             },
         ),
     ]
