@@ -31,6 +31,9 @@ INDEX_PROBES_ONLY = """
 SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off;
 SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"""
 
+#: What that sets.
+PLANNER_SETTINGS = ["enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"]
+
 #: Of advisory locks, PostgreSQL knows nothing but two numbers. The first says that they are Towpath's ("towp"), the
 #: second is the table, so that two schemas of one database do not wait for each other.
 _LOCK = "(1953462128, '{table}'::regclass::oid::int)"

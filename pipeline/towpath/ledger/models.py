@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import DEFAULT_DB_ALIAS, models
-from django.db.models import Q
+from django.db.models import Q, Value
+from django.db.models.expressions import DatabaseDefault
 
 from towpath.outbox.fields import AnyField, TableStorage, Xid8Field
 
@@ -53,6 +54,10 @@ class NumberField(AnyField):
     """A number that PostgreSQL gives each row, as to a primary key: which Django has alone."""
 
     description = "PostgreSQL identity (bigint)"
+
+    def get_default(self) -> DatabaseDefault:
+        # Without one, Django inserts an empty text.
+        return DatabaseDefault(Value(None), output_field=self)
 
     def db_type(self, connection: BaseDatabaseWrapper) -> str:  # noqa: ARG002 - Django's signature
         return "bigint"

@@ -10,10 +10,10 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from django.db import OperationalError, connection, transaction
+from django.db import DatabaseError, OperationalError, connection, transaction
 
 from towpath.ledger import database_errors
-from towpath.ledger.marks import INDEX_PROBES_ONLY
+from towpath.ledger.marks import INDEX_PROBES_ONLY, PLANNER_SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,6 +40,31 @@ def one_moment(*, by_index: bool = True) -> Iterator[CursorWrapper]:
         if is_inside:
             # With the savepoint ends what was set for its time, and the transaction goes on with its own settings.
             transaction.set_rollback(True)
+
+
+@contextlib.contextmanager
+def planner_as_it_was() -> Iterator[None]:
+    """What the ledger tells the planner inside, it takes back at the end. Elsewhere than in somebody's transaction, it
+    ends with each message, and nothing is done here."""
+    if not connection.in_atomic_block and connection.get_autocommit():
+        yield
+        return
+    before: dict[str, str] = {}
+    # A transaction that has failed answers nothing, and is rolled back with its settings.
+    with contextlib.suppress(DatabaseError), connection.cursor() as cursor:
+        cursor.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%(names)s)", {"names": PLANNER_SETTINGS})
+        before = dict(cursor.fetchall())
+    try:
+        yield
+    finally:
+        with contextlib.suppress(DatabaseError), connection.cursor() as cursor:
+            cursor.execute(
+                """
+                SELECT set_config(name, setting, true)
+                FROM unnest(%(names)s::text[], %(settings)s::text[]) AS before (name, setting)
+                """,
+                {"names": list(before), "settings": list(before.values())},
+            )
 
 
 def estimate(table: str) -> int:

@@ -23,6 +23,7 @@ from towpath.flow.recover import recover
 from towpath.flow.verify import close, verify_receipts
 from towpath.ledger import database_errors, names
 from towpath.ledger.deadletters import Letter
+from towpath.ledger.moment import planner_as_it_was
 from towpath.management import tables
 from towpath.management.answers import nothing_but_the_answer
 from towpath.management.arguments import moment
@@ -82,7 +83,7 @@ class Command(BaseCommand):
             parser_of_what.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        with nothing_but_the_answer(self):
+        with nothing_but_the_answer(self), planner_as_it_was():
             self._handle(options)
 
     def _handle(self, options: dict[str, Any]) -> None:
