@@ -75,7 +75,7 @@ class PathCounts:
 def count_path(*, log: Path, store: EventStore, clickhouse: Client, events: int, window_rows: int) -> PathCounts:
     """Carry `events` users in windows of `window_rows` and count. Everything must be empty before."""
     dispatched = Dispatched()
-    dispatcher = make_dispatcher(all_outboxes(), enqueue=dispatched, in_flight_rows=events, window_rows=window_rows)
+    dispatcher = make_dispatcher(all_outboxes(), enqueue=dispatched, in_flight_rows=2 * events, window_rows=window_rows)
     publish_users(window_rows)
     while not dispatched.batches:  # the first look may only end the pages of the run before
         dispatcher.look()

@@ -175,7 +175,7 @@ def _outboxes(lab: Lab) -> list[Figure]:
 def _milliseconds_per_window(lab: Lab, rows: int) -> float:
     """Dispatch, seal, load, write and ack of `rows` rows, a window of a thousand at a time."""
     dispatched = Dispatched()
-    dispatcher = make_dispatcher(all_outboxes(), enqueue=dispatched, in_flight_rows=rows, window_rows=_WINDOW_ROWS)
+    dispatcher = make_dispatcher(all_outboxes(), enqueue=dispatched, in_flight_rows=2 * rows, window_rows=_WINDOW_ROWS)
     began = time.perf_counter()
     # More than once where the last turn's page was full: the first look only finds that there is nothing after it.
     while sum(len(batch.ids) for batch in dispatched.batches) < rows:

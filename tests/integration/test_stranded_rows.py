@@ -219,7 +219,7 @@ def test_an_unfinished_look_strands_nothing(state: str, monkeypatch: pytest.Monk
         assert dispatcher.look()
     else:
         change = {
-            "rewound": "UPDATE pipeline_cursor SET seen = '1:1:', is_rewound = true",
+            "rewound": "UPDATE pipeline_cursor SET seen = '1:1:', is_rewound = true, runs = '[]'",
             "another cluster": "UPDATE pipeline_cursor SET cluster = 'another', seen = '1000000000:1000000000:'",
             "no cursor": "DELETE FROM pipeline_cursor",
         }

@@ -62,6 +62,8 @@ def ledger(
     )
     monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 3)
     monkeypatch.setattr("towpath.ledger.marks.PASSED", 1)
+    # Two rows of an outbox are new: three are too many, and with four there is a run.
+    monkeypatch.setattr("towpath.flow.dispatch._KEPT_FOR_NEW", 250)
     monkeypatch.setattr("towpath.telemetry.failpoints.reach", stand_still)
     # A pause before the next try that outlasts the test, and no thread that renews leases meanwhile.
     monkeypatch.setattr("towpath.flow.pause.random", types.SimpleNamespace(uniform=lambda *_: _FOREVER_SECONDS))

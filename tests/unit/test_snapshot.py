@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from towpath.ledger.snapshot import Position, Snapshot, Stretches, unseen
+from towpath.ledger.snapshot import Position, Run, Snapshot, Stretches, passed, unseen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,28 +51,43 @@ class Database:
         return Snapshot(min(in_progress, default=xmax), xmax, in_progress)
 
 
+#: Runs of a dispatcher, at most: few, so that it often has no room for another.
+MOST_RUNS = 2
+
+
 @dataclass
 class Dispatcher:
-    """Pages through what `unseen` says, as the SQL of pipeline/towpath/flow/dispatch.py does."""
+    """Takes what is new, and pages through its runs, as `take_new` and `take_page` of ledger/cursors.py do."""
 
     seen: Snapshot = EVERYTHING_UNSEEN
-    target: Snapshot | None = None
-    page: Position | None = None
+    runs: list[Run] = field(default_factory=list)
     found: list[Position] = field(default_factory=list)
     arithmetic: Arithmetic = unseen
 
     def look(self, database: Database, *, max_rows: int) -> None:
-        target = self.target or database.snapshot()
-        stretches = self.arithmetic(self.seen, self.page)
-        rows = sorted(
-            (row for row in database.committed if target.shows(row.xid) and is_in(stretches, row)),
-            key=lambda row: (row.xid, row.id),
-        )[:max_rows]
+        first = self.runs[:1]
+        new = Run(self.seen, database.snapshot(), None, is_rewound=False)
+        rows = self._rows(database, new)
+        if len(rows) <= max_rows:
+            self.found += rows
+            self.seen = new.target
+        elif len(self.runs) < MOST_RUNS:
+            # Beside a run, nothing is taken of what is too much.
+            self.runs += self._take(new, [] if first else rows[:max_rows])
+            self.seen = new.target
+        for run in first:
+            rows = self._rows(database, run)
+            left = self._take(run, rows[:max_rows])
+            self.runs = self.runs[1:] + (left if len(rows) > max_rows else [])
+
+    def _rows(self, database: Database, run: Run) -> list[Position]:
+        stretches = self.arithmetic(run.seen, run.page)
+        return sorted(row for row in database.committed if run.target.shows(row.xid) and is_in(stretches, row))
+
+    def _take(self, run: Run, rows: list[Position]) -> list[Run]:
+        """Find the rows; the run after them."""
         self.found += rows
-        if len(rows) >= max_rows:
-            self.target, self.page = target, rows[-1]
-        else:
-            self.seen, self.target, self.page = target, None, None
+        return [replace(run, page=rows[-1] if rows else run.page)]
 
 
 @dataclass
@@ -106,7 +121,11 @@ STEPS = st.lists(
 
 
 def run(
-    dispatcher: Dispatcher | IdCursorDispatcher, steps: list[tuple[str, int]], *, max_rows: int
+    dispatcher: Dispatcher | IdCursorDispatcher,
+    steps: list[tuple[str, int]],
+    *,
+    max_rows: int,
+    check: Callable[[Database], None] = lambda _: None,
 ) -> tuple[Counter[Position], Counter[Position]]:
     """(found, committed) after these steps, the end of all transactions, and enough looks."""
     database = Database()
@@ -120,11 +139,26 @@ def run(
             database.write(chosen)
         elif chosen is not None:
             database.finish(chosen, commits=action == "commit")
+        check(database)
     for xid in sorted(database.open, reverse=True):
         database.finish(xid, commits=True)
     for _ in range(len(database.committed) + 2):
         dispatcher.look(database, max_rows=max_rows)
+        check(database)
     return Counter(dispatcher.found), Counter(database.committed)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(steps=STEPS, max_rows=st.integers(1, 5))
+def test_what_a_cursor_has_passed_is_what_it_has_found(steps: list[tuple[str, int]], max_rows: int) -> None:
+    dispatcher = Dispatcher()
+
+    def check(database: Database) -> None:
+        ranges = passed(dispatcher.seen, dispatcher.runs)
+        found = [row for row in database.committed if any(one.after < row <= one.until for one in ranges)]
+        assert sorted(found) == sorted(dispatcher.found)
+
+    run(dispatcher, steps, max_rows=max_rows, check=check)
 
 
 @settings(max_examples=1000, deadline=None)

@@ -3,6 +3,10 @@
 Batches and cursor are committed together, under the lock of the cursor's row. If the power goes before that COMMIT,
 nothing has happened; after it and before the messages are confirmed, the batches are in the ledger and `recover`
 seals them. A message is only ever a hint: none of them is the sole copy of anything.
+
+What is new comes first, whatever else there is to do. What is too much for one look becomes a run, and each look takes
+a page of it. A part of the rows in flight is kept for new ones, and no run can fill it. So an event that is committed
+just after a transaction of a million rows waits for a look, and not for the million.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -18,6 +22,7 @@ from django.db import transaction
 
 from towpath.ledger import batches, cursors
 from towpath.ledger.batches import BatchMessage
+from towpath.ledger.cursors import News, PageLimits
 from towpath.ledger.windows import isolated_rows
 from towpath.telemetry import failpoints, metrics
 
@@ -28,8 +33,13 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: Rows of one page, at most: bounds the transaction and the memory of one step through a large backlog.
+#: Rows of a page, and of all pages of backlogs in one look, at most. Bounds the transaction, its memory, and how long
+#: what is new waits for the look before.
 _PAGE_ROWS = 50_000
+
+#: Of the rows in flight, one in so many is kept for new ones: by default as many as the largest window takes. With a
+#: larger part, new events would stand behind more of their own kind.
+_KEPT_FOR_NEW = 16
 
 #: Puts a message for each batch onto RabbitMQ and returns when the broker has confirmed them all, or raises.
 EnqueueBatches = Callable[[Sequence[BatchMessage]], None]
@@ -45,6 +55,42 @@ class DispatchLimits:
     #: Ids and payload bytes of a batch of a backlog, where they are more: as many as make a window.
     backlog_batch_ids: int = 0
     backlog_batch_bytes: int = 0
+
+    @property
+    def largest_batch_ids(self) -> int:
+        """Ids of a batch of a backlog."""
+        return max(self.batch_ids, self.backlog_batch_ids)
+
+    @property
+    def new_rows(self) -> int:
+        """The part of the rows in flight that is kept for new ones; backlogs have the rest."""
+        return self.in_flight_rows // _KEPT_FOR_NEW
+
+
+@dataclass(slots=True)
+class _Room:
+    """How many more rows may be in flight: of backlogs, new ones, and new ones of each outbox."""
+
+    backlog: int
+    new: int
+    new_of_each: dict[str, int]
+
+    def of_new(self, outbox: str) -> int:
+        """How many rows of the outbox may be dispatched as new ones, in one page."""
+        return max(0, min(self.new, self.new_of_each[outbox], _PAGE_ROWS))
+
+    def has_some_for(self, news: News) -> bool:
+        """True if something of what the look has found may be dispatched."""
+        return self.backlog > 0 or (news.has_new and self.of_new(news.outbox) > 0)
+
+    def take(self, batches: Sequence[BatchMessage]) -> None:
+        """These are in flight now."""
+        for batch in batches:
+            if batch.is_backlog:
+                self.backlog -= len(batch.ids)
+            else:
+                self.new -= len(batch.ids)
+                self.new_of_each[batch.outbox] -= len(batch.ids)
 
 
 class Dispatcher:
@@ -76,18 +122,13 @@ class Dispatcher:
         waiting = self._outboxes_with_news()
         if not waiting:
             return False
-        least_room = min(self._limits.batch_ids, self._limits.in_flight_rows)
-        # Those of outboxes that nobody here knows move when somebody knows them: they take nobody's room.
-        room = self._limits.in_flight_rows - batches.in_flight(list(self._outboxes))
-        if room < least_room:
-            # Rows at fault wait for a person, and take no room away from others.
-            room += isolated_rows()
-        if room < least_room:
+        room = self._room()
+        if not any(room.has_some_for(news) for news in waiting):
             return True
         # Each gets its share, and the turn goes round: one outbox with a backlog does not starve the others.
         self._turn += 1
         start = self._turn % len(waiting)
-        dispatched, is_more = self._commit_pages([*waiting[start:], *waiting[:start]], room=room)
+        dispatched, is_more = self._commit_pages([*waiting[start:], *waiting[:start]], room)
         failpoints.reach("cursor_committed")
         rows_by_outbox = Counter[str]()
         for batch in dispatched:
@@ -106,37 +147,79 @@ class Dispatcher:
             )
         return is_more
 
-    def _commit_pages(self, names: Sequence[str], *, room: int) -> tuple[list[BatchMessage], bool]:
-        """A page of each outbox into batches, the cursors forward: one transaction, all or nothing."""
-        share = max(self._limits.batch_ids, room // len(names))
+    def _commit_pages(self, waiting: Sequence[News], room: _Room) -> tuple[list[BatchMessage], bool]:
+        """What is new, and a page of each outbox's runs, into batches, and the cursors forward; in one transaction, all
+        or nothing. Also whether something had to stay."""
+        # A page is worth a batch, or every batch of a backlog, which makes a window, would be small.
+        share = max(self._limits.largest_batch_ids, room.backlog // len(waiting))
         dispatched: list[BatchMessage] = []
-        is_more = False
+        has_left_new = False
         with transaction.atomic():
             # The locks come first and in a statement of their own: the snapshot of the statement that reads the rows
             # must be younger than the cursor it starts from, or rows would be dispatched twice.
-            locked = cursors.lock(names)
-            for name in names:
-                if room <= 0:
-                    is_more = True
-                    break
-                if name not in locked:
-                    continue  # another dispatcher is at it
-                page, is_full = cursors.take_page(
-                    self._outboxes[name],
-                    locked[name],
-                    max_rows=min(share, room, _PAGE_ROWS),
-                    batch_ids=self._limits.batch_ids,
-                    batch_bytes=self._limits.batch_bytes,
-                    backlog_batch_ids=self._limits.backlog_batch_ids,
-                    backlog_batch_bytes=self._limits.backlog_batch_bytes,
-                )
-                room -= sum(len(batch.ids) for batch in page)
-                dispatched += page
-                is_more |= is_full
+            cursor_of = cursors.lock([news.outbox for news in waiting])
+            # Without those that another dispatcher is at.
+            locked = [news for news in waiting if news.outbox in cursor_of]
+            with_runs = [news.outbox for news in locked if cursor_of[news.outbox].runs]
+            for outbox in [news.outbox for news in locked if news.has_new]:
+                at = cursor_of[outbox]
+                # Beside a run, a backlog becomes another one as it is, and takes its turn.
+                pages = 0 if outbox in with_runs else min(share, room.backlog)
+                if limits := self._page_limits(room.of_new(outbox), pages):
+                    taken, cursor_of[outbox] = cursors.take_new(self._outboxes[outbox], at, limits)
+                    room.take(taken)
+                    dispatched += taken
+                has_left_new |= cursor_of[outbox] == at
+            for outbox in with_runs:
+                if limits := self._page_limits(0, min(share, room.backlog)):
+                    taken, cursor_of[outbox] = cursors.take_page(self._outboxes[outbox], cursor_of[outbox], limits)
+                    room.take(taken)
+                    dispatched += taken
             failpoints.reach("batches_inserted")
-        return dispatched, is_more
+        return dispatched, has_left_new or any(at.runs for at in cursor_of.values())
 
-    def _outboxes_with_news(self) -> list[str]:
+    def _page_limits(self, new_rows: int, backlog_rows: int) -> PageLimits | None:
+        """None if no row may be taken."""
+        if new_rows <= 0 and backlog_rows <= 0:
+            return None
+        limits = self._limits
+        return PageLimits(
+            new_rows=new_rows,
+            backlog_rows=max(0, backlog_rows),
+            batch_ids=limits.batch_ids,
+            batch_bytes=limits.batch_bytes,
+            backlog_batch_ids=limits.backlog_batch_ids,
+            backlog_batch_bytes=limits.backlog_batch_bytes,
+        )
+
+    def _room(self) -> _Room:
+        limits = self._limits
+        most_backlog = limits.in_flight_rows - limits.new_rows
+        least_backlog = min(limits.largest_batch_ids, (most_backlog + 1) // 2)
+        least_new = min(limits.batch_ids, limits.new_rows)
+        # No outbox takes all that is kept for new rows.
+        share_of_new = max(limits.new_rows // len(self._outboxes), least_new)
+
+        # Those of outboxes that nobody here knows move when somebody knows them: they take nobody's room.
+        in_flight = batches.in_flight(list(self._outboxes))
+        room = _Room(
+            backlog=most_backlog - in_flight.backlog,
+            new=limits.new_rows - sum(in_flight.new.values()),
+            new_of_each={outbox: share_of_new - in_flight.new.get(outbox, 0) for outbox in self._outboxes},
+        )
+        if room.backlog < least_backlog or room.new < least_new or min(room.new_of_each.values()) <= 0:
+            # Rows at fault wait for a person, and take no room away from others.
+            isolated = isolated_rows()
+            # Apart from others, they are in batches of a backlog. A window that is at fault as a whole keeps its own.
+            isolated_new = max(0, isolated - in_flight.backlog)
+            room.backlog += isolated - isolated_new
+            room.new += isolated_new
+            room.new_of_each = {outbox: rows + isolated_new for outbox, rows in room.new_of_each.items()}
+        # A page must be worth it. And what is new waits for no more than this one.
+        room.backlog = 0 if room.backlog < least_backlog else min(room.backlog, _PAGE_ROWS)
+        return room
+
+    def _outboxes_with_news(self) -> list[News]:
         # While no transaction has ended since a look that found nothing, there is nothing to look for: an idle look
         # costs the same with one outbox and with fifty.
         snapshot = cursors.current_snapshot()
@@ -146,8 +229,9 @@ class Dispatcher:
         for news in cursors.news(self._outboxes):
             if news.is_of_another_cluster:
                 self._rewind(news.outbox)
-            if news.is_of_another_cluster or news.has_rows:
-                waiting.append(news.outbox)
+                waiting.append(replace(news, has_new=True))
+            elif news.has_new or news.has_runs:
+                waiting.append(news)
         self._idle_snapshot = None if waiting else snapshot
         return waiting
 

@@ -37,7 +37,7 @@ def bring_back() -> dict[str, int]:
 def _bring_back_some(model: type[Outbox]) -> int:
     with transaction.atomic():
         # In a statement of its own: the snapshot of the next one must be younger than the cursor that it starts from.
-        seen = cursors.seen(model.outbox_name(), is_locked=True)
-        if seen is None:
+        cursor = cursors.read(model.outbox_name(), is_locked=True)
+        if cursor is None:
             return 0
-        return stranded.dispatch_again(model, stranded.find(model, seen, most=_ROWS_PER_STEP))
+        return stranded.dispatch_again(model, stranded.find(model, cursor, most=_ROWS_PER_STEP))

@@ -51,16 +51,29 @@ class Unsealed:
     is_backlog: bool = True
 
 
-def in_flight(outboxes: Sequence[str]) -> int:
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """The rows in batches: those of backlogs, and the new ones by outbox."""
+
+    backlog: int
+    new: Mapping[str, int]
+
+
+def in_flight(outboxes: Sequence[str]) -> InFlight:
     """The rows of the outboxes that are in batches."""
     with connection.cursor() as cursor:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
-            SELECT coalesce(sum(rows), 0) FROM {BATCHES} AS b WHERE outbox = ANY(%(outboxes)s)
+            SELECT outbox, is_backlog, sum(rows)::bigint FROM {BATCHES} AS b
+            WHERE outbox = ANY(%(outboxes)s) GROUP BY outbox, is_backlog
             """,
             {"outboxes": list(outboxes)},
         )
-        return int(cursor.fetchone()[0])
+        found = cursor.fetchall()
+    return InFlight(
+        backlog=sum(rows for _, is_backlog, rows in found if is_backlog),
+        new={outbox: rows for outbox, is_backlog, rows in found if not is_backlog},
+    )
 
 
 def insert(outbox: str, ids: Sequence[int]) -> BatchMessage:

@@ -6,6 +6,7 @@ cluster (after a restore by pg_dump) it is rewound: it has seen nothing.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from django.db import connection, transaction
 
 from towpath.ledger.batches import BATCHES, BatchMessage
 from towpath.ledger.marks import INDEX_PROBES_ONLY, INSERTING_BATCHES
-from towpath.ledger.snapshot import Position, Snapshot, unseen
+from towpath.ledger.snapshot import Position, Run, Snapshot, unseen
 from towpath.ledger.versions import newest, newest_of_each
 from towpath.outbox.fields import RowLimits, TransactionIndex
 
@@ -44,25 +45,41 @@ _THEIR_NEWEST = f"""
 EVERY_CURSOR = newest_of_each("pipeline_cursor", key="outbox")
 
 
+#: Runs that a cursor has at most. While it has so many, it moves on by what it can take whole, and no further.
+MOST_RUNS = 8
+
+
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """What a cursor has seen. In the middle of a backlog, also the snapshot that the pages run up to, as PostgreSQL's
-    text, and the last row of the page before. One that is rewound leaves out what batches and dead letters hold."""
+    """What a cursor has seen, and the runs within it that are still to be dispatched. After a restore it is rewound:
+    what it finds next leaves out what batches and dead letters hold."""
 
     version: int
     seen: Snapshot
-    target: str | None
-    page: Position | None
     is_rewound: bool
+    runs: tuple[Run, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What a look found out about one outbox: whether there are rows, and whether its cursor must be rewound first."""
+    """What a look found out about one outbox: new rows, runs, or that its cursor must be rewound first."""
 
     outbox: str
-    has_rows: bool
+    has_new: bool
+    has_runs: bool
     is_of_another_cluster: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PageLimits:
+    """Rows that may be dispatched as new ones, and rows of a backlog; and how large the batches of each may be."""
+
+    new_rows: int
+    backlog_rows: int
+    batch_ids: int
+    batch_bytes: int
+    backlog_batch_ids: int
+    backlog_batch_bytes: int
 
 
 def create(outbox: str, *, known: Collection[str]) -> bool:
@@ -93,8 +110,8 @@ def create(outbox: str, *, known: Collection[str]) -> bool:
         )
         cursor.execute(
             f"""
-            INSERT INTO pipeline_cursor (outbox, version, cluster, seen, is_rewound, table_oid)
-            SELECT %(outbox)s, 0, {_CLUSTER}, '1:1:', false, {_TABLE_OID}
+            INSERT INTO pipeline_cursor (outbox, version, cluster, seen, is_rewound, runs, table_oid)
+            SELECT %(outbox)s, 0, {_CLUSTER}, '1:1:', false, '[]', {_TABLE_OID}
             WHERE NOT EXISTS (SELECT FROM pipeline_cursor AS c WHERE {_IS_OF_AN_UNKNOWN_NAME})
               AND NOT EXISTS (SELECT FROM pipeline_cursor WHERE outbox = %(outbox)s)
             ON CONFLICT DO NOTHING
@@ -112,7 +129,7 @@ def current_snapshot() -> str:
 
 
 def news(outboxes: Collection[str]) -> list[News]:
-    """For each outbox with a cursor, whether there is something to do: rows, more pages, or a rewind.
+    """For each outbox with a cursor, whether there is something to do: new rows, runs, or a rewind.
 
     The rows and the snapshots they are compared with are read in one statement: in two, a cursor that another
     dispatcher moves in between would look as if it were of another cluster.
@@ -121,8 +138,9 @@ def news(outboxes: Collection[str]) -> list[News]:
     # Two probes of the index of each outbox, of which the first that finds a row is the last.
     probes = "\n".join(
         f"""
-        WHEN %({parameter})s THEN EXISTS (SELECT FROM {by_xid(name)} AS o WHERE o.xid >= c.next_xid)
-                               OR EXISTS (SELECT FROM {by_xid(name)} AS o WHERE o.xid = ANY (c.open_xids))"""
+        WHEN %({parameter})s THEN
+            EXISTS (SELECT FROM {by_xid(name)} AS o WHERE o.xid >= c.next_xid AND o.xid < c.end_xid)
+            OR EXISTS (SELECT FROM {by_xid(name)} AS o WHERE o.xid = ANY (c.ended_xids))"""
         for parameter, name in names.items()
     )
     with connection.cursor() as cursor:
@@ -131,11 +149,15 @@ def news(outboxes: Collection[str]) -> list[News]:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
             SELECT c.outbox,
-                   c.target IS NOT NULL OR CASE c.outbox {probes} END,
-                   c.cluster <> {_CLUSTER} OR pg_snapshot_xmax(pg_current_snapshot()) < c.next_xid
+                   CASE c.outbox {probes} END,
+                   c.runs <> '[]',
+                   c.cluster <> {_CLUSTER} OR c.end_xid < c.next_xid
             FROM (
-                SELECT outbox, target, cluster, pg_snapshot_xmax(seen) AS next_xid,
-                       ARRAY(SELECT pg_snapshot_xip(seen)) AS open_xids
+                SELECT outbox, runs, cluster, pg_snapshot_xmax(seen) AS next_xid,
+                       pg_snapshot_xmax(pg_current_snapshot()) AS end_xid,
+                       -- Without those that are still open: one of them may have a million rows that nobody sees.
+                       ARRAY(SELECT xid FROM pg_snapshot_xip(seen) AS xid
+                             WHERE pg_visible_in_snapshot(xid, pg_current_snapshot())) AS ended_xids
                 FROM {_THEIR_NEWEST} AS newest OFFSET 0
             ) AS c
             """,
@@ -148,45 +170,43 @@ def lock(outboxes: Sequence[str]) -> dict[str, Cursor]:
     """The cursors of the outboxes, locked for this transaction; without those that another dispatcher has, or moves
     while they are read.
 
-    The transaction's pages are read by the index, too.
+    The transaction's pages are read by the index, too, and it may insert batches.
     """
     with connection.cursor() as cursor:
         cursor.execute(
-            f"""{INDEX_PROBES_ONLY}
-            SELECT c.outbox, c.version, c.seen::text, c.target::text, c.page_xid::text, c.page_id, c.is_rewound
+            f"""{INSERTING_BATCHES} {INDEX_PROBES_ONLY}
+            SELECT c.outbox, c.version, c.seen::text, c.is_rewound, c.runs::text
             FROM {_THEIR_NEWEST} AS newest
             JOIN pipeline_cursor AS c ON c.outbox = newest.outbox AND c.version = newest.version
             FOR UPDATE OF c SKIP LOCKED
             """,
             {"outboxes": list(outboxes)},
         )
-        return {
-            name: Cursor(
-                version,
-                Snapshot.parse(seen),
-                target,
-                None if page_xid is None else Position(int(page_xid), page_id),
-                is_rewound,
-            )
-            for name, version, seen, target, page_xid, page_id, is_rewound in cursor.fetchall()
-        }
+        return {outbox: _parse(*state) for outbox, *state in cursor.fetchall()}
 
 
-def take_page(
-    model: type[Outbox],
-    at: Cursor,
-    *,
-    max_rows: int,
-    batch_ids: int,
-    batch_bytes: int,
-    backlog_batch_ids: int = 0,
-    backlog_batch_bytes: int = 0,
-) -> tuple[list[BatchMessage], bool]:
-    """Put the next rows into batches and move the cursor: the batches, and whether there may be another page.
+def take_new(model: type[Outbox], at: Cursor, limits: PageLimits) -> tuple[list[BatchMessage], Cursor]:
+    """Put the rows that the cursor has not seen into batches, as many as the limits allow; what it is then.
+
+    If they are no more than `new_rows`, they are new. Else they are a backlog, and what exceeds `backlog_rows` is left
+    to a run. If the cursor can have no more of these, it stays where it is, and so do they.
 
     One statement, and so one snapshot. It must be younger than that of the lock on the cursor.
     """
-    stretches = unseen(at.seen, at.page)
+    everything_new = Run(at.seen, at.seen, None, at.is_rewound)
+    return _take(model, at, everything_new, limits, is_new=True)
+
+
+def take_page(model: type[Outbox], at: Cursor, limits: PageLimits) -> tuple[list[BatchMessage], Cursor]:
+    """Put the next rows of the cursor's first run into batches; what it is then. If that is not the last of the run,
+    the others come first from now on."""
+    return _take(model, at, at.runs[0], limits, is_new=False)
+
+
+def _take(
+    model: type[Outbox], at: Cursor, run: Run, limits: PageLimits, *, is_new: bool
+) -> tuple[list[BatchMessage], Cursor]:
+    stretches = unseen(run.seen, run.page)
     outbox = model.outbox_name()
     with connection.cursor() as cursor:
         cursor.execute(
@@ -194,44 +214,65 @@ def take_page(
             {
                 "outbox": outbox,
                 "version": at.version,
-                "target": at.target,
+                "is_new": is_new,
+                "may_leave_run": not is_new or len(at.runs) < MOST_RUNS,
+                "seen": str(run.seen),
+                "target": None if is_new else str(run.target),
+                "page": None if run.page is None else json.dumps([run.page.xid, run.page.id]),
                 "open_xids": [str(start.xid) for start in stretches.open_transactions],
                 "open_ids": [start.id for start in stretches.open_transactions],
                 "tail_xid": str(stretches.tail.xid),
                 "tail_id": stretches.tail.id,
-                "is_rewound": at.is_rewound,
-                "max_rows": max_rows,
-                "batch_ids": batch_ids,
-                "batch_bytes": batch_bytes,
-                "backlog_batch_ids": max(batch_ids, backlog_batch_ids),
-                "backlog_batch_bytes": max(batch_bytes, backlog_batch_bytes),
+                "is_rewound": run.is_rewound,
+                "new_rows": limits.new_rows if is_new else -1,
+                "backlog_rows": limits.backlog_rows,
+                "most": max(limits.new_rows, limits.backlog_rows) if is_new else limits.backlog_rows,
+                "batch_ids": limits.batch_ids,
+                "batch_bytes": limits.batch_bytes,
+                "backlog_batch_ids": max(limits.batch_ids, limits.backlog_batch_ids),
+                "backlog_batch_bytes": max(limits.batch_bytes, limits.backlog_batch_bytes),
             },
         )
         found = cursor.fetchall()
-    batches = [BatchMessage(batch, outbox, *carried) for batch, *carried, _ in found]
-    return batches, bool(found) and found[0][-1]
+    if not found:
+        return [], at
+    batches = [BatchMessage(row[4], outbox, *row[5:]) for row in found if row[4] is not None]
+    return batches, _parse(*found[0][:4])
+
+
+def _parse(version: int, seen: str, is_rewound: bool, runs: str) -> Cursor:  # noqa: FBT001 - a row of the table
+    parsed = (
+        Run(
+            Snapshot.parse(run["seen"]),
+            Snapshot.parse(run["target"]),
+            run["page"] and Position(*run["page"]),
+            run["is_rewound"],
+        )
+        for run in json.loads(runs)
+    )
+    return Cursor(version, Snapshot.parse(seen), is_rewound, tuple(parsed))
 
 
 def _page_sql(model: type[Outbox]) -> str:
     rows = by_xid(model.outbox_name())
     payload_bytes = f"octet_length(o.{connection.ops.quote_name(model.payload_column)})" if model.payload_column else 0
     not_held = f"(NOT %(is_rewound)s OR {NOT_HELD})"
-    return f"""{INSERTING_BATCHES}
+    return f"""
 WITH
--- The snapshot that this run of pages goes up to: that of its first page.
+-- The snapshot that a run goes up to; for what is new, that of now.
 target AS MATERIALIZED (
     SELECT coalesce(%(target)s::pg_snapshot, pg_current_snapshot()) AS snapshot
 ),
--- The next rows that the cursor has not seen. Two range scans instead of one "not visible in seen", which would pass
--- over every dead row since the oldest open transaction, each time.
+-- The next rows that have not been seen, and one more if there is one. Two range scans instead of one "not visible in
+-- seen", which would pass over every dead row since the oldest open transaction, each time.
 page AS MATERIALIZED (
     SELECT xid, id, bytes FROM (
-        -- Of transactions that were open when the cursor last looked, and are not any more.
+        -- Of transactions that were open in the snapshot that was seen, and are not any more.
         SELECT found.* FROM unnest(%(open_xids)s::xid8[], %(open_ids)s::bigint[]) AS open (xid, id)
         CROSS JOIN LATERAL (
             SELECT o.xid, o.id, {payload_bytes} AS bytes FROM {rows} AS o
             WHERE o.xid = open.xid AND o.id > open.id AND {not_held}
-            ORDER BY o.id LIMIT %(max_rows)s
+            ORDER BY o.id LIMIT %(most)s + 1
         ) AS found
         WHERE pg_visible_in_snapshot(open.xid, (SELECT snapshot FROM target))
         UNION ALL
@@ -241,50 +282,53 @@ page AS MATERIALIZED (
             WHERE (o.xid, o.id) > (%(tail_xid)s::xid8, %(tail_id)s::bigint)
               AND o.xid < (SELECT pg_snapshot_xmax(snapshot) FROM target)
               AND pg_visible_in_snapshot(o.xid, (SELECT snapshot FROM target)) AND {not_held}
-            ORDER BY o.xid, o.id LIMIT %(max_rows)s
+            ORDER BY o.xid, o.id LIMIT %(most)s + 1
         )
     ) AS unseen
-    ORDER BY xid, id LIMIT %(max_rows)s
+    ORDER BY xid, id LIMIT %(most)s + 1
 ),
--- The last row of a full page; of one that is not full, nothing: then this run of pages is over.
-last_of_full AS (
-    SELECT xid, id FROM page ORDER BY xid, id OFFSET %(max_rows)s - 1
-),
--- How large a batch may be. One of a backlog makes a window by itself.
-largest AS MATERIALIZED (
-    SELECT is_backlog,
+-- All of them, or as many as a backlog may take; and how large a batch may be. One of a backlog is a window by itself.
+size AS MATERIALIZED (
+    SELECT is_backlog, is_more, CASE WHEN is_more THEN %(backlog_rows)s ELSE rows END AS taken,
            CASE WHEN is_backlog THEN %(backlog_batch_ids)s ELSE %(batch_ids)s END AS ids,
            CASE WHEN is_backlog THEN %(backlog_batch_bytes)s ELSE %(batch_bytes)s END AS bytes
-    FROM (SELECT %(target)s IS NOT NULL OR EXISTS (SELECT FROM last_of_full)) AS page (is_backlog)
+    FROM (
+        SELECT count(*) AS rows, count(*) > %(new_rows)s AS is_backlog, count(*) > %(most)s AS is_more FROM page
+    ) AS page
 ),
 -- To which part of the page each row belongs: a new one begins with too many ids, and with too many bytes.
 numbered AS (
-    SELECT page.id, page.bytes, (row_number() OVER ordered - 1) / largest.ids
-                                + (sum(page.bytes) OVER ordered) / largest.bytes AS part
-    FROM page CROSS JOIN largest WINDOW ordered AS (ORDER BY page.xid, page.id ROWS UNBOUNDED PRECEDING)
+    SELECT page.xid, page.id, page.bytes, row_number() OVER ordered AS number,
+           (row_number() OVER ordered - 1) / size.ids + (sum(page.bytes) OVER ordered) / size.bytes AS part
+    FROM page CROSS JOIN size WINDOW ordered AS (ORDER BY page.xid, page.id ROWS UNBOUNDED PRECEDING)
 ),
--- Each part is a batch.
-batches AS (
-    INSERT INTO pipeline_batch (outbox, ids, rows, bytes, is_backlog, dispatched_at)
-    SELECT %(outbox)s, array_agg(id), count(*), sum(bytes),
-           (SELECT is_backlog FROM largest), clock_timestamp()
-    FROM numbered GROUP BY part ORDER BY part
-    RETURNING id, ids, bytes, is_backlog
-),
--- The cursor has seen the target, or is in the middle of it.
+-- The cursor has seen now, or its first run has come to the last row taken. What is left is a run, the last in turn.
 forward AS (
     UPDATE pipeline_cursor AS c SET
         version = c.version + 1,
-        seen = CASE WHEN last.id IS NULL THEN target.snapshot ELSE c.seen END,
-        target = CASE WHEN last.id IS NULL THEN NULL ELSE target.snapshot END,
-        page_xid = last.xid,
-        page_id = last.id,
-        is_rewound = c.is_rewound AND last.id IS NOT NULL,
+        seen = CASE WHEN %(is_new)s THEN target.snapshot ELSE c.seen END,
+        is_rewound = c.is_rewound AND NOT %(is_new)s,
+        runs = CASE WHEN %(is_new)s THEN c.runs ELSE c.runs - 0 END
+            || CASE WHEN size.is_more THEN jsonb_build_array(jsonb_build_object(
+                   'seen', %(seen)s::text,
+                   'target', target.snapshot::text,
+                   'page', CASE WHEN last.id IS NULL THEN %(page)s::jsonb
+                                ELSE jsonb_build_array(last.xid::text::bigint, last.id) END,
+                   'is_rewound', %(is_rewound)s)) ELSE '[]' END,
         dispatched_at = clock_timestamp()
-    FROM target LEFT JOIN last_of_full AS last ON true
-    WHERE c.outbox = %(outbox)s AND c.version = %(version)s
+    FROM target CROSS JOIN size LEFT JOIN numbered AS last ON last.number = size.taken
+    WHERE c.outbox = %(outbox)s AND c.version = %(version)s AND (%(may_leave_run)s OR NOT size.is_more)
+    RETURNING c.version, c.seen::text, c.is_rewound, c.runs::text
+),
+-- Each part is a batch. None without the cursor: whoever comes second finds another version, and inserts nothing.
+batches AS (
+    INSERT INTO pipeline_batch (outbox, ids, rows, bytes, is_backlog, dispatched_at)
+    SELECT %(outbox)s, array_agg(id), count(*), sum(bytes), (SELECT is_backlog FROM size), clock_timestamp()
+    FROM numbered WHERE number <= (SELECT taken FROM size) AND EXISTS (SELECT FROM forward)
+    GROUP BY part ORDER BY part
+    RETURNING id, ids, bytes, is_backlog
 )
-SELECT id, ids, bytes, is_backlog, EXISTS (SELECT FROM last_of_full) FROM batches ORDER BY id
+SELECT forward.*, batches.* FROM forward LEFT JOIN batches ON true ORDER BY batches.id
 """
 
 
@@ -305,8 +349,7 @@ def rewind(model: type[Outbox]) -> bool:
         cursor.execute(
             f"""
             UPDATE pipeline_cursor AS c
-            SET version = version + 1, cluster = {_CLUSTER}, seen = '1:1:', target = NULL, page_xid = NULL,
-                page_id = NULL, is_rewound = true
+            SET version = version + 1, cluster = {_CLUSTER}, seen = '1:1:', is_rewound = true, runs = '[]'
             WHERE outbox = %(outbox)s AND {_IS_OF_ANOTHER_CLUSTER}
             """,
             outbox,
@@ -322,23 +365,23 @@ def rewind(model: type[Outbox]) -> bool:
     return True
 
 
-def seen(outbox: str, *, is_locked: bool) -> Snapshot | None:
-    """What the cursor has seen, locked for this transaction if asked; None when it looks at all rows anyway: before
-    the first look, and after a restore."""
+def read(outbox: str, *, is_locked: bool) -> Cursor | None:
+    """The cursor, locked for this transaction if asked. None when it looks at all rows anyway: before the first look,
+    and after a restore."""
     # One that is moved while we wait for its lock has another version then. So it is asked for by its name, which
     # passes over the dead: seldom, because a person asks.
     one = "pipeline_cursor" if is_locked else newest("pipeline_cursor", key="outbox", value="%(outbox)s")
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT c.seen::text FROM {one} AS c
+            SELECT c.version, c.seen::text, c.is_rewound, c.runs::text FROM {one} AS c
             WHERE c.outbox = %(outbox)s AND NOT c.is_rewound AND NOT {_IS_OF_ANOTHER_CLUSTER}
             {"FOR UPDATE OF c" if is_locked else ""}
             """,
             {"outbox": outbox},
         )
         found = cursor.fetchone()
-    return None if found is None else Snapshot.parse(found[0])
+    return None if found is None else _parse(*found)
 
 
 def is_within_limits(model: type[Outbox]) -> str:
@@ -369,8 +412,9 @@ def see_everything_uncommitted() -> None:
                 FROM (VALUES (pg_current_xact_id()), (pg_snapshot_xmax(pg_current_snapshot()))) AS known (xid)
             )
             UPDATE pipeline_cursor SET
-                version = version + 1, seen = '1:1:', target = format('%1$s:%1$s:', beyond.xid)::pg_snapshot,
-                page_xid = NULL, page_id = NULL, is_rewound = true
+                version = version + 1, seen = pg_current_snapshot(), is_rewound = true,
+                runs = jsonb_build_array(jsonb_build_object(
+                    'seen', '1:1:', 'target', format('%1$s:%1$s:', beyond.xid), 'page', NULL, 'is_rewound', true))
             FROM beyond
             """
         )

@@ -13,7 +13,7 @@ from django.db import DEFAULT_DB_ALIAS, models
 from django.db.models import Q, Value
 from django.db.models.expressions import DatabaseDefault
 
-from towpath.outbox.fields import AnyField, TableStorage, Xid8Field
+from towpath.outbox.fields import AnyField, TableStorage
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -67,13 +67,14 @@ class NumberField(AnyField):
 
 
 class Cursor(models.Model):
-    """How far one outbox has been dispatched: every row that `seen` shows is in a batch, or was.
+    """How far one outbox has been dispatched: a row that `seen` shows is in a batch, or was, or one of the runs has
+    still to come to it.
 
     `cluster` is the system identifier of the PostgreSQL cluster whose transaction ids `seen` speaks of.
 
-    While a large backlog is dispatched page by page, `target` is the snapshot that the pages run up to, and
-    (`page_xid`, `page_id`) the last row of the page before. `is_rewound` is set after a restore, when `seen` means
-    nothing any more: rows that an open batch or a dead letter holds are then left out.
+    `runs` are what was too much for one look, each dispatched page by page (`towpath.ledger.snapshot.Run`).
+    `is_rewound` is set after a restore, when `seen` means nothing any more: rows that an open batch or a dead letter
+    holds are then left out.
     """
 
     pk = models.CompositePrimaryKey("outbox", "version")
@@ -82,9 +83,7 @@ class Cursor(models.Model):
     version = models.BigIntegerField(db_default=0)
     cluster = models.TextField()
     seen = SnapshotField()
-    target = SnapshotField(null=True)
-    page_xid = Xid8Field(null=True)
-    page_id = models.BigIntegerField(null=True)
+    runs = models.JSONField(default=list)
     is_rewound = models.BooleanField(default=False)
     #: PostgreSQL's own number of the table, which it keeps when it is renamed.
     table_oid = models.BigIntegerField(null=True)

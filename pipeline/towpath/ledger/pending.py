@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import connection
 
+from towpath.ledger import cursors
 from towpath.ledger.batches import BATCHES
-from towpath.ledger.cursors import NOT_HELD, by_xid, seen
+from towpath.ledger.cursors import NOT_HELD, by_xid
 from towpath.ledger.marks import INDEX_PROBES_ONLY
 from towpath.ledger.snapshot import Position, Snapshot, unseen
-from towpath.ledger.versions import newest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,15 +42,15 @@ def read_pending(model: type[Outbox], *, counted_rows: int) -> PendingRows:
     In a transaction in which all is of one snapshot; cursor and rows are of two moments otherwise.
     """
     outbox = model.outbox_name()
-    pieces = _read_pieces(outbox)
+    pieces, leaves_out_held = _read_pieces(outbox)
     with connection.cursor() as cursor:
         cursor.execute(
             _pending_sql(outbox),
             {
                 "outbox": outbox,
-                "is_all": pieces is None,
+                "leaves_out_held": leaves_out_held,
                 "limit": counted_rows,
-                **_stretches([_ALL] if pieces is None else pieces),
+                **_stretches(pieces),
             },
         )
         rows, first_ids = cursor.fetchone()
@@ -70,24 +70,13 @@ class _Piece:
 _ALL = _Piece(Snapshot(1, 1, ()))
 
 
-def _read_pieces(outbox: str) -> list[_Piece] | None:
-    """What the cursor has still before it, the oldest first; None if that is every row that nothing else holds."""
-    seen_by_cursor = seen(outbox, is_locked=False)
-    if seen_by_cursor is None:
-        return None
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"""
-            SELECT target::text, page_xid::text, page_id
-            FROM {newest("pipeline_cursor", key="outbox", value="%(outbox)s")} AS c
-            """,
-            {"outbox": outbox},
-        )
-        target, page_xid, page_id = cursor.fetchone()
-    if target is None:
-        return [_Piece(seen_by_cursor)]
-    page = None if page_xid is None else Position(int(page_xid), page_id)
-    return [_Piece(seen_by_cursor, target, page), _Piece(Snapshot.parse(target))]
+def _read_pieces(outbox: str) -> tuple[list[_Piece], bool]:
+    """What the cursor has still before it; and True if what else holds a row leaves it out."""
+    cursor = cursors.read(outbox, is_locked=False)
+    if cursor is None:
+        return [_ALL], True
+    pieces = [_Piece(run.seen, str(run.target), run.page) for run in cursor.runs]
+    return [*pieces, _Piece(cursor.seen)], any(run.is_rewound for run in cursor.runs)
 
 
 def _stretches(pieces: Sequence[_Piece]) -> dict[str, Any]:
@@ -111,7 +100,7 @@ def _stretches(pieces: Sequence[_Piece]) -> dict[str, Any]:
 
 def _pending_sql(outbox: str) -> str:
     rows = by_xid(outbox)
-    not_held = f"(NOT %(is_all)s OR {NOT_HELD})"
+    not_held = f"(NOT %(leaves_out_held)s OR {NOT_HELD})"
     stretches = {
         name: f"""unnest(%({name}_pieces)s::int[], %({name}_xids)s::xid8[], %({name}_ids)s::bigint[],
                          %({name}_targets)s::pg_snapshot[]) AS given (piece, xid, id, target)
@@ -165,14 +154,18 @@ def read_oldest_batches() -> dict[str, OldestBatch]:
 
 
 def first_transaction_in_flight(outbox: str) -> int | None:
-    """Return the transaction of the first row of the oldest batch; None if there is none, or its rows are gone."""
-    oldest = read_oldest_batches().get(outbox)
+    """Return the lowest transaction of the batches' first rows; None if there are none, or these rows are gone."""
     with connection.cursor() as cursor:
+        # Not that of the oldest batch: a page of a run can be younger than a batch of what was new beside it.
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
-            SELECT xid::text FROM {connection.ops.quote_name(outbox)} WHERE id = ANY(%(ids)s) ORDER BY xid LIMIT 1
+            SELECT xid::text FROM (
+                SELECT o.xid FROM {BATCHES} AS b CROSS JOIN LATERAL (
+                    SELECT xid FROM {connection.ops.quote_name(outbox)} WHERE id = b.ids[1] OFFSET 0
+                ) AS o WHERE b.outbox = %(outbox)s OFFSET 0
+            ) AS first ORDER BY xid LIMIT 1
             """,
-            {"ids": [] if oldest is None else list(oldest.first_ids)},
+            {"outbox": outbox},
         )
         found = cursor.fetchone()
     return None if found is None else int(found[0])

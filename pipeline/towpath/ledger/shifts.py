@@ -8,6 +8,7 @@ from typing import Any
 
 from django.db import connection
 
+from towpath.ledger.marks import INDEX_PROBES_ONLY
 from towpath.ledger.versions import newest, newest_of_each
 
 #: Nobody has the shift: the one that had it has left in an orderly way.
@@ -24,7 +25,7 @@ def take_if_free(name: str, *, silent_seconds: float) -> uuid.UUID | None:
     shift: dict[str, Any] = {"name": name, "token": uuid.uuid4(), "nobody": _NOBODY, "silent": silent_seconds}
     with connection.cursor() as cursor:
         cursor.execute(
-            f"""
+            f"""{INDEX_PROBES_ONLY}
             SELECT version, token = %(nobody)s OR alive_at < statement_timestamp() - make_interval(secs => %(silent)s)
             FROM {_NEWEST} AS shift
             """,
@@ -44,7 +45,7 @@ def take_if_free(name: str, *, silent_seconds: float) -> uuid.UUID | None:
         if not is_free:
             return None
         cursor.execute(
-            """
+            f"""{INDEX_PROBES_ONLY}
             UPDATE pipeline_shift
             SET version = version + 1, token = %(token)s, taken_at = clock_timestamp(), alive_at = clock_timestamp()
             WHERE name = %(name)s AND version = %(version)s
@@ -59,7 +60,7 @@ def keep(name: str, token: uuid.UUID, *, alive_every_seconds: float) -> bool:
     held: dict[str, Any] = {"name": name, "token": token, "every": alive_every_seconds}
     with connection.cursor() as cursor:
         cursor.execute(
-            f"""
+            f"""{INDEX_PROBES_ONLY}
             SELECT version, alive_at < statement_timestamp() - make_interval(secs => %(every)s)
             FROM {_NEWEST} AS shift WHERE token = %(token)s
             """,
@@ -69,7 +70,7 @@ def keep(name: str, token: uuid.UUID, *, alive_every_seconds: float) -> bool:
         if found is not None and found[1]:
             # If somebody has just changed the row, the next turn says it.
             cursor.execute(
-                """
+                f"""{INDEX_PROBES_ONLY}
                 UPDATE pipeline_shift SET version = version + 1, alive_at = clock_timestamp()
                 WHERE name = %(name)s AND version = %(version)s
                 """,
@@ -103,7 +104,7 @@ def _change(name: str, change: str, *, only: str = "true", **values: Any) -> Non
     with connection.cursor() as cursor:
         for _ in range(_ATTEMPTS):
             cursor.execute(
-                f"""
+                f"""{INDEX_PROBES_ONLY}
                 UPDATE pipeline_shift SET version = version + 1, {change}
                 WHERE name = %(name)s AND version = (SELECT version FROM {_NEWEST} AS shift) AND {only}
                 """,

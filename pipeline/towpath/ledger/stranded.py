@@ -2,7 +2,8 @@
 
 A row keeps the transaction id that it comes with. One from a dump, from `INSERT ... SELECT`, COPY or a subscription
 can have that of a transaction which the cursor has passed, or of one that is still to come. What is found is exact: in
-one snapshot, a row that the cursor has seen is in a batch, is a dead letter, or is stranded.
+one snapshot, a row that the cursor has seen is still to come in one of its runs, or is in a batch, or a dead letter, or
+it is stranded.
 """
 
 from __future__ import annotations
@@ -13,36 +14,36 @@ from django.db import connection
 
 from towpath.ledger import deadletters
 from towpath.ledger.cursors import NOT_HELD, by_xid, is_within_limits
-from towpath.ledger.snapshot import passed
+from towpath.ledger.snapshot import ending_before, passed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from towpath.ledger.snapshot import Snapshot
+    from towpath.ledger.cursors import Cursor
     from towpath.outbox.models import Outbox
 
 #: Enough for a hashed list of every id that can be in flight: without it, PostgreSQL would read the list for each row.
 _ROOM_FOR_A_HASH = "SET LOCAL work_mem = '64MB';"
 
 
-def count(model: type[Outbox], seen: Snapshot, *, most: int, before: int | None = None) -> tuple[int, int | None]:
-    """How many rows a cursor that has seen this will never see, `most` at most; and the id of the first.
+def count(model: type[Outbox], at: Cursor, *, most: int, before: int | None = None) -> tuple[int, int | None]:
+    """How many rows the cursor will never see, `most` at most; and the id of the first.
 
     With `before`, of the transactions that the cursor has passed, only those below are looked at.
     """
     with connection.cursor() as cursor:
         cursor.execute(
             f"{_ROOM_FOR_A_HASH} SELECT count(*), (array_agg(id))[1] FROM ({_rows_sql(model)}) AS stranded",
-            _parameters(model, seen, limit=most, before=before),
+            _parameters(model, at, limit=most, before=before),
         )
         rows, first = cursor.fetchone()
     return rows, first
 
 
-def find(model: type[Outbox], seen: Snapshot, *, most: int) -> list[int]:
-    """The ids of the rows that a cursor which has seen this will never see, `most` at most."""
+def find(model: type[Outbox], at: Cursor, *, most: int) -> list[int]:
+    """The ids of the rows that the cursor will never see, `most` at most."""
     with connection.cursor() as cursor:
-        cursor.execute(f"{_ROOM_FOR_A_HASH} {_rows_sql(model)}", _parameters(model, seen, limit=most))
+        cursor.execute(f"{_ROOM_FOR_A_HASH} {_rows_sql(model)}", _parameters(model, at, limit=most))
         return [id_ for (id_,) in cursor.fetchall()]
 
 
@@ -84,11 +85,13 @@ def _rows_sql(model: type[Outbox]) -> str:
 SELECT id FROM (
     -- Of transactions that the cursor has passed: as ranges of the index, so that those that wait, a million of them
     -- perhaps, are not read.
-    SELECT found.id, found.xid FROM unnest(%(after_xids)s::xid8[], %(after_ids)s::bigint[], %(before_xids)s::xid8[])
-        AS passed (after_xid, after_id, before_xid)
+    SELECT found.id, found.xid
+    FROM unnest(%(after_xids)s::xid8[], %(after_ids)s::bigint[], %(until_xids)s::xid8[], %(until_ids)s::bigint[])
+        AS passed (after_xid, after_id, until_xid, until_id)
     CROSS JOIN LATERAL (
         SELECT o.id, o.xid FROM {rows} AS o
-        WHERE (o.xid, o.id) > (passed.after_xid, passed.after_id) AND o.xid < passed.before_xid AND {NOT_HELD}
+        WHERE (o.xid, o.id) > (passed.after_xid, passed.after_id)
+          AND (o.xid, o.id) <= (passed.until_xid, passed.until_id) AND {NOT_HELD}
         ORDER BY o.xid, o.id LIMIT %(limit)s
     ) AS found
     UNION ALL
@@ -113,12 +116,15 @@ def count_dead_rows(outbox: str) -> int:
         return int(cursor.fetchone()[0])
 
 
-def _parameters(model: type[Outbox], seen: Snapshot, *, limit: int, before: int | None = None) -> dict[str, Any]:
-    ranges = list(passed(seen))
+def _parameters(model: type[Outbox], at: Cursor, *, limit: int, before: int | None = None) -> dict[str, Any]:
+    ranges = passed(at.seen, at.runs)
+    if before is not None:
+        ranges = ending_before(before, ranges)
     return {
         "outbox": model.outbox_name(),
-        "after_xids": [str(after.xid) for after, _ in ranges],
-        "after_ids": [after.id for after, _ in ranges],
-        "before_xids": [str(end if before is None else min(end, before)) for _, end in ranges],
+        "after_xids": [str(one.after.xid) for one in ranges],
+        "after_ids": [one.after.id for one in ranges],
+        "until_xids": [str(one.until.xid) for one in ranges],
+        "until_ids": [one.until.id for one in ranges],
         "limit": limit,
     }

@@ -4,6 +4,9 @@ While a transaction holds back vacuum, each update leaves a dead entry in the in
 the name alone, every update and every look would walk them all, to find the one that is alive. So the version is part
 of the key: an update makes a key that was never there, and the entry with the highest version is the living row's.
 
+That takes a plan which reads the index backwards (`marks.INDEX_PROBES_ONLY`, as in `moment.one_moment`): the
+planner knows a table of two rows, and would rather read all its pages, however many the dead have filled.
+
 An update names the version that it has read, and changes nothing if somebody was quicker. Two that create a row collide
 on version 0. One that sleeps through the other's first update could add a second row: no reader ever meets it.
 """

@@ -43,13 +43,13 @@ def problems(model: type[Outbox], outbox: OutboxFigures, *, held_from: int) -> I
     Of more than a few dead rows, those of transactions from `held_from` on are left out, because vacuum has not been
     past them; of more than a few rows in flight, those from the oldest of these on.
     """
-    seen = cursors.seen(model.outbox_name(), is_locked=False)
-    if seen is None or not is_looked_for(outbox):
+    cursor = cursors.read(model.outbox_name(), is_locked=False)
+    if cursor is None or not is_looked_for(outbox):
         return
     ends = [held_from] if outbox.dead_rows > _FEW else []
     if outbox.in_flight > _FEW and (in_flight_from := pending.first_transaction_in_flight(model.outbox_name())):
         ends.append(in_flight_from)
-    rows, first = stranded.count(model, seen, most=_MOST_COUNTED, before=min(ends, default=None))
+    rows, first = stranded.count(model, cursor, most=_MOST_COUNTED, before=min(ends, default=None))
     if rows:
         count = f"{rows:,} or more" if rows >= _MOST_COUNTED else f"{rows:,}"
         yield (
