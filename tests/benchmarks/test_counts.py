@@ -175,12 +175,7 @@ FIRST_WINDOWS = 200
 WINDOWS = 2_000
 
 #: What still reads more and more. Whoever makes one of them flat takes it off the list.
-NOT_FLAT_YET = frozenset(
-    {
-        "ledger.cursors.create",
-        "ledger.names.find_unknown",
-    }
-)
+NOT_FLAT_YET = frozenset({"ledger.cursors.create"})
 
 
 @pytest.mark.timeout(300)
