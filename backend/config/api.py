@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +17,7 @@ from django.views.decorators.csrf import csrf_exempt
 from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
 from ninja.parser import Parser
+from ninja.security import django_auth
 
 from backend.users.api import router as users_router
 
@@ -51,10 +54,16 @@ def _is_from_another_site(request: HttpRequest) -> bool:
 
 
 api = NinjaAPI(
-    title="Towpath", version="1", description="A sample application that publishes its events.", parser=_JsonParser()
+    title="Towpath",
+    version="1",
+    description="A sample application that publishes its events.",
+    parser=_JsonParser(),
+    # Whatever does not say `auth=None` takes a session. The page of the documentation sends its CSRF token then.
+    auth=django_auth,
 )
 api.add_router("/users", users_router)
 
+_LOWEST_ERROR = 400
 #: A client that got 503 should not come back sooner.
 _RETRY_SECONDS = 5
 
@@ -101,3 +110,26 @@ def not_found(_request: HttpRequest, _rest: str = "") -> HttpResponse:
 
 def _answer(status: int, detail: str) -> HttpResponse:
     return JsonResponse({"detail": detail}, status=status)
+
+
+class JsonErrorsMiddleware:
+    """Django middleware, the outermost: every error under /api/ is JSON, also one that never reached the API.
+
+    Django's own refusals and ninja's 405 are HTML or text. Their status and headers stay.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self._get_response(request)
+        is_of_the_api = request.path_info == "/api" or request.path_info.startswith("/api/")
+        if (
+            is_of_the_api
+            and response.status_code >= _LOWEST_ERROR
+            and not response.headers.get("Content-Type", "").startswith("application/json")
+        ):
+            response.content = json.dumps({"detail": response.reason_phrase}).encode()
+            response.headers["Content-Type"] = "application/json"
+            response.headers["Content-Length"] = str(len(response.content))
+        return response

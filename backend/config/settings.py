@@ -49,6 +49,7 @@ INSTALLED_APPS = [
     "backend.users",
 ]
 MIDDLEWARE = [
+    "backend.config.api.JsonErrorsMiddleware",
     "towpath.outbox.client_address.ClientAddressMiddleware",
     "towpath.watch.health.HealthMiddleware",
     "django.middleware.security.SecurityMiddleware",

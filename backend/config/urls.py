@@ -11,6 +11,7 @@ from backend.config.api import api, not_found
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="api-1:openapi-view")),
     path("admin/", admin.site.urls),
+    path("api", not_found),
     path("api/", not_found),  # before ninja's root, which is a page in HTML
     path("api/", api.urls),
     path("api/<path:_rest>", not_found),

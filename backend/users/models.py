@@ -6,20 +6,26 @@ from typing import Any, ClassVar
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.contrib.auth.models import PermissionsMixin
-from django.db import models
+from django.db import models, transaction
 
 from backend.users.events import UserCreated, UserDeleted, UserUpdated
 from towpath.outbox.models import FrozenOutbox, LeanOutbox
 
 
 class UserManager(BaseUserManager["User"]):
-    """Creates accounts for people who operate the application. Sign-ups go through `CreateUser`."""
+    """Adds accounts: none without its event."""
+
+    def add(self, user: User) -> None:
+        """Insert the user and publish `user_created`, both or neither."""
+        with transaction.atomic(using=self.db):
+            user.save(force_insert=True, using=self.db)
+            OutboxUser.objects.using(self.db).create(user=user)
 
     def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> User:
         """An account that may do everything in the admin (what `manage.py createsuperuser` calls)."""
         user = User(email=email, is_staff=True, is_superuser=True, **fields)
         user.set_password(password)
-        user.save(using=self._db)
+        self.add(user)
         return user
 
 

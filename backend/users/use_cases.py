@@ -13,7 +13,7 @@ from django.db.models import ProtectedError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from backend.users.events import Change, UserCreated, UserDeleted, UserRefused, UserUpdated
-from backend.users.models import OutboxUser, User
+from backend.users.models import User
 from backend.users.rights import Actor, NotAllowedError, refused
 from towpath import publish
 from towpath.outbox.models import Outbox
@@ -61,9 +61,10 @@ class CreateUserRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    email: Email
-    first_name: Name
-    last_name: Name
+    # The examples are what the page of the API's documentation fills in.
+    email: Annotated[Email, Field(examples=["ada@example.com"])]
+    first_name: Annotated[Name, Field(examples=["Ada"])]
+    last_name: Annotated[Name, Field(examples=["Lovelace"])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +86,7 @@ class CreateUser:
         user.set_unusable_password()
         try:
             # The unique index decides the race. A look-up before the insert would not: both could find nothing.
-            with transaction.atomic():
-                user.save(force_insert=True)
-                OutboxUser.objects.create(user=user)
+            User.objects.add(user)
         except IntegrityError as error:
             if not _is_about_email(error):
                 raise
@@ -100,9 +99,9 @@ class UpdateUserRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    email: Email | None = None
-    first_name: Name | None = None
-    last_name: Name | None = None
+    email: Annotated[Email | None, Field(examples=["ada@example.org"])] = None
+    first_name: Annotated[Name | None, Field(examples=["Augusta Ada"])] = None
+    last_name: Annotated[Name | None, Field(examples=["King"])] = None
 
 
 class UpdateAccountRequest(UpdateUserRequest):

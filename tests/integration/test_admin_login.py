@@ -19,7 +19,7 @@ from django.db.models import F
 from django.test import Client
 
 from backend.users.events import UserLoginFailed
-from backend.users.models import User
+from tests.integration.superusers import superuser
 from tests.knobs import Knobs
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def accounts(monkeypatch: pytest.MonkeyPatch) -> None:
     # What is counted here are failures. With Django's own million rounds, each would take a third of a second.
     monkeypatch.setattr(PBKDF2PasswordHasher, "iterations", 1000)
     for email in (ROOT, "other@example.com"):
-        User.objects.create_superuser(email, PASSWORD, first_name="R", last_name="R")
+        superuser(email, PASSWORD)
 
 
 def log_in(password: str, *, email: str = ROOT, address: str = "192.0.2.1", **headers: str) -> Any:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from django.contrib import admin
 from django.test import RequestFactory
 
-from backend.users.models import OutboxUser, User
+from backend.users.models import OutboxUser
+from tests.integration.superusers import superuser
 from towpath.outbox.models import Outbox
 
 
 def test_nobody_adds_changes_or_deletes_undelivered_events_or_the_ledger() -> None:
     request = RequestFactory().get("/admin/")
-    request.user = User.objects.create_superuser("root@example.com", first_name="R", last_name="R")
+    request.user = superuser()
     evidence = {
         model: site
         for model, site in admin.site._registry.items()

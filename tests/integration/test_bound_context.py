@@ -15,8 +15,9 @@ from django.db import connection, transaction
 from django.test import Client
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
-from backend.users.models import OutboxUser, User
+from backend.users.models import OutboxUser
 from tests.integration.event_log import EventLog, Who
+from tests.integration.superusers import superuser
 from tests.integration.windows import deliver, sealed
 from tests.knobs import Knobs
 from tests.waiting import eventually
@@ -51,7 +52,7 @@ def bound_by_step() -> dict[str, dict[str, str] | None]:
 def test_a_request_s_actor_id_and_address_are_columns_of_its_events(store: EventStore, event_log: EventLog) -> None:
     # Given somebody who is signed in, a lean event of theirs, and a frozen one that is bound to nothing
     client = Client(REMOTE_ADDR="2001:db8::7")
-    root = User.objects.create_superuser("root@example.com", first_name="R", last_name="R")
+    root = superuser()
     client.force_login(root)
     OutboxEvent.objects.all().delete()  # the sign-in
     note("alone")

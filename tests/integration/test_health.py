@@ -22,6 +22,7 @@ from backend.users.models import User
 from tests.faults.proxy import Fault, Kind, Proxy, with_port
 from tests.integration.rows import create_users
 from tests.integration.scraping import get, measure_at_each_scrape
+from tests.integration.superusers import superuser
 from tests.integration.threads import all_at_once
 from tests.integration.workers import Workers
 from tests.services import Services
@@ -53,7 +54,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def staff_client() -> Client:
     client = Client()
-    client.force_login(User.objects.create_superuser("root@example.com", first_name="R", last_name="R"))
+    client.force_login(superuser())
     return client
 
 

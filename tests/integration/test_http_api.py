@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from django.conf import settings
 from django.test import Client, override_settings
 
 from backend.users.models import OutboxUser, User
+from tests.integration.superusers import superuser
 
 if TYPE_CHECKING:
     from tests.integration.workers import Workers
@@ -53,7 +55,7 @@ def test_a_body_that_does_not_say_that_it_is_json_is_not_read(content_type: str,
     """Which is what a page of another site can send: a form, a beacon, a request without a question before it."""
     client, path = Client(), "/api/users"
     if method == "patch":
-        root = User.objects.create_superuser("root@example.com", first_name="R", last_name="R")
+        root = superuser()
         client.force_login(root)
         path += f"/{root.pk}"
 
@@ -126,6 +128,96 @@ def test_another_method_is_told_which_there_is(method: str) -> None:
 
     assert response.status_code == 405
     assert response["Allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("get", "/api/users", 405),
+        ("get", "/api", 404),
+        ("post", "/api", 404),
+        ("get", "/api/nothing", 404),
+        ("get", "/api/users/0", 401),
+        ("patch", "/api/users/1", 401),
+        ("get", "/api/users/99999999999999999999", 401),
+        ("get", "/api/users/-1", 404),
+    ],
+)
+def test_every_refusal_is_json(method: str, path: str, status: int) -> None:
+    response = getattr(Client(), method)(path)
+
+    assert response.status_code == status
+    assert response["Content-Type"].startswith("application/json")
+    assert response.json()["detail"]
+
+
+def test_what_django_refuses_before_the_api_sees_it_is_json_too(settings: Any) -> None:
+    settings.ALLOWED_HOSTS = ["towpath.example"]
+
+    response = Client(headers={"Host": "evil.example"}).get("/api/users/1")
+
+    assert response.status_code == 400
+    assert response.json() == {"detail": "Bad Request"}
+    assert int(response["Content-Length"]) == len(response.content)
+
+
+def test_pages_outside_of_the_api_stay_html() -> None:
+    assert Client().get("/apiary")["Content-Type"].startswith("text/html")
+
+
+def test_the_documentation_names_what_a_request_may_get() -> None:
+    paths = Client().get("/api/openapi.json").json()["paths"]
+
+    of_a_body = {"400", "413", "415", "422"}
+    assert set(paths["/api/users"]["post"]["responses"]) == {"201", "409", *of_a_body}
+    one = paths["/api/users/{user_id}"]
+    assert set(one["get"]["responses"]) == {"200", "401", "403", "404"}
+    assert set(one["patch"]["responses"]) == {"200", "401", "403", "404", "409", *of_a_body}
+    assert set(one["delete"]["responses"]) == {"204", "401", "403", "404", "409"}
+
+
+def test_the_example_of_the_documentation_can_be_sent_as_it_is() -> None:
+    fields = Client().get("/api/openapi.json").json()["components"]["schemas"]["CreateUserRequest"]["properties"]
+    example = {name: field["examples"][0] for name, field in fields.items()}
+
+    assert post(example).status_code == 201
+    assert post({**example, "email": "no address"}).json()["detail"][0].keys() >= {"loc", "msg", "type"}
+
+
+@pytest.mark.parametrize("method", ["patch", "delete"])
+def test_the_page_of_the_documentation_can_change_users_for_whoever_is_signed_in(method: str) -> None:
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(superuser())
+    user = User.objects.create(email="b@example.com", first_name="B", last_name="C")
+    page = client.get("/api/docs").content.decode()
+    token = re.search(r'data-csrf-token="(\w+)"', page)
+    assert token is not None
+    assert 'data-api-csrf="true"' in page
+    request = getattr(client, method)
+
+    without = request(f"/api/users/{user.pk}", {"first_name": "X"}, content_type="application/json")
+    with_token = request(
+        f"/api/users/{user.pk}",
+        {"first_name": "X"},
+        content_type="application/json",
+        headers={"X-CSRFToken": token[1]},
+    )
+
+    assert (without.status_code, with_token.status_code) == (403, {"patch": 200, "delete": 204}[method])
+
+
+def test_an_account_sees_itself_and_others_with_the_permission() -> None:
+    client = Client()
+    ada = User.objects.create(**ADA)
+    root = superuser()
+
+    client.force_login(ada)
+    itself, other = client.get(f"/api/users/{ada.pk}"), client.get(f"/api/users/{root.pk}")
+    client.force_login(root)
+    by_root, nobody = client.get(f"/api/users/{ada.pk}"), client.get("/api/users/0")
+
+    assert (itself.status_code, itself.json()) == (200, {"id": ada.pk, **ADA})
+    assert (other.status_code, by_root.status_code, nobody.status_code) == (403, 200, 404)
 
 
 @pytest.mark.parametrize("path", ["/api/users/", "/api/nothing", "/api/", "/api/nothing%00here"])

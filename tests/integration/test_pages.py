@@ -12,6 +12,7 @@ from django.test import Client
 from backend.users.models import User
 from backend.users.use_cases import CreateUser, CreateUserRequest
 from deploy.local.traffic import people, sign_up
+from tests.integration.superusers import superuser
 
 if TYPE_CHECKING:
     from tests.integration.workers import Workers
@@ -30,7 +31,7 @@ PAGES = (
 @pytest.fixture
 def admin() -> Client:
     client = Client()
-    client.force_login(User.objects.create_superuser("root@example.com", first_name="R", last_name="R"))
+    client.force_login(superuser())
     return client
 
 

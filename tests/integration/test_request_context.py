@@ -24,6 +24,7 @@ from ninja.security import HttpBearer
 from pytest_django import Settings
 
 from backend.users.models import User
+from tests.integration.superusers import superuser
 from towpath import Event, publish
 from towpath.conf.logs import configure_logging
 from towpath.outbox.context import bind, bound
@@ -173,7 +174,7 @@ def ada() -> User:
 
 @pytest.fixture
 def root() -> User:
-    return User.objects.create_superuser("root@example.com", first_name="root", last_name="R")
+    return superuser()
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from django.db import connection
 from django.test import Client, RequestFactory
 
 from backend.users.models import User
+from tests.integration.superusers import superuser
 from towpath.outbox.models import OutboxEvent
 
 PASSWORD = "correct horse battery staple"
@@ -21,7 +22,7 @@ PASSWORD = "correct horse battery staple"
 
 @pytest.fixture
 def root() -> User:
-    return User.objects.create_superuser("root@example.com", PASSWORD, first_name="R", last_name="R")
+    return superuser(password=PASSWORD)
 
 
 def events() -> list[tuple[str, dict[str, Any], dict[str, str]]]:

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Group
+from django.core.management import call_command
 from django.test import Client
 
 from backend.users.admin import UserAdmin
 from backend.users.models import OutboxUser, OutboxUserChange, User
 from backend.users.use_cases import CreateUser, CreateUserOutcome, CreateUserRequest, UserCreated
+from tests.integration.superusers import superuser
 from towpath.testing.delivering import Deliver
 from towpath.testing.published import Published
 
@@ -25,7 +27,7 @@ def post(body: object) -> Any:
 @pytest.fixture
 def admin() -> Client:
     client = Client()
-    client.force_login(User.objects.create_superuser("root@example.com", first_name="R", last_name="R"))
+    client.force_login(superuser())
     return client
 
 
@@ -45,6 +47,16 @@ def test_what_a_post_publishes_is_stored_with_the_request_that_caused_it(deliver
 
     assert stored.event_context == UserCreated(**ADA).model_dump_json()
     assert dict(stored.bound) == {"request_id": response["X-Request-ID"], "ip": "127.0.0.1"}
+
+
+def test_createsuperuser_publishes_like_everything_else(published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DJANGO_SUPERUSER_PASSWORD", "a long secret text")
+    call_command("createsuperuser", interactive=False, verbosity=0, **ADA)
+
+    user = User.objects.get()
+    assert user.is_superuser
+    assert user.check_password("a long secret text")
+    published.one(UserCreated, **ADA)
 
 
 def test_a_taken_email_is_a_conflict_and_no_event(published: Published) -> None:
@@ -223,7 +235,7 @@ def test_changing_and_deleting_takes_a_session_with_the_permission(bob: User) ->
 
 def test_changing_takes_a_csrf_token_where_there_is_a_session(bob: User) -> None:
     client = Client(enforce_csrf_checks=True)
-    client.force_login(User.objects.create_superuser("root@example.com", first_name="R", last_name="R"))
+    client.force_login(superuser())
 
     assert patch(client, bob, {"first_name": "Robert"}).status_code == 403
     assert published() == []
