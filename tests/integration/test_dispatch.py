@@ -241,6 +241,19 @@ def test_a_batch_of_a_backlog_is_as_large_as_a_window_in_ids_and_in_bytes(monkey
     assert sizes == {False: [1] * 5, True: [4] * 3 + [2] * 6}
 
 
+def test_backlogs_that_share_a_look_take_whole_windows_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or each would have a batch that is not full, and so a small window, in each look."""
+    monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 30)
+    sent = Sent()
+    dispatcher = make_dispatcher(sent, batch_ids=1, backlog_batch_ids=10)
+    users, events = create_users(50), write_events(["{}"] * 50)
+
+    dispatch_all(dispatcher)
+
+    assert {len(batch.ids) for batch in sent.batches} == {10}
+    assert (sent.ids(USER), sent.ids(EVENT)) == (users, events)
+
+
 def test_two_dispatchers_never_put_a_row_into_two_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     # Given two dispatchers that both look all the time, page by page, and four writers
     monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 10)

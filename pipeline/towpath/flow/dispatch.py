@@ -66,6 +66,12 @@ class DispatchLimits:
         """The part of the rows in flight that is kept for new ones; backlogs have the rest."""
         return self.in_flight_rows // _KEPT_FOR_NEW
 
+    def whole_windows(self, rows: int) -> int:
+        """As many of so many rows of a backlog as make full windows: what is left comes with the next page."""
+        # Where there is not even room for two, half of it is a window.
+        window = max(1, min(self.backlog_batch_ids, (self.in_flight_rows - self.new_rows + 1) // 2))
+        return rows // window * window
+
 
 @dataclass(slots=True)
 class _Room:
@@ -152,6 +158,7 @@ class Dispatcher:
         or nothing. Also whether something had to stay."""
         # A page is worth a batch, or every batch of a backlog, which makes a window, would be small.
         share = max(self._limits.largest_batch_ids, room.backlog // len(waiting))
+        whole_windows = self._limits.whole_windows
         dispatched: list[BatchMessage] = []
         has_left_new = False
         with transaction.atomic():
@@ -164,14 +171,14 @@ class Dispatcher:
             for outbox in [news.outbox for news in locked if news.has_new]:
                 at = cursor_of[outbox]
                 # Beside a run, a backlog becomes another one as it is, and takes its turn.
-                pages = 0 if outbox in with_runs else min(share, room.backlog)
+                pages = 0 if outbox in with_runs else whole_windows(min(share, room.backlog))
                 if limits := self._page_limits(room.of_new(outbox), pages):
                     taken, cursor_of[outbox] = cursors.take_new(self._outboxes[outbox], at, limits)
                     room.take(taken)
                     dispatched += taken
                 has_left_new |= cursor_of[outbox] == at
             for outbox in with_runs:
-                if limits := self._page_limits(0, min(share, room.backlog)):
+                if limits := self._page_limits(0, whole_windows(min(share, room.backlog))):
                     taken, cursor_of[outbox] = cursors.take_page(self._outboxes[outbox], cursor_of[outbox], limits)
                     room.take(taken)
                     dispatched += taken
@@ -216,7 +223,7 @@ class Dispatcher:
             room.new += isolated_new
             room.new_of_each = {outbox: rows + isolated_new for outbox, rows in room.new_of_each.items()}
         # A page must be worth it. And what is new waits for no more than this one.
-        room.backlog = 0 if room.backlog < least_backlog else min(room.backlog, _PAGE_ROWS)
+        room.backlog = 0 if room.backlog < least_backlog else min(room.backlog, max(_PAGE_ROWS, least_backlog))
         return room
 
     def _outboxes_with_news(self) -> list[News]:
