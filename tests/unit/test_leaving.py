@@ -29,6 +29,7 @@ def test_migrations_of_an_application_name_nothing_but_the_fields() -> None:
         "towpath.outbox.fields",
         "towpath.outbox.fields.RowLimits",
         "towpath.outbox.fields.TableStorage",
+        "towpath.outbox.fields.TransactionIndex",
         "towpath.outbox.fields.Xid8Field",
     }
 
