@@ -111,7 +111,7 @@ def test_the_write_ahead_log_of_an_event_is_bounded(path: Callable[[int], PathCo
     """Dispatch and ack together: an entry of an id list, twice, and a deleted row."""
     counts = path(10_000)
 
-    assert counts.wal_bytes_per_event < 80
+    assert counts.wal_bytes_per_event < 70
     # The user and its index entries, the outbox row and its index entries.
     assert counts.publish.wal_bytes / EVENTS < 900
 
