@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from deploy.local.clickhouse import is_answering
 from deploy.local.process import Process, Program
+from towpath.conf.launch import ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,9 +20,7 @@ _LAUNCH = (sys.executable, "-m", "towpath.conf.launch")
 #: gunicorn keeps there the heartbeats of its workers, which must not wait for a disk.
 _MEMORY_FOLDER = "/dev/shm"  # noqa: S108 - gunicorn makes files with random names in it
 
-#: What dramatiq gives a running message at shutdown, about half of SHUTDOWN_SECONDS (20): the other half is for what
-#: is sealed. The supervisor must wait longer than both.
-_WORKER_SHUTDOWN_MILLISECONDS = 10_000
+#: The supervisor must wait longer than SHUTDOWN_SECONDS (20).
 _WORKER_STOP_SECONDS = 25
 
 MIGRATIONS: Mapping[str, tuple[str, ...]] = {
@@ -68,32 +67,23 @@ class Application:
         return Process(
             Program(
                 name="scheduler",
-                argv=(*_LAUNCH, "periodiq", "--verbose", "django_dramatiq.setup", "towpath.actors"),
+                argv=(*_LAUNCH, *ROLES["scheduler"]),
                 log=self._log("scheduler"),
                 environment=self._environment,
             )
         )
 
     def dispatcher(self) -> Process:
-        return self._worker("dispatcher", queue="dispatch", threads=4)
+        return self._worker("dispatcher", role="dispatcher")
 
     def aggregator(self, number: int) -> Process:
-        return self._worker(f"aggregator-{number}", queue="aggregate", threads=12)
+        return self._worker(f"aggregator-{number}", role="aggregator")
 
-    def _worker(self, name: str, *, queue: str, threads: int) -> Process:
+    def _worker(self, name: str, *, role: str) -> Process:
         return Process(
             Program(
                 name=name,
-                argv=(
-                    *_LAUNCH,
-                    "dramatiq",
-                    "django_dramatiq.setup",
-                    "towpath.actors",
-                    "--processes=1",
-                    f"--threads={threads}",
-                    f"--queues={queue}",
-                    f"--worker-shutdown-timeout={_WORKER_SHUTDOWN_MILLISECONDS}",
-                ),
+                argv=(*_LAUNCH, *ROLES[role]),
                 log=self._log(name),
                 environment=self._environment,
                 ready_text="Worker process is ready for action",

@@ -1,22 +1,83 @@
 """The entry point of scheduler and workers: dramatiq or periodiq, with the logs of the settings from the first line on.
 
-    python -m towpath.conf.launch dramatiq django_dramatiq.setup towpath.actors --processes 1 --queues dispatch
-    python -m towpath.conf.launch periodiq --verbose django_dramatiq.setup towpath.actors
+    manage.py pipeline run aggregator
+    python -m towpath.conf.launch dramatiq django_dramatiq.setup towpath.actors --processes=1 --queues=aggregate ...
 
-Both programs set up `logging` for text before they import what they run, dramatiq's master for good; both leave it as
-it is when somebody has been there before them. So the settings (DJANGO_SETTINGS_MODULE) are loaded first. Then the
-program's own entry point runs, as its console script would run it.
+The first becomes the second. Both programs set up `logging` for text before they import what they run, dramatiq's
+master for good; both leave it as it is when somebody has been there before them. So the settings
+(DJANGO_SETTINGS_MODULE) are loaded first. Then the program's own entry point runs, as its console script would run it.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import signal
+import subprocess
 import sys
+import threading
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import NoReturn
 
 from django.core.exceptions import ImproperlyConfigured
+
+#: What both programs load: the project's broker, and the actors.
+_MODULES = ("django_dramatiq.setup", "towpath.actors")
+#: dramatiq waits half of SHUTDOWN_SECONDS (20) for messages that run; the other half is for what is sealed.
+_WORKER = ("dramatiq", *_MODULES, "--processes=1", "--worker-shutdown-timeout=10000")
+
+#: The program and the arguments of each role. An aggregator's threads wait for a window together.
+ROLES: Mapping[str, tuple[str, ...]] = {
+    # periodiq without --verbose hides what LOG_LEVEL=DEBUG shows; with it, LOG_LEVEL decides alone.
+    "scheduler": ("periodiq", "--verbose", *_MODULES),
+    "dispatcher": (*_WORKER, "--threads=4", "--queues=dispatch"),
+    "aggregator": (*_WORKER, "--threads=12", "--queues=aggregate"),
+}
+
+_POLL_SECONDS = 0.2
+
+
+def become(role: str, arguments: Sequence[str]) -> NoReturn:
+    """Replace this process by the role's program, with these arguments of dramatiq's or periodiq's besides."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [*_command(role), *arguments], _environment())  # noqa: S606 - no shell is wanted
+
+
+def run_all() -> int:
+    """Run one process of each role until SIGINT or SIGTERM, or until one ends: the exit code. For development.
+
+    A process that is killed itself leaves them behind.
+    """
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    # In sessions of their own: Ctrl-C would reach them together with the SIGTERM from here, and twice means "now".
+    running = {
+        role: subprocess.Popen(_command(role), env=_environment(), start_new_session=True)  # noqa: S603 - our own
+        for role in ROLES
+    }
+    ended: list[str] = []
+    while not ended and not stopping.wait(_POLL_SECONDS):
+        ended = [role for role, process in running.items() if process.poll() is not None]
+    for process in running.values():
+        process.terminate()
+    for process in running.values():
+        process.wait()
+    for role in ended:
+        sys.stderr.write(f"The {role} has ended with exit code {running[role].returncode}: its last lines say why.\n")
+    return 1 if ended else 0
+
+
+def _command(role: str) -> list[str]:
+    return [sys.executable, "-m", "towpath.conf.launch", *ROLES[role]]
+
+
+def _environment() -> dict[str, str]:
+    """That of this process, in which everything can be imported that this one can: manage.py's folder, what it adds."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 def main() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pwd
-from argparse import ArgumentParser
+from argparse import REMAINDER, ArgumentParser
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 from django.core.management.base import BaseCommand, CommandError
@@ -16,6 +16,7 @@ from django.db import DatabaseError, InterfaceError
 
 from towpath.actors import enqueue_batches
 from towpath.conf.current import config
+from towpath.conf.launch import ROLES, become, run_all
 from towpath.errors import NoAlarm, NotReadable, OutboxInUse
 from towpath.eventlog.errors import EventStoreError
 from towpath.flow import deadletters, outboxes, stranded
@@ -51,9 +52,14 @@ class Command(BaseCommand):
             ("recover", "deliver what is stuck, now and in this process"),
         ):
             actions.add_parser(name, help=text).add_argument("--json", action="store_true", help="print JSON")
+        self._add_run(actions.add_parser("run", help="be a process of the pipeline, until it is told to stop"))
         self._add_verify(actions.add_parser("verify", help="compare receipts with the event store; print the ledger"))
         self._add_deadletters(actions.add_parser("deadletters", help="rows that the event store refuses"))
         self._add_outboxes(actions.add_parser("outboxes", help="names in the ledger that no outbox class has"))
+
+    def _add_run(self, parser: ArgumentParser) -> None:
+        parser.add_argument("role", choices=[*ROLES, "all"], help="`all`: one of each, for development")
+        parser.add_argument("arguments", nargs=REMAINDER, help="dramatiq's or periodiq's own, such as --processes=2")
 
     def _add_verify(self, parser: ArgumentParser) -> None:
         parser.add_argument("--since", type=moment, help="rows dispatched from then on; default: a day ago")
@@ -83,6 +89,8 @@ class Command(BaseCommand):
             parser_of_what.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *_args: Any, **options: Any) -> None:
+        if options["action"] == "run":
+            self._run(options["role"], options["arguments"])
         with nothing_but_the_answer(self), planner_as_it_was():
             self._handle(options)
 
@@ -111,6 +119,14 @@ class Command(BaseCommand):
             ) from error
         if not is_ok:
             raise SystemExit(1)
+
+    def _run(self, role: str, arguments: list[str]) -> NoReturn:
+        if role != "all":
+            become(role, arguments)
+        if arguments:
+            self.stderr.write("`pipeline run all` takes no arguments: they are those of one program.")
+            raise SystemExit(2)
+        raise SystemExit(run_all())
 
     def _status(self, *, as_json: bool) -> bool:
         status = Within(read_status, seconds=_STATUS_SECONDS).answer()
