@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import FrameType
 
-#: What reads no table; SET TRANSACTION would come too late after a count.
-_READS_NOTHING = re.compile(r"\s*(BEGIN|COMMIT|ROLLBACK|SAVEPOINT|RELEASE|SET TRANSACTION)\b", re.IGNORECASE)
+#: Messages that read no table. SET TRANSACTION would come too late after a count, also where more follows it.
+_READS_NOTHING = re.compile(r"\s*(BEGIN|COMMIT|ROLLBACK|SAVEPOINT|RELEASE|SET TRANSACTION)\b[^;]*;?\s*$", re.IGNORECASE)
+_IS_FIRST = re.compile(r"\s*SET TRANSACTION\b", re.IGNORECASE)
 
 #: Reads for others of the product, and says nothing by its own name.
 _HELPERS = frozenset({"towpath.ledger.moment"})
@@ -139,9 +140,11 @@ def _cursor_that_measures(buffers: Buffers, relations: Mapping[int, str]) -> typ
             # The counts are the session's own until the transaction ends, so there must be one.
             is_own = self.connection.autocommit and (self.connection.info.transaction_status == TRANSACTION_STATUS_IDLE)
             if is_own:
+                # What was counted before goes to the server's statistics now, and the count begins at nothing.
+                counting.execute("SELECT pg_stat_force_next_flush()")
                 counting.execute("BEGIN")
             try:
-                before = _fetched(counting, relations)
+                before = Counter[str]() if _IS_FIRST.match(text) else _fetched(counting, relations)
                 run()
                 after = _fetched(counting, relations)
             except BaseException:

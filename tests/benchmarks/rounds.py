@@ -217,6 +217,8 @@ class Pipeline:
             shifts.note_tick("benchmark")
 
     def _watch(self, buffers: Buffers) -> None:
+        # The recover shift comes by every second.
+        self.recover()
         ask_status_and_gauges(buffers)
         self.ask_for_period(buffers, "pipeline verify, an old period", ago=OLD_PERIOD_AGO)
 

@@ -90,6 +90,16 @@ def create(outbox: str, *, known: Collection[str]) -> bool:
     """
     names: dict[str, Any] = {"outbox": outbox, "known": list(known)}
     with connection.cursor() as cursor:
+        # Nearly always it has its table's cursor. Only where not, every version of every cursor is read, dead or not.
+        cursor.execute(
+            f"""{INDEX_PROBES_ONLY}
+            SELECT FROM {newest("pipeline_cursor", key="outbox", value="%(outbox)s")} AS c
+            WHERE c.table_oid = {_TABLE_OID}
+            """,
+            names,
+        )
+        if cursor.rowcount:
+            return False
         cursor.execute(
             f"""
             UPDATE pipeline_cursor AS c SET version = version + 1, outbox = %(outbox)s
