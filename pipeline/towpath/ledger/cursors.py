@@ -306,11 +306,10 @@ size AS MATERIALIZED (
         SELECT count(*) AS rows, count(*) > %(new_rows)s AS is_backlog, count(*) > %(most)s AS is_more FROM page
     ) AS page
 ),
--- To which part of the page each row belongs: a new one begins with too many ids, and with too many bytes.
-numbered AS (
-    SELECT page.xid, page.id, page.bytes, row_number() OVER ordered AS number,
-           (row_number() OVER ordered - 1) / size.ids + (sum(page.bytes) OVER ordered) / size.bytes AS part
-    FROM page CROSS JOIN size WINDOW ordered AS (ORDER BY page.xid, page.id ROWS UNBOUNDED PRECEDING)
+-- The last row that is taken, if there is more.
+last AS (
+    SELECT xid, id FROM page ORDER BY xid, id
+    OFFSET (SELECT greatest(taken, 1) - 1 FROM size) LIMIT (SELECT least(taken, is_more::int) FROM size)
 ),
 -- The cursor has seen now, or its first run has come to the last row taken. What is left is a run, the last in turn.
 forward AS (
@@ -326,9 +325,16 @@ forward AS (
                                 ELSE jsonb_build_array(last.xid::text::bigint, last.id) END,
                    'is_rewound', %(is_rewound)s)) ELSE '[]' END,
         dispatched_at = clock_timestamp()
-    FROM target CROSS JOIN size LEFT JOIN numbered AS last ON last.number = size.taken
+    FROM target CROSS JOIN size LEFT JOIN last ON true
     WHERE c.outbox = %(outbox)s AND c.version = %(version)s AND (%(may_leave_run)s OR NOT size.is_more)
     RETURNING c.version, c.seen::text, c.is_rewound, c.runs::text
+),
+-- To which part of the page each row belongs: a new one begins with too many ids, and with too many bytes.
+numbered AS (
+    SELECT id, bytes, row_number() OVER ordered AS number,
+           (row_number() OVER ordered - 1) / (SELECT ids FROM size)
+           + (sum(bytes) OVER ordered) / (SELECT bytes FROM size) AS part
+    FROM page WINDOW ordered AS (ORDER BY xid, id ROWS UNBOUNDED PRECEDING)
 ),
 -- Each part is a batch. None without the cursor: whoever comes second finds another version, and inserts nothing.
 batches AS (
