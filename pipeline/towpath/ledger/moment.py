@@ -46,7 +46,8 @@ def one_moment(*, by_index: bool = True) -> Iterator[CursorWrapper]:
 def planner_as_it_was() -> Iterator[None]:
     """What the ledger tells the planner inside, it takes back at the end. Elsewhere than in somebody's transaction, it
     ends with each message, and nothing is done here."""
-    if not connection.in_atomic_block and connection.get_autocommit():
+    # Not connected yet, it is in nobody's transaction; and PostgreSQL may be away, which whoever reads says in a line.
+    if connection.connection is None or (not connection.in_atomic_block and connection.get_autocommit()):
         yield
         return
     before: dict[str, str] = {}
