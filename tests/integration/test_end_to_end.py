@@ -122,9 +122,9 @@ def test_a_message_is_readable_json_with_ids_and_without_payload() -> None:
 def test_batches_of_a_backlog_have_a_queue_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 5)
     few = create_users(2)
-    dispatch()
+    dispatch(batch_ids=5)
     many = create_users(10, prefix="many")
-    dispatch()
+    dispatch(batch_ids=5)
 
     assert [message["kwargs"]["ids"] for message in take_messages("aggregate")] == [few]
     assert [message["kwargs"]["ids"] for message in take_messages("aggregate_backlog")] == [many[:5], many[5:]]
@@ -137,7 +137,7 @@ def test_an_aggregator_started_for_its_one_queue_takes_a_backlog_too_but_a_few_m
     # Given ten messages of a backlog, and an aggregator that waits for more
     monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 2)
     create_users(20)
-    dispatch()
+    dispatch(batch_ids=2)
     assert queue_lengths()["aggregate_backlog"] == 10
     workers.aggregator(**{**QUICK, "WINDOW_LINGER_SECONDS": "300"})
     eventually(lambda: queue_lengths()["aggregate_backlog"] < 10, seconds=WAIT_SECONDS)
