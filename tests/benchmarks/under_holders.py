@@ -251,13 +251,13 @@ def _drained_outbox(lab: Lab) -> list[Figure]:
         lab.use_database(_DRAINED)
         pipeline = Pipeline.new(batch_ids=1000, in_flight_rows=rows // _LOOKS_OF_DRAIN)
         publish_events(_ROWS_PER_WINDOW)
-        _deliver(pipeline, _ROWS_PER_WINDOW)
+        _deliver(lab, pipeline, _ROWS_PER_WINDOW)
         empty = _asked()
         publish_events(rows)
         full = _asked()
-        _deliver(pipeline, rows // 2)
+        too_many = _deliver(lab, pipeline, rows // 2)
         half = _asked()
-        _deliver(pipeline, rows - rows // 2)
+        _deliver(lab, pipeline, rows - rows // 2 - too_many)
         drained = _asked()
     return [
         *(
@@ -277,9 +277,11 @@ def _asked() -> dict[str, int]:
     return buffers.by_doing()
 
 
-def _deliver(pipeline: Pipeline, rows: int) -> None:
+def _deliver(lab: Lab, pipeline: Pipeline, rows: int) -> int:
+    """Deliver so many rows, look by look; how many there were besides in the last one."""
     left = rows
     while left > 0:
+        lab.say(f"    {left:>9,} rows to deliver")
         pipeline.dispatcher.look()
         for window in in_windows(pipeline.dispatched.batches, rows=_ROWS_PER_WINDOW):
             pipeline.deliver(*(batch.id for batch in window))
@@ -287,3 +289,4 @@ def _deliver(pipeline: Pipeline, rows: int) -> None:
         pipeline.dispatched.batches.clear()
         pipeline.recover()
         pipeline.verify()
+    return -left
