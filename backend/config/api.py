@@ -113,7 +113,7 @@ def _answer(status: int, detail: str) -> HttpResponse:
 
 
 class JsonErrorsMiddleware:
-    """Django middleware, the outermost: every error under /api/ is JSON, also one that never reached the API.
+    """Django middleware, before all that may refuse: every error under /api/ is JSON, also what never reached the API.
 
     Django's own refusals and ninja's 405 are HTML or text. Their status and headers stay.
     """

@@ -49,8 +49,8 @@ INSTALLED_APPS = [
     "backend.users",
 ]
 MIDDLEWARE = [
-    "backend.config.api.JsonErrorsMiddleware",
     "towpath.outbox.client_address.ClientAddressMiddleware",
+    "backend.config.api.JsonErrorsMiddleware",
     "towpath.watch.health.HealthMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "backend.config.content_security.ContentSecurityPolicyMiddleware",

@@ -76,7 +76,7 @@ def test_every_container_runs_a_role_of_the_image_confined(variables: dict[str, 
     for owner, container in _containers():
         command, role = container["args"]
         assert command == "deploy/role"
-        assert f'"{role} run")' in script
+        assert f'"{role} run"' in script
         seen.add(role)
         security = container["securityContext"]
         assert security["readOnlyRootFilesystem"] is True

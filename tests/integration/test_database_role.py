@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import dramatiq
 import pytest
 from django.core.checks import run_checks
 from django.core.management import call_command
@@ -13,6 +14,7 @@ from django.core.management.base import SystemCheckError
 from django.db import connection, connections, transaction
 from django.db.backends.signals import connection_created
 from django.test import override_settings
+from dramatiq.brokers.stub import StubBroker
 from pytest_django import Settings
 
 from tests.administering import administer
@@ -203,7 +205,8 @@ def test_a_worker_lengthens_its_limits(settings: Settings) -> None:
 
     assert settings.DRAMATIQ_BROKER
     try:
-        PipelineLifecycle().before_worker_boot(None, None)  # type: ignore[arg-type]
+        broker = StubBroker()
+        PipelineLifecycle().before_worker_boot(broker, dramatiq.Worker(broker))
         connection.close()
         with override_settings(), connection.cursor() as cursor:
             cursor.execute("SHOW statement_timeout")

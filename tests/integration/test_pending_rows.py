@@ -120,7 +120,7 @@ def test_the_oldest_event_is_looked_for_in_batches_and_among_pending_rows(
     services: Services, store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 10)
-    dispatcher = make_dispatcher(sent := Sent())
+    dispatcher = make_dispatcher(sent := Sent(), batch_ids=10)
     assert oldest_minutes() is None
 
     # Given a backlog whose first page is in flight, and whose rest is older

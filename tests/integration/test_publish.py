@@ -31,12 +31,13 @@ STOPS_BETWEEN_THE_INSERTS = """
 import sys
 import django
 django.setup()
+from django.db.models.signals import pre_save
 from backend.users.models import OutboxUser
 from backend.users.use_cases import CreateUser, CreateUserRequest
-def stop(**fields):
+def stop(**_):
     print("between", flush=True)
     sys.stdin.read()
-OutboxUser.objects.create = stop
+pre_save.connect(stop, sender=OutboxUser)
 CreateUser().execute(CreateUserRequest(email="ada@example.com", first_name="Ada", last_name="Lovelace"))
 """
 

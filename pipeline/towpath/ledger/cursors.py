@@ -264,7 +264,7 @@ def _parse(version: int, seen: str, is_rewound: bool, runs: str) -> Cursor:  # n
 
 
 def _page_sql(model: type[Outbox]) -> str:
-    rows = by_xid(model.outbox_name())
+    rows = by_xid(model.outbox_name(), payload=model.payload_column)
     payload_bytes = f"octet_length(o.{connection.ops.quote_name(model.payload_column)})" if model.payload_column else 0
     not_held = f"(NOT %(is_rewound)s OR {NOT_HELD})"
     return f"""
@@ -408,9 +408,13 @@ def is_within_limits(model: type[Outbox]) -> str:
     return f"({' AND '.join(condition for one in limits for condition in one.conditions) or 'true'}) IS NOT FALSE"
 
 
-def by_xid(outbox: str) -> str:
-    """SQL: the rows of an outbox, for a condition on `xid`. Without this, its index is not for it."""
-    return f"(SELECT * FROM {_table(outbox)} WHERE {TransactionIndex.IN_INDEX})"
+def by_xid(outbox: str, *, payload: str | None = None) -> str:
+    """SQL: `id` and `xid` of an outbox's rows, for a condition on `xid`. Without this, its index is not for it.
+
+    Other columns only if asked for: the web's role may not read a `payload`, and asks how many rows are pending.
+    """
+    columns = ", ".join(map(connection.ops.quote_name, ("id", "xid", *((payload,) if payload else ()))))
+    return f"(SELECT {columns} FROM {_table(outbox)} WHERE {TransactionIndex.IN_INDEX})"
 
 
 def _table(outbox: str) -> str:
