@@ -1,4 +1,4 @@
-"""Whoever holds back vacuum: as long as one of these is there, no row that dies meanwhile is removed.
+"""What can hold back vacuum: as long as one of these is there, no row that dies meanwhile is removed.
 
 A session with an open snapshot and a prepared transaction hold back the vacuum of their own database, a replication
 slot that of all databases of the server.

@@ -130,7 +130,7 @@ def load(window: SealedWindow, *, environment: str, max_bytes: int | None) -> Lo
     counts: dict[str, int] = {}
     locked: set[Identity] = set()
     try:
-        # In one order, whoever asks: a window is cut at places among its rows, and every owner must cut it at the same.
+        # Sorted: a window is cut by the position of its rows, and every owner must cut it at the same rows.
         for name in sorted(window.rows):
             outbox = outboxes[window.renamed.get(name, name)]
             try:

@@ -336,7 +336,7 @@ numbered AS (
            + (sum(bytes) OVER ordered) / (SELECT bytes FROM size) AS part
     FROM page WINDOW ordered AS (ORDER BY xid, id ROWS UNBOUNDED PRECEDING)
 ),
--- Each part is a batch. None without the cursor: whoever comes second finds another version, and inserts nothing.
+-- Each part is a batch. A second dispatcher finds another version of the cursor, and inserts none.
 batches AS (
     INSERT INTO pipeline_batch (outbox, ids, rows, bytes, is_backlog, dispatched_at)
     SELECT %(outbox)s, array_agg(id), count(*), sum(bytes), (SELECT is_backlog FROM size), clock_timestamp()

@@ -4,11 +4,11 @@ While an old transaction keeps vacuum from its work, each row that was ever dele
 behind, and a scan reads them again each time. So no scan begins at the lowest number. It begins at a mark, and whatever
 stays behind while many others pass is flagged as late, and found by an index of its own.
 
-Why a mark is exact: a row's number is drawn before the row is visible. So whoever inserts rows that a mark is about
-takes a lock first, shared with all others that insert. Whoever moves the mark takes it alone and only then, in a
-statement of its own with a younger snapshot, looks for the lowest row: no number that was drawn is still to appear.
-The lock ends with its transaction, at the server: a process that dies holds it no longer than its connection, and while
-one stalls with it, the marks stay where they are, and everything else goes on.
+A row's number is drawn before the row is visible, so a mark could pass a row that is still to appear. A lock prevents
+that. Each transaction that inserts rows takes it first, shared with the others. The one that moves the mark takes it
+exclusively, and then, in a statement of its own with a younger snapshot, looks for the lowest row. The lock ends with
+its transaction. A process that stalls or dies while it inserts keeps the marks where they are, until its connection
+ends, and nobody waits for that. The move is one message to the server, so no process can stall in the middle of it.
 
 A mark is a row for each version, because the newest version of a row that is updated all the time could only be found
 past all the dead ones. The newest has the highest number, and an index that is read backwards meets it first. If the
@@ -98,7 +98,7 @@ def _move_alone(mark: Mark, *, table: str, number: str, is_passed: str) -> str:
         WHERE current_setting('towpath.moves_{mark}')::bool
     ), {mark}_late AS (
         UPDATE {table} SET is_late = true WHERE id = ANY(ARRAY(
-            -- Nobody is waited for: whoever has the row may wait for the lock on the mark.
+            -- A row that is locked is left out: the transaction that has it may be waiting for the mark's lock.
             SELECT id FROM {table} WHERE id = ANY(ARRAY(
                 SELECT id FROM {mark}_here WHERE number < (
                     SELECT coalesce((SELECT last FROM {mark}_drawn), max(number)) - %(passed)s - 2 * count(*)

@@ -188,7 +188,7 @@ _COLUMNS = """id, number, dispatched_from, acked_at, closed_reason, rows, delive
 def unverified() -> Iterator[Sequence[Receipt]]:
     """The receipts that are not verified, page by page, in the order of the seals.
 
-    Whoever takes the next page has recorded what was found out about those before, verified or contradicted: below
+    To take the next page is to have recorded what was found out about the one before, verified or contradicted: below
     them, nobody looks again for any but late ones. If the power goes before that, they are all looked at again.
     """
     after, all_acked_below = -1, None

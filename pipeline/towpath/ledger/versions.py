@@ -1,4 +1,4 @@
-"""Rows that change all the time have a version each, and whoever reads one begins with its newest.
+"""Rows that change all the time have a version each, and every read begins with the newest.
 
 While a transaction holds back vacuum, each update leaves a dead entry in the indexes for good. Under a unique index on
 the name alone, every update and every look would walk them all, to find the one that is alive. So the version is part

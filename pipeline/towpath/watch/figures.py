@@ -81,7 +81,7 @@ class Figures:
     ledger: LedgerFigures
     #: False if a table of the ledger could not be read in time: then nothing is counted of it.
     is_ledger_read: bool
-    #: Whoever holds back vacuum, the oldest first; None if that could not be read in time.
+    #: What holds back vacuum, the oldest first; None if that could not be read in time.
     holders: Sequence[Holder] | None = ()
 
     @property

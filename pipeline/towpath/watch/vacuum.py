@@ -146,7 +146,7 @@ def late_holders(holders: Sequence[Holder]) -> list[Holder]:
 
 
 def problems(holders: Sequence[Holder]) -> Iterator[str]:
-    """Whoever has held back vacuum for too long, and what ends it."""
+    """A sentence for each holder that has held back vacuum for too long, with what ends it."""
     late = late_holders(holders)
     yield from (f"{_sentence(holder)}. {_RUNBOOK}" for holder in late[:_MOST_NAMED])
     if len(late) > _MOST_NAMED:
