@@ -48,4 +48,4 @@ def test_a_copy_and_what_triggers_read_are_counted() -> None:
         pipeline.deliver(*batches)
 
     assert buffers.by_relation["deliver: flow.load.load"]["outbox_event"] > 0
-    assert buffers.by_relation["deliver: ledger.receipts.ack"]["pipeline_window_pkey"] > 0
+    assert buffers.by_relation["deliver: ledger.ack.ack"]["pipeline_window_pkey"] > 0

@@ -29,8 +29,8 @@ from tests.integration.windows import dispatched, expire_leases, sealed
 from tests.ports import any_free_port
 from tests.services import Services
 from towpath.conf.current import config
+from towpath.ledger.ack import ack
 from towpath.ledger.models import Window
-from towpath.ledger.receipts import ack
 from towpath.ledger.windows import postpone
 from towpath.rabbitmq.broker import Broker
 from towpath.watch.doctor import examine

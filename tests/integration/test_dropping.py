@@ -14,8 +14,8 @@ from django.db import DatabaseError, connection
 from tests.integration.rows import undelivered, write_events
 from tests.integration.windows import expire_leases, recover, sealed
 from towpath.flow import deadletters
+from towpath.ledger.ack import ack
 from towpath.ledger.models import DeadLetter
-from towpath.ledger.receipts import ack
 from towpath.ledger.windows import RefusedRow
 from towpath.outbox.models import OutboxEvent
 

@@ -14,8 +14,9 @@ from django.db import OperationalError, connection, transaction
 from tests.integration.rows import create_users
 from tests.integration.windows import deliver, dispatched, expire_leases, recover, seal, sealed
 from towpath.flow.verify import purge_receipts, verify_receipts
-from towpath.ledger import batches, marks, windows
+from towpath.ledger import batches, marks
 from towpath.ledger.models import Batch, Mark, Window
+from towpath.ledger.open_windows import count_open_windows
 from towpath.ledger.stuck import move_marks_and_look
 from towpath.outbox.models import all_outboxes
 
@@ -58,7 +59,7 @@ def rows(sql: str) -> list[tuple[Any, ...]]:
 
 
 def open_windows() -> int:
-    return windows.count_open_windows().total
+    return count_open_windows().total
 
 
 def deliver_windows(count: int, store: EventStore) -> None:

@@ -24,8 +24,8 @@ from towpath.flow import load as load_module
 from towpath.flow.delivery import Delivery
 from towpath.flow.load import load
 from towpath.flow.verify import verify_receipts
+from towpath.ledger.ack import ack
 from towpath.ledger.models import Batch, Cursor, DeadLetter, Window
-from towpath.ledger.receipts import ack
 from towpath.ledger.windows import begin_write
 from towpath.outbox.models import OutboxEvent
 from towpath.process import Process

@@ -18,7 +18,7 @@ from tests.integration.rows import create_users, execute
 from tests.integration.test_commands import doctor, status
 from tests.integration.windows import sealed
 from tests.waiting import eventually
-from towpath.ledger.receipts import ack
+from towpath.ledger.ack import ack
 from towpath.ledger.transaction_ages import Age
 from towpath.telemetry.metrics import vacuum_held_seconds
 from towpath.watch import vacuum

@@ -34,9 +34,9 @@ from towpath.eventlog.store import EventStore
 from towpath.flow import verify
 from towpath.flow.delivery import Delivery
 from towpath.flow.verify import purge_receipts, verify_receipts
+from towpath.ledger.ack import ack
 from towpath.ledger.models import Window
 from towpath.ledger.period import RowCounts, read_row_counts
-from towpath.ledger.receipts import ack
 from towpath.ledger.windows import RefusedRow
 from towpath.telemetry.metrics import mismatched_windows, unverified_age_seconds
 from towpath.watch import figures, problems

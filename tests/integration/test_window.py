@@ -29,8 +29,8 @@ from towpath.errors import LeaseLost
 from towpath.eventlog.errors import StoreUnavailable
 from towpath.eventlog.store import EventStore
 from towpath.flow.delivery import Delivery
+from towpath.ledger.ack import ack
 from towpath.ledger.models import Batch, DeadLetter, Window
-from towpath.ledger.receipts import ack
 from towpath.ledger.windows import RefusedRow, postpone, renew, split
 from towpath.outbox.models import OutboxEvent
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from towpath.eventlog.store import EventStore
     from towpath.flow.delivery import Delivery
-    from towpath.ledger.windows import Found, SealedWindow
+    from towpath.ledger.open_windows import Found
+    from towpath.ledger.windows import SealedWindow
 
 
 def seal(batch_ids: Sequence[int], *, found: Found = "message") -> SealedWindow | None:

@@ -77,7 +77,7 @@ def ledger(
         ledger = Ledger()
         ledger.clear()
         monkeypatch.setattr("towpath.ledger.windows.uuid", ledger.uuids)
-        monkeypatch.setattr("towpath.ledger.receipts.uuid", ledger.uuids)
+        monkeypatch.setattr("towpath.ledger.ack.uuid", ledger.uuids)
         yield ledger
         ledger.clear()
         ledger.close()

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from towpath.eventlog.store import EventStore
     from towpath.flow.accumulate import WindowLimits
     from towpath.flow.delivery import WindowRules
-    from towpath.ledger.windows import Found, SealedWindow
+    from towpath.ledger.open_windows import Found
+    from towpath.ledger.windows import SealedWindow
 
 log = structlog.get_logger()
 

@@ -22,7 +22,7 @@ from towpath.flow.load import HIDDEN, load
 from towpath.flow.origins import origins
 from towpath.flow.pause import pause_seconds
 from towpath.flow.write import AttemptLimits, write
-from towpath.ledger.receipts import ack
+from towpath.ledger.ack import ack
 from towpath.ledger.windows import RefusedRow, begin_write, cut, is_store_proven, postpone, split
 from towpath.telemetry import failpoints, metrics, report, tracing
 

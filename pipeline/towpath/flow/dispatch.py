@@ -23,7 +23,7 @@ from django.db import transaction
 from towpath.ledger import batches, cursors
 from towpath.ledger.batches import BatchMessage
 from towpath.ledger.cursors import News, PageLimits
-from towpath.ledger.windows import isolated_rows
+from towpath.ledger.open_windows import isolated_rows
 from towpath.telemetry import failpoints, metrics
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from towpath.errors import OutboxInUse
 from towpath.events import OutboxDiscarded
 from towpath.flow.delivery import Delivery, deliver
 from towpath.ledger import names
-from towpath.ledger.windows import claim_expired, read_last_error
+from towpath.ledger.open_windows import read_last_error
+from towpath.ledger.windows import claim_expired
 from towpath.outbox.models import all_outboxes
 from towpath.outbox.publishing import publish
 

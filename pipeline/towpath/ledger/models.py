@@ -122,7 +122,7 @@ class Window(models.Model):
     failed_at = models.DateTimeField(null=True)
     #: Why it failed, for people: nothing is decided by it.
     last_error = models.TextField(db_default="")
-    #: By what its batches were found: their messages, or a look into the ledger (`towpath.ledger.windows.Found`).
+    #: By what its batches were found: their messages, or a look into the ledger (`towpath.ledger.open_windows.Found`).
     found = models.TextField(db_default="message")
     #: By outbox, fixed at the seal. What became of each row is fixed at the ack: it was delivered, had vanished, was
     #: refused, or was isolated. For each outbox, these four add up to it.

@@ -14,7 +14,7 @@ from django.db import connection
 from towpath.ledger.batches import BATCHES
 from towpath.ledger.cursors import EVERY_CURSOR
 from towpath.ledger.marks import INDEX_PROBES_ONLY
-from towpath.ledger.windows import HAS_UNKNOWN_ROWS, OPEN_WINDOWS
+from towpath.ledger.open_windows import HAS_UNKNOWN_ROWS, OPEN_WINDOWS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ from django.db import connection
 
 from towpath.ledger import marks
 from towpath.ledger.batches import BATCHES
-from towpath.ledger.windows import OPEN_WINDOWS
+from towpath.ledger.open_windows import OPEN_WINDOWS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,7 +16,7 @@ from towpath.eventlog.columns import ADDED_COLUMNS
 from towpath.flow.accumulate import Accumulator
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.dispatch import Dispatcher
-from towpath.ledger import cursors, deadletters, windows
+from towpath.ledger import cursors, deadletters, open_windows
 from towpath.ledger.windows import seal
 from towpath.outbox.models import all_outboxes
 from towpath.testing.events import FoundEvent, StoredEvents
@@ -56,7 +56,7 @@ class Deliver:
         if letters := deadletters.read(None):
             refused = "\n".join(f"  {letter.outbox} {letter.row_id}: {letter.error}" for letter in letters)
             raise AssertionError(f"the event store refuses:\n{refused}")
-        if isolated := windows.read_open():
+        if isolated := open_windows.read_open():
             left = "\n".join(f"  {sum(window.rows.values())} row(s): {window.last_error}" for window in isolated)
             raise AssertionError(f"these wait, apart from others:\n{left}")
         return StoredEvents(_found(row) for row in self.store.rows)
@@ -75,7 +75,7 @@ class Deliver:
         # A window that is too large would be given up with its connection, and with that the test's transaction.
         delivery = deliver(window, self.store, replace(window_rules(config()), max_bytes=_ANY_SIZE))
         if delivery is not Delivery.ACKED:
-            error = windows.read_last_error(window.id)
+            error = open_windows.read_last_error(window.id)
             raise AssertionError(f"the event store does not take a window of {window.row_count} row(s): {error}")
 
 

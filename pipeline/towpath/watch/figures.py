@@ -17,6 +17,7 @@ from towpath.ledger.batches import BatchCounts, count_batches
 from towpath.ledger.cursors import read_last_dispatches
 from towpath.ledger.deadletters import count_dead_letters
 from towpath.ledger.moment import estimate
+from towpath.ledger.open_windows import OpenWindowCounts, count_open_windows
 from towpath.ledger.pending import OldestBatch, PendingRows, read_oldest_batches, read_pending
 from towpath.ledger.receipts import (
     COUNTED_RECEIPTS,
@@ -28,7 +29,6 @@ from towpath.ledger.receipts import (
 )
 from towpath.ledger.shifts import ShiftState, read_shifts
 from towpath.ledger.stranded import count_dead_rows
-from towpath.ledger.windows import OpenWindowCounts, count_open_windows
 from towpath.outbox.models import all_outboxes
 from towpath.watch.vacuum import Holder, find_holders
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
-from towpath.ledger.windows import read_frequent_errors
+from towpath.ledger.open_windows import read_frequent_errors
 from towpath.outbox.models import all_outboxes
 from towpath.watch import standstill, stranded, unknown_outboxes, vacuum
 from towpath.watch.database import hiding_problems

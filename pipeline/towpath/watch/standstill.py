@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from django.db import connection
 
-from towpath.ledger import batches, windows
+from towpath.ledger import batches, open_windows
 from towpath.outbox.models import all_outboxes
 
 if TYPE_CHECKING:
@@ -87,14 +87,14 @@ def late_batches() -> Iterator[str]:
 
 def slow_windows() -> Iterator[str]:
     """Windows that somebody has been delivering for too long."""
-    for is_write_begun, slow in windows.count_slow_windows(late_seconds=_WINDOW_LATE_SECONDS).items():
+    for is_write_begun, slow in open_windows.count_slow_windows(late_seconds=_WINDOW_LATE_SECONDS).items():
         stage = "written: the event store has not answered yet" if is_write_begun else "loaded from PostgreSQL"
         yield f"{slow.windows} window(s) have been under way for up to {slow.oldest_seconds} s, and are being {stage}"
 
 
 def unclaimed_windows() -> Iterator[str]:
     """Windows that the recover shift should have taken over."""
-    unclaimed = windows.count_unclaimed_windows(outboxes=list(all_outboxes()), late_seconds=_TAKEOVER_LATE_SECONDS)
+    unclaimed = open_windows.count_unclaimed_windows(outboxes=list(all_outboxes()), late_seconds=_TAKEOVER_LATE_SECONDS)
     if unclaimed:
         yield (
             f"{unclaimed.windows} window(s) have had nobody for up to {unclaimed.oldest_seconds} s: the recover shift"
@@ -104,7 +104,7 @@ def unclaimed_windows() -> Iterator[str]:
 
 def stuck_messages() -> Iterator[str]:
     """That no message brings the batches of windows."""
-    found = windows.read_newest_found(seconds=_NEWEST_SECONDS, limit=_NEWEST_WINDOWS)
+    found = open_windows.read_newest_found(seconds=_NEWEST_SECONDS, limit=_NEWEST_WINDOWS)
     if not found or "message" in found:
         return
     if "ledger" in found:
