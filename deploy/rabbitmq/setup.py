@@ -7,19 +7,21 @@ refuses messages, it drops none. (What is refused stays in the ledger, where it 
 
 Virtual host, user and password are those of RABBITMQ_URL, which is the dispatcher's. RABBITMQ_AGGREGATOR_URL,
 RABBITMQ_SCHEDULER_URL and RABBITMQ_WEB_URL have the users of the other roles; a role without one uses the dispatcher's.
-On a cluster, set RABBITMQ_QUEUE_TYPE=quorum before the first
-start of the application: a queue's type is fixed when it is declared.
+On a cluster, set RABBITMQ_QUEUE_TYPE=quorum before the first start of the application: a queue's type is fixed when it
+is declared. Without the variable, the virtual host keeps the type it has. RabbitMQ 4 refuses every declaration of a
+queue of another type than the virtual host's default, so no worker could consume any more.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import urllib3
 
@@ -29,7 +31,7 @@ _OTHER_ROLES = ("aggregator", "scheduler", "web")
 _NO_URLS: Mapping[str, str] = {}
 #: Of the management API, by scheme.
 _PORTS = {"http": 15672, "https": 15671}
-_NO_CONTENT = 204
+_OK, _NO_CONTENT, _NOT_FOUND = 200, 204, 404
 _SECONDS = 30
 
 
@@ -80,8 +82,50 @@ def _variable(role: str) -> str:
     return f"RABBITMQ_{role.upper()}_URL"
 
 
+def keep_queue_type(admin_url: str, content: dict[str, Any], *, asked: str) -> None:
+    """Let the definitions keep the type of the queues that exist.
+
+    Without queues it is the type that is asked for, else the one that the virtual host has, else classic. Raises
+    SetupError when that is not what is asked for, and when the queues are not of one type.
+    """
+    (vhost,) = content["vhosts"]
+    path = quote(vhost["name"], safe="")
+    ours = re.compile(content["permissions"][0]["configure"])
+    found = _read(admin_url, f"queues/{path}?columns=name,type") or []
+    types = {queue["name"]: queue["type"] for queue in found if ours.search(queue["name"])}
+    if len({*types.values(), *([asked] if asked and types else [])}) > 1:
+        listed = ", ".join(f"{name} ({kind})" for name, kind in sorted(types.items()))
+        wanted = f"RABBITMQ_QUEUE_TYPE is {asked}, and the" if asked else "The"
+        raise SetupError(
+            f"{wanted} virtual host {vhost['name']} has the queues {listed}. RabbitMQ 4 would refuse those of another"
+            " type than the virtual host's default to every worker. Leave RABBITMQ_QUEUE_TYPE out to keep queues that"
+            " are all of one type. To change it, stop the workers, delete the queues and run this again. No event is"
+            " lost with them"
+        )
+    present = (_read(admin_url, f"vhosts/{path}") or {}).get("metadata", {}).get("default_queue_type")
+    candidates = (*types.values(), asked, present)
+    kept = next((each for each in candidates if each in _QUEUE_TYPES), vhost["metadata"]["default_queue_type"])
+    vhost["metadata"]["default_queue_type"] = kept
+
+
 def import_definitions(admin_url: str, content: dict[str, Any]) -> None:
     """Import through the management API as an administrator; can be repeated. Raises SetupError."""
+    answer = _ask(admin_url, "POST", "definitions", json=content)
+    if answer.status != _NO_CONTENT:
+        raise _refused(answer)
+
+
+def _read(admin_url: str, path: str) -> Any:
+    """What the management API has there; None for nothing."""
+    answer = _ask(admin_url, "GET", path)
+    if answer.status == _NOT_FOUND:
+        return None
+    if answer.status != _OK:
+        raise _refused(answer)
+    return json.loads(answer.data)
+
+
+def _ask(admin_url: str, method: str, path: str, **content: Any) -> urllib3.BaseHTTPResponse:
     try:
         parts = urlsplit(admin_url)
         host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
@@ -90,32 +134,38 @@ def import_definitions(admin_url: str, content: dict[str, Any]) -> None:
     if not host:
         # Not from the error, which would quote a password with a special character in it.
         raise SetupError("RABBITMQ_ADMIN_URL must be http://user:password@host:15672, or https:// and 15671")
-    address = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}/api/definitions"
+    address = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}/api/{path}"
     headers = urllib3.make_headers(basic_auth=f"{unquote(parts.username or '')}:{unquote(parts.password or '')}")
     try:
-        answer = urllib3.PoolManager(timeout=_SECONDS).request("POST", address, json=content, headers=headers)
+        return urllib3.PoolManager(timeout=_SECONDS).request(method, address, headers=headers, **content)
     except urllib3.exceptions.HTTPError as error:
         raise SetupError(
             f"RabbitMQ's management API does not answer: is RABBITMQ_ADMIN_URL right? ({error})"
         ) from error
-    if answer.status != _NO_CONTENT:
-        raise SetupError(f"RabbitMQ's management API answered {answer.status}: {answer.data[:200]!r}")
+
+
+def _refused(answer: urllib3.BaseHTTPResponse) -> SetupError:
+    return SetupError(f"RabbitMQ's management API answered {answer.status}: {answer.data[:200]!r}")
 
 
 def main() -> int:
     """The command line; exit code 1 when the definitions cannot be imported."""
+    admin_url, asked = os.environ.get("RABBITMQ_ADMIN_URL", ""), os.environ.get("RABBITMQ_QUEUE_TYPE", "")
     try:
         content = definitions(
             os.environ.get("RABBITMQ_URL", ""),
-            queue_type=os.environ.get("RABBITMQ_QUEUE_TYPE") or "classic",
+            queue_type=asked or "classic",
             role_urls={role: url for role in _OTHER_ROLES if (url := os.environ.get(_variable(role)))},
         )
-        import_definitions(os.environ.get("RABBITMQ_ADMIN_URL", ""), content)
+        keep_queue_type(admin_url, content, asked=asked)
+        import_definitions(admin_url, content)
     except SetupError as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the person who runs it - a command line
         return 1
     names = ", ".join(user["name"] for user in content["users"])
-    print(f"imported: virtual host {content['vhosts'][0]['name']}, users {names}")  # noqa: T201 - for the person who runs it
+    (vhost,) = content["vhosts"]
+    kind = vhost["metadata"]["default_queue_type"]
+    print(f"imported: virtual host {vhost['name']}, queues {kind}, users {names}")  # noqa: T201 - for the person who runs it
     return 0
 
 

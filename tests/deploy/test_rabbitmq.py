@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -224,6 +225,80 @@ def test_queues_are_of_the_type_that_the_virtual_host_is_made_with_and_capped(
     assert not _policy(deployment, "dispatch")
     assert deployment.refusals() == []
     _ask(deployment, f"vhosts/{deployment.vhost}", method="DELETE")
+
+
+@pytest.fixture
+def vhost(migrated: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a virtual host that does not exist yet, for which `setup.main` is called."""
+    own = dataclasses.replace(migrated, vhost=f"types-{uuid.uuid4().hex}")
+    environment = own.environment("migrate")
+    for name in ("RABBITMQ_URL", "RABBITMQ_ADMIN_URL"):
+        monkeypatch.setenv(name, environment[name])
+    yield own.vhost
+    _ask(own, f"vhosts/{own.vhost}", method="DELETE")
+
+
+def _set_up(monkeypatch: pytest.MonkeyPatch, queue_type: str) -> int:
+    monkeypatch.setenv("RABBITMQ_QUEUE_TYPE", queue_type)
+    return setup.main()
+
+
+def _default_type(deployment: Deployment, vhost: str) -> str:
+    return str(_ask(deployment, f"vhosts/{vhost}")["metadata"]["default_queue_type"])
+
+
+@pytest.mark.parametrize("has_queues", [False, True])
+def test_the_setup_run_again_keeps_the_type_that_it_was_run_with(
+    vhost: str, migrated: Deployment, monkeypatch: pytest.MonkeyPatch, *, has_queues: bool
+) -> None:
+    """As compose does, which runs it at each start."""
+    assert _set_up(monkeypatch, "quorum") == 0
+    if has_queues:
+        with contextlib.closing(_connect(os.environ["RABBITMQ_URL"])) as connection:
+            _declare_all(connection.channel())
+
+    assert _set_up(monkeypatch, "") == 0
+
+    assert _default_type(migrated, vhost) == "quorum"
+
+
+def test_the_setup_refuses_another_type_than_that_of_the_queues_and_repairs_the_default(
+    vhost: str, migrated: Deployment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _set_up(monkeypatch, "quorum") == 0
+    with contextlib.closing(_connect(os.environ["RABBITMQ_URL"])) as connection:
+        _declare_all(connection.channel())
+
+    assert _set_up(monkeypatch, "classic") == 1
+
+    said = capsys.readouterr().err
+    assert "RABBITMQ_QUEUE_TYPE is classic" in said
+    assert all(f"{queue} (quorum)" in said for queue in _OURS)
+    assert "delete the queues" in said
+    assert _default_type(migrated, vhost) == "quorum"
+
+    # What an older version's setup has left behind, on RabbitMQ 4
+    content = setup.definitions(os.environ["RABBITMQ_URL"], queue_type="classic")
+    setup.import_definitions(os.environ["RABBITMQ_ADMIN_URL"], content)
+    assert _set_up(monkeypatch, "") == 0
+    assert _default_type(migrated, vhost) == "quorum"
+
+
+def test_queues_of_two_types_are_named(
+    vhost: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _set_up(monkeypatch, "classic") == 0
+    with contextlib.closing(_connect(os.environ["RABBITMQ_URL"])) as connection:
+        channel = connection.channel()
+        channel.queue_declare(_OURS[0], durable=True, arguments={"x-queue-type": "quorum"})
+        channel.queue_declare(_OURS[1], durable=True, arguments={"x-queue-type": "classic"})
+
+    assert _set_up(monkeypatch, "") == 1
+
+    said = capsys.readouterr().err
+    assert f"virtual host {vhost} has the queues" in said
+    assert f"{_OURS[0]} (quorum)" in said
+    assert f"{_OURS[1]} (classic)" in said
 
 
 def test_a_full_queue_refuses_messages_and_costs_latency_only(deployment: Deployment, clickhouse: Client) -> None:

@@ -8,6 +8,7 @@ import json
 import re
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from towpath.ledger.ack import ack
 from towpath.ledger.models import Window
 from towpath.ledger.windows import postpone
 from towpath.rabbitmq.broker import Broker
+from towpath.rabbitmq.messages import AGGREGATE
 from towpath.watch.doctor import examine
 
 #: Nobody listens on port 1.
@@ -345,6 +347,47 @@ def test_a_queue_that_somebody_has_for_themselves_is_not_called_an_outage() -> N
 
     assert code == 1
     assert findings["RabbitMQ"]["detail"].startswith("RabbitMQ refuses the queue aggregate (ChannelClosedByBroker (405")
+
+
+@contextlib.contextmanager
+def declared_otherwise(queue: str) -> Iterator[None]:
+    """A queue of ours that a worker's declaration does not fit."""
+    broker = dramatiq.get_broker()
+    assert isinstance(broker, Broker)
+    with contextlib.closing(pika.BlockingConnection(broker.parameters)) as somebody:
+        channel = somebody.channel()
+        channel.queue_delete(queue)
+        channel.queue_declare(queue, durable=True)
+        yield
+        channel.queue_delete(queue)
+
+
+def test_a_queue_that_is_refused_to_workers_is_a_finding_with_rabbitmq_s_reason() -> None:
+    with declared_otherwise(AGGREGATE):
+        code, findings = doctor()
+
+    assert code == 1
+    assert findings["RabbitMQ"]["is_ok"]
+    assert not findings["queues"]["is_ok"]
+    assert f"refuses the queue {AGGREGATE} to workers" in findings["queues"]["detail"]
+    assert "406" in findings["queues"]["detail"]
+
+
+def test_messages_that_failed_are_a_finding() -> None:
+    failed = f"{AGGREGATE}.XQ"
+    broker = dramatiq.get_broker()
+    assert isinstance(broker, Broker)
+    broker.declare_queue(AGGREGATE, ensure=True)
+    with contextlib.closing(pika.BlockingConnection(broker.parameters)) as somebody:
+        channel = somebody.channel()
+        channel.confirm_delivery()
+        channel.basic_publish("", failed, b"{}", mandatory=True)
+
+    findings = doctor()[1]
+
+    assert findings["queues"]["is_ok"]
+    assert not findings[f"queue {failed}"]["is_ok"]
+    assert findings[f"queue {failed}"]["detail"].startswith("1 message(s)")
 
 
 def _prefixed(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:

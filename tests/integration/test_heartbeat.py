@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import dramatiq
+import pika
 import pytest
 
 from deploy.local.process import PROJECT
@@ -21,6 +23,8 @@ from towpath.conf.current import config
 from towpath.lifecycle import threads_that_must_live
 from towpath.probe import silence
 from towpath.process import Process
+from towpath.rabbitmq.broker import Broker
+from towpath.rabbitmq.messages import AGGREGATE
 from towpath.telemetry import heartbeat
 
 WAIT_SECONDS = 60
@@ -99,6 +103,23 @@ def test_an_aggregator_that_is_wedged_in_a_window_is_dead(workers: Workers, tmp_
     create_users(10)
 
     wait_until_silent(tmp_path, "aggregator")
+
+
+def test_a_worker_is_dead_when_rabbitmq_refuses_it_its_queue_until_it_lets_it(workers: Workers, tmp_path: Path) -> None:
+    """Unlike an outage, this does not end by itself."""
+    broker = dramatiq.get_broker()
+    assert isinstance(broker, Broker)
+    with contextlib.closing(pika.BlockingConnection(broker.parameters)) as somebody:
+        channel = somebody.channel()
+        channel.queue_delete(AGGREGATE)
+        channel.queue_declare(AGGREGATE, durable=True)
+        workers.aggregator(**{**WEDGED_SOON, "WEDGED_SECONDS": "8"}, HEARTBEAT_DIR=str(tmp_path))
+        wait_until_alive(tmp_path, "aggregator")
+
+        wait_until_silent(tmp_path, "aggregator")
+
+        channel.queue_delete(AGGREGATE)
+    wait_until_alive(tmp_path, "aggregator")
 
 
 def test_a_dispatcher_that_is_wedged_in_a_shift_is_dead(workers: Workers, tmp_path: Path) -> None:

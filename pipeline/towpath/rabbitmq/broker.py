@@ -25,7 +25,7 @@ from dramatiq.errors import ConnectionClosed
 from dramatiq.message import get_encoder
 
 from towpath.rabbitmq.messages import AGGREGATE_BACKLOG, QUEUES, MessageRejected, accept, largest_body, sent_options
-from towpath.telemetry import report
+from towpath.telemetry import heartbeat, report
 from towpath.telemetry.secrets import without_secrets
 
 #: A connection that enqueues waits for answers, so that it must notice soon when none comes (pika: after twice this
@@ -75,9 +75,11 @@ class Broker(RabbitmqBroker):
             prefetch = max(1, min(_BACKLOG_PREFETCH, prefetch // 4))
         try:
             return super().consume(queue_name, prefetch, timeout)
-        except ConnectionClosed:
+        except ConnectionClosed as error:
+            _note_refusal(queue_name, error)
             raise
         except Exception as error:
+            heartbeat.not_refused(queue_name)
             # A name that does not resolve, a certificate that has expired, a server that is frozen: dramatiq expects
             # none of these, and would log a traceback every few seconds.
             raise _connection_closed(error) from error
@@ -129,7 +131,7 @@ class _CheckedConsumer(_RabbitmqConsumer):
 
     def _checked(self, deliveries: Iterator[tuple[Any, Any, bytes]]) -> Iterator[tuple[Any, Any, Any]]:
         """The deliveries that are messages of the pipeline. All others end here, before dramatiq has read them."""
-        for method, properties, body in deliveries:
+        for method, properties, body in _noted(deliveries, self.queue_name):
             if method is None:
                 yield None, None, None
                 continue
@@ -144,6 +146,25 @@ class _CheckedConsumer(_RabbitmqConsumer):
                 yield None, None, None
             else:
                 yield method, properties, get_encoder().encode(fields)
+
+
+def _noted(deliveries: Iterator[tuple[Any, Any, bytes]], queue_name: str) -> Iterator[tuple[Any, Any, bytes]]:
+    try:
+        for delivery in deliveries:
+            # Nothing for a while is a delivery, too.
+            heartbeat.not_refused(queue_name)
+            yield delivery
+    except pika.exceptions.ChannelClosedByBroker:
+        heartbeat.refused(queue_name)
+        raise
+
+
+def _note_refusal(queue_name: str, error: ConnectionClosed) -> None:
+    """An outage ends by itself. That RabbitMQ refuses a queue does not."""
+    if q_name(queue_name) in QUEUES and isinstance(error.message, pika.exceptions.ChannelClosedByBroker):
+        heartbeat.refused(queue_name)
+    else:
+        heartbeat.not_refused(queue_name)
 
 
 def _read_frame(driver: Any) -> tuple[int, Any]:

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pika
 import pika.exceptions
+from dramatiq.brokers.rabbitmq import DEAD_MESSAGE_TTL
+from dramatiq.common import q_name
 
 from towpath.errors import BrokerUnreachable
 from towpath.rabbitmq.broker import Broker, reason_of, the_broker
-from towpath.rabbitmq.messages import QUEUES
+from towpath.rabbitmq.messages import DELAYED, QUEUES
 
-#: AMQP's code.
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dramatiq.brokers.rabbitmq import RabbitmqBroker
+
+#: AMQP's codes.
+_ACCESS_REFUSED = 403
 _NOT_FOUND = 404
+
+#: What dramatiq appends to the name of a queue for the messages that failed.
+FAILED = ".XQ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +38,28 @@ class QueueState:
 
 def queue_states() -> dict[str, QueueState]:
     """Each queue of the pipeline, including those for delayed and failed messages. Raises BrokerUnreachable."""
-    names = [name + suffix for name in QUEUES for suffix in ("", ".DQ", ".XQ")]
+    with _connection() as connection:
+        return {name: _state(connection, name) for name in _names()}
+
+
+def refused_declarations() -> list[str]:
+    """The queues that exist and that RabbitMQ refuses to a worker, and how to fix it. Raises BrokerUnreachable.
+
+    It declares them as workers do, which changes nothing. Without the right to, it finds nothing.
+    """
+    with _connection() as connection:
+        return [text for name in _names() for text in _refusal(connection, name)]
+
+
+def _names() -> list[str]:
+    return [name + suffix for name in QUEUES for suffix in ("", DELAYED, FAILED)]
+
+
+@contextlib.contextmanager
+def _connection() -> Iterator[pika.BlockingConnection]:
     try:
         with contextlib.closing(pika.BlockingConnection(parameters=the_broker().parameters)) as connection:
-            return {name: _state(connection, name) for name in names}
+            yield connection
     except BrokerUnreachable:
         raise
     except Exception as error:
@@ -48,6 +78,29 @@ def _state(connection: pika.BlockingConnection, queue: str) -> QueueState:
             " themselves. Delete it, or close their connection; workers declare it again"
         ) from error
     return QueueState(found.message_count, found.consumer_count)
+
+
+def _refusal(connection: pika.BlockingConnection, queue: str) -> Iterator[str]:
+    try:
+        channel = connection.channel()
+        # One that nobody has used yet is not made here.
+        channel.queue_declare(queue, passive=True)
+        channel.queue_declare(queue, durable=True, arguments=_arguments(the_broker(), queue))
+    except pika.exceptions.ChannelClosedByBroker as error:
+        if error.reply_code not in {_ACCESS_REFUSED, _NOT_FOUND}:
+            yield (
+                f"RabbitMQ refuses the queue {queue} to workers ({reason_of(error)}): it was declared in another way."
+                " If its type is meant, `python -m deploy.rabbitmq.setup` gives the virtual host the type of its queues"
+                " as the default. Else delete the queue: workers declare it again, and no event is lost with it"
+            )
+
+
+def _arguments(broker: RabbitmqBroker, queue: str) -> dict[str, Any]:
+    """Those with which dramatiq declares the queue."""
+    if queue.endswith(FAILED):
+        return {"x-message-ttl": DEAD_MESSAGE_TTL}
+    arguments: dict[str, Any] = broker._build_queue_arguments(q_name(queue))  # type: ignore[no-untyped-call]
+    return arguments
 
 
 def problems() -> list[str]:

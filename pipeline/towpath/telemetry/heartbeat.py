@@ -3,7 +3,7 @@
 A thread that does something which must come to an end does it `with progress("...")`, one such piece of work at a time,
 and calls `step()` whenever it has moved on. A thread of its own renews the file as long as no work has stood still for
 WEDGED_SECONDS and no thread that must live has died. Waiting for something to do is not work, and a service that is
-away is not a standstill: each attempt is a step.
+away is not a standstill: each attempt is a step. A queue that RabbitMQ refuses is one, because time does not heal it.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class _Work:
 
 #: What is under way, by thread.
 _under_way: dict[int, _Work] = {}
+#: The queues that RabbitMQ refuses to this process, and since when.
+_refused_since: dict[str, float] = {}
 _changing = threading.Lock()
 
 
@@ -68,6 +70,18 @@ def step() -> None:
     with _changing:
         if (work := _under_way.get(threading.get_ident())) is not None:
             work.moved_at = time.monotonic()
+
+
+def refused(queue: str) -> None:
+    """Note that RabbitMQ answers and refuses this queue. After WEDGED_SECONDS of that, the process counts as wedged."""
+    with _changing:
+        _refused_since.setdefault(queue, time.monotonic())
+
+
+def not_refused(queue: str) -> None:
+    """Note that RabbitMQ lets this process consume the queue, or does not answer."""
+    with _changing:
+        _refused_since.pop(queue, None)
 
 
 def role_of(queues: Iterable[str] | None) -> str:
@@ -109,5 +123,6 @@ def _keep(role: str, folder: Path, wedged_seconds: float, threads: Callable[[], 
 def _standstills(wedged_seconds: float) -> list[str]:
     now = time.monotonic()
     with _changing:
-        ages = [(work.name, now - work.moved_at) for work in _under_way.values()]
-    return [f"{name} has not moved for {age:.0f} s" for name, age in ages if age > wedged_seconds]
+        ages = [(f"{work.name} has not moved", now - work.moved_at) for work in _under_way.values()]
+        ages += [(f"the queue {name} has been refused", now - since) for name, since in _refused_since.items()]
+    return [f"{text} for {age:.0f} s" for text, age in ages if age > wedged_seconds]

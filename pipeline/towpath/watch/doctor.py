@@ -21,6 +21,7 @@ from towpath.ledger import database_errors
 from towpath.ledger.moment import Parts, one_moment
 from towpath.ledger.receipts import read_store_errors
 from towpath.rabbitmq import queues
+from towpath.rabbitmq.messages import QUEUES
 from towpath.telemetry.secrets import without_secrets
 from towpath.watch import tables, vacuum
 from towpath.watch.connections import Fleet, connection_problems, is_pooled, read_limits
@@ -212,6 +213,15 @@ def _rabbitmq() -> Iterator[Finding]:
         consumers = states[queue].consumers
         text = f"{consumers} consumer(s)" if consumers else f"nobody consumes it: start a worker (the {role})"
         yield Finding(f"queue {queue}", bool(consumers), text)
+    yield _finding("queues", queues.refused_declarations(), "as workers declare them")
+    for queue in QUEUES:
+        if failed := states[queue + queues.FAILED].messages:
+            text = (
+                f"{failed} message(s) whose worker died with them again and again, or failed. Their events are"
+                " delivered from the ledger. Find out what killed workers, then purge the queue: see"
+                " docs/runbook.md#messages-that-failed"
+            )
+            yield Finding(f"queue {queue}{queues.FAILED}", False, text)
 
 
 def _rabbitmq_settings() -> Iterator[Finding]:
