@@ -1,7 +1,7 @@
 # Everything a person types. Each command sets up what it needs, and does nothing twice.
 PYTHON = .venv/bin/python
-# A file is one process's; tests/services.py says which come first.
-PARALLEL = --numprocesses $(or $(PROCESSES),4) --dist loadfile --no-loadscope-reorder
+# A file is one process's; tests/services.py says which come first. Servers that are given have one database for all.
+PARALLEL = --numprocesses $(if $(filter given,$(TEST_SERVICES)),0,$(or $(PROCESSES),4)) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo run test chaos faults bench lint lock sbom
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from deploy.local.process import Process
 
 #: Slow also because services of the whole test run are set back to what they were before the test.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.own_services, pytest.mark.timeout(300)]
 
 _DRAIN_SECONDS = 90
 #: More than the two files of 16 MiB that PostgreSQL may take for its WAL before the disk is filled: it needs another

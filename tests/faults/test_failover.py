@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 #: Slow also because the cluster of the whole test run is replaced by its standby.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.own_services, pytest.mark.timeout(300)]
 
 _DRAIN_SECONDS = 90
 #: The standby skips the ids that the primary's WAL had reserved (32): so many more are given, and given again.
