@@ -151,7 +151,7 @@ _LOG_LEVEL = _env.choice("LOG_LEVEL", "INFO", choices=("DEBUG", "INFO", "WARNING
 
 # --- Towpath: after the rest, because it checks all that was read ------------------------------------------------
 
-TOWPATH = Config.from_environment(_env)
+TOWPATH = Config.from_environment(_env, may_be_weak=DEBUG)
 DRAMATIQ_BROKER = broker(TOWPATH)
 DRAMATIQ_AUTODISCOVER_MODULES = AUTODISCOVERED_MODULES
 

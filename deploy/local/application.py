@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from deploy.local.clickhouse import is_answering
 from deploy.local.process import Process, Program
-from towpath.conf.launch import ROLES
+from towpath.conf.launch import program
+from towpath.conf.names import QueueNames
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +36,7 @@ class Application:
     def __init__(self, *, log_folder: Path, environment: Mapping[str, str]) -> None:
         self._log_folder = log_folder
         self._environment = environment
+        self._queues = QueueNames.of(environment.get("QUEUE_PREFIX", ""))
 
     def migration(self, name: str) -> Process:
         return Process(Program(name=name, argv=MIGRATIONS[name], log=self._log(name), environment=self._environment))
@@ -67,7 +69,7 @@ class Application:
         return Process(
             Program(
                 name="scheduler",
-                argv=(*_LAUNCH, *ROLES["scheduler"]),
+                argv=(*_LAUNCH, *program("scheduler", self._queues)),
                 log=self._log("scheduler"),
                 environment=self._environment,
             )
@@ -83,7 +85,7 @@ class Application:
         return Process(
             Program(
                 name=name,
-                argv=(*_LAUNCH, *ROLES[role]),
+                argv=(*_LAUNCH, *program(role, self._queues)),
                 log=self._log(name),
                 environment=self._environment,
                 ready_text="Worker process is ready for action",

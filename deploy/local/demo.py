@@ -166,7 +166,10 @@ def _purge_queue(stack: Stack) -> None:
     deadline = time.monotonic() + DRAIN_SECONDS
     purged = 0
     while not purged and time.monotonic() < deadline:
-        purged = sum(channel.queue_purge(queue).method.message_count for queue in ("aggregate", "aggregate_backlog"))
+        purged = sum(
+            channel.queue_purge(queue).method.message_count
+            for queue in ("towpath.aggregate", "towpath.aggregate_backlog")
+        )
         connection.sleep(0.1)
     connection.close()
     _say(f"purged RabbitMQ's queues of batches: {purged} message(s) gone")

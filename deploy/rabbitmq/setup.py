@@ -7,6 +7,7 @@ refuses messages, it drops none. (What is refused stays in the ledger, where it 
 
 Virtual host, user and password are those of RABBITMQ_URL, which is the dispatcher's. RABBITMQ_AGGREGATOR_URL,
 RABBITMQ_SCHEDULER_URL and RABBITMQ_WEB_URL have the users of the other roles; a role without one uses the dispatcher's.
+QUEUE_PREFIX is the application's.
 On a cluster, set RABBITMQ_QUEUE_TYPE=quorum before the first start of the application: a queue's type is fixed when it
 is declared. Without the variable, the virtual host keeps the type it has. RabbitMQ 4 refuses every declaration of a
 queue of another type than the virtual host's default, so no worker could consume any more.
@@ -19,6 +20,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -32,6 +34,8 @@ _NO_URLS: Mapping[str, str] = {}
 #: Of the management API, by scheme.
 _PORTS = {"http": 15672, "https": 15671}
 _OK, _NO_CONTENT, _NOT_FOUND = 200, 204, 404
+#: With this, the names of queues begin in a pattern.
+_PRODUCT = r"towpath\."
 _SECONDS = 30
 
 
@@ -39,9 +43,11 @@ class SetupError(Exception):
     """The definitions cannot be imported."""
 
 
-def definitions(broker_url: str, *, queue_type: str, role_urls: Mapping[str, str] = _NO_URLS) -> dict[str, Any]:
-    """definitions.json for the virtual host and the user of the URL, and the users of other roles' URLs. Raises
-    SetupError when a URL has none."""
+def definitions(
+    broker_url: str, *, queue_type: str, queue_prefix: str = "", role_urls: Mapping[str, str] = _NO_URLS
+) -> dict[str, Any]:
+    """definitions.json for the virtual host and the user of the URL, the users of other roles' URLs, and the queues
+    with this prefix. Raises SetupError when a URL has none."""
     vhost = unquote(urlsplit(broker_url).path.removeprefix("/"))
     users = {"dispatcher": _user(broker_url, "RABBITMQ_URL")}
     if not vhost:
@@ -53,7 +59,7 @@ def definitions(broker_url: str, *, queue_type: str, role_urls: Mapping[str, str
             users[role] = user
     if queue_type not in _QUEUE_TYPES:
         raise SetupError(f"RABBITMQ_QUEUE_TYPE is {queue_type!r}: it must be classic or quorum")
-    content: dict[str, Any] = json.loads(_FILE.read_text())
+    content: dict[str, Any] = json.loads(_FILE.read_text(), object_hook=partial(_with_prefix, queue_prefix))
     rights = {entry["user"].rpartition("_")[2]: entry for entry in content["permissions"]}
     content["permissions"] = [{**rights[role], "user": name, "vhost": vhost} for role, (name, _) in users.items()]
     content["users"] = [{"name": name, "password": password, "tags": ""} for name, password in users.values()]
@@ -61,6 +67,15 @@ def definitions(broker_url: str, *, queue_type: str, role_urls: Mapping[str, str
     for entry in content["policies"]:
         entry["vhost"] = vhost
     return content
+
+
+def _with_prefix(prefix: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """A part of the definitions, in which queues are named by patterns."""
+    before = re.escape(f"{prefix}.") if prefix else ""
+    patterns = ("configure", "write", "read", "pattern")
+    return {
+        name: value.replace(_PRODUCT, before + _PRODUCT) if name in patterns else value for name, value in entry.items()
+    }
 
 
 def _user(url: str, variable: str) -> tuple[str, str]:
@@ -155,6 +170,7 @@ def main() -> int:
         content = definitions(
             os.environ.get("RABBITMQ_URL", ""),
             queue_type=asked or "classic",
+            queue_prefix=os.environ.get("QUEUE_PREFIX", ""),
             role_urls={role: url for role in _OTHER_ROLES if (url := os.environ.get(_variable(role)))},
         )
         keep_queue_type(admin_url, content, asked=asked)

@@ -149,6 +149,12 @@ def _broker() -> Iterator[CheckMessage]:
             hint='Set its BROKER to "towpath.rabbitmq.broker.Broker", which checks what arrives, or to a subclass.',
             id="pipeline.W002",
         )
+    if settings.DRAMATIQ_BROKER.get("OPTIONS", {}).get("queue_prefix", "") != config().queue_prefix:
+        yield Error(
+            f"DRAMATIQ_BROKER was made before TOWPATH got the queue_prefix {config().queue_prefix!r}.",
+            hint="Make it anew: DRAMATIQ_BROKER = towpath.conf.dramatiq.broker(TOWPATH).",
+            id="pipeline.E011",
+        )
     if _TIME_LIMIT in found:
         yield Warning(
             "DRAMATIQ_BROKER has dramatiq's TimeLimit, which raises in the middle of transactions.",
@@ -168,9 +174,8 @@ def _actors() -> Iterator[CheckMessage]:
             except ValueError as error:
                 yield Error(
                     f"{app.name}.{name} cannot be imported: {error}",
-                    hint="The pipeline has the actors aggregate, aggregate_backlog, dispatch_shift, recover_shift and"
-                    " verify, and the queues dispatch, aggregate and aggregate_backlog. Give yours another actor_name"
-                    " or queue_name.",
+                    hint="Actors and queues named `towpath...` are the pipeline's. Give yours another actor_name or"
+                    " queue_name.",
                     id="pipeline.E010",
                 )
 

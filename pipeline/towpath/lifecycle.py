@@ -15,7 +15,6 @@ from django.db.backends.signals import connection_created
 from towpath.conf.current import config
 from towpath.ledger.session import lengthen_limits
 from towpath.rabbitmq.broker import Broker
-from towpath.rabbitmq.messages import AGGREGATE, AGGREGATE_BACKLOG
 from towpath.telemetry import failpoints, heartbeat, metrics
 
 if TYPE_CHECKING:
@@ -39,9 +38,10 @@ class PipelineLifecycle(dramatiq.Middleware):
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         self._is_worker = True
-        if worker.consumer_whitelist and AGGREGATE in worker.consumer_whitelist:
-            # An aggregator is started for its one queue (`--queues aggregate`), and takes a backlog, too.
-            worker.consumer_whitelist.add(AGGREGATE_BACKLOG)
+        queues = config().queues
+        if worker.consumer_whitelist and queues.aggregate in worker.consumer_whitelist:
+            # An aggregator is started for its one queue, and takes a backlog, too.
+            worker.consumer_whitelist.add(queues.aggregate_backlog)
         if isinstance(broker, Broker):
             broker.batch_ids = config().largest_batch_ids
         connection_created.connect(lengthen_limits)
@@ -51,7 +51,7 @@ class PipelineLifecycle(dramatiq.Middleware):
         process.start(worker.consumer_whitelist)
         if config().heartbeat_dir:
             heartbeat.start(
-                heartbeat.role_of(worker.consumer_whitelist),
+                config().queues.role_of(worker.consumer_whitelist),
                 folder=Path(config().heartbeat_dir),
                 wedged_seconds=config().wedged_seconds,
                 threads=lambda: threads_that_must_live(worker, process),

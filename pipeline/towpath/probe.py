@@ -2,9 +2,9 @@
 
     python -m towpath.probe --role aggregator      exit code 0: alive; 1: dead or wedged; 2: wrong usage
 
-The heartbeat is a file in HEARTBEAT_DIR that the process renews only while its work makes progress
-(towpath/telemetry/heartbeat.py). It says itself by when it will be renewed. A service that is down is no reason to
-restart a worker that waits for it.
+The heartbeat is a file in HEARTBEAT_DIR (TOWPATH_HEARTBEAT_DIR, in a project that has adopted Towpath). The process
+renews it only while its work makes progress (towpath/telemetry/heartbeat.py), and says in it by when it will be
+renewed. A service that is down is no reason to restart a worker that waits for it.
 
 This module imports nothing but the standard library, so that a probe every few seconds costs nearly nothing, and
 reads HEARTBEAT_DIR by itself, because Django's settings take a second to load.
@@ -45,8 +45,9 @@ def silence(folder: Path, role: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m towpath.probe", description="Is this process alive?")
+    folder = os.environ.get("TOWPATH_HEARTBEAT_DIR") or os.environ.get("HEARTBEAT_DIR")
     parser.add_argument("--role", required=True, choices=ROLES)
-    parser.add_argument("--dir", default=os.environ.get("HEARTBEAT_DIR"), help="default: HEARTBEAT_DIR")
+    parser.add_argument("--dir", default=folder, help="default: TOWPATH_HEARTBEAT_DIR, or HEARTBEAT_DIR")
     options = parser.parse_args(arguments)
     if not options.dir:
         parser.error("where are the heartbeats? Set HEARTBEAT_DIR, as for the process itself, or give --dir")

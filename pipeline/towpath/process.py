@@ -23,10 +23,11 @@ from towpath.flow.recover import recover
 from towpath.flow.shift import note_success, run_shift
 from towpath.flow.verify import purge_receipts, verify_receipts
 from towpath.ledger import shifts
+from towpath.ledger.foreign import ledger_id, note_foreign
 from towpath.ledger.receipts import has_overdue
 from towpath.outbox.models import all_outboxes
 from towpath.rabbitmq.broker import keep_alive
-from towpath.telemetry import heartbeat
+from towpath.telemetry import heartbeat, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -50,6 +51,8 @@ _TICK_SECONDS = 1.0
 _PAUSE_SECONDS = 5.0
 #: Batches of an unknown outbox are logged this often, at most.
 _LEFT_LOGGED_SECONDS = 60.0
+#: Messages of another project are noted this often, at most.
+_FOREIGN_NOTED_SECONDS = 10.0
 
 _LONG_AGO = float("-inf")
 
@@ -69,18 +72,20 @@ class Process:
         self._verifying = threading.Lock()
         self._ticked_at: dict[str, float] = {}
         self._left_at = _LONG_AGO
+        self._ledger = ""
+        self._foreign_at: dict[str, float] = {}
 
     # --- From start to end ---------------------------------------------------------------------------------------
 
     def start(self, queues: Collection[str] | None) -> None:
         """Begin to work, as a worker that takes messages of these queues does; None: of all."""
-        if not queues or "dispatch" in queues:
+        if not queues or self._config.queues.dispatch in queues:
             for name, make_work in (("dispatch", self._dispatching), ("recover", self._recovering)):
                 work = partial(self._run_shift, name, make_work)
                 shift = threading.Thread(target=work, name=f"{name}-shift", daemon=True)
                 self._shifts.append(shift)
                 shift.start()
-        if not queues or "aggregate" in queues:
+        if not queues or self._config.queues.aggregate in queues:
             threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
 
     def stop(self) -> None:
@@ -134,8 +139,19 @@ class Process:
 
     # --- What messages ask for -----------------------------------------------------------------------------------
 
-    def aggregate(self, batch_id: int, *, outbox: str, rows: int, payload_bytes: int, is_backlog: bool) -> None:
+    def ledger(self) -> str:
+        """What tells this process's ledger from all others."""
+        with self._making:
+            if not self._ledger:
+                self._ledger = ledger_id()
+            return self._ledger
+
+    def aggregate(
+        self, batch_id: int, *, ledger: str, outbox: str, rows: int, payload_bytes: int, is_backlog: bool
+    ) -> None:
         """Return once the batch is sealed into a window."""
+        if self._is_foreign(ledger, is_backlog=is_backlog):
+            return  # its batch is in that ledger, where its own aggregators find it
         if outbox in all_outboxes():
             size = {"rows": rows, "payload_bytes": payload_bytes}
             self.aggregator().submit(batch_id, **size, is_backlog=is_backlog)
@@ -143,6 +159,24 @@ class Process:
         elif time.monotonic() - self._left_at > _LEFT_LOGGED_SECONDS:
             self._left_at = time.monotonic()
             log.warning("unknown_outbox_left", outbox=outbox[:100])
+
+    def _is_foreign(self, ledger: str, *, is_backlog: bool) -> bool:
+        """True of another project's message, of which `status` is told."""
+        queues, now = self._config.queues, time.monotonic()
+        queue = queues.aggregate_backlog if is_backlog else queues.aggregate
+        try:
+            if ledger == self.ledger():
+                return False
+            if now - self._foreign_at.get(queue, _LONG_AGO) > _FOREIGN_NOTED_SECONDS:
+                self._foreign_at[queue] = now
+                note_foreign(queue, ledger=ledger)
+        except (DatabaseError, InterfaceError) as error:
+            # Without PostgreSQL, nobody knows whose it is: the seal waits for PostgreSQL, and leaves what is not there.
+            log.warning("ledger_not_read", error=described(error))
+            connection.close()
+            return False
+        report.rejected("foreign", queue=queue)
+        return True
 
     def note_tick(self, name: str) -> None:
         """Note that the scheduler's tick for a shift has come, so that `status` sees that it does."""

@@ -179,11 +179,11 @@ class Lab:
         import dramatiq
         import pika
 
-        from towpath.rabbitmq.messages import QUEUES
+        from towpath.conf.current import config
 
         parameters = dramatiq.get_broker().parameters  # type: ignore[attr-defined]
         with contextlib.closing(pika.BlockingConnection(parameters=parameters)) as rabbitmq:
-            for queue in (name + suffix for name in QUEUES for suffix in ("", ".DQ", ".XQ")):
+            for queue in (name + suffix for name in config().queues for suffix in ("", ".DQ", ".XQ")):
                 with contextlib.suppress(pika.exceptions.ChannelClosedByBroker):  # nobody has used it yet
                     rabbitmq.channel().queue_purge(queue)
 

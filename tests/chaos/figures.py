@@ -14,7 +14,7 @@ import pika
 import psutil
 import psycopg2
 
-from towpath.rabbitmq.messages import QUEUES
+from towpath.conf.names import QueueNames
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from deploy.local.stack import Stack
 
 _POLL_SECONDS = 0.25
-_QUEUES = tuple(name + suffix for name in QUEUES for suffix in ("", ".DQ", ".XQ"))
+_QUEUES = tuple(name + suffix for name in QueueNames.of("") for suffix in ("", ".DQ", ".XQ"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 
 #: PGAPPNAME of the pipeline's processes: whose sessions are terminated.
 PIPELINE_SESSIONS = "towpath-pipeline"
-_QUEUES = ("aggregate", "aggregate_backlog", "dispatch", "aggregate.DQ", "dispatch.DQ")
+_QUEUES = (
+    "towpath.aggregate",
+    "towpath.aggregate_backlog",
+    "towpath.dispatch",
+    "towpath.aggregate.DQ",
+    "towpath.dispatch.DQ",
+)
 _FIRST_FAULT_SECONDS = 3.0
 _PAUSE_SECONDS = (1.0, 5.0)
 _WORKERS = ("aggregator-1", "aggregator-2", "dispatcher")

@@ -19,7 +19,7 @@ import urllib3
 from deploy.rabbitmq import setup
 from tests.deploy.conftest import signed_up, stored_emails, wait_until_an_event_is_stored
 from tests.waiting import eventually
-from towpath.rabbitmq.messages import QUEUES
+from towpath.conf.names import QueueNames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.deploy.deployment import Deployment
 
 _WAIT_SECONDS = 90
-_OURS = [name + suffix for name in QUEUES for suffix in ("", ".DQ", ".XQ")]
+_OURS = [name + suffix for name in QueueNames.of("") for suffix in ("", ".DQ", ".XQ")]
 
 
 @pytest.fixture(scope="module")
@@ -73,30 +73,32 @@ def _declare_all(channel: Any) -> None:
         *(
             ("web", forbidden)
             for forbidden in (
-                lambda channel: channel.basic_publish("", "dispatch", b"x"),
-                lambda channel: channel.basic_publish("", "aggregate", b"x"),
-                lambda channel: channel.basic_get("aggregate"),
-                lambda channel: channel.queue_purge("aggregate"),
-                lambda channel: channel.queue_delete("dispatch"),
-                lambda channel: channel.queue_declare("aggregate", durable=True, arguments=_dead_letters("aggregate")),
+                lambda channel: channel.basic_publish("", "towpath.dispatch", b"x"),
+                lambda channel: channel.basic_publish("", "towpath.aggregate", b"x"),
+                lambda channel: channel.basic_get("towpath.aggregate"),
+                lambda channel: channel.queue_purge("towpath.aggregate"),
+                lambda channel: channel.queue_delete("towpath.dispatch"),
+                lambda channel: channel.queue_declare(
+                    "towpath.aggregate", durable=True, arguments=_dead_letters("towpath.aggregate")
+                ),
             )
         ),
         *(
             ("scheduler", forbidden)
             for forbidden in (
-                lambda channel: channel.basic_get("dispatch"),
-                lambda channel: channel.basic_get("aggregate"),
-                lambda channel: channel.basic_get("aggregate_backlog"),
-                lambda channel: channel.queue_purge("dispatch"),
-                lambda channel: channel.queue_delete("aggregate"),
+                lambda channel: channel.basic_get("towpath.dispatch"),
+                lambda channel: channel.basic_get("towpath.aggregate"),
+                lambda channel: channel.basic_get("towpath.aggregate_backlog"),
+                lambda channel: channel.queue_purge("towpath.dispatch"),
+                lambda channel: channel.queue_delete("towpath.aggregate"),
             )
         ),
         *(
             ("aggregator", forbidden)
             for forbidden in (
-                lambda channel: channel.basic_get("dispatch"),
-                lambda channel: channel.queue_purge("dispatch"),
-                lambda channel: channel.queue_delete("dispatch.DQ"),
+                lambda channel: channel.basic_get("towpath.dispatch"),
+                lambda channel: channel.queue_purge("towpath.dispatch"),
+                lambda channel: channel.queue_delete("towpath.dispatch.DQ"),
             )
         ),
     ],
@@ -122,16 +124,37 @@ def test_a_role_may_do_its_own_work(channel: Any, as_role: Callable[[str], Any])
     scheduler, aggregator, web = as_role("scheduler"), as_role("aggregator"), as_role("web")
 
     scheduler.confirm_delivery()
-    scheduler.basic_publish("", "dispatch", b"tick", mandatory=True)
+    scheduler.basic_publish("", "towpath.dispatch", b"tick", mandatory=True)
     channel.confirm_delivery()
-    channel.basic_publish("", "aggregate", b"batch", mandatory=True)
-    channel.basic_publish("", "aggregate_backlog", b"older", mandatory=True)
+    channel.basic_publish("", "towpath.aggregate", b"batch", mandatory=True)
+    channel.basic_publish("", "towpath.aggregate_backlog", b"older", mandatory=True)
 
-    assert channel.basic_get("dispatch", auto_ack=True)[2] == b"tick"
-    assert aggregator.basic_get("aggregate", auto_ack=True)[2] == b"batch"
-    assert aggregator.basic_get("aggregate_backlog", auto_ack=True)[2] == b"older"
+    assert channel.basic_get("towpath.dispatch", auto_ack=True)[2] == b"tick"
+    assert aggregator.basic_get("towpath.aggregate", auto_ack=True)[2] == b"batch"
+    assert aggregator.basic_get("towpath.aggregate_backlog", auto_ack=True)[2] == b"older"
     # For a member of staff who asks /readyz?full=1.
-    assert web.queue_declare("aggregate", passive=True).method.message_count == 0
+    assert web.queue_declare("towpath.aggregate", passive=True).method.message_count == 0
+
+
+def test_with_a_prefix_the_rights_are_for_queues_of_that_project_alone(migrated: Deployment) -> None:
+    own = dataclasses.replace(migrated, vhost=f"prefix-{uuid.uuid4().hex}")
+    environment = own.environment("migrate")
+    content = setup.definitions(environment["RABBITMQ_URL"], queue_type="classic", queue_prefix="my-shop.eu")
+    setup.import_definitions(environment["RABBITMQ_ADMIN_URL"], content)
+    ours, another = "my-shop.eu.towpath.aggregate", "my-shopXeu.towpath.aggregate"
+
+    with contextlib.closing(_connect(environment["RABBITMQ_URL"])) as connection:
+        channel = connection.channel()
+        channel.queue_declare(ours, durable=True, arguments=_dead_letters(ours))
+        channel.basic_publish("", ours, b"batch")
+        assert channel.basic_get(ours, auto_ack=True)[2] == b"batch"
+        cap = eventually(partial(_policy, own, ours), seconds=_WAIT_SECONDS, what="the policy is shown")
+        assert cap["overflow"] == "reject-publish"
+        for name in (another, "towpath.aggregate"):
+            with pytest.raises(pika.exceptions.ChannelClosedByBroker) as refused:
+                connection.channel().queue_declare(name, durable=True)
+            assert refused.value.reply_code == 403
+    _ask(own, f"vhosts/{own.vhost}", method="DELETE")
 
 
 def test_every_role_works_with_its_own_user_and_the_scheduler_ticks(deployment: Deployment) -> None:
@@ -140,7 +163,7 @@ def test_every_role_works_with_its_own_user_and_the_scheduler_ticks(deployment: 
     deployment.start("dispatcher")
     deployment.start("aggregator")
     eventually(
-        lambda: _consumers(deployment) >= {"dispatch", "aggregate", "aggregate_backlog"},
+        lambda: _consumers(deployment) >= {"towpath.dispatch", "towpath.aggregate", "towpath.aggregate_backlog"},
         seconds=_WAIT_SECONDS,
         what="all are consumed",
     )
@@ -218,11 +241,11 @@ def test_queues_are_of_the_type_that_the_virtual_host_is_made_with_and_capped(
     queues = {queue["name"]: queue for queue in _ask(deployment, f"queues/{deployment.vhost}")}
     assert set(queues) == set(_OURS)
     assert {queue["type"] for queue in queues.values()} == {"quorum"}
-    for queue in ("aggregate", "aggregate_backlog"):
+    for queue in ("towpath.aggregate", "towpath.aggregate_backlog"):
         cap = eventually(partial(_policy, deployment, queue), seconds=_WAIT_SECONDS, what="the policy is shown")
         assert cap["overflow"] == "reject-publish"
         assert cap["max-length"] > 0
-    assert not _policy(deployment, "dispatch")
+    assert not _policy(deployment, "towpath.dispatch")
     assert deployment.refusals() == []
     _ask(deployment, f"vhosts/{deployment.vhost}", method="DELETE")
 
@@ -320,7 +343,7 @@ def test_a_full_queue_refuses_messages_and_costs_latency_only(deployment: Deploy
 
     eventually(lambda: set(emails) <= set(stored_emails(clickhouse)), seconds=_WAIT_SECONDS, what="all are stored")
     assert all(stored_emails(clickhouse).count(email) == 1 for email in emails)
-    assert _ask(deployment, f"queues/{deployment.vhost}/aggregate")["type"] == "classic"
+    assert _ask(deployment, f"queues/{deployment.vhost}/towpath.aggregate")["type"] == "classic"
     assert "shift_interrupted" in (deployment.log_folder / "dispatcher.log").read_text(), "the queue took all of them"
     _ask(deployment, f"vhosts/{deployment.vhost}", method="DELETE")
 

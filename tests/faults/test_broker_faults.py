@@ -40,7 +40,7 @@ def test_a_queue_purged_or_deleted_under_load_costs_latency_only(
         stored = run.oracle.stored(run.name)
         eventually(lambda: run.oracle.stored(run.name) > stored, seconds=30, what="it goes on")
         with suppress(pika.exceptions.ChannelClosedByBroker):
-            action("aggregate")
+            action("towpath.aggregate")
     writer.stop()
 
     run.judge_when_drained(seconds=_DRAIN_SECONDS)
@@ -51,14 +51,14 @@ def test_a_queue_that_refuses_its_arguments_does_not_stop_delivery(
 ) -> None:
     """T23: somebody declared the queue with other arguments. No message goes out; recovery writes the rows."""
     run.fleet.steady(has_aggregator=False)
-    channel.queue_delete("aggregate")
-    channel.queue_declare("aggregate", durable=True, arguments={"x-max-length": 1000})
+    channel.queue_delete("towpath.aggregate")
+    channel.queue_declare("towpath.aggregate", durable=True, arguments={"x-max-length": 1000})
     try:
         run.publish(100)
 
         run.judge_when_drained(seconds=_DRAIN_SECONDS)
     finally:
-        channel.queue_delete("aggregate")
+        channel.queue_delete("towpath.aggregate")
         run.fleet.kill_all()
 
 
@@ -150,7 +150,7 @@ def test_messages_doubled_shuffled_and_dropped_make_each_row_arrive_once(
     twice = [*kept, *kept]
     dice.shuffle(twice)
     for properties, body in twice:
-        channel.basic_publish("", "aggregate", body, properties)
+        channel.basic_publish("", "towpath.aggregate", body, properties)
 
     run.fleet.aggregator()
     run.fleet.aggregator()
@@ -168,7 +168,7 @@ def _all_messages(
         # A test before may have deleted the queue: until the dispatcher has declared it, a look costs the channel.
         own = channel.connection.channel()
         with suppress(pika.exceptions.ChannelClosedByBroker):
-            while (answer := own.basic_get("aggregate", auto_ack=True))[0] is not None:
+            while (answer := own.basic_get("towpath.aggregate", auto_ack=True))[0] is not None:
                 taken.append((answer[1], answer[2]))
             own.close()
         return len(taken) >= count

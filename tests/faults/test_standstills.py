@@ -108,7 +108,7 @@ def one_thread(run: Run, tmp_path: Path) -> Iterator[Process]:
     """A dispatcher with a single thread for messages."""
     command = (
         *(sys.executable, "-m", "towpath.conf.launch", "dramatiq", "django_dramatiq.setup", "towpath.actors"),
-        *("--processes", "1", "--threads", "1", "--queues", "dispatch"),
+        *("--processes", "1", "--threads", "1", "--queues", "towpath.dispatch"),
     )
     run.fleet.kill_all()
     process = Process(

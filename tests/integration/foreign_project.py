@@ -11,11 +11,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
 
 from deploy.local.process import PROJECT
+from tests.clickhouse import url_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from tests.services import Services
 
 _SCRIPTS = Path(sys.executable).parent
 _MOST_SECONDS = 240
@@ -38,6 +42,19 @@ def blocks(page: str) -> Iterator[Block]:
     text = (PROJECT / "docs" / page).read_text(encoding="utf-8")
     for action, file, block in _BLOCK.findall(text):
         yield Block(action, file, block)
+
+
+def variables_of(services: Services, *, database: str) -> dict[str, str]:
+    """The environment of a project that uses these services: RabbitMQ, and a database of this name in ClickHouse."""
+    postgres = urlsplit(services.postgres.url)
+    return {
+        "PGHOST": postgres.hostname or "",
+        "PGPORT": str(postgres.port),
+        "PGUSER": postgres.username or "",
+        "PGPASSWORD": postgres.password or "",
+        "TOWPATH_RABBITMQ_URL": services.rabbitmq.url,
+        "TOWPATH_EVENT_STORE_URL": url_of(services.clickhouse, database=database),
+    }
 
 
 class ForeignProject:
@@ -74,7 +91,7 @@ class ForeignProject:
                     self.run(command, environment=environment)
             case "start":
                 for command in block.text.splitlines():
-                    self._start(command)
+                    self.start(command)
             case _:
                 raise AssertionError(f"nobody knows how to try {block.action!r}")
 
@@ -100,7 +117,7 @@ class ForeignProject:
             assert process.poll() is None, f"{process.args!r} ended:\n{self._log(number).read_text()[-3000:]}"
         return bool(self._started)
 
-    def _start(self, command: str) -> None:
+    def start(self, command: str) -> None:
         with self._log(len(self._started)).open("wb") as log:
             process = subprocess.Popen(
                 shlex.split(command),

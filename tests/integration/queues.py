@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dramatiq
 import pika
 
-from towpath.rabbitmq.messages import QUEUES
+from towpath.conf.current import config
 from towpath.rabbitmq.queues import queue_states
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def queue_lengths() -> dict[str, int]:
     """Messages ready in each queue of the pipeline."""
-    return {queue: state.messages for queue, state in queue_states().items()}
+    return {queue: state.messages for queue, state in queue_states(config().queues).items()}
 
 
 #: What purges, kept: to connect takes longer than to purge, and every test purges.
@@ -42,7 +42,7 @@ def _purge_over_kept_connection() -> None:
         _kept.append(pika.BlockingConnection(parameters=parameters))
     (connection,) = _kept
     channel = connection.channel()
-    for queue in (name + suffix for name in QUEUES for suffix in ("", ".DQ", ".XQ")):
+    for queue in (name + suffix for name in config().queues for suffix in ("", ".DQ", ".XQ")):
         try:
             channel.queue_purge(queue)
         except pika.exceptions.ChannelClosedByBroker:  # nobody has used it yet

@@ -7,14 +7,13 @@ import shlex
 from datetime import UTC, datetime, timedelta
 from hashlib import md5
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import pytest
 from django.db import connection
 
 from deploy.local.process import PROJECT
 from tests.clickhouse import client_of, url_of
-from tests.integration.foreign_project import ForeignProject, blocks
+from tests.integration.foreign_project import ForeignProject, blocks, variables_of
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ CREATE TABLE mysite.old_event_log (event_type String, event_date_time DateTime64
 ENGINE = MergeTree ORDER BY event_date_time
 """
 #: No service listens there.
-NOWHERE = {"RABBITMQ_URL": "amqp://127.0.0.1:9", "EVENT_STORE_URL": "clickhouse://127.0.0.1:9/default"}
+NOWHERE = {"TOWPATH_RABBITMQ_URL": "amqp://127.0.0.1:9", "TOWPATH_EVENT_STORE_URL": "clickhouse://127.0.0.1:9/default"}
 
 
 @pytest.fixture
@@ -60,16 +59,15 @@ def clickhouse(services: Services) -> Iterator[Client]:
 @pytest.fixture
 def project(services: Services, clickhouse: Client, tmp_path: Path) -> Iterator[ForeignProject]:
     assert clickhouse.ping()
-    postgres = urlsplit(services.postgres.url)
     environment = {
-        "PGHOST": postgres.hostname or "",
-        "PGPORT": str(postgres.port),
-        "PGUSER": postgres.username or "",
-        "PGPASSWORD": postgres.password or "",
-        "RABBITMQ_URL": services.rabbitmq.url,
-        "EVENT_STORE_URL": url_of(services.clickhouse, database="mysite"),
+        **variables_of(services, database="mysite"),
         "OLD_LOG_URL": url_of(services.clickhouse, database="mysite", scheme="http"),
-        "ENVIRONMENT": "adopted",
+        "TOWPATH_ENVIRONMENT": "adopted",
+        # A host's own, which mean nothing to Towpath.
+        "DEBUG": "django:*",
+        "TRACING": "datadog",
+        "METRICS_PORT": "tcp://10.0.0.1:80",
+        "ENVIRONMENT": "theirs",
     }
     folder = tmp_path / "mysite"
     folder.mkdir()
@@ -177,7 +175,7 @@ def test_the_requests_of_a_project_that_traces_have_spans(project: ForeignProjec
         project.apply(block)
     command = shlex.join(["python", "manage.py", "shell", "--no-imports", "-c", SPANS])
 
-    traced = project.run(command, environment={"TRACING": "true"})
+    traced = project.run(command, environment={"TOWPATH_TRACING": "true"})
     untraced = project.run(command)
 
     assert traced.splitlines()[-1] == "['GET admin/login/']"
@@ -187,7 +185,7 @@ def test_the_requests_of_a_project_that_traces_have_spans(project: ForeignProjec
 def test_a_project_may_keep_its_event_log_beside_its_own_database(project: ForeignProject) -> None:
     for block in list(blocks("adopting.md"))[:5]:
         project.apply(block)
-    url = {"EVENT_STORE_URL": "postgresql:///mysite_events"}
+    url = {"TOWPATH_EVENT_STORE_URL": "postgresql:///mysite_events"}
 
     with connection.cursor() as cursor:
         try:

@@ -30,11 +30,11 @@ from tests.integration.windows import dispatched, expire_leases, sealed
 from tests.ports import any_free_port
 from tests.services import Services
 from towpath.conf.current import config
+from towpath.conf.names import AGGREGATE
 from towpath.ledger.ack import ack
 from towpath.ledger.models import Window
 from towpath.ledger.windows import postpone
 from towpath.rabbitmq.broker import Broker
-from towpath.rabbitmq.messages import AGGREGATE
 from towpath.watch.doctor import examine
 
 #: Nobody listens on port 1.
@@ -330,7 +330,7 @@ def test_a_check_that_hangs_is_a_finding_and_the_others_are_made(monkeypatch: py
 def test_the_doctor_finds_queues_that_nobody_consumes() -> None:
     findings = doctor()[1]
 
-    for queue, role in (("dispatch", "dispatcher"), ("aggregate", "aggregator")):
+    for queue, role in (("towpath.dispatch", "dispatcher"), ("towpath.aggregate", "aggregator")):
         assert not findings[f"queue {queue}"]["is_ok"]
         assert role in findings[f"queue {queue}"]["detail"]
 
@@ -340,13 +340,15 @@ def test_a_queue_that_somebody_has_for_themselves_is_not_called_an_outage() -> N
     assert isinstance(broker, Broker)
     with contextlib.closing(pika.BlockingConnection(broker.parameters)) as somebody:
         channel = somebody.channel()
-        channel.queue_delete("aggregate")
-        channel.queue_declare("aggregate", exclusive=True)
+        channel.queue_delete("towpath.aggregate")
+        channel.queue_declare("towpath.aggregate", exclusive=True)
 
         code, findings = doctor()
 
     assert code == 1
-    assert findings["RabbitMQ"]["detail"].startswith("RabbitMQ refuses the queue aggregate (ChannelClosedByBroker (405")
+    assert findings["RabbitMQ"]["detail"].startswith(
+        "RabbitMQ refuses the queue towpath.aggregate (ChannelClosedByBroker (405"
+    )
 
 
 @contextlib.contextmanager

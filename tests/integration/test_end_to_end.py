@@ -111,7 +111,7 @@ def test_a_message_is_readable_json_with_ids_and_without_payload() -> None:
     ids = write_events(['{"secret":"payload"}'] * 3)
     dispatch()
 
-    (message,) = take_messages("aggregate")
+    (message,) = take_messages("towpath.aggregate")
 
     batch = Batch.objects.get()
     assert message["kwargs"] == {"batch": batch.id, "outbox": "outbox_event", "ids": ids, "bytes": batch.bytes}
@@ -126,8 +126,8 @@ def test_batches_of_a_backlog_have_a_queue_of_their_own(monkeypatch: pytest.Monk
     many = create_users(10, prefix="many")
     dispatch(batch_ids=5)
 
-    assert [message["kwargs"]["ids"] for message in take_messages("aggregate")] == [few]
-    assert [message["kwargs"]["ids"] for message in take_messages("aggregate_backlog")] == [many[:5], many[5:]]
+    assert [message["kwargs"]["ids"] for message in take_messages("towpath.aggregate")] == [few]
+    assert [message["kwargs"]["ids"] for message in take_messages("towpath.aggregate_backlog")] == [many[:5], many[5:]]
 
 
 def test_an_aggregator_started_for_its_one_queue_takes_a_backlog_too_but_a_few_messages_at_a_time(
@@ -138,18 +138,18 @@ def test_an_aggregator_started_for_its_one_queue_takes_a_backlog_too_but_a_few_m
     monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 2)
     create_users(20)
     dispatch(batch_ids=2)
-    assert queue_lengths()["aggregate_backlog"] == 10
+    assert queue_lengths()["towpath.aggregate_backlog"] == 10
     workers.aggregator(**{**QUICK, "WINDOW_LINGER_SECONDS": "300"})
-    eventually(lambda: queue_lengths()["aggregate_backlog"] < 10, seconds=WAIT_SECONDS)
+    eventually(lambda: queue_lengths()["towpath.aggregate_backlog"] < 10, seconds=WAIT_SECONDS)
 
     # When twelve threads' worth of fresh messages come
     for number in range(8):
         create_users(1, prefix=f"fresh{number}")
         dispatch()
-    eventually(lambda: queue_lengths()["aggregate"] == 0, seconds=WAIT_SECONDS)
+    eventually(lambda: queue_lengths()["towpath.aggregate"] == 0, seconds=WAIT_SECONDS)
 
     # Then it has all of these, and four of those
-    assert queue_lengths()["aggregate_backlog"] == 6
+    assert queue_lengths()["towpath.aggregate_backlog"] == 6
 
 
 # --- Killed ------------------------------------------------------------------------------------------------------
@@ -163,12 +163,12 @@ def test_an_aggregator_killed_before_it_seals_gives_its_messages_to_another_one(
     workers.wait_until_ready()
     create_users(10)
     dispatch()
-    eventually(lambda: queue_lengths()["aggregate"] == 0, seconds=WAIT_SECONDS)
+    eventually(lambda: queue_lengths()["towpath.aggregate"] == 0, seconds=WAIT_SECONDS)
     assert undelivered() == {"outbox_user": 10, "batches": 1}
 
     # When it is killed, the message is there again
     first.kill()
-    eventually(lambda: queue_lengths()["aggregate"] == 1, seconds=WAIT_SECONDS)
+    eventually(lambda: queue_lengths()["towpath.aggregate"] == 1, seconds=WAIT_SECONDS)
 
     # Then the next one takes it; nobody recovers here
     workers.aggregator(2, **QUICK)

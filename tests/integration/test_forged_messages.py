@@ -20,6 +20,7 @@ from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.workers import QUICK
 from tests.waiting import eventually
 from towpath.actors import aggregate, enqueue_batches
+from towpath.ledger.foreign import ledger_id
 from towpath.ledger.models import Window
 from towpath.rabbitmq.broker import Broker
 
@@ -35,7 +36,9 @@ WAIT_SECONDS = 60
 
 def forge(**message: Any) -> None:
     aggregate.broker.enqueue(
-        dramatiq.Message(queue_name="aggregate", actor_name="aggregate", args=(), kwargs=message, options={})
+        dramatiq.Message(
+            queue_name="towpath.aggregate", actor_name="towpath.aggregate", args=(), kwargs=message, options={}
+        )
     )
 
 
@@ -66,7 +69,7 @@ def test_forged_messages_store_nothing_and_stop_nobody(workers: Workers, event_l
 
     # When an aggregator takes them, and the dispatcher's own message after them
     workers.aggregator(**{**QUICK, "WINDOW_WRITERS": "1"})
-    eventually(lambda: not queue_lengths()["aggregate"], seconds=WAIT_SECONDS)
+    eventually(lambda: not queue_lengths()["towpath.aggregate"], seconds=WAIT_SECONDS)
     create_users(1, prefix="after")
     dispatch_all(make_dispatcher(enqueue_batches))
 
@@ -102,12 +105,12 @@ def forged(queue: str, actor: str, kwargs: object, **changes: object) -> bytes:
 
 
 def batch(number: int, **changes: object) -> bytes:
-    kwargs = {"batch": number, "outbox": "outbox_user", "ids": [1], "bytes": 0}
-    return forged("aggregate", "aggregate", kwargs, **changes)
+    kwargs = {"ledger": ledger_id(), "batch": number, "outbox": "outbox_user", "ids": [1], "bytes": 0}
+    return forged("towpath.aggregate", "towpath.aggregate", kwargs, **changes)
 
 
-def tick(actor: str = "dispatch_shift", **changes: object) -> bytes:
-    return forged("dispatch", actor, {}, **changes)
+def tick(actor: str = "towpath.dispatch_shift", **changes: object) -> bytes:
+    return forged("towpath.dispatch", actor, {}, **changes)
 
 
 def empty() -> bool:
@@ -118,10 +121,13 @@ def empty() -> bool:
 def test_messages_of_the_far_future_hold_up_nothing_even_after_a_restart(workers: Workers, event_log: EventLog) -> None:
     # Given more of them than the workers fetch at a time, before the ticks and before the batches
     later: dict[str, Any] = {"options": {"eta": _FAR_AWAY}}
-    raw("dispatch", [tick(**later), tick("recover_shift", **later), tick("verify", **later)] * 20)
-    raw("aggregate", [batch(1, **later)] * 60)
-    raw("dispatch.DQ", [forged("dispatch.DQ", "dispatch_shift", {}, **later)] * 20)
-    raw("aggregate.DQ", [forged("aggregate.DQ", "aggregate", {"batch": 1}, **later)] * 20)
+    raw(
+        "towpath.dispatch",
+        [tick(**later), tick("towpath.recover_shift", **later), tick("towpath.verify", **later)] * 20,
+    )
+    raw("towpath.aggregate", [batch(1, **later)] * 60)
+    raw("towpath.dispatch.DQ", [forged("towpath.dispatch.DQ", "towpath.dispatch_shift", {}, **later)] * 20)
+    raw("towpath.aggregate.DQ", [forged("towpath.aggregate.DQ", "towpath.aggregate", {"batch": 1}, **later)] * 20)
 
     # When the workers start, and start again
     dispatcher = workers.idle_dispatcher(**QUICK)
@@ -148,16 +154,18 @@ def test_messages_that_nobody_of_ours_has_sent_are_rejected_once_and_told_of_in_
         batch(1, options={"max_retries": 10**9, "min_backoff": 1, "max_backoff": 1}),
         batch(1, options={"retries": "many"}),
         batch(1, args=[mark]),
-        forged("aggregate", "aggregate", {"batch": mark}),
-        forged("aggregate", mark, {}),
-        forged("aggregate", "dispatch_shift", {}),
+        forged("towpath.aggregate", "towpath.aggregate", {"batch": mark}),
+        forged("towpath.aggregate", mark, {}),
+        forged("towpath.aggregate", "towpath.dispatch_shift", {}),
         b"\xff\x00" + mark.encode(),
         b"[" * 100_000,
         b"{}",
     ]
-    raw("aggregate", bodies * 100)
-    raw("aggregate", [os.urandom(16 * 1024 * 1024)])
-    raw("dispatch", [tick(options=None), tick(options={"max_retries": None}), tick(mark), tick(args=None)] * 100)
+    raw("towpath.aggregate", bodies * 100)
+    raw("towpath.aggregate", [os.urandom(16 * 1024 * 1024)])
+    raw(
+        "towpath.dispatch", [tick(options=None), tick(options={"max_retries": None}), tick(mark), tick(args=None)] * 100
+    )
 
     workers.idle_dispatcher(**QUICK)
     workers.aggregator(**QUICK)
@@ -182,7 +190,7 @@ def test_batches_that_the_ledger_does_not_have_delay_nobody(workers: Workers, ev
     create_users(1, prefix="first")
     assert_delivered_within(event_log, committed=1, seconds=WAIT_SECONDS)
 
-    raw("aggregate", (batch(10**12 + number) for number in range(count)))
+    raw("towpath.aggregate", (batch(10**12 + number) for number in range(count)))
     create_users(5)
 
     # Not even as long as recovery waits for an aggregator.
@@ -215,9 +223,9 @@ def test_headers_that_the_driver_cannot_read_hold_up_nothing(
 ) -> None:
     # A time that no calendar has, and tables in tables. (RabbitMQ itself takes no number that is none.)
     for table in (b"\x01aT" + struct.pack(">Q", 2**63), nested(2000)):
-        raw("dispatch", [tick()], Headers(table))
-        raw("aggregate", [batch(1)], Headers(table))
-        raw("aggregate.DQ", [b"{}"], Headers(table))
+        raw("towpath.dispatch", [tick()], Headers(table))
+        raw("towpath.aggregate", [batch(1)], Headers(table))
+        raw("towpath.aggregate.DQ", [b"{}"], Headers(table))
 
     workers.idle_dispatcher(**QUICK)
     workers.aggregator(**QUICK)

@@ -230,7 +230,7 @@ def test_the_scheduler_s_log_has_the_level_of_the_settings(
     """periodiq sets another one."""
     workers.scheduler(LOG_LEVEL=level)
 
-    eventually(lambda: queue_lengths()["dispatch"] >= 3, seconds=WAIT_SECONDS)
+    eventually(lambda: queue_lengths()["towpath.dispatch"] >= 3, seconds=WAIT_SECONDS)
 
     levels = {line["level"] for line in lines(folder, "scheduler")}
     assert ("info" in levels, "debug" in levels) == (hears_info, hears_debug)

@@ -124,18 +124,18 @@ def test_the_scheduler_serves_when_rabbitmq_has_last_taken_each_of_its_messages(
     port, began = any_free_port(), time.time()
     workers.scheduler(METRICS_PORT=str(port))
 
-    scraped = eventually(lambda: _if_ticked(port, "verify"), seconds=WAIT_SECONDS)  # the last of three
+    scraped = eventually(lambda: _if_ticked(port, "towpath.verify"), seconds=WAIT_SECONDS)  # the last of three
 
     assert scraped
-    assert queue_lengths()["dispatch"] >= 3  # nobody works at them here
-    for actor in ("dispatch_shift", "recover_shift", "verify"):
+    assert queue_lengths()["towpath.dispatch"] >= 3  # nobody works at them here
+    for actor in ("towpath.dispatch_shift", "towpath.recover_shift", "towpath.verify"):
         assert began <= scraped.of("towpath_last_tick_timestamp_seconds", actor=actor) <= time.time()
 
 
 def test_a_scheduler_whose_metrics_port_is_taken_ticks_all_the_same(workers: Workers, services: Services) -> None:
     workers.scheduler(METRICS_PORT=str(services.postgres.port))
 
-    eventually(lambda: queue_lengths()["dispatch"] >= 3, seconds=WAIT_SECONDS)
+    eventually(lambda: queue_lengths()["towpath.dispatch"] >= 3, seconds=WAIT_SECONDS)
 
 
 def _if_ticked(port: int, actor: str) -> Samples | None:

@@ -16,6 +16,7 @@ from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.windows import deliver, expire_leases, sealed
 from tests.integration.workers import QUICK
 from tests.waiting import eventually
+from towpath.conf.config import knobs
 from towpath.eventlog.store import EventStore
 
 if TYPE_CHECKING:
@@ -76,6 +77,12 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, **QUICK, "DJANGO_SETTINGS_MODULE": "quiet_settings", "PYTHONPATH": path}
 
 
+def hosted(environment: dict[str, str]) -> dict[str, str]:
+    """With the product's variables under the names that they have in a host's project."""
+    names = {name for knob in knobs() for name in knob.names} & environment.keys()
+    return {**environment, **{f"TOWPATH_{name}": environment[name] for name in names}}
+
+
 #: Each of the commands as `python -m django` runs it, in a process of its own, into files of its own. They are forked
 #: from one that has loaded the settings, if these can be loaded: that takes ten times as long as a command.
 _EACH = """
@@ -103,7 +110,7 @@ def each(environment: dict[str, str], folder: Path, *commands: tuple[str, ...]) 
     done = subprocess.run(
         [sys.executable, "-c", _EACH, str(folder), json.dumps(commands)],
         cwd=PROJECT,
-        env=environment,
+        env=hosted(environment),
         capture_output=True,
         text=True,
         timeout=100,
@@ -179,7 +186,7 @@ def test_no_worker_says_a_payload_or_a_password_whatever_is_raised(environment: 
     write_events([json.dumps({"secret": MARK})] * 5)
     logs = {}
     processes = []
-    for queue in ("dispatch", "aggregate"):
+    for queue in ("towpath.dispatch", "towpath.aggregate"):
         logs[queue] = tmp_path / f"{queue}.log"
         with logs[queue].open("wb") as log:
             command = [
@@ -187,7 +194,7 @@ def test_no_worker_says_a_payload_or_a_password_whatever_is_raised(environment: 
                 *("--processes", "1", "--threads", "4", "--queues", queue),
             ]
             processes.append(
-                subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+                subprocess.Popen(command, cwd=PROJECT, env=hosted(environment), stdout=log, stderr=subprocess.STDOUT)
             )
     try:
         eventually(lambda: not undelivered(), seconds=_WAIT_SECONDS)
@@ -198,6 +205,6 @@ def test_no_worker_says_a_payload_or_a_password_whatever_is_raised(environment: 
             process.wait(30)
 
     said = {queue: log.read_text() for queue, log in logs.items()}
-    assert "FailpointReached" in said["aggregate"] + said["dispatch"]
-    assert "window_acked" in said["aggregate"] + said["dispatch"]
+    assert "FailpointReached" in said["towpath.aggregate"] + said["towpath.dispatch"]
+    assert "window_acked" in said["towpath.aggregate"] + said["towpath.dispatch"]
     assert not [queue for queue, text in said.items() if MARK in text]

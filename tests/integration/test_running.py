@@ -16,7 +16,8 @@ from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered_within
 from tests.integration.manage import manage
 from tests.waiting import eventually
-from towpath.conf.launch import ROLES
+from towpath.conf.launch import ROLES, program
+from towpath.conf.names import QueueNames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,7 +59,7 @@ def test_a_role_replaces_manage_py_by_its_program(
     process = run(role, *arguments)
 
     eventually(lambda: "towpath.conf.launch" in _program_of(process.pid), seconds=30)
-    assert _program_of(process.pid).endswith(" ".join([*ROLES[role], *arguments]))
+    assert _program_of(process.pid).endswith(" ".join([*program(role, QueueNames.of("")), *arguments]))
     if role != "scheduler":
         eventually(lambda: (tmp_path / "log").read_text().count("ready for action") == 2, seconds=60)
     process.send_signal(signal.SIGTERM)

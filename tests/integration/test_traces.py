@@ -126,8 +126,8 @@ def test_the_span_of_a_window_links_to_the_requests_and_messages_that_it_carries
     # Then there is a span for each request, the message and the window, of the process where it happened
     (span,) = eventually(lambda: collector.named("deliver window"), seconds=WAIT_SECONDS)
     requests = eventually(lambda: _if_as_many_as(6, collector.named("POST api/users")), seconds=WAIT_SECONDS)
-    (message,) = eventually(lambda: collector.named("process aggregate"), seconds=WAIT_SECONDS)
-    (sent,) = eventually(lambda: collector.named("send aggregate"), seconds=WAIT_SECONDS)
+    (message,) = eventually(lambda: collector.named("process towpath.aggregate"), seconds=WAIT_SECONDS)
+    (sent,) = eventually(lambda: collector.named("send towpath.aggregate"), seconds=WAIT_SECONDS)
     assert collector.services() == {"towpath-web", "towpath-dispatcher", "towpath-aggregator"}
     attributes = {item.key: item.value for item in span.attributes}
     assert attributes["towpath.window"].string_value == str(window.id)

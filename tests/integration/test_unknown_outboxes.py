@@ -25,6 +25,7 @@ from towpath.flow.delivery import Delivery
 from towpath.flow.load import load
 from towpath.flow.verify import verify_receipts
 from towpath.ledger.ack import ack
+from towpath.ledger.foreign import ledger_id
 from towpath.ledger.models import Batch, Cursor, DeadLetter, Window
 from towpath.ledger.windows import begin_write
 from towpath.outbox.models import OutboxEvent
@@ -363,7 +364,7 @@ def test_an_aggregator_lets_go_what_it_does_not_know_with_one_line(monkeypatch: 
     monkeypatch.setattr(actors, "process", Process(config(), enqueue=lambda _: None))
     with capture_logs() as logs:
         for batch in range(1, 50):
-            actors.aggregate.fn(batch=batch, outbox=OLD, ids=[1], bytes=1)
+            actors.aggregate.fn(ledger=ledger_id(), batch=batch, outbox=OLD, ids=[1], bytes=1)
 
     assert [line["event"] for line in logs] == ["unknown_outbox_left"]
 

@@ -286,7 +286,7 @@ def test_the_dispatcher_verifies_and_purges_at_each_tick(store: EventStore, work
 def test_the_dispatcher_s_work_is_due_every_minute() -> None:
     due = {actor.actor_name: str(actor.options["periodic"]) for actor in (dispatch_shift, recover_shift, tick)}
 
-    assert due == {"dispatch_shift": "* * * * *", "recover_shift": "* * * * *", "verify": "* * * * *"}
+    assert due == dict.fromkeys(("towpath.dispatch_shift", "towpath.recover_shift", "towpath.verify"), "* * * * *")
 
 
 # --- The report of a period --------------------------------------------------------------------------------------

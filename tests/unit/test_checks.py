@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
@@ -11,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 
 from towpath.checks import check_settings, require_settings
+from towpath.conf.dramatiq import broker
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,6 +70,15 @@ def test_a_broker_without_what_the_pipeline_needs_is_refused(settings: Settings,
     assert list(problems()) == ["pipeline.E004"]
     assert f"DRAMATIQ_BROKER has no {path}: " in problems()["pipeline.E004"]
     assert "towpath.conf.settings" in problems()["pipeline.E004"]
+
+
+def test_a_prefix_that_the_broker_does_not_have_is_refused(settings: Settings) -> None:
+    settings.TOWPATH = replace(settings.TOWPATH, queue_prefix="shop")
+
+    assert "towpath.conf.dramatiq.broker(TOWPATH)" in problems()["pipeline.E011"]
+
+    settings.DRAMATIQ_BROKER = broker(settings.TOWPATH)
+    assert problems() == {}
 
 
 def _name(middleware: Any) -> str:
@@ -174,7 +185,7 @@ def test_a_broker_that_checks_nothing_is_told_of(settings: Settings, broker: str
     assert ("pipeline.W002" in problems()) == is_told
 
 
-@pytest.mark.parametrize("queue", ["aggregate", "aggregate_backlog", "dispatch"])
+@pytest.mark.parametrize("queue", ["towpath.aggregate", "towpath.aggregate_backlog", "towpath.dispatch"])
 def test_an_actor_of_a_project_on_a_queue_of_the_pipeline_is_refused_by_name(queue: str) -> None:
     with pytest.raises(ValueError, match=rf"of_a_project: the queue '{queue}' is the pipeline's own") as refused:
         dramatiq.actor(queue_name=queue, actor_name="of_a_project")(lambda: None)
@@ -188,7 +199,9 @@ def test_an_actor_with_a_name_of_the_pipeline_s_is_named_by_check(
 ) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").write_text("")
-    (tmp_path / "shop" / "tasks.py").write_text("import dramatiq\n@dramatiq.actor\ndef verify(token): ...\n")
+    (tmp_path / "shop" / "tasks.py").write_text(
+        'import dramatiq\n@dramatiq.actor(actor_name="towpath.verify")\ndef verify(token): ...\n'
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     import towpath.actors  # noqa: F401 - declares the actors
 
@@ -197,5 +210,5 @@ def test_an_actor_with_a_name_of_the_pipeline_s_is_named_by_check(
 
     text = problems()["pipeline.E010"]
     assert "shop.tasks" in text
-    assert "'verify'" in text
+    assert "'towpath.verify'" in text
     assert "actor_name" in text

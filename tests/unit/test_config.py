@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from deploy.local.process import PROJECT
-from towpath.conf import config as module
-from towpath.conf.config import Config, variable
+from towpath.conf.config import Config
 from towpath.conf.environment import Environment
 
 
@@ -93,17 +93,51 @@ def test_everything_that_is_wrong_is_named_at_once_also_what_was_read_before() -
     assert "WEDGED_SECONDS must be more than STORE_TIMEOUT_SECONDS: an insert may take that long" in str(raised.value)
 
 
-def test_a_weak_key_is_taken_in_debug() -> None:
-    assert read(EVENT_HASH_KEY="weak", DEBUG="true").event_hash_key == "weak"
+def test_a_weak_key_is_taken_where_it_may_be_weak() -> None:
+    environment = Environment({"EVENT_HASH_KEY": "weak"})
+
+    assert Config.from_environment(environment, may_be_weak=True).event_hash_key == "weak"
 
 
-def test_a_prefix_stands_before_every_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PREFIX", "TOWPATH_")
+def with_prefix(**variables: str) -> Config:
+    return Config.from_environment(Environment(variables, prefix="TOWPATH_"))
 
-    assert variable("window_rows") == "TOWPATH_WINDOW_ROWS"
-    assert read(WINDOW_ROWS="many", TOWPATH_WINDOW_ROWS="7", TOWPATH_CLICKHOUSE_URL="clickhouse://a:1/b") == replace(
+
+def test_a_prefix_stands_before_every_name() -> None:
+    others = {"WINDOW_ROWS": "many", "TRACING": "datadog", "DEBUG": "django:*", "ENVIRONMENT": "theirs"}
+
+    assert with_prefix(**others, TOWPATH_WINDOW_ROWS="7", TOWPATH_CLICKHOUSE_URL="clickhouse://a:1/b") == replace(
         Config(), window_rows=7, event_store_url="clickhouse://a:1/b"
     )
+
+
+def test_what_is_wrong_is_named_with_its_prefix(tmp_path: Path) -> None:
+    with pytest.raises(ImproperlyConfigured) as raised:
+        with_prefix(
+            TOWPATH_WINDOW_ROWS="many",
+            TOWPATH_RABBITMQ_URL="http://a",
+            TOWPATH_EVENT_STORE_URL="clickhouse://a:b@c:d/e",
+            TOWPATH_EVENT_HASH_KEY_FILE=str(tmp_path / "none"),
+            TOWPATH_QUEUE_PREFIX="two words",
+            TOWPATH_WEDGED_SECONDS="1",
+        )
+
+    named = [line.partition("- ")[2].split(" ")[0].rstrip(":") for line in str(raised.value).splitlines()[1:]]
+    assert sorted(named) == [
+        "TOWPATH_EVENT_HASH_KEY_FILE",
+        "TOWPATH_EVENT_STORE_URL",
+        "TOWPATH_QUEUE_PREFIX",
+        "TOWPATH_RABBITMQ_URL",
+        "TOWPATH_WEDGED_SECONDS",
+        "TOWPATH_WINDOW_ROWS",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"), [("", "towpath.aggregate_backlog"), ("shop", "shop.towpath.aggregate_backlog")]
+)
+def test_queues_carry_the_products_name_and_the_projects_prefix(prefix: str, expected: str) -> None:
+    assert read(QUEUE_PREFIX=prefix).queues.aggregate_backlog == expected
 
 
 def test_a_project_that_imports_the_settings_gets_three_names_and_nothing_else_changes() -> None:

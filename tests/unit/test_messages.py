@@ -10,32 +10,33 @@ import pytest
 from towpath.rabbitmq.messages import MessageRejected, accept, largest_body, sent_options
 
 ACTORS = {
-    "aggregate": "aggregate",
-    "aggregate_backlog": "aggregate_backlog",
-    "dispatch_shift": "dispatch",
+    "towpath.aggregate": "towpath.aggregate",
+    "towpath.aggregate_backlog": "towpath.aggregate_backlog",
+    "towpath.dispatch_shift": "towpath.dispatch",
     "somebody_s": "default",
 }
 LARGEST = largest_body(batch_ids=1000)
 
+LEDGER = "0123456789abcdef"
 BATCH: dict[str, Any] = {
-    "queue_name": "aggregate",
-    "actor_name": "aggregate",
+    "queue_name": "towpath.aggregate",
+    "actor_name": "towpath.aggregate",
     "args": [],
-    "kwargs": {"batch": 1, "outbox": "outbox_user", "ids": [1, 2], "bytes": 10},
+    "kwargs": {"ledger": LEDGER, "batch": 1, "outbox": "outbox_user", "ids": [1, 2], "bytes": 10},
     "options": {},
     "message_id": "8c1f8d9e-2b43-4c4e-9d0a-1f3a0f6f2b11",
     "message_timestamp": 1764115200000,
 }
 TICK = {
     **BATCH,
-    "queue_name": "dispatch",
-    "actor_name": "dispatch_shift",
+    "queue_name": "towpath.dispatch",
+    "actor_name": "towpath.dispatch_shift",
     "kwargs": {},
     "options": {"scheduled_at": "2026-11-26 00:46:14.456541+00:00"},
 }
 
 
-def reason(body: bytes | dict[str, Any], *, queue: str = "aggregate") -> str:
+def reason(body: bytes | dict[str, Any], *, queue: str = "towpath.aggregate") -> str:
     """Why it is rejected; empty if it is not."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     try:
@@ -46,13 +47,13 @@ def reason(body: bytes | dict[str, Any], *, queue: str = "aggregate") -> str:
 
 
 def test_what_the_dispatcher_and_the_scheduler_send_is_taken() -> None:
-    assert accept(json.dumps(BATCH).encode(), queue="aggregate", actors=ACTORS, largest=LARGEST) == BATCH
-    assert reason(TICK, queue="dispatch") == ""
-    backlog = {**BATCH, "queue_name": "aggregate_backlog", "actor_name": "aggregate_backlog"}
-    assert reason(backlog, queue="aggregate_backlog") == ""
+    assert accept(json.dumps(BATCH).encode(), queue="towpath.aggregate", actors=ACTORS, largest=LARGEST) == BATCH
+    assert reason(TICK, queue="towpath.dispatch") == ""
+    backlog = {**BATCH, "queue_name": "towpath.aggregate_backlog", "actor_name": "towpath.aggregate_backlog"}
+    assert reason(backlog, queue="towpath.aggregate_backlog") == ""
     traced = {"trace": {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}
     assert reason({**BATCH, "options": traced}) == ""
-    assert reason({**TICK, "options": {"scheduled_at": "2026-11-26 06:16:14+05:30"}}, queue="dispatch") == ""
+    assert reason({**TICK, "options": {"scheduled_at": "2026-11-26 06:16:14+05:30"}}, queue="towpath.dispatch") == ""
 
 
 def test_a_batch_of_as_many_and_as_long_ids_as_there_can_be_is_taken() -> None:
@@ -69,7 +70,7 @@ def test_a_batch_of_as_many_and_as_long_ids_as_there_can_be_is_taken() -> None:
         {"retries": 0},
         {"traceback": "x"},
         {"requeue_timestamp": 1},
-        {"on_retry_exhausted": "verify"},
+        {"on_retry_exhausted": "towpath.verify"},
         {"throws": []},
         {"pipe_target": {}},
         {"max_age": 1},
@@ -94,7 +95,7 @@ def test_a_batch_of_as_many_and_as_long_ids_as_there_can_be_is_taken() -> None:
 )
 def test_options_that_we_do_not_send_are_rejected(options: object) -> None:
     assert reason({**BATCH, "options": options}) == "options"
-    assert reason({**TICK, "options": options}, queue="dispatch") == "options"
+    assert reason({**TICK, "options": options}, queue="towpath.dispatch") == "options"
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,7 @@ def test_options_that_we_do_not_send_are_rejected(options: object) -> None:
         *({"batch": wrong} for wrong in ("1", None, True, [1], 0, -1)),
         *({"bytes": wrong} for wrong in ("1", None, False, [1], -1)),
         *({"outbox": wrong} for wrong in (None, 1, ["outbox_user"])),
+        *({"ledger": wrong} for wrong in (None, 1, "", "0123456789ABCDEF", "0123456789abcdef0")),
         *({"ids": wrong} for wrong in (None, 1, "12", {"a": 1}, [None], ["1"], [True], [[1]], [-1])),
         {"rows": 1},
     ],
@@ -121,10 +123,10 @@ def test_arguments_of_another_kind_are_rejected(change: dict[str, Any]) -> None:
         ({"args": None}, "arguments"),
         ({"actor_name": "nobody"}, "actor"),
         ({"actor_name": "somebody_s"}, "actor"),
-        ({"actor_name": "dispatch_shift"}, "actor"),
-        ({"actor_name": "aggregate_backlog"}, "actor"),
-        ({"actor_name": ["aggregate"]}, "actor"),
-        ({"queue_name": "dispatch"}, "fields"),
+        ({"actor_name": "towpath.dispatch_shift"}, "actor"),
+        ({"actor_name": "towpath.aggregate_backlog"}, "actor"),
+        ({"actor_name": ["towpath.aggregate"]}, "actor"),
+        ({"queue_name": "towpath.dispatch"}, "fields"),
         ({"queue_name": None}, "fields"),
         ({"message_id": 1}, "fields"),
         ({"message_id": "x" * 101}, "fields"),
@@ -179,7 +181,7 @@ def test_what_is_too_large_is_rejected_unread() -> None:
     assert reason(b"x" * (LARGEST + 1)) == "size"
 
 
-@pytest.mark.parametrize("queue", ["aggregate.DQ", "aggregate_backlog.DQ", "dispatch.DQ"])
+@pytest.mark.parametrize("queue", ["towpath.aggregate.DQ", "towpath.aggregate_backlog.DQ", "towpath.dispatch.DQ"])
 def test_nothing_that_is_delayed_is_taken(queue: str) -> None:
     assert reason({**BATCH, "queue_name": queue}, queue=queue) == "delayed"
 

@@ -1,10 +1,12 @@
 """Every knob of the product, declared once: its default, its unit, its bounds, and what it is for.
 
-The environment fills the fields: the variable of a field is its name in capitals. docs/settings.md has them as a table.
+The environment fills the fields: the variable of a field is its name in capitals, after the environment's prefix.
+docs/settings.md has them as a table.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
@@ -13,18 +15,18 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from django.core.exceptions import ImproperlyConfigured
 
 from towpath.conf import broker_url
+from towpath.conf.names import QueueNames
 from towpath.eventlog.connect import DEFAULT_URL, require_known
 
 if TYPE_CHECKING:
     from towpath.conf.environment import Environment
 
-#: Stands before the name of every variable.
-PREFIX = ""
-
 #: How a variable is read. A `key` is a secret that nobody can guess.
 Kind = Literal["text", "flag", "whole number", "seconds", "key", "URL"]
 
 _IN_METADATA = "knob"
+
+_QUEUE_PREFIX = re.compile(r"([A-Za-z][\w.-]{0,99})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +62,7 @@ class Knob:
         """True if its value can also be the content of the file that `<NAME>_FILE` names."""
         return self.kind in {"key", "URL"}
 
-    def read(self, environment: Environment, *, known: Mapping[str, Any]) -> Any:
+    def read(self, environment: Environment, *, known: Mapping[str, Any], may_be_weak: bool) -> Any:
         """Its value in an environment; `known` are those of the fields before it."""
         name, default = self.variable, self.derived(known) if self.derived else self.default
         match self.kind:
@@ -73,7 +75,6 @@ class Knob:
             case "seconds":
                 return environment.seconds(name, default, minimum=self.minimum)
             case "key":
-                may_be_weak = environment.flag("DEBUG", default=False)
                 return environment.key(name, default=default, may_be_weak=may_be_weak)
             case "URL":
                 if self.alias:
@@ -82,8 +83,8 @@ class Knob:
 
 
 def variable(name: str) -> str:
-    """The environment variable of a field."""
-    return f"{PREFIX}{name.upper()}"
+    """The environment variable of a field, without the prefix."""
+    return name.upper()
 
 
 def _knob(
@@ -123,6 +124,13 @@ class Config:
         default_in_words="local stack",
     )
     environment: str = _knob("text", "local", "The `environment` column of every event.")
+    queue_prefix: str = _knob(
+        "text",
+        "",
+        "Stands before the names of RabbitMQ's queues: with `shop`, `towpath.dispatch` is `shop.towpath.dispatch`. One"
+        " for each project, where several share a virtual host.",
+        default_in_words="none",
+    )
     trusted_proxies: int = _knob(
         "whole number",
         0,
@@ -244,6 +252,11 @@ class Config:
     )
 
     @property
+    def queues(self) -> QueueNames:
+        """The pipeline's queues."""
+        return QueueNames.of(self.queue_prefix)
+
+    @property
     def largest_window_rows(self) -> int:
         """The most rows of a window."""
         return max(self.window_rows, self.window_max_rows)
@@ -254,14 +267,17 @@ class Config:
         return max(self.batch_ids, self.largest_window_rows)
 
     @classmethod
-    def from_environment(cls, environment: Environment) -> Self:
-        """Raises ImproperlyConfigured, with a line for each bad variable, those read from `environment` before too."""
+    def from_environment(cls, environment: Environment, *, may_be_weak: bool = False) -> Self:
+        """Raises ImproperlyConfigured, with a line for each bad variable, those read from `environment` before too.
+
+        `may_be_weak`: keys that can be guessed will do, as on a developer's machine.
+        """
         known: dict[str, Any] = {}
         for knob in knobs():
-            known[knob.name] = knob.read(environment, known=known)
+            known[knob.name] = knob.read(environment, known=known, may_be_weak=may_be_weak)
         config = cls(**known)
         for problem in config.problems():
-            environment.note(problem)
+            environment.note(environment.prefix + problem)
         environment.check()
         return config
 
@@ -273,6 +289,11 @@ class Config:
             require_known(self.event_store_url)
         except ImproperlyConfigured as error:
             yield f"{variable('event_store_url')}: {error}"
+        if not _QUEUE_PREFIX.fullmatch(self.queue_prefix):
+            yield (
+                f"{variable('queue_prefix')} is {self.queue_prefix!r}: it must be letters, digits, `_`, `-` and `.`,"
+                " 100 at most, and begin with a letter"
+            )
         if self.wedged_seconds <= self.store_timeout_seconds:
             limit = variable("store_timeout_seconds")
             yield f"{variable('wedged_seconds')} must be more than {limit}: an insert may take that long"

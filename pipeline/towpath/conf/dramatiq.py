@@ -15,10 +15,12 @@ AUTODISCOVERED_MODULES = ["actors", "tasks"]
 
 def broker(config: Config) -> dict[str, Any]:
     """The setting DRAMATIQ_BROKER."""
+    # Without one, dramatiq's own broker can be in the place of ours.
+    prefix = {"queue_prefix": config.queue_prefix} if config.queue_prefix else {}
     return {
         # dramatiq's own, with a check of what arrives: anybody who may send messages there would tell it what to do.
         "BROKER": "towpath.rabbitmq.broker.Broker",
-        "OPTIONS": {"url": with_safe_defaults(config.rabbitmq_url), "confirm_delivery": True},
+        "OPTIONS": {"url": with_safe_defaults(config.rabbitmq_url), "confirm_delivery": True, **prefix},
         # In full, because the defaults of django-dramatiq 0.15 do not import under dramatiq 2. Left out on purpose:
         # TimeLimit (it raises in the middle of transactions) and AdminMiddleware (it writes three rows per message).
         "MIDDLEWARE": [

@@ -26,15 +26,19 @@ _A_KEY = "a long random text (python -c 'import secrets; print(secrets.token_url
 
 
 class Environment:
-    """Typed reads of variables. A bad value is noted, not raised: `check()` raises once, naming every one."""
+    """Typed reads of variables. A bad value is noted, not raised: `check()` raises once, naming every one.
 
-    def __init__(self, variables: Mapping[str, str], *, fallback_file: Path | None = None) -> None:
+    The variable of a name is `prefix` and the name: those of other programs with the same name are not looked at.
+    """
+
+    def __init__(self, variables: Mapping[str, str], *, prefix: str = "", fallback_file: Path | None = None) -> None:
+        self.prefix = prefix
         self._own = {name: value for name, value in variables.items() if value != ""}
         self._variables = {**(_read_env_file(fallback_file) if fallback_file else {}), **self._own}
         self._problems: list[str] = []
 
     def text(self, name: str, default: str) -> str:
-        return self._variables.get(name, default)
+        return self._variables.get(self.prefix + name, default)
 
     def flag(self, name: str, *, default: bool) -> bool:
         def parse(raw: str) -> bool:
@@ -53,7 +57,7 @@ class Environment:
         return self._parse(name, parse, default, "true or false")
 
     def names(self, name: str, default: list[str]) -> list[str]:
-        raw = self._variables.get(name)
+        raw = self._variables.get(self.prefix + name)
         return default if raw is None else [part.strip() for part in raw.split(",") if part.strip()]
 
     def choice(self, name: str, default: str, *, choices: Sequence[str]) -> str:
@@ -73,20 +77,21 @@ class Environment:
 
     def secret(self, name: str, default: str) -> str:
         """A text that may also be the content of the file that `<name>_FILE` names. No problem ever quotes it."""
-        path = self._own.get(f"{name}_FILE")
+        variable = self.prefix + name
+        path = self._own.get(f"{variable}_FILE")
         if path is None:
             return self.text(name, default)
-        if name in self._own:
-            self.note(f"{name} and {name}_FILE are both set: unset one of them")
+        if variable in self._own:
+            self.note(f"{variable} and {variable}_FILE are both set: unset one of them")
             return default
         try:
             value = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not a text"
-            self.note(f"{name}_FILE: cannot read {path!r} ({reason}): correct the path, or the file's rights")
+            self.note(f"{variable}_FILE: cannot read {path!r} ({reason}): correct the path, or the file's rights")
             return default
         if not value:
-            self.note(f"{name}_FILE: {path!r} is empty")
+            self.note(f"{variable}_FILE: {path!r} is empty")
             return default
         return value
 
@@ -97,9 +102,9 @@ class Environment:
         if value == default or len(self._problems) > problems_before:
             return value
         if not value:
-            self.note(f"{name} is not set: set it to {_A_KEY} (or DEBUG=true on a developer's machine)")
+            self.note(f"{self.prefix}{name} is not set: set it to {_A_KEY} (or DEBUG=true on a developer's machine)")
         elif not may_be_weak and _is_weak(value):
-            self.note(f"{name} is too easy to guess: set it to {_A_KEY}")
+            self.note(f"{self.prefix}{name} is too easy to guess: set it to {_A_KEY}")
         return value
 
     def url(self, name: str, default: str, *, schemes: tuple[str, ...] = ()) -> str:
@@ -110,10 +115,10 @@ class Environment:
             # Read for its check, which finds a password with an unescaped character in it.
             _ = parts.port
         except ValueError:
-            self.note(f"{name} is not a URL: percent-encode what is special in its user name and password")
+            self.note(f"{self.prefix}{name} is not a URL: percent-encode what is special in its user name and password")
             return default
         if schemes and parts.scheme not in schemes:
-            self.note(f"{name} must be a {schemes[0]}:// URL")
+            self.note(f"{self.prefix}{name} must be a {schemes[0]}:// URL")
             return default
         return value
 
@@ -127,7 +132,7 @@ class Environment:
             raise ImproperlyConfigured("The environment is not usable:\n  - " + "\n  - ".join(problems))
 
     def _parse(self, name: str, parse: Callable[[str], T], default: T, expected: str) -> T:
-        raw = self._variables.get(name)
+        raw = self._variables.get(self.prefix + name)
         if raw is None:
             return default
         try:
@@ -137,7 +142,7 @@ class Environment:
             if raw.startswith("tcp://"):
                 # A service of that name makes Kubernetes set variables in every pod of its namespace.
                 hint = " (Kubernetes sets it for a service of that name: enableServiceLinks: false in the pod's spec)"
-            self.note(f"{name} is {raw!r}: it must be {expected}{hint}")
+            self.note(f"{self.prefix}{name} is {raw!r}: it must be {expected}{hint}")
             return default
 
 

@@ -1,7 +1,7 @@
 """The entry point of scheduler and workers: dramatiq or periodiq, with the logs of the settings from the first line on.
 
     manage.py pipeline run aggregator
-    python -m towpath.conf.launch dramatiq django_dramatiq.setup towpath.actors --processes=1 --queues=aggregate ...
+    python -m towpath.conf.launch dramatiq django_dramatiq.setup towpath.actors --queues=towpath.aggregate ...
 
 The first becomes the second. Both programs set up `logging` for text before they import what they run, dramatiq's
 master for good; both leave it as it is when somebody has been there before them. So the settings
@@ -16,27 +16,37 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NoReturn
 
 from django.core.exceptions import ImproperlyConfigured
 
+from towpath.conf.current import config
+from towpath.conf.names import QueueNames
+
 #: What both programs load: the project's broker, and the actors.
 _MODULES = ("django_dramatiq.setup", "towpath.actors")
 #: dramatiq waits half of SHUTDOWN_SECONDS (20) for messages that run; the other half is for what is sealed.
 _WORKER = ("dramatiq", *_MODULES, "--processes=1", "--worker-shutdown-timeout=10000")
 
-#: The program and the arguments of each role. An aggregator's threads wait for a window together.
-ROLES: Mapping[str, tuple[str, ...]] = {
-    # periodiq without --verbose hides what LOG_LEVEL=DEBUG shows; with it, LOG_LEVEL decides alone.
-    "scheduler": ("periodiq", "--verbose", *_MODULES),
-    "dispatcher": (*_WORKER, "--threads=4", "--queues=dispatch"),
-    "aggregator": (*_WORKER, "--threads=12", "--queues=aggregate"),
-}
+ROLES = ("scheduler", "dispatcher", "aggregator")
 
 _POLL_SECONDS = 0.2
+
+
+def program(role: str, queues: QueueNames) -> tuple[str, ...]:
+    """The program of a role, and its arguments."""
+    match role:
+        case "scheduler":
+            # periodiq without --verbose hides what LOG_LEVEL=DEBUG shows; with it, LOG_LEVEL decides alone.
+            return ("periodiq", "--verbose", *_MODULES)
+        case "dispatcher":
+            return (*_WORKER, "--threads=4", f"--queues={queues.dispatch}")
+        case _:
+            # Its threads wait for a window together.
+            return (*_WORKER, "--threads=12", f"--queues={queues.aggregate}")
 
 
 def become(role: str, arguments: Sequence[str]) -> NoReturn:
@@ -72,7 +82,7 @@ def run_all() -> int:
 
 
 def _command(role: str) -> list[str]:
-    return [sys.executable, "-m", "towpath.conf.launch", *ROLES[role]]
+    return [sys.executable, "-m", "towpath.conf.launch", *program(role, config().queues)]
 
 
 def _environment() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """For a project that adopts Towpath: `from towpath.conf.settings import *` at the top of its settings.
 
-What stands below wins (docs/adopting.md). The values come from the environment (docs/settings.md).
+What stands below wins (docs/adopting.md). The values come from the variables `TOWPATH_...` (docs/settings.md).
 """
 
 from __future__ import annotations
@@ -13,6 +13,6 @@ from towpath.conf.environment import Environment
 
 __all__ = ["DRAMATIQ_AUTODISCOVER_MODULES", "DRAMATIQ_BROKER", "TOWPATH"]
 
-TOWPATH = Config.from_environment(Environment(os.environ))
+TOWPATH = Config.from_environment(Environment(os.environ, prefix="TOWPATH_"))
 DRAMATIQ_BROKER = broker(TOWPATH)
 DRAMATIQ_AUTODISCOVER_MODULES = AUTODISCOVERED_MODULES

@@ -217,7 +217,7 @@ class Aggregator:
         self._release(unknown)
         if unknown:
             # Sealed before, as when a message comes twice; or a stranger's.
-            report.rejected("batch", queue="aggregate", count=len(unknown))
+            report.rejected("batch", queue="aggregate*", count=len(unknown))
         if late:
             log.warning("messages_late", batches=len(late), action="sealed from the ledger")
 

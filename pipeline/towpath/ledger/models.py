@@ -224,6 +224,19 @@ class DeadLetter(models.Model):
         constraints = (models.UniqueConstraint(fields=["outbox", "row_id"], name="deadletter_once"),)
 
 
+class Foreign(models.Model):
+    """That a message of another ledger came out of a queue: two projects share it."""
+
+    queue = models.TextField(primary_key=True)
+    ledger = models.TextField()
+    seen_at = models.DateTimeField()
+
+    objects = _OnDefault()
+
+    class Meta:
+        db_table = "pipeline_foreign"
+
+
 class Shift(models.Model):
     """Who dispatches, and who recovers: the holder of the token. A newer shift takes it from an older one."""
 

@@ -48,6 +48,17 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name='Foreign',
+            fields=[
+                ('queue', models.TextField(primary_key=True, serialize=False)),
+                ('ledger', models.TextField()),
+                ('seen_at', models.DateTimeField()),
+            ],
+            options={
+                'db_table': 'pipeline_foreign',
+            },
+        ),
+        migrations.CreateModel(
             name='DeadLetter',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),

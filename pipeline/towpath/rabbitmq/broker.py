@@ -24,7 +24,8 @@ from dramatiq.encoder import JSONEncoder
 from dramatiq.errors import ConnectionClosed
 from dramatiq.message import get_encoder
 
-from towpath.rabbitmq.messages import AGGREGATE_BACKLOG, QUEUES, MessageRejected, accept, largest_body, sent_options
+from towpath.conf.names import QueueNames
+from towpath.rabbitmq.messages import MessageRejected, accept, largest_body, sent_options
 from towpath.telemetry import heartbeat, report
 from towpath.telemetry.secrets import without_secrets
 
@@ -56,8 +57,13 @@ class Broker(RabbitmqBroker):
     #: Ids in a message, at most: a body that is too large for them is rejected unread. A worker sets its own limit.
     batch_ids = 1000
 
+    def __init__(self, *, queue_prefix: str = "", **options: Any) -> None:
+        super().__init__(**options)
+        #: The pipeline's.
+        self.own_queues = QueueNames.of(queue_prefix)
+
     def declare_actor(self, actor: dramatiq.Actor[Any, Any]) -> None:
-        if actor.queue_name in QUEUES and actor.fn.__module__ != _OURS:
+        if actor.queue_name in self.own_queues and actor.fn.__module__ != _OURS:
             # What is sent to it would be taken for a stranger's.
             raise ValueError(
                 f"{actor.fn.__module__}.{actor.actor_name}: the queue {actor.queue_name!r} is the pipeline's own."
@@ -70,13 +76,13 @@ class Broker(RabbitmqBroker):
         return _CheckedConsumer
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Any:
-        if queue_name == AGGREGATE_BACKLOG:
+        if queue_name == self.own_queues.aggregate_backlog:
             # dramatiq fetches two messages for each thread: a quarter leaves half of the threads, however many.
             prefetch = max(1, min(_BACKLOG_PREFETCH, prefetch // 4))
         try:
             return super().consume(queue_name, prefetch, timeout)
         except ConnectionClosed as error:
-            _note_refusal(queue_name, error)
+            _note_refusal(queue_name, error, own=self.own_queues)
             raise
         except Exception as error:
             heartbeat.not_refused(queue_name)
@@ -85,7 +91,7 @@ class Broker(RabbitmqBroker):
             raise _connection_closed(error) from error
 
     def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
-        if message.queue_name in QUEUES and delay is None:
+        if message.queue_name in self.own_queues and delay is None:
             enqueue_all([message])
             return message
         return super().enqueue(message, delay=delay)
@@ -94,7 +100,10 @@ class Broker(RabbitmqBroker):
         try:
             super()._ensure_queue(canonical_queue_name)  # type: ignore[no-untyped-call]
         except ConnectionClosed as error:
-            if canonical_queue_name not in QUEUES or getattr(error.message, "reply_code", None) != _ACCESS_REFUSED:
+            if (
+                canonical_queue_name not in self.own_queues
+                or getattr(error.message, "reply_code", None) != _ACCESS_REFUSED
+            ):
                 raise
             # The scheduler's user may send messages and nothing else. Who consumes a queue declares it.
             self.queues_pending.discard(canonical_queue_name)
@@ -124,7 +133,7 @@ class Broker(RabbitmqBroker):
 class _CheckedConsumer(_RabbitmqConsumer):
     def __init__(self, broker: Broker, queue_name: str, prefetch: int, timeout: int) -> None:
         super().__init__(broker, queue_name, prefetch, timeout)  # type: ignore[no-untyped-call]
-        if q_name(queue_name) in QUEUES:
+        if q_name(queue_name) in broker.own_queues:
             driver = self.connection._impl
             driver._read_frame = functools.partial(_read_frame, driver)
             self.iterator = self._checked(self.iterator)
@@ -159,9 +168,9 @@ def _noted(deliveries: Iterator[tuple[Any, Any, bytes]], queue_name: str) -> Ite
         raise
 
 
-def _note_refusal(queue_name: str, error: ConnectionClosed) -> None:
+def _note_refusal(queue_name: str, error: ConnectionClosed, *, own: QueueNames) -> None:
     """An outage ends by itself. That RabbitMQ refuses a queue does not."""
-    if q_name(queue_name) in QUEUES and isinstance(error.message, pika.exceptions.ChannelClosedByBroker):
+    if q_name(queue_name) in own and isinstance(error.message, pika.exceptions.ChannelClosedByBroker):
         heartbeat.refused(queue_name)
     else:
         heartbeat.not_refused(queue_name)

@@ -12,15 +12,12 @@ import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from towpath.conf.names import AGGREGATE, AGGREGATE_BACKLOG, DISPATCH_SHIFT, RECOVER_SHIFT, VERIFY
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from towpath.telemetry.metrics import RejectReason
-
-#: The queue of batches whose events were committed just now, and that of a backlog's batches: in one queue, an event
-#: would wait until all that was dispatched before it is stored. An aggregator consumes both.
-AGGREGATE = "aggregate"
-AGGREGATE_BACKLOG = "aggregate_backlog"
 
 #: What dramatiq appends to the name of a queue for its delayed messages.
 DELAYED = ".DQ"
@@ -35,6 +32,7 @@ _LARGEST_ID = 2**63 - 1
 _BYTES = 16 * 1024
 _BYTES_PER_ID = 24
 _NAME = re.compile(r"[\w.:-]{1,100}", re.ASCII)
+_LEDGER = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _TIME = re.compile(r"[\d:.TZ +-]{19,40}", re.ASCII)
 _TRACE = re.compile(r"[\x20-\x7e]{0,512}")
 
@@ -78,7 +76,7 @@ def accept(body: bytes, *, queue: str, actors: Mapping[str, str], largest: int) 
     actor = fields["actor_name"]
     if not isinstance(actor, str) or actors.get(actor) != queue:
         raise MessageRejected("actor")
-    if fields["args"] != [] or not _ARGUMENTS[queue](fields["kwargs"]):
+    if fields["args"] != [] or not _ARGUMENTS[actor](fields["kwargs"]):
         raise MessageRejected("arguments")
     if not _are_options(fields["options"]):
         raise MessageRejected("options")
@@ -135,7 +133,8 @@ def _is_time(value: object) -> bool:
 def _is_batch(kwargs: object) -> bool:
     return (
         isinstance(kwargs, dict)
-        and kwargs.keys() == {"batch", "outbox", "ids", "bytes"}
+        and kwargs.keys() == {"ledger", "batch", "outbox", "ids", "bytes"}
+        and _is_text(kwargs["ledger"], _LEDGER)
         and _is_number(kwargs["batch"], 1)
         and _is_number(kwargs["bytes"], 0)
         and isinstance(kwargs["outbox"], str)
@@ -148,15 +147,14 @@ def _is_tick(kwargs: object) -> bool:
     return kwargs == {}
 
 
-#: By queue: True if these are the arguments that its messages have.
+#: By actor: True if these are the arguments that its messages have.
 _ARGUMENTS: Mapping[str, Callable[[object], bool]] = {
     AGGREGATE: _is_batch,
     AGGREGATE_BACKLOG: _is_batch,
-    "dispatch": _is_tick,
+    DISPATCH_SHIFT: _is_tick,
+    RECOVER_SHIFT: _is_tick,
+    VERIFY: _is_tick,
 }
-
-#: The queues of the pipeline. dramatiq adds a `.DQ` (delayed) and a `.XQ` (failed) to each.
-QUEUES = tuple(_ARGUMENTS)
 
 
 def _are_options(options: object) -> bool:

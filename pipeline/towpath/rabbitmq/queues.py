@@ -11,9 +11,10 @@ import pika.exceptions
 from dramatiq.brokers.rabbitmq import DEAD_MESSAGE_TTL
 from dramatiq.common import q_name
 
+from towpath.conf.names import QueueNames
 from towpath.errors import BrokerUnreachable
 from towpath.rabbitmq.broker import Broker, reason_of, the_broker
-from towpath.rabbitmq.messages import DELAYED, QUEUES
+from towpath.rabbitmq.messages import DELAYED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,23 +37,23 @@ class QueueState:
     consumers: int
 
 
-def queue_states() -> dict[str, QueueState]:
-    """Each queue of the pipeline, including those for delayed and failed messages. Raises BrokerUnreachable."""
+def queue_states(queues: QueueNames) -> dict[str, QueueState]:
+    """Each of these queues, and its own for delayed and failed messages. Raises BrokerUnreachable."""
     with _connection() as connection:
-        return {name: _state(connection, name) for name in _names()}
+        return {name: _state(connection, name) for name in _names(queues)}
 
 
-def refused_declarations() -> list[str]:
-    """The queues that exist and that RabbitMQ refuses to a worker, and how to fix it. Raises BrokerUnreachable.
+def refused_declarations(queues: QueueNames) -> list[str]:
+    """Those of these queues that exist and that RabbitMQ refuses to a worker, and how to fix it. Raises BrokerUnreachable.
 
     It declares them as workers do, which changes nothing. Without the right to, it finds nothing.
     """
     with _connection() as connection:
-        return [text for name in _names() for text in _refusal(connection, name)]
+        return [text for name in _names(queues) for text in _refusal(connection, name)]
 
 
-def _names() -> list[str]:
-    return [name + suffix for name in QUEUES for suffix in ("", DELAYED, FAILED)]
+def _names(queues: QueueNames) -> list[str]:
+    return [name + suffix for name in queues for suffix in ("", DELAYED, FAILED)]
 
 
 @contextlib.contextmanager

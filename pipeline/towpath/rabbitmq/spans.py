@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanKind
 
+from towpath.conf.names import QueueNames
 from towpath.outbox.middleware import ActorContext
+from towpath.rabbitmq.broker import Broker
 from towpath.telemetry import spans
-from towpath.telemetry.heartbeat import role_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 class MessageSpans(ActorContext):
     """dramatiq middleware. Shifts have no span: a trace of a whole minute shows nothing."""
 
-    def before_worker_boot(self, _broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        queues = broker.own_queues if isinstance(broker, Broker) else QueueNames.of("")
         # Before the first message, which may be there already.
-        spans.begin(role_of(worker.consumer_whitelist))
+        spans.begin(queues.role_of(worker.consumer_whitelist))
 
     def after_worker_shutdown(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
         spans.flush()

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: The role of a worker, by the queue it works at.
-_ROLES = {"dispatch": "dispatcher", "aggregate": "aggregator", "aggregate_backlog": "aggregator"}
-
 #: How often a worker renews its heartbeat, and how old it may be: a busy machine may keep a thread waiting.
 _EVERY_SECONDS = 2.0
 _WITHIN_SECONDS = 20.0
@@ -82,12 +79,6 @@ def not_refused(queue: str) -> None:
     """Note that RabbitMQ lets this process consume the queue, or does not answer."""
     with _changing:
         _refused_since.pop(queue, None)
-
-
-def role_of(queues: Iterable[str] | None) -> str:
-    """The role of a worker that listens to these queues; "worker" if they are not a single one of ours."""
-    roles = {_ROLES.get(queue, "worker") for queue in queues or ()}
-    return roles.pop() if len(roles) == 1 else "worker"
 
 
 def start(role: str, *, folder: Path, wedged_seconds: float, threads: Callable[[], Iterable[threading.Thread]]) -> None:

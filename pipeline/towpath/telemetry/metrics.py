@@ -27,7 +27,7 @@ RecoverReason = Literal["unsealed", "expired"]
 #: Why a message is taken out of its queue unused: too large; not one JSON object; not dramatiq's fields; not an actor
 #: of this queue; not what this actor takes; options that we do not send; in a queue for delayed messages, which we do
 #: not use; a batch that the ledger does not have, or that is in a window already.
-RejectReason = Literal["size", "json", "fields", "actor", "arguments", "options", "delayed", "batch"]
+RejectReason = Literal["size", "json", "fields", "actor", "arguments", "options", "delayed", "foreign", "batch"]
 #: How a receipt compares with the event store.
 VerifyOutcome = Literal["match", "mismatch"]
 

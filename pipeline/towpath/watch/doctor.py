@@ -21,7 +21,6 @@ from towpath.ledger import database_errors
 from towpath.ledger.moment import Parts, one_moment
 from towpath.ledger.receipts import read_store_errors
 from towpath.rabbitmq import queues
-from towpath.rabbitmq.messages import QUEUES
 from towpath.telemetry.secrets import without_secrets
 from towpath.watch import tables, vacuum
 from towpath.watch.connections import Fleet, connection_problems, is_pooled, read_limits
@@ -57,7 +56,7 @@ def examine(config: Config) -> list[Finding]:
         "PostgreSQL": _postgresql,
         "ledger": _ledger,
         "connections": partial(_connections, config),
-        "RabbitMQ": _rabbitmq,
+        "RabbitMQ": partial(_rabbitmq, config),
         "RabbitMQ settings": _rabbitmq_settings,
         "event store": partial(_event_store, config),
         "settings": partial(_settings, config),
@@ -187,8 +186,8 @@ def _connections(config: Config) -> Iterator[Finding]:
     """Of PostgreSQL. Without RabbitMQ, which knows the fleet, those that are in use now."""
     fleet = None
     with contextlib.suppress(BrokerUnreachable):
-        states = queues.queue_states()
-        fleet = Fleet(states["dispatch"].consumers, states["aggregate"].consumers)
+        states = queues.queue_states(config.queues)
+        fleet = Fleet(states[config.queues.dispatch].consumers, states[config.queues.aggregate].consumers)
     try:
         limits, is_shared = read_limits(), is_pooled()
     except (DatabaseError, InterfaceError) as error:
@@ -200,21 +199,20 @@ def _connections(config: Config) -> Iterator[Finding]:
     yield _finding("connections", [*problems], shown)
 
 
-def _rabbitmq() -> Iterator[Finding]:
+def _rabbitmq(config: Config) -> Iterator[Finding]:
     try:
-        states = queues.queue_states()
+        states = queues.queue_states(config.queues)
     except BrokerUnreachable as error:
         yield Finding("RabbitMQ", False, without_secrets(str(error)))
         return
     shown = ", ".join(f"{queue} {state.messages}" for queue, state in states.items() if state.messages)
     yield Finding("RabbitMQ", True, shown or "queues empty")
-    roles = {"dispatch": "dispatcher", "aggregate": "aggregator", "aggregate_backlog": "aggregator"}
-    for queue, role in roles.items():
+    for queue, role in config.queues.roles.items():
         consumers = states[queue].consumers
         text = f"{consumers} consumer(s)" if consumers else f"nobody consumes it: start a worker (the {role})"
         yield Finding(f"queue {queue}", bool(consumers), text)
-    yield _finding("queues", queues.refused_declarations(), "as workers declare them")
-    for queue in QUEUES:
+    yield _finding("queues", queues.refused_declarations(config.queues), "as workers declare them")
+    for queue in config.queues:
         if failed := states[queue + queues.FAILED].messages:
             text = (
                 f"{failed} message(s) whose worker died with them again and again, or failed. Their events are"

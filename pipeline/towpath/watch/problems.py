@@ -98,6 +98,7 @@ def _of_ledger(figures: Figures) -> list[Problem]:
             *standstill.late_batches(),
             *standstill.slow_windows(),
             *standstill.stuck_messages(),
+            *standstill.shared_queues(),
             *standstill.unverified_receipts(ledger.unverified),
         ],
         "window": [f"{windows} open window(s): {error}" for error, windows in read_frequent_errors(limit=_MOST_ERRORS)],

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from django.db import connection
 
 from towpath.ledger import batches, open_windows
+from towpath.ledger.foreign import read_foreign
 from towpath.outbox.models import all_outboxes
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ _TAKEOVER_LATE_SECONDS = 20
 #: By what the batches of these were found says whether messages arrive.
 _NEWEST_WINDOWS = 20
 _NEWEST_SECONDS = 60
+#: As many of them, and messages get lost. Who consumes the same queues takes half.
+_MISSED_WINDOWS = 5
 #: Receipts are compared every minute. Those that are wrong stay unverified, and are a problem of their own.
 _VERIFY_LATE_SECONDS = 300
 
@@ -59,7 +62,7 @@ def silent_shifts(shifts: Mapping[str, ShiftState]) -> Iterator[str]:
         elif shift.taken_seconds_ago > SCHEDULER_SILENT_SECONDS:
             yield (
                 f"no tick for the {name} shift has arrived for {shift.taken_seconds_ago:.0f} s. The shift itself"
-                " works. Is the scheduler (periodiq) running, and does the queue dispatch move?"
+                " works. Is the scheduler (periodiq) running, and does the queue of its ticks move?"
                 f" {_QUEUE}"
             )
 
@@ -103,19 +106,37 @@ def unclaimed_windows() -> Iterator[str]:
 
 
 def stuck_messages() -> Iterator[str]:
-    """That no message brings the batches of windows."""
+    """That no message brings the batches of windows, or that some messages go elsewhere."""
     found = open_windows.read_newest_found(seconds=_NEWEST_SECONDS, limit=_NEWEST_WINDOWS)
-    if not found or "message" in found:
+    from_ledger = found.count("ledger")
+    if not found:
         return
-    if "ledger" in found:
+    if "message" in found:
+        if len(found) == _NEWEST_WINDOWS and from_ledger >= _MISSED_WINDOWS:
+            yield (
+                f"no message has brought the batches of {from_ledger} of the last {len(found)} windows: aggregators"
+                " found them in the ledger, which takes seconds longer. Does somebody else consume the queues of"
+                " batches, such as another project on this virtual host?"
+            )
+    elif from_ledger:
         yield (
             f"no message has brought the batches of the last {len(found)} window(s): aggregators found them in the"
-            f" ledger, which takes seconds longer. Do the queues aggregate and aggregate_backlog move? {_QUEUE}"
+            f" ledger, which takes seconds longer. Do the queues of batches move? {_QUEUE}"
         )
     else:
         yield (
             f"no aggregator has taken the batches of the last {len(found)} window(s): recovery did, which takes longer."
             " Is an aggregator running?"
+        )
+
+
+def shared_queues() -> Iterator[str]:
+    """Queues in which another project's messages arrive."""
+    for foreign in read_foreign():
+        yield (
+            f"another project's messages arrive in the queue {foreign.queue}, the last one {foreign.seconds_ago:.0f} s"
+            f" ago (from the ledger {foreign.ledger}): each project takes messages of the other, whose events come"
+            " seconds later. Give each a virtual host of its own, or one of them a QUEUE_PREFIX"
         )
 
 
