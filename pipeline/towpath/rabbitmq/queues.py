@@ -44,7 +44,7 @@ def queue_states(queues: QueueNames) -> dict[str, QueueState]:
 
 
 def refused_declarations(queues: QueueNames) -> list[str]:
-    """Those of these queues that exist and that RabbitMQ refuses to a worker, and how to fix it. Raises BrokerUnreachable.
+    """Which of these queues exist and are refused to a worker, and how to fix it. Raises BrokerUnreachable.
 
     It declares them as workers do, which changes nothing. Without the right to, it finds nothing.
     """
