@@ -35,7 +35,7 @@ def empty_tables(*more: str, keep: Sequence[str] = ()) -> None:
     with connection.cursor() as cursor:
         # A table that was truncated has no page until the next row; truncating it again would take milliseconds.
         cursor.execute(
-            "SELECT name FROM unnest(%s) AS name WHERE pg_relation_size(name::regclass) > 0",
+            "SELECT name FROM unnest(%s::text[]) AS name WHERE pg_relation_size(name::regclass) > 0",
             [[name for name in (*every_table(), *more) if name not in keep]],
         )
         if written := [name for (name,) in cursor.fetchall()]:

@@ -26,6 +26,7 @@ Where to look:
     probe.py     is this process alive?                           models.py    the tables, for Django
     apps.py      the Django application                           checks.py    what a project's settings must have
     errors.py    what can go wrong in the pipeline                events.py    what the pipeline publishes of itself
+    driver.py    PostgreSQL's driver: psycopg 3 or psycopg2
 """
 
 from __future__ import annotations

@@ -8,15 +8,17 @@ from typing import Any
 
 from django.apps import AppConfig, apps
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's name
+from django.core.checks import CheckMessage, Error, Info, Warning  # noqa: A004 - Django's name
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DEFAULT_DB_ALIAS, connection, models, router
+from django.db import DEFAULT_DB_ALIAS, OperationalError, connection, models, router
 from django.utils.module_loading import import_string, module_has_submodule
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
 from towpath.conf.current import config
 from towpath.eventlog.connect import require_known, with_own_server
+from towpath.ledger import database_errors
 from towpath.rabbitmq.broker import Broker
+from towpath.watch.connections import most_of_a_process
 
 #: What `from towpath.conf.settings import *` brings.
 _SETTINGS = ("TOWPATH", "DRAMATIQ_BROKER")
@@ -54,12 +56,24 @@ def check_settings(**_: object) -> Sequence[CheckMessage]:
 
 
 def check_database(*, databases: Sequence[str] | None = None, **_: object) -> Sequence[CheckMessage]:
-    """Before every `migrate`, and with `check --database default`: what only the server knows."""
+    """Before every `migrate`, with `check --database default`, and from Django 6.1 on with every `check`: what only the
+    server knows. A `check` where there is no server, as in the build of an image, says so and does not fail."""
     from towpath.watch.database import problems_of_database  # noqa: PLC0415 - needs the models
 
     if DEFAULT_DB_ALIAS not in (databases or ()) or connection.vendor != "postgresql":
         return []
-    return [Error(text, hint=hint, id="pipeline.E009") for text, hint in problems_of_database(connection)]
+    try:
+        return [Error(text, hint=hint, id="pipeline.E009") for text, hint in problems_of_database(connection)]
+    except OperationalError as error:
+        if not database_errors.is_outage(error):
+            raise
+        return [
+            Info(
+                "The database was not looked at: PostgreSQL does not answer.",
+                hint="Where it does, run `python manage.py check --database default`.",
+                id="pipeline.I001",
+            )
+        ]
 
 
 def _database() -> Iterator[CheckMessage]:
@@ -70,13 +84,19 @@ def _database() -> Iterator[CheckMessage]:
             id="pipeline.E001",
         )
         return
-    from django.db.backends.postgresql.psycopg_any import is_psycopg3  # noqa: PLC0415 - needs a driver to be there
-
-    if is_psycopg3:
-        yield Error(
-            "Django uses psycopg 3 here, but windows are loaded with psycopg2's COPY.",
-            hint="Django takes psycopg2 when psycopg is not installed: pip uninstall psycopg",
-            id="pipeline.E002",
+    pool = connection.settings_dict["OPTIONS"].get("pool")
+    if not pool:
+        return
+    options = pool if isinstance(pool, dict) else {}
+    # psycopg_pool's own defaults: of `min_size`, and of a `max_size` that is not given.
+    most = options.get("max_size") or options.get("min_size", 4)
+    needed = most_of_a_process(writers=config().window_writers)
+    if most < needed:
+        yield Warning(
+            f"DATABASES['default'] has a pool of {most} connections, but an aggregator uses up to {needed} at a time."
+            " Those that find none wait, and fail.",
+            hint=f'Set OPTIONS["pool"] = {{"max_size": {needed}}}, or more: WINDOW_WRITERS and 2.',
+            id="pipeline.W003",
         )
 
 

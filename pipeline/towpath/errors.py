@@ -20,6 +20,8 @@ import re
 
 from django.db import DatabaseError
 
+from towpath.driver import sqlstate
+
 #: Longer texts are cut, seconds or payloads later: an error is shown in one line of `status`.
 _LONGEST_TEXT = 300
 
@@ -70,18 +72,14 @@ def described(error: BaseException) -> str:
     if isinstance(error, ValueError):
         # Whatever could not be converted stands in its text, and may be a payload.
         first_line = ""
-    if isinstance(error, DatabaseError) and _state(error).startswith("22"):
+    # The class of values that cannot be converted.
+    if isinstance(error, DatabaseError) and sqlstate(error).startswith("22"):
         first_line = re.sub(r'".*"', '"..."', first_line)
     return (
         f"{type(error).__name__}: {first_line}"[:_LONGEST_TEXT]
         if first_line
         else f"{type(error).__name__} {_place(error)}"
     )
-
-
-def _state(error: DatabaseError) -> str:
-    """PostgreSQL's code of the error; 22 is the class of values that cannot be converted."""
-    return getattr(error.__cause__, "pgcode", None) or getattr(error.__cause__, "sqlstate", None) or ""
 
 
 def _place(error: BaseException) -> str:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _READS_NOTHING = re.compile(r"\s*(BEGIN|COMMIT|ROLLBACK|SAVEPOINT|RELEASE|SET TRANSACTION)\b[^;]*;?\s*$", re.IGNORECASE)
 _IS_FIRST = re.compile(r"\s*SET TRANSACTION\b", re.IGNORECASE)
 
-#: Reads for others of the product, and says nothing by its own name.
-_HELPERS = frozenset({"towpath.ledger.moment"})
+#: They read for others of the product, and say nothing by their own names.
+_HELPERS = frozenset({"towpath.driver", "towpath.ledger.moment"})
 
 
 @dataclass(slots=True)

@@ -242,7 +242,7 @@ def test_threads_make_the_same_month_once(store: Store, subject: Subject) -> Non
 @pytest.mark.usefixtures("subject")
 def test_the_database_is_made_by_migrating(services: Services) -> None:
     server = urlsplit(services.postgres.url)
-    store = connect(urlunsplit(server._replace(path="event log's own")), timeout_seconds=20)
+    store = connect(urlunsplit(server._replace(path="event%20log's%20own")), timeout_seconds=20)
     try:
         with pytest.raises(StoreUnavailable, match="eventlog migrate"):
             store.now()

@@ -55,7 +55,8 @@ def publish_events(run: str, texts: Sequence[str]) -> list[str]:
     with connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO oracle_event (run, key, outbox, outbox_id, md5)"
-            " SELECT %s, mine.key, 'outbox_event', o.id, mine.md5 FROM unnest(%s, %s) AS mine (key, md5)"
+            " SELECT %s, mine.key, 'outbox_event', o.id, mine.md5"
+            " FROM unnest(%s::text[], %s::text[]) AS mine (key, md5)"
             " JOIN outbox_event AS o ON substring(o.event_context FROM 9 FOR length(mine.key)) = mine.key"
             " WHERE o.xid = pg_current_xact_id()",
             [run, keys, [_md5(event) for event in events]],

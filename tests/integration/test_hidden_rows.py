@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 from django.db import connection, models, transaction
+from django.db.backends.postgresql.psycopg_any import is_psycopg3
 
 from backend.users.models import OutboxUser, User
 from tests.integration.event_log import EventLog
@@ -218,7 +219,8 @@ def test_a_window_is_the_same_text_whatever_the_session_is_set_to(setting: str) 
 
     with connection.cursor() as cursor:
         cursor.execute(f"SET {setting} = {SETTINGS[setting]}")
-        connection.connection.set_client_encoding("LATIN1") if setting == "client_encoding" else None
+        if setting == "client_encoding" and not is_psycopg3:  # which does not look at what the server has
+            connection.connection.set_client_encoding("LATIN1")
     try:
         assert load(window, environment="test", max_bytes=None) == as_usual
     finally:

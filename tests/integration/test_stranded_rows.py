@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from io import StringIO
 from typing import TYPE_CHECKING
 
 import psycopg2
@@ -21,6 +20,7 @@ from tests.integration.rows import create_users, ids_in_batches, undelivered, wr
 from tests.integration.test_commands import status
 from tests.integration.windows import deliver, seal
 from tests.poison import give_limits_back, take_limits_away
+from towpath import driver
 from towpath.flow import deadletters
 from towpath.flow.delivery import Delivery
 from towpath.flow.stranded import bring_back
@@ -68,10 +68,10 @@ def by_insert_select() -> None:
 
 
 def by_copy() -> None:
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(f"SELECT id + 1000, xid, {COLUMNS} FROM backup")
         lines = "".join("\t".join(map(str, row)) + "\n" for row in cursor.fetchall())
-        cursor.cursor.copy_expert(f"COPY {EVENT} (id, xid, {COLUMNS}) FROM STDIN", StringIO(lines))
+        driver.copy_in(cursor, lines.encode(), before="SET DateStyle = 'ISO'", to=f"{EVENT} (id, xid, {COLUMNS})")
 
 
 def by_loaddata() -> None:

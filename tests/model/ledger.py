@@ -73,7 +73,7 @@ class Ledger:
         # One transaction: the foreign keys are checked at its end, whatever the order.
         self.execute("; ".join(f"DELETE FROM {table}" for table in every_table(*_APPS)))
         self.execute(
-            "SELECT setval(pg_get_serial_sequence(name, 'id'), 100, false) FROM unnest(%s) AS name",
+            "SELECT setval(pg_get_serial_sequence(name, 'id'), 100, false) FROM unnest(%s::text[]) AS name",
             numbered_tables(*_APPS),
         )
         self._clearings += 1

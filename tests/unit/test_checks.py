@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 import dramatiq
 import pytest
 from django.apps import AppConfig, apps
+from django.core.checks import INFO
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection
+from django.db import connection, connections
 
-from towpath.checks import check_settings, require_settings
+from towpath.checks import check_database, check_settings, require_settings
 from towpath.conf.dramatiq import broker
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_django import Settings
+    from pytest_django import DjangoDbBlocker, Settings
 
     from tests.knobs import Knobs
 
@@ -106,10 +107,40 @@ def test_another_database_than_postgresql_is_refused(monkeypatch: pytest.MonkeyP
     assert "Use PostgreSQL 13 or later" in problems()["pipeline.E001"]
 
 
-def test_psycopg_3_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("django.db.backends.postgresql.psycopg_any.is_psycopg3", True)
+def test_a_server_that_does_not_answer_fails_no_check(
+    monkeypatch: pytest.MonkeyPatch, django_db_blocker: DjangoDbBlocker
+) -> None:
+    """Django 6.1 asks the databases at every `check`, also where an image is built."""
+    nowhere = {**connection.settings_dict, "HOST": "127.0.0.1", "PORT": "9", "USER": "", "PASSWORD": ""}
+    monkeypatch.setattr(connections["default"], "settings_dict", nowhere)
+    monkeypatch.setattr(connections["default"], "connection", None)
 
-    assert "pip uninstall psycopg" in problems()["pipeline.E002"]
+    with django_db_blocker.unblock():
+        (found,) = check_database(databases=["default"])
+
+    assert (found.id, found.level) == ("pipeline.I001", INFO)
+    assert "check --database default" in str(found.hint)
+
+
+@pytest.mark.parametrize(("pool", "most"), [(True, 4), ({"min_size": 2}, 2), ({"min_size": 2, "max_size": 5}, 5)])
+def test_a_pool_smaller_than_a_process_needs_is_named(
+    monkeypatch: pytest.MonkeyPatch, knobs: Knobs, *, pool: object, most: int
+) -> None:
+    monkeypatch.setitem(connection.settings_dict, "OPTIONS", {"pool": pool})
+    knobs(window_writers=4)
+
+    assert f"a pool of {most} connections, but an aggregator uses up to 6" in problems()["pipeline.W003"]
+    assert '{"max_size": 6}' in problems()["pipeline.W003"]
+
+
+@pytest.mark.parametrize("pool", [None, {"max_size": 6}, {"min_size": 8}])
+def test_no_pool_or_one_that_is_large_enough_is_well(
+    monkeypatch: pytest.MonkeyPatch, knobs: Knobs, pool: object
+) -> None:
+    monkeypatch.setitem(connection.settings_dict, "OPTIONS", {"pool": pool})
+    knobs(window_writers=4)
+
+    assert problems() == {}
 
 
 def test_times_without_zones_are_refused(settings: Settings) -> None:

@@ -40,3 +40,11 @@ def test_the_tables_of_the_ledger_are_named_in_its_room_only() -> None:
     naming = {path for path in _sources() if re.search("|".join(tables), path.read_text(encoding="utf-8"))}
 
     assert {path.parent for path in naming} == _MAY_TOUCH_THE_LEDGER
+
+
+def test_every_statement_goes_through_the_module_of_the_driver() -> None:
+    """A cursor of psycopg 3 is at the result of a message's first statement, and Django's gives that on."""
+    naming = {path.name for path in _PRODUCT.rglob("*.py") if "connection.cursor()" in path.read_text("utf-8")}
+
+    # That of `one_moment` is at the driver's own cursor, for a statement without a result.
+    assert naming == {"moment.py"}

@@ -8,6 +8,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 
+from towpath import driver
 from towpath.eventlog.stores.clickhouse import url as clickhouse_url
 from towpath.eventlog.stores.postgresql import url as postgresql_url
 
@@ -90,6 +91,6 @@ def _of_the_server(query: str) -> str:
 def _own_server() -> str:
     """A URL of what Django connects to by default. All of it is in the query, where also a socket's folder may be."""
     parameters = connection.get_connection_params()
-    for of_django in ("dbname", "client_encoding", "cursor_factory", *_OPTIONS_OF_ONE_DATABASE):
+    for of_django in (*driver.OPTIONS_OF_DJANGO, *_OPTIONS_OF_ONE_DATABASE):
         parameters.pop(of_django, None)
     return "postgresql://?" + urlencode(parameters, quote_via=quote)

@@ -9,8 +9,9 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from django.db import connection, transaction
+from django.db import transaction
 
+from towpath import driver
 from towpath.eventlog.columns import FIRST_COLUMN_NUMBER
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def migrate(store: MigratableStore) -> Sequence[Migration]:
 def _lock() -> Iterator[None]:
     # A lock of the transaction: behind a pooler, one of the session would outlive this. The transaction has no snapshot
     # while it waits for the event store, so it holds back nothing, and it may take its time.
-    with transaction.atomic(), connection.cursor() as cursor:
+    with transaction.atomic(), driver.cursor() as cursor:
         cursor.execute(
             """
             SELECT set_config(name, '0', true) FROM pg_settings

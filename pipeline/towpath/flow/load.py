@@ -10,7 +10,7 @@ import functools
 import io
 import uuid
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from django.db import OperationalError, connection
 from django.db.models import BooleanField, Case, F, Func, TextField, Value, When
@@ -20,6 +20,7 @@ from django.db.models.functions import Cast, Coalesce
 from django.db.models.lookups import GreaterThan
 from django.db.models.sql.datastructures import Join
 
+from towpath import driver
 from towpath.errors import NotReadable, WindowTooLarge
 from towpath.eventlog.columns import (
     BASE_COLUMNS,
@@ -31,7 +32,6 @@ from towpath.eventlog.columns import (
     Kind,
 )
 from towpath.eventlog.rows import Identity, event_times_of_ends, incomplete, lines
-from towpath.ledger import database_errors
 from towpath.ledger.batches import IDS_IN_WINDOW, ids_in_window
 from towpath.outbox.models import MOST_ROW_BYTES, all_outboxes
 
@@ -125,7 +125,7 @@ def load(window: SealedWindow, *, environment: str, max_bytes: int | None) -> Lo
     NotReadable when some are locked and may be written all the same."""
     outboxes = all_outboxes()
     body = _BoundedBody(max_bytes=max_bytes if window.row_count > 1 else None)
-    # psycopg2 calls write() for each row: the buffer's is C, and ours is called once for a MiB of rows.
+    # The driver calls write() for each row: the buffer's is C, and ours is called once for a MiB of rows.
     buffer = io.BufferedWriter(body, _BUFFER_BYTES)
     counts: dict[str, int] = {}
     locked: set[Identity] = set()
@@ -134,9 +134,10 @@ def load(window: SealedWindow, *, environment: str, max_bytes: int | None) -> Lo
         for name in sorted(window.rows):
             outbox = outboxes[window.renamed.get(name, name)]
             try:
-                counts[name] = _copy(_rows_sql(outbox, name, environment, window.id), buffer)
+                query, parameters = _rows_sql(outbox, name, environment, window.id)
+                counts[name] = driver.copy_out(query, parameters, settings=_SESSION + _INDEXES_ONLY, to=buffer)
             except OperationalError as error:
-                if database_errors.sqlstate(error) != _LOCK_NOT_AVAILABLE:
+                if driver.sqlstate(error) != _LOCK_NOT_AVAILABLE:
                     raise
                 if window.is_write_begun:  # an insert that has these rows may arrive at any time
                     raise NotReadable(LOCKED) from error
@@ -150,17 +151,6 @@ def load(window: SealedWindow, *, environment: str, max_bytes: int | None) -> Lo
     unread = frozenset(incomplete(rows))
     too_large = _too_large(outboxes, window, unread)
     return LoadedWindow(rows, counts, (unread - too_large) | locked, too_large, LOCKED if locked else HIDDEN)
-
-
-def _copy(rows_sql: tuple[str, tuple[object, ...]], buffer: IO[bytes]) -> int:
-    """Write the rows into the buffer; how many they are."""
-    # Django does not translate the errors of a COPY.
-    with connection.cursor() as cursor, connection.wrap_database_errors:
-        copy = cursor.cursor.mogrify(*rows_sql).decode()
-        # One message to the server, and so one transaction, in which alone the settings hold.
-        cursor.copy_expert(f"{_SESSION}{_INDEXES_ONLY}COPY ({copy}) TO STDOUT (ENCODING 'UTF8')", buffer)
-        count: int = cursor.rowcount
-        return count
 
 
 def _too_large(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from django.db import DatabaseError, InterfaceError, connection
 
+from towpath import driver
 from towpath.ledger.batches import first_ids
 from towpath.telemetry.tracing import Origins
 
@@ -36,7 +37,7 @@ def _sample(window: SealedWindow) -> Origins:
     for batch in batches:
         sample[batch.outbox] += batch.ids
     traceparents: list[str] = []
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         for outbox, ids in sample.items():
             cursor.execute(
                 f"""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from django.db import connection, transaction
 
+from towpath import driver
 from towpath.errors import LeaseLost
 from towpath.ledger.marks import INDEX_PROBES_ONLY, INSERTING_BATCHES, INSERTING_WINDOWS
 from towpath.ledger.windows import HELD, MAY_BE_LOST
@@ -57,7 +58,7 @@ def ack(
             )"""
         for n, outbox in outboxes
     )
-    with transaction.atomic() if left else contextlib.nullcontext(), connection.cursor() as cursor:
+    with transaction.atomic() if left else contextlib.nullcontext(), driver.cursor() as cursor:
         if left:
             _isolate(cursor, window, left, error=error)
         cursor.execute(

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from django.db import connection
-
+from towpath import driver
 from towpath.ledger.marks import INDEX_PROBES_ONLY, INSERTING_BATCHES, value_of
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class InFlight:
 
 def in_flight(outboxes: Sequence[str]) -> InFlight:
     """The rows of the outboxes that are in batches."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
             SELECT outbox, is_backlog, sum(rows)::bigint FROM {BATCHES} AS b
@@ -78,7 +77,7 @@ def in_flight(outboxes: Sequence[str]) -> InFlight:
 
 def insert(outbox: str, ids: Sequence[int]) -> BatchMessage:
     """A batch of these ids, as if the dispatcher had just made it; of payloads of unknown size."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""{INSERTING_BATCHES}
             INSERT INTO pipeline_batch (outbox, ids, rows, bytes, dispatched_at)
@@ -92,7 +91,7 @@ def insert(outbox: str, ids: Sequence[int]) -> BatchMessage:
 
 def overdue(outboxes: Sequence[str], *, seconds: float, limit: int) -> list[Unsealed]:
     """Batches of the outboxes that nobody has sealed for that long, the oldest first."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
             SELECT id, rows, bytes FROM {BATCHES} AS b
@@ -116,7 +115,7 @@ def unsealed(batch_ids: Sequence[int], *, outboxes: Sequence[str], late_seconds:
                 ORDER BY dispatched_at LIMIT %(limit)s
             )
     """
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
             SELECT id, rows, bytes, is_backlog FROM pipeline_batch
@@ -130,7 +129,7 @@ def unsealed(batch_ids: Sequence[int], *, outboxes: Sequence[str], late_seconds:
 
 def ids_in_window(window: UUID, outbox: str) -> list[int]:
     """The outbox ids of one outbox in a window."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             "SELECT unnest(ids) FROM pipeline_batch WHERE window_id = %(window)s AND outbox = %(outbox)s",
             {"window": window, "outbox": outbox},
@@ -144,7 +143,7 @@ IDS_IN_WINDOW = "ARRAY(SELECT unnest(ids) FROM pipeline_batch WHERE window_id = 
 
 def first_ids(window: UUID, *, batches: int, ids_of_each: int) -> list[BatchMessage]:
     """The first so many batches of a window, each with so many of its first ids."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             """
             SELECT id, outbox, ids[1:%(ids)s], bytes FROM (
@@ -171,7 +170,7 @@ class BatchCounts:
 
 def count_batches() -> BatchCounts:
     """Return how many batches there are. Back-pressure bounds them, so all are read."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""
             SELECT outbox, count(*), count(*) FILTER (WHERE window_id IS NULL), sum(rows)::bigint FROM {BATCHES} AS b
@@ -197,7 +196,7 @@ class LateBatches:
 def count_late_batches(*, outboxes: Sequence[str], late_seconds: float) -> LateBatches | None:
     """Return the batches of these outboxes that were dispatched so many seconds ago and are in no window; None if there
     are none."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""
             SELECT count(*), extract(epoch FROM statement_timestamp() - min(dispatched_at))::int FROM {BATCHES} AS b
@@ -212,6 +211,6 @@ def count_late_batches(*, outboxes: Sequence[str], late_seconds: float) -> LateB
 
 def largest_ids_in_flight() -> dict[str, int]:
     """Return the largest row id in any batch, by outbox."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(f"SELECT outbox, max(row_id) FROM {BATCHES} AS b, unnest(ids) AS row_id GROUP BY outbox")
         return dict(cursor.fetchall())

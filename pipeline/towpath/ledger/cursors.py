@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import connection, transaction
 
+from towpath import driver
 from towpath.ledger.batches import BATCHES, BatchMessage
 from towpath.ledger.marks import INDEX_PROBES_ONLY, INSERTING_BATCHES
 from towpath.ledger.snapshot import Position, Run, Snapshot, unseen
@@ -89,7 +90,7 @@ def create(outbox: str, *, known: Collection[str]) -> bool:
     way under the name. If something is, the outbox gets none: its rows would be dispatched again.
     """
     names: dict[str, Any] = {"outbox": outbox, "known": list(known)}
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         # Nearly always it has its table's cursor. Only where not, every version of every cursor is read, dead or not.
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
@@ -133,7 +134,7 @@ def create(outbox: str, *, known: Collection[str]) -> bool:
 
 def current_snapshot() -> str:
     """PostgreSQL's snapshot, as text. While no transaction ends, it stays the same."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute("SELECT pg_current_snapshot()::text")
         return str(cursor.fetchone()[0])
 
@@ -153,7 +154,7 @@ def news(outboxes: Collection[str]) -> list[News]:
             OR EXISTS (SELECT FROM {by_xid(name)} AS o WHERE o.xid = ANY (c.ended_xids))"""
         for parameter, name in names.items()
     )
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         # What the probes need of a snapshot is taken from it once (OFFSET 0): with fifty outboxes, it would cost as
         # much as all the probes. One message to the server, and so one transaction, in which alone the settings hold.
         cursor.execute(
@@ -182,7 +183,7 @@ def lock(outboxes: Sequence[str]) -> dict[str, Cursor]:
 
     The transaction's pages are read by the index, too, and it may insert batches.
     """
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""{INSERTING_BATCHES} {INDEX_PROBES_ONLY}
             SELECT c.outbox, c.version, c.seen::text, c.is_rewound, c.runs::text
@@ -218,7 +219,7 @@ def _take(
 ) -> tuple[list[BatchMessage], Cursor]:
     stretches = unseen(run.seen, run.page)
     outbox = model.outbox_name()
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             _page_sql(model),
             {
@@ -361,7 +362,7 @@ def rewind(model: type[Outbox]) -> bool:
     snapshot until it does, so they get the xid of this transaction.
     """
     outbox = {"outbox": model.outbox_name()}
-    with transaction.atomic(), connection.cursor() as cursor:
+    with transaction.atomic(), driver.cursor() as cursor:
         cursor.execute(
             f"""
             UPDATE pipeline_cursor AS c
@@ -387,7 +388,7 @@ def read(outbox: str, *, is_locked: bool) -> Cursor | None:
     # One that is moved while we wait for its lock has another version then. So it is asked for by its name, which
     # passes over the dead: seldom, because a person asks.
     one = "pipeline_cursor" if is_locked else newest("pipeline_cursor", key="outbox", value="%(outbox)s")
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""
             SELECT c.version, c.seen::text, c.is_rewound, c.runs::text FROM {one} AS c
@@ -424,7 +425,7 @@ def _table(outbox: str) -> str:
 def see_everything_uncommitted() -> None:
     """Let every cursor start over, up to a snapshot that shows what is not committed, too: for a test in a transaction
     that is rolled back, and for nothing else."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             """
             WITH beyond AS (
@@ -445,6 +446,6 @@ def see_everything_uncommitted() -> None:
 
 def read_last_dispatches() -> dict[str, datetime]:
     """Return when rows of each outbox were last put into batches; without those of which none ever were."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(f"SELECT outbox, dispatched_at FROM {EVERY_CURSOR} AS c WHERE dispatched_at IS NOT NULL")
         return dict(cursor.fetchall())

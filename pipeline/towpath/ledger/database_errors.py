@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from django.db import InterfaceError, OperationalError
 
+from towpath.driver import sqlstate
+
 #: SQLSTATE classes and codes that mean that the server, or the way to it, is not there: connection exceptions, too many
 #: connections, shutting down, crashed, starting up.
 _AWAY = ("08", "53300", "57P01", "57P02", "57P03")
@@ -39,12 +41,6 @@ def is_outage(error: Exception) -> bool:
 def is_not_migrated(error: Exception) -> bool:
     """True if a table or a column does not exist."""
     return sqlstate(error) in _NOT_MIGRATED
-
-
-def sqlstate(error: BaseException) -> str:
-    """Return PostgreSQL's five-character code of the error, from either driver; empty without one."""
-    cause = error.__cause__ or error
-    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or ""
 
 
 def first_line(error: Exception) -> str:

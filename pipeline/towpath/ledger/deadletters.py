@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from django.db import connection
+from towpath import driver
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Letter:
 
 def count_newest(outbox: str, *, seconds: float) -> int:
     """How many rows of the outbox have become dead letters within that time."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             """
             SELECT count(*) FROM pipeline_deadletter
@@ -44,7 +44,7 @@ def count_newest(outbox: str, *, seconds: float) -> int:
 
 def read(ids: Sequence[int] | None) -> list[Letter]:
     """The dead letters with these numbers, or all."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             """
             SELECT id, outbox, row_id, error, window_id, at FROM pipeline_deadletter
@@ -57,7 +57,7 @@ def read(ids: Sequence[int] | None) -> list[Letter]:
 
 def take(ids: Sequence[int]) -> list[tuple[str, int]]:
     """Delete the dead letters with these numbers: outbox and row of each that there was."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             "DELETE FROM pipeline_deadletter WHERE id = ANY(%(ids)s) RETURNING outbox, row_id", {"ids": list(ids)}
         )
@@ -70,13 +70,13 @@ def take(ids: Sequence[int]) -> list[tuple[str, int]]:
 
 def count_dead_letters() -> dict[str, int]:
     """Return how many dead letters each outbox has; without those that have none."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute("SELECT outbox, count(*) FROM pipeline_deadletter GROUP BY outbox")
         return dict(cursor.fetchall())
 
 
 def largest_dead_ids() -> dict[str, int]:
     """Return the largest row id of a dead letter, by outbox."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute("SELECT outbox, max(row_id) FROM pipeline_deadletter GROUP BY outbox")
         return dict(cursor.fetchall())

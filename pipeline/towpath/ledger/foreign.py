@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from django.db import connection
+from towpath import driver
 
 #: Who has seen nothing for so long has seen the last of them.
 _SHOWN_SECONDS = 600
@@ -26,7 +26,7 @@ def ledger_id() -> str:
 
     A copy in another cluster has another. A standby that is promoted keeps it: it goes on with the same ledger.
     """
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             """
             SELECT left(encode(sha256(convert_to(system_identifier || '/' || current_database(), 'UTF8')), 'hex'), 16)
@@ -38,7 +38,7 @@ def ledger_id() -> str:
 
 def note_foreign(queue: str, *, ledger: str) -> None:
     """Note that a message of that ledger has come out of the queue."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             """
             INSERT INTO pipeline_foreign (queue, ledger, seen_at)
@@ -51,7 +51,7 @@ def note_foreign(queue: str, *, ledger: str) -> None:
 
 def read_foreign() -> list[ForeignMessages]:
     """What has arrived of others within the last ten minutes."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             """
             SELECT queue, ledger, extract(epoch FROM statement_timestamp() - seen_at)::float8 AS ago

@@ -14,6 +14,7 @@ from django.db.backends.utils import truncate_name
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations import SeparateDatabaseAndState
 
+from towpath import driver
 from towpath.outbox.fields import Xid8Field
 from towpath.outbox.models import all_outboxes
 
@@ -45,7 +46,7 @@ def forget_drained(*, using: str, **_: Any) -> None:
     """Receiver of `post_migrate`. The cursor of an outbox that is gone, with nothing under way, means nothing more."""
     if using != DEFAULT_DB_ALIAS or not _exists("pipeline_cursor"):
         return
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             """
             DELETE FROM pipeline_cursor AS c
@@ -100,7 +101,7 @@ def _table(model: ModelState) -> str:
 def _under_way(table: str) -> str:
     """What there is of it, in words; empty if there is nothing."""
     found = []
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         if _exists(table):
             cursor.execute(f"SELECT EXISTS (SELECT FROM {connection.ops.quote_name(table)})")
             if cursor.fetchone()[0]:
@@ -114,6 +115,6 @@ def _under_way(table: str) -> str:
 
 
 def _exists(table: str) -> bool:
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute("SELECT to_regclass(quote_ident(%(table)s)) IS NOT NULL", {"table": table})
         return bool(cursor.fetchone()[0])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from django.db import DatabaseError, OperationalError, connection, transaction
 
-from towpath.ledger import database_errors
+from towpath import driver
 from towpath.ledger.marks import INDEX_PROBES_ONLY, PLANNER_SETTINGS
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def one_moment(*, by_index: bool = True) -> Iterator[CursorWrapper]:
             # Past Django's cursor: a wrapper that puts a statement of its own before each would make it come too late.
             with connection.connection.cursor() as raw:
                 raw.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        with connection.cursor() as cursor:
+        with driver.cursor() as cursor:
             if by_index:
                 cursor.execute(INDEX_PROBES_ONLY)
             yield cursor
@@ -52,13 +52,13 @@ def planner_as_it_was() -> Iterator[None]:
         return
     before: dict[str, str] = {}
     # A transaction that has failed answers nothing, and is rolled back with its settings.
-    with contextlib.suppress(DatabaseError), connection.cursor() as cursor:
+    with contextlib.suppress(DatabaseError), driver.cursor() as cursor:
         cursor.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%(names)s)", {"names": PLANNER_SETTINGS})
         before = dict(cursor.fetchall())
     try:
         yield
     finally:
-        with contextlib.suppress(DatabaseError), connection.cursor() as cursor:
+        with contextlib.suppress(DatabaseError), driver.cursor() as cursor:
             cursor.execute(
                 """
                 SELECT set_config(name, setting, true)
@@ -70,7 +70,7 @@ def planner_as_it_was() -> Iterator[None]:
 
 def estimate(table: str) -> int:
     """Return about how many rows a table has, by PostgreSQL's statistics. `table` is quoted."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute("SELECT pg_stat_get_live_tuples(%(table)s::regclass)", {"table": table})
         return int(cursor.fetchone()[0])
 
@@ -78,7 +78,7 @@ def estimate(table: str) -> int:
 def count_or_estimate(table: str, *, first_rows: str, counted_rows: int) -> int:
     """Return how many rows `first_rows` selects: counted up to `counted_rows`, and above, PostgreSQL's estimate of all
     rows of the table."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"SELECT count(*) FROM ({first_rows} LIMIT %(counted_rows)s) AS counted", {"counted_rows": counted_rows}
         )
@@ -115,7 +115,7 @@ class Parts:
                 )
                 yield
         except OperationalError as error:
-            match database_errors.sqlstate(error):
+            match driver.sqlstate(error):
                 case "55P03":
                     reason = f"somebody holds a lock{self._holders()}"
                 case "57014":

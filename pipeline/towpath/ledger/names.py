@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from django.db import connection
 
+from towpath import driver
 from towpath.ledger.batches import BATCHES
 from towpath.ledger.cursors import EVERY_CURSOR
 from towpath.ledger.marks import INDEX_PROBES_ONLY
@@ -35,7 +36,7 @@ class UnknownName:
 
 def find_unknown(known: Sequence[str]) -> dict[str, UnknownName]:
     """Every name in the ledger that is not known."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""
 WITH batches AS (
@@ -92,7 +93,7 @@ def discard(name: str) -> None:
 
 def has_begun_windows(name: str) -> bool:
     """True if rows of the name are in windows of which something may have been written."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
             SELECT EXISTS (
@@ -110,7 +111,7 @@ def free_known(known: Sequence[str]) -> None:
 
     Only from windows that nobody holds. Those that were begun stay as they are: their rows may be stored.
     """
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
 WITH mixed AS MATERIALIZED (
@@ -156,7 +157,7 @@ ORDER BY 1
 
 def tables_with_rows(*, besides: Sequence[str]) -> list[str]:
     """Tables of outboxes that have rows, besides these."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(_TABLES_LIKE_OUTBOXES, {"known": list(besides)})
         found = []
         for (table,) in cursor.fetchall():
@@ -264,7 +265,7 @@ FROM by_window AS g WHERE w.id = g.window_id AND w.acked_at IS NULL
 
 
 def _execute_all(statements: Sequence[str], names: dict[str, str]) -> None:
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(INDEX_PROBES_ONLY)
         for sql in statements:
             cursor.execute(sql, names)

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from django.db import connection
-
+from towpath import driver
 from towpath.ledger.marks import INDEX_PROBES_ONLY, value_of
 
 #: By what a window's batches were found: their messages; the ledger, in which an aggregator looks for late ones; or the
@@ -32,7 +31,7 @@ HAS_UNKNOWN_ROWS = """EXISTS (
 
 def isolated_rows() -> int:
     """The rows of open windows that are at fault by themselves."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
             SELECT coalesce(sum(value::bigint), 0) FROM {OPEN_WINDOWS} AS w, jsonb_each_text(rows) WHERE is_isolated
@@ -51,7 +50,7 @@ class OpenWindowCounts:
 
 def count_open_windows() -> OpenWindowCounts:
     """Return how many windows are open. MAX_OPEN_WINDOWS bounds them, so all are read."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""
             SELECT count(*), count(*) FILTER (WHERE lease_until < statement_timestamp()) FROM {OPEN_WINDOWS} AS w
@@ -62,7 +61,7 @@ def count_open_windows() -> OpenWindowCounts:
 
 def read_frequent_errors(*, limit: int) -> list[tuple[str, int]]:
     """Return the most frequent errors of open windows, each with the number of windows that it stopped last."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""
             SELECT last_error, count(*) FROM {OPEN_WINDOWS} AS w WHERE failed_at IS NOT NULL
@@ -84,7 +83,7 @@ class SlowWindows:
 def count_slow_windows(*, late_seconds: float) -> dict[bool, SlowWindows]:
     """Return the leased windows that were sealed so many seconds ago and have not failed, by whether their insert may
     have been sent."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""
             SELECT is_write_begun, count(*), extract(epoch FROM statement_timestamp() - min(sealed_at))::int
@@ -102,7 +101,7 @@ def count_unclaimed_windows(*, outboxes: Sequence[str], late_seconds: float) -> 
 
     Windows with rows of an outbox that is not among these are left out.
     """
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""
             SELECT count(*), extract(epoch FROM statement_timestamp() - min(lease_until))::int FROM {OPEN_WINDOWS} AS w
@@ -117,7 +116,7 @@ def count_unclaimed_windows(*, outboxes: Sequence[str], late_seconds: float) -> 
 def read_newest_found(*, seconds: float, limit: int) -> list[Found]:
     """Return by what the batches of the newest windows were found, at most `limit`: of those acked in the last seconds,
     and of open ones that were sealed in that time."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             """
             SELECT found FROM (
@@ -142,14 +141,14 @@ class OpenWindow:
 
 def read_open() -> list[OpenWindow]:
     """Return every open window."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(f"SELECT id, rows, last_error FROM {OPEN_WINDOWS} AS w ORDER BY number")
         return [OpenWindow(id_, json.loads(rows), last_error) for id_, rows, last_error in cursor.fetchall()]
 
 
 def read_last_error(window: uuid.UUID) -> str:
     """Return why the window's last attempt failed; empty if none has, or if there is no such window."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute("SELECT last_error FROM pipeline_window WHERE id = %(window)s", {"window": window})
         found = cursor.fetchone()
     return "" if found is None else str(found[0])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import connection
 
+from towpath import driver
 from towpath.ledger import cursors
 from towpath.ledger.batches import BATCHES
 from towpath.ledger.cursors import NOT_HELD, by_xid
@@ -43,7 +44,7 @@ def read_pending(model: type[Outbox], *, counted_rows: int) -> PendingRows:
     """
     outbox = model.outbox_name()
     pieces, leaves_out_held = _read_pieces(outbox)
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             _pending_sql(outbox),
             {
@@ -141,7 +142,7 @@ class OldestBatch:
 
 def read_oldest_batches() -> dict[str, OldestBatch]:
     """Return the oldest batch of each outbox that has any. Back-pressure bounds them, so all are read."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
             SELECT outbox, ids[1:%(first)s], dispatched_at FROM pipeline_batch WHERE id = ANY(ARRAY(
@@ -155,7 +156,7 @@ def read_oldest_batches() -> dict[str, OldestBatch]:
 
 def first_transaction_in_flight(outbox: str) -> int | None:
     """Return the lowest transaction of the batches' first rows; None if there are none, or these rows are gone."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         # Not that of the oldest batch: a page of a run can be younger than a batch of what was new beside it.
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from django.db import connection
-
+from towpath import driver
 from towpath.ledger.marks import INDEX_PROBES_ONLY, move, value_of
 from towpath.ledger.moment import count_or_estimate
 from towpath.ledger.windows import MAY_BE_LOST
@@ -70,7 +69,7 @@ def unverified() -> Iterator[Sequence[Receipt]]:
     """
     after, all_acked_below = -1, None
     while True:
-        with connection.cursor() as cursor:
+        with driver.cursor() as cursor:
             cursor.execute(
                 f"""{INDEX_PROBES_ONLY}
                 SELECT {value_of("windows")}, {_COLUMNS} FROM (
@@ -93,7 +92,7 @@ def unverified() -> Iterator[Sequence[Receipt]]:
 
 
 def _move_verified(number: int) -> None:
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""{MAY_BE_LOST} {INDEX_PROBES_ONLY}
             WITH {move("verified", to=f"SELECT %(number)s::bigint WHERE %(number)s > {value_of('verified')}")} SELECT
@@ -106,7 +105,7 @@ def of_period(since: datetime, until: datetime) -> Iterator[Sequence[Receipt]]:
     """The receipts of windows dispatched from `since` to before `until`, page by page, oldest first."""
     after: tuple[datetime, int] = (since, -1)
     while True:
-        with connection.cursor() as cursor:
+        with driver.cursor() as cursor:
             cursor.execute(
                 # What the planner does not know, it does not look up at the ends of the index.
                 f"""{INDEX_PROBES_ONLY}
@@ -139,7 +138,7 @@ def _receipt(
 
 def note_verified(windows: Sequence[uuid.UUID]) -> None:
     """The event store was found to hold exactly what these receipts say."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             """
             UPDATE pipeline_window SET verified_at = clock_timestamp(), contradiction = NULL, is_late = false
@@ -151,7 +150,7 @@ def note_verified(windows: Sequence[uuid.UUID]) -> None:
 
 def note_contradiction(window: uuid.UUID, contradiction: str) -> bool:
     """Record what is wrong with the receipt; True if that is news."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             """
             UPDATE pipeline_window SET contradiction = %(contradiction)s, is_late = true
@@ -164,7 +163,7 @@ def note_contradiction(window: uuid.UUID, contradiction: str) -> bool:
 
 def has_overdue(*, seconds: float) -> bool:
     """True if receipts have waited for so long, and nobody has compared them with the event store yet."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
             SELECT FROM (
@@ -190,7 +189,7 @@ class ClosedAlarm:
 
 def close(windows: Sequence[uuid.UUID], *, reason: str) -> list[ClosedAlarm]:
     """End the alarms of those of the windows that are one: contradicted, or verified and with vanished rows."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             """
             UPDATE pipeline_window SET
@@ -219,7 +218,7 @@ def purge(*, days: int, limit: int) -> int:
             greatest(max(dispatched_from), to_timestamp({value_of("purged")})),
             statement_timestamp() - make_interval(days => %(days)s)
         )))::bigint FROM purged"""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""{MAY_BE_LOST} {INDEX_PROBES_ONLY}
             WITH today AS MATERIALIZED (
@@ -281,7 +280,7 @@ def read_unverified_receipts(*, limit: int) -> UnverifiedReceipts:
 
     There is no need to look at all that wait when verify has not run for days.
     """
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""
             SELECT count(contradiction), min(dispatched_from) FILTER (WHERE contradiction IS NOT NULL),
@@ -309,7 +308,7 @@ class Vanished:
 
 def count_vanished(*, limit: int) -> Vanished:
     """Return the vanished rows of the oldest windows that have any and are not closed, at most `limit` windows."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             """
             SELECT count(DISTINCT id), coalesce(sum(value::bigint), 0)::bigint
@@ -334,7 +333,7 @@ class StoreErrors:
 def read_store_errors(*, days: int) -> StoreErrors | None:
     """Return the windows dispatched in the last days whose insert the event store answered with an error; None if there
     are none."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             """
             SELECT count(*), max(store_error) FROM pipeline_window

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from towpath import driver
+
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -19,7 +21,7 @@ def lengthen_limits(connection: BaseDatabaseWrapper, **_: object) -> None:
     """
     if connection.vendor != "postgresql":
         return
-    with connection.cursor() as cursor:
+    with driver.cursor(connection) as cursor:
         cursor.execute(
             """
             SELECT set_config(name, %(limit)s, false) FROM pg_settings

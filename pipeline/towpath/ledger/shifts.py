@@ -6,8 +6,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import connection
-
+from towpath import driver
 from towpath.ledger.marks import INDEX_PROBES_ONLY
 from towpath.ledger.versions import newest, newest_of_each
 
@@ -23,7 +22,7 @@ _ATTEMPTS = 5
 def take_if_free(name: str, *, silent_seconds: float) -> uuid.UUID | None:
     """A token for the shift; None if somebody has one and has said within `silent_seconds` that it is alive."""
     shift: dict[str, Any] = {"name": name, "token": uuid.uuid4(), "nobody": _NOBODY, "silent": silent_seconds}
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
             SELECT version, token = %(nobody)s OR alive_at < statement_timestamp() - make_interval(secs => %(silent)s)
@@ -58,7 +57,7 @@ def take_if_free(name: str, *, silent_seconds: float) -> uuid.UUID | None:
 def keep(name: str, token: uuid.UUID, *, alive_every_seconds: float) -> bool:
     """True if nobody has taken the shift over. Says that this holder is alive, if it last said so that long ago."""
     held: dict[str, Any] = {"name": name, "token": token, "every": alive_every_seconds}
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
             SELECT version, alive_at < statement_timestamp() - make_interval(secs => %(every)s)
@@ -101,7 +100,7 @@ def note_success(name: str) -> None:
 
 def _change(name: str, change: str, *, only: str = "true", **values: Any) -> None:
     """Change the shift's row, if there is one. The holder writes into it each second: then this is tried again."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         for _ in range(_ATTEMPTS):
             cursor.execute(
                 f"""{INDEX_PROBES_ONLY}
@@ -132,7 +131,7 @@ class ShiftState:
 
 def read_shifts() -> dict[str, ShiftState]:
     """Return the state of every shift that has ever run, by name."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""
             SELECT name, extract(epoch FROM clock_timestamp() - alive_at)::float8,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import connection
 
+from towpath import driver
 from towpath.ledger import deadletters
 from towpath.ledger.cursors import NOT_HELD, by_xid, is_within_limits
 from towpath.ledger.snapshot import ending_before, passed
@@ -31,7 +32,7 @@ def count(model: type[Outbox], at: Cursor, *, most: int, before: int | None = No
 
     With `before`, of the transactions that the cursor has passed, only those below are looked at.
     """
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"{_ROOM_FOR_A_HASH} SELECT count(*), (array_agg(id))[1] FROM ({_rows_sql(model)}) AS stranded",
             _parameters(model, at, limit=most, before=before),
@@ -42,7 +43,7 @@ def count(model: type[Outbox], at: Cursor, *, most: int, before: int | None = No
 
 def find(model: type[Outbox], at: Cursor, *, most: int) -> list[int]:
     """The ids of the rows that the cursor will never see, `most` at most."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(f"{_ROOM_FOR_A_HASH} {_rows_sql(model)}", _parameters(model, at, limit=most))
         return [id_ for (id_,) in cursor.fetchall()]
 
@@ -55,7 +56,7 @@ def dispatch_again(model: type[Outbox], ids: Sequence[int]) -> int:
     """
     outbox = model.outbox_name()
     table = connection.ops.quote_name(outbox)
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""
             INSERT INTO pipeline_deadletter (outbox, row_id, error, window_id, at)
@@ -109,7 +110,7 @@ ORDER BY xid, id LIMIT %(limit)s"""
 
 def count_dead_rows(outbox: str) -> int:
     """About how many dead rows vacuum has left in the outbox, by PostgreSQL's statistics."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             "SELECT pg_stat_get_dead_tuples(%(table)s::regclass)", {"table": connection.ops.quote_name(outbox)}
         )

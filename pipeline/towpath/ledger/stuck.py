@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from django.db import connection
-
+from towpath import driver
 from towpath.ledger import marks
 from towpath.ledger.batches import BATCHES
 from towpath.ledger.open_windows import OPEN_WINDOWS
@@ -31,7 +30,7 @@ def move_marks_and_look(outboxes: Sequence[str], *, unsealed_seconds: float) -> 
     One message, because it is sent each second. Windows of other outboxes count as well: some of their batches may
     have to be taken out of them (`names.free_known`).
     """
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""{marks.MOVE_MARKS}
             SELECT EXISTS (

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from django.apps import apps
-from django.db import connection
 
+from towpath import driver
 from towpath.ledger import models
 
 
@@ -19,6 +19,6 @@ def ledger_tables() -> list[str]:
 
 def may_seal() -> bool:
     """True if this role may write windows: it is the pipeline's, and not one that may only look."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute("SELECT has_table_privilege(%(table)s, 'INSERT')", {"table": models.Window._meta.db_table})
         return bool(cursor.fetchone()[0])

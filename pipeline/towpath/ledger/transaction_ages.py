@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from django.db import connection
+from towpath import driver
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ def read_ages() -> Sequence[Age]:
 
     Each is of the newest receipt that is older. A few look-ups in an index, however many receipts there are.
     """
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             """
             SELECT DISTINCT extract(epoch FROM statement_timestamp() - verified_at)::float8 AS seconds, transactions

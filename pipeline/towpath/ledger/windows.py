@@ -11,8 +11,9 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from django.db import connection, transaction
+from django.db import transaction
 
+from towpath import driver
 from towpath.errors import LeaseLost
 from towpath.ledger.marks import INDEX_PROBES_ONLY, INSERTING_BATCHES, INSERTING_WINDOWS
 from towpath.ledger.open_windows import HAS_UNKNOWN_ROWS, OPEN_WINDOWS, Found
@@ -79,7 +80,7 @@ def seal(batch_ids: Sequence[int], *, lease_seconds: float, found: Found = "mess
     the commit, the batches are unsealed as before; after it, the window's lease runs out and `recover` delivers it.
     """
     window_id, lease_token = uuid.uuid4(), uuid.uuid4()
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""{MAY_BE_LOST} {INDEX_PROBES_ONLY} {INSERTING_WINDOWS}
             WITH unsealed AS MATERIALIZED (
@@ -119,7 +120,7 @@ def seal(batch_ids: Sequence[int], *, lease_seconds: float, found: Found = "mess
 
 def renew(windows: Sequence[SealedWindow]) -> None:
     """Prolong the leases that are still held."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             """
             UPDATE pipeline_window SET lease_until = clock_timestamp() + make_interval(secs => (
@@ -147,7 +148,7 @@ def claim_expired(
     """
     renamed = renamed or {}
     lease_token = uuid.uuid4()
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
             UPDATE pipeline_window SET
@@ -197,7 +198,7 @@ def claim_expired(
 
 def _update_held(window: SealedWindow, assignments: str, **parameters: Any) -> None:
     """Update the window, if this owner still has it. Raises LeaseLost."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"UPDATE pipeline_window SET {assignments} WHERE {HELD}",
             {"window": window.id, "token": window.lease_token, **parameters},
@@ -257,7 +258,7 @@ def split(window: SealedWindow) -> None:
 
     Only for a window of which nothing was written: the halves have tokens of their own.
     """
-    with transaction.atomic(), connection.cursor() as cursor:
+    with transaction.atomic(), driver.cursor() as cursor:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY} {INSERTING_WINDOWS} {INSERTING_BATCHES}
             WITH held AS MATERIALIZED (
@@ -306,7 +307,7 @@ def has_room(*, max_open_windows: int) -> bool:
     fault that have been parted from others do not count. When the store answers, but takes nothing it is given, one
     more window is sealed every few seconds: if the store takes it, those before are at fault, and not the store.
     """
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
             SELECT count(*) FILTER (WHERE failed_at IS NOT NULL) < %(most)s
@@ -324,7 +325,7 @@ def is_store_proven(window: SealedWindow) -> bool:
     then, and not the store."""
     if window.refused_at is None:
         return False
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             # From the newest one down: if the store takes any, it is not far; if it takes none, there are not many.
             f"""{INDEX_PROBES_ONLY}

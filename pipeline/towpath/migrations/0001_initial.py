@@ -1,5 +1,4 @@
 
-import django.contrib.postgres.fields
 import django.db.models.deletion
 import towpath.ledger.models
 import towpath.outbox.fields
@@ -147,7 +146,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('outbox', models.TextField()),
-                ('ids', django.contrib.postgres.fields.ArrayField(base_field=models.BigIntegerField(), size=None)),
+                ('ids', towpath.ledger.models.IdsField()),
                 ('rows', models.IntegerField()),
                 ('bytes', models.BigIntegerField()),
                 ('is_backlog', models.BooleanField(db_default=True)),

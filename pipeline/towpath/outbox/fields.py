@@ -34,7 +34,7 @@ class Xid8Field(AnyField):
         return None if value is None else int(value)
 
     def get_prep_value(self, value: Any) -> str | None:
-        # psycopg2 would send a number, which PostgreSQL does not compare with an xid8.
+        # Either driver would send a number, which PostgreSQL does not compare with an xid8.
         value = super().get_prep_value(value)
         return str(value) if isinstance(value, int) else value
 

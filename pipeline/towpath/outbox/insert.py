@@ -12,6 +12,7 @@ from django.db import DEFAULT_DB_ALIAS, connection, connections, models, transac
 from django.db.models.expressions import DatabaseDefault
 from django.utils import timezone
 
+from towpath import driver
 from towpath.outbox.errors import EventNotStorable, NotInTransaction, WrongDatabase
 
 M = TypeVar("M", bound=models.Model)
@@ -45,7 +46,7 @@ def stamp_anew(row: models.Model) -> None:
 
 def insert(table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, returning: str = "") -> list[Any]:
     """One statement for all rows; what it returns, in the order of the rows."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         into, values = _insert_sql(table, tuple(columns))
         cursor.execute(f"{into} VALUES {', '.join([values] * len(rows))} {returning}", [*itertools.chain(*rows)])
         if cursor.rowcount != len(rows):

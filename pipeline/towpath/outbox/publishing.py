@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import DatabaseError, DataError, IntegrityError, ProgrammingError, transaction
 from django.utils import timezone
 
+from towpath.driver import sqlstate
 from towpath.outbox.context import bound_json
 from towpath.outbox.errors import EventNotStorable
 from towpath.outbox.event import EARLIEST, TOO_LATE, Event, stored_context
@@ -150,8 +151,8 @@ def _refusal(outbox: type[FrozenOutbox], error: DatabaseError) -> str | None:
     if isinstance(error, IntegrityError):
         return str(error).partition("\n")[0]  # what follows quotes the row
     cause = error.__cause__
-    state = getattr(cause, "pgcode", None)
-    is_not_adapted = isinstance(error, ProgrammingError) and state is None
+    state = sqlstate(error)
+    is_not_adapted = isinstance(error, ProgrammingError) and not state
     if not (isinstance(error, DataError) or is_not_adapted or state in _OF_A_VALUE):
         return None
     names = ", ".join(outbox.own_columns())

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from django.db import connection
 
+from towpath import driver
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -43,7 +45,7 @@ class Fleet:
 
 def read_limits() -> list[Limit]:
     """Return every limit that holds for this role, without what is reserved for superusers."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         # reserved_connections came with PostgreSQL 16.
         cursor.execute(
             """
@@ -67,9 +69,14 @@ def read_limits() -> list[Limit]:
 
 def is_pooled() -> bool:
     """True if a pooler is in between: then processes do not have a connection to PostgreSQL each."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         return bool(cursor.fetchone()[0] != connection.connection.info.backend_pid)
+
+
+def most_of_a_process(*, writers: int) -> int:
+    """Return how many connections one process takes at most when it is at work."""
+    return max(_OF_A_DISPATCHER, writers + _OF_AN_AGGREGATOR)
 
 
 def most_of(fleet: Fleet, *, writers: int) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError, connection, transaction
 
+from towpath import driver
 from towpath.ledger.session import SHORTEST_STATEMENT_SECONDS
 from towpath.ledger.tables import ledger_tables, may_seal
 from towpath.outbox.models import LeanOutbox, all_outboxes
@@ -65,7 +66,7 @@ ORDER BY 1, 3
 
 def problems_of_database(connection: BaseDatabaseWrapper) -> Iterator[tuple[str, str]]:
     """What is wrong with a database before anything of ours is in it."""
-    with connection.cursor() as cursor:
+    with driver.cursor(connection) as cursor:
         cursor.execute(
             """
             SELECT current_database(), current_setting('server_encoding'), current_setting('transaction_read_only'),
@@ -96,7 +97,7 @@ def hiding_problems(*, is_with_lean: bool = True) -> Iterator[str]:
 
 def limit_problems() -> Iterator[str]:
     """Time limits that are too short for what the pipeline does in one statement."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             """
             SELECT name, setting::bigint, current_user FROM pg_settings
@@ -121,7 +122,7 @@ def reading_problems() -> Iterator[str]:
     for name, outbox in all_outboxes().items():
         sql, parameters = _reading(outbox).sql_with_params()
         try:
-            with transaction.atomic(), connection.cursor() as cursor:
+            with transaction.atomic(), driver.cursor() as cursor:
                 cursor.execute(f"EXPLAIN {sql}", parameters)  # which asks for the rights, and reads nothing
                 cursor.execute(
                     "SELECT has_table_privilege(%(table)s, 'DELETE'), current_user",
@@ -137,7 +138,7 @@ def reading_problems() -> Iterator[str]:
 
 def meddling_problems() -> Iterator[str]:
     """What sits before an outbox's table, and may change or swallow its rows."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(_MEDDLERS, {"outboxes": [*all_outboxes()]})
         found = cursor.fetchall()
     for table, kind, name in found:
@@ -145,7 +146,7 @@ def meddling_problems() -> Iterator[str]:
 
 
 def _policy_problems(commands: Mapping[str, str]) -> Iterator[str]:
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(_POLICIES + _SUBJECT_TO_POLICIES, {"tables": [*commands], "commands": [*commands.values()]})
         found = cursor.fetchall()
     if found:
@@ -157,7 +158,7 @@ def _policy_problems(commands: Mapping[str, str]) -> Iterator[str]:
 
 
 def _schema_problems(*, is_only_with_rows: bool) -> Iterator[str]:
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(_IN_SEVERAL_SCHEMAS, {"tables": [*all_outboxes(), *ledger_tables()]})
         found = cursor.fetchall()
     for name, schemas, rows_elsewhere in found:

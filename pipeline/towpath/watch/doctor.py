@@ -12,6 +12,7 @@ from functools import partial
 from django.db import DatabaseError, InterfaceError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
+from towpath import driver
 from towpath.conf.config import Config
 from towpath.errors import BrokerUnreachable
 from towpath.eventlog.connect import connect
@@ -104,7 +105,7 @@ class _Check:
 def _postgresql() -> Iterator[Finding]:
     try:
         connection.ensure_connection()
-        version = connection.cursor().connection.server_version
+        version = connection.connection.info.server_version
     except (DatabaseError, InterfaceError) as error:
         text = (
             f"not reachable ({without_secrets(database_errors.first_line(error))}): start it, or correct DATABASE_URL"
@@ -131,7 +132,7 @@ def _postgresql() -> Iterator[Finding]:
 
 def _promises() -> Iterator[Finding]:
     """The server's clock, and its promise to keep what it has committed."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute("SELECT clock_timestamp()")
         (database_now,) = cursor.fetchone()
         cursor.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%(names)s)", {"names": list(_DURABLE)})

@@ -22,6 +22,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from towpath import driver
 from towpath.conf.current import config
 from towpath.errors import NotReadable
 from towpath.ledger import database_errors
@@ -81,7 +82,7 @@ def _ready() -> HttpResponse:
 
 def _look_at_migrations() -> bool:
     """True if all are applied."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute("SELECT")
     if not _migrated.is_set():  # what is applied stays so for the life of a process
         executor = MigrationExecutor(connection)
@@ -112,7 +113,7 @@ def _measure() -> bytes:
 
 def _refusal(error: Exception) -> str:
     """For anybody, so without what an error says of hosts and rows."""
-    return f"PostgreSQL answers, but refuses: {type(error).__name__} {database_errors.sqlstate(error)}".strip()
+    return f"PostgreSQL answers, but refuses: {type(error).__name__} {driver.sqlstate(error)}".strip()
 
 
 _readiness = Within(_look_at_migrations, seconds=_SECONDS)

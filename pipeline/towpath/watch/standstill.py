@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from django.db import connection
-
+from towpath import driver
 from towpath.ledger import batches, open_windows
 from towpath.ledger.foreign import read_foreign
 from towpath.outbox.models import all_outboxes
@@ -152,7 +151,7 @@ def unverified_receipts(unverified: UnverifiedReceipts) -> Iterator[str]:
 
 def _waiting_for_locks() -> int:
     """How many sessions wait for a lock that somebody else holds, as far as this role may see them."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )

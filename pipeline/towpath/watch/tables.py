@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from django.db import connection
-
+from towpath import driver
 from towpath.ledger.batches import largest_ids_in_flight
 from towpath.ledger.deadletters import largest_dead_ids
 from towpath.ledger.tables import ledger_tables
@@ -40,7 +39,7 @@ def problems() -> Iterator[str]:
         (_SEQUENCE, outboxes),
         (_LARGE_INDEX, outboxes),
     ):
-        with connection.cursor() as cursor:
+        with driver.cursor() as cursor:
             cursor.execute(
                 f"WITH ours AS ({_OURS}) {sql}",
                 {

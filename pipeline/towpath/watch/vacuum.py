@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from django.db import connection
-
+from towpath import driver
 from towpath.ledger.transaction_ages import read_ages
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ class Holder:
 
 def find_holders() -> list[Holder]:
     """Return everybody who holds back vacuum in this database at this moment, the oldest first; for whatever time."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute(_CANDIDATES)
         candidates = [_Candidate(*row) for row in cursor.fetchall()]
     ages = read_ages() if any(one.needs_ages for one in candidates) else ()
@@ -155,7 +154,7 @@ def problems(holders: Sequence[Holder]) -> Iterator[str]:
 
 def unseen() -> str:
     """What this role may not see of other roles' transactions, and how it may; empty if it sees everything."""
-    with connection.cursor() as cursor:
+    with driver.cursor() as cursor:
         cursor.execute("SELECT current_user, pg_has_role('pg_read_all_stats', 'USAGE')")
         role, is_seeing = cursor.fetchone()
     if is_seeing:

@@ -13,9 +13,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
-import psycopg2
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE
-
+from towpath import driver
 from towpath.eventlog.errors import StoreUnavailable
 from towpath.eventlog.stores.postgresql import settings
 from towpath.eventlog.stores.postgresql.errors import brief
@@ -24,16 +22,17 @@ from towpath.eventlog.stores.postgresql.url import parameters
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from psycopg2.extensions import connection as connection_type
-    from psycopg2.extensions import cursor as cursor_type
 
 _CONNECT_SECONDS = 5
+
+#: libpq's PQTRANS_IDLE: between two transactions.
+_IDLE = 0
 
 
 class Session:
     """A connection in autocommit mode: transactions are begun and ended by statements."""
 
-    def __init__(self, connection: connection_type) -> None:
+    def __init__(self, connection: Any) -> None:
         self._connection = connection
         #: True if a pooler is between this process and the server. What is set in the server's session is then left to
         #: others, and what we find there is theirs.
@@ -43,14 +42,14 @@ class Session:
         self._cutting = threading.Lock()
 
     @contextlib.contextmanager
-    def limited(self, *, seconds: float) -> Iterator[cursor_type]:
+    def limited(self, *, seconds: float) -> Iterator[Any]:
         """A cursor whose statements fail once the time is over. Afterwards the session is at rest or closed."""
         is_over = threading.Event()
         timer = threading.Timer(seconds, self._cut, [is_over])
         timer.daemon = True
         timer.start()
         try:
-            with self._connection.cursor() as cursor:
+            with driver.cursor(self._connection) as cursor:
                 yield cursor
         except BaseException:
             self.close()
@@ -68,7 +67,7 @@ class Session:
 
     def is_usable(self) -> bool:
         """True if it is connected and between two transactions, as far as can be known without asking the server."""
-        if self._connection.closed or self._connection.info.transaction_status != TRANSACTION_STATUS_IDLE:
+        if self._connection.closed or self._connection.info.transaction_status != _IDLE:
             return False
         # At rest, a server only ever sends its goodbye.
         at_rest = select.poll()  # select() knows no descriptor above 1023
@@ -80,10 +79,10 @@ class Session:
         return bool(self._connection.info.backend_pid == pid)
 
     def is_in_transaction(self) -> bool:
-        return bool(self._connection.info.transaction_status != TRANSACTION_STATUS_IDLE)
+        return bool(self._connection.info.transaction_status != _IDLE)
 
     def close(self) -> None:
-        with contextlib.suppress(psycopg2.Error):
+        with contextlib.suppress(driver.Error):
             self._connection.close()
         self._socket.close()
 
@@ -113,8 +112,8 @@ class PostgreSQLClient:
         return str(self._parameters.get("dbname", ""))
 
     @contextlib.contextmanager
-    def cursor(self) -> Iterator[cursor_type]:
-        """Raises StoreUnavailable when no connection can be made. Errors of the statements are psycopg2's.
+    def cursor(self) -> Iterator[Any]:
+        """Raises StoreUnavailable when no connection can be made. Errors of the statements are the driver's.
 
         Behind a pooler it is in a transaction, which ends with it at the latest.
         """
@@ -134,7 +133,7 @@ class PostgreSQLClient:
             with self.cursor() as cursor:
                 cursor.execute(sql, parameters or None)
                 return cursor.fetchall() if cursor.description else []
-        except psycopg2.Error as error:
+        except driver.Error as error:
             raise StoreUnavailable(brief(error)) from error
 
     def query_elsewhere(self, sql: str, *, database: str, **parameters: object) -> list[tuple[Any, ...]]:
@@ -144,7 +143,7 @@ class PostgreSQLClient:
             with session.limited(seconds=self._timeout_seconds) as cursor:
                 cursor.execute(sql, parameters or None)
                 return cursor.fetchall() if cursor.description else []
-        except psycopg2.Error as error:
+        except driver.Error as error:
             raise StoreUnavailable(brief(error)) from error
         finally:
             session.close()
@@ -177,7 +176,7 @@ class PostgreSQLClient:
                 self.is_pooled = session.is_pooled = not session.is_of_process(pid)
                 for message in () if session.is_pooled else settings.of_session(timeout_seconds=self._timeout_seconds):
                     cursor.execute(message)
-        except psycopg2.Error as error:
+        except driver.Error as error:
             raise StoreUnavailable(brief(error)) from error
         if schema is None:
             session.close()
@@ -188,12 +187,10 @@ class PostgreSQLClient:
         return session
 
 
-def _connect(parameters: dict[str, Any]) -> connection_type:
+def _connect(parameters: dict[str, Any]) -> Any:
     try:
-        connection: connection_type = psycopg2.connect(**parameters)
-    except psycopg2.Error as error:
+        return driver.connect(parameters)
+    except driver.Error as error:
         text = brief(error)
         is_missing = 'database "' in text and text.endswith("does not exist")
         raise StoreUnavailable(text + " (run `python manage.py eventlog migrate`)" * is_missing) from error
-    connection.autocommit = True
-    return connection

@@ -53,7 +53,8 @@ def differences(client: PostgreSQLClient, *, is_recorded: bool) -> dict[str, str
         return {f"it is {_KINDS.get(kind, kind)}, not a partitioned table": _MOVE}
     found: dict[str, str] = {}
     ((key, persistence),) = client.query(
-        "SELECT pg_get_partkeydef(oid), relpersistence FROM pg_class WHERE oid = to_regclass(%(table)s)", table=TABLE
+        "SELECT pg_get_partkeydef(oid), relpersistence::text FROM pg_class WHERE oid = to_regclass(%(table)s)",
+        table=TABLE,
     )
     if key != "RANGE (event_date_time)":
         found[f"its partition key is {key}, not RANGE (event_date_time)"] = _MOVE

@@ -7,13 +7,11 @@ or nothing, and no lock ever waits for a client.
 
 from __future__ import annotations
 
-import io
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import psycopg2
-
+from towpath import driver
 from towpath.eventlog.columns import ROW_COLUMNS
 from towpath.eventlog.errors import OutcomeUnknown, StoreUnavailable
 from towpath.eventlog.store import STREAMED_COLUMNS, Digest, Finding, Migration, StoredEvent, stored_event
@@ -34,7 +32,6 @@ from towpath.eventlog.stores.postgresql.schema import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from psycopg2.extensions import cursor
 
 #: Databases that exist on every server, to ask from whether ours does.
 _MAINTENANCE_DATABASE = "postgres"
@@ -93,14 +90,15 @@ class PostgreSQLStore:
             )
         try:
             with self._client.cursor() as cursor:
-                record = cursor.mogrify(
+                record = driver.with_parameters(
+                    cursor,
                     f"""
                     INSERT INTO {TABLE}_migration (number, name, checksum)
                     VALUES (%(number)s, %(name)s, %(checksum)s)
                     ON CONFLICT (number) DO UPDATE SET name = excluded.name, checksum = excluded.checksum
                     """,
                     {"number": migration.number, "name": migration.name, "checksum": migration.checksum},
-                ).decode()
+                )
                 cursor.execute(
                     ";".join(
                         (
@@ -111,7 +109,7 @@ class PostgreSQLStore:
                         )
                     )
                 )
-        except psycopg2.Error as error:
+        except driver.Error as error:
             raise StoreUnavailable(f"{brief(error)}: run it again") from error
 
     def foreign_tables(self) -> Sequence[str]:
@@ -127,14 +125,14 @@ class PostgreSQLStore:
         with self._client.cursor() as cursor:
             try:
                 months, copied = _copy(cursor, rows, is_kept=not self._client.is_pooled)
-            except psycopg2.Error as error:
+            except driver.Error as error:
                 raise translated(error) from error
             if copied < row_count:
                 raise OutcomeUnknown(f"{copied} of {row_count} rows were sent to the event store")
             self._create(months - self._months)
             try:
                 cursor.execute(_STORE, {"token": token, "months": sorted(months)})
-            except psycopg2.Error as error:
+            except driver.Error as error:
                 if is_partition_missing(error):
                     self._months.clear()
                 raise translated_of_commit(error) from error
@@ -232,11 +230,9 @@ class PostgreSQLStore:
             self._months.add(month)
 
 
-def _copy(cursor: cursor, rows: bytes, *, is_kept: bool) -> tuple[set[date], int]:
+def _copy(cursor: Any, rows: bytes, *, is_kept: bool) -> tuple[set[date], int]:
     """The rows into the session's own table; their months, and how many they are."""
-    cursor.copy_expert(
-        f"BEGIN; {create_window(is_kept=is_kept)}; COPY {WINDOW} ({_NAMES}) FROM STDIN", io.BytesIO(rows)
-    )
-    copied = cursor.rowcount
+    begin = f"BEGIN; {create_window(is_kept=is_kept)}"
+    copied = driver.copy_in(cursor, rows, before=begin, to=f"{WINDOW} ({_NAMES})")
     cursor.execute(f"SELECT DISTINCT {MONTH} FROM {WINDOW}")
     return {month for (month,) in cursor.fetchall()}, copied

@@ -8,11 +8,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import psycopg2
 from django.core.exceptions import ImproperlyConfigured
-from psycopg2.extensions import parse_dsn
 
-from towpath.eventlog.stores.postgresql.errors import brief
+from towpath import driver
 
 SCHEMES = frozenset({"postgresql", "postgres"})
 
@@ -29,10 +27,10 @@ _UNREADABLE = "it cannot be read: percent-encode special characters of the passw
 def parameters(url: str) -> dict[str, Any]:
     """libpq's parameters. Raises ImproperlyConfigured, which names the option that has no meaning here."""
     try:
-        found: dict[str, Any] = parse_dsn(url)
-    except psycopg2.ProgrammingError as error:
+        found = driver.parameters_of(url)
+    except ValueError as error:
         # The only message of libpq's that cannot quote a password.
-        unknown = re.search(r'invalid URI query parameter: "(\w+)"', brief(error))
+        unknown = re.search(r'invalid URI query parameter: "(\w+)"', str(error))
         why = f"{unknown[1]} is not an option of libpq" if unknown else _UNREADABLE
         raise ImproperlyConfigured(why) from None
     for name, why in _REFUSED.items():
