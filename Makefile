@@ -3,7 +3,7 @@ PYTHON = .venv/bin/python
 # A file is one process's; tests/services.py says which come first. Servers that are given have one database for all.
 PARALLEL = --numprocesses $(if $(filter given,$(TEST_SERVICES)),0,$(or $(PROCESSES),4)) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo run test chaos faults bench lint lock sbom
+.PHONY: help setup demo run test matrix chaos faults bench lint lock sbom
 
 help: ## what can be typed
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 8
@@ -19,6 +19,9 @@ run: setup ## the whole pipeline on this machine, until Ctrl-C (TRAFFIC=5: five 
 
 test: setup ## every test but the fault matrix (`make faults`), on real services that the run starts itself
 	@$(PYTHON) -m $(or $(RUNNER),pytest) $(PARALLEL)
+
+matrix: setup ## unit tests and a slice of the integration tests with each Python here, Django and driver (ONLY="3.12 6.1 psycopg" FULL=1)
+	@$(PYTHON) -m tests.matrix $(if $(ONLY),--only "$(ONLY)") $(if $(FULL),--full)
 
 chaos: setup ## break everything for SECONDS (60) under load, with SEED, then count; then `make faults`, unless FAULTS=0
 	@$(PYTHON) -m tests.chaos.soak --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))

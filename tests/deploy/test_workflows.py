@@ -21,11 +21,12 @@ from deploy.lock import IMAGE_LOCK, LOCK, image_lines, pins
 from deploy.sbom import bill
 from tests.deploy.compose import FILE
 from tests.deploy.test_compose import check_schema
+from tests.matrix import DRIVERS, PYTHONS, combinations, requirements
 
 _WORKFLOW = PROJECT / ".github" / "workflows" / "ci.yml"
 _DOCKERFILE = (PROJECT / "deploy" / "Dockerfile").read_text()
 #: Imported where an extra is used only, and by the testing kit.
-_OPTIONAL = {"opentelemetry", "chdb", "pytest"}
+_OPTIONAL = {"opentelemetry", "chdb", "pytest", "psycopg", "psycopg2"}
 _PROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 
 
@@ -49,6 +50,28 @@ def test_the_workflow_types_what_a_developer_types() -> None:
 def test_every_supported_python_is_tested() -> None:
     assert jobs()["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
     assert _PROJECT["requires-python"] == ">=3.11"
+    assert jobs()["matrix"]["strategy"]["matrix"]["python"] == list(PYTHONS)
+
+
+def test_the_drivers_of_the_matrix_are_the_project_s_extras_and_the_product_brings_none() -> None:
+    """pip would put the files of psycopg2-binary over those of a psycopg2 that the project has built."""
+    extras = _PROJECT["optional-dependencies"]
+    assert [canonicalize_name(Requirement(extras[driver][0]).name) for driver in DRIVERS] == [
+        "psycopg2-binary",
+        "psycopg",
+    ]
+    assert not any("psycopg" in text for text in _PROJECT["dependencies"])
+    assert [text for text in extras["sample"] if "psycopg" in text]
+
+
+def test_the_lowest_versions_that_are_tested_are_those_that_may_be_installed() -> None:
+    lowest = [one for one in combinations() if one.versions == "lowest"]
+    assert {one.driver for one in lowest} == set(DRIVERS)
+    for combination in lowest:
+        pinned = {Requirement(text).name: Requirement(text) for text in requirements(combination)}
+        for text in _PROJECT["dependencies"]:
+            (bound,) = Requirement(text).specifier
+            assert (bound.operator, f"=={bound.version}") == (">=", str(pinned[Requirement(text).name].specifier))
 
 
 def test_the_servers_of_the_tests_are_those_of_the_compose_file() -> None:
