@@ -60,6 +60,7 @@ class OutboxUser(LeanOutbox):
 
     event = UserCreated
     event_date_time = "user__created_at"
+    event_target = "user:{user_id}"
     event_context: ClassVar[dict[str, str]] = {
         "email": "user__email",
         "first_name": "user__first_name",

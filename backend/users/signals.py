@@ -8,11 +8,13 @@ from typing import Any
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
 from django.db import transaction
 from django.dispatch import receiver
+from django.http import HttpRequest
 
 from backend.users.events import UserLoggedIn, UserLoggedOut, UserLoginFailed
 from backend.users.models import User
 from towpath import Event, publish
 from towpath.outbox.context import bind
+from towpath.outbox.event import Outcome
 
 
 @receiver(user_logged_in, dispatch_uid="publish_user_logged_in")
@@ -30,12 +32,14 @@ def publish_logout(user: User | None, **_kwargs: Any) -> None:
 
 
 @receiver(user_login_failed, dispatch_uid="publish_user_login_failed")
-def publish_login_failure(credentials: Mapping[str, Any], **_kwargs: Any) -> None:
+def publish_login_failure(credentials: Mapping[str, Any], request: HttpRequest | None = None, **_kwargs: Any) -> None:
     # Only the name is taken: the other credentials are secrets, under whatever key.
     name = credentials.get("username", credentials.get(User.USERNAME_FIELD))
-    _publish(UserLoginFailed(user_name="" if name is None else str(name)))
+    event = UserLoginFailed(user_name="" if name is None else str(name))
+    # Set by axes: the password was not looked at, or is not from now on.
+    _publish(event, outcome="denied" if getattr(request, "axes_locked_out", False) else None)
 
 
-def _publish(event: Event) -> None:
+def _publish(event: Event, *, outcome: Outcome | None = None) -> None:
     with transaction.atomic():
-        publish(event)
+        publish(event, outcome=outcome)

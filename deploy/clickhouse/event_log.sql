@@ -26,3 +26,7 @@ ALTER TABLE event_log ADD COLUMN IF NOT EXISTS actor String CODEC(ZSTD(1));
 ALTER TABLE event_log ADD COLUMN IF NOT EXISTS request_id String CODEC(ZSTD(1));
 
 ALTER TABLE event_log ADD COLUMN IF NOT EXISTS ip String CODEC(ZSTD(1));
+
+ALTER TABLE event_log ADD COLUMN IF NOT EXISTS target String CODEC(ZSTD(1));
+
+ALTER TABLE event_log ADD COLUMN IF NOT EXISTS outcome LowCardinality(String) CODEC(ZSTD(1));

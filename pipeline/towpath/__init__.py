@@ -8,8 +8,8 @@ Where to look:
 
     outbox/      publish: events, outbox tables, and what an application may do with them
     flow/        the path, a module per stage: dispatch, accumulate, aggregator, load, write, delivery, recover, verify;
-                 lease and shift say who works; deadletters, stranded, outboxes are what a person asks of it;
-                 origins is what a trace shows, pause how long a failed attempt waits
+                 lease and shift say who works; deadletters, stranded, outboxes, backfill are what a person asks of it;
+                 fitting judges a column's value, origins is what a trace shows, pause how long a failed attempt waits
     rabbitmq/    the messages, and all that speaks to RabbitMQ
     ledger/      every table `pipeline_*`, a module for each, and all SQL on them
     eventlog/    the One Big Table: its columns, its migrations, and the stores that hold it (stores/)

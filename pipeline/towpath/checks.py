@@ -210,7 +210,11 @@ def _config() -> Iterator[CheckMessage]:
         except ImproperlyConfigured as error:
             problems.append(f"EVENT_STORE_URL: {error}")
     for problem in problems:
-        yield Error(problem, hint="See docs/settings.md and docs/stores.md.", id="pipeline.E020")
+        yield Error(
+            problem,
+            hint="See docs/settings.md and docs/stores.md.",
+            id="pipeline.E020",
+        )
 
 
 def _path(middleware: Any) -> str:

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 
 
 def event_store(config: Config) -> Store:
-    """The event store, which is connected to at its first use."""
-    return connect(config.event_store_url, timeout_seconds=config.store_timeout_seconds)
+    """The event store, which is connected to at its first use.
+
+    Raises ImproperlyConfigured when the project's own columns are not declared as they must be: `manage.py check` says
+    so as well, but workers run no checks.
+    """
+    return connect(config.event_store_url, timeout_seconds=config.store_timeout_seconds, own_columns=config.columns)
 
 
 def window_limits(config: Config) -> WindowLimits:
@@ -36,6 +40,7 @@ def window_rules(config: Config) -> WindowRules:
         max_bytes=config.window_bytes,
         lease_seconds=config.lease_seconds,
         max_open_windows=config.max_open_windows,
+        own_columns=config.columns,
     )
 
 

@@ -91,7 +91,7 @@ def _context(row: OutboxUser) -> str:
 
 def _window_sql(cursor: object, outbox: type[Outbox], *, after: int, rows: int) -> str:
     """The product's own SELECT, joins and expressions and all, with another WHERE."""
-    statement = _rows_sql(outbox, outbox.outbox_name(), "benchmark", uuid.uuid4())
+    statement = _rows_sql(outbox, outbox.outbox_name(), "benchmark", (), uuid.uuid4())
     text: bytes = cursor.cursor.mogrify(*statement)  # type: ignore[attr-defined]
     select = text.decode().partition(" WHERE ")[0]
     key = f"{connection.ops.quote_name(outbox.outbox_name())}.id"

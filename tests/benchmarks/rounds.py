@@ -19,6 +19,7 @@ from tests.benchmarks.traffic import publish_events, publish_users
 from tests.integration.windows import deliver, has_room, seal
 from towpath import wiring
 from towpath.conf.current import config
+from towpath.eventlog.columns import row_columns
 from towpath.eventlog.rows import Identity, lines, values
 from towpath.flow.delivery import Delivery
 from towpath.flow.recover import recover
@@ -53,7 +54,7 @@ class RememberingStore:
     def write(self, rows: bytes, *, row_count: int, token: str) -> None:
         del row_count, token
         for line in lines(rows):
-            row = values(line)
+            row = values(line, row_columns())
             window = self._rows.setdefault(UUID(row["window_id"].decode()), set())
             window.add((row["outbox"].decode(), int(row["outbox_id"])))
 

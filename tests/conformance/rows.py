@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from towpath.eventlog.columns import ADDED_COLUMNS
+from towpath.eventlog.columns import ADDED_COLUMNS, Column, FromContext, Kind
 from towpath.eventlog.stores.memory import StoredRow
+from towpath.eventlog.values import DEFAULTS, as_text, parse
 
 if TYPE_CHECKING:
     from towpath.eventlog.store import EventStore
@@ -17,6 +18,21 @@ OTHER_WINDOW = UUID("99999999-2222-3333-4444-555555555555")
 #: Tokens.
 FIRST, SECOND = "first", "second"
 MOMENT = datetime(2024, 2, 29, 12, 30, 15, 123456, tzinfo=UTC)
+
+#: A project's own columns, one of each kind.
+OWN_COLUMNS = tuple(Column(f"own_{kind.name.lower()}", kind, FromContext(kind.value)) for kind in Kind)
+#: What just fits into each of them.
+LARGEST = (
+    *("any text", "one of few", "true", "9223372036854775807", "9223372036854775807"),
+    *("99999999999999999999999999999.999999999", "1.7976931348623157e+308", "2299-12-31 23:59:59.999999+00"),
+    "ffffffff-ffff-ffff-ffff-ffffffffffff",
+)
+SMALLEST = (
+    *("", "", "false", "0", "-9223372036854775808"),
+    *("-99999999999999999999999999999.999999999", "-5e-324", "1900-01-01 00:00:00+00"),
+    "00000000-0000-0000-0000-000000000000",
+)
+_OWN_DEFAULTS = tuple(DEFAULTS[kind] for kind in Kind)
 
 
 def row(
@@ -28,8 +44,10 @@ def row(
     context: bytes = b"{}",
     event_type: str = "paid",
     version: int = 1,
+    own: tuple[str, ...] = _OWN_DEFAULTS,
 ) -> StoredRow:
-    return StoredRow(outbox, number, window, event_type, moment, "test", version, context)
+    added = ("",) * len(ADDED_COLUMNS) + tuple(map(parse, Kind, own))
+    return StoredRow(outbox, number, window, event_type, moment, "test", version, context, added)
 
 
 def copy_text(*rows: StoredRow) -> bytes:
@@ -44,13 +62,15 @@ def copy_text(*rows: StoredRow) -> bytes:
             row.environment.encode(),
             b"%d" % row.metadata_version,
             row.event_context,
+            own=tuple(map(as_text, row.added[len(ADDED_COLUMNS) :])),
         )
         for row in rows
     )
 
 
-def line(*values: bytes) -> bytes:
-    return b"\t".join([*(escaped(value) for value in values), *(b"" for _ in ADDED_COLUMNS)]) + b"\n"
+def line(*values: bytes, own: tuple[str, ...] = _OWN_DEFAULTS) -> bytes:
+    added = [b""] * len(ADDED_COLUMNS)
+    return b"\t".join([*(escaped(value) for value in values), *added, *(value.encode() for value in own)]) + b"\n"
 
 
 def escaped(value: bytes) -> bytes:

@@ -12,8 +12,9 @@ import clickhouse_connect
 import psycopg2
 
 from tests.clickhouse import client_of, url_of
+from tests.conformance.rows import OWN_COLUMNS
 from towpath.eventlog import schema
-from towpath.eventlog.columns import ADDED_COLUMNS
+from towpath.eventlog.columns import Kind, added_columns
 from towpath.eventlog.connect import connect
 from towpath.eventlog.store import EventStore, ReadableStore, Store
 from towpath.eventlog.stores.memory import MemoryStore, StoredRow
@@ -22,9 +23,20 @@ if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
     from tests.services import Services
+    from towpath.eventlog.columns import Column
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMEOUT_SECONDS = 20
+
+
+_ADDED = added_columns(OWN_COLUMNS)
+
+
+def _plain(column: Column, value: Any) -> object:
+    """The value as it is, whatever a driver makes of its type."""
+    if column.kind is Kind.TIME:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    return UUID(str(value)) if column.kind is Kind.UUID else value
 
 
 class AnyStore(EventStore, ReadableStore, Protocol):
@@ -81,7 +93,7 @@ class MemorySubject:
     """The fake that the model of the pipeline runs on."""
 
     def __init__(self, services: Services) -> None:  # noqa: ARG002 - as the others
-        self.memory = MemoryStore()
+        self.memory = MemoryStore(own_columns=OWN_COLUMNS)
         self.store: AnyStore = self.memory
 
     def clear(self) -> None:
@@ -129,7 +141,7 @@ class _Engine:
         return [*mutations.result_rows, *migrations.result_rows]
 
     def rows(self) -> list[StoredRow]:
-        added = ", ".join(column.name for column in ADDED_COLUMNS)
+        added = ", ".join(column.name for column in _ADDED)
         found = self._admin.query(
             "SELECT outbox, outbox_id, toString(window_id), event_type, toUnixTimestamp64Micro(event_date_time),"
             f" environment, metadata_version, hex(event_context), {added} FROM event_log ORDER BY outbox, outbox_id"
@@ -144,7 +156,7 @@ class _Engine:
                 environment=environment,
                 metadata_version=int(version),
                 event_context=bytes.fromhex(context),
-                added=tuple(added),
+                added=tuple(map(_plain, _ADDED, added)),
             )
             for outbox, outbox_id, window_id, event_type, microseconds, environment, version, context, *added in found
         ]
@@ -176,7 +188,8 @@ class ClickHouseSubject(_Engine):
         self.store = self.connect(self.port)
 
     def connect(self, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> Store:
-        return connect(url_of(self._server, database="conformance", port=port), timeout_seconds=timeout_seconds)
+        url = url_of(self._server, database="conformance", port=port)
+        return connect(url, timeout_seconds=timeout_seconds, own_columns=OWN_COLUMNS)
 
     def close(self) -> None:
         self.store.close()
@@ -193,7 +206,7 @@ class EmbeddedSubject(_Engine):
         folder = services.folder / "embedded"
         type(self)._keeper = self._keeper or clickhouse_connect.get_client(interface="chdb", path=str(folder))
         self._admin = clickhouse_connect.get_client(interface="chdb", path=str(folder))
-        self.store = connect(f"chdb://{folder}", timeout_seconds=_TIMEOUT_SECONDS)
+        self.store = connect(f"chdb://{folder}", timeout_seconds=_TIMEOUT_SECONDS, own_columns=OWN_COLUMNS)
 
     def close(self) -> None:
         self.store.close()
@@ -225,10 +238,10 @@ class PostgreSQLSubject:
         server = self._server._replace(
             path="conformance", netloc=f"{self._server.username}:{self._server.password}@127.0.0.1:{port}"
         )
-        return connect(urlunsplit(server), timeout_seconds=timeout_seconds)
+        return connect(urlunsplit(server), timeout_seconds=timeout_seconds, own_columns=OWN_COLUMNS)
 
     def rows(self) -> list[StoredRow]:
-        added = ", ".join(column.name for column in ADDED_COLUMNS)
+        added = ", ".join(column.name for column in _ADDED)
         found = self._ask(
             "SELECT outbox, outbox_id, window_id::text, event_type,"
             " (extract(epoch FROM event_date_time) * 1000000)::bigint, environment, metadata_version,"
@@ -244,7 +257,7 @@ class PostgreSQLSubject:
                 environment=environment,
                 metadata_version=version,
                 event_context=bytes.fromhex(context),
-                added=tuple(added),
+                added=tuple(map(_plain, _ADDED, added)),
             )
             for outbox, outbox_id, window_id, event_type, microseconds, environment, version, context, *added in found
         ]

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg2
 import pytest
 
-from tests.conformance.rows import FIRST, MOMENT, SECOND, copy_text, row, write
+from tests.conformance.rows import FIRST, MOMENT, OWN_COLUMNS, SECOND, copy_text, row, write
 from tests.conformance.subjects import RemoteSubject, SchemaSubject, Subject
 from tests.faults.proxy import Fault, Kind, Proxy
 from tests.faults.stores import PostgreSQL
@@ -127,7 +127,7 @@ def test_a_read_only_server_is_unavailable(store: Store, services: Services) -> 
     assert list(store.problems()) == []
     server = urlsplit(services.postgres.url)
     read_only = server._replace(path="conformance", query="options=-c%20default_transaction_read_only%3Don")
-    with closing(connect(urlunsplit(read_only), timeout_seconds=20)) as reader:
+    with closing(connect(urlunsplit(read_only), timeout_seconds=20, own_columns=OWN_COLUMNS)) as reader:
         with pytest.raises(StoreUnavailable):
             write(reader, row(1))
         assert reader.read_back(row(1).window_id) == set()
@@ -242,7 +242,8 @@ def test_threads_make_the_same_month_once(store: Store, subject: Subject) -> Non
 @pytest.mark.usefixtures("subject")
 def test_the_database_is_made_by_migrating(services: Services) -> None:
     server = urlsplit(services.postgres.url)
-    store = connect(urlunsplit(server._replace(path="event%20log's%20own")), timeout_seconds=20)
+    url = urlunsplit(server._replace(path="event%20log's%20own"))
+    store = connect(url, timeout_seconds=20, own_columns=OWN_COLUMNS)
     try:
         with pytest.raises(StoreUnavailable, match="eventlog migrate"):
             store.now()

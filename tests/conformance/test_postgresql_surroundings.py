@@ -8,7 +8,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import pytest
 
-from tests.conformance.rows import MOMENT, WINDOW, row, write
+from tests.conformance.rows import MOMENT, OWN_COLUMNS, WINDOW, row, write
 from towpath.eventlog import schema
 from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import EventStoreError, StoreUnavailable
@@ -30,6 +30,10 @@ def _url(services: Services, *, options: str = "", user: str = "") -> str:
     return urlunsplit(server._replace(path="conformance", netloc=netloc, query=query))
 
 
+def _connect(services: Services, **options: str) -> Store:
+    return connect(_url(services, **options), timeout_seconds=20, own_columns=OWN_COLUMNS)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -45,7 +49,7 @@ def test_what_role_or_url_set_changes_nothing(
     assert list(store.problems()) == []
     context = b'{"at": "1.2.2024", "text": "a\\\\b \xf0\x9f\x98\x80"}'
 
-    with closing(connect(_url(services, options=options), timeout_seconds=20)) as other:
+    with closing(_connect(services, options=options)) as other:
         write(other, row(1, context=context))
         write(other, row(1, context=context))
 
@@ -62,7 +66,7 @@ def test_the_encoding_of_the_environment_is_not_that_of_rows(
     assert list(store.problems()) == []
     monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
 
-    with closing(connect(_url(services), timeout_seconds=20)) as other:
+    with closing(_connect(services)) as other:
         write(other, row(1, context="é😀".encode()))
 
     assert subject.rows() == [row(1, context="é😀".encode())]
@@ -71,7 +75,7 @@ def test_the_encoding_of_the_environment_is_not_that_of_rows(
 def test_a_search_path_without_a_schema_is_named(subject: PostgreSQLSubject, services: Services) -> None:
     schema.migrate(subject.store)
 
-    with closing(connect(_url(services, options="-c search_path=app"), timeout_seconds=20)) as other:
+    with closing(_connect(services, options="-c search_path=app")) as other:
         for use in (lambda: write(other, row(1)), other.problems, other.foreign_tables):
             with pytest.raises(StoreUnavailable, match="no schema of the search_path 'app'"):
                 use()
@@ -80,7 +84,7 @@ def test_a_search_path_without_a_schema_is_named(subject: PostgreSQLSubject, ser
 def test_a_role_that_may_not_write_is_told_why_and_can_read(store: Store, services: Services) -> None:
     write(store, row(1))
 
-    with closing(connect(_url(services, options="-c default_transaction_read_only=on"), timeout_seconds=20)) as other:
+    with closing(_connect(services, options="-c default_transaction_read_only=on")) as other:
         with pytest.raises(StoreUnavailable, match="default_transaction_read_only"):
             write(other, row(2))
         assert other.read_back(WINDOW) == {row(1).identity}
@@ -105,7 +109,7 @@ def test_a_policy_that_hides_rows_is_an_error_and_a_finding(
     subject.execute("ALTER TABLE event_log ENABLE ROW LEVEL SECURITY; GRANT SELECT ON event_log TO conformance_limited")
     subject.execute("CREATE POLICY few ON event_log USING (outbox_id < 2)")
 
-    with closing(connect(_url(services, user=limited_role), timeout_seconds=20)) as other:
+    with closing(_connect(services, user=limited_role)) as other:
         for use in (lambda: other.read_back(WINDOW), lambda: other.counts([WINDOW])):
             with pytest.raises(EventStoreError, match="row-level security"):
                 use()

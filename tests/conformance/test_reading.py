@@ -7,9 +7,22 @@ from uuid import uuid4
 
 import pytest
 
-from tests.conformance.rows import FIRST, MOMENT, OTHER_WINDOW, SECOND, WINDOW, copy_text, row, write
+from tests.conformance.rows import (
+    FIRST,
+    LARGEST,
+    MOMENT,
+    OTHER_WINDOW,
+    OWN_COLUMNS,
+    SECOND,
+    SMALLEST,
+    WINDOW,
+    copy_text,
+    escaped,
+    row,
+    write,
+)
 from tests.conformance.subjects import AnyStore, Subject
-from towpath.eventlog.columns import ADDED_COLUMNS
+from towpath.eventlog.columns import ADDED_COLUMNS, added_columns
 from towpath.eventlog.errors import OutcomeUnknown
 from towpath.eventlog.store import StoredEvent
 
@@ -104,8 +117,9 @@ def test_a_stream_begins_and_ends_where_it_is_asked_to(store: AnyStore) -> None:
 def test_a_stream_gives_every_column(store: AnyStore) -> None:
     context = '{"a": "b\\n\t\x01 😀"}'
     began = store.now()
-    (actor, *others) = ("user:7", *("" for _ in ADDED_COLUMNS[1:]))
-    stored = copy_text(row(7, context=context.encode(), version=3)).replace(b"\t\t\t\n", b"\tuser:7\t\t\n")
+    given = row(7, context=context.encode(), version=3, own=LARGEST)
+    nothing = b"\t" * len(ADDED_COLUMNS)
+    stored = copy_text(given).replace(nothing, b"\tuser:7" + nothing[1:])
     store.write(stored, row_count=1, token=FIRST)
 
     (event,) = store.stream("paid")
@@ -120,9 +134,42 @@ def test_a_stream_gives_every_column(store: AnyStore) -> None:
         outbox_id=7,
         window_id=WINDOW,
         written_at=event.written_at,
-        added=dict(zip((column.name for column in ADDED_COLUMNS), (actor, *others), strict=True)),
+        added=dict(
+            zip((column.name for column in added_columns(OWN_COLUMNS)), ("user:7", *given.added[1:]), strict=True)
+        ),
     )
     assert began <= event.written_at <= store.now()
+
+
+@pytest.mark.parametrize(
+    "own", [LARGEST, SMALLEST, (*LARGEST[:6], "0.1", *LARGEST[7:])], ids=["largest", "smallest", "0.1"]
+)
+def test_a_project_s_columns_give_back_exactly_what_fits(
+    store: AnyStore, subject: Subject, own: tuple[str, ...]
+) -> None:
+    given = row(1, own=own)
+    write(store, given)
+
+    assert subject.rows() == [given]
+    (event,) = store.stream("paid")
+    assert tuple(event.added.values()) == given.added
+
+
+def test_the_targets_that_are_stored_are_told_from_others(store: AnyStore) -> None:
+    """Of a type, in a period with both its ends."""
+    targets = ["user:1", "user:2", "it's \\ %s", "é😀"]
+    for number, target in enumerate([*targets, "user:5"]):
+        given = copy_text(row(number + 1, moment=MOMENT + timedelta(microseconds=number)))
+        nothing = b"\t" * len(ADDED_COLUMNS)
+        before = b"\t" * [column.name for column in ADDED_COLUMNS].index("target")
+        filled = before + b"\t" + escaped(target.encode()) + nothing[len(before) + 1 :]
+        store.write(given.replace(nothing, filled), row_count=1, token=f"token {number}")
+    period = {"since": MOMENT, "until": MOMENT + timedelta(microseconds=3)}
+
+    assert store.stored_targets("paid", [*targets, "user:5", "user:6", ""], **period) == set(targets)
+    assert store.stored_targets("paid", targets[1:], since=MOMENT, until=MOMENT) == set()
+    assert store.stored_targets("opened", targets, **period) == set()
+    assert store.stored_targets("paid", [], **period) == set()
 
 
 def test_a_stream_of_many_pages_leaves_nothing_out(store: AnyStore) -> None:

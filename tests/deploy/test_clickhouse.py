@@ -16,9 +16,10 @@ from deploy.clickhouse.tables import files
 from deploy.local.process import PROJECT
 from tests.deploy.clickhouse_as_user import grants, profile, statements
 from tests.deploy.clickhouse_endpoint import Endpoint, empty_engine, endpoint
-from towpath.eventlog.columns import ROW_COLUMNS, Kind
+from towpath.eventlog.columns import Kind, row_columns
 from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import StoreUnavailable
+from towpath.eventlog.values import DEFAULTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["empty_engine", "endpoint"]
 
-_VALUES = {Kind.TEXT: "a", Kind.WHOLE_NUMBER: "1", Kind.TIME: "2026-03-04 05:06:07.1+00", Kind.UUID: str(uuid.uuid4())}
+_VALUES = {**DEFAULTS, Kind.TEXT: "a", Kind.WHOLE_NUMBER: "1", Kind.TIME: "2026-03-04 05:06:07.1+00"}
 _NOT_GRANTED = 497
 _READ_ONLY = 164
 _USERS = ("towpath_migrator", "towpath_writer", "towpath_reader")
@@ -39,7 +40,7 @@ def test_each_user_may_do_its_part_and_no_more(endpoint: Endpoint) -> None:
     """The engine enforces the grants of users.sql while the product's own code migrates, writes and reads back."""
     window = uuid.uuid4()
     values = {**_VALUES, Kind.UUID: str(window)}
-    row = "\t".join(values[column.kind] for column in ROW_COLUMNS).encode() + b"\n"
+    row = "\t".join(values[column.kind] for column in row_columns()).encode() + b"\n"
 
     with endpoint.as_user("towpath_migrator") as port:
         store = connect(f"clickhouse://127.0.0.1:{port}/towpath", timeout_seconds=20)

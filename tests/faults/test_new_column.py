@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,7 @@ from deploy.local.process import PROJECT
 from tests.faults.conftest import Run
 from tests.integration.manage import manage
 from tests.waiting import eventually
-from towpath.eventlog.columns import ADDED_COLUMNS, FIRST_COLUMN_NUMBER
+from towpath.eventlog.columns import FIRST_OWN_COLUMN_NUMBER
 from towpath.outbox.context import bind
 
 if TYPE_CHECKING:
@@ -23,12 +24,14 @@ _DRAIN_SECONDS = 60
 #: So long that on a busy machine nobody takes a window from an owner that lives.
 _PATIENT = {"LEASE_SECONDS": "30", "UNSEALED_SECONDS": "60", "STORE_TIMEOUT_SECONDS": "30"}
 
-#: Imported by Python before anything else: the application as it will be in its next release.
-_SITECUSTOMIZE = """
-from towpath.eventlog import columns
+#: The settings of the application as it will be in its next release.
+_SETTINGS = """
+from dataclasses import replace
 
-columns.ADDED_COLUMNS += (columns.Column("region", columns.Kind.{kind}, columns.FromContext("region")),)
-columns.ROW_COLUMNS = (*columns.BASE_COLUMNS, *columns.ADDED_COLUMNS)
+from backend.config.settings import *
+from towpath.eventlog.columns import {kind}, Column, FromContext
+
+TOWPATH = replace(TOWPATH, columns=(Column("region", {kind}, FromContext("region")),))
 """
 
 
@@ -39,7 +42,7 @@ def new_code(run: Run, tmp_path: Path) -> Iterator[dict[str, str]]:
     run.stop_writers()
     run.fleet.kill_all()
     run.store.ask("ALTER TABLE event_log DROP COLUMN region")
-    run.store.ask(f"DELETE FROM event_log_migration WHERE number = {FIRST_COLUMN_NUMBER + len(ADDED_COLUMNS)}")
+    run.store.ask(f"DELETE FROM event_log_migration WHERE number = {FIRST_OWN_COLUMN_NUMBER}")
 
 
 def test_a_column_added_in_the_middle_of_traffic_loses_and_refuses_nothing(run: Run, new_code: dict[str, str]) -> None:
@@ -89,8 +92,9 @@ def test_a_new_column_is_shown_applied_once_and_not_taken_back(new_code: dict[st
 
 def _release(folder: Path, *, kind: str) -> dict[str, str]:
     folder.mkdir()
-    (folder / "sitecustomize.py").write_text(_SITECUSTOMIZE.format(kind=kind))
-    return {"PYTHONPATH": f"{folder}:{PROJECT}"}
+    (folder / "next_release.py").write_text(_SETTINGS.format(kind=kind))
+    path = os.pathsep.join([str(folder), str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {"PYTHONPATH": path, "DJANGO_SETTINGS_MODULE": "next_release"}
 
 
 def _publish_from(run: Run, region: str) -> None:

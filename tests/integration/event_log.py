@@ -87,6 +87,11 @@ class EventLog:
         rows = self._rows("SELECT actor, request_id, ip FROM event_log ORDER BY outbox, outbox_id")
         return [Who(*row) for row in rows]
 
+    def told(self) -> list[tuple[str, str, str]]:
+        """Type, target and outcome of all rows, in the order of `events()`."""
+        rows = self._rows("SELECT event_type, target, outcome FROM event_log ORDER BY outbox, outbox_id")
+        return [(str(type_), str(target), str(outcome)) for type_, target, outcome in rows]
+
     def written_at(self) -> datetime:
         """When the last row was written, by the store's clock."""
         microseconds = int(self._one("SELECT toUnixTimestamp64Micro(max(written_at)) FROM event_log"))

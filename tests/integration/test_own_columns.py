@@ -24,7 +24,7 @@ from tests.integration.rows import write_events
 from tests.integration.windows import sealed
 from tests.unit.outboxes import frozen
 from towpath import Event, publish, publish_many
-from towpath.eventlog.columns import ROW_COLUMNS, Column, FromEvent, Kind
+from towpath.eventlog.columns import Column, FromEvent, Kind
 from towpath.flow import load
 from towpath.outbox import publishing
 from towpath.outbox.checks import problems_of
@@ -35,10 +35,8 @@ from towpath.outbox.models import FrozenOutbox, OutboxEvent
 def test_a_column_is_filled_by_the_outboxes_that_have_it_and_has_its_default_in_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Given two more columns of the event log, as a line each in ADDED_COLUMNS would declare them
+    # Given two columns of the project's own
     more = (Column("user_id", Kind.WHOLE_NUMBER, FromEvent()), Column("bound", Kind.TEXT, FromEvent()))
-    monkeypatch.setattr(load, "ROW_COLUMNS", (*ROW_COLUMNS, *more))
-    monkeypatch.setattr(load, "_rows_sql_of_any_window", load._rows_sql_of_any_window.__wrapped__)
     monkeypatch.setattr(OutboxEvent, "own_columns", lambda: ("bound",))
 
     # And a lean event, a frozen one, and one that knows nothing of users (and has NULL for the other)
@@ -48,7 +46,7 @@ def test_a_column_is_filled_by_the_outboxes_that_have_it_and_has_its_default_in_
         publish(UserUpdated(user_id=77, changes={}))
     write_events(["{}"])
 
-    rows = load.load(sealed(), environment="test", max_bytes=None).rows.decode().splitlines()
+    rows = load.load(sealed(), environment="test", max_bytes=None, own_columns=more).rows.decode().splitlines()
 
     assert sorted((line.split("\t")[0], *line.split("\t")[-2:]) for line in rows) == [
         ("outbox_event", "0", ""),

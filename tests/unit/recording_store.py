@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.conformance.rows import copy_text
+from tests.conformance.rows import OWN_COLUMNS, copy_text
 from towpath.eventlog import rows
 from towpath.eventlog.errors import OutcomeUnknown, RowsRefused, WriteTooLarge
 from towpath.eventlog.stores.memory import MemoryStore, parse
@@ -36,8 +36,8 @@ class RecordingStore(MemoryStore):
         most_lines: int = 1_000_000,
         silent_above: int = 1_000_000,
     ) -> None:
-        super().__init__()
-        self.rows = parse(b"".join(stored))
+        super().__init__(own_columns=OWN_COLUMNS)
+        self.rows = parse(b"".join(stored), own_columns=OWN_COLUMNS)
         self.calls: list[str] = []
         self.most_lines = most_lines
         self._silent_above = silent_above

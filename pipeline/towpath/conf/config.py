@@ -16,6 +16,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 from towpath.conf import broker_url
 from towpath.conf.names import QueueNames
+from towpath.eventlog import columns as eventlog_columns
+from towpath.eventlog.columns import Column
 from towpath.eventlog.connect import DEFAULT_URL, require_known
 
 if TYPE_CHECKING:
@@ -251,6 +253,9 @@ class Config:
         default_in_words="none",
     )
 
+    #: The project's own columns of the event log, as code gives them: no variable says what a column is.
+    columns: tuple[Column, ...] = ()
+
     @property
     def queues(self) -> QueueNames:
         """The pipeline's queues."""
@@ -294,6 +299,7 @@ class Config:
                 f"{variable('queue_prefix')} is {self.queue_prefix!r}: it must be letters, digits, `_`, `-` and `.`,"
                 " 100 at most, and begin with a letter"
             )
+        yield from eventlog_columns.problems(self.columns)
         if self.wedged_seconds <= self.store_timeout_seconds:
             limit = variable("store_timeout_seconds")
             yield f"{variable('wedged_seconds')} must be more than {limit}: an insert may take that long"
@@ -307,7 +313,7 @@ class Config:
 
 
 def knobs() -> Iterator[Knob]:
-    """Every field of `Config`, in order."""
+    """Every field of `Config` that the environment fills, in order."""
     for one in fields(Config):
-        knob: Knob = one.metadata[_IN_METADATA]
-        yield replace(knob, name=one.name, default=one.default)
+        if knob := one.metadata.get(_IN_METADATA):
+            yield replace(knob, name=one.name, default=one.default)

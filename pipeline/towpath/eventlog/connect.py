@@ -9,10 +9,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 
 from towpath import driver
+from towpath.eventlog import columns
 from towpath.eventlog.stores.clickhouse import url as clickhouse_url
 from towpath.eventlog.stores.postgresql import url as postgresql_url
 
 if TYPE_CHECKING:
+    from towpath.eventlog.columns import Column
     from towpath.eventlog.store import Store
 
 #: The local stack's event store.
@@ -63,8 +65,8 @@ def with_own_server(url: str) -> str:
     return with_server(url, database_url=url if is_full else _own_server())
 
 
-def connect(url: str, *, timeout_seconds: float) -> Store:
-    """The store of a URL; `postgresql://` without a server is on the application's own.
+def connect(url: str, *, timeout_seconds: float, own_columns: tuple[Column, ...] = ()) -> Store:
+    """The store of a URL, with the project's own columns; `postgresql://` without a server is on the application's own.
 
     Connects at first use, so that it can be made while the store is down. Raises ImproperlyConfigured.
     """
@@ -72,14 +74,16 @@ def connect(url: str, *, timeout_seconds: float) -> Store:
         require_known(url)
     except ImproperlyConfigured as error:
         raise ImproperlyConfigured(f"EVENT_STORE_URL: {error}") from None
+    if problems := [*columns.problems(own_columns)]:
+        raise ImproperlyConfigured(f"TOWPATH: {'; '.join(problems)}")
     # Late, so that a process that never writes never loads a driver.
     if urlsplit(url).scheme in postgresql_url.SCHEMES:
         from towpath.eventlog.stores.postgresql.store import PostgreSQLStore  # noqa: PLC0415 - as said above
 
-        return PostgreSQLStore(with_own_server(url), timeout_seconds=timeout_seconds)
+        return PostgreSQLStore(with_own_server(url), timeout_seconds=timeout_seconds, own_columns=own_columns)
     from towpath.eventlog.stores.clickhouse.store import ClickHouseStore  # noqa: PLC0415 - as said above
 
-    return ClickHouseStore(url, timeout_seconds=timeout_seconds)
+    return ClickHouseStore(url, timeout_seconds=timeout_seconds, own_columns=own_columns)
 
 
 def _of_the_server(query: str) -> str:

@@ -1,4 +1,4 @@
-"""A window's rows on their way into a store: PostgreSQL's COPY text, a line each, columns as in `ROW_COLUMNS`.
+"""A window's rows on their way into a store: PostgreSQL's COPY text, a line each, columns as in `row_columns`.
 
 No other module knows this form. Nearly every window passes as it is, in one piece: no function here that looks at each
 line is called unless something has gone wrong.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from towpath.eventlog.columns import ROW_COLUMNS
+from towpath.eventlog.columns import BASE_COLUMNS, Column
 from towpath.eventlog.errors import RowsRefused
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ Identity = tuple[str, int]
 #: COPY's NULL, as a whole field: in place of a value that no row may lack.
 _NULL = rb"\N"
 _ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
-_NAMES = [column.name for column in ROW_COLUMNS]
-_TIME = _NAMES.index("event_date_time")
+_TIME = [column.name for column in BASE_COLUMNS].index("event_date_time")
 
 
 def lines(rows: bytes) -> list[bytes]:
@@ -59,19 +58,25 @@ def event_times_of_ends(rows: bytes) -> list[str]:
     return [line.split(b"\t")[_TIME].decode() for line in dict.fromkeys((first, last))]
 
 
-def incomplete(rows: bytes) -> list[Identity]:
-    """The rows that lack a value."""
-    if b"\t" + _NULL + b"\t" not in rows:  # many times quicker than to look at each line
-        return []
-    return [identity(line) for line in lines(rows) if _NULL in line.rstrip(b"\n").split(b"\t")]
+def incomplete(rows: bytes) -> dict[Identity, list[int]]:
+    """The rows that lack a value, with the places of the columns that lack it."""
+    # Many times quicker than to look at each line.
+    if b"\t" + _NULL + b"\t" not in rows and b"\t" + _NULL + b"\n" not in rows:
+        return {}
+    found: dict[Identity, list[int]] = {}
+    for line in lines(rows):
+        fields = line.rstrip(b"\n").split(b"\t")
+        if _NULL in fields:
+            found[identity(line)] = [place for place, field in enumerate(fields) if field == _NULL]
+    return found
 
 
-def values(line: bytes) -> dict[str, bytes]:
+def values(line: bytes, columns: Sequence[Column]) -> dict[str, bytes]:
     """What the columns hold, by name. Raises RowsRefused for a line with more columns or fewer."""
     fields = line.rstrip(b"\n").split(b"\t")
-    if len(fields) != len(_NAMES):
-        raise RowsRefused(f"Cannot parse input: {len(fields)} columns, expected {len(_NAMES)}")
-    return {name: _unescaped(field) for name, field in zip(_NAMES, fields, strict=True)}
+    if len(fields) != len(columns):
+        raise RowsRefused(f"Cannot parse input: {len(fields)} columns, expected {len(columns)}")
+    return {column.name: _unescaped(field) for column, field in zip(columns, fields, strict=True)}
 
 
 def _unescaped(field: bytes) -> bytes:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from django.db import transaction
 
 from towpath import driver
-from towpath.eventlog.columns import FIRST_COLUMN_NUMBER
+from towpath.eventlog.columns import FIRST_COLUMN_NUMBER, FIRST_OWN_COLUMN_NUMBER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -60,19 +60,29 @@ def plan(store: MigratableStore) -> Sequence[Migration]:
     when a table of that name is somebody else's."""
     if foreign := store.foreign_tables():
         raise SchemaConflictError(f"{' '.join(foreign)} Nothing was changed.")
-    for one in states(store):
-        if one.state == "changed":
-            raise SchemaConflictError(
-                f"migration {one.number} ({one.name}) was applied with other statements: an applied column cannot be "
-                "changed. Restore its declaration, and append a new column."
-            )
-        if one.state == "unknown" and one.number >= FIRST_COLUMN_NUMBER:
-            raise SchemaConflictError(
-                f"migration {one.number} ({one.name}) was applied, but is not declared any more: columns are never "
-                "dropped here. Restore its declaration in ADDED_COLUMNS, or update this application."
-            )
+    if found := next(conflicts(store), None):
+        raise SchemaConflictError(f"{found} Nothing was changed.")
     applied = store.applied_migrations()
     return [migration for migration in store.migrations() if migration.number not in applied]
+
+
+def conflicts(store: MigratableStore) -> Iterator[str]:
+    """What was applied and is not what is declared, each with how to fix it."""
+    applied = store.applied_migrations()
+    for one in states(store):
+        where = "in the setting TOWPATH (columns)" if one.number >= FIRST_OWN_COLUMN_NUMBER else "in Towpath"
+        if one.state == "changed":
+            yield (
+                f"migration {one.number} was applied as {applied[one.number][0]!r}, and is declared as {one.name!r}"
+                f" with other statements: an applied column cannot be renamed, changed or moved. Restore its"
+                f" declaration {where}, at its old place, and append a new column."
+            )
+        if one.state == "unknown" and one.number >= FIRST_COLUMN_NUMBER:
+            yield (
+                f"migration {one.number} ({one.name}) was applied, but is not declared any more, so that its column"
+                f" stays empty: columns are never dropped here. Restore its declaration {where}, or update this"
+                " application."
+            )
 
 
 def migrate(store: MigratableStore) -> Sequence[Migration]:

@@ -11,10 +11,12 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
-from towpath.eventlog.columns import ADDED_COLUMNS
+from towpath.eventlog.columns import Kind, added_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from towpath.eventlog.columns import Column
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """A row of the OBT. `added` has the values of `ADDED_COLUMNS`, by name."""
+    """A row of the OBT. `added` has the values of `added_columns`, by name."""
 
     event_type: str
     event_date_time: datetime
@@ -55,20 +57,26 @@ class StoredEvent:
     added: Mapping[str, object] = field(default_factory=dict)
 
 
-#: What a store reads for `stored_event`.
-STREAMED_COLUMNS = (
-    *(one.name for one in fields(StoredEvent) if one.name != "added"),
-    *(column.name for column in ADDED_COLUMNS),
-)
+def streamed_columns(own: tuple[Column, ...] = ()) -> list[str]:
+    """What a store reads for `stored_event`."""
+    base = [one.name for one in fields(StoredEvent) if one.name != "added"]
+    return [*base, *(column.name for column in added_columns(own))]
 
 
-def stored_event(row: Sequence[Any]) -> StoredEvent:
-    """The event of a row of `STREAMED_COLUMNS`. A time without a zone is taken to be in UTC."""
-    values = dict(zip(STREAMED_COLUMNS, row, strict=True))
-    added = {column.name: values.pop(column.name) for column in ADDED_COLUMNS}
+def stored_event(row: Sequence[Any], own: tuple[Column, ...] = ()) -> StoredEvent:
+    """The event of a row of `streamed_columns`. A time without a zone is taken to be in UTC."""
+    values = dict(zip(streamed_columns(own), row, strict=True))
+    added = {column.name: _as_kind(column.kind, values.pop(column.name)) for column in added_columns(own)}
     for name in ("event_date_time", "written_at"):
-        values[name] = values[name].replace(tzinfo=UTC) if values[name].tzinfo is None else values[name].astimezone(UTC)
+        values[name] = _as_kind(Kind.TIME, values[name])
     return StoredEvent(**{**values, "window_id": UUID(str(values["window_id"]))}, added=added)
+
+
+def _as_kind(kind: Kind, value: Any) -> object:
+    """The same in Python, whichever driver has read it."""
+    if kind is Kind.TIME:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    return UUID(str(value)) if kind is Kind.UUID else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +167,10 @@ class ReadableStore(Protocol):
         Nothing stays open in the store between two of them. Events that are written meanwhile may be among them or
         not. Raises StoreUnavailable, also in the middle.
         """
+
+    def stored_targets(self, event_type: str, targets: Sequence[str], *, since: datetime, until: datetime) -> set[str]:
+        """Those of the targets that an event of the type has, `since <= event_date_time <= until`. Raises
+        StoreUnavailable: an answer that is not certainly the store's must not be taken for "none"."""
 
     def digests(self, table: str | None, *, since: datetime, until: datetime, slack: timedelta) -> Iterator[Digest]:
         """What a table of the store holds from `since` to before `until`, and within `slack` around that, in the

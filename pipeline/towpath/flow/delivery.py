@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger as BoundLogger
 
+    from towpath.eventlog.columns import Column
     from towpath.eventlog.rows import Identity
     from towpath.eventlog.store import EventStore
     from towpath.flow.load import LoadedWindow
@@ -72,14 +73,16 @@ class Delivery(Enum):
 class WindowRules:
     """What every owner of windows keeps to.
 
-    `environment` goes into each row; `max_bytes` is the most of one load and of one insert; `lease_seconds` is how long
-    an owner has a window; while `max_open_windows` wait after a failed attempt, no more are sealed.
+    `environment` goes into each row, and so do the values of `own_columns`, the project's; `max_bytes` is the most of
+    one load and of one insert; `lease_seconds` is how long an owner has a window; while `max_open_windows` wait after a
+    failed attempt, no more are sealed.
     """
 
     environment: str
     max_bytes: int
     lease_seconds: float
     max_open_windows: int
+    own_columns: tuple[Column, ...] = ()
 
 
 def deliver(window: SealedWindow, store: EventStore, rules: WindowRules) -> Delivery:
@@ -141,7 +144,7 @@ def _load(window: SealedWindow, rules: WindowRules) -> LoadedWindow:
         # One that was smaller once (a lean row has grown since) may not be split: an insert under its token may arrive
         # at any time.
         max_bytes = None if window.is_write_begun else rules.max_bytes
-        loaded = load(window, environment=rules.environment, max_bytes=max_bytes)
+        loaded = load(window, environment=rules.environment, max_bytes=max_bytes, own_columns=rules.own_columns)
     except (DatabaseError, MemoryError) as error:
         if window.attempts >= _SPLIT_FROM_ATTEMPT and window.row_count > 1 and not window.is_write_begun:
             raise WindowTooLarge from error

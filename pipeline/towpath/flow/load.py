@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from django.db import OperationalError, connection
@@ -24,14 +24,16 @@ from towpath import driver
 from towpath.errors import NotReadable, WindowTooLarge
 from towpath.eventlog.columns import (
     BASE_COLUMNS,
-    ROW_COLUMNS,
     Column,
     FromContext,
     FromEvent,
+    FromEventOrContext,
     FromPipeline,
-    Kind,
+    row_columns,
 )
 from towpath.eventlog.rows import Identity, event_times_of_ends, incomplete, lines
+from towpath.eventlog.values import IN_WORDS
+from towpath.flow.fitting import fitting
 from towpath.ledger.batches import IDS_IN_WINDOW, ids_in_window
 from towpath.outbox.models import MOST_ROW_BYTES, all_outboxes
 
@@ -85,27 +87,19 @@ _PLACE_OF_WINDOW_ID = str(uuid.uuid4())
 #: Rows are handed on in pieces of this size; the limit of a window's bytes is as exact as that.
 _BUFFER_BYTES = 1 << 20
 
-#: What an outbox that does not have a column's value gives, as COPY text.
-_DEFAULTS = {
-    Kind.TEXT: "",
-    Kind.WHOLE_NUMBER: "0",
-    Kind.TIME: "1970-01-01 00:00:00+00",
-    Kind.UUID: "00000000-0000-0000-0000-000000000000",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class LoadedWindow:
     """The rows as COPY text (`towpath.eventlog.rows`), and how many they are, by outbox.
 
-    `hidden` are those whose event cannot be read, and `why_hidden`; `too_large` those that were not read: neither must
-    be written.
+    `hidden` are those whose event cannot be read, and `why_hidden`; `unfit` those that no store can hold, each with the
+    reason: neither must be written.
     """
 
     rows: bytes
     counts: Mapping[str, int]
     hidden: frozenset[Identity] = frozenset()
-    too_large: frozenset[Identity] = frozenset()
+    unfit: Mapping[Identity, str] = field(default_factory=dict)
     why_hidden: str = HIDDEN
 
     @property
@@ -120,9 +114,11 @@ class LoadedWindow:
         return event_times_of_ends(self.rows)
 
 
-def load(window: SealedWindow, *, environment: str, max_bytes: int | None) -> LoadedWindow:
-    """Read every row of the window. Raises WindowTooLarge when it has several rows and they exceed `max_bytes`, and
-    NotReadable when some are locked and may be written all the same."""
+def load(
+    window: SealedWindow, *, environment: str, max_bytes: int | None, own_columns: tuple[Column, ...] = ()
+) -> LoadedWindow:
+    """Read every row of the window, with the project's own columns. Raises WindowTooLarge when it has several rows and
+    they exceed `max_bytes`, and NotReadable when some are locked and may be written all the same."""
     outboxes = all_outboxes()
     body = _BoundedBody(max_bytes=max_bytes if window.row_count > 1 else None)
     # The driver calls write() for each row: the buffer's is C, and ours is called once for a MiB of rows.
@@ -134,7 +130,7 @@ def load(window: SealedWindow, *, environment: str, max_bytes: int | None) -> Lo
         for name in sorted(window.rows):
             outbox = outboxes[window.renamed.get(name, name)]
             try:
-                query, parameters = _rows_sql(outbox, name, environment, window.id)
+                query, parameters = _rows_sql(outbox, name, environment, own_columns, window.id)
                 counts[name] = driver.copy_out(query, parameters, settings=_SESSION + _INDEXES_ONLY, to=buffer)
             except OperationalError as error:
                 if driver.sqlstate(error) != _LOCK_NOT_AVAILABLE:
@@ -148,9 +144,20 @@ def load(window: SealedWindow, *, environment: str, max_bytes: int | None) -> Lo
         connection.close()  # the rest of the COPY is still on its way; a new connection is cheaper than reading it
         raise
     rows = body.getvalue()
-    unread = frozenset(incomplete(rows))
-    too_large = _too_large(outboxes, window, unread)
-    return LoadedWindow(rows, counts, (unread - too_large) | locked, too_large, LOCKED if locked else HIDDEN)
+    missing = incomplete(rows)
+    unread = frozenset(one for one, places in missing.items() if any(place < len(BASE_COLUMNS) for place in places))
+    unfit = dict.fromkeys(_too_large(outboxes, window, unread), TOO_LARGE)
+    hidden = unread - unfit.keys()
+    columns = row_columns(own_columns)
+    unfit |= {one: _why_unfit(columns[places[0]]) for one, places in missing.items() if one not in unread}
+    return LoadedWindow(rows, counts, hidden | locked, unfit, LOCKED if locked else HIDDEN)
+
+
+def _why_unfit(column: Column) -> str:
+    return (
+        f"the column {column.name!r} of the event log cannot hold the row's value: it is not {IN_WORDS[column.kind]}."
+        " Correct the row, or drop it"
+    )
 
 
 def _too_large(
@@ -170,14 +177,16 @@ def _too_large(
 
 
 def _rows_sql(
-    outbox: type[Outbox], name: str, environment: str, window_id: uuid.UUID
+    outbox: type[Outbox], name: str, environment: str, own_columns: tuple[Column, ...], window_id: uuid.UUID
 ) -> tuple[str, tuple[object, ...]]:
-    sql, parameters = _rows_sql_of_any_window(outbox, name, environment)
+    sql, parameters = _rows_sql_of_any_window(outbox, name, environment, own_columns)
     return sql, tuple(str(window_id) if parameter == _PLACE_OF_WINDOW_ID else parameter for parameter in parameters)
 
 
 @functools.cache
-def _rows_sql_of_any_window(outbox: type[Outbox], name: str, environment: str) -> tuple[str, tuple[object, ...]]:
+def _rows_sql_of_any_window(
+    outbox: type[Outbox], name: str, environment: str, own_columns: tuple[Column, ...]
+) -> tuple[str, tuple[object, ...]]:
     """Compiled once: for the ORM to put it together takes as long as for PostgreSQL to read a window's rows."""
     known: dict[str, Combinable] = {
         "outbox": Value(name),
@@ -191,7 +200,7 @@ def _rows_sql_of_any_window(outbox: type[Outbox], name: str, environment: str) -
     members = RawSQL(IDS_IN_WINDOW, [_PLACE_OF_WINDOW_ID, name])  # noqa: S611 - a constant, and its parameters
     is_member = Func(F("id"), members, arg_joiner=" = ANY", template="%(expressions)s", output_field=BooleanField())
     rows = outbox._base_manager.filter(is_member).order_by("id")
-    query = rows.values_list(*(_value(column, known, event_columns) for column in ROW_COLUMNS)).query
+    query = rows.values_list(*(_value(column, known, event_columns) for column in row_columns(own_columns))).query
     # As outer joins, which the planner may not turn round: believing a table to be empty, it would start from users.
     query.alias_map = {
         alias: table.promote() if isinstance(table, Join) else table for alias, table in query.alias_map.items()
@@ -215,10 +224,12 @@ def _value(column: Column, known: Mapping[str, Combinable], event_columns: Mappi
         case FromEvent() if column in BASE_COLUMNS:
             return event_columns[column.name]
         case FromEvent():
-            value = event_columns.get(column.name, Value(None))
-            return Coalesce(Cast(value, TextField()), Value(_DEFAULTS[column.kind]), output_field=TextField())
+            return fitting(event_columns.get(column.name, Value(None)), column.kind)
         case FromContext(key):
-            return Coalesce(KeyTextTransform(key, "bound"), Value(_DEFAULTS[column.kind]), output_field=TextField())
+            return fitting(KeyTextTransform(key, "bound"), column.kind)
+        case FromEventOrContext(key):
+            of_event = Cast(event_columns.get(column.name, Value(None)), TextField())
+            return fitting(Coalesce(of_event, KeyTextTransform(key, "bound")), column.kind)
 
 
 class _BoundedBody(io.RawIOBase):

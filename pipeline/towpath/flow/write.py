@@ -31,7 +31,6 @@ from towpath.eventlog.errors import (
     WriteRefused,
     WriteTooLarge,
 )
-from towpath.flow.load import TOO_LARGE
 from towpath.ledger.windows import RefusedRow
 from towpath.telemetry import report
 
@@ -122,7 +121,7 @@ def write(
     Raises StoreUnavailable or OutcomeUnknown: some rows may be written; the next attempt reads back which.
     """
     parts = _Parts(store, window, loaded, stored=stored, limits=limits, ledger=ledger)
-    is_whole = not (loaded.hidden or loaded.too_large) and len(loaded.rows) <= limits.max_bytes
+    is_whole = not (loaded.hidden or loaded.unfit) and len(loaded.rows) <= limits.max_bytes
     if window.attempts <= 1 and is_whole:
         # The whole path of nearly all windows: nothing is looked at row by row.
         try:
@@ -157,12 +156,12 @@ class _Parts:
         self._until = time.monotonic() + limits.seconds
         self._ledger = ledger
         self._stored = stored
-        self._refused = {one: RefusedRow(*one, TOO_LARGE) for one in loaded.too_large}
-        self._unsent = loaded.hidden | loaded.too_large
+        self._refused = {one: RefusedRow(*one, why) for one, why in loaded.unfit.items()}
+        self._unsent = loaded.hidden | loaded.unfit.keys()
         self._left: set[Identity] = set(loaded.hidden)
         self._refusals = 0
         self._is_proven = True
-        self._error = loaded.why_hidden if loaded.hidden else TOO_LARGE if loaded.too_large else ""
+        self._error = loaded.why_hidden if loaded.hidden else next(iter(loaded.unfit.values()), "")
         self._complaint = ""
         #: Of the first insert without an answer.
         self._unanswered: OutcomeUnknown | None = None

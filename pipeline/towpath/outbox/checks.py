@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
-from django.core.checks import CheckMessage, Error
+from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's name
 from django.db import DEFAULT_DB_ALIAS, models, router
 
 from towpath.conf.current import config
+from towpath.eventlog import columns
+from towpath.eventlog.columns import OUTCOMES, FromEvent
 from towpath.outbox import lean, own_columns
 from towpath.outbox.event import Event
 from towpath.outbox.fields import RowLimits, TableStorage
@@ -35,7 +37,7 @@ def check_outboxes(app_configs: Sequence[object] | None = None, **_kwargs: objec
     models_of_rows = [model for model in apps.get_models() if issubclass(model, Outbox)]
     outboxes = [model for model in models_of_rows if not model._meta.proxy]
     found = [error for model in models_of_rows for error in problems_of(model)]
-    return [*found, *problems_between(outboxes), *_event_problems(), *_setting_problems()]
+    return [*found, *problems_between(outboxes), *_event_problems(), *_setting_problems(), *_column_problems(outboxes)]
 
 
 def problems_of(outbox: type[Outbox]) -> Iterator[CheckMessage]:
@@ -74,9 +76,19 @@ def problems_between(outboxes: Iterable[type[Outbox]]) -> Iterator[CheckMessage]
 
 def _event_problems() -> Iterator[CheckMessage]:
     try:
-        installed_events()
+        events = installed_events()
     except ValueError as error:
         yield Error(f"{error}.", hint="Two events of one type cannot be told apart in the log.", id="outbox.E030")
+        return
+    for event in events:
+        outcome = event.event_outcome
+        if not (outcome is None or isinstance(outcome, property) or outcome in OUTCOMES):
+            yield Error(
+                f"{event.__name__}.event_outcome is {outcome!r}.",
+                hint=f"Write one of {', '.join(OUTCOMES)}, or none.",
+                obj=event,
+                id="outbox.E032",
+            )
 
 
 def _setting_problems() -> Iterator[CheckMessage]:
@@ -87,6 +99,20 @@ def _setting_problems() -> Iterator[CheckMessage]:
             hint=f"Set it to {MOST_ROW_BYTES:,} or less, and publish a reference to larger data.",
             id="outbox.E031",
         )
+
+
+def _column_problems(outboxes: Iterable[type[Outbox]]) -> Iterator[CheckMessage]:
+    """Of the project's own columns of the event log; what `towpath.checks` says of their declarations comes first."""
+    if any(columns.problems(config().columns)):
+        return
+    offered = {name for outbox in outboxes for name in outbox.own_columns()}
+    for column in config().columns:
+        if isinstance(column.source, FromEvent) and column.name not in offered:
+            yield Warning(
+                f"TOWPATH: no outbox has a column {column.name!r}, so that of the event log stays empty.",
+                hint="Name it like a column of an outbox, or take FromContext(key) for what is bound.",
+                id="outbox.W033",
+            )
 
 
 def _labels(outboxes: Iterable[type[Outbox]]) -> str:
@@ -182,6 +208,8 @@ def _lean(outbox: type[Outbox]) -> Iterator[_Problem]:
     else:
         yield from lean.time_problems(outbox, outbox.event_date_time)
         yield from lean.problems_of(outbox, event, outbox.event_context)
+        if outbox.event_target is not None:
+            yield from lean.target_problems(outbox, outbox.event_target)
 
 
 def _frozen(outbox: type[Outbox]) -> Iterator[_Problem]:

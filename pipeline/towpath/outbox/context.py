@@ -13,9 +13,17 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
 
+from towpath.conf.current import config
+from towpath.eventlog.columns import OUTCOMES, FromContext, FromEventOrContext
+from towpath.eventlog.values import as_text, parse
+
+_Value = str | int | float | Decimal | datetime | UUID
 #: What may be bound; a function is asked for the value when something is published, and may answer None.
-Bindable = str | int | Callable[[], str | None] | None
+Bindable = _Value | Callable[[], _Value | None] | None
 
 #: All that is bound takes as many bytes of each row, at most.
 MOST_BYTES = 16 * 1024
@@ -24,7 +32,7 @@ MOST_BYTES = 16 * 1024
 @dataclass(frozen=True, slots=True)
 class _Bound:
     values: Mapping[str, str]
-    asked: Mapping[str, Callable[[], str | None]]
+    asked: Mapping[str, Callable[[], _Value | None]]
     #: `values` as JSON, because that is what each row takes: many events are published under one context.
     text: str
 
@@ -36,7 +44,9 @@ _bound: ContextVar[_Bound | None] = ContextVar("event_context", default=None)
 def bind(**values: Bindable) -> Iterator[None]:
     """While inside, also in threads and tasks that copy this context, events carry these values; None removes one.
 
-    Raises ValueError, which names the value, for text that PostgreSQL cannot hold or that is too large.
+    Raises ValueError, which names the value, for text that PostgreSQL cannot hold or that is too large, for what does
+    not fit into a column of the event log that is filled from it, and for another `outcome` than success, failure or
+    denied.
     """
     token = _bound.set(_with(values))
     try:
@@ -76,8 +86,11 @@ def bound() -> dict[str, str] | None:
     return {**here.values, **answered} or None
 
 
-def bound_json() -> str | None:
-    """What is bound, as the JSON that a row takes."""
+def bound_json(**given: _Value | None) -> str | None:
+    """What is bound, as the JSON that a row takes; what is given besides wins."""
+    said = {name: _storable(name, value) for name, value in given.items() if value is not None}
+    if said:
+        return _json({**(bound() or {}), **said})
     here = _bound.get()
     if here is None:
         return None
@@ -99,7 +112,7 @@ def _json(values: Mapping[str, str]) -> str:
 
 
 def _storable(name: str, value: object) -> str:
-    text = str(value)
+    text = as_text(value)
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -107,4 +120,15 @@ def _storable(name: str, value: object) -> str:
         raise ValueError(f"bind({name}=...) contains a lone surrogate: bind text that is valid Unicode") from None
     if "\x00" in text:
         raise ValueError(f"bind({name}=...) contains a NUL character: remove it")
+    if name == "outcome" and text not in OUTCOMES:
+        raise ValueError(f"bind(outcome=...) is none of {', '.join(OUTCOMES)}")
+    for column in config().columns:
+        match column.source:
+            case FromContext(key) | FromEventOrContext(key) if key == name:
+                try:
+                    parse(column.kind, text)
+                except ValueError as error:
+                    raise ValueError(
+                        f"bind({name}=...) does not fit into the event log's column {column.name!r}: {error}"
+                    ) from None
     return text

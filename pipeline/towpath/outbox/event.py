@@ -6,9 +6,8 @@ import hmac
 import json
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, PlainSerializer
 from pydantic_core import CoreSchema
@@ -18,9 +17,8 @@ from towpath.outbox.errors import EventNotStorable, EventTooLarge
 
 T = TypeVar("T")
 
-#: The times that every event store can hold: the narrowest one begins in 1900 and ends before 2300.
-EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
-TOO_LATE = datetime(2300, 1, 1, tzinfo=UTC)
+#: How what was tried ended: done, not done because of an error, or not allowed.
+Outcome = Literal["success", "failure", "denied"]
 
 #: What is stored in place of a `Sensitive` value.
 MASK = "***"
@@ -58,7 +56,8 @@ class Event(BaseModel):
     """Base of every event. Subclass it with the fields of the context.
 
     The event's type is the class's name in snake_case (`UserDeactivated` -> `user_deactivated`); `version` is
-    stored as `metadata_version`: raise it when the fields change.
+    stored as `metadata_version`: raise it when the fields change. `event_outcome` and `event_target` fill the columns
+    `outcome` and `target`; they are not in the context.
     """
 
     model_config = ConfigDict(
@@ -73,6 +72,12 @@ class Event(BaseModel):
 
     event_type: ClassVar[str] = "event"
     version: ClassVar[int] = 1
+    event_outcome: ClassVar[Outcome | None] = None
+
+    @property
+    def event_target(self) -> str | None:
+        """What was acted on, such as `user:7`. None: whoever publishes the event says it, or nobody does."""
+        return None
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: object) -> None:

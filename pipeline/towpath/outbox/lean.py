@@ -7,6 +7,7 @@ model's validators and serializers do. Such events are refused by `problems_of`;
 from __future__ import annotations
 
 from dataclasses import dataclass
+from string import Formatter
 from typing import TYPE_CHECKING, Any, cast
 
 from django.core.exceptions import FieldDoesNotExist
@@ -20,7 +21,7 @@ from django.db.models.sql.where import WhereNode
 from towpath.outbox.event import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from django.db.models.expressions import Combinable
 
@@ -44,6 +45,9 @@ _FIELDS_BY_TYPE = {
     "uuid": ("UUIDField",),
 }
 _SUPPORTED = "str, int, bool, date, datetime, UUID, and each of them with `| None`"
+
+#: The fields whose values, as PostgreSQL's text, name a thing.
+_OF_A_TARGET = (*_FIELDS_BY_TYPE["str"], *_FIELDS_BY_TYPE["int"], *_FIELDS_BY_TYPE["uuid"])
 
 #: What pydantic's schema of a value may say besides its type: limits, which change nothing in how it is written.
 _LIMITS = {
@@ -83,6 +87,39 @@ def context_json(event: type[Event], paths: Mapping[str, str]) -> Combinable:
         is_unreadable.append(When(condition, then=Value(None)))
     text = Func(*parts, Value("}"), function="CONCAT", output_field=TextField())
     return Case(*is_unreadable, default=text, output_field=TextField()) if is_unreadable else text
+
+
+def target_text(template: str, *, to_path: Callable[[str], str] = str) -> Combinable:
+    """The text of a template such as "user:{user_id}", each name in braces a path (`to_path` may make it another)."""
+    parts: list[Combinable] = []
+    for literal, path in _parts(template):
+        parts += [Value(literal), *([Cast(F(to_path(path)), TextField())] if path else [])]
+    return Func(*parts, function="CONCAT", output_field=TextField())
+
+
+def target_paths(template: str) -> list[str]:
+    """The paths of a template."""
+    return [path for _, path in _parts(template) if path]
+
+
+def target_problems(outbox: type[models.Model], template: object) -> Iterator[tuple[str, str]]:
+    """What would keep `event_target` from naming one thing; and how to fix it."""
+    try:
+        parts = _parts(template) if isinstance(template, str) else []
+    except ValueError:
+        parts = []
+    paths = [path for _, path in parts if path]
+    if not paths:
+        yield f"event_target {template!r} has no path in braces", 'Write it as in "user:{user_id}".'
+        return
+    for path in paths:
+        for problem in _path_problems(outbox, path, _OF_A_TARGET, is_nullable=False):
+            yield f"event_target: {problem[0]}", problem[1]
+
+
+def _parts(template: str) -> list[tuple[str, str]]:
+    """Each literal text with the path that follows it, or with an empty one. Raises ValueError for a lone brace."""
+    return [(literal, path or "") for literal, path, *_ in Formatter().parse(template)]
 
 
 def octets(text: Combinable) -> Combinable:
@@ -172,6 +209,11 @@ def problems_of(outbox: type[models.Model], event: type[Event], paths: Mapping[s
             "Publish it through a FrozenOutbox, or leave the field out.",
         )
         return
+    if event.event_target is not Event.event_target or isinstance(event.event_outcome, property):
+        yield (
+            f"{event.__name__} computes its event_target or event_outcome, but PostgreSQL puts the event together",
+            'Write the outcome as a value, and the target in the outbox, as in event_target = "user:{user_id}".',
+        )
     if _is_customised(event):
         yield (
             f"{event.__name__} has validators, serializers, computed fields or a model_config of its own",

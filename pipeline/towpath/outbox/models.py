@@ -17,9 +17,10 @@ from django.db.models import Case, F, Func, Value, When
 from django.db.models.lookups import GreaterThan
 from django.db.models.signals import post_save, pre_save
 
+from towpath.eventlog.values import EARLIEST, TOO_LATE
 from towpath.outbox.context import bound
 from towpath.outbox.errors import OnlyInserts
-from towpath.outbox.event import EARLIEST, TOO_LATE, Event
+from towpath.outbox.event import Event
 from towpath.outbox.fields import RowLimits, TableStorage, TransactionIndex, Xid8Field
 from towpath.outbox.insert import (
     ROWS_PER_STATEMENT,
@@ -29,7 +30,7 @@ from towpath.outbox.insert import (
     require_zones,
     stamp_anew,
 )
-from towpath.outbox.lean import context_json, octets, text_bytes
+from towpath.outbox.lean import context_json, octets, target_text, text_bytes
 
 if TYPE_CHECKING:
     from django.db.models.expressions import Combinable
@@ -267,19 +268,28 @@ class LeanOutbox(Outbox):
       event: the Event class, which gives type and version, and the order of the context's fields.
       event_date_time: the path of a DateTimeField, as for `values()`: `"user__created_at"`.
       event_context: for each field of `event`, the path of its value.
+      event_target: what was acted on, with paths in braces: `"user:{user_id}"`. It fills the column `target`, as the
+        event's `event_outcome` fills `outcome`; without them, what is bound does.
     """
 
     event: ClassVar[type[Event]]
     event_date_time: ClassVar[str]
     event_context: ClassVar[Mapping[str, str]]
+    event_target: ClassVar[str | None] = None
 
     class Meta(Outbox.Meta):
         abstract = True
 
     @classmethod
     def event_columns(cls) -> Mapping[str, Combinable]:
+        said: dict[str, Combinable] = {}
+        if cls.event_target is not None:
+            said["target"] = target_text(cls.event_target)
+        if cls.event.event_outcome is not None:
+            said["outcome"] = Value(cls.event.event_outcome)
         return {
             **{name: F(name) for name in cls.own_columns()},
+            **said,
             "event_type": Value(cls.event.event_type),
             "event_date_time": F(cls.event_date_time),
             "event_context": context_json(cls.event, cls.event_context),

@@ -20,6 +20,9 @@ from django.db import connection, models
 from django.utils import timezone, translation
 from pydantic_core import from_json, to_json, to_jsonable_python
 
+from towpath.conf.current import config
+from towpath.eventlog.columns import FromEvent, FromEventOrContext
+from towpath.eventlog.values import as_text, parse
 from towpath.outbox.errors import EventNotStorable
 from towpath.outbox.event import Event
 from towpath.outbox.fields import AnyField
@@ -70,7 +73,9 @@ def own_values(outbox: type[FrozenOutbox], event: Event, context: str) -> tuple[
         try:
             if key not in stored:
                 raise _NotHeldError("the stored event has no such value")  # noqa: TRY301 - one of many
-            values.append(field.get_db_prep_save(_held(field, stored[key]), connection))
+            held = _held(field, stored[key])
+            _require_to_fit(field.attname, held)
+            values.append(field.get_db_prep_save(held, connection))
         except (_NotHeldError, ValidationError, ValueError, TypeError, LookupError, ArithmeticError) as error:
             reason = str(error) if isinstance(error, _NotHeldError) else "it is not of the column's type"
             raise EventNotStorable(
@@ -118,6 +123,16 @@ def problems_of(outbox: type[FrozenOutbox]) -> Iterator[tuple[str, str]]:
                 f"publish() could not fill its column(s) {_listed(left_out)}: {event.__name__} does not store it",
                 "A column holds what the context holds: remove exclude=True or exclude_if, or the column.",
             )
+
+
+def _require_to_fit(name: str, held: Any) -> None:
+    """Raise an error unless the event log's column of this name, if the project has one, can hold the value as well."""
+    for column in config().columns:
+        if column.name == name and held is not None and isinstance(column.source, FromEvent | FromEventOrContext):
+            try:
+                parse(column.kind, as_text(held))
+            except ValueError as error:
+                raise _NotHeldError(f"for the event log's column of this name, {error}") from None
 
 
 def _listed(names: Iterable[str]) -> str:

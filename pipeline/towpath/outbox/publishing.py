@@ -16,9 +16,10 @@ from django.db import DatabaseError, DataError, IntegrityError, ProgrammingError
 from django.utils import timezone
 
 from towpath.driver import sqlstate
+from towpath.eventlog.values import EARLIEST, TOO_LATE
 from towpath.outbox.context import bound_json
 from towpath.outbox.errors import EventNotStorable
-from towpath.outbox.event import EARLIEST, TOO_LATE, Event, stored_context
+from towpath.outbox.event import Event, Outcome, stored_context
 from towpath.outbox.fields import RowLimits, TableStorage
 from towpath.outbox.insert import ROWS_PER_STATEMENT, insert, require_transaction
 from towpath.outbox.models import FrozenOutbox, outbox_of
@@ -41,27 +42,35 @@ _OF_A_VALUE = ("42804", "42P18", "54000")
 _Item = Event | tuple[Event, datetime]
 
 
-def publish(event: Event, *, at: datetime | None = None) -> None:
+def publish(
+    event: Event, *, at: datetime | None = None, target: str | None = None, outcome: Outcome | None = None
+) -> None:
     """Insert `event` into its outbox, in the caller's transaction. It happened `at` that time, or now.
 
-    Its outbox is the `FrozenOutbox` that names its class in `events`, or the general one.
+    Its outbox is the `FrozenOutbox` that names its class in `events`, or the general one. `target` (what was acted on,
+    such as `user:7`) and `outcome` fill the columns of these names; not given, the event's own `event_target` and
+    `event_outcome` do, or what is bound.
 
     Raises, before any row is written:
       NotInTransaction: outside `transaction.atomic()`, where the event could be committed without what it reports, or
         the other way round.
-      EventTooLarge, EventNotStorable: the event's context, or its time, cannot be stored as it is.
+      EventTooLarge, EventNotStorable: the event's context, its time, or what is said about it cannot be stored as it
+        is.
     """
     require_transaction()
-    _insert([_frozen(event, at)])
+    _insert([_frozen(event, at, target, outcome)])
 
 
-def publish_many(events: Iterable[_Item], *, at: datetime | None = None) -> None:
+def publish_many(
+    events: Iterable[_Item], *, at: datetime | None = None, target: str | None = None, outcome: Outcome | None = None
+) -> None:
     """`publish` for any number of events, a thousand to a statement: all of them, or none when one is refused.
 
     They happened `at` that time, or now; an event that comes with a time of its own, as `(event, time)`, then.
+    `target` and `outcome` are those of all of them; what each has of its own stands in the event.
     """
     require_transaction()
-    chunks = _chunks(events, at)
+    chunks = _chunks(events, at, target, outcome)
     first, second = next(chunks, []), next(chunks, [])
     if not second:
         _insert(first)
@@ -82,7 +91,7 @@ class _Frozen:
     row: tuple[Any, ...]
 
 
-def _frozen(event: Event, at: datetime | None) -> _Frozen:
+def _frozen(event: Event, at: datetime | None, target: str | None, outcome: Outcome | None) -> _Frozen:
     outbox = outbox_of(type(event))
     context = stored_context(event)
     if at is None:
@@ -95,16 +104,26 @@ def _frozen(event: Event, at: datetime | None) -> _Frozen:
         raise EventNotStorable(f"{type(event).__name__} cannot be stored: its time {at} is not in 1900 to 2299")
     if not 0 <= event.version <= _LARGEST_VERSION:
         raise EventNotStorable(f"{type(event).__name__} cannot be stored: its version is {event.version}")
-    row: tuple[Any, ...] = (event.event_type, at, context, event.version, bound_json())
+    try:
+        bound = bound_json(
+            target=event.event_target if target is None else target,
+            outcome=event.event_outcome if outcome is None else outcome,
+        )
+    except ValueError as error:
+        raise EventNotStorable(f"{type(event).__name__} cannot be stored: {error}") from None
+    row: tuple[Any, ...] = (event.event_type, at, context, event.version, bound)
     return _Frozen(outbox, type(event), len(context), row + own_values(outbox, event, context))
 
 
-def _chunks(events: Iterable[_Item], at: datetime | None) -> Iterator[list[_Frozen]]:
+def _chunks(
+    events: Iterable[_Item], at: datetime | None, target: str | None, outcome: Outcome | None
+) -> Iterator[list[_Frozen]]:
     """What goes into one statement each (or one for each outbox)."""
     chunk: list[_Frozen] = []
     characters = 0
     for item in events:
-        chunk.append(_frozen(item, at) if isinstance(item, Event) else _frozen(*item))
+        event, moment = (item, at) if isinstance(item, Event) else item
+        chunk.append(_frozen(event, moment, target, outcome))
         characters += chunk[-1].characters
         if len(chunk) >= ROWS_PER_STATEMENT or characters >= _CHARACTERS_PER_STATEMENT:
             yield chunk

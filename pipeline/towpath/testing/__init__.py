@@ -29,9 +29,10 @@ def published(db: None) -> Published:  # noqa: ARG001 - the database comes first
 @pytest.fixture
 def deliver(published: Published, monkeypatch: pytest.MonkeyPatch) -> Deliver:
     """`deliver()` carries what is published into a store in memory, and returns the events that it holds then."""
+    from towpath.conf.current import config  # noqa: PLC0415 - as said above
     from towpath.eventlog.stores.memory import MemoryStore  # noqa: PLC0415 - as said above
     from towpath.testing.delivering import Deliver  # noqa: PLC0415 - as said above
 
     # The thread that renews leases would do so on a connection of its own, which sees nothing of the transaction.
     monkeypatch.setattr("towpath.flow.lease.held", contextlib.nullcontext)
-    return Deliver(published, MemoryStore())
+    return Deliver(published, MemoryStore(own_columns=config().columns))

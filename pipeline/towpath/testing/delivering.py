@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from towpath.conf.current import config
-from towpath.eventlog.columns import ADDED_COLUMNS
+from towpath.eventlog.values import as_text
 from towpath.flow.accumulate import Accumulator
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.dispatch import Dispatcher
@@ -23,6 +23,8 @@ from towpath.testing.events import FoundEvent, StoredEvents
 from towpath.wiring import dispatch_limits, window_limits, window_rules
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from towpath.eventlog.stores.memory import MemoryStore, StoredRow
     from towpath.ledger.batches import BatchMessage
     from towpath.ledger.windows import SealedWindow
@@ -59,7 +61,7 @@ class Deliver:
         if isolated := open_windows.read_open():
             left = "\n".join(f"  {sum(window.rows.values())} row(s): {window.last_error}" for window in isolated)
             raise AssertionError(f"these wait, apart from others:\n{left}")
-        return StoredEvents(_found(row) for row in self.store.rows)
+        return StoredEvents(_found(row, self.store.added_values(row)) for row in self.store.rows)
 
     def _aggregate(self, batches: list[BatchMessage]) -> None:
         limits = window_limits(config())
@@ -85,7 +87,7 @@ def _dispatcher(batches: list[BatchMessage]) -> Dispatcher:
     return dispatcher
 
 
-def _found(row: StoredRow) -> FoundEvent:
+def _found(row: StoredRow, added: Mapping[str, object]) -> FoundEvent:
     return FoundEvent(
         row.outbox,
         row.outbox_id,
@@ -93,5 +95,5 @@ def _found(row: StoredRow) -> FoundEvent:
         row.metadata_version,
         row.event_date_time,
         row.event_context.decode(),
-        {column.name: value for column, value in zip(ADDED_COLUMNS, row.added, strict=True) if value},
+        {name: as_text(value) for name, value in added.items() if value},
     )

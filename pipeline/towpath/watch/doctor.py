@@ -15,6 +15,7 @@ from django.db.migrations.executor import MigrationExecutor
 from towpath import driver
 from towpath.conf.config import Config
 from towpath.errors import BrokerUnreachable
+from towpath.eventlog import schema
 from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import EventStoreError
 from towpath.eventlog.store import Finding
@@ -228,11 +229,13 @@ def _rabbitmq_settings() -> Iterator[Finding]:
 
 
 def _event_store(config: Config) -> Iterator[Finding]:
-    store = connect(config.event_store_url, timeout_seconds=min(10.0, config.store_timeout_seconds))
+    timeout_seconds = min(10.0, config.store_timeout_seconds)
+    store = connect(config.event_store_url, timeout_seconds=timeout_seconds, own_columns=config.columns)
     try:
         now = store.now()
         yield Finding("event store", True, "reachable")
         yield _finding("event store table", store.problems(), "columns and settings as they must be")
+        yield _finding("event store columns", [*schema.conflicts(store)], "each that was applied is declared")
         yield _clock("event store clock", now)
         yield from store.findings()
     except EventStoreError as error:

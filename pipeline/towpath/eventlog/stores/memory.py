@@ -16,10 +16,11 @@ from threading import Lock
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from towpath.eventlog.columns import ADDED_COLUMNS
+from towpath.eventlog.columns import Column, added_columns, row_columns
 from towpath.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
 from towpath.eventlog.rows import Identity, lines, values
 from towpath.eventlog.store import Digest, StoredEvent
+from towpath.eventlog.values import parse as value_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -39,8 +40,8 @@ class StoredRow:
     environment: str
     metadata_version: int
     event_context: bytes
-    #: The values of ADDED_COLUMNS, in their order.
-    added: tuple[str, ...] = ("",) * len(ADDED_COLUMNS)
+    #: The values of `added_columns`, in their order.
+    added: tuple[object, ...] = ("",) * len(added_columns())
     written_at: datetime = field(default_factory=lambda: datetime.now(UTC), compare=False)
 
     @property
@@ -55,14 +56,15 @@ class StoredRow:
 class MemoryStore:
     """An `EventStore` and a `ReadableStore`, which remembers `token_log_entries` blocks."""
 
-    def __init__(self, *, token_log_entries: int = 10_000) -> None:
+    def __init__(self, *, own_columns: tuple[Column, ...] = (), token_log_entries: int = 10_000) -> None:
+        self.own_columns = own_columns
         self.rows: list[StoredRow] = []
         self.token_log: OrderedDict[Block, None] = OrderedDict()
         self._token_log_entries = token_log_entries
         self._writing = Lock()
 
     def write(self, rows: bytes, *, row_count: int, token: str) -> None:
-        parsed = parse(rows)
+        parsed = parse(rows, own_columns=self.own_columns)
         for month, block in by_month(parsed).items():
             self.store_block((month, token), block)
         if len(parsed) < row_count:
@@ -113,8 +115,16 @@ class MemoryStore:
                 outbox_id=row.outbox_id,
                 window_id=row.window_id,
                 written_at=row.written_at,
-                added={column.name: value for column, value in zip(ADDED_COLUMNS, row.added, strict=True)},
+                added=self.added_values(row),
             )
+
+    def stored_targets(self, event_type: str, targets: Sequence[str], *, since: datetime, until: datetime) -> set[str]:
+        found = {
+            str(self.added_values(row)["target"])
+            for row in self.rows
+            if row.event_type == event_type and since <= row.event_date_time <= until
+        }
+        return found.intersection(targets)
 
     def digests(self, table: str | None, *, since: datetime, until: datetime, slack: timedelta) -> Iterator[Digest]:
         if table is not None:
@@ -128,6 +138,11 @@ class MemoryStore:
             inside = [time for time in around if since <= time < until]
             yield Digest(event_type, digest, min(around), len(inside), len(around))
 
+    def added_values(self, row: StoredRow) -> dict[str, object]:
+        """The values of the added columns, by name."""
+        names = (column.name for column in added_columns(self.own_columns))
+        return dict(zip(names, row.added, strict=True))
+
     def now(self) -> datetime:
         return datetime.now(UTC)
 
@@ -135,9 +150,9 @@ class MemoryStore:
         """Nothing is open."""
 
 
-def parse(rows: bytes) -> list[StoredRow]:
+def parse(rows: bytes, *, own_columns: tuple[Column, ...] = ()) -> list[StoredRow]:
     """The rows of COPY text. Raises RowsRefused, which quotes none of them."""
-    return [_parse_row(line) for line in lines(rows)]
+    return [_parse_row(line, own_columns) for line in lines(rows)]
 
 
 def by_month(rows: Sequence[StoredRow]) -> dict[str, list[StoredRow]]:
@@ -147,8 +162,8 @@ def by_month(rows: Sequence[StoredRow]) -> dict[str, list[StoredRow]]:
     return dict(sorted(months.items()))
 
 
-def _parse_row(line: bytes) -> StoredRow:
-    row = values(line)
+def _parse_row(line: bytes, own_columns: tuple[Column, ...]) -> StoredRow:
+    row = values(line, row_columns(own_columns))
     try:
         return StoredRow(
             outbox=row["outbox"].decode(),
@@ -159,7 +174,7 @@ def _parse_row(line: bytes) -> StoredRow:
             environment=row["environment"].decode(),
             metadata_version=_natural(row["metadata_version"]),
             event_context=row["event_context"],
-            added=tuple(row[column.name].decode() for column in ADDED_COLUMNS),
+            added=tuple(value_of(column.kind, row[column.name].decode()) for column in added_columns(own_columns)),
         )
     except ValueError:
         raise RowsRefused("Cannot parse input: a value is not of its column's type") from None

@@ -10,15 +10,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from towpath.eventlog.columns import ADDED_COLUMNS, ROW_COLUMNS
+from towpath.eventlog.columns import Column, added_columns, row_columns
 from towpath.eventlog.stores.clickhouse.client import NotGranted
 from towpath.eventlog.stores.clickhouse.schema import (
-    COLUMN_TYPES,
     MIGRATION_COLUMNS,
     PARTITION_KEY,
     SORTING_KEY,
     TABLE,
     TABLE_SETTINGS,
+    column_types,
     definition,
 )
 
@@ -31,7 +31,6 @@ MIGRATIONS = f"{TABLE}_migration"
 
 #: The engines whose merges keep every row as it is.
 _ENGINES = frozenset({"MergeTree", "ReplicatedMergeTree", "SharedMergeTree"})
-_ADDED = {column.name for column in ADDED_COLUMNS}
 _WATCHED_SETTINGS = (*TABLE_SETTINGS, "replicated_deduplication_window", "async_insert")
 
 #: What cannot be altered.
@@ -129,8 +128,8 @@ class Difference:
     is_pending: bool = False
 
 
-def differences(table: Table, *, is_recorded: bool) -> Iterator[Difference]:
-    """What a promise would miss. `is_recorded`: migrate has made the table, so it will not take its steps again."""
+def differences(table: Table, own_columns: tuple[Column, ...], *, recorded: frozenset[str]) -> Iterator[Difference]:
+    """What a promise would miss. `recorded` are the names of the steps that `migrate` will not take again."""
     alter = f"run ALTER TABLE {table.name}"
     if table.engine not in _ENGINES:
         yield Difference(f"its engine is {table.engine}, not MergeTree or ReplicatedMergeTree", _MOVE)
@@ -139,7 +138,7 @@ def differences(table: Table, *, is_recorded: bool) -> Iterator[Difference]:
         found = getattr(table, f"{key}_key")
         if found != wanted:
             yield Difference(f"its {key} key is {found or 'empty'}, not {wanted}", _MOVE)
-    yield from _column_differences(table, is_recorded=is_recorded)
+    yield from _column_differences(table, own_columns, recorded=recorded)
     if re.search(r"\bTTL\b", table.bare_ddl):
         yield Difference(
             "it has a TTL: an event older than that vanishes when it is inserted, and its receipt becomes an alarm",
@@ -158,15 +157,18 @@ def differences(table: Table, *, is_recorded: bool) -> Iterator[Difference]:
     yield from _setting_differences(table)
 
 
-def _column_differences(table: Table, *, is_recorded: bool) -> Iterator[Difference]:
-    definitions = {column.name: definition(column) for column in ROW_COLUMNS}
-    for name, wanted in COLUMN_TYPES.items():
+def _column_differences(
+    table: Table, own_columns: tuple[Column, ...], *, recorded: frozenset[str]
+) -> Iterator[Difference]:
+    definitions = {column.name: definition(column) for column in row_columns(own_columns)}
+    added = {column.name for column in added_columns(own_columns)}
+    for name, wanted in column_types(own_columns).items():
         column = table.columns.get(name)
         default = "DEFAULT now64(6, 'UTC')" if name == "written_at" else ""
         if column is None:
-            is_pending = not is_recorded and name in _ADDED
+            is_pending = name in added and f"column {name}" not in recorded
             column_definition = definitions.get(name, f"{wanted} {default}")
-            remedy = f"run ALTER TABLE {table.name} ADD COLUMN {name} {column_definition}" if is_recorded else _MOVE
+            remedy = f"run ALTER TABLE {table.name} ADD COLUMN {name} {column_definition}" if recorded else _MOVE
             yield Difference(f"column {name} is missing, not {wanted}", remedy, is_pending=is_pending)
         elif column.kind != wanted:
             yield Difference(f"column {name} is {column.kind}, not {wanted}", _MOVE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from towpath.eventlog.columns import ADDED_COLUMNS, FIRST_COLUMN_NUMBER, ROW_COLUMNS, Column, Kind
+from towpath.eventlog.columns import Column, Kind, numbered, row_columns
 from towpath.eventlog.store import Migration
 
 if TYPE_CHECKING:
@@ -27,13 +27,19 @@ TABLE_SETTINGS = {
 #: engine's time; ten at once are merged less often. Costs nothing in correctness, and up to nine small parts to read.
 _MERGE_SETTINGS = {"min_parts_to_merge_at_once": 10}
 
-_TYPES = {Kind.TEXT: "String", Kind.WHOLE_NUMBER: "UInt64", Kind.TIME: "DateTime64(6, 'UTC')", Kind.UUID: "UUID"}
-_CODECS = {
-    Kind.TEXT: "ZSTD(1)",
-    Kind.WHOLE_NUMBER: "Delta, ZSTD(1)",
-    Kind.TIME: "Delta, ZSTD(1)",
-    Kind.UUID: "ZSTD(1)",
+_TYPES = {
+    Kind.TEXT: "String",
+    Kind.LOW_CARDINALITY_TEXT: "LowCardinality(String)",
+    Kind.BOOLEAN: "Bool",
+    Kind.WHOLE_NUMBER: "UInt64",
+    Kind.SIGNED_NUMBER: "Int64",
+    Kind.DECIMAL: "Decimal(38, 9)",
+    Kind.FLOAT: "Float64",
+    Kind.TIME: "DateTime64(6, 'UTC')",
+    Kind.UUID: "UUID",
 }
+#: What often changes by little from row to row.
+_DELTA = frozenset({Kind.WHOLE_NUMBER, Kind.SIGNED_NUMBER, Kind.TIME})
 
 PARTITION_KEY = "toYYYYMM(event_date_time)"
 SORTING_KEY = "event_type, event_date_time, outbox, outbox_id"
@@ -59,8 +65,6 @@ ORDER BY ({SORTING_KEY})
 SETTINGS {", ".join(f"{name} = {value}" for name, value in (TABLE_SETTINGS | _MERGE_SETTINGS).items())}
 """
 
-COLUMN_TYPES = {column.name: _TYPES[column.kind] for column in ROW_COLUMNS} | {"written_at": _TYPES[Kind.TIME]}
-
 MIGRATION_COLUMNS = {"number": "UInt32", "name": "String", "checksum": "String", "applied_at": "DateTime('UTC')"}
 CREATE_MIGRATIONS = f"""
 CREATE TABLE IF NOT EXISTS {TABLE}_migration (
@@ -69,19 +73,22 @@ CREATE TABLE IF NOT EXISTS {TABLE}_migration (
 """
 
 
-def migrations() -> Sequence[Migration]:
+def column_types(own: tuple[Column, ...] = ()) -> dict[str, str]:
+    """The type of each column of the OBT, with the project's own."""
+    return {column.name: _TYPES[column.kind] for column in row_columns(own)} | {"written_at": _TYPES[Kind.TIME]}
+
+
+def migrations(own: tuple[Column, ...] = ()) -> Sequence[Migration]:
+    """Every step, with those of the project's own columns."""
     return [
         Migration(1, f"table {TABLE}", (_CREATE_TABLE,)),
-        *(
-            Migration(FIRST_COLUMN_NUMBER + place, f"column {column.name}", (_add_column(column),))
-            for place, column in enumerate(ADDED_COLUMNS)
-        ),
+        *(Migration(number, f"column {column.name}", (_add_column(column),)) for number, column in numbered(own)),
     ]
 
 
 def definition(column: Column) -> str:
     """What stands after an added column's name."""
-    return f"{_TYPES[column.kind]} CODEC({_CODECS[column.kind]})"
+    return f"{_TYPES[column.kind]} CODEC({'Delta, ' * (column.kind in _DELTA)}ZSTD(1))"
 
 
 def _add_column(column: Column) -> str:

@@ -130,6 +130,8 @@ PINNED_ON_INSERTS: Mapping[str, str] = {
     "input_format_skip_unknown_fields": "0",
     "input_format_defaults_for_omitted_fields": "1",
     "date_time_input_format": "best_effort",
+    # Else the last bit of a float may differ.
+    "precise_float_parsing": "1",
     "session_timezone": "UTC",
     "optimize_on_insert": "1",
     "insert_allow_materialized_columns": "0",

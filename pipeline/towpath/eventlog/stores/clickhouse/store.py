@@ -11,9 +11,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from towpath.eventlog.columns import ROW_COLUMNS
+from towpath.eventlog.columns import Column, row_columns
 from towpath.eventlog.errors import OutcomeUnknown, StoreUnavailable
-from towpath.eventlog.store import STREAMED_COLUMNS, Digest, Finding, Migration, StoredEvent, stored_event
+from towpath.eventlog.store import Digest, Finding, Migration, StoredEvent, stored_event, streamed_columns
 from towpath.eventlog.stores.clickhouse import surroundings
 from towpath.eventlog.stores.clickhouse.client import NOT_THE_STORES, ClickHouseClient
 from towpath.eventlog.stores.clickhouse.schema import CREATE_MIGRATIONS, TABLE, migrations
@@ -33,11 +33,12 @@ _PAGE_ROWS = 1000
 class ClickHouseStore:
     """A `Store` on a ClickHouse engine. Safe to share between threads; connects at first use."""
 
-    def __init__(self, url: str, *, timeout_seconds: float) -> None:
+    def __init__(self, url: str, *, timeout_seconds: float, own_columns: tuple[Column, ...] = ()) -> None:
+        self._own_columns = own_columns
         self._client = ClickHouseClient(address(url), timeout_seconds=timeout_seconds)
 
     def migrations(self) -> Sequence[Migration]:
-        return migrations()
+        return migrations(self._own_columns)
 
     def applied_migrations(self) -> Mapping[int, tuple[str, str]]:
         return surroundings.applied_migrations(self._client)
@@ -54,16 +55,17 @@ class ClickHouseStore:
         )
 
     def foreign_tables(self) -> Sequence[str]:
-        return surroundings.foreign_tables(self._client)
+        return surroundings.foreign_tables(self._client, self._own_columns)
 
     def problems(self) -> Sequence[str]:
-        return surroundings.table_problems(self._client)
+        return surroundings.table_problems(self._client, self._own_columns)
 
     def findings(self) -> Sequence[Finding]:
-        return surroundings.findings(self._client)
+        return surroundings.findings(self._client, self._own_columns)
 
     def write(self, rows: bytes, *, row_count: int, token: str) -> None:
-        written = self._client.insert(TABLE, [column.name for column in ROW_COLUMNS], rows, token=token)
+        columns = [column.name for column in row_columns(self._own_columns)]
+        written = self._client.insert(TABLE, columns, rows, token=token)
         # Also a write dropped by its token counts its rows; fewer than sent means that some were not even parsed.
         if written < row_count:
             raise OutcomeUnknown(f"the event store says that it took {written} of {row_count} rows")
@@ -99,18 +101,19 @@ class ClickHouseStore:
             if moment is not None:
                 conditions.append(f"event_date_time {comparison} {_moment(name)}")
                 parameters[name] = _microseconds(moment)
+        columns = ", ".join(streamed_columns(self._own_columns))
         after = ""
         while True:
             # The ties come with it, so that a row that is stored twice is streamed twice also at the end of a page.
             rows = self._client.query(
                 f"""
-                SELECT {", ".join(STREAMED_COLUMNS)} FROM {TABLE} WHERE {" AND ".join(conditions)} {after}
+                SELECT {columns} FROM {TABLE} WHERE {" AND ".join(conditions)} {after}
                 ORDER BY event_date_time, outbox, outbox_id LIMIT {_PAGE_ROWS} WITH TIES
                 """,
                 **parameters,
             )
             for row in rows:
-                event = stored_event(row)
+                event = stored_event(row, self._own_columns)
                 yield event
             if len(rows) < _PAGE_ROWS:
                 return
@@ -121,6 +124,22 @@ class ClickHouseStore:
                 """
             time = _microseconds(event.event_date_time)
             parameters |= {"time": time, "outbox": event.outbox, "outbox_id": event.outbox_id}
+
+    def stored_targets(self, event_type: str, targets: Sequence[str], *, since: datetime, until: datetime) -> set[str]:
+        if not targets:
+            return set()
+        stored = self._array(
+            f"""
+            SELECT groupUniqArray(target) FROM {TABLE} WHERE event_type = %(event_type)s
+            AND event_date_time >= {_moment("since")} AND event_date_time <= {_moment("until")}
+            AND target IN %(targets)s
+            """,
+            event_type=event_type,
+            since=_microseconds(since),
+            until=_microseconds(until),
+            targets=tuple(targets),
+        )
+        return {str(target) for target in stored}
 
     def digests(self, table: str | None, *, since: datetime, until: datetime, slack: timedelta) -> Iterator[Digest]:
         found = self._client.stream(

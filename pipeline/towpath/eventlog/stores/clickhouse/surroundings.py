@@ -18,7 +18,7 @@ from towpath.eventlog.stores.clickhouse.differences import (
     differences,
     differences_of_record,
 )
-from towpath.eventlog.stores.clickhouse.schema import COLUMN_TYPES, TABLE
+from towpath.eventlog.stores.clickhouse.schema import TABLE, column_types
 from towpath.eventlog.stores.clickhouse.settings import (
     PINNED_ON_DECISIONS,
     PINNED_ON_INSERTS,
@@ -29,6 +29,7 @@ from towpath.eventlog.stores.clickhouse.settings import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from towpath.eventlog.columns import Column
     from towpath.eventlog.stores.clickhouse.client import ClickHouseClient
     from towpath.eventlog.stores.clickhouse.settings import Setting
 
@@ -47,7 +48,7 @@ def applied_migrations(client: ClickHouseClient) -> Mapping[int, tuple[str, str]
     return {int(number): (str(name), str(checksum)) for number, name, checksum in rows}
 
 
-def foreign_tables(client: ClickHouseClient) -> list[str]:
+def foreign_tables(client: ClickHouseClient, own_columns: tuple[Column, ...]) -> list[str]:
     """What `migrate` must not touch."""
     found = []
     record = describe(client, MIGRATIONS)
@@ -55,32 +56,33 @@ def foreign_tables(client: ClickHouseClient) -> list[str]:
         found.append(f"{_named(record)} is not Towpath's: {'; '.join(reasons)}. {_ELSEWHERE}")
     table = describe(client, TABLE)
     if table is not None and not applied_migrations(client):
-        reasons = [one.what for one in differences(table, is_recorded=False) if not one.is_pending]
+        found_different = differences(table, own_columns, recorded=frozenset())
+        reasons = [one.what for one in found_different if not one.is_pending]
         if reasons:
             found.append(f"{_named(table)} is not one that Towpath made: {'; '.join(reasons)}. {_ELSEWHERE}")
     return found
 
 
-def table_problems(client: ClickHouseClient) -> list[str]:
+def table_problems(client: ClickHouseClient, own_columns: tuple[Column, ...]) -> list[str]:
     """What the promises miss in the table, each with how to fix it."""
     table = describe(client, TABLE)
-    if foreign := foreign_tables(client):
+    if foreign := foreign_tables(client, own_columns):
         return foreign
     if table is None:
         return [f"table {TABLE} does not exist: run `python manage.py eventlog migrate`"]
-    is_recorded = bool(applied_migrations(client))
-    return [_advice(one) for one in differences(table, is_recorded=is_recorded)]
+    recorded = frozenset(name for name, _ in applied_migrations(client).values())
+    return [_advice(one) for one in differences(table, own_columns, recorded=recorded)]
 
 
 def _advice(one: Difference) -> str:
     return f"{one.what}: {'run `python manage.py eventlog migrate`' if one.is_pending else one.remedy}"
 
 
-def findings(client: ClickHouseClient) -> list[Finding]:
+def findings(client: ClickHouseClient, own_columns: tuple[Column, ...]) -> list[Finding]:
     """The profile, the policies, and what depends on the table."""
     table = describe(client, TABLE)
     quorum = quorum_findings(table.engine if table else "", client.settings())
-    return [_profile(client), *quorum, _visibility(client), *_dependents(client)]
+    return [_profile(client), *quorum, _visibility(client), *_dependents(client, own_columns)]
 
 
 def hidden_rows(client: ClickHouseClient) -> str:
@@ -165,7 +167,7 @@ def _visibility(client: ClickHouseClient) -> Finding:
     return Finding("event store row policies", True, "none")
 
 
-def _dependents(client: ClickHouseClient) -> Iterator[Finding]:
+def _dependents(client: ClickHouseClient, own_columns: tuple[Column, ...]) -> Iterator[Finding]:
     table = describe(client, TABLE)
     if table is None:
         return
@@ -183,7 +185,7 @@ def _dependents(client: ClickHouseClient) -> Iterator[Finding]:
         *(
             f"column {name}"
             for name, column in table.columns.items()
-            if name not in COLUMN_TYPES and column.default.startswith(("DEFAULT ", "MATERIALIZED "))
+            if name not in column_types(own_columns) and column.default.startswith(("DEFAULT ", "MATERIALIZED "))
         ),
     ]
     if computed:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from towpath.eventlog.columns import ADDED_COLUMNS
-from towpath.eventlog.stores.postgresql.schema import COLUMN_TYPES, TABLE
+from towpath.eventlog.columns import Column, added_columns
+from towpath.eventlog.stores.postgresql.schema import TABLE, column_types
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -40,14 +40,16 @@ _RECORD_COLUMNS = {
     "applied_at": "timestamp with time zone",
 }
 _TOKEN_COLUMNS = {"token": "text", "month": "date", "written_at": "timestamp with time zone"}
-_ADDED = {column.name for column in ADDED_COLUMNS}
 
 #: Of a step that `eventlog migrate` still has to take.
 PENDING = "run `python manage.py eventlog migrate`"
 
 
-def differences(client: PostgreSQLClient, *, is_recorded: bool) -> dict[str, str]:
-    """What a promise misses in the OBT, and what to do about it."""
+def differences(
+    client: PostgreSQLClient, own_columns: tuple[Column, ...], *, recorded: frozenset[str]
+) -> dict[str, str]:
+    """What a promise misses in the OBT, and what to do about it. `recorded` are the names of the steps that `migrate`
+    will not take again."""
     kind = kind_of(client, TABLE)
     if kind != "p":
         return {f"it is {_KINDS.get(kind, kind)}, not a partitioned table": _MOVE}
@@ -71,7 +73,7 @@ def differences(client: PostgreSQLClient, *, is_recorded: bool) -> dict[str, str
         found[f"its partition {name} is not a logged table of this server: a crash can empty it"] = (
             f"run ALTER TABLE {name} SET LOGGED"
         )
-    found |= dict(_column_differences(client, is_recorded=is_recorded))
+    found |= dict(_column_differences(client, own_columns, recorded=recorded))
     found |= dict(_index_differences(client))
     checks = client.query(
         """
@@ -85,7 +87,9 @@ def differences(client: PostgreSQLClient, *, is_recorded: bool) -> dict[str, str
     return found
 
 
-def _column_differences(client: PostgreSQLClient, *, is_recorded: bool) -> Iterator[tuple[str, str]]:
+def _column_differences(
+    client: PostgreSQLClient, own_columns: tuple[Column, ...], *, recorded: frozenset[str]
+) -> Iterator[tuple[str, str]]:
     rows = client.query(
         """
         SELECT attname, format_type(atttypid, atttypmod), attgenerated::text || attidentity::text, attnotnull,
@@ -96,15 +100,17 @@ def _column_differences(client: PostgreSQLClient, *, is_recorded: bool) -> Itera
         table=TABLE,
     )
     columns = {name: rest for name, *rest in rows}
-    for name, wanted in COLUMN_TYPES.items():
+    types = column_types(own_columns)
+    added = {column.name for column in added_columns(own_columns)}
+    for name, wanted in types.items():
         if name not in columns:
-            is_pending = not is_recorded and name in _ADDED
+            is_pending = name in added and f"column {name}" not in recorded
             remedy = (
                 f"run ALTER TABLE {TABLE} ADD COLUMN {name} {wanted} NOT NULL, with a DEFAULT for the rows there are"
             )
             yield (
                 f"column {name} is missing, not {wanted}",
-                PENDING if is_pending else remedy if is_recorded else _MOVE,
+                PENDING if is_pending else remedy if recorded else _MOVE,
             )
             continue
         kind, made, _, default = columns[name]
@@ -116,7 +122,7 @@ def _column_differences(client: PostgreSQLClient, *, is_recorded: bool) -> Itera
             change = f"ALTER TABLE {TABLE} ALTER written_at SET DEFAULT clock_timestamp()"
             yield f"column written_at has the default {default}, not clock_timestamp()", f"run {change}"
     for name, (_, made, is_required, default) in columns.items():
-        if name not in COLUMN_TYPES and is_required and not made and default is None:
+        if name not in types and is_required and not made and default is None:
             change = f"ALTER TABLE {TABLE} ALTER {name} DROP NOT NULL"
             yield f"column {name}, which no insert fills, takes no NULL", f"run {change}"
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import date
 from typing import TYPE_CHECKING
 
-from towpath.eventlog.columns import ADDED_COLUMNS, FIRST_COLUMN_NUMBER, ROW_COLUMNS, Column, Kind
+from towpath.eventlog.columns import Column, Kind, numbered, row_columns
 from towpath.eventlog.store import Migration
+from towpath.eventlog.values import DEFAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,16 +19,17 @@ SCHEMA_LOCK = 5_208_140_023
 
 _TYPES = {
     Kind.TEXT: "text",
+    Kind.LOW_CARDINALITY_TEXT: "text",
+    Kind.BOOLEAN: "boolean",
     Kind.WHOLE_NUMBER: "bigint",
+    Kind.SIGNED_NUMBER: "bigint",
+    Kind.DECIMAL: "numeric(38,9)",
+    Kind.FLOAT: "double precision",
     Kind.TIME: "timestamp with time zone",
     Kind.UUID: "uuid",
 }
-_DEFAULTS = {
-    Kind.TEXT: "''",
-    Kind.WHOLE_NUMBER: "0",
-    Kind.TIME: "'1970-01-01 00:00:00+00'",
-    Kind.UUID: "'00000000-0000-0000-0000-000000000000'",
-}
+#: Those whose default stands without quotes: a step that is applied never changes, not even in how it is written.
+_BARE = frozenset({Kind.WHOLE_NUMBER, Kind.SIGNED_NUMBER, Kind.DECIMAL, Kind.FLOAT, Kind.BOOLEAN})
 
 # The first index is for a search for a type and a time, the second for reading a window back. Neither is unique:
 # that a row is stored once is the tokens' doing, and an id comes again, with another event, after the application's
@@ -67,36 +69,38 @@ CREATE TABLE IF NOT EXISTS {TABLE}_migration (
 )
 """
 
-COLUMN_TYPES = {column.name: _TYPES[column.kind] for column in ROW_COLUMNS} | {"written_at": _TYPES[Kind.TIME]}
-
 #: Where the rows of a write are until they are known to be good; emptied by each commit. No store takes every time
 #: that a timestamp of PostgreSQL can be, infinity among them.
 WINDOW = "event_log_window"
 _CREATE_WINDOW = f"""
 CREATE TEMPORARY TABLE IF NOT EXISTS {WINDOW} (
-    {", ".join(f"{column.name} {_TYPES[column.kind]} NOT NULL" for column in ROW_COLUMNS)},
+    %(columns)s,
     CONSTRAINT event_date_time_from_1900_to_2299
         CHECK (event_date_time >= '1900-01-01 00:00:00+00' AND event_date_time < '2300-01-01 00:00:00+00')
 )
 """
 
 
-def create_window(*, is_kept: bool) -> str:
+def create_window(own: tuple[Column, ...] = (), *, is_kept: bool) -> str:
     """The statement that makes sure of the table for a transaction; kept for the next one, in a session of our own."""
-    return f"{_CREATE_WINDOW} ON COMMIT {'DELETE ROWS' if is_kept else 'DROP'}"
+    columns = ", ".join(f"{column.name} {_TYPES[column.kind]} NOT NULL" for column in row_columns(own))
+    return f"{_CREATE_WINDOW % {'columns': columns}} ON COMMIT {'DELETE ROWS' if is_kept else 'DROP'}"
 
 
 #: The first day of a row's month.
 MONTH = "date_trunc('month', event_date_time AT TIME ZONE 'UTC')::date"
 
 
-def migrations() -> Sequence[Migration]:
+def column_types(own: tuple[Column, ...] = ()) -> dict[str, str]:
+    """The type of each column of the OBT, with the project's own."""
+    return {column.name: _TYPES[column.kind] for column in row_columns(own)} | {"written_at": _TYPES[Kind.TIME]}
+
+
+def migrations(own: tuple[Column, ...] = ()) -> Sequence[Migration]:
+    """Every step, with those of the project's own columns."""
     return [
         Migration(1, f"table {TABLE}", _CREATE_TABLE),
-        *(
-            Migration(FIRST_COLUMN_NUMBER + place, f"column {column.name}", (_add_column(column),))
-            for place, column in enumerate(ADDED_COLUMNS)
-        ),
+        *(Migration(number, f"column {column.name}", (_add_column(column),)) for number, column in numbered(own)),
     ]
 
 
@@ -122,5 +126,6 @@ END $$
 
 
 def _add_column(column: Column) -> str:
-    kind = f"{_TYPES[column.kind]} NOT NULL DEFAULT {_DEFAULTS[column.kind]}"
+    default = DEFAULTS[column.kind] if column.kind in _BARE else f"'{DEFAULTS[column.kind]}'"
+    kind = f"{_TYPES[column.kind]} NOT NULL DEFAULT {default}"
     return f"ALTER TABLE {TABLE} ADD COLUMN IF NOT EXISTS {column.name} {kind}"

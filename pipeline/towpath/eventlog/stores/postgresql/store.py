@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from towpath import driver
-from towpath.eventlog.columns import ROW_COLUMNS
+from towpath.eventlog.columns import Column, row_columns
 from towpath.eventlog.errors import OutcomeUnknown, StoreUnavailable
-from towpath.eventlog.store import STREAMED_COLUMNS, Digest, Finding, Migration, StoredEvent, stored_event
+from towpath.eventlog.store import Digest, Finding, Migration, StoredEvent, stored_event, streamed_columns
 from towpath.eventlog.stores.postgresql import surroundings
 from towpath.eventlog.stores.postgresql.client import PostgreSQLClient
 from towpath.eventlog.stores.postgresql.errors import brief, is_partition_missing, translated, translated_of_commit
@@ -45,8 +45,6 @@ _LOCK_SECONDS = 5
 #: Rows that `stream` asks for at a time.
 _PAGE_ROWS = 1000
 
-_NAMES = ", ".join(column.name for column in ROW_COLUMNS)
-
 # Two tokens are forgotten for each that comes, so that they never pile up and no write has to clear many. A trigger
 # that leaves rows out fails the division, and nothing is committed.
 _STORE = f"""
@@ -60,7 +58,7 @@ WITH forgotten AS (
     SELECT %(token)s, month FROM unnest(%(months)s::date[]) AS month ORDER BY month
     ON CONFLICT DO NOTHING RETURNING month
 ), stored AS (
-    INSERT INTO {TABLE} ({_NAMES}) SELECT {_NAMES} FROM {WINDOW} WHERE {MONTH} IN (SELECT month FROM fresh) RETURNING 1
+    INSERT INTO {TABLE} (COLUMNS) SELECT COLUMNS FROM {WINDOW} WHERE {MONTH} IN (SELECT month FROM fresh) RETURNING 1
 )
 SELECT 1 / ((SELECT count(*) FROM stored)
     = (SELECT count(*) FROM {WINDOW} WHERE {MONTH} IN (SELECT month FROM fresh)))::int;
@@ -71,13 +69,15 @@ COMMIT
 class PostgreSQLStore:
     """A `Store` in a PostgreSQL database. Safe to share between threads; connects at first use."""
 
-    def __init__(self, url: str, *, timeout_seconds: float) -> None:
+    def __init__(self, url: str, *, timeout_seconds: float, own_columns: tuple[Column, ...] = ()) -> None:
         self._client = PostgreSQLClient(url, timeout_seconds=timeout_seconds)
+        self._own_columns = own_columns
+        self._columns = ", ".join(column.name for column in row_columns(own_columns))
         #: Those that were there when last looked.
         self._months: set[date] = set()
 
     def migrations(self) -> Sequence[Migration]:
-        return migrations()
+        return migrations(self._own_columns)
 
     def applied_migrations(self) -> Mapping[int, tuple[str, str]]:
         return surroundings.applied_migrations(self._client) if self._has_database() else {}
@@ -113,10 +113,10 @@ class PostgreSQLStore:
             raise StoreUnavailable(f"{brief(error)}: run it again") from error
 
     def foreign_tables(self) -> Sequence[str]:
-        return surroundings.foreign_tables(self._client) if self._has_database() else []
+        return surroundings.foreign_tables(self._client, self._own_columns) if self._has_database() else []
 
     def problems(self) -> Sequence[str]:
-        return surroundings.table_problems(self._client)
+        return surroundings.table_problems(self._client, self._own_columns)
 
     def findings(self) -> Sequence[Finding]:
         return surroundings.findings(self._client)
@@ -124,14 +124,14 @@ class PostgreSQLStore:
     def write(self, rows: bytes, *, row_count: int, token: str) -> None:
         with self._client.cursor() as cursor:
             try:
-                months, copied = _copy(cursor, rows, is_kept=not self._client.is_pooled)
+                months, copied = self._copy(cursor, rows)
             except driver.Error as error:
                 raise translated(error) from error
             if copied < row_count:
                 raise OutcomeUnknown(f"{copied} of {row_count} rows were sent to the event store")
             self._create(months - self._months)
             try:
-                cursor.execute(_STORE, {"token": token, "months": sorted(months)})
+                cursor.execute(_STORE.replace("COLUMNS", self._columns), {"token": token, "months": sorted(months)})
             except driver.Error as error:
                 if is_partition_missing(error):
                     self._months.clear()
@@ -164,13 +164,14 @@ class PostgreSQLStore:
             conditions.append("event_date_time >= %(since)s")
         if until is not None:
             conditions.append("event_date_time < %(until)s")
+        columns = ", ".join(streamed_columns(self._own_columns))
         after = ""
         position: dict[str, object] = {}
         while True:
             # The ties come with it, so that a row that is stored twice is streamed twice also at the end of a page.
             rows = self._client.query(
                 f"""
-                SELECT {", ".join(STREAMED_COLUMNS)} FROM {TABLE} WHERE {" AND ".join(conditions)} {after}
+                SELECT {columns} FROM {TABLE} WHERE {" AND ".join(conditions)} {after}
                 ORDER BY event_date_time, outbox, outbox_id FETCH FIRST {_PAGE_ROWS} ROWS WITH TIES
                 """,
                 event_type=event_type,
@@ -179,12 +180,25 @@ class PostgreSQLStore:
                 **position,
             )
             for row in rows:
-                event = stored_event(row)
+                event = stored_event(row, self._own_columns)
                 yield event
             if len(rows) < _PAGE_ROWS:
                 return
             after = "AND (event_date_time, outbox, outbox_id) > (%(time)s, %(outbox)s, %(outbox_id)s)"
             position = {"time": event.event_date_time, "outbox": event.outbox, "outbox_id": event.outbox_id}
+
+    def stored_targets(self, event_type: str, targets: Sequence[str], *, since: datetime, until: datetime) -> set[str]:
+        rows = self._client.query(
+            f"""
+            SELECT DISTINCT target FROM {TABLE} WHERE event_type = %(event_type)s
+            AND event_date_time >= %(since)s AND event_date_time <= %(until)s AND target = ANY(%(targets)s::text[])
+            """,
+            event_type=event_type,
+            since=since,
+            until=until,
+            targets=list(targets),
+        )
+        return {target for (target,) in rows}
 
     def digests(self, table: str | None, *, since: datetime, until: datetime, slack: timedelta) -> Iterator[Digest]:
         name = ".".join('"' + part.replace('"', '""') + '"' for part in (table or TABLE).split("."))
@@ -229,10 +243,9 @@ class PostgreSQLStore:
             self._client.query(create_partition(month))
             self._months.add(month)
 
-
-def _copy(cursor: Any, rows: bytes, *, is_kept: bool) -> tuple[set[date], int]:
-    """The rows into the session's own table; their months, and how many they are."""
-    begin = f"BEGIN; {create_window(is_kept=is_kept)}"
-    copied = driver.copy_in(cursor, rows, before=begin, to=f"{WINDOW} ({_NAMES})")
-    cursor.execute(f"SELECT DISTINCT {MONTH} FROM {WINDOW}")
-    return {month for (month,) in cursor.fetchall()}, copied
+    def _copy(self, cursor: Any, rows: bytes) -> tuple[set[date], int]:
+        """The rows into the session's own table; their months, and how many they are."""
+        begin = f"BEGIN; {create_window(self._own_columns, is_kept=not self._client.is_pooled)}"
+        copied = driver.copy_in(cursor, rows, before=begin, to=f"{WINDOW} ({self._columns})")
+        cursor.execute(f"SELECT DISTINCT {MONTH} FROM {WINDOW}")
+        return {month for (month,) in cursor.fetchall()}, copied

@@ -22,6 +22,7 @@ from towpath.eventlog.stores.postgresql.schema import TABLE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from towpath.eventlog.columns import Column
     from towpath.eventlog.stores.postgresql.client import PostgreSQLClient
 
 _ELSEWHERE = "Rename it, or name a database of its own in EVENT_STORE_URL, and run `python manage.py eventlog migrate`"
@@ -42,11 +43,11 @@ def applied_migrations(client: PostgreSQLClient) -> Mapping[int, tuple[str, str]
     return {number: (name, checksum) for number, name, checksum in rows}
 
 
-def foreign_tables(client: PostgreSQLClient) -> list[str]:
+def foreign_tables(client: PostgreSQLClient, own_columns: tuple[Column, ...]) -> list[str]:
     """What `migrate` must not touch."""
     found = {MIGRATIONS: differences_of_record(client)}
     if not applied_migrations(client):
-        reasons = differences(client, is_recorded=False) if kind_of(client, TABLE) else {}
+        reasons = differences(client, own_columns, recorded=frozenset()) if kind_of(client, TABLE) else {}
         found[TABLE] = [what for what in reasons if reasons[what] != PENDING]
         found[TOKENS] = differences_of_tokens(client)
     return [
@@ -56,16 +57,14 @@ def foreign_tables(client: PostgreSQLClient) -> list[str]:
     ]
 
 
-def table_problems(client: PostgreSQLClient) -> list[str]:
+def table_problems(client: PostgreSQLClient, own_columns: tuple[Column, ...]) -> list[str]:
     """What the promises miss in the tables, each with how to fix it."""
-    if foreign := foreign_tables(client):
+    if foreign := foreign_tables(client, own_columns):
         return foreign
     if not kind_of(client, TABLE):
         return [f"table {TABLE} does not exist: run `python manage.py eventlog migrate`"]
-    found = [
-        f"{what}: {remedy}"
-        for what, remedy in differences(client, is_recorded=bool(applied_migrations(client))).items()
-    ]
+    recorded = frozenset(name for name, _ in applied_migrations(client).values())
+    found = [f"{what}: {remedy}" for what, remedy in differences(client, own_columns, recorded=recorded).items()]
     if reasons := differences_of_tokens(client):
         found.append(f"{TOKENS}: {'; '.join(reasons)}: drop it, drop {MIGRATIONS}, and run `eventlog migrate`")
     elif not kind_of(client, TOKENS):

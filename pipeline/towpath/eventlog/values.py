@@ -1,0 +1,124 @@
+"""What fits into a column of a kind: the same in every store, so that no store is given a value to cut or to wrap.
+
+Some stores do so without a word: they take the last 64 bits of a number that is too large, and drop the places of a
+decimal that are too many. So a value is judged where it comes from, by `publish()` and `bind()`, and once more
+when a window is loaded (`towpath.flow.fitting`), because other programs insert rows as well.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from towpath.eventlog.columns import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+#: What a row without a value has, as COPY text.
+DEFAULTS: Mapping[Kind, str] = {
+    Kind.TEXT: "",
+    Kind.LOW_CARDINALITY_TEXT: "",
+    Kind.BOOLEAN: "false",
+    Kind.WHOLE_NUMBER: "0",
+    Kind.SIGNED_NUMBER: "0",
+    Kind.DECIMAL: "0",
+    Kind.FLOAT: "0",
+    Kind.TIME: "1970-01-01 00:00:00+00",
+    Kind.UUID: "00000000-0000-0000-0000-000000000000",
+}
+
+#: What fits, for people. Any text fits into the others.
+IN_WORDS: Mapping[Kind, str] = {
+    Kind.BOOLEAN: "true or false",
+    Kind.WHOLE_NUMBER: "a whole number from 0 to 9223372036854775807",
+    Kind.SIGNED_NUMBER: "a whole number from -9223372036854775808 to 9223372036854775807",
+    Kind.DECIMAL: "a number with at most 29 digits before the point and 9 after it",
+    Kind.FLOAT: "a finite number",
+    Kind.TIME: "a time with a time zone, of the years 1900 to 2299",
+    Kind.UUID: "a UUID",
+}
+
+#: The forms, as regular expressions that mean the same to Python and to PostgreSQL. A text that has one can still be
+#: out of range.
+PATTERNS: Mapping[Kind, str] = {
+    Kind.BOOLEAN: "true|false|True|False|t|f|1|0",
+    Kind.WHOLE_NUMBER: "[0-9]{1,19}",
+    Kind.SIGNED_NUMBER: "-?[0-9]{1,19}",
+    Kind.DECIMAL: r"-?[0-9]{1,29}(?:\.[0-9]{1,9}0*)?",
+    Kind.FLOAT: r"-?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]{1,3})?",
+    Kind.TIME: (
+        "(?:19|2[0-2])[0-9]{2}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])"
+        r"[T ](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?(?:Z|[-+](?:0[0-9]|1[0-4])(?::?[0-5][0-9])?)"
+    ),
+    Kind.UUID: "[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}",
+}
+#: Characters of a text other than TEXT and LOW_CARDINALITY_TEXT.
+MOST_CHARACTERS = 400
+
+#: What 64 bits with a sign hold. PostgreSQL has no others.
+SMALLEST, LARGEST = -(2**63), 2**63 - 1
+#: As decimals that are no further from zero than what 64 bits hold.
+SMALLEST_FLOAT, LARGEST_FLOAT = "5e-324", "1.7976931348623157e308"
+#: The times that every event store can hold: the narrowest one begins in 1900 and ends before 2300.
+EARLIEST, TOO_LATE = datetime(1900, 1, 1, tzinfo=UTC), datetime(2300, 1, 1, tzinfo=UTC)
+
+
+def as_text(value: object) -> str:
+    """The text by which a value is bound and compared with what fits."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case Decimal():
+            return format(value, "f")
+        case datetime():
+            return value.isoformat()
+    return str(value)
+
+
+def parse(kind: Kind, text: str) -> Any:
+    """The value of a text, as a store gives it back. Raises ValueError, without the text, for one that does not fit."""
+    pattern = PATTERNS.get(kind)
+    if pattern is None:
+        return text
+    if len(text) <= MOST_CHARACTERS and re.fullmatch(pattern, text):
+        try:
+            value = _PARSERS[kind](text)
+        except ArithmeticError:
+            value = None
+        if value is not None:
+            return value
+    raise ValueError(f"it is not {IN_WORDS[kind]}")
+
+
+def _whole_number(text: str) -> int | None:
+    number = int(text)
+    return number if SMALLEST <= number <= LARGEST else None
+
+
+def _float(text: str) -> float | None:
+    exact = abs(Decimal(text))
+    is_held = exact == 0 or Decimal(SMALLEST_FLOAT) <= exact <= Decimal(LARGEST_FLOAT)
+    return float(text) if is_held else None
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return moment if EARLIEST <= moment < TOO_LATE else None
+
+
+_PARSERS: Mapping[Kind, Callable[[str], Any]] = {
+    Kind.BOOLEAN: lambda text: text[0] in "tT1",
+    Kind.WHOLE_NUMBER: _whole_number,
+    Kind.SIGNED_NUMBER: _whole_number,
+    Kind.DECIMAL: Decimal,
+    Kind.FLOAT: _float,
+    Kind.TIME: _time,
+    Kind.UUID: UUID,
+}
