@@ -61,8 +61,8 @@ def silent_shifts(shifts: Mapping[str, ShiftState]) -> Iterator[str]:
         elif shift.taken_seconds_ago > SCHEDULER_SILENT_SECONDS:
             yield (
                 f"no tick for the {name} shift has arrived for {shift.taken_seconds_ago:.0f} s. The shift itself"
-                " works. Is the scheduler (periodiq) running, and does the queue of its ticks move?"
-                f" {_QUEUE}"
+                " works. Is the scheduler running (`manage.py pipeline run scheduler`), and does the queue of its ticks"
+                f" move? {_QUEUE}"
             )
 
 
