@@ -10,6 +10,7 @@ PipelineError
 |- BrokerUnreachable
 |- OutboxInUse
 |- NoAlarm
+|- NotBackfillable
 
 Their names say what has happened. Without a text, an error's is the first sentence of its docstring.
 """
@@ -63,6 +64,10 @@ class OutboxInUse(PipelineError):
 
 class NoAlarm(PipelineError):
     """There is no receipt with this number that the event store contradicts."""
+
+
+class NotBackfillable(PipelineError):
+    """Old rows of this model cannot be published. The text says why, and how to fix it."""
 
 
 def described(error: BaseException) -> str:

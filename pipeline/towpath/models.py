@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from towpath.ledger.models import Batch, Cursor, DeadLetter, Foreign, Mark, Shift, Window
+from towpath.ledger.models import Backfill, Batch, Cursor, DeadLetter, Foreign, Mark, Shift, Window
 from towpath.outbox.models import OutboxEvent
 
-__all__ = ["Batch", "Cursor", "DeadLetter", "Foreign", "Mark", "OutboxEvent", "Shift", "Window"]
+__all__ = ["Backfill", "Batch", "Cursor", "DeadLetter", "Foreign", "Mark", "OutboxEvent", "Shift", "Window"]

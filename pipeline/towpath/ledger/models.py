@@ -216,6 +216,24 @@ class Mark(models.Model):
         constraints = (TableStorage(name="mark_storage", parameters=_LEDGER_STORAGE),)
 
 
+class Backfill(models.Model):
+    """How far the rows that a model had before its lean outbox have been published through it."""
+
+    outbox = models.TextField(primary_key=True)
+    #: The key of the last row that was looked at, as text.
+    position = models.TextField(null=True)  # noqa: DJ001 - null: none was
+    published = models.BigIntegerField(default=0)
+    #: Rows whose event was in the outbox or in the event store already.
+    already_published = models.BigIntegerField(default=0)
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+
+    objects = _OnDefault()
+
+    class Meta:
+        db_table = "pipeline_backfill"
+
+
 class DeadLetter(models.Model):
     """A row that the event store refuses by itself. It stays in its outbox until somebody replays or drops it."""
 

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from argparse import ArgumentParser, ArgumentTypeError
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
+from django.db.models import Model
 
 from towpath.conf.current import config
+from towpath.errors import NotBackfillable
 from towpath.eventlog import schema
 from towpath.eventlog.comparison import SIDES, Comparison, compare
 from towpath.eventlog.connect import connect, with_server
 from towpath.eventlog.errors import EventStoreError
 from towpath.eventlog.store import MigratableStore, Store
+from towpath.flow import backfill
+from towpath.ledger import backfills
 from towpath.management import catalogue, tables
 from towpath.management.answers import nothing_but_the_answer
 from towpath.management.arguments import moment
 from towpath.outbox import registry
 from towpath.wiring import event_store
 
+#: Between two lines about how far a backfill is.
+_TOLD_SECONDS = 5.0
 #: Younger events may not be in the event log yet.
 _STILL_ON_ITS_WAY = timedelta(minutes=5)
 
@@ -48,11 +56,21 @@ class Command(BaseCommand):
             "--slack-seconds", type=float, default=60, help="between the two clock readings of an event"
         )
         comparison.add_argument("--limit", type=int, default=20, help="differences shown, at most")
+        filling = actions.add_parser(
+            "backfill", help="publish the rows that a model had before its lean outbox, each once"
+        )
+        filling.add_argument("model", metavar="MODEL", help="APP.MODEL: the model, or its lean outbox")
+        filling.add_argument(
+            "--rows-per-second", type=_pace, default=1000.0, help="at most so many (default: %(default)g)"
+        )
+        filling.add_argument(
+            "--again", action="store_true", help="look at every row once more, although a run has finished"
+        )
         events = actions.add_parser("events", help="the catalogue of event types")
         events.add_argument("--markdown", action="store_true", help="print a page of Markdown")
         events.add_argument("--write", action="store_true", help="add new types and versions to the checked-in files")
         events.add_argument("--check", action="store_true", help="exit code 1 if the checked-in files do not agree")
-        for action in (migrate, status, comparison, events):
+        for action in (migrate, status, comparison, filling, events):
             action.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -63,7 +81,12 @@ class Command(BaseCommand):
         if options["action"] == "events":
             self._events(options)
             return
-        actions = {"migrate": self._migrate, "status": self._status, "compare": self._compare}
+        actions = {
+            "migrate": self._migrate,
+            "status": self._status,
+            "compare": self._compare,
+            "backfill": self._backfill,
+        }
         store = event_store(config())
         try:
             is_ok = actions[options["action"]](store, options)
@@ -150,6 +173,83 @@ class Command(BaseCommand):
         else:
             self.stdout.write(tables.of_comparison(found, names, since=since, until=until))
         return found.is_equal
+
+    def _backfill(self, store: Store, options: dict[str, Any]) -> bool:
+        try:
+            source = backfill.source_of(_model(options["model"]))
+        except NotBackfillable as error:
+            raise CommandError(str(error)) from error
+        told = _Told(self, rows=backfill.estimated_rows(source))
+        name = source.outbox.outbox_name()
+        try:
+            backfill.backfill(
+                source,
+                store,
+                rows_per_second=options["rows_per_second"],
+                again=options["again"],
+                on_page=told.tell,
+            )
+        except KeyboardInterrupt:
+            self.stderr.write("Stopped. What is published stays published: run it again to go on.")
+        except EventStoreError as error:
+            raise CommandError(
+                f"The event store does not say which rows it has: {error}. {told.report.published} row(s) were"
+                " published: run it again to go on."
+            ) from error
+        report, progress = told.report, backfills.read(name)
+        if options["json"]:
+            answer = {
+                "model": source.model._meta.label,
+                "outbox": name,
+                **{field: getattr(report, field) for field in ("looked_at", "published", "already_published")},
+                "published_by_all_runs": progress.published,
+                "is_finished": progress.finished_at is not None,
+            }
+            self.stdout.write(json.dumps(answer))
+        else:
+            self.stdout.write(
+                f"{report.looked_at} row(s) of {source.model._meta.label} looked at: {report.published} published,"
+                f" {report.already_published} published before."
+                + (f" Finished; {progress.published} by all runs." if progress.finished_at else "")
+            )
+        return progress.finished_at is not None
+
+
+class _Told:
+    """Tells a person how far a backfill is, every few seconds."""
+
+    def __init__(self, command: BaseCommand, *, rows: int) -> None:
+        self.report = backfill.Report()
+        self._command = command
+        self._rows = rows
+        self._due = time.monotonic() + _TOLD_SECONDS
+
+    def tell(self, report: backfill.Report) -> None:
+        self.report = report
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + _TOLD_SECONDS
+            waits = ". Waiting: thousands of events are not dispatched. Is the dispatcher running?" * report.is_waiting
+            self._command.stderr.write(
+                f"{report.before + report.looked_at} of about {self._rows} rows looked at, {report.published} published"
+                f" by this run{waits}"
+            )
+
+
+def _model(label: str) -> type[Model]:
+    try:
+        return apps.get_model(label)
+    except (LookupError, ValueError) as error:
+        raise CommandError(f"{label!r} is not a model: write APP.MODEL, such as users.User.", returncode=2) from error
+
+
+def _pace(text: str) -> float:
+    try:
+        pace = float(text)
+    except ValueError:
+        pace = 0.0
+    if not 0 < pace < float("inf"):
+        raise ArgumentTypeError(f"{text!r} is not a number above 0")
+    return pace
 
 
 def _table(text: str) -> str:
