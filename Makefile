@@ -14,8 +14,8 @@ setup: ## make .venv and install the pinned dependencies
 demo: setup ## the whole pipeline on this machine: real traffic, a killed worker, the ledger at the end
 	@$(PYTHON) -m deploy.local.demo
 
-run: setup ## the whole pipeline on this machine, until Ctrl-C (TRAFFIC=5: five sign-ups a second)
-	@$(PYTHON) -m deploy.local.stack run $(if $(TRAFFIC),--traffic $(TRAFFIC))
+run: setup ## the whole pipeline on this machine, until Ctrl-C (TRAFFIC=5: five sign-ups a second; FOLDER=.local-2: beside another)
+	@$(PYTHON) -m deploy.local.stack run $(if $(TRAFFIC),--traffic $(TRAFFIC)) $(if $(FOLDER),--folder $(FOLDER))
 
 test: setup ## every test but the fault matrix (`make faults`), on real services that the run starts itself
 	@$(PYTHON) -m $(or $(RUNNER),pytest) $(PARALLEL)

@@ -56,6 +56,7 @@ class Application:
                     "--threads=8",
                     "--graceful-timeout=10",
                     f"--worker-tmp-dir={_MEMORY_FOLDER}",
+                    "--no-control-socket",
                     "--logger-class=backend.config.gunicorn_logs.Logger",
                 ),
                 log=self._log("web"),

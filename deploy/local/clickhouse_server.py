@@ -111,6 +111,9 @@ class _Handler(BaseHTTPRequestHandler):
     server: Server
     _engine: Engine | None = None
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         if urlsplit(self.path).path == "/ping" and not self._reason_to_distrust():
             self._send(200, b"Ok.\n", {})
@@ -263,7 +266,8 @@ class _Handler(BaseHTTPRequestHandler):
             *(f"{name}: {text}" for name, text in fields.items()),
         ]
         try:
-            self.connection.sendall("\r\n".join((*lines, "\r\n")).encode("latin-1", "replace") + body)
+            head = "\r\n".join((*lines, "\r\n")).encode("latin-1", "replace")
+            self.connection.sendall(head if self.command == "HEAD" else head + body)
         except OSError as error:
             raise _CutOffError(f"The client left before its answer: {error}") from error
 

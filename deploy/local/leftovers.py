@@ -40,11 +40,13 @@ def write_down(file: Path, processes: Iterable[Process]) -> None:
 
 
 def end_leftovers(file: Path) -> list[str]:
-    """End what is written down and still runs, with its descendants; returns the command names of what was ended."""
+    """End what is written down and still runs, with its descendants; returns the names of the programs of the stack
+    that were ended, each once."""
     if not file.exists():
         return []
-    leftovers = _find(json.loads(file.read_text()))
-    names = [process.name() for process in leftovers if process.is_running()]
+    program_of = _find(json.loads(file.read_text()))
+    leftovers = list(program_of)
+    names = dict.fromkeys(name for process, name in program_of.items() if process.is_running())
     for process in leftovers:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
@@ -54,18 +56,21 @@ def end_leftovers(file: Path) -> list[str]:
             process.kill()
     psutil.wait_procs(alive, timeout=_GRACE_SECONDS)
     file.unlink()
-    return names
+    return list(names)
 
 
-def _find(entries: list[dict[str, str | int | float]]) -> list[psutil.Process]:
-    started = {entry["pid"]: float(entry["started"]) for entry in entries}
-    tokens = {entry["token"] for entry in entries}
-    found = []
+def _find(entries: list[dict[str, str | int | float]]) -> dict[psutil.Process, str]:
+    """What runs of it, each process with the name of its program."""
+    by_pid = {entry["pid"]: entry for entry in entries}
+    by_token = {entry["token"]: entry for entry in entries}
+    found = {}
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             if process.status() == psutil.STATUS_ZOMBIE:
                 continue
-            age_difference = abs(process.create_time() - started.get(process.pid, 0))
-            if age_difference < _CLOCK_TOLERANCE_SECONDS or process.environ().get(TOKEN_VARIABLE) in tokens:
-                found.append(process)
+            entry = by_pid.get(process.pid)
+            if entry is None or abs(process.create_time() - float(entry["started"])) >= _CLOCK_TOLERANCE_SECONDS:
+                entry = by_token.get(process.environ().get(TOKEN_VARIABLE, ""))
+            if entry is not None:
+                found[process] = str(entry["name"])
     return found

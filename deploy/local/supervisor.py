@@ -74,8 +74,10 @@ class Supervisor:
         except BlockingIOError:
             self._lock.close()
             raise AlreadyRunningError(
-                f"A stack runs already on {self._folder} (process {self._holder()}). Stop it with Ctrl-C or kill, "
-                "or use another folder."
+                f"A stack already runs in {self._folder} (process {self._holder()}).\n"
+                f"  Use it: its URLs are in {self._folder / 'stack.env'}.\n"
+                f"  Stop it: Ctrl-C where it runs, or `kill {self._holder()}`.\n"
+                f"  Run a second one beside it: `make run FOLDER={self._folder}-2`."
             ) from None
         self._write_holder()
         for name in end_leftovers(self._state):

@@ -1,6 +1,6 @@
 """Sample traffic through the web API: people who sign up.
 
-python -m deploy.local.traffic http://127.0.0.1:8029 5       (five a second, until it is stopped)
+python -m deploy.local.traffic http://127.0.0.1:8029 5       (five a second, until it or the web is stopped)
 """
 
 from __future__ import annotations
@@ -70,17 +70,23 @@ def start_live_traffic(web_url: str, *, per_second: float) -> None:
     ).start()
 
 
-def sign_up_without_end(web_url: str, *, per_second: float) -> None:
-    """People sign up, also while the web is away for a moment."""
+def sign_up_without_end(web_url: str, *, per_second: float, give_up_seconds: float = float("inf")) -> None:
+    """People sign up, also while the web is away for a moment; until it has been away for so long."""
     http = urllib3.PoolManager(retries=False)
+    last_success = time.monotonic()
     for person in people(f"live{time.time_ns()}"):
         try:
             sign_up(http, web_url, person)
+            last_success = time.monotonic()
         except (LocalStackError, urllib3.exceptions.HTTPError) as error:
-            print(f"  ! live traffic: {error}")
+            print(f"  ! live traffic: {error}", flush=True)
+            if time.monotonic() - last_success > give_up_seconds:
+                print(f"  live traffic ends: no sign-up for {give_up_seconds:g} s", flush=True)
+                return
             time.sleep(1)
         time.sleep(1 / per_second)
 
 
 if __name__ == "__main__":
-    sign_up_without_end(sys.argv[1], per_second=float(sys.argv[2]))
+    # `docker compose stop` stops what it would start, and that is not what a profile has started.
+    sign_up_without_end(sys.argv[1], per_second=float(sys.argv[2]), give_up_seconds=float((*sys.argv, 60)[3]))

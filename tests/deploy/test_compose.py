@@ -9,17 +9,18 @@ import shutil
 import stat
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from deploy.local.process import PROJECT
+from deploy.local.clickhouse import is_answering
+from deploy.local.process import PROJECT, Process, Program
+from deploy.local.traffic import sign_up_without_end
 from tests.deploy.compose import EXAMPLE, FILE, ROLES, compose, new_env, read_env, variables
+from tests.ports import any_free_port
 from tests.variables import settings as variables_of_the_settings
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 #: Read by the settings, but no business of a deployment: for tests, and another name of EVENT_STORE_URL.
 _NOT_DEPLOYED = {"FAILPOINTS", "CLICKHOUSE_URL"}
@@ -149,7 +150,9 @@ def test_the_settings_have_the_defaults_that_the_example_says(variables: dict[st
 def test_what_runs_has_limits_a_way_to_restart_and_a_check_of_its_health(filled: dict[str, Any]) -> None:
     for name, service in filled["services"].items():
         is_one_shot = name == "migrate"
-        assert service["restart"] == ("no" if is_one_shot else "unless-stopped"), name
+        # The traffic ends by itself, and stays so.
+        wanted = "no" if is_one_shot else "on-failure" if name == "traffic" else "unless-stopped"
+        assert service["restart"] == wanted, name
         assert service["mem_limit"], name
         own_image = service["image"].startswith("towpath:")
         assert own_image or service["healthcheck"]["test"], name
@@ -275,6 +278,43 @@ def test_every_mounted_file_of_the_project_exists(filled: dict[str, Any]) -> Non
         if not volume.startswith("./")
     }
     assert named == set(filled["volumes"])
+
+
+def test_the_demo_s_traffic_ends_when_the_web_has_been_away(capsys: pytest.CaptureFixture[str]) -> None:
+    """`docker compose stop` without the profile stops the web, and leaves the traffic to itself."""
+    sign_up_without_end(f"http://127.0.0.1:{any_free_port()}", per_second=1000, give_up_seconds=0.0)
+
+    assert "no sign-up for 0 s" in capsys.readouterr().out
+
+
+def test_the_web_says_no_error_on_a_file_system_that_it_cannot_change(
+    variables: dict[str, str], tmp_path: Path
+) -> None:
+    # Given a home that nobody can make a folder in
+    port = any_free_port()
+    given = {name: str(value) for name, value in compose(variables)["services"]["web"]["environment"].items()}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    log = tmp_path / "web.log"
+    web = Process(
+        Program(
+            name="web",
+            argv=("env", "-u", "XDG_RUNTIME_DIR", "deploy/role", "web"),
+            log=log,
+            environment={**given, "PATH": path, "HOME": "/proc/home", "BIND": f"127.0.0.1:{port}", "METRICS_PORT": ""},
+            is_ready=lambda: is_answering(f"http://127.0.0.1:{port}/healthz"),
+        )
+    )
+
+    # When it has started, and ended
+    web.start()
+    try:
+        web.wait_until_ready()
+    finally:
+        web.stop()
+
+    # Then no line is an error
+    said = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line for line in said if line["level"] not in {"info", "debug"}] == []
 
 
 def test_an_unknown_role_is_refused_with_the_names_of_all() -> None:

@@ -8,6 +8,8 @@ import socket
 import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -108,6 +110,19 @@ def test_a_row_of_50_megabytes_is_inserted(client: Client) -> None:
     client.raw_insert("t", COLUMNS, tsv([(1, "x" * 50 * 2**20, None)]), fmt="TabSeparated")
 
     assert client.query("SELECT length(text) FROM t").first_row == (50 * 2**20,)
+
+
+def test_head_is_answered_as_get_without_a_body(server: ClickHouse) -> None:
+    """As a health check asks, such as `wget --spider`."""
+    with closing(HTTPConnection("127.0.0.1", server.port, timeout=10)) as http:
+        for path, status in (("/ping", 200), ("/", 403)):
+            http.request("HEAD", path)
+            head = http.getresponse()
+            assert (head.status, head.read()) == (status, b"")
+            assert head.headers["Content-Length"] != "0"
+        http.request("GET", "/ping")
+        assert http.getresponse().read() == b"Ok.\n"
+    assert "Traceback" not in server.program.log.read_text()
 
 
 def test_native_inserts_and_bound_parameters_work(client: Client) -> None:

@@ -170,10 +170,13 @@ def test_processes_end_in_reverse_order(tmp_path: Path) -> None:
 def test_a_second_supervisor_on_the_same_folder_is_refused(tmp_path: Path) -> None:
     with (
         Supervisor(tmp_path),
-        pytest.raises(AlreadyRunningError, match=f"process {os.getpid()}"),
+        pytest.raises(AlreadyRunningError, match=f"process {os.getpid()}") as refused,
         Supervisor(tmp_path),
     ):
         pass
+    assert f"its URLs are in {tmp_path}/stack.env" in str(refused.value)
+    assert f"`kill {os.getpid()}`" in str(refused.value)
+    assert f"`make run FOLDER={tmp_path}-2`" in str(refused.value)
 
 
 def test_kill_reaches_a_grandchild_in_another_session(tmp_path: Path) -> None:
@@ -215,6 +218,8 @@ def test_the_next_start_ends_what_a_killed_supervisor_left(
 
     with Supervisor(folder, on_event=events) as supervisor:
         assert not is_alive(grandchild)
+        # By the name of the program, not by that of what it runs ("python3.11").
+        assert events.of("parent") == ["repaired"]
         supervisor.start(program(folder, "sleeper", SLEEPER))
         assert supervisor.pid("sleeper") is not None
 
