@@ -33,6 +33,9 @@ CREATE USER OR REPLACE towpath_reader IDENTIFIED WITH sha256_password BY {reader
     SETTINGS PROFILE 'towpath_reader';
 
 GRANT CREATE TABLE, ALTER ADD COLUMN, ALTER SETTINGS ON towpath.* TO towpath_migrator;
+-- Asked for with access_control_improvements.table_engines_require_grant only.
+GRANT TABLE ENGINE ON MergeTree TO towpath_migrator;
+GRANT TABLE ENGINE ON ReplicatedMergeTree TO towpath_migrator;
 GRANT SELECT, INSERT ON towpath.event_log_migration TO towpath_migrator;
 GRANT SELECT ON towpath.event_log TO towpath_migrator;
 GRANT INSERT, SELECT(outbox, outbox_id, window_id) ON towpath.event_log TO towpath_writer;

@@ -86,8 +86,11 @@ def test_each_user_may_do_its_part_and_no_more(endpoint: Endpoint) -> None:
         client.close()
         # What `pipeline verify` asks is the writer's, and it says so.
         store = connect(f"clickhouse://127.0.0.1:{port}/towpath", timeout_seconds=20)
-        with pytest.raises(StoreUnavailable, match="need those of towpath_writer"):
+        with pytest.raises(StoreUnavailable, match="need the privileges of towpath_writer"):
             store.counts([window])
+        # Nothing was sent, so nothing is unknown: it is the configuration.
+        with pytest.raises(StoreUnavailable, match="User default of EVENT_STORE_URL lacks the right for this"):
+            store.write(row, row_count=1, token=str(uuid.uuid4()))
         store.close()
 
 

@@ -6,7 +6,7 @@ import ssl
 from typing import TYPE_CHECKING
 
 import pytest
-from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
+from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError, ProgrammingError
 from clickhouse_connect.driver.httpclient import HttpClient
 from urllib3 import HTTPConnectionPool
 from urllib3.connection import HTTPConnection
@@ -138,5 +138,22 @@ def test_an_error_in_the_middle_of_an_insert_leaves_its_outcome_unknown(
 
     monkeypatch.setattr(HttpClient, "raw_insert", interrupted)
     with pytest.raises(OutcomeUnknown, match=r"SSLEOFError: .*EOF occurred"):
+        store.write(b"", row_count=0, token="t")
+    store.close()
+
+
+def test_a_setting_that_has_become_read_only_is_the_configuration_s_fault(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver finds it before it sends anything: nothing of the insert is unknown."""
+    store = ClickHouseStore(services.clickhouse.url, timeout_seconds=20)
+    store.now()
+
+    def refused(*_: object, **__: object) -> None:
+        raise ProgrammingError("Setting async_insert is readonly")
+
+    monkeypatch.setattr(HttpClient, "raw_insert", refused)
+    user = services.clickhouse.user or "default"
+    with pytest.raises(StoreUnavailable, match=rf"async_insert is readonly. User {user} of EVENT_STORE_URL lacks"):
         store.write(b"", row_count=0, token="t")
     store.close()

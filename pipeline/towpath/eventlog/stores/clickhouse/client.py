@@ -11,11 +11,11 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import clickhouse_connect
-from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, ProgrammingError
 from urllib3 import Retry
 
 from towpath.eventlog.errors import EventStoreError, OutcomeUnknown, StoreUnavailable
-from towpath.eventlog.stores.clickhouse.errors import WHO_MAY, brief, translated, who_may
+from towpath.eventlog.stores.clickhouse.errors import brief, lacking, lacks, translated
 from towpath.eventlog.stores.clickhouse.settings import (
     PINNED,
     PINNED_ON_INSERTS,
@@ -87,9 +87,13 @@ class ClickHouseClient:
             summary = client.raw_insert(
                 table, column_names=columns, insert_block=rows, settings=settings, fmt="TabSeparated"
             )
+        except ProgrammingError as error:
+            # The driver's own, before it sends anything: a setting is read-only since our last look at them.
+            self.close()
+            raise StoreUnavailable(f"{brief(error)}. {lacks(self._address.username, 'a privilege')}") from error
         except ClickHouseError as error:
             self._forget_settings_after(error)
-            raise translated(error) from error
+            raise translated(error, user=self._address.username) from error
         except Exception as error:
             raise OutcomeUnknown(f"{type(error).__name__}: {brief(error)}") from error
         # An answer without the count is not the server's: a proxy's page, or something else on its port.
@@ -114,7 +118,7 @@ class ClickHouseClient:
         except ClickHouseError as error:
             self._forget_settings_after(error)
             outcome = NotGranted if _code(error) == _NOT_GRANTED else StoreUnavailable
-            raise outcome(brief(error) + who_may(error)) from error
+            raise outcome(brief(error) + lacking(error, user=self._address.username)) from error
         # TLS, the network, or the driver itself: nothing was decided, and the caller tries again.
         except Exception as error:
             raise StoreUnavailable(f"{type(error).__name__}: {brief(error)}") from error
@@ -135,11 +139,13 @@ class ClickHouseClient:
     def _pinned(self, wanted: Mapping[str, str]) -> dict[str, str]:
         if otherwise := fixed_otherwise(wanted, self._settings):
             is_reader = self._settings["readonly"].value == "1" if "readonly" in self._settings else False
-            advice = WHO_MAY if is_reader else ". Take this out of the profile's constraints"
             # So that the next attempt sees what has been taken out.
             self.close()
+            if is_reader:
+                raise StoreUnavailable(lacks(self._address.username, "the right for this: its profile is read-only"))
             raise StoreUnavailable(
-                f"the profile of EVENT_STORE_URL's user changes what a statement means: {'; '.join(otherwise)}{advice}"
+                f"the profile of EVENT_STORE_URL's user changes what a statement means: {'; '.join(otherwise)}."
+                " Take this out of the profile's constraints"
             )
         return pins(wanted, self._settings)
 

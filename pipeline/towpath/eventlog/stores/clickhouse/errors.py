@@ -49,14 +49,13 @@ _QUOTES_NO_VALUE = re.compile(
     r"(?:Code: \d+. DB::Exception: )?"
     r"(?:Cannot parse input: expected '\S{1,2}'|Cannot (?:read|parse) DateTime(?:: unexpected word)?)"
 )
-WHO_MAY = (
-    ": the user of EVENT_STORE_URL lacks a privilege. Workers and `pipeline verify` need those of towpath_writer,"
-    " `eventlog migrate` those of towpath_migrator"
+_WHO_MAY = (
+    "Workers and `pipeline verify` need the privileges of towpath_writer, `eventlog migrate` those of towpath_migrator."
 )
 
 
-def translated(error: Exception) -> EventStoreError:
-    """What the driver's error means for the rows of an insert."""
+def translated(error: Exception, *, user: str = "") -> EventStoreError:
+    """What the driver's error means for the rows of an insert. `user` is the one whose privileges may not be enough."""
     code = getattr(error, "code", None)
     message = brief(error)
     if code is None:
@@ -68,15 +67,20 @@ def translated(error: Exception) -> EventStoreError:
     if code in _CODES_TOO_LARGE:
         return WriteTooLarge(message)
     if code in _CODES_UNAVAILABLE:
-        return StoreUnavailable(message + who_may(error))
+        return StoreUnavailable(message + lacking(error, user=user))
     # A parser, a constraint or a view that does not take a value; a code that nobody knows is taken for one, too. That
     # blames no row: one is at fault only if the store takes others.
     return RowsRefused(_without_values(error))
 
 
-def who_may(error: Exception) -> str:
-    """Of an answer that the user lacks a privilege: who has it."""
-    return WHO_MAY if getattr(error, "code", None) in _CODES_NO_RIGHT else ""
+def lacking(error: Exception, *, user: str) -> str:
+    """Of an answer that the user lacks a privilege: which user that is, and who has it."""
+    return f". {lacks(user, 'a privilege')}" if getattr(error, "code", None) in _CODES_NO_RIGHT else ""
+
+
+def lacks(user: str, what: str) -> str:
+    """The sentence that the user of EVENT_STORE_URL lacks something, and whose privileges are needed."""
+    return f"User {user or 'default'} of EVENT_STORE_URL lacks {what}. {_WHO_MAY}"
 
 
 def _never_sent(error: Exception) -> bool:
