@@ -58,10 +58,14 @@ def variables_of(services: Services, *, database: str) -> dict[str, str]:
 
 
 class ForeignProject:
-    """A fresh project in `folder`; what it starts is killed at the end, with its descendants."""
+    """A fresh project in `folder`; what it starts is killed at the end, with its descendants.
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    What it installs goes into a folder beside it, or, with `scripts`, into the environment that has these.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], *, scripts: Path | None = None) -> None:
         self.folder = folder
+        self._scripts = scripts
         self._environment = environment
         self._started: list[subprocess.Popen[bytes]] = []
 
@@ -72,7 +76,12 @@ class ForeignProject:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._started:
+        self.stop()
+
+    def stop(self) -> None:
+        """Kill what it has started."""
+        while self._started:
+            process = self._started.pop()
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
@@ -137,12 +146,12 @@ class ForeignProject:
         """Nearly nothing of this test run's own: its variables are this application's."""
         kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
         installed = str(self.folder.parent / "installed")
+        beside = {"PYTHONPATH": installed, "PIP_TARGET": installed}
         return {
             **kept,
-            "PATH": f"{_SCRIPTS}:{os.environ['PATH']}",
-            "PYTHONPATH": installed,
+            "PATH": ":".join([*([str(self._scripts)] if self._scripts else []), str(_SCRIPTS), os.environ["PATH"]]),
+            **({} if self._scripts else beside),
             # pip without a network: the dependencies are in the tests' own environment. (0 means "no isolation".)
-            "PIP_TARGET": installed,
             "PIP_NO_DEPS": "1",
             "PIP_NO_INDEX": "1",
             "PIP_NO_BUILD_ISOLATION": "0",

@@ -10,15 +10,20 @@ from towpath.outbox.models import all_outboxes
 from towpath.testing.events import Events, FoundEvent
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from towpath.outbox.models import Outbox
 
 
 class Published(Events):
-    """The events published since this was made, also those delivered meanwhile; what was rolled back is not there."""
+    """The events published since this was made, also those delivered meanwhile; what was rolled back is not there.
 
-    def __init__(self) -> None:
+    `since` is what `last_ids()` said at an earlier moment, from which on they count.
+    """
+
+    def __init__(self, since: Mapping[str, int] | None = None) -> None:
         super().__init__()
-        self._last_ids = {name: _last_id(model) for name, model in all_outboxes().items()}
+        self._last_ids = last_ids() if since is None else since
 
     def all(self) -> list[FoundEvent]:
         waiting = [found for name, model in all_outboxes().items() for found in _rows(model, self._last_ids[name])]
@@ -30,8 +35,9 @@ class Published(Events):
         self._events += [one for one in before if (one.outbox, one.outbox_id) not in known]
 
 
-def _last_id(outbox: type[Outbox]) -> int:
-    return outbox._base_manager.aggregate(last=Max("id"))["last"] or 0
+def last_ids() -> dict[str, int]:
+    """Return the highest id in each outbox; 0 if it is empty."""
+    return {name: model._base_manager.aggregate(last=Max("id"))["last"] or 0 for name, model in all_outboxes().items()}
 
 
 def _rows(outbox: type[Outbox], last_id: int) -> list[FoundEvent]:
