@@ -72,7 +72,7 @@ IN_THE_STATE = f"migrations.SeparateDatabaseAndState(state_operations=[{DELETED}
 
 @pytest.mark.parametrize(
     ("hold", "what"),
-    [(publish, "undelivered rows"), (in_a_batch, "1 batch(es)"), (in_a_dead_letter, "1 dead letter(s)")],
+    [(publish, "1 undelivered row(s)"), (in_a_batch, "1 batch(es)"), (in_a_dead_letter, "1 dead letter(s)")],
     ids=["row", "batch", "dead letter"],
 )
 def test_a_table_whose_events_are_under_way_is_not_dropped(shop: Shop, hold: Callable[[], None], what: str) -> None:

@@ -1,4 +1,5 @@
-"""Before and after `migrate`: an outbox's table is neither dropped nor renamed while its events are under way.
+"""Before and after `migrate`: an outbox's table is neither dropped nor renamed while its events are under way, and the
+ledger's tables are not dropped while any event is.
 
 The whole plan is looked at before its first statement. What RunSQL and RunPython do cannot be seen: `status` names what
 they leave behind (pipeline/towpath/watch/unknown_outboxes.py).
@@ -12,9 +13,10 @@ from django.core.management.base import CommandError
 from django.db import DEFAULT_DB_ALIAS, connection
 from django.db.backends.utils import truncate_name
 from django.db.migrations.loader import MigrationLoader
-from django.db.migrations.operations import SeparateDatabaseAndState
+from django.db.migrations.operations import CreateModel, SeparateDatabaseAndState
 
 from towpath import driver
+from towpath.ledger.left import count_named, count_rows, exists
 from towpath.outbox.fields import Xid8Field
 from towpath.outbox.models import all_outboxes
 
@@ -40,11 +42,20 @@ def refuse_to_lose_events(*, using: str, plan: Sequence[tuple[Migration, bool]],
                 " of its rows pending or in flight, replay or drop its dead letters, and then migrate."
                 " (docs/runbook.md, Outboxes that are renamed or removed)"
             )
+    for migration in _migrations_that_take_the_ledger(plan):
+        # Without the ledger, nobody knows any more which of them are stored already.
+        for table in all_outboxes():
+            if under_way := _under_way(table):
+                raise CommandError(
+                    f"{migration} would drop the ledger, and {table} is an outbox with {under_way}."
+                    " Nothing was changed. Stop publishing, and run `python manage.py pipeline leave`, which delivers"
+                    " what is there and then removes the tables. (docs/leaving.md)"
+                )
 
 
 def forget_drained(*, using: str, **_: Any) -> None:
     """Receiver of `post_migrate`. The cursor of an outbox that is gone, with nothing under way, means nothing more."""
-    if using != DEFAULT_DB_ALIAS or not _exists("pipeline_cursor"):
+    if using != DEFAULT_DB_ALIAS or not exists("pipeline_cursor"):
         return
     with driver.cursor() as cursor:
         cursor.execute(
@@ -56,6 +67,15 @@ def forget_drained(*, using: str, **_: Any) -> None:
             """,
             {"known": list(all_outboxes())},
         )
+
+
+def _migrations_that_take_the_ledger(plan: Sequence[tuple[Migration, bool]]) -> Iterator[Migration]:
+    for migration, is_backwards in plan:
+        makes_batches = any(
+            isinstance(operation, CreateModel) and operation.name_lower == "batch" for operation in migration.operations
+        )
+        if is_backwards and migration.app_label == "towpath" and makes_batches:
+            yield migration
 
 
 def _tables_that_leave(plan: Sequence[tuple[Migration, bool]]) -> Iterator[tuple[Migration, str]]:
@@ -88,8 +108,11 @@ def _tables(state: ProjectState) -> set[str]:
 
 
 def _is_outbox(model: ModelState) -> bool:
-    """True if it has an outbox's transaction id. A model of a migration knows nothing of its abstract bases."""
-    return isinstance(model.fields.get("xid"), Xid8Field) and not model.options.get("proxy")
+    """True if it has an outbox's transaction id. A model of a migration knows nothing of its abstract bases.
+
+    By the name of its class, which is also that of the copy that `pipeline leave --migrations` makes.
+    """
+    return type(model.fields.get("xid")).__name__ == Xid8Field.__name__ and not model.options.get("proxy")
 
 
 def _table(model: ModelState) -> str:
@@ -101,20 +124,9 @@ def _table(model: ModelState) -> str:
 def _under_way(table: str) -> str:
     """What there is of it, in words; empty if there is nothing."""
     found = []
-    with driver.cursor() as cursor:
-        if _exists(table):
-            cursor.execute(f"SELECT EXISTS (SELECT FROM {connection.ops.quote_name(table)})")
-            if cursor.fetchone()[0]:
-                found.append("undelivered rows")
-        for what, ledger in _NAMED_IN.items():
-            if _exists(ledger):
-                cursor.execute(f"SELECT count(*) FROM {ledger} WHERE outbox = %(outbox)s", {"outbox": table})
-                if count := cursor.fetchone()[0]:
-                    found.append(f"{count} {what}")
+    if exists(table) and (rows := count_rows(table)):
+        found.append(f"{rows:,} undelivered row(s)")
+    for what, ledger in _NAMED_IN.items():
+        if count := count_named(ledger, table):
+            found.append(f"{count:,} {what}")
     return " and ".join(found)
-
-
-def _exists(table: str) -> bool:
-    with driver.cursor() as cursor:
-        cursor.execute("SELECT to_regclass(quote_ident(%(table)s)) IS NOT NULL", {"table": table})
-        return bool(cursor.fetchone()[0])

@@ -25,7 +25,7 @@ from towpath.flow.verify import close, verify_receipts
 from towpath.ledger import database_errors, names
 from towpath.ledger.deadletters import Letter
 from towpath.ledger.moment import planner_as_it_was
-from towpath.management import tables
+from towpath.management import freed_migrations, leaving, tables
 from towpath.management.answers import nothing_but_the_answer
 from towpath.management.arguments import moment
 from towpath.outbox.models import all_outboxes
@@ -56,6 +56,7 @@ class Command(BaseCommand):
         self._add_verify(actions.add_parser("verify", help="compare receipts with the event store; print the ledger"))
         self._add_deadletters(actions.add_parser("deadletters", help="rows that the event store refuses"))
         self._add_outboxes(actions.add_parser("outboxes", help="names in the ledger that no outbox class has"))
+        self._add_leave(actions.add_parser("leave", help="take Towpath out of the project: the next step of it"))
 
     def _add_run(self, parser: ArgumentParser) -> None:
         parser.add_argument("role", choices=[*ROLES, "all"], help="`all`: one of each, for development")
@@ -88,6 +89,13 @@ class Command(BaseCommand):
         for parser_of_what in whats.choices.values():
             parser_of_what.add_argument("--json", action="store_true", help="print JSON")
 
+    def _add_leave(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--migrations", action="store_true", help="let the project's migrations stand without Towpath"
+        )
+        parser.add_argument("--yes", action="store_true", help="remove tables without asking")
+        parser.add_argument("--json", action="store_true", help="print JSON; remove tables with --yes only")
+
     def handle(self, *_args: Any, **options: Any) -> None:
         if options["action"] == "run":
             self._run(options["role"], options["arguments"])
@@ -103,6 +111,8 @@ class Command(BaseCommand):
                 is_ok = self._outboxes(options)
             elif options["action"] == "verify":
                 is_ok = self._verify(options)
+            elif options["action"] == "leave":
+                is_ok = self._free_migrations(options) if options["migrations"] else self._leave(options)
             else:
                 is_ok = actions[options["action"]](as_json=options["json"])
         except (NotReadable, OutboxInUse) as error:
@@ -214,6 +224,40 @@ class Command(BaseCommand):
         else:
             self.stdout.write("\n".join([*known, *(f"! {problem(name)}" for name in unknown)]))
         return options["what"] != "list" or not unknown
+
+    def _leave(self, options: dict[str, Any]) -> bool:
+        def is_sure(answer: leaving.Answer, names_of_tables: list[str]) -> bool:
+            if options["yes"] or options["json"]:
+                return bool(options["yes"])
+            self.stdout.write(f"{answer.as_text().partition('Next:')[0].rstrip()}\n\nNothing is left to deliver.")
+            try:
+                return input(f"Remove {', '.join(names_of_tables)} for good? Type leave: ").strip() == "leave"
+            except EOFError:  # nobody is there to answer
+                return False
+
+        answer = leaving.leave(is_sure=is_sure)
+        self.stdout.write(json.dumps(answer.as_json()) if options["json"] else answer.as_text())
+        return answer.is_ok
+
+    def _free_migrations(self, options: dict[str, Any]) -> bool:
+        if classes := leaving.project_outboxes():
+            raise CommandError(
+                f"First delete {', '.join(classes)}, and run makemigrations: it compares these classes with the"
+                " migrations. (docs/leaving.md)"
+            )
+        try:
+            written = [str(path) for path in freed_migrations.free()]
+        except OSError as error:
+            raise CommandError(f"{error.filename}: {error.strerror}. What is written already is complete.") from error
+        left = [str(path) for path in freed_migrations.find()]
+        if options["json"]:
+            self.stdout.write(json.dumps({"written": written, "names_towpath": left}))
+        else:
+            lines = [f"written: {path}" for path in written] or ["nothing to write"]
+            self.stdout.write(
+                "\n".join([*lines, *(f"! {path} still names towpath: change it by hand" for path in left)])
+            )
+        return not left
 
     def _confirm_drop(self, letters: list[Letter], *, is_sure: bool) -> None:
         if is_sure:

@@ -1,0 +1,62 @@
+"""Drain: deliver all there is, in this process, whether workers and RabbitMQ are there or not. For whoever leaves.
+
+The dispatcher's own looks, without messages; recovery then takes each batch at once. Both are safe beside workers that
+do the same. Can be stopped at any point, and run again.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from towpath.flow.dispatch import Dispatcher
+from towpath.flow.recover import recover
+from towpath.flow.verify import verify_receipts
+from towpath.ledger.left import exists, find_left
+from towpath.outbox.models import all_outboxes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from towpath.eventlog.store import EventStore
+    from towpath.flow.accumulate import WindowLimits
+    from towpath.flow.delivery import WindowRules
+    from towpath.flow.dispatch import DispatchLimits
+    from towpath.ledger.batches import BatchMessage
+    from towpath.ledger.left import Left
+
+_PAUSE_SECONDS = 0.2
+
+
+def drain(
+    store: EventStore,
+    rules: WindowRules,
+    *,
+    dispatch_limits: DispatchLimits,
+    window_limits: WindowLimits,
+    patience_seconds: float,
+) -> Left:
+    """Deliver and verify until only dead letters are left, if any; return what is left.
+
+    Gives up when there has not been less for `patience_seconds`: the store takes nothing, a worker holds a window, or
+    somebody still publishes.
+    """
+    outboxes = {name: model for name, model in all_outboxes().items() if exists(name)}
+    dispatcher = Dispatcher(outboxes, limits=dispatch_limits, enqueue=_leave_to_recovery)
+    dispatcher.create_cursors()
+    least, since = float("inf"), time.monotonic()
+    while True:
+        dispatcher.look()
+        recovered = recover(store, rules, limits=window_limits, unsealed_seconds=0, should_stop=lambda: False)
+        verify_receipts(store, should_stop=lambda: False)
+        left = find_left(list(outboxes))
+        if left.undelivered < least:
+            least, since = left.undelivered, time.monotonic()
+        if not left.undelivered or time.monotonic() - since > patience_seconds:
+            return left
+        if not recovered:
+            time.sleep(_PAUSE_SECONDS)
+
+
+def _leave_to_recovery(_batches: Sequence[BatchMessage]) -> None:
+    """No message: the batches are in the ledger, and recovery takes them in a moment."""
