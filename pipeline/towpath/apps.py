@@ -9,7 +9,7 @@ from django.core.checks import Tags, register
 from django.core.signals import setting_changed
 from django.db.models.signals import post_migrate, pre_migrate
 
-from towpath.checks import check_database, check_settings, require_settings
+from towpath.checks import check_database, check_production, check_settings, require_settings
 from towpath.conf.current import config
 from towpath.conf.logs import configure_unless_done
 from towpath.conf.secrets import hide_secrets
@@ -34,6 +34,7 @@ class TowpathConfig(AppConfig):
         from towpath.outbox.checks import check_outboxes  # noqa: PLC0415 - the same
 
         register(check_settings)
+        register(check_production, deploy=True)
         register(check_outboxes, Tags.models)
         register(check_database, Tags.database)
         pre_migrate.connect(migrating.refuse_to_lose_events, sender=self)

@@ -14,7 +14,9 @@ from django.db import DEFAULT_DB_ALIAS, OperationalError, connection, models, ro
 from django.utils.module_loading import import_string, module_has_submodule
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
+from towpath.conf.config import knobs
 from towpath.conf.current import config
+from towpath.conf.production import forgotten_services
 from towpath.eventlog.connect import require_known, with_own_server
 from towpath.ledger import database_errors
 from towpath.rabbitmq.broker import Broker
@@ -53,6 +55,28 @@ def check_settings(**_: object) -> Sequence[CheckMessage]:
         *_actors(),
         *_config(),
     ]
+
+
+def check_production(**_: object) -> Sequence[CheckMessage]:
+    """With `check --deploy`: what production needs, and has been left to the local stack."""
+    found: list[CheckMessage] = [
+        Error(
+            f"{variable} is not set: it would be {address}, the local stack's. Web and workers do not start so.",
+            hint=f"Set {variable} in the environment of every process. See docs/settings.md.",
+            id="pipeline.E021",
+        )
+        for variable, address in forgotten_services()
+    ]
+    (environment,) = (knob for knob in knobs() if knob.name == "environment")
+    if config().environment == environment.default:
+        found.append(
+            Warning(
+                f"{environment.variable} is not set: every event is stored as one of {environment.default!r}.",
+                hint=f"Set {environment.variable}, to `production` for instance.",
+                id="pipeline.W003",
+            )
+        )
+    return found
 
 
 def check_database(*, databases: Sequence[str] | None = None, **_: object) -> Sequence[CheckMessage]:

@@ -142,3 +142,62 @@ def test_a_bad_url_is_named_and_not_shown() -> None:
     assert done.returncode == 1
     assert all(f"- {name} " in done.stderr for name in bad)
     assert "s3cret" not in done.stdout + done.stderr
+
+
+# --- What was forgotten ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("forgotten", ["RABBITMQ_URL", "EVENT_STORE_URL"])
+def test_the_deployment_check_names_a_service_that_was_forgotten(forgotten: str) -> None:
+    done = check({name: value for name, value in PRODUCTION.items() if name != forgotten})
+
+    assert done.returncode == 1
+    assert f"(pipeline.E021) {forgotten} is not set" in done.stderr
+    assert done.stderr.count("E021") == 1
+    assert "W003" not in done.stderr
+
+
+def test_the_deployment_check_names_the_environment_of_events_that_was_forgotten() -> None:
+    done = check({name: value for name, value in PRODUCTION.items() if name != "ENVIRONMENT"})
+
+    assert "(pipeline.W003) ENVIRONMENT is not set: every event is stored as one of 'local'" in done.stderr
+
+
+LAUNCH = ("-m", "towpath.conf.launch")
+WEB = "import backend.config.wsgi; print('started')"
+STARTS = {
+    "web": ("-c", WEB),
+    "worker": ("manage.py", "pipeline", "run", "dispatcher"),
+    "scheduler": (*LAUNCH, "periodiq", "django_dramatiq.setup", "towpath.actors"),
+}
+
+
+def start(environment: Mapping[str, str], process: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    path = os.pathsep.join([str(PROJECT), str(PROJECT / "pipeline")])
+    return subprocess.run(
+        [sys.executable, *STARTS[process]],
+        cwd=PROJECT,
+        env={**kept, "PYTHONPATH": path, "DJANGO_SETTINGS_MODULE": "backend.config.settings", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("process", STARTS)
+def test_no_process_starts_in_production_without_its_services(process: str) -> None:
+    done = start({name: value for name, value in PRODUCTION.items() if name not in SERVICES}, process)
+
+    assert done.returncode != 0
+    assert "With DEBUG off, every service must be set" in done.stderr
+    assert "RABBITMQ_URL is not set: it would be amqp://127.0.0.1" in done.stderr
+    assert "EVENT_STORE_URL is not set: it would be clickhouse://127.0.0.1" in done.stderr
+
+
+@pytest.mark.parametrize("given", [{"DEBUG": "true"}, SERVICES], ids=["with DEBUG", "with its services"])
+def test_the_web_starts_with_debug_or_with_its_services(given: dict[str, str]) -> None:
+    without = {name: value for name, value in PRODUCTION.items() if name not in SERVICES}
+
+    assert start({**without, **given}, "web").stdout.endswith("started\n")

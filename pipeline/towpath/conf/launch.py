@@ -25,6 +25,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from towpath.conf.current import config
 from towpath.conf.names import QueueNames
+from towpath.conf.production import require_services
 
 #: What both programs load: the project's broker, and the actors.
 _MODULES = ("django_dramatiq.setup", "towpath.actors")
@@ -103,6 +104,7 @@ def main() -> None:
         sys.exit(2)
     try:
         importlib.import_module(settings)
+        require_services()
     except ImproperlyConfigured as error:
         sys.exit(str(error))  # as manage.py
     # Told to reload (SIGHUP), dramatiq's master executes this script.

@@ -24,6 +24,7 @@ from django.http import HttpRequest, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.functional import LazyObject, empty
 
+from towpath.conf.production import require_services
 from towpath.outbox.context import bind, bind_for_good, bound
 
 log = structlog.get_logger()
@@ -53,6 +54,8 @@ class EventContextMiddleware:
     async_capable = True
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        """Raises ImproperlyConfigured in production without the services' addresses: the web process does not start."""
+        require_services()
         self._get_response = get_response
         if iscoroutinefunction(get_response):
             markcoroutinefunction(self)
