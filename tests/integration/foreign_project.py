@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _SCRIPTS = Path(sys.executable).parent
 _MOST_SECONDS = 240
+#: `pipeline run all` ends its workers, which take up to SHUTDOWN_SECONDS.
+_STOP_SECONDS = 30
 
 #: A block that is to be tried: what is to be done with it, the file if it is one, and its text.
 _BLOCK = re.compile(r"^<!-- try: (\w+) ?(\S*) -->\n```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -79,10 +82,15 @@ class ForeignProject:
         self.stop()
 
     def stop(self) -> None:
-        """Kill what it has started."""
+        """End what it has started; what does not end is killed, with its descendants."""
+        for process in self._started:
+            process.terminate()
         while self._started:
             process = self._started.pop()
-            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_SECONDS)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
     def apply(self, block: Block, *, environment: Mapping[str, str] | None = None) -> None:

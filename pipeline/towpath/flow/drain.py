@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from towpath.flow import stranded
 from towpath.flow.dispatch import Dispatcher
 from towpath.flow.recover import recover
 from towpath.flow.verify import verify_receipts
@@ -44,6 +45,7 @@ def drain(
     outboxes = {name: model for name, model in all_outboxes().items() if exists(name)}
     dispatcher = Dispatcher(outboxes, limits=dispatch_limits, enqueue=_leave_to_recovery)
     dispatcher.create_cursors()
+    stranded.bring_back()
     least, since = float("inf"), time.monotonic()
     while True:
         dispatcher.look()
