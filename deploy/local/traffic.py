@@ -89,4 +89,4 @@ def sign_up_without_end(web_url: str, *, per_second: float, give_up_seconds: flo
 
 if __name__ == "__main__":
     # `docker compose stop` stops what it would start, and that is not what a profile has started.
-    sign_up_without_end(sys.argv[1], per_second=float(sys.argv[2]), give_up_seconds=float((*sys.argv, 60)[3]))
+    sign_up_without_end(sys.argv[1], per_second=float(sys.argv[2]), give_up_seconds=60)

@@ -80,11 +80,11 @@ def exists(table: str) -> bool:
         return bool(cursor.fetchone()[0])
 
 
-def _count_if_there(table: str, condition: str = "true", **values: object) -> int:
+def _count_if_there(table: str, condition: str = "true", **values: str) -> int:
     return _count(table, condition, **values) if exists(table) else 0
 
 
-def _count(table: str, condition: str = "true", **values: object) -> int:
+def _count(table: str, condition: str = "true", **values: str) -> int:
     with driver.cursor() as cursor:
         cursor.execute(f"SELECT count(*) FROM {table} WHERE {condition}", values)
         return int(cursor.fetchone()[0])

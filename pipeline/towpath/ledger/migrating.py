@@ -34,14 +34,6 @@ def refuse_to_lose_events(*, using: str, plan: Sequence[tuple[Migration, bool]],
     """Receiver of `pre_migrate`. Raises CommandError when the plan would take a table away from its events."""
     if using != DEFAULT_DB_ALIAS:
         return
-    for migration, table in _tables_that_leave(plan):
-        if under_way := _under_way(table):
-            raise CommandError(
-                f"{migration} would drop or rename {table}, the table of an outbox with {under_way}."
-                " Nothing was changed. Stop publishing to it, wait until `python manage.py pipeline status` shows none"
-                " of its rows pending or in flight, replay or drop its dead letters, and then migrate."
-                " (docs/runbook.md, Outboxes that are renamed or removed)"
-            )
     for migration in _migrations_that_take_the_ledger(plan):
         # Without the ledger, nobody knows any more which of them are stored already.
         for table in all_outboxes():
@@ -51,6 +43,14 @@ def refuse_to_lose_events(*, using: str, plan: Sequence[tuple[Migration, bool]],
                     " Nothing was changed. Stop publishing, and run `python manage.py pipeline leave`, which delivers"
                     " what is there and then removes the tables. (docs/leaving.md)"
                 )
+    for migration, table in _tables_that_leave(plan):
+        if under_way := _under_way(table):
+            raise CommandError(
+                f"{migration} would drop or rename {table}, the table of an outbox with {under_way}."
+                " Nothing was changed. Stop publishing to it, wait until `python manage.py pipeline status` shows none"
+                " of its rows pending or in flight, replay or drop its dead letters, and then migrate."
+                " (docs/runbook.md, Outboxes that are renamed or removed)"
+            )
 
 
 def forget_drained(*, using: str, **_: Any) -> None:
