@@ -69,10 +69,11 @@ def check_production(**_: object) -> Sequence[CheckMessage]:
     ]
     (environment,) = (knob for knob in knobs() if knob.name == "environment")
     if config().environment == environment.default:
+        variable = config().variable_prefix + environment.variable
         found.append(
             Warning(
-                f"{environment.variable} is not set: every event is stored as one of {environment.default!r}.",
-                hint=f"Set {environment.variable}, to `production` for instance.",
+                f"{variable} is not set: every event is stored as one of {environment.default!r}.",
+                hint=f"Set {variable}, to `production` for instance.",
                 id="pipeline.W003",
             )
         )

@@ -174,7 +174,7 @@ def test_a_project_leaves_towpath_by_the_page(project: Project, clickhouse: Clie
 
     # When it is killed at one point after the other, and run again
     for point in ("batches_inserted", "cursor_committed", "loaded", "written", "acked"):
-        project.manage("pipeline leave --json", exit_code=-9, FAILPOINTS=f"{point}=kill")
+        project.manage("pipeline leave --json", exit_code=-9, TOWPATH_FAILPOINTS=f"{point}=kill")
         project.publish(10)
     project.apply(stop_publishing)
 

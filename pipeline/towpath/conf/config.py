@@ -261,6 +261,9 @@ class Config:
         """The pipeline's queues."""
         return QueueNames.of(self.queue_prefix)
 
+    #: What stands before the names of the variables that these values were read from.
+    variable_prefix: str = field(default="", compare=False)
+
     @property
     def largest_window_rows(self) -> int:
         """The most rows of a window."""
@@ -280,7 +283,7 @@ class Config:
         known: dict[str, Any] = {}
         for knob in knobs():
             known[knob.name] = knob.read(environment, known=known, may_be_weak=may_be_weak)
-        config = cls(**known)
+        config = cls(**known, variable_prefix=environment.prefix)
         for problem in config.problems():
             environment.note(environment.prefix + problem)
         environment.check()

@@ -20,7 +20,7 @@ def forgotten_services() -> Iterator[tuple[str, str]]:
     """Yield the variable of each service that is not set, and the address that stands for it."""
     for knob in knobs():
         if knob.kind == "URL" and getattr(config(), knob.name) == knob.default:
-            yield knob.variable, str(knob.default)
+            yield config().variable_prefix + knob.variable, str(knob.default)
 
 
 def require_services() -> None:
