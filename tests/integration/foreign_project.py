@@ -33,7 +33,7 @@ _BLOCK = re.compile(r"^<!-- try: (\w+) ?(\S*) -->\n```\w*\n(.*?)^```$", re.MULTI
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """`action` is prepend, append or write (to `file`), run, or start."""
+    """`action` is prepend, append or write (to `file`), run, shell (Django's) or start."""
 
     action: str
     file: str
@@ -106,6 +106,8 @@ class ForeignProject:
             case "run":
                 for command in block.text.splitlines():
                     self.run(command, environment=environment)
+            case "shell":
+                self.run(shlex.join(["python", "manage.py", "shell", "-c", block.text]), environment=environment)
             case "start":
                 for command in block.text.splitlines():
                     self.start(command)
