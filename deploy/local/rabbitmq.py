@@ -95,7 +95,8 @@ class RabbitMQ(Process):
             "ERL_EPMD_PORT": str(self._dist_port + 1),
             "ERL_CRASH_DUMP": str(self._folder / "erl_crash.dump"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
-                "+S 2:2 +sbwt none -start_epmd false -kernel inet_dist_use_interface {127,0,0,1}"
+                "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none -start_epmd false"
+                " -kernel inet_dist_use_interface {127,0,0,1}"
             ),
         }
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+from django.db import connection
+
+from tests.faults import writers
 from tests.faults.conftest import Run
+from tests.faults.writers import Books, Writer, publish_events
 
 _DRAIN_SECONDS = 60
 _COLUMNS = "event_type, event_date_time, environment, metadata_version, outbox, outbox_id, window_id, event_context"
@@ -34,6 +39,31 @@ def test_the_oracle_sees_what_is_lost_doubled_made_up_and_altered(run: Run) -> N
     assert verdict.forgotten == ["never committed"]
     assert len(verdict.doubled_keys) == 2
     assert run.oracle.sample(run.name) == [f"I5: outbox_event {lost} is deleted and not stored"]
+
+
+def test_a_transaction_whose_session_ends_before_a_savepoint_is_rolled_back_is_not_taken_for_committed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books = Books()
+    writer = Writer(run.name, books, seed="1", transactions_per_second=100.0)
+
+    def work(_number: int) -> list[str]:
+        keys = publish_events(run.name, ["something"])
+        with monkeypatch.context() as during:
+            during.setattr(writers, "publish_events", lambda *_: end_own_session(run))
+            writer._roll_back_to_savepoint()
+        return keys
+
+    monkeypatch.setattr(writer, "_work", work)
+    writer._one(0)
+
+    assert (books.acknowledged, books.failed) == (set(), 1)
+    assert run.oracle.committed(run.name) == 0
+
+
+def end_own_session(run: Run) -> None:
+    own = connection.connection.info.backend_pid
+    run.oracle.ask_postgres("SELECT pg_terminate_backend(%s, 5000)", [own])
 
 
 def test_the_oracle_sees_rows_without_columns(run: Run) -> None:

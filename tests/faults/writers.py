@@ -229,3 +229,6 @@ class Writer(threading.Thread):
         with transaction.atomic():
             publish_events(self._run, ["never happened"])
             transaction.set_rollback(True)
+        if transaction.get_rollback():
+            # The session has ended in between. Django would roll the outer transaction back, too, without an error.
+            raise InterfaceError("the savepoint could not be rolled back")
