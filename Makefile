@@ -3,7 +3,7 @@ PYTHON = .venv/bin/python
 # A file is one process's; tests/services.py says which come first. Servers that are given have one database for all.
 PARALLEL = --numprocesses $(if $(filter given,$(TEST_SERVICES)),0,$(or $(PROCESSES),4)) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo run test matrix chaos faults bench lint lock sbom
+.PHONY: help setup demo run test chaos faults matrix real bench lint lock sbom
 
 help: ## what can be typed
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 8
@@ -29,6 +29,9 @@ chaos: setup ## break everything for SECONDS (60) under load, with SEED, then co
 
 faults: setup ## the fault matrix (docs/guarantees.md): each process killed, each service broken, under load
 	@$(PYTHON) -m $(or $(RUNNER),pytest) -m slow $(PARALLEL)
+
+real: setup ## RabbitMQ 4, PostgreSQL 17, ClickHouse with users, a cluster, Docker: what this machine can run (ONLY=suite, cluster or compose)
+	@$(PYTHON) -m deploy.real.run $(if $(ONLY),--only $(ONLY))
 
 bench: setup ## measure, as ratios between things of one run (ONLY=name for one)
 	@$(PYTHON) -m tests.benchmarks.bench $(if $(ONLY),--only $(ONLY))

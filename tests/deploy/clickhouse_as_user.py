@@ -13,36 +13,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from deploy.clickhouse.users import grants, profile
 from deploy.local.clickhouse_server import Server
-from deploy.local.process import PROJECT
-
-USERS_SQL = PROJECT / "deploy" / "clickhouse" / "users.sql"
-
-
-def statements() -> list[str]:
-    """The statements of users.sql, without comments."""
-    text = re.sub(r"--[^\n]*", "", USERS_SQL.read_text())
-    return [" ".join(statement.split()) for statement in text.split(";") if statement.strip()]
-
-
-def grants(user: str) -> list[str]:
-    """What is granted to the user, each as `GRANT ... ON ...`."""
-    found = (re.fullmatch(r"(GRANT .*) TO ([\w, ]+)", statement) for statement in statements())
-    return [match[1] for match in found if match and user in match[2].split(", ")]
-
-
-def profile(user: str) -> dict[str, str]:
-    """The settings of the user's profile; empty when it has none."""
-    for statement in statements():
-        match = re.fullmatch(rf"CREATE SETTINGS PROFILE OR REPLACE {user} SETTINGS (.*)", statement)
-        if match:
-            pairs = (part.split(" = ") for part in match[1].split(", "))
-            return {name: value.strip("'") for name, value in pairs}
-    return {}
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from deploy.clickhouse.tables import files
+from deploy.clickhouse.users import grants, profile, statements
 from deploy.local.process import PROJECT
-from tests.deploy.clickhouse_as_user import grants, profile, statements
 from tests.deploy.clickhouse_endpoint import Endpoint, empty_engine, endpoint
 from towpath.eventlog.columns import Kind, row_columns
 from towpath.eventlog.connect import connect

@@ -1,0 +1,33 @@
+"""users.sql as data: what it grants to each user, and each user's profile.
+
+A server that cannot make users by SQL takes the same rights from a file, word by word.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+USERS_SQL = Path(__file__).with_name("users.sql")
+
+
+def statements() -> list[str]:
+    """The statements of users.sql, without comments."""
+    text = re.sub(r"--[^\n]*", "", USERS_SQL.read_text())
+    return [" ".join(statement.split()) for statement in text.split(";") if statement.strip()]
+
+
+def grants(user: str) -> list[str]:
+    """What is granted to the user, each as `GRANT ... ON ...`."""
+    found = (re.fullmatch(r"(GRANT .*) TO ([\w, ]+)", statement) for statement in statements())
+    return [match[1] for match in found if match and user in match[2].split(", ")]
+
+
+def profile(user: str) -> dict[str, str]:
+    """The settings of the user's profile; empty when it has none."""
+    for statement in statements():
+        match = re.fullmatch(rf"CREATE SETTINGS PROFILE OR REPLACE {user} SETTINGS (.*)", statement)
+        if match:
+            pairs = (part.split(" = ") for part in match[1].split(", "))
+            return {name: value.strip("'") for name, value in pairs}
+    return {}
