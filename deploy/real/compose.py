@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _SCRIPTS = PROJECT / "deploy" / "real" / "docker"
-_OWN_WORLD = ("unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--ipc", "--uts")
 #: The mounted hierarchies of control groups, in which Docker leaves empty groups behind.
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _OUR_GROUP = "towpath-real"
@@ -52,7 +51,8 @@ def show(say: Callable[[str], None]) -> str:
         for phase, network in (("build", ()), ("run", ("--net",))):
             enter = (_SCRIPTS / "enter.sh", servers, PROJECT, data, library(), run)
             words = (
-                *_OWN_WORLD,
+                *tree.OWN_WORLD,
+                "--uts",
                 *network,
                 "--",
                 "env",

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 _NAME = "towpath"
 _PLACE = "/srv/postgres"
-#: PostgreSQL refuses to run as root. The tree's own account has the data.
-_AS_POSTGRES = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--")
+#: PostgreSQL refuses to run as root. The tree's own account has the data. A change of user clears the signal that ends
+#: the program with its parent.
+_AS_POSTGRES = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig=KILL", "--")
 _PROGRAMS = "/usr/lib/postgresql/17/bin"
 _INIT = f"""
 set -eu

@@ -234,13 +234,14 @@ def _tests(servers: Servers, folder: Path, name: str, *arguments: str) -> str:
     environment = servers.environment()
     results = folder / f"{name}.xml"
     options = ("--numprocesses=0", "--durations=10", f"--junitxml={results}", *arguments)
-    # With this process, should it be killed.
-    command = ("setpriv", "--pdeathsig=TERM", "--", sys.executable, "-m", "tests.again", *options)
+    # All that they start ends with this process, also when it is killed.
+    own = ("setpriv", "--pdeathsig=KILL", "--", *tree.OWN_WORLD, "--mount-proc", "--")
+    command = (*own, sys.executable, "-m", "tests.again", *options)
     tests = subprocess.Popen(command, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL)
     try:
         code = tests.wait()
     finally:
-        tests.terminate()
+        tests.kill()
         tests.wait()
     counted = _counted(results)
     if code:

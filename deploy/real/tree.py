@@ -63,9 +63,9 @@ done
 shift
 exec chroot "$tree" "$@"
 """
-_OWN_MOUNTS = ("unshare", "--mount", "--propagation=private")
+OWN_MOUNTS = ("unshare", "--mount", "--propagation=private")
 #: `--kill-child`: the first process of the new ids dies with the one that waits for it here, and all others with it.
-_OWN_WORLD = (*_OWN_MOUNTS, "--pid", "--fork", "--kill-child", "--ipc")
+OWN_WORLD = (*OWN_MOUNTS, "--pid", "--fork", "--kill-child", "--ipc")
 
 
 def servers() -> Path:
@@ -105,11 +105,11 @@ def entered(tree: Path, command: Sequence[str], *, binds: Mapping[Path, str]) ->
     start.
     """
     places = [word for source, target in binds.items() for word in (str(source.resolve()), target)]
-    return (*_OWN_WORLD, "--", "/bin/sh", "-c", _ENTER, "enter", str(tree), *places, "--", *command)
+    return (*OWN_WORLD, "--", "/bin/sh", "-c", _ENTER, "enter", str(tree), *places, "--", *command)
 
 
 def _run_in_own_mounts(script: str, *arguments: str, log: str) -> None:
-    words = (*_OWN_MOUNTS, "--", "env", f"PATH={PATH}", "/bin/sh", "-c", script, "build", *arguments)
+    words = (*OWN_MOUNTS, "--", "env", f"PATH={PATH}", "/bin/sh", "-c", script, "build", *arguments)
     cache.run(words, log=log)
 
 
@@ -125,7 +125,7 @@ def _check_machine() -> None:
     if shutil.which("debootstrap", path=PATH) is None:
         debian_package.install("debootstrap")
     try:
-        cache.run((*_OWN_WORLD, "--", "mount", "-t", "tmpfs", "none", "/mnt"), log="can-mount")
+        cache.run((*OWN_WORLD, "--", "mount", "-t", "tmpfs", "none", "/mnt"), log="can-mount")
     except cache.BuildFailed as error:
         raise NotPossible(f"it may not mount in a namespace of its own: {error}") from error
 
