@@ -74,7 +74,7 @@ def check_production(**_: object) -> Sequence[CheckMessage]:
             Warning(
                 f"{variable} is not set: every event is stored as one of {environment.default!r}.",
                 hint=f"Set {variable}, to `production` for instance.",
-                id="pipeline.W003",
+                id="pipeline.W004",
             )
         )
     return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
@@ -12,12 +14,11 @@ from django.core.checks import INFO
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, connections
 
+from towpath import checks
 from towpath.checks import check_database, check_settings, require_settings
 from towpath.conf.dramatiq import broker
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pytest_django import DjangoDbBlocker, Settings
 
     from tests.knobs import Knobs
@@ -243,3 +244,9 @@ def test_an_actor_with_a_name_of_the_pipeline_s_is_named_by_check(
     assert "shop.tasks" in text
     assert "'towpath.verify'" in text
     assert "actor_name" in text
+
+
+def test_no_two_checks_have_one_id() -> None:
+    given = re.findall(r'id="(pipeline\.[EW]\d+)"', Path(checks.__file__).read_text())
+
+    assert sorted(given) == sorted(set(given))

@@ -154,13 +154,13 @@ def test_the_deployment_check_names_a_service_that_was_forgotten(forgotten: str)
     assert done.returncode == 1
     assert f"(pipeline.E021) {forgotten} is not set" in done.stderr
     assert done.stderr.count("E021") == 1
-    assert "W003" not in done.stderr
+    assert "W004" not in done.stderr
 
 
 def test_the_deployment_check_names_the_environment_of_events_that_was_forgotten() -> None:
     done = check({name: value for name, value in PRODUCTION.items() if name != "ENVIRONMENT"})
 
-    assert "(pipeline.W003) ENVIRONMENT is not set: every event is stored as one of 'local'" in done.stderr
+    assert "(pipeline.W004) ENVIRONMENT is not set: every event is stored as one of 'local'" in done.stderr
 
 
 LAUNCH = ("-m", "towpath.conf.launch")
