@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import clickhouse_connect
 import pytest
 
-from tests.conformance.rows import FIRST, MOMENT, SECOND, WINDOW, copy_text, row, write
+from tests.conformance.rows import FIRST, MOMENT, OWN_COLUMNS, SECOND, WINDOW, copy_text, row, write
 from tests.deploy.clickhouse_endpoint import Endpoint, copied, empty_engine
 from tests.ports import any_free_port
 from towpath.eventlog.connect import connect
@@ -80,7 +80,7 @@ PROFILES = {
 @contextmanager
 def _store(endpoint: Endpoint, *options: str) -> Iterator[Store]:
     with endpoint.as_user("administrator", *options) as port:
-        store = connect(f"clickhouse://127.0.0.1:{port}/towpath", timeout_seconds=20)
+        store = connect(f"clickhouse://127.0.0.1:{port}/towpath", timeout_seconds=20, own_columns=OWN_COLUMNS)
         yield store
         store.close()
 
@@ -166,7 +166,7 @@ def test_a_profile_that_fixes_what_we_pin_stops_the_inserts_and_is_named(endpoin
 
 def test_inserts_go_on_once_the_constraint_is_gone_without_a_new_process(endpoint: Endpoint) -> None:
     port = any_free_port()
-    store = connect(f"clickhouse://127.0.0.1:{port}/towpath", timeout_seconds=20)
+    store = connect(f"clickhouse://127.0.0.1:{port}/towpath", timeout_seconds=20, own_columns=OWN_COLUMNS)
 
     fixed = ("--set=insert_deduplicate=0", "--fix=insert_deduplicate")
     with endpoint.as_user("administrator", *fixed, port=port), pytest.raises(StoreUnavailable, match="deduplicate"):

@@ -15,7 +15,7 @@ from django.core.management import call_command
 from django.db import connection
 
 from tests.administering import administer
-from tests.conformance.rows import WINDOW, row, write
+from tests.conformance.rows import OWN_COLUMNS, WINDOW, row, write
 from tests.integration.invariants import assert_delivered_within
 from tests.integration.manage import manage
 from tests.integration.pgbouncer import PgBouncer
@@ -157,7 +157,7 @@ def test_the_event_store_on_postgresql_works_through_the_pool(pgbouncer: PgBounc
     # Given a database of events that is migrated through the pool
     with connection.cursor() as cursor:
         cursor.execute("CREATE DATABASE pooled_events TEMPLATE template0 ENCODING 'UTF8'")
-    store = connect(pgbouncer.url_of("pooled_events"), timeout_seconds=30)
+    store = connect(pgbouncer.url_of("pooled_events"), timeout_seconds=30, own_columns=OWN_COLUMNS)
     try:
         migrate(store)
         assert not plan(store)

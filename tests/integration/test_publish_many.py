@@ -209,7 +209,8 @@ def test_an_event_goes_into_the_outbox_that_names_it_with_the_columns_that_it_ad
         publish_many([Paid(amount=1), deleted, Paid(amount=2)])
 
     first, second = OutboxUserChange.objects.order_by("id")
-    assert (first.event_type, first.user_id, first.bound) == ("user_updated", 7, {"actor": "user:1"})
+    said = {"actor": "user:1", "target": "user:7", "outcome": "success"}
+    assert (first.event_type, first.user_id, first.bound) == ("user_updated", 7, said)
     assert (second.event_type, second.user_id) == ("user_deleted", 8)
     assert second.event_context == deleted.model_dump_json()
     assert amounts() == [1, 2]

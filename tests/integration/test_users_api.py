@@ -46,7 +46,8 @@ def test_what_a_post_publishes_is_stored_with_the_request_that_caused_it(deliver
     stored = deliver().one(UserCreated)
 
     assert stored.event_context == UserCreated(**ADA).model_dump_json()
-    assert dict(stored.bound) == {"request_id": response["X-Request-ID"], "ip": "127.0.0.1"}
+    caused = {"request_id": response["X-Request-ID"], "ip": "127.0.0.1"}
+    assert dict(stored.bound) == {**caused, "target": f"user:{response.json()['id']}", "outcome": "success"}
 
 
 def test_createsuperuser_publishes_like_everything_else(published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
