@@ -61,7 +61,7 @@ def check_production(**_: object) -> Sequence[CheckMessage]:
     """With `check --deploy`: what production needs, and has been left to the local stack."""
     found: list[CheckMessage] = [
         Error(
-            f"{variable} is not set: it would be {address}, the local stack's. Web and workers do not start so.",
+            f"{variable} is not set: it would be {address}, the local stack's. Web and workers do not start.",
             hint=f"Set {variable} in the environment of every process. See docs/settings.md.",
             id="pipeline.E021",
         )

@@ -136,6 +136,10 @@ class ForeignProject:
             assert process.poll() is None, f"{process.args!r} ended:\n{self._log(number).read_text()[-3000:]}"
         return bool(self._started)
 
+    def printed(self) -> str:
+        """What the started processes have printed."""
+        return "".join(self._log(number).read_text() for number in range(len(self._started)))
+
     def start(self, command: str) -> None:
         with self._log(len(self._started)).open("wb") as log:
             process = subprocess.Popen(

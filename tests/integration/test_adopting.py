@@ -122,6 +122,7 @@ def test_a_fresh_project_adopts_towpath_by_the_page_and_compares_its_logs(
         if "pipeline run scheduler" in block.text:
             # By then the first event is in the log, as the page has it
             eventually(lambda: project.are_all_running() and stored(clickhouse) == rows_of("first"), seconds=60)
+            assert "DEBUG" not in project.printed()
             project.stop()
         project.apply(block, environment=NOWHERE if "manage.py test" in block.text else None)
     assert project.are_all_running()

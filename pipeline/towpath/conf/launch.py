@@ -11,6 +11,7 @@ master for good; both leave it as it is when somebody has been there before them
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import subprocess
@@ -41,8 +42,7 @@ def program(role: str, queues: QueueNames) -> tuple[str, ...]:
     """The program of a role, and its arguments."""
     match role:
         case "scheduler":
-            # periodiq without --verbose hides what LOG_LEVEL=DEBUG shows; with it, LOG_LEVEL decides alone.
-            return ("periodiq", "--verbose", *_MODULES)
+            return ("periodiq", *_MODULES)
         case "dispatcher":
             return (*_WORKER, "--threads=4", f"--queues={queues.dispatch}")
         case _:
@@ -107,6 +107,10 @@ def main() -> None:
         require_services()
     except ImproperlyConfigured as error:
         sys.exit(str(error))  # as manage.py
+    if program == "periodiq" and any(handler.level for handler in logging.getLogger().handlers):
+        # It gives the root logger a level, and would hide what LOG_LEVEL=DEBUG shows: so the handler decides alone.
+        # Where none has a level (a project with logs of its own), each step of pika's would be logged.
+        arguments.append("--verbose")
     # Told to reload (SIGHUP), dramatiq's master executes this script.
     sys.argv = [str(Path(sys.executable).with_name(program)), *arguments]
     (entry_point,) = found
