@@ -43,6 +43,7 @@ DRIVERS = ("psycopg2", "psycopg")
 SLICE = (
     "tests/unit",
     "tests/conformance/test_postgresql_store.py",
+    "tests/integration/test_backfill.py",
     "tests/integration/test_commands.py",
     "tests/integration/test_database_role.py",
     "tests/integration/test_deliver.py",
@@ -52,6 +53,7 @@ SLICE = (
     "tests/integration/test_locked_tables.py",
     "tests/integration/test_own_columns.py",
     "tests/integration/test_publish.py",
+    "tests/integration/test_setting_columns.py",
     "tests/integration/test_testing_kit.py",
     "tests/integration/test_user_use_cases.py",
     "tests/integration/test_window.py",

@@ -8,7 +8,7 @@ Where to look:
 
     outbox/      publish: events, outbox tables, and what an application may do with them
     flow/        the path, a module per stage: dispatch, accumulate, aggregator, load, write, delivery, recover, verify;
-                 lease and shift say who works; deadletters, stranded, outboxes, backfill are what a person asks of it;
+                 lease and shift say who works; deadletters, stranded, outboxes, backfill, drain are what a person asks;
                  fitting judges a column's value, origins is what a trace shows, pause how long a failed attempt waits
     rabbitmq/    the messages, and all that speaks to RabbitMQ
     ledger/      every table `pipeline_*`, a module for each, and all SQL on them

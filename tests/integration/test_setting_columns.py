@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,16 @@ from django.db.models import TextField, Value
 
 from backend.users.events import UserDeleted
 from backend.users.models import OutboxUserChange
+from tests.clickhouse import client_of, url_of
 from tests.integration.rows import undelivered
 from tests.integration.windows import deliver, sealed
 from tests.unit.test_columns import DOES_NOT_FIT, FITS, TENANT
 from towpath import Event, publish
+from towpath.eventlog import schema
 from towpath.eventlog.columns import SIGNED_NUMBER, WHOLE_NUMBER, Column, FromContext, FromEvent, Kind
+from towpath.eventlog.connect import connect
 from towpath.eventlog.reserved import WORDS_OF_SQL
+from towpath.eventlog.schema import SchemaConflictError
 from towpath.eventlog.stores.memory import MemoryStore
 from towpath.eventlog.values import DEFAULTS, as_text, parse
 from towpath.flow.delivery import Delivery
@@ -28,7 +33,11 @@ from towpath.outbox.errors import EventNotStorable
 from towpath.outbox.models import OutboxEvent
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.knobs import Knobs
+    from tests.services import Services
+    from towpath.eventlog.store import Store
 
 #: A column of each kind, filled by what is bound under the kind's name.
 OF_EACH_KIND = tuple(Column(f"own_{kind.name.lower()}", kind, FromContext(kind.name)) for kind in Kind)
@@ -64,6 +73,56 @@ def test_a_row_has_the_values_of_its_own_columns_or_the_defaults_of_their_kinds(
     for kind, value, default in of_each_kind:
         assert default == parse(kind, DEFAULTS[kind])
         assert value == held.get(kind, default)
+
+
+@pytest.fixture
+def store_with_own_columns(services: Services) -> Iterator[Store]:
+    """ClickHouse's, in a database of its own."""
+    with closing(client_of(services.clickhouse)) as client:
+        client.command("DROP DATABASE IF EXISTS own_columns SYNC")
+        client.command("CREATE DATABASE own_columns")
+        url = url_of(services.clickhouse, database="own_columns")
+        with closing(connect(url, timeout_seconds=20, own_columns=OF_EACH_KIND)) as store:
+            yield store
+        client.command("DROP DATABASE own_columns SYNC")
+
+
+def test_an_event_store_gives_back_what_was_bound(store_with_own_columns: Store, knobs: Knobs) -> None:
+    knobs(columns=OF_EACH_KIND)
+    schema.migrate(store_with_own_columns)
+    assert store_with_own_columns.problems() == []
+    for kind, given, _ in FITS:
+        with transaction.atomic(), bind(**{kind.name: given}):  # type: ignore[arg-type]
+            publish(Happened(n=1))
+
+    assert deliver(sealed(), store_with_own_columns) is Delivery.ACKED
+
+    stored = sorted(store_with_own_columns.stream("happened"), key=lambda event: event.outbox_id)
+    assert [event.added[f"own_{kind.name.lower()}"] for event, (kind, *_) in zip(stored, FITS, strict=True)] == [
+        held for _, _, held in FITS
+    ]
+
+
+def test_a_column_that_is_declared_no_more_or_not_applied_yet_is_named(
+    store_with_own_columns: Store, services: Services
+) -> None:
+    schema.migrate(store_with_own_columns)
+    url = url_of(services.clickhouse, database="own_columns")
+
+    with closing(connect(url, timeout_seconds=20, own_columns=OF_EACH_KIND[:-1])) as store:
+        (conflict,) = schema.conflicts(store)
+        assert "(column own_uuid) was applied, but is not declared any more" in conflict
+        assert "in the setting TOWPATH" in conflict
+        with pytest.raises(SchemaConflictError, match="Nothing was changed"):
+            schema.migrate(store)
+    with closing(connect(url, timeout_seconds=20, own_columns=(TENANT, *OF_EACH_KIND))) as store:
+        conflict, *_ = schema.conflicts(store)
+        assert "was applied as 'column own_text', and is declared as 'column tenant'" in conflict
+        assert "at its old place" in conflict
+    with closing(connect(url, timeout_seconds=20, own_columns=(*OF_EACH_KIND, TENANT))) as store:
+        assert not [*schema.conflicts(store)]
+        (problem,) = store.problems()
+        assert problem == "column tenant is missing, not String: run `python manage.py eventlog migrate`"
 
 
 @pytest.mark.parametrize(("kind", "given"), DOES_NOT_FIT)
