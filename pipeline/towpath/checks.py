@@ -236,7 +236,7 @@ def _config() -> Iterator[CheckMessage]:
             problems.append(f"EVENT_STORE_URL: {error}")
     for problem in problems:
         yield Error(
-            problem,
+            config().variable_prefix + problem,
             hint="See docs/settings.md and docs/stores.md.",
             id="pipeline.E020",
         )

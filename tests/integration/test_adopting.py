@@ -170,6 +170,18 @@ def test_a_project_that_left_a_step_out_is_told_which(project: ForeignProject) -
     assert "HINT: Use PostgreSQL 13 or later for the project's default database." in with_sqlite
 
 
+def test_a_project_is_told_the_variables_by_the_names_that_it_sets(project: ForeignProject) -> None:
+    """The sample's have no prefix."""
+    set_up(project)
+
+    nothing_there = project.run("python manage.py eventlog migrate", exit_code=1, environment=NOWHERE)
+    doctor = project.run("python manage.py pipeline doctor", exit_code=1, environment=NOWHERE)
+
+    assert "Is TOWPATH_EVENT_STORE_URL right?" in nothing_there
+    assert "start it, or correct TOWPATH_EVENT_STORE_URL" in doctor
+    assert "start it, or correct TOWPATH_RABBITMQ_URL" in doctor
+
+
 #: In a project that traces: the spans of one request.
 SPANS = """
 from django.test import Client

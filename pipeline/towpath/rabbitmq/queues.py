@@ -11,6 +11,7 @@ import pika.exceptions
 from dramatiq.brokers.rabbitmq import DEAD_MESSAGE_TTL
 from dramatiq.common import q_name
 
+from towpath.conf.current import config
 from towpath.conf.names import QueueNames
 from towpath.errors import BrokerUnreachable
 from towpath.rabbitmq.broker import Broker, reason_of, the_broker
@@ -64,7 +65,8 @@ def _connection() -> Iterator[pika.BlockingConnection]:
     except BrokerUnreachable:
         raise
     except Exception as error:
-        text = f"RabbitMQ is not reachable ({reason_of(error)}): start it, or correct RABBITMQ_URL"
+        variable = f"{config().variable_prefix}RABBITMQ_URL"
+        text = f"RabbitMQ is not reachable ({reason_of(error)}): start it, or correct {variable}"
         raise BrokerUnreachable(text) from error
 
 

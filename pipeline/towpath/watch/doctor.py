@@ -239,7 +239,8 @@ def _event_store(config: Config) -> Iterator[Finding]:
         yield _clock("event store clock", now)
         yield from store.findings()
     except EventStoreError as error:
-        text = without_secrets(f"not reachable ({error}): start it, or correct EVENT_STORE_URL")
+        variable = f"{config.variable_prefix}EVENT_STORE_URL"
+        text = without_secrets(f"not reachable ({error}): start it, or correct {variable}")
         yield Finding("event store", False, text)
     finally:
         store.close()

@@ -92,7 +92,8 @@ class Command(BaseCommand):
             is_ok = actions[options["action"]](store, options)
         except EventStoreError as error:
             raise CommandError(
-                f"The event store does not answer, or refuses: {error}. Is EVENT_STORE_URL right?"
+                f"The event store does not answer, or refuses: {error}."
+                f" Is {config().variable_prefix}EVENT_STORE_URL right?"
             ) from error
         except schema.SchemaConflictError as error:
             raise CommandError(str(error)) from error
