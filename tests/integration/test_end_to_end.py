@@ -20,6 +20,7 @@ from tests.integration.workers import QUICK, Workers
 from tests.services import Services
 from tests.waiting import eventually
 from towpath.actors import enqueue_batches
+from towpath.ledger.foreign import ledger_id
 from towpath.ledger.models import Batch, Shift, Window
 
 #: How long what must happen may take on a machine that does much else; waiting ends when it has happened.
@@ -114,7 +115,8 @@ def test_a_message_is_readable_json_with_ids_and_without_payload() -> None:
     (message,) = take_messages("towpath.aggregate")
 
     batch = Batch.objects.get()
-    assert message["kwargs"] == {"batch": batch.id, "outbox": "outbox_event", "ids": ids, "bytes": batch.bytes}
+    sent = {"ledger": ledger_id(), "batch": batch.id, "outbox": "outbox_event", "ids": ids, "bytes": batch.bytes}
+    assert message["kwargs"] == sent
     assert message["args"] == []
     assert "payload" not in json.dumps(message)
 
