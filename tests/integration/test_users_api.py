@@ -40,10 +40,15 @@ def test_a_post_creates_the_user_and_its_event(published: Published) -> None:
     published.one(UserCreated, **ADA)
 
 
-def test_what_a_post_publishes_is_stored_with_the_request_that_caused_it(deliver: Deliver) -> None:
+def test_what_a_post_publishes_is_stored_with_the_request_that_caused_it(
+    published: Published, deliver: Deliver
+) -> None:
     response = post(ADA)
 
+    found = published.one(UserCreated)
     stored = deliver().one(UserCreated)
+
+    assert found.bound == stored.bound
 
     assert stored.event_context == UserCreated(**ADA).model_dump_json()
     caused = {"request_id": response["X-Request-ID"], "ip": "127.0.0.1"}

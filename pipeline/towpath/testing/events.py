@@ -24,7 +24,7 @@ class FoundEvent:
     at: datetime
     #: The stored text, byte for byte.
     event_context: str
-    #: Who and what caused it: `actor`, `request_id`, `ip` and whatever else was bound.
+    #: Who and what caused it: `actor`, `request_id`, `ip`, `target`, `outcome` and whatever else was bound.
     bound: Mapping[str, str]
 
     @property

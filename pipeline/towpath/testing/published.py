@@ -43,8 +43,22 @@ def last_ids() -> dict[str, int]:
 def _rows(outbox: type[Outbox], last_id: int) -> list[FoundEvent]:
     columns = outbox.event_columns()
     names = ("event_type", "metadata_version", "event_date_time", "event_context")
-    rows = outbox._base_manager.filter(id__gt=last_id).values_list("id", "bound", *(columns[name] for name in names))
+    # What a lean outbox says itself is in no row.
+    said = [name for name in ("target", "outcome") if name in columns]
+    read = (columns[name] for name in (*names, *said))
+    rows = outbox._base_manager.filter(id__gt=last_id).values_list("id", "bound", *read)
     return [
-        FoundEvent(outbox.outbox_name(), id_, event_type, version, at, context, bound or {})
-        for id_, bound, event_type, version, at, context in rows
+        FoundEvent(
+            outbox.outbox_name(),
+            id_,
+            event_type,
+            version,
+            at,
+            context,
+            {
+                **(bound or {}),
+                **{name: str(value) for name, value in zip(said, values, strict=True) if value is not None},
+            },
+        )
+        for id_, bound, event_type, version, at, context, *values in rows
     ]
