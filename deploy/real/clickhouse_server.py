@@ -87,9 +87,10 @@ def _supervise(options: argparse.Namespace) -> None:
     passwords["administrator"] = environment["CLICKHOUSE_PASSWORD"]
     users, config = options.data / "users.xml", options.data / "config.xml"
     users.write_text(users_file(passwords, administrator=environment["CLICKHOUSE_USER"]))
+    # It asks for grants of table engines, which is not the default; the engine inside a process never does.
     config.write_text(
         f"<clickhouse><keep_alive_timeout>10</keep_alive_timeout><users_config>{users}</users_config>"
-        "<access_control_improvements><table_engines_require_grant>false</table_engines_require_grant>"
+        "<access_control_improvements><table_engines_require_grant>true</table_engines_require_grant>"
         f"</access_control_improvements>{options.config}</clickhouse>"
     )
     child: subprocess.Popen[bytes] | None = None

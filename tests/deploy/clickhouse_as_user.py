@@ -36,12 +36,7 @@ def main() -> None:
     users = options.data.with_suffix(".users.xml")
     config = options.data.with_suffix(".config.xml")
     users.write_text(_users_file(options))
-    # As on a server that asks for more than is the default.
-    asks = "<table_engines_require_grant>true</table_engines_require_grant>"
-    config.write_text(
-        f"<clickhouse><users_config>{users}</users_config>"
-        f"<access_control_improvements>{asks}</access_control_improvements></clickhouse>"
-    )
+    config.write_text(f"<clickhouse><users_config>{users}</users_config></clickhouse>")
     server = Server(
         data=Path(f"{options.data}?config-file={config}"), host="127.0.0.1", port=options.port, password=None
     )
