@@ -54,9 +54,9 @@ BAD: dict[str, tuple[Any, str]] = {
     "an unknown kind": ((Column("tenant", "string", FromContext("x")),), "unknown kind 'string': take one of TEXT, "),  # type: ignore[arg-type]
     "no source": ((Column("tenant", TEXT, FromPipeline()),), "has no source: write FromContext(key)"),
     "no key": ((Column("tenant", TEXT, FromContext("")),), "has no source"),
-    "no column": (("tenant",), "columns has 'tenant': write Column("),
-    "a list": ([TENANT], "columns is a list: write a tuple, columns=(Column(...),)"),
-    "a column by itself": (TENANT, "columns is a Column: write a tuple"),
+    "no column": (("tenant",), "TOWPATH.columns: it has 'tenant': write Column("),
+    "a list": ([TENANT], "it is a list: write a tuple, columns=(Column(...),)"),
+    "a column by itself": (TENANT, "it is a Column: write a tuple"),
 }
 
 
@@ -69,7 +69,7 @@ def test_a_bad_declaration_is_an_error_of_the_check_and_nothing_is_connected(
     assert not [message for message in check_outboxes() if message.id == "outbox.W033"]
     (error,) = [message for message in check_settings() if message.id == "pipeline.E020"]
     assert problem in error.msg
-    with pytest.raises(ImproperlyConfigured, match="TOWPATH: ") as refused:
+    with pytest.raises(ImproperlyConfigured, match=r"TOWPATH\.columns: ") as refused:
         wiring.event_store(replace(Config(), columns=own))
     assert problem in str(refused.value)
 

@@ -302,7 +302,8 @@ class Config:
                 f"{variable('queue_prefix')} is {self.queue_prefix!r}: it must be letters, digits, `_`, `-` and `.`,"
                 " 100 at most, and begin with a letter"
             )
-        yield from eventlog_columns.problems(self.columns)
+        for problem in eventlog_columns.problems(self.columns):
+            yield f"TOWPATH.columns: {problem}"
         if self.wedged_seconds <= self.store_timeout_seconds:
             limit = variable("store_timeout_seconds")
             yield f"{variable('wedged_seconds')} must be more than {limit}: an insert may take that long"

@@ -141,13 +141,13 @@ def numbered(own: tuple[Column, ...] = ()) -> Iterator[tuple[int, Column]]:
 def problems(own: object) -> Iterator[str]:
     """What is wrong with a project's declarations, each with how to fix it."""
     if not isinstance(own, tuple):
-        yield f"columns is a {type(own).__name__}: write a tuple, columns=(Column(...),)"
+        yield f"it is a {type(own).__name__}: write a tuple, columns=(Column(...),)"
         return
     ours = {column.name for column in row_columns()} | {"written_at"}
     seen: set[str] = set()
     for column in own:
         if not isinstance(column, Column):
-            yield f'columns has {column!r}: write Column("tenant", TEXT, FromContext("tenant"))'
+            yield f'it has {column!r}: write Column("tenant", TEXT, FromContext("tenant"))'
             continue
         if problem := _problem_of_name(column.name, ours, seen):
             yield f"the column {column.name!r} {problem}"

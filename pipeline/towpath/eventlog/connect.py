@@ -75,7 +75,7 @@ def connect(url: str, *, timeout_seconds: float, own_columns: tuple[Column, ...]
     except ImproperlyConfigured as error:
         raise ImproperlyConfigured(f"EVENT_STORE_URL: {error}") from None
     if problems := [*columns.problems(own_columns)]:
-        raise ImproperlyConfigured(f"TOWPATH: {'; '.join(problems)}")
+        raise ImproperlyConfigured(f"TOWPATH.columns: {'; '.join(problems)}")
     # Late, so that a process that never writes never loads a driver.
     if urlsplit(url).scheme in postgresql_url.SCHEMES:
         from towpath.eventlog.stores.postgresql.store import PostgreSQLStore  # noqa: PLC0415 - as said above
