@@ -266,7 +266,7 @@ def test_a_value_that_its_column_cannot_hold_is_refused_and_leaves_the_transacti
 
 
 JUDGED: list[tuple[str, list[Any]]] = [
-    ("address", ["unknown", "192.0.2.256", "", 7]),
+    ("address", ["unknown", "192.0.2.256", "", 4_000_000_007]),
     ("grid", [[[1, 2], [3]], [[], []], [[1], []]]),
     ("span", [[5, 1], [1], [2**40, 2**41], {"lower": 1}]),
     ("indexed", ["".join(chr(0x4E00 + n * n % 20_000) for n in range(5_000))]),

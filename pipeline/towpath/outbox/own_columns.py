@@ -167,7 +167,11 @@ def _converted(field: AnyField, value: Any) -> Any:
         if not isinstance(value, list):
             raise _NotHeldError("it is no list")
         items: AnyField = field.base_field  # type: ignore[attr-defined]
-        return [None if item is None else _held(items, item) for item in value]
+        held_items = [None if item is None else _held(items, item) for item in value]
+        if held_items and all(item == [] for item in held_items):
+            # psycopg 3 would write an empty array.
+            raise _NotHeldError("PostgreSQL has no array of empty arrays")
+        return held_items
     if isinstance(field, models.JSONField):
         return value
     if isinstance(field, models.CharField | models.TextField):
