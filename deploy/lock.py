@@ -4,7 +4,7 @@
     python -m deploy.lock --check    exit code 1 if the smaller one does not follow from requirements.lock
 
 To move a package, change its version in requirements.lock and write both anew. The hashes are those that pip's own
-index names for wheels of Linux (x86_64 and aarch64) and Python 3.11 to 3.13, and for those of any platform.
+index names for wheels of Linux (x86_64 and aarch64) and Python 3.11 to 3.14, and for those of any platform.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOCK = _PROJECT / "requirements.lock"
 IMAGE_LOCK = _PROJECT / "deploy" / "requirements.lock"
 
 _PLATFORM = re.compile(r"any|(many|musl)linux.*_(x86_64|aarch64)|linux_(x86_64|aarch64)")
-_PYTHON = re.compile(r"py3|py2|py3\d+|cp3(11|12|13)")
+_PYTHON = re.compile(r"py3|py2|py3\d+|cp3(11|12|13|14)")
 _OLDER_PYTHON = re.compile(r"cp3\d+")
 
 

@@ -160,12 +160,12 @@ def environment_of(combination: Combination, base: Path) -> Path:
         log = folder.with_suffix(folder.suffix + ".pip.log")
         log.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-        _install(log, base, "-m", "venv", "--without-pip", folder)
+        _install(log, base, "-m", "venv", folder)
         (packages,) = folder.glob("lib/python*/site-packages")
         (below,) = base.parents[1].glob("lib/python*/site-packages")
         # What is installed here comes first.
         (packages / "below.pth").write_text(f"{below}\n{_PROJECT / 'pipeline'}\n")
-        pip = (base, "-m", "pip", "--python", python, "--disable-pip-version-check", "install", "--quiet")
+        pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
         _install(log, *pip, "--only-binary", ":all:", "--upgrade", *wanted.splitlines())
         mark.write_text(f"{base}\n{wanted}")
     return python
