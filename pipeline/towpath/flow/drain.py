@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from towpath.ledger.batches import BatchMessage
     from towpath.ledger.left import Left
 
-_PAUSE_SECONDS = 0.2
+_PAUSE_SECONDS = 0.5
 
 
 def drain(
@@ -50,8 +50,10 @@ def drain(
     while True:
         dispatcher.look()
         recovered = recover(store, rules, limits=window_limits, unsealed_seconds=0, should_stop=lambda: False)
-        verify_receipts(store, should_stop=lambda: False)
         left = find_left(list(outboxes))
+        if left.undelivered == left.unconfirmed_receipts:
+            verify_receipts(store, should_stop=lambda: False)
+            left = find_left(list(outboxes))
         if left.undelivered < least:
             least, since = left.undelivered, time.monotonic()
         if not left.undelivered or time.monotonic() - since > patience_seconds:
