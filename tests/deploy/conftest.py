@@ -37,7 +37,7 @@ def clickhouse(services: Services) -> Iterator[Client]:
     client = client_of(services.clickhouse)
     client.command("CREATE DATABASE IF NOT EXISTS deployed")
     yield client
-    client.command("DROP DATABASE deployed")
+    client.command("DROP DATABASE IF EXISTS deployed")
     client.close()
 
 
