@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.db import DatabaseError, OperationalError, ProgrammingError, connection, connections, transaction
 
-from tests.integration.rows import execute
+from backend.users.models import OutboxUser
+from tests.integration.rows import create_users, execute
 from towpath import driver
 
 if TYPE_CHECKING:
@@ -50,6 +51,18 @@ def test_several_statements_with_parameters_are_one_message_with_the_result_of_t
             assert cursor.fetchall() == [(number, "100% 'quoted'", "123kB", [1, 2**40])]
         cursor.execute("SHOW work_mem")
         assert cursor.fetchone() != ("123kB",)
+
+
+def test_the_orm_reads_lean_events_also_where_the_server_puts_in_the_parameters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    create_users(1)
+    connection.close()
+    monkeypatch.setitem(connection.settings_dict, "OPTIONS", {"server_side_binding": True})
+
+    (event,) = OutboxUser._base_manager.values_list(*OutboxUser.event_columns().values())
+
+    assert any("user1@example.com" in str(value) for value in event)
 
 
 def test_the_number_of_rows_is_that_of_the_last_statement() -> None:

@@ -75,17 +75,17 @@ def context_json(event: type[Event], paths: Mapping[str, str]) -> Combinable:
     NULL where a row that a path leads through is not to be seen, or holds NULL where the event has none: null in the
     place of a value would be another event.
     """
-    parts: list[Combinable] = [Value("{")]
+    parts: list[Combinable] = [_text("{")]
     is_unreadable: list[When] = []
     for position, (name, kind) in enumerate(_kinds(event).items()):
         path = paths[name]
         value = _time_text(path) if kind is not None and kind.type == "datetime" else F(path)
-        parts.append(Value(f'{"," if position else ""}"{name}":'))
+        parts.append(_text(f'{"," if position else ""}"{name}":'))
         parts.append(Coalesce(Cast(Func(value, function="to_json"), TextField()), Value("null")))
         is_nullable = kind is not None and kind.is_nullable
         condition = _LeadsNowhere(path) if is_nullable else IsNull(F(path), True)
         is_unreadable.append(When(condition, then=Value(None)))
-    text = Func(*parts, Value("}"), function="CONCAT", output_field=TextField())
+    text = Func(*parts, _text("}"), function="CONCAT", output_field=TextField())
     return Case(*is_unreadable, default=text, output_field=TextField()) if is_unreadable else text
 
 
@@ -93,7 +93,7 @@ def target_text(template: str, *, to_path: Callable[[str], str] = str) -> Combin
     """The text of a template such as "user:{user_id}", each name in braces a path (`to_path` may make it another)."""
     parts: list[Combinable] = []
     for literal, path in _parts(template):
-        parts += [Value(literal), *([Cast(F(to_path(path)), TextField())] if path else [])]
+        parts += [_text(literal), *([Cast(F(to_path(path)), TextField())] if path else [])]
     return Func(*parts, function="CONCAT", output_field=TextField())
 
 
@@ -115,6 +115,11 @@ def target_problems(outbox: type[models.Model], template: object) -> Iterator[tu
     for path in paths:
         for problem in _path_problems(outbox, path, _OF_A_TARGET, is_nullable=False):
             yield f"event_target: {problem[0]}", problem[1]
+
+
+def _text(literal: str) -> Combinable:
+    """A piece of a CONCAT, which takes any type: a server that puts in the parameters has to be told which."""
+    return Cast(Value(literal), TextField())
 
 
 def _parts(template: str) -> list[tuple[str, str]]:
