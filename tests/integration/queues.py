@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def queue_lengths() -> dict[str, int]:
     """Messages ready in each queue of the pipeline."""
-    return {queue: state.messages for queue, state in queue_states(config().queues).items()}
+    return {queue: state.messages for queue, state in queue_states(config()).items()}
 
 
 #: What purges, kept: to connect takes longer than to purge, and every test purges.

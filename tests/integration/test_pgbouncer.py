@@ -121,7 +121,7 @@ def test_every_process_works_with_fewer_sessions_than_clients(
     assert_delivered_within(event_log, committed=6020, seconds=WAIT_SECONDS)
 
     # And every command answers through the pool, and has no problem to name, once the aggregators have started
-    eventually(lambda: queue_states(config().queues)["towpath.aggregate"].consumers, seconds=WAIT_SECONDS)
+    eventually(lambda: queue_states(config())["towpath.aggregate"].consumers, seconds=WAIT_SECONDS)
     with through(pgbouncer):
         for command in (
             "pipeline status",

@@ -57,7 +57,7 @@ def test_every_field_is_described_and_has_a_default() -> None:
         "rabbitmq_url",
         "event_store_url",
     ]  # these begin with the form of the URL
-    assert {one.name for one in fields(Config)} == {knob.name for knob in knobs()} | {"columns"}
+    assert {one.name for one in fields(Config)} == {knob.name for knob in knobs()} | {"columns", "variable_prefix"}
     assert Config() == Config(**{knob.name: knob.default for knob in knobs()})
     assert [knob.name for knob in knobs() if knob.kind == "whole number" and not knob.unit] == []
     assert [knob.name for knob in knobs() if knob.name.endswith("_seconds") != (knob.kind == "seconds")] == []

@@ -11,8 +11,6 @@ import pika.exceptions
 from dramatiq.brokers.rabbitmq import DEAD_MESSAGE_TTL
 from dramatiq.common import q_name
 
-from towpath.conf.current import config
-from towpath.conf.names import QueueNames
 from towpath.errors import BrokerUnreachable
 from towpath.rabbitmq.broker import Broker, reason_of, the_broker
 from towpath.rabbitmq.messages import DELAYED
@@ -21,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dramatiq.brokers.rabbitmq import RabbitmqBroker
+
+    from towpath.conf.config import Config
+    from towpath.conf.names import QueueNames
 
 #: AMQP's codes.
 _ACCESS_REFUSED = 403
@@ -38,19 +39,19 @@ class QueueState:
     consumers: int
 
 
-def queue_states(queues: QueueNames) -> dict[str, QueueState]:
-    """Each of these queues, and its own for delayed and failed messages. Raises BrokerUnreachable."""
-    with _connection() as connection:
-        return {name: _state(connection, name) for name in _names(queues)}
+def queue_states(config: Config) -> dict[str, QueueState]:
+    """Each queue of the pipeline, and its own for delayed and failed messages. Raises BrokerUnreachable."""
+    with _connection(config) as connection:
+        return {name: _state(connection, name) for name in _names(config.queues)}
 
 
-def refused_declarations(queues: QueueNames) -> list[str]:
-    """Which of these queues exist and are refused to a worker, and how to fix it. Raises BrokerUnreachable.
+def refused_declarations(config: Config) -> list[str]:
+    """Which of the pipeline's queues exist and are refused to a worker, and how to fix it. Raises BrokerUnreachable.
 
     It declares them as workers do, which changes nothing. Without the right to, it finds nothing.
     """
-    with _connection() as connection:
-        return [text for name in _names(queues) for text in _refusal(connection, name)]
+    with _connection(config) as connection:
+        return [text for name in _names(config.queues) for text in _refusal(connection, name)]
 
 
 def _names(queues: QueueNames) -> list[str]:
@@ -58,14 +59,14 @@ def _names(queues: QueueNames) -> list[str]:
 
 
 @contextlib.contextmanager
-def _connection() -> Iterator[pika.BlockingConnection]:
+def _connection(config: Config) -> Iterator[pika.BlockingConnection]:
     try:
         with contextlib.closing(pika.BlockingConnection(parameters=the_broker().parameters)) as connection:
             yield connection
     except BrokerUnreachable:
         raise
     except Exception as error:
-        variable = f"{config().variable_prefix}RABBITMQ_URL"
+        variable = f"{config.variable_prefix}RABBITMQ_URL"
         text = f"RabbitMQ is not reachable ({reason_of(error)}): start it, or correct {variable}"
         raise BrokerUnreachable(text) from error
 

@@ -188,7 +188,7 @@ def _connections(config: Config) -> Iterator[Finding]:
     """Of PostgreSQL. Without RabbitMQ, which knows the fleet, those that are in use now."""
     fleet = None
     with contextlib.suppress(BrokerUnreachable):
-        states = queues.queue_states(config.queues)
+        states = queues.queue_states(config)
         fleet = Fleet(states[config.queues.dispatch].consumers, states[config.queues.aggregate].consumers)
     try:
         limits, is_shared = read_limits(), is_pooled()
@@ -203,7 +203,7 @@ def _connections(config: Config) -> Iterator[Finding]:
 
 def _rabbitmq(config: Config) -> Iterator[Finding]:
     try:
-        states = queues.queue_states(config.queues)
+        states = queues.queue_states(config)
     except BrokerUnreachable as error:
         yield Finding("RabbitMQ", False, without_secrets(str(error)))
         return
@@ -213,7 +213,7 @@ def _rabbitmq(config: Config) -> Iterator[Finding]:
         consumers = states[queue].consumers
         text = f"{consumers} consumer(s)" if consumers else f"nobody consumes it: start a worker (the {role})"
         yield Finding(f"queue {queue}", bool(consumers), text)
-    yield _finding("queues", queues.refused_declarations(config.queues), "as workers declare them")
+    yield _finding("queues", queues.refused_declarations(config), "as workers declare them")
     for queue in config.queues:
         if failed := states[queue + queues.FAILED].messages:
             text = (
