@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import time
 import uuid
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -97,9 +98,14 @@ def _create_one() -> None:
     assert outcome.result is not None
 
 
+def _with_insert(create: Callable[..., None]) -> contextlib.AbstractContextManager[object]:
+    """`create` in place of the INSERT that publishes a user."""
+    return mock.patch.object(OutboxUser.objects, "using", return_value=SimpleNamespace(create=create))
+
+
 def _without_event() -> contextlib.AbstractContextManager[object]:
     """The same code path, minus the INSERT of the outbox row."""
-    return mock.patch.object(OutboxUser.objects, "create")
+    return _with_insert(lambda *, user: None)  # noqa: ARG005 - the name is create()'s
 
 
 def _with_synchronous_insert(lab: Lab) -> contextlib.AbstractContextManager[object]:
@@ -119,7 +125,7 @@ def _with_synchronous_insert(lab: Lab) -> contextlib.AbstractContextManager[obje
         )
         lab.clickhouse.insert("event_log", [row], column_names=STORED_COLUMNS, settings={"async_insert": 0})
 
-    return mock.patch.object(OutboxUser.objects, "create", side_effect=insert)
+    return _with_insert(insert)
 
 
 def _publish_many(lab: Lab) -> list[Figure]:
