@@ -209,7 +209,11 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(
+    "setting",
+    # On a busy machine, a millisecond may be over before the limit is set aside.
+    [pytest.param(name, marks=pytest.mark.timing if name == "statement_timeout" else ()) for name in SETTINGS],
+)
 def test_a_window_is_the_same_text_whatever_the_session_is_set_to(setting: str) -> None:
     create_users(2000, prefix="é\\\\")
     with transaction.atomic():

@@ -96,12 +96,13 @@ def hiding_problems(*, is_with_lean: bool = True) -> Iterator[str]:
 
 
 def limit_problems() -> Iterator[str]:
-    """Time limits that are too short for what the pipeline does in one statement."""
+    """Time limits of the role, whatever this transaction has set, that are too short for what the pipeline does in one
+    statement."""
     with driver.cursor() as cursor:
         cursor.execute(
             """
-            SELECT name, setting::bigint, current_user FROM pg_settings
-            WHERE name IN ('statement_timeout', 'transaction_timeout') AND setting::bigint BETWEEN 1 AND %(too_short)s
+            SELECT name, reset_val::bigint, current_user FROM pg_settings
+            WHERE name IN ('statement_timeout', 'transaction_timeout') AND reset_val::bigint BETWEEN 1 AND %(too_short)s
             ORDER BY name
             """,
             {"too_short": SHORTEST_STATEMENT_SECONDS * 1000 - 1},
