@@ -33,7 +33,7 @@ _FOR_EVER = (
 )
 _EVERYTHING = ["GRANT ALL ON *.*"]
 _TO_LISTEN = ["GRANT SYSTEM LISTEN ON *.*", "GRANT CREATE DATABASE ON towpath.*"]
-#: A server that ends at once is started again, but not as fast as it can.
+#: Seconds between two starts of a server that cannot keep running.
 _PAUSE_SECONDS = 0.5
 
 

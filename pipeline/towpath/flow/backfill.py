@@ -124,8 +124,8 @@ def backfill(
 ) -> Report:
     """Publish the rows that are not published yet, in the order of their keys, from where an earlier run has stopped.
 
-    A run that has finished is not begun again, unless `again`: then every row is looked at once more.
-    Raises StoreUnavailable: the next run goes on from there.
+    After a run that has finished, nothing is done, unless `again`: then every row is checked anew.
+    Raises StoreUnavailable; the next run resumes at the same row.
     """
     name = source.outbox.outbox_name()
     progress = backfills.begin(name, again=again)
