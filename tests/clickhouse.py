@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import clickhouse_connect
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from clickhouse_connect.driver.client import Client
 
     from deploy.local.clickhouse import ClickHouse
@@ -17,6 +20,15 @@ def client_of(server: ClickHouse, **parameters: Any) -> Client:
     """A client that may be used by several threads. `port` and the like may be others than the server's own."""
     known = {"host": "127.0.0.1", "port": server.port, "username": server.user or None, "password": server.password}
     return clickhouse_connect.get_client(**{"autogenerate_session_id": False, **known, **parameters})
+
+
+@contextlib.contextmanager
+def database_of(server: ClickHouse, name: str) -> Iterator[Client]:
+    """A client, while there is a database of this name."""
+    with contextlib.closing(client_of(server)) as client:
+        client.command(f"CREATE DATABASE IF NOT EXISTS {name}")
+        yield client
+        client.command(f"DROP DATABASE IF EXISTS {name}")
 
 
 def url_of(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import urllib3
 
-from tests.clickhouse import client_of
+from tests.clickhouse import database_of
 from tests.deploy.compose import new_env
 from tests.deploy.deployment import Deployment
 from tests.waiting import eventually
@@ -34,11 +34,8 @@ def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def clickhouse(services: Services) -> Iterator[Client]:
     """The event store, past the product's own code."""
-    client = client_of(services.clickhouse)
-    client.command("CREATE DATABASE IF NOT EXISTS deployed")
-    yield client
-    client.command("DROP DATABASE IF EXISTS deployed")
-    client.close()
+    with database_of(services.clickhouse, "deployed") as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,17 @@ def _purge_over_kept_connection() -> None:
     channel.close()
 
 
+@contextlib.contextmanager
+def declared_otherwise(queue: str) -> Iterator[None]:
+    """A queue of ours is there, as a worker's declaration does not fit; gone afterwards."""
+    with _connection() as connection:
+        channel = connection.channel()
+        channel.queue_delete(queue)
+        channel.queue_declare(queue, durable=True)
+        yield
+        channel.queue_delete(queue)
+
+
 def take_messages(queue: str) -> list[dict[str, Any]]:
     """Take every message out of a queue; their JSON."""
     taken = []

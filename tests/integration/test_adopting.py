@@ -12,7 +12,7 @@ import pytest
 from django.db import connection
 
 from deploy.local.process import PROJECT
-from tests.clickhouse import client_of, url_of
+from tests.clickhouse import database_of, url_of
 from tests.integration.foreign_project import ForeignProject, blocks, variables_of
 from tests.waiting import eventually
 
@@ -48,12 +48,9 @@ NOWHERE = {"TOWPATH_RABBITMQ_URL": "amqp://127.0.0.1:9", "TOWPATH_EVENT_STORE_UR
 
 @pytest.fixture
 def clickhouse(services: Services) -> Iterator[Client]:
-    client = client_of(services.clickhouse)
-    client.command("CREATE DATABASE mysite")
-    client.command(CREATE_OLD_TABLE)
-    yield client
-    client.command("DROP DATABASE mysite")
-    client.close()
+    with database_of(services.clickhouse, "mysite") as client:
+        client.command(CREATE_OLD_TABLE)
+        yield client
 
 
 @pytest.fixture

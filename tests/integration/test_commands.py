@@ -8,7 +8,6 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from tests.administering import administer
 from tests.faults.proxy import Fault, Kind, Proxy, with_port
 from tests.integration.event_log import EventLog
 from tests.integration.manage import here, manage
+from tests.integration.queues import declared_otherwise
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.windows import dispatched, expire_leases, sealed
 from tests.ports import any_free_port
@@ -349,19 +349,6 @@ def test_a_queue_that_somebody_has_for_themselves_is_not_called_an_outage() -> N
     assert findings["RabbitMQ"]["detail"].startswith(
         "RabbitMQ refuses the queue towpath.aggregate (ChannelClosedByBroker (405"
     )
-
-
-@contextlib.contextmanager
-def declared_otherwise(queue: str) -> Iterator[None]:
-    """A queue of ours that a worker's declaration does not fit."""
-    broker = dramatiq.get_broker()
-    assert isinstance(broker, Broker)
-    with contextlib.closing(pika.BlockingConnection(broker.parameters)) as somebody:
-        channel = somebody.channel()
-        channel.queue_delete(queue)
-        channel.queue_declare(queue, durable=True)
-        yield
-        channel.queue_delete(queue)
 
 
 def test_a_queue_that_is_refused_to_workers_is_a_finding_with_rabbitmq_s_reason() -> None:

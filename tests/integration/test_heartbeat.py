@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -11,10 +10,10 @@ import time
 from pathlib import Path
 
 import dramatiq
-import pika
 import pytest
 
 from deploy.local.process import PROJECT
+from tests.integration.queues import declared_otherwise
 from tests.integration.rows import create_users
 from tests.integration.workers import QUICK, Workers
 from tests.waiting import eventually
@@ -24,7 +23,6 @@ from towpath.conf.names import AGGREGATE
 from towpath.lifecycle import threads_that_must_live
 from towpath.probe import silence
 from towpath.process import Process
-from towpath.rabbitmq.broker import Broker
 from towpath.telemetry import heartbeat
 
 WAIT_SECONDS = 60
@@ -107,18 +105,12 @@ def test_an_aggregator_that_is_wedged_in_a_window_is_dead(workers: Workers, tmp_
 
 def test_a_worker_is_dead_when_rabbitmq_refuses_it_its_queue_until_it_lets_it(workers: Workers, tmp_path: Path) -> None:
     """Unlike an outage, this does not end by itself."""
-    broker = dramatiq.get_broker()
-    assert isinstance(broker, Broker)
-    with contextlib.closing(pika.BlockingConnection(broker.parameters)) as somebody:
-        channel = somebody.channel()
-        channel.queue_delete(AGGREGATE)
-        channel.queue_declare(AGGREGATE, durable=True)
+    with declared_otherwise(AGGREGATE):
         workers.aggregator(**{**WEDGED_SOON, "WEDGED_SECONDS": "8"}, HEARTBEAT_DIR=str(tmp_path))
         wait_until_alive(tmp_path, "aggregator")
 
         wait_until_silent(tmp_path, "aggregator")
 
-        channel.queue_delete(AGGREGATE)
     wait_until_alive(tmp_path, "aggregator")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.db import connection
 
-from tests.clickhouse import client_of
+from tests.clickhouse import database_of
 from tests.integration.foreign_project import ForeignProject, blocks, variables_of
 from tests.integration.own_environment import make_environment
 from tests.waiting import eventually
@@ -109,11 +109,8 @@ print(*(row[0] for row in cursor.fetchall()))
 
 @pytest.fixture
 def clickhouse(services: Services) -> Iterator[Client]:
-    client = client_of(services.clickhouse)
-    client.command("CREATE DATABASE leaving")
-    yield client
-    client.command("DROP DATABASE leaving")
-    client.close()
+    with database_of(services.clickhouse, "leaving") as client:
+        yield client
 
 
 @pytest.fixture

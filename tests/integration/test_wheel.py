@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from django.db import connection
 
-from tests.clickhouse import client_of
+from tests.clickhouse import database_of
 from tests.integration.foreign_project import ForeignProject, variables_of
 from tests.waiting import eventually
 
@@ -57,11 +57,8 @@ with transaction.atomic():
 
 @pytest.fixture
 def clickhouse(services: Services) -> Iterator[Client]:
-    client = client_of(services.clickhouse)
-    client.command("CREATE DATABASE wheel")
-    yield client
-    client.command("DROP DATABASE wheel")
-    client.close()
+    with database_of(services.clickhouse, "wheel") as client:
+        yield client
 
 
 @pytest.fixture
