@@ -53,8 +53,9 @@ _SLICE = (
     *(
         f"tests/integration/test_{name}.py"
         for name in (
-            *("commands", "database_role", "deliver", "dispatch", "end_to_end", "forged_messages", "large_rows"),
-            *("logs", "refused_windows", "store_surroundings", "verify"),
+            *("commands", "database_role", "deliver", "dispatch", "doctor", "end_to_end", "forged_messages"),
+            *("large_rows", "logs", "refused_windows", "store_surroundings", "stored_content", "verify"),
+            "verify_period",
         )
     ),
 )

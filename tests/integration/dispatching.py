@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from towpath.flow.dispatch import EnqueueBatches
     from towpath.ledger.batches import BatchMessage
 
+EVENT, USER = "outbox_event", "outbox_user"
+
 #: Looks after which a dispatcher that is still not done is taken to be stuck.
 _MOST_LOOKS = 2000
 

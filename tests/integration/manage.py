@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 from django.core.management import CommandError, call_command
 
 from deploy.local.process import PROJECT
+
+#: Nobody listens on port 1.
+RABBITMQ_DOWN = {"RABBITMQ_URL": "amqp://127.0.0.1:1"}
+CLICKHOUSE_DOWN = {"EVENT_STORE_URL": "clickhouse://127.0.0.1:1/default"}
+POSTGRES_DOWN = {"DATABASE_URL": "postgresql://towpath@127.0.0.1:1/towpath"}
 
 
 def manage(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -37,3 +44,15 @@ def here(*arguments: str) -> subprocess.CompletedProcess[str]:
     except SystemExit as stop:
         code = int(stop.code or 0)
     return subprocess.CompletedProcess(arguments, code, printed.getvalue(), told.getvalue())
+
+
+def status() -> dict[str, Any]:
+    """What `pipeline status` answers."""
+    answer: dict[str, Any] = json.loads(here("pipeline", "status", "--json").stdout)
+    return answer
+
+
+def doctor(**environment: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    arguments = ("pipeline", "doctor", "--json")
+    done = manage(*arguments, **environment) if environment else here(*arguments)
+    return done.returncode, {finding["check"]: finding for finding in json.loads(done.stdout)}

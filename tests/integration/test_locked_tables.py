@@ -11,10 +11,9 @@ import pytest
 from django.db import connection, transaction
 from django.test import Client
 
-from tests.integration.manage import here
+from tests.integration.manage import doctor, here, status
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.scraping import measure_at_each_scrape
-from tests.integration.test_commands import doctor, status
 from tests.integration.windows import claim_expired, deliver, expire_leases, recover, sealed
 from towpath.flow.delivery import Delivery
 from towpath.ledger.models import DeadLetter, Window

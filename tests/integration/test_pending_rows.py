@@ -17,8 +17,8 @@ from tests.benchmarks.buffers import measuring
 from tests.benchmarks.sql_log import server_settings
 from tests.benchmarks.traffic import publish_events
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
+from tests.integration.manage import status
 from tests.integration.rows import execute, write_events
-from tests.integration.test_commands import status
 from tests.integration.windows import deliver, seal, sealed
 from towpath.flow.delivery import Delivery
 from towpath.watch import figures

@@ -15,9 +15,8 @@ from django.db import connection, transaction
 
 from backend.users.models import OutboxUser
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
-from tests.integration.manage import here
+from tests.integration.manage import here, status
 from tests.integration.rows import create_users, ids_in_batches, undelivered, write_events
-from tests.integration.test_commands import status
 from tests.integration.windows import deliver, seal
 from tests.poison import give_limits_back, take_limits_away
 from towpath import driver

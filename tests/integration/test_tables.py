@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from django.db import connection
 
+from tests.integration.manage import doctor
 from tests.integration.rows import write_events
-from tests.integration.test_commands import doctor
 from towpath.ledger.models import Batch
 from towpath.watch import tables
 from towpath.watch.tables import problems

@@ -14,9 +14,8 @@ from structlog.testing import capture_logs
 
 from backend.users.models import OutboxUserChange
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
-from tests.integration.manage import here
+from tests.integration.manage import here, status
 from tests.integration.rows import undelivered, write_events
-from tests.integration.test_commands import status
 from tests.integration.windows import claim_expired, deliver, expire_leases, has_room, recover, seal
 from towpath import actors
 from towpath.conf.current import config

@@ -13,9 +13,8 @@ from django.db import connection
 
 from tests.administering import administer, on_database
 from tests.benchmarks import holders
-from tests.integration.manage import here
+from tests.integration.manage import doctor, here, status
 from tests.integration.rows import create_users, execute
-from tests.integration.test_commands import doctor, status
 from tests.integration.windows import sealed
 from tests.waiting import eventually
 from towpath.ledger.ack import ack

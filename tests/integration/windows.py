@@ -11,6 +11,7 @@ from towpath import wiring
 from towpath.conf.current import config
 from towpath.flow import delivery
 from towpath.flow import recover as recovery
+from towpath.flow.delivery import Delivery
 from towpath.ledger import windows
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from towpath.eventlog.store import EventStore
-    from towpath.flow.delivery import Delivery
     from towpath.ledger.open_windows import Found
     from towpath.ledger.windows import SealedWindow
 
@@ -47,6 +47,10 @@ def recover(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
         unsealed_seconds=config().unsealed_seconds,
         should_stop=should_stop,
     )
+
+
+def deliver_all(store: EventStore) -> None:
+    assert deliver(sealed(), store) is Delivery.ACKED
 
 
 def dispatched(*, batch_ids: int = 500) -> list[int]:

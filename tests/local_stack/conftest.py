@@ -42,3 +42,7 @@ def client(server: ClickHouse) -> Iterator[Client]:
     )
     yield client
     client.close()
+
+
+def count(client: Client) -> int:
+    return int(client.query("SELECT count() FROM t").result_rows[0][0])
