@@ -15,17 +15,22 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import psycopg2.extensions
 from django.db import connection
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+from django.db.backends.postgresql import base
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from types import FrameType
 
 #: Messages that read no table. SET TRANSACTION would come too late after a count, also where more follows it.
 _READS_NOTHING = re.compile(r"\s*(BEGIN|COMMIT|ROLLBACK|SAVEPOINT|RELEASE|SET TRANSACTION)\b[^;]*;?\s*$", re.IGNORECASE)
 _IS_FIRST = re.compile(r"\s*SET TRANSACTION\b", re.IGNORECASE)
+
+#: The class of the driver that Django has chosen.
+_Cursor: Any = base.Cursor
+
+#: As libpq numbers what a connection's `info` says.
+_IDLE = 0
 
 #: They read for others of the product, and say nothing by their own names.
 _HELPERS = frozenset({"towpath.driver", "towpath.ledger.moment"})
@@ -97,11 +102,12 @@ def measuring() -> Iterator[Buffers]:
     with connection.cursor() as cursor:
         # The pages that a parallel worker reads are counted as the worker's.
         cursor.execute("SET max_parallel_workers_per_gather = 0")
+    before = raw.cursor_factory
     raw.cursor_factory = _cursor_that_measures(buffers, relations)
     try:
         yield buffers
     finally:
-        raw.cursor_factory = None
+        raw.cursor_factory = before
         with connection.cursor() as cursor:
             cursor.execute("RESET max_parallel_workers_per_gather")
 
@@ -120,45 +126,59 @@ def _relations() -> dict[int, str]:
         return dict(cursor.fetchall())
 
 
-def _cursor_that_measures(buffers: Buffers, relations: Mapping[int, str]) -> type[psycopg2.extensions.cursor]:
-    class MeasuringCursor(psycopg2.extensions.cursor):
-        """Of the driver itself: a COPY goes past Django's cursor."""
+def _cursor_that_measures(buffers: Buffers, relations: Mapping[int, str]) -> type[Any]:
+    class MeasuringCursor(_Cursor):  # type: ignore[misc]
+        """Of the driver itself: psycopg2's COPY goes past Django's cursor. Each driver calls its own COPY."""
 
-        def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002 - psycopg2's signature
-            self._measure(query, lambda: super(MeasuringCursor, self).execute(query, vars))
+        def execute(self, query: Any, *parameters: Any, **options: Any) -> Any:
+            with _measured(self.connection, query, buffers, relations):
+                return super().execute(query, *parameters, **options)
 
-        def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
-            self._measure(sql, lambda: super(MeasuringCursor, self).copy_expert(sql, file, size))
+        def copy_expert(self, sql: Any, *arguments: Any, **options: Any) -> None:
+            with _measured(self.connection, sql, buffers, relations):
+                super().copy_expert(sql, *arguments, **options)
 
-        def _measure(self, sql: Any, run: Callable[[], None]) -> None:
-            text = sql.decode() if isinstance(sql, bytes) else str(sql)
-            function = _function_of_the_product(sys._getframe(2))
-            if not buffers.doing or function is None or _READS_NOTHING.match(text):
-                run()
-                return
-            counting = psycopg2.extensions.cursor(self.connection)
-            # The counts are the session's own until the transaction ends, so there must be one.
-            is_own = self.connection.autocommit and (self.connection.info.transaction_status == TRANSACTION_STATUS_IDLE)
-            if is_own:
-                # What was counted before goes to the server's statistics now, and the count begins at nothing.
-                counting.execute("SELECT pg_stat_force_next_flush()")
-                counting.execute("BEGIN")
-            try:
-                before = Counter[str]() if _IS_FIRST.match(text) else _fetched(counting, relations)
-                run()
-                after = _fetched(counting, relations)
-            except BaseException:
-                if is_own:
-                    counting.execute("ROLLBACK")
-                raise
-            if is_own:
-                counting.execute("COMMIT")
-            buffers.add(function, after - before)
+        @contextlib.contextmanager
+        def copy(self, statement: Any, *parameters: Any, **options: Any) -> Iterator[Any]:
+            with (
+                _measured(self.connection, statement, buffers, relations),
+                super().copy(statement, *parameters, **options) as copying,
+            ):
+                yield copying
 
     return MeasuringCursor
 
 
-def _fetched(cursor: psycopg2.extensions.cursor, relations: Mapping[int, str]) -> Counter[str]:
+@contextlib.contextmanager
+def _measured(raw: Any, sql: Any, buffers: Buffers, relations: Mapping[int, str]) -> Iterator[None]:
+    """What is done inside is this statement, on this connection of the driver's."""
+    text = sql.decode() if isinstance(sql, bytes) else str(sql)
+    function = _function_of_the_product(sys._getframe())
+    if not buffers.doing or function is None or _READS_NOTHING.match(text):
+        yield
+        return
+    # One that is not measured.
+    cursor = _Cursor(raw)
+    # The counts are the session's own until the transaction ends, so there must be one.
+    is_own = raw.autocommit and raw.info.transaction_status == _IDLE
+    if is_own:
+        # What was counted before goes to the server's statistics now, and the count begins at nothing.
+        cursor.execute("SELECT pg_stat_force_next_flush()")
+        cursor.execute("BEGIN")
+    try:
+        before = Counter[str]() if _IS_FIRST.match(text) else _fetched(cursor, relations)
+        yield
+        after = _fetched(cursor, relations)
+    except BaseException:
+        if is_own:
+            cursor.execute("ROLLBACK")
+        raise
+    if is_own:
+        cursor.execute("COMMIT")
+    buffers.add(function, after - before)
+
+
+def _fetched(cursor: Any, relations: Mapping[int, str]) -> Counter[str]:
     cursor.execute(
         """
         SELECT oid, fetched FROM unnest(%s::oid[]) AS oid, pg_stat_get_xact_blocks_fetched(oid) AS fetched

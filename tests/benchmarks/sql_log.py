@@ -1,6 +1,7 @@
 """Statements as PostgreSQL itself counts them: each is logged while the count is on, BEGIN, COMMIT and COPY included.
 
-Everything here speaks the simple protocol (psycopg2), where a statement logged is a round trip.
+A message logged is a round trip: Django's cursors speak the simple protocol with either driver. Only what begins and
+ends a transaction of psycopg 3 is logged as of the extended one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: `2026-11-23 07:30:21.123 UTC [4711] LOG:  statement: SELECT ...`, and each further line of it after a tab.
-_STATEMENT = re.compile(rb"^[^\[\n]*\[(\d+)\] LOG:  statement:\s+(.*(?:\n\t.*)*)", re.MULTILINE)
+#: Or `LOG:  execute <unnamed>: BEGIN`.
+_STATEMENT = re.compile(rb"^[^\[\n]*\[(\d+)\] LOG:  (?:statement|execute [^:\n]*):\s+(.*(?:\n\t.*)*)", re.MULTILINE)
 
 _SETTINGS = {
     "log_statement": "all",

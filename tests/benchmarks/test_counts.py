@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.backends.postgresql.psycopg_any import is_psycopg3
 
 from backend.users.use_cases import CreateUser, CreateUserRequest
 from tests.benchmarks import holders
@@ -67,8 +68,10 @@ def path(services: Services, log: Path, store: EventStore) -> Iterator[Callable[
     client.close()
 
 
+#: psycopg 3 takes a COPY in a message of its own only: BEGIN, the settings, COPY, COMMIT.
+STATEMENTS_PER_LOAD = 4 if is_psycopg3 else 1
 #: Seal, load, the note that the write has begun, ack: a message to PostgreSQL each.
-STATEMENTS_PER_WINDOW = 4
+STATEMENTS_PER_WINDOW = 3 + STATEMENTS_PER_LOAD
 
 
 def test_a_window_costs_a_fixed_number_of_statements_and_one_insert(path: Callable[[int], PathCounts]) -> None:
@@ -135,7 +138,7 @@ def test_a_look_that_finds_a_page_of_rows_is_seven_statements(path: Callable[[in
     assert len(counts.look.statements) <= 7
 
 
-def test_a_window_of_two_outboxes_costs_one_statement_more(log: Path, store: EventStore) -> None:
+def test_a_window_of_two_outboxes_costs_one_load_more(log: Path, store: EventStore) -> None:
     dispatched = Dispatched()
     dispatcher = make_dispatcher(all_outboxes(), enqueue=dispatched, in_flight_rows=10_000)
     publish_users(300)
@@ -145,7 +148,7 @@ def test_a_window_of_two_outboxes_costs_one_statement_more(log: Path, store: Eve
     with counting(log), counted(log, is_own=True) as counts:
         carry_window(dispatched.batches, store)
 
-    assert len(counts.statements) <= STATEMENTS_PER_WINDOW + 1
+    assert len(counts.statements) <= STATEMENTS_PER_WINDOW + STATEMENTS_PER_LOAD
     assert counts.of("COPY") == 2
 
 
