@@ -40,7 +40,7 @@ lint: setup ## ruff, bandit, mypy and the import contracts
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/bandit --quiet --configfile pyproject.toml --recursive backend pipeline deploy manage.py
-	@DEBUG=true .venv/bin/mypy backend pipeline deploy tests manage.py
+	@DEBUG=true .venv/bin/mypy
 	@.venv/bin/lint-imports --no-cache
 
 lock: setup ## write the hashes of requirements.lock and deploy/requirements.lock anew, for the versions that it has
