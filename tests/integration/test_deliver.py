@@ -6,11 +6,13 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from pytest_django import Settings
 from structlog.testing import capture_logs
 
 from backend.users.models import OutboxUser
+from tests.administering import administer
+from tests.benchmarks.buffers import measuring
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered
 from tests.integration.rows import create_users, undelivered, write_events
@@ -24,10 +26,12 @@ from tests.integration.windows import (
     dispatched,
     expire_leases,
     recover,
+    seal,
     sealed,
     taken_over,
 )
 from tests.knobs import Knobs
+from tests.services import Services
 from towpath.errors import WindowTooLarge
 from towpath.eventlog import schema
 from towpath.eventlog.connect import connect
@@ -48,6 +52,28 @@ def test_a_window_carries_rows_of_several_outboxes(store: EventStore, event_log:
     assert event_log.identities() == {("outbox_user", id_) for id_ in users} | {("outbox_event", id_) for id_ in events}
     assert event_log.window_sizes() == [500]
     assert_delivered(event_log, committed=500)
+
+
+def test_a_first_bulk_import_is_read_row_by_row_though_statistics_were_taken_in_the_middle_of_it(
+    services: Services,
+) -> None:
+    """PostgreSQL then takes the tables for empty, and knows nothing of their columns."""
+    with transaction.atomic():
+        create_users(5000)
+        administer(
+            services.postgres.superuser_url,
+            "DELETE FROM pg_statistic WHERE starelid IN ('users'::regclass, 'outbox_user'::regclass)",
+            "ANALYZE users, outbox_user",
+        )
+    window = seal(dispatched(batch_ids=100)[-1:])
+    assert window is not None
+
+    with measuring() as buffers, buffers.during("load"):
+        loaded = load(window, environment="test", max_bytes=None)
+
+    # The row of the outbox, and the user's place in the index, and the user.
+    assert loaded.row_count == 100
+    assert sum(buffers.totals.values()) < 10 * 100, buffers.by_relation
 
 
 def test_a_window_over_many_months_is_written_whole_and_replayed_whole(store: EventStore, event_log: EventLog) -> None:

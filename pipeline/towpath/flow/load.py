@@ -10,7 +10,7 @@ import functools
 import io
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.db import OperationalError, connection
 from django.db.models import BooleanField, Case, F, Func, TextField, Value, When
@@ -18,6 +18,7 @@ from django.db.models.expressions import Combinable, RawSQL
 from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Cast, Coalesce
 from django.db.models.lookups import GreaterThan
+from django.db.models.sql.constants import LOUTER
 from django.db.models.sql.datastructures import Join
 
 from towpath import driver
@@ -38,7 +39,7 @@ from towpath.ledger.batches import IDS_IN_WINDOW, ids_in_window
 from towpath.outbox.models import MOST_ROW_BYTES, all_outboxes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from _typeshed import ReadableBuffer as Buffer
 
@@ -201,9 +202,8 @@ def _rows_sql_of_any_window(
     is_member = Func(F("id"), members, arg_joiner=" = ANY", template="%(expressions)s", output_field=BooleanField())
     rows = outbox._base_manager.filter(is_member).order_by("id")
     query = rows.values_list(*(_value(column, known, event_columns) for column in row_columns(own_columns))).query
-    # As outer joins, which the planner may not turn round: believing a table to be empty, it would start from users.
     query.alias_map = {
-        alias: table.promote() if isinstance(table, Join) else table for alias, table in query.alias_map.items()
+        alias: _LookUp.of(table) if isinstance(table, Join) else table for alias, table in query.alias_map.items()
     }
     return query.sql_with_params()
 
@@ -230,6 +230,37 @@ def _value(column: Column, known: Mapping[str, Combinable], event_columns: Mappi
         case FromEventOrContext(key):
             of_event = Cast(event_columns.get(column.name, Value(None)), TextField())
             return fitting(Coalesce(of_event, KeyTextTransform(key, "bound")), column.kind)
+
+
+class _LookUp(Join):
+    """A join that looks up the other table's row by index, for each row, whatever the planner believes of the tables.
+
+    It is an outer join, which the planner may not turn round: believing a table to be empty, it would start from users.
+    And it asks for one of an array: rows that are equal could also be merged in the order of an index, which makes
+    reading the whole index a plan, and a cheap one for an empty table. A window of a first bulk import took 39 s then,
+    instead of 20 ms.
+    """
+
+    @classmethod
+    def of(cls, join: Join) -> _LookUp:
+        return cls(
+            join.table_name,
+            join.parent_alias,
+            join.table_alias,
+            LOUTER,
+            join.join_field,
+            join.nullable,
+            filtered_relation=join.filtered_relation,
+        )
+
+    def as_sql(self, compiler: Any, connection: Any) -> Any:
+        sql, parameters = super().as_sql(compiler, connection)
+        fields: Iterable[tuple[Any, Any]] = getattr(self, "join_fields", None) or ()
+        for of_row, of_other in fields:
+            sides = connection.ops.prepare_join_on_clause(self.parent_alias, of_row, self.table_alias, of_other)
+            row, other = (compiler.compile(side)[0] for side in sides)
+            sql = sql.replace(f"{row} = {other}", f"{other} = ANY(ARRAY[{row}])")
+        return sql, parameters
 
 
 class _BoundedBody(io.RawIOBase):
