@@ -62,15 +62,14 @@ def copy_text(*rows: StoredRow) -> bytes:
             row.environment.encode(),
             b"%d" % row.metadata_version,
             row.event_context,
-            own=tuple(map(as_text, row.added[len(ADDED_COLUMNS) :])),
+            added=tuple(map(as_text, row.added)),
         )
         for row in rows
     )
 
 
-def line(*values: bytes, own: tuple[str, ...] = _OWN_DEFAULTS) -> bytes:
-    added = [b""] * len(ADDED_COLUMNS)
-    return b"\t".join([*(escaped(value) for value in values), *added, *(value.encode() for value in own)]) + b"\n"
+def line(*values: bytes, added: tuple[str, ...]) -> bytes:
+    return b"\t".join(map(escaped, (*values, *(value.encode() for value in added)))) + b"\n"
 
 
 def escaped(value: bytes) -> bytes:

@@ -16,7 +16,7 @@ from tests.conformance.rows import OWN_COLUMNS
 from towpath.eventlog import schema
 from towpath.eventlog.columns import Kind, added_columns
 from towpath.eventlog.connect import connect
-from towpath.eventlog.store import EventStore, ReadableStore, Store
+from towpath.eventlog.store import EventStore, ProvableStore, ReadableStore, Store
 from towpath.eventlog.stores.memory import MemoryStore, StoredRow
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _plain(column: Column, value: Any) -> object:
     return UUID(str(value)) if column.kind is Kind.UUID else value
 
 
-class AnyStore(EventStore, ReadableStore, Protocol):
+class AnyStore(EventStore, ReadableStore, ProvableStore, Protocol):
     """What each of the stores is."""
 
 
@@ -72,6 +72,9 @@ class SchemaSubject(Subject, Protocol):
 
     def execute(self, sql: str) -> None:
         """What somebody does to the store's database by hand."""
+
+    def edit(self, change: str, *, where: str) -> None:
+        """Change stored rows of the OBT by hand: `column = value`."""
 
     def tables(self) -> dict[str, str]:
         """Every table of our names, and how it is defined."""
@@ -163,6 +166,9 @@ class _Engine:
 
     def execute(self, sql: str) -> None:
         self._admin.command(sql)
+
+    def edit(self, change: str, *, where: str) -> None:
+        self.execute(f"ALTER TABLE event_log UPDATE {change} WHERE {where} SETTINGS mutations_sync = 1")
 
     def tables(self, *, like: str = "event\\_log%") -> dict[str, str]:
         rows = self._admin.query(
@@ -264,6 +270,9 @@ class PostgreSQLSubject:
 
     def execute(self, sql: str) -> None:
         self._ask(sql)
+
+    def edit(self, change: str, *, where: str) -> None:
+        self._ask(f"UPDATE event_log SET {change} WHERE {where}")
 
     def tables(self) -> dict[str, str]:
         return dict(

@@ -12,10 +12,11 @@ import pytest
 from deploy.local.ports import Ports
 from deploy.local.process import PROJECT
 from tests.conformance.answers import Answer, Endpoint, Silence
-from tests.conformance.rows import WINDOW, row, write
+from tests.conformance.rows import MOMENT, WINDOW, row, write
 from tests.conformance.subjects import RemoteSubject, Subject
 from tests.services import Services
 from towpath.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable, WriteTooLarge
+from towpath.eventlog.proof import covered
 from towpath.eventlog.store import Store
 from towpath.eventlog.stores.memory import StoredRow
 
@@ -95,6 +96,14 @@ def test_a_store_that_is_down_is_unavailable_whatever_is_asked(
         store.counts([WINDOW])
     with pytest.raises(StoreUnavailable):
         next(store.stream("paid"))
+    with pytest.raises(StoreUnavailable):
+        store.window_digests([WINDOW], columns=covered())
+    with pytest.raises(StoreUnavailable):
+        store.row_digests(WINDOW, columns=covered())
+    with pytest.raises(StoreUnavailable):
+        store.months()
+    with pytest.raises(StoreUnavailable):
+        next(store.windows_of(MOMENT.date()))
     with pytest.raises(StoreUnavailable):
         store.now()
     with pytest.raises(StoreUnavailable):

@@ -15,8 +15,10 @@ from towpath.eventlog.columns import Kind, added_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from datetime import date
 
     from towpath.eventlog.columns import Column
+    from towpath.eventlog.proof import RowDigest, WindowDigest
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,5 +183,36 @@ class ReadableStore(Protocol):
         """
 
 
-class Store(EventStore, MigratableStore, ReadableStore, Protocol):
-    """A store that a URL can name, which serves all three."""
+class ProvableStore(Protocol):
+    """What a proof needs of a store: digests of what it holds, in the form of `towpath.eventlog.proof`.
+
+    `columns` are the covered ones, by name, in the order of the form. A name that the table has no column of is a
+    ValueError. An answer that is not certainly the store's is StoreUnavailable, and never "nothing is stored".
+    """
+
+    def window_digests(self, window_ids: Sequence[UUID], *, columns: Sequence[str]) -> Sequence[WindowDigest]:
+        """Of what is stored of these windows now, in the order of window, outbox and month; a window without rows is
+        absent. For hundreds of windows in one query.
+
+        Raises StoreUnavailable.
+        """
+
+    def row_digests(self, window_id: UUID, *, columns: Sequence[str]) -> Sequence[RowDigest]:
+        """Of each stored row of a window, in the order of (outbox, outbox_id); one that is stored twice comes twice.
+
+        Raises StoreUnavailable.
+        """
+
+    def months(self) -> Sequence[date]:
+        """The first days of the months (UTC) that hold rows, the earliest first. Raises StoreUnavailable."""
+
+    def windows_of(self, month: date) -> Iterator[UUID]:
+        """Each window that has rows in the month, once, in no order, however many there are. `month` is any day of it.
+
+        Nothing stays open in the store between two of them. A window that is written meanwhile may be among them or
+        not. Raises StoreUnavailable, also in the middle.
+        """
+
+
+class Store(EventStore, MigratableStore, ReadableStore, ProvableStore, Protocol):
+    """A store that a URL can name, which serves all four."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from hashlib import md5
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from uuid import UUID
 
 from towpath.eventlog.columns import Column, added_columns, row_columns
 from towpath.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
+from towpath.eventlog.proof import RowDigest, WindowDigest, kinds, row_digest, window_digests
 from towpath.eventlog.rows import Identity, lines, values
 from towpath.eventlog.store import Digest, StoredEvent
 from towpath.eventlog.values import parse as value_of
@@ -54,7 +55,7 @@ class StoredRow:
 
 
 class MemoryStore:
-    """An `EventStore` and a `ReadableStore`, which remembers `token_log_entries` blocks."""
+    """An `EventStore`, a `ReadableStore` and a `ProvableStore`, which remembers `token_log_entries` blocks."""
 
     def __init__(self, *, own_columns: tuple[Column, ...] = (), token_log_entries: int = 10_000) -> None:
         self.own_columns = own_columns
@@ -138,6 +139,26 @@ class MemoryStore:
             inside = [time for time in around if since <= time < until]
             yield Digest(event_type, digest, min(around), len(inside), len(around))
 
+    def window_digests(self, window_ids: Sequence[UUID], *, columns: Sequence[str]) -> Sequence[WindowDigest]:
+        rows = [row for row in self.rows if row.window_id in window_ids]
+        return window_digests((row.window_id, self._digest(row, columns)) for row in rows)
+
+    def row_digests(self, window_id: UUID, *, columns: Sequence[str]) -> Sequence[RowDigest]:
+        digests = (self._digest(row, columns) for row in self.rows if row.window_id == window_id)
+        return sorted(digests, key=lambda one: (one.outbox, one.outbox_id, one.digest))
+
+    def months(self) -> Sequence[date]:
+        return sorted({_first_day(row.event_date_time) for row in self.rows})
+
+    def windows_of(self, month: date) -> Iterator[UUID]:
+        yield from {row.window_id for row in self.rows if _first_day(row.event_date_time) == month.replace(day=1)}
+
+    def _digest(self, row: StoredRow, columns: Sequence[str]) -> RowDigest:
+        held = {name: getattr(row, name) for name in StoredRow.__slots__} | self.added_values(row)
+        digest = row_digest([(kind, held[name]) for name, kind in kinds(columns, self.own_columns)])
+        month = _first_day(row.event_date_time)
+        return RowDigest(row.outbox, row.outbox_id, month, row.event_type, row.event_date_time, digest)
+
     def added_values(self, row: StoredRow) -> dict[str, object]:
         """The values of the added columns, by name."""
         names = (column.name for column in added_columns(self.own_columns))
@@ -160,6 +181,10 @@ def by_month(rows: Sequence[StoredRow]) -> dict[str, list[StoredRow]]:
     for row in rows:
         months[row.month].append(row)
     return dict(sorted(months.items()))
+
+
+def _first_day(moment: datetime) -> date:
+    return moment.astimezone(UTC).date().replace(day=1)
 
 
 def _parse_row(line: bytes, own_columns: tuple[Column, ...]) -> StoredRow:

@@ -8,13 +8,15 @@ asynchronous inserts, no shortened answers).
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from towpath.eventlog.columns import Column, row_columns
 from towpath.eventlog.errors import OutcomeUnknown, StoreUnavailable
+from towpath.eventlog.proof import month_of
 from towpath.eventlog.store import Digest, Finding, Migration, StoredEvent, stored_event, streamed_columns
-from towpath.eventlog.stores.clickhouse import surroundings
+from towpath.eventlog.stores.clickhouse import proof, surroundings
 from towpath.eventlog.stores.clickhouse.client import NOT_THE_STORES, ClickHouseClient
 from towpath.eventlog.stores.clickhouse.schema import CREATE_MIGRATIONS, TABLE, migrations
 from towpath.eventlog.stores.clickhouse.settings import PINNED_ON_DECISIONS
@@ -22,7 +24,8 @@ from towpath.eventlog.stores.clickhouse.url import address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from uuid import UUID
+
+    from towpath.eventlog.proof import RowDigest, WindowDigest
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -159,6 +162,28 @@ class ClickHouseStore:
         for event_type, digest, microseconds, count, around in found:
             at = _EPOCH + timedelta(microseconds=int(microseconds))
             yield Digest(str(event_type), str(digest), at, int(count), int(around))
+
+    def window_digests(self, window_ids: Sequence[UUID], *, columns: Sequence[str]) -> Sequence[WindowDigest]:
+        sql = proof.digests_of_windows(columns, self._own_columns)
+        if not window_ids:
+            return []
+        return proof.window_digests(self._array(sql, windows=tuple(str(window_id) for window_id in window_ids)))
+
+    def row_digests(self, window_id: UUID, *, columns: Sequence[str]) -> Sequence[RowDigest]:
+        sql = proof.digests_of_rows(columns, self._own_columns)
+        return proof.row_digests(self._array(sql, window=str(window_id)))
+
+    def months(self) -> Sequence[date]:
+        return sorted(month_of(int(month)) for month in self._array(proof.MONTHS))
+
+    def windows_of(self, month: date) -> Iterator[UUID]:
+        page: Sequence[Any] = []
+        while True:
+            sql = proof.windows_of(is_first=not page)
+            page = self._array(sql, month=month.year * 100 + month.month, after=str(page[-1]) if page else "")
+            yield from (UUID(str(window_id)) for window_id in page)
+            if len(page) < proof.PAGE_WINDOWS:
+                return
 
     def now(self) -> datetime:
         moment: datetime = self._client.query("SELECT now64(6, 'UTC')")[0][0]

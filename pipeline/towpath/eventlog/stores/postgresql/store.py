@@ -15,7 +15,7 @@ from towpath import driver
 from towpath.eventlog.columns import Column, row_columns
 from towpath.eventlog.errors import OutcomeUnknown, StoreUnavailable
 from towpath.eventlog.store import Digest, Finding, Migration, StoredEvent, stored_event, streamed_columns
-from towpath.eventlog.stores.postgresql import surroundings
+from towpath.eventlog.stores.postgresql import proof, surroundings
 from towpath.eventlog.stores.postgresql.client import PostgreSQLClient
 from towpath.eventlog.stores.postgresql.errors import brief, is_partition_missing, translated, translated_of_commit
 from towpath.eventlog.stores.postgresql.schema import (
@@ -32,6 +32,7 @@ from towpath.eventlog.stores.postgresql.schema import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from towpath.eventlog.proof import RowDigest, WindowDigest
 
 #: Databases that exist on every server, to ask from whether ours does.
 _MAINTENANCE_DATABASE = "postgres"
@@ -216,6 +217,29 @@ class PostgreSQLStore:
         )
         for event_type, digest, first_at, count, around in rows:
             yield Digest(event_type, digest, first_at.astimezone(UTC), count, around)
+
+    def window_digests(self, window_ids: Sequence[UUID], *, columns: Sequence[str]) -> Sequence[WindowDigest]:
+        sql = proof.digests_of_windows(columns, self._own_columns)
+        return proof.window_digests(self._client.query(sql, windows=[str(window_id) for window_id in window_ids]))
+
+    def row_digests(self, window_id: UUID, *, columns: Sequence[str]) -> Sequence[RowDigest]:
+        sql = proof.digests_of_rows(columns, self._own_columns)
+        return proof.row_digests(self._client.query(sql, window=str(window_id)))
+
+    def months(self) -> Sequence[date]:
+        partitions = self._client.query(proof.PARTITIONS) or [(TABLE, "")]
+        return sorted(month for (month,) in self._client.query(proof.months(partitions)))
+
+    def windows_of(self, month: date) -> Iterator[UUID]:
+        since, until = proof.bounds(month)
+        page: list[tuple[Any, ...]] = []
+        while True:
+            page = self._client.query(
+                proof.windows_of(is_first=not page), since=since, until=until, after=page[-1][0] if page else None
+            )
+            yield from (UUID(window_id) for (window_id,) in page)
+            if len(page) < proof.PAGE_WINDOWS:
+                return
 
     def now(self) -> datetime:
         moment: datetime = self._client.query("SELECT clock_timestamp()")[0][0]

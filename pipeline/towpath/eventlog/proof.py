@@ -1,0 +1,167 @@
+"""Proof: the form in which rows are digested, so that a later change of one byte shows. The same in every store.
+
+Each store computes the digests in its own SQL, of what it holds; the functions here say what they must be. The form is
+fixed: digests of it are kept for years. Another form would be another `FORM`, beside this one.
+
+Form 1 of a row is `<length in bytes>:<bytes>` of each covered column, joined. So no value can pass for its neighbour's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from towpath.eventlog.columns import Column, Kind, row_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from uuid import UUID
+
+FORM = 1
+
+#: Bytes of a row's digest that the locator takes: few enough that PostgreSQL has them as one number.
+_LOCATOR_BYTES = 6
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class RowDigest:
+    """The digest of a stored row (64 hexadecimal digits), and what a person finds the row by."""
+
+    outbox: str
+    outbox_id: int
+    #: The first day of the month of its time, in UTC.
+    month: date
+    event_type: str
+    event_date_time: datetime
+    digest: str
+
+    @property
+    def sums(self) -> Sums:
+        number = int(self.digest[: 2 * _LOCATOR_BYTES], 16)
+        return Sums(number, number * self.outbox_id)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowDigest:
+    """The digest of the rows that a window has of one outbox and one month: 64 hexadecimal digits, which prove it."""
+
+    window_id: UUID
+    outbox: str
+    #: Its first day.
+    month: date
+    rows: int
+    digest: str
+    #: The locator (`changed_row`), which proves nothing.
+    digest_sum: int
+    id_sum: int
+
+    @property
+    def sums(self) -> Sums:
+        return Sums(self.digest_sum, self.id_sum)
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """The locator of some rows: with d, the first bytes of a row's digest as a number, the sum of d, and that of
+    d * outbox_id. No rows: two zeros."""
+
+    digest_sum: int = 0
+    id_sum: int = 0
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(self.digest_sum + other.digest_sum, self.id_sum + other.id_sum)
+
+
+def covered(own: tuple[Column, ...] = ()) -> tuple[str, ...]:
+    """Every column that a person can read, in the order in which a row's form has them: a project's `own` as well."""
+    return tuple(name for name, _ in _all_columns(own))
+
+
+def kinds(columns: Sequence[str], own: tuple[Column, ...] = ()) -> list[tuple[str, Kind]]:
+    """The columns with their kinds. Raises ValueError for a name that the event log has no column of."""
+    known = dict(_all_columns(own))
+    if unknown := [name for name in columns if name not in known]:
+        raise ValueError(
+            f"the event log has no column {', '.join(unknown)}: restore its declaration in the setting TOWPATH"
+        )
+    return [(name, known[name]) for name in columns]
+
+
+def _all_columns(own: tuple[Column, ...]) -> list[tuple[str, Kind]]:
+    return [*((column.name, column.kind) for column in row_columns(own)), ("written_at", Kind.TIME)]
+
+
+def row_digest(values: Sequence[tuple[Kind, object]]) -> str:
+    """The digest of a row with these values, in the order of the covered columns."""
+    return sha256(row_form(values)).hexdigest()
+
+
+def row_form(values: Sequence[tuple[Kind, object]]) -> bytes:
+    """What is digested of a row."""
+    form = []
+    for kind, value in values:
+        text = _bytes(kind, value)
+        form.append(b"%d:%b" % (len(text), text))
+    return b"".join(form)
+
+
+def _bytes(kind: Kind, value: Any) -> bytes:
+    match kind:
+        case Kind.TEXT | Kind.LOW_CARDINALITY_TEXT:
+            return value if isinstance(value, bytes) else str(value).encode()
+        case Kind.BOOLEAN:
+            return b"true" if value else b"false"
+        case Kind.DECIMAL:
+            # A zero of Python's can be negative.
+            return f"{value or 0:.9f}".encode()
+        case Kind.FLOAT:
+            return struct.pack(">d", value).hex().encode()
+        case Kind.TIME:
+            return b"%d" % ((value - _EPOCH) // timedelta(microseconds=1))
+        case Kind.WHOLE_NUMBER | Kind.SIGNED_NUMBER | Kind.UUID:
+            return str(value).encode()
+
+
+def window_digests(rows: Iterable[tuple[UUID, RowDigest]]) -> list[WindowDigest]:
+    """The digests of windows with these rows, in the order of window, outbox and month. The order of the rows is
+    nothing; a row that comes twice counts twice."""
+
+    def part(row: tuple[UUID, RowDigest]) -> tuple[UUID, str, date]:
+        window_id, digest = row
+        return window_id, digest.outbox, digest.month
+
+    found = []
+    for (window_id, outbox, month), group in itertools.groupby(sorted(rows, key=part), key=part):
+        digests = [digest for _, digest in group]
+        sums = sum((digest.sums for digest in digests), Sums())
+        joined = "".join(sorted(digest.digest for digest in digests))
+        digest = sha256(joined.encode()).hexdigest()
+        found.append(
+            WindowDigest(window_id, outbox, month, len(digests), digest, sums.digest_sum, sums.id_sum),
+        )
+    return found
+
+
+def changed_row(before: Sums, after: Sums) -> int | None:
+    """The outbox_id of the row that was edited, lost or added, provided that it was one; else None, nearly always.
+
+    Of one change the sums differ by delta and by delta * outbox_id, where delta is what the row's number has become
+    more or less: their quotient is the id. As in a Reed-Solomon code, several changes leave a quotient that is a whole
+    number only by chance. Anyone can choose changes that give any id: this tells where to look first, no more.
+    """
+    delta = after.digest_sum - before.digest_sum
+    if delta == 0:
+        return None
+    outbox_id, rest = divmod(after.id_sum - before.id_sum, delta)
+    return outbox_id if rest == 0 and outbox_id >= 0 else None
+
+
+def month_of(number: int) -> date:
+    """The first day of a month that is written as a number: 202402."""
+    return date(number // 100, number % 100, 1)
