@@ -9,6 +9,11 @@ import re
 from pathlib import Path
 
 USERS_SQL = Path(__file__).with_name("users.sql")
+#: Each user's name, without the `towpath_` before it.
+SHORT_NAMES = ("migrator", "writer", "reader", "verifier", "keeper")
+
+#: Behind a setting that the user's own queries may not change.
+_CONST = " CONST"
 
 
 def statements() -> list[str]:
@@ -25,9 +30,17 @@ def grants(user: str) -> list[str]:
 
 def profile(user: str) -> dict[str, str]:
     """The settings of the user's profile; empty when it has none."""
+    return {name: value.removesuffix(_CONST).strip("'") for name, value in _assignments(user)}
+
+
+def fixed(user: str) -> list[str]:
+    """The settings of its profile that no query of the user may change."""
+    return [name for name, value in _assignments(user) if value.endswith(_CONST)]
+
+
+def _assignments(user: str) -> list[tuple[str, str]]:
     for statement in statements():
         match = re.fullmatch(rf"CREATE SETTINGS PROFILE OR REPLACE {user} SETTINGS (.*)", statement)
         if match:
-            pairs = (part.split(" = ") for part in match[1].split(", "))
-            return {name: value.strip("'") for name, value in pairs}
-    return {}
+            return [(name, value) for name, _, value in (part.partition(" = ") for part in match[1].split(", "))]
+    return []

@@ -1,10 +1,13 @@
 -- The users of the event log, for an administrator with access management. Can be repeated: passwords, rights and limits
 -- are then set anew. In a container, users.sh runs it; elsewhere:
 --   clickhouse-client --user ... --param_migrator_password=... --param_writer_password=... --param_reader_password=... \
---       --queries-file users.sql
+--       --param_verifier_password=... --param_keeper_password=... --queries-file users.sql
 --   towpath_migrator  creates the table and adds columns (`manage.py eventlog migrate`); cannot drop or delete
 --   towpath_writer    the pipeline: inserts, and reads back which rows of a window are stored, never a payload
 --   towpath_reader    the web application and people: reads, within the limits of its profile
+--   towpath_verifier  the dispatcher's verification: reads every column of event_log, and nothing else
+--   towpath_keeper    a person or a timer, never a process that runs: drops months (`manage.py eventlog retain`) and
+--                     rewrites rows (`manage.py eventlog erase`); cannot insert, alter or drop the table
 
 CREATE DATABASE IF NOT EXISTS towpath;
 
@@ -26,11 +29,31 @@ CREATE SETTINGS PROFILE OR REPLACE towpath_reader SETTINGS
     max_result_bytes = 1000000000,
     result_overflow_mode = 'throw';
 
+-- Beside the inserts: two threads, and memory that leaves them theirs. readonly = 2: nothing is written, and a query may
+-- bring the settings that its meaning rests on, as the pipeline's do. What is CONST, it may not change.
+CREATE SETTINGS PROFILE OR REPLACE towpath_verifier SETTINGS
+    readonly = 2,
+    max_execution_time = 300,
+    max_memory_usage = 2000000000 CONST,
+    max_memory_usage_for_user = 2000000000 CONST,
+    max_threads = 2 CONST,
+    max_concurrent_queries_for_user = 4 CONST;
+
+-- A server drops no partition above 50 GB without this; a month may be larger.
+CREATE SETTINGS PROFILE OR REPLACE towpath_keeper SETTINGS
+    max_partition_size_to_drop = 0,
+    max_memory_usage = 4000000000,
+    max_threads = 2;
+
 CREATE USER OR REPLACE towpath_migrator IDENTIFIED WITH sha256_password BY {migrator_password:String};
 CREATE USER OR REPLACE towpath_writer IDENTIFIED WITH sha256_password BY {writer_password:String}
     SETTINGS PROFILE 'towpath_writer';
 CREATE USER OR REPLACE towpath_reader IDENTIFIED WITH sha256_password BY {reader_password:String}
     SETTINGS PROFILE 'towpath_reader';
+CREATE USER OR REPLACE towpath_verifier IDENTIFIED WITH sha256_password BY {verifier_password:String}
+    SETTINGS PROFILE 'towpath_verifier';
+CREATE USER OR REPLACE towpath_keeper IDENTIFIED WITH sha256_password BY {keeper_password:String}
+    SETTINGS PROFILE 'towpath_keeper';
 
 GRANT CREATE TABLE, ALTER ADD COLUMN, ALTER SETTINGS ON towpath.* TO towpath_migrator;
 -- Asked for with access_control_improvements.table_engines_require_grant only.
@@ -40,7 +63,11 @@ GRANT SELECT, INSERT ON towpath.event_log_migration TO towpath_migrator;
 GRANT SELECT ON towpath.event_log TO towpath_migrator;
 GRANT INSERT, SELECT(outbox, outbox_id, window_id) ON towpath.event_log TO towpath_writer;
 GRANT SELECT ON towpath.event_log_migration TO towpath_writer, towpath_reader;
-GRANT SELECT ON towpath.event_log TO towpath_reader;
+GRANT SELECT ON towpath.event_log TO towpath_reader, towpath_verifier;
+-- DROP PARTITION asks for ALTER DELETE, and is all that it is for.
+GRANT SELECT, ALTER DELETE, ALTER UPDATE ON towpath.event_log TO towpath_keeper;
 -- Whether a row policy hides rows from the pipeline, and what the server sets for every table.
-GRANT SELECT ON system.parts TO towpath_writer;
+GRANT SELECT ON system.parts TO towpath_writer, towpath_verifier, towpath_keeper;
+-- How far a rewrite is.
+GRANT SELECT ON system.mutations TO towpath_keeper;
 GRANT SELECT ON system.merge_tree_settings TO towpath_migrator, towpath_writer;

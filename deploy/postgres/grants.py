@@ -2,7 +2,7 @@
 
 Invariant: whoever takes over the web can neither read the payload of an undelivered event, nor change or delete one,
 nor change the ledger (its status pages and metrics read it); whoever takes over a worker reads, of the application's
-tables, only what lean outboxes refer to.
+tables, only what lean outboxes refer to, and can change no seal.
 
     python -m deploy.postgres.grants       (as the tables' owner, after each `manage.py migrate`)
 """
@@ -27,6 +27,16 @@ if TYPE_CHECKING:
 _WEB = "towpath_web"
 _PIPELINE = "towpath_pipeline"
 _MIGRATIONS = "django_migrations"
+#: What the pipeline may do with a table of the ledger.
+_LEDGER_RIGHTS = "SELECT, INSERT, UPDATE, DELETE"
+#: The tables that prove what the event store holds: what is in them is evidence, also against the pipeline. A seal and
+#: what a digest covers are never changed and stay; of a proof, a check notes what it has found, and it goes with its
+#: month.
+_RIGHTS_ON_EVIDENCE = {
+    "pipeline_seal": "SELECT, INSERT",
+    "pipeline_coverage": "SELECT, INSERT",
+    "pipeline_proof": "SELECT, INSERT, UPDATE (contradiction), DELETE",
+}
 
 
 def apply() -> int:
@@ -53,7 +63,7 @@ def grants() -> Iterator[str]:
     for table in sorted(application):
         yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON {_quoted(table)} TO {_WEB}"
     for table in sorted(ledger):
-        yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON {_quoted(table)} TO {_PIPELINE}"
+        yield f"GRANT {_RIGHTS_ON_EVIDENCE.get(table, _LEDGER_RIGHTS)} ON {_quoted(table)} TO {_PIPELINE}"
         yield f"GRANT SELECT ON {_quoted(table)} TO {_WEB}"
     # The marks go up to the last number that was given (pipeline/towpath/ledger/marks.py).
     for sequence in ("pipeline_window_number_seq", "pipeline_batch_id_seq"):

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING
 
+from deploy.clickhouse.users import SHORT_NAMES
 from deploy.local.clickhouse import is_answering
 from deploy.local.credentials import remembered_secret
 from deploy.local.process import Process, Program
@@ -31,7 +32,6 @@ _START_SECONDS = 90
 
 #: The user that may do everything.
 ADMINISTRATOR = "admin"
-_ROLES = ("migrator", "writer", "reader")
 
 
 def library() -> Path:
@@ -97,7 +97,7 @@ class ClickHouse(Process):
 
     def passwords(self) -> Mapping[str, str]:
         """By the variables that users.sh, and the server, take them from."""
-        roles = {f"CLICKHOUSE_{role.upper()}_PASSWORD": self._password(f"towpath_{role}") for role in _ROLES}
+        roles = {f"CLICKHOUSE_{role.upper()}_PASSWORD": self._password(f"towpath_{role}") for role in SHORT_NAMES}
         return {**roles, "CLICKHOUSE_USER": ADMINISTRATOR, "CLICKHOUSE_PASSWORD": self._password(ADMINISTRATOR)}
 
     def _password(self, user: str) -> str:

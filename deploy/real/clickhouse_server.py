@@ -2,9 +2,9 @@
 
     python -m deploy.real.clickhouse_server --library FILE --data FOLDER --port N
 
-The passwords are those of CLICKHOUSE_PASSWORD (an administrator, CLICKHOUSE_USER), CLICKHOUSE_MIGRATOR_PASSWORD,
-CLICKHOUSE_WRITER_PASSWORD and CLICKHOUSE_READER_PASSWORD. The library ends the whole process when a client sends the
-head of an insert and closes before its body: so the server is a child here, and is started again.
+The passwords are those of CLICKHOUSE_PASSWORD (an administrator, CLICKHOUSE_USER) and, for each user of users.sql,
+CLICKHOUSE_MIGRATOR_PASSWORD and so on. The library ends the whole process when a client sends the head of an insert and
+closes before its body: so the server is a child here, and is started again.
 
 Nothing is imported that a bare Python does not have.
 """
@@ -23,9 +23,8 @@ from html import escape
 from pathlib import Path
 from types import FrameType
 
-from deploy.clickhouse.users import grants, profile
+from deploy.clickhouse.users import SHORT_NAMES, fixed, grants, profile
 
-_USERS = ("migrator", "writer", "reader")
 #: The server listens while this runs: there is no statement that waits.
 _FOR_EVER = (
     "CREATE DATABASE IF NOT EXISTS towpath; SYSTEM START LISTEN HTTP; SELECT sum(sleepEachRow(1)) FROM numbers(1000000)"
@@ -43,9 +42,11 @@ def users_file(passwords: dict[str, str], *, administrator: str) -> str:
     users = _user(administrator, passwords["administrator"], profile_name="default", grants=_EVERYTHING)
     # The statements of this process itself are the default user's, who has no password: it may do just that.
     users += _user("default", "", profile_name="default", grants=_TO_LISTEN, address="127.0.0.1")
-    for short in _USERS:
+    for short in SHORT_NAMES:
         name = f"towpath_{short}"
         settings = "".join(f"<{key}>{escape(value, quote=False)}</{key}>" for key, value in profile(name).items())
+        if constants := "".join(f"<{key}><const/></{key}>" for key in fixed(name)):
+            settings += f"<constraints>{constants}</constraints>"
         profiles += f"<{name}>{settings}</{name}>"
         users += _user(name, passwords[short], profile_name=name, grants=grants(name))
     return f"""<clickhouse>
@@ -83,7 +84,7 @@ def main() -> None:
 def _supervise(options: argparse.Namespace) -> None:
     options.data.mkdir(parents=True, exist_ok=True)
     environment = os.environ
-    passwords = {short: environment[f"CLICKHOUSE_{short.upper()}_PASSWORD"] for short in _USERS}
+    passwords = {short: environment[f"CLICKHOUSE_{short.upper()}_PASSWORD"] for short in SHORT_NAMES}
     passwords["administrator"] = environment["CLICKHOUSE_PASSWORD"]
     users, config = options.data / "users.xml", options.data / "config.xml"
     users.write_text(users_file(passwords, administrator=environment["CLICKHOUSE_USER"]))

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from deploy.clickhouse.users import SHORT_NAMES
 from deploy.local.credentials import private_folder
 from deploy.local.errors import LocalStackError, PackageMissingError
 from deploy.local.process import PROJECT, Process
@@ -42,7 +43,6 @@ _FIRST_PORT = 23_000
 #: Of the table; all of it is said before.
 _DETAIL = 160
 _COUNTS = ("tests", "failures", "errors", "skipped")
-_ROLES = ("migrator", "writer", "reader")
 #: What these servers can show differently from those of `make test`: every word that is spoken to a store, to RabbitMQ
 #: and to PostgreSQL, and the rights of each role. The faults of connections are left out, because ClickHouse's library
 #: ends with an insert that is cut.
@@ -164,7 +164,7 @@ class Servers:
             process.start()
         for process in self._started:
             process.wait_until_ready()
-        users = (ADMINISTRATOR, *(f"towpath_{role}" for role in _ROLES))
+        users = (ADMINISTRATOR, *(f"towpath_{role}" for role in SHORT_NAMES))
         return {
             **os.environ,
             "TEST_SERVICES": "given",

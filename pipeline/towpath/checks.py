@@ -229,11 +229,12 @@ def _config() -> Iterator[CheckMessage]:
     """Of a project that changes TOWPATH after `from towpath.conf.settings import *`, which checks the environment's."""
     problems = [*config().problems()]
     if not problems and connection.vendor == "postgresql":  # of another one, the first check speaks
-        try:
-            # What the DATABASES bring, whose server `postgresql://` stands for.
-            require_known(with_own_server(config().event_store_url))
-        except ImproperlyConfigured as error:
-            problems.append(f"EVENT_STORE_URL: {error}")
+        for name, url in config().store_urls.items():
+            try:
+                # What the DATABASES bring, whose server `postgresql://` stands for.
+                require_known(with_own_server(url))
+            except ImproperlyConfigured as error:
+                problems.append(f"{name}: {error}")
     for problem in problems:
         yield Error(
             config().variable_prefix + problem,

@@ -68,6 +68,7 @@ class Process:
         # The first messages come to all actor threads at the same time. Each would make its own without the lock.
         self._making = threading.Lock()
         self._store: Store | None = None
+        self._verifier_store: Store | None = None
         self._aggregator: Aggregator | None = None
         self._verifying = threading.Lock()
         self._ticked_at: dict[str, float] = {}
@@ -121,6 +122,13 @@ class Process:
         """The connection to the event store."""
         with self._making:
             return self._made_store()
+
+    def verifier_store(self) -> Store:
+        """The connection for verification, which reads contexts: the same one, unless it has a user of its own."""
+        with self._making:
+            if self._verifier_store is None:
+                self._verifier_store = wiring.verifier_store(self._config, store=self._made_store())
+            return self._verifier_store
 
     def aggregator(self) -> Aggregator:
         """The aggregator, started."""
@@ -197,7 +205,7 @@ class Process:
             return
         try:
             with heartbeat.progress("verify"):
-                verify_receipts(self.store(), should_stop=self._stopping.is_set)
+                verify_receipts(self.verifier_store(), should_stop=self._stopping.is_set)
                 purge_receipts(receipt_days=self._config.receipt_days, should_stop=self._stopping.is_set)
         except Exception as error:  # noqa: BLE001 - the next tick tries again, and dramatiq would only log more of it
             connection.close()

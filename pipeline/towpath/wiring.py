@@ -23,6 +23,21 @@ def event_store(config: Config) -> Store:
     return connect(config.event_store_url, timeout_seconds=config.store_timeout_seconds, own_columns=config.columns)
 
 
+def verifier_store(config: Config, *, store: Store) -> Store:
+    """The event store for verification, which reads contexts: `store` itself, unless EVENT_STORE_VERIFIER_URL is set.
+
+    Connects at its first use, and raises what `event_store` raises. Whoever asks for it closes both.
+    """
+    if config.verifier_store_url == config.event_store_url:
+        return store
+    return connect(
+        config.verifier_store_url,
+        timeout_seconds=config.store_timeout_seconds,
+        own_columns=config.columns,
+        setting="EVENT_STORE_VERIFIER_URL",
+    )
+
+
 def window_limits(config: Config) -> WindowLimits:
     """When an aggregator closes a window."""
     return WindowLimits(

@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from deploy.clickhouse.users import grants, profile
+from deploy.clickhouse.users import fixed, grants, profile
 from deploy.local.clickhouse_server import Server
 
 
@@ -48,9 +48,9 @@ def _users_file(options: argparse.Namespace) -> str:
     set_here = dict(one.split("=", 1) for one in options.set)
     chosen = {**profile(options.user), **set_here}
     settings = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in chosen.items())
-    fixed = "".join(f"<{name}><const/></{name}>" for name in options.fix)
+    constraints = "".join(f"<{name}><const/></{name}>" for name in (*fixed(options.user), *options.fix))
     for name, value in (one.split("=", 1) for one in options.most):
-        fixed += f"<{name}><max>{escape(value)}</max></{name}>"
+        constraints += f"<{name}><max>{escape(value)}</max></{name}>"
     rows = f"<event_log><filter>{escape(options.filter)}</filter></event_log>" if options.filter else ""
     # The endpoint changes databases by USE, which asks for a right; a server's HTTP interface does not.
     allowed = [*grants(options.user), "GRANT SHOW DATABASES ON default.*"]
@@ -58,7 +58,7 @@ def _users_file(options: argparse.Namespace) -> str:
         allowed = ["GRANT ALL ON *.*"]
     queries = "".join(f"<query>{escape(grant)}</query>" for grant in allowed)
     return f"""<clickhouse>
-<profiles><default>{settings}<constraints>{fixed}</constraints></default></profiles>
+<profiles><default>{settings}<constraints>{constraints}</constraints></default></profiles>
 <quotas><default/></quotas>
 <users><default>
 <password></password><networks><ip>127.0.0.1</ip></networks><profile>default</profile><quota>default</quota>

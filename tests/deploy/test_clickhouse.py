@@ -13,9 +13,9 @@ import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from deploy.clickhouse.tables import files
-from deploy.clickhouse.users import grants, profile, statements
+from deploy.clickhouse.users import SHORT_NAMES, fixed, grants, profile, statements
 from deploy.local.process import PROJECT
-from tests.deploy.clickhouse_endpoint import Endpoint, empty_engine, endpoint
+from tests.deploy.clickhouse_endpoint import Endpoint, copied, empty_engine, endpoint
 from towpath.eventlog.columns import Kind, row_columns
 from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import StoreUnavailable
@@ -27,20 +27,39 @@ if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
     from tests.services import Services
+    from towpath.eventlog.store import Store
 
 __all__ = ["empty_engine", "endpoint"]
 
+_WINDOW = uuid.UUID("11111111-2222-4333-8444-555555555555")
 _VALUES = {**DEFAULTS, Kind.TEXT: "a", Kind.WHOLE_NUMBER: "1", Kind.TIME: "2026-03-04 05:06:07.1+00"}
 _NOT_GRANTED = 497
 _READ_ONLY = 164
-_USERS = ("towpath_migrator", "towpath_writer", "towpath_reader")
+_CONSTRAINED = 452
+_USERS = tuple(f"towpath_{name}" for name in SHORT_NAMES)
+
+
+@pytest.fixture(scope="module")
+def engine_with_a_row(empty_engine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an engine with our tables and one event, to be copied."""
+    folder = tmp_path_factory.mktemp("stored")
+    with copied(empty_engine, folder).as_user("administrator") as port, closing(_store(port)) as store:
+        for migration in store.migrations():
+            store.apply_migration(migration)
+        store.write(_row(_WINDOW), row_count=1, token=str(_WINDOW))
+    return folder
+
+
+@pytest.fixture
+def stored_row(engine_with_a_row: Path, tmp_path: Path) -> Endpoint:
+    """An engine with our tables and one event."""
+    return copied(engine_with_a_row, tmp_path)
 
 
 def test_each_user_may_do_its_part_and_no_more(endpoint: Endpoint) -> None:
     """The engine enforces the grants of users.sql while the product's own code migrates, writes and reads back."""
     window = uuid.uuid4()
-    values = {**_VALUES, Kind.UUID: str(window)}
-    row = "\t".join(values[column.kind] for column in row_columns()).encode() + b"\n"
+    row = _row(window)
 
     with endpoint.as_user("towpath_migrator") as port:
         store = connect(f"clickhouse://127.0.0.1:{port}/towpath", timeout_seconds=20)
@@ -84,14 +103,97 @@ def test_each_user_may_do_its_part_and_no_more(endpoint: Endpoint) -> None:
             in_force = client.query("SELECT value FROM system.settings WHERE name = %s", [name]).result_rows
             assert in_force == [(value,)]
         client.close()
-        # What `pipeline verify` asks is the writer's, and it says so.
+        # What `pipeline verify` asks is the verifier's, and it says so.
         store = connect(f"clickhouse://127.0.0.1:{port}/towpath", timeout_seconds=20)
         with pytest.raises(StoreUnavailable, match="need the privileges of towpath_writer"):
             store.counts([window])
         # Nothing was sent, so nothing is unknown: it is the configuration.
-        with pytest.raises(StoreUnavailable, match="User default of EVENT_STORE_URL lacks the right for this"):
+        with pytest.raises(StoreUnavailable, match="User default of the event store lacks the right for this"):
             store.write(row, row_count=1, token=str(uuid.uuid4()))
         store.close()
+
+
+def test_the_verifier_reads_every_column_and_does_nothing_else(stored_row: Endpoint) -> None:
+    with stored_row.as_user("towpath_verifier") as port, closing(_store(port)) as store:
+        assert store.reading_problems() == []
+        assert [event.event_context for event in store.stream("a")] == ["a"]
+        assert store.read_back(_WINDOW) == {("a", 1)}
+        assert store.counts([_WINDOW]) == {_WINDOW: {"a": 1}}
+        for sql in (
+            "INSERT INTO event_log (outbox) SELECT 'forged'",
+            "ALTER TABLE event_log DELETE WHERE 1",
+            "ALTER TABLE event_log UPDATE event_context = '' WHERE 1",
+            "ALTER TABLE event_log DROP PARTITION '202603'",
+            "ALTER TABLE event_log ADD COLUMN x String",
+            "DELETE FROM event_log WHERE 1",
+            "TRUNCATE TABLE event_log",
+            "DROP TABLE event_log",
+            "CREATE TABLE mine (x String) ENGINE = MergeTree ORDER BY x",
+        ):
+            _refused(port, sql)
+        _refused(port, "SELECT * FROM event_log_migration")
+
+
+def test_the_verifier_sees_what_was_deleted_as_missing_and_a_row_policy_as_that(stored_row: Endpoint) -> None:
+    with stored_row.as_user("administrator") as port, closing(_client(port)) as client:
+        client.command("DELETE FROM event_log WHERE 1")
+
+    with stored_row.as_user("towpath_verifier") as port, closing(_store(port)) as store:
+        assert store.read_back(_WINDOW) == set()
+        assert store.reading_problems() == []
+    with stored_row.as_user("towpath_verifier", "--filter=outbox_id > 1") as port, closing(_store(port)) as store:
+        (problem,) = store.reading_problems()
+        assert "a row policy hides the others" in problem
+
+
+def test_the_verifier_cannot_lift_the_limits_that_leave_inserts_their_server(stored_row: Endpoint) -> None:
+    assert {"max_threads", "max_memory_usage", "max_concurrent_queries_for_user"} <= {*fixed("towpath_verifier")}
+    with stored_row.as_user("towpath_verifier") as port, closing(_client(port)) as client:
+        for name, value in profile("towpath_verifier").items():
+            in_force = client.query("SELECT value FROM system.settings WHERE name = %s", [name]).result_rows
+            assert in_force == [(value,)]
+        for name in fixed("towpath_verifier"):
+            _refused(port, f"SELECT 1 SETTINGS {name} = 9", code=_CONSTRAINED)
+        _refused(port, "SELECT 1 SETTINGS readonly = 0", code=_READ_ONLY)
+
+
+def test_who_may_not_read_a_context_is_told_the_grant_that_is_missing(stored_row: Endpoint) -> None:
+    with stored_row.as_user("towpath_writer") as port, closing(_store(port)) as store:
+        (problem,) = store.reading_problems()
+
+    assert problem == (
+        "user default may not read every column of towpath.event_log: run GRANT SELECT ON towpath.event_log TO default"
+    )
+
+
+def test_the_keeper_drops_a_month_and_rewrites_a_row_and_can_neither_insert_nor_drop_the_table(
+    stored_row: Endpoint,
+) -> None:
+    with stored_row.as_user("towpath_keeper") as port, closing(_client(port)) as client:
+        client.command("ALTER TABLE event_log UPDATE event_context = 'erased' WHERE 1", settings={"mutations_sync": 1})
+        assert client.query("SELECT event_context FROM event_log").result_rows == [("erased",)]
+        assert client.query("SELECT is_done FROM system.mutations").result_rows == [(1,)]
+        assert client.query("SELECT partition FROM system.parts WHERE active").result_rows == [("202603",)]
+        for sql in (
+            "INSERT INTO event_log (outbox) SELECT 'forged'",
+            "INSERT INTO event_log_migration (number) SELECT 1",
+            "SELECT * FROM event_log_migration",
+            "ALTER TABLE event_log ADD COLUMN x String",
+            "ALTER TABLE event_log DROP COLUMN actor",
+            "ALTER TABLE event_log MODIFY SETTING fsync_after_insert = 0",
+            "ALTER TABLE event_log_migration DELETE WHERE 1",
+            "TRUNCATE TABLE event_log",
+            "DROP TABLE event_log",
+            "CREATE TABLE mine (x String) ENGINE = MergeTree ORDER BY x",
+        ):
+            _refused(port, sql)
+
+        client.command("ALTER TABLE event_log DROP PARTITION '202603'")
+
+        assert client.query("SELECT count() FROM event_log").result_rows == [(0,)]
+        # Without this, a server drops no partition above 50 GB.
+        limit = client.query("SELECT value FROM system.settings WHERE name = 'max_partition_size_to_drop'")
+        assert limit.result_rows == [("0",)]
 
 
 @pytest.mark.parametrize("user", _USERS)
@@ -124,7 +226,7 @@ def test_the_engine_understands_every_statement_of_users_sql(services: Services)
     for statement in statements():
         _parse(services, statement)
     known = set(_embedded(services, "SELECT name FROM system.settings").split())
-    for user in ("towpath_writer", "towpath_reader"):
+    for user in set(_USERS) - {"towpath_migrator"}:
         assert profile(user)
         assert set(profile(user)) <= known
 
@@ -195,6 +297,15 @@ def _parse(services: Services, statement: str) -> None:
 def _statements(path: Path) -> list[str]:
     text = re.sub(r"^--[^\n]*\n", "", path.read_text(), flags=re.MULTILINE)
     return [statement.strip() for statement in text.split(";") if statement.strip()]
+
+
+def _row(window: uuid.UUID) -> bytes:
+    values = {**_VALUES, Kind.UUID: str(window)}
+    return "\t".join(values[column.kind] for column in row_columns()).encode() + b"\n"
+
+
+def _store(port: int) -> Store:
+    return connect(f"clickhouse://127.0.0.1:{port}/towpath", timeout_seconds=20)
 
 
 def _client(port: int) -> Client:

@@ -39,7 +39,9 @@ _NOT_SETTINGS = {
     "RABBITMQ_WEB_URL",
 }
 #: Written in compose, not in `.env`, because they are made of other variables.
-_COMPOSED = {"DATABASE_URL", "RABBITMQ_URL", "EVENT_STORE_URL"}
+_COMPOSED = {"DATABASE_URL", "RABBITMQ_URL", "EVENT_STORE_URL", "EVENT_STORE_VERIFIER_URL"}
+#: With a password that no other role has.
+_OF_ONE_ROLE = {"EVENT_STORE_VERIFIER_URL": "dispatcher"}
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +128,8 @@ def test_every_setting_reaches_every_role_and_no_variable_is_unknown(filled: dic
     read = variables_of_the_settings() - _NOT_DEPLOYED - _OF_THE_IMAGE
     for role in (*ROLES, "migrate"):
         given = set(filled["services"][role]["environment"])
-        assert read - given == set(), f"{role} does not get them: add them to x-settings and to .env.example"
+        of_others = {name for name, owner in _OF_ONE_ROLE.items() if owner != role}
+        assert read - given == of_others, f"{role} does not get them: add them to x-settings and to .env.example"
         assert given - read - _NOT_SETTINGS - _OF_THE_IMAGE == set(), f"nobody reads what {role} gets"
     assert read - _COMPOSED - {name for _, name, _ in _example()} == set()
 
@@ -149,7 +152,7 @@ def test_the_settings_have_the_defaults_that_the_example_says(variables: dict[st
 
 def test_what_runs_has_limits_a_way_to_restart_and_a_check_of_its_health(filled: dict[str, Any]) -> None:
     for name, service in filled["services"].items():
-        is_one_shot = name == "migrate"
+        is_one_shot = name in {"migrate", "keeper"}
         # The traffic ends by itself, and stays so.
         wanted = "no" if is_one_shot else "on-failure" if name == "traffic" else "unless-stopped"
         assert service["restart"] == wanted, name
@@ -179,7 +182,7 @@ def test_everything_is_published_on_loopback_only(filled: dict[str, Any]) -> Non
 
 
 def test_the_application_runs_unprivileged_on_a_file_system_it_cannot_change(filled: dict[str, Any]) -> None:
-    for role in (*ROLES, "migrate", "traffic"):
+    for role in (*ROLES, "migrate", "keeper", "traffic"):
         service = filled["services"][role]
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
@@ -208,12 +211,13 @@ def test_a_container_reaches_the_services_that_it_asks_and_no_others(filled: dic
         own = set(services[name]["networks"])
         return {other for other, service in services.items() if own & set(service["networks"])} & _SERVERS
 
-    assert {name: reached(name) for name in (*ROLES, "migrate", "traffic", "grafana")} == {
+    assert {name: reached(name) for name in (*ROLES, "migrate", "keeper", "traffic", "grafana")} == {
         "web": {"postgres", "rabbitmq", "clickhouse"},
         "scheduler": {"rabbitmq"},
         "dispatcher": {"postgres", "rabbitmq", "clickhouse"},
         "aggregator": {"postgres", "rabbitmq", "clickhouse"},
         "migrate": {"postgres", "rabbitmq", "clickhouse"},
+        "keeper": {"postgres", "clickhouse"},
         "traffic": set(),
         "grafana": {"rabbitmq"},  # what is published shares a network
     }
@@ -231,7 +235,9 @@ def test_a_container_has_its_own_secrets_and_no_others(filled: dict[str, Any], v
     assert have["scheduler"] == keys | {"RABBITMQ_SCHEDULER_PASSWORD"}
     for role in ("dispatcher", "aggregator"):
         broker = f"RABBITMQ_{role.upper()}_PASSWORD"
-        assert have[role] == keys | {broker, "POSTGRES_PIPELINE_PASSWORD", "CLICKHOUSE_WRITER_PASSWORD"}
+        verifier = {"CLICKHOUSE_VERIFIER_PASSWORD"} if role == "dispatcher" else set()
+        assert have[role] == keys | verifier | {broker, "POSTGRES_PIPELINE_PASSWORD", "CLICKHOUSE_WRITER_PASSWORD"}
+    assert have["keeper"] == keys | {"POSTGRES_MIGRATOR_PASSWORD", "CLICKHOUSE_KEEPER_PASSWORD"}
     assert have["traffic"] == have["prometheus"] == set()
     assert have["grafana"] == {"GRAFANA_PASSWORD"}
     assert have["rabbitmq"] == {"RABBITMQ_ADMIN_PASSWORD"}
@@ -244,9 +250,9 @@ def test_urls_name_services_of_the_file_and_the_ports_they_are_asked_for_their_h
 ) -> None:
     services = filled["services"]
     ports = {"postgres": 5432, "rabbitmq": 5672, "clickhouse": 8123}
-    for role in (*ROLES, "migrate"):
+    for role in (*ROLES, "migrate", "keeper"):
         environment = services[role]["environment"]
-        for name in ("DATABASE_URL", "RABBITMQ_URL", "EVENT_STORE_URL"):
+        for name in sorted(_COMPOSED & environment.keys()):
             parts = urlsplit(environment[name])
             assert parts.hostname in services
             assert parts.port == ports[str(parts.hostname)]

@@ -74,15 +74,18 @@ def test_every_container_runs_a_role_of_the_image_confined(variables: dict[str, 
     (user,) = re.findall(r"^USER (\d+)$", image, re.MULTILINE)
     seen = set()
     for owner, container in _containers():
-        command, role = container["args"]
-        assert command == "deploy/role"
-        assert f'"{role} run"' in script
-        seen.add(role)
+        command, role, *arguments = container["args"]
+        if owner["kind"] == "CronJob":
+            assert (command, role, *arguments) == ("python", "manage.py", "eventlog", "--help")
+        else:
+            assert command == "deploy/role"
+            assert f'"{role} run"' in script
+            seen.add(role)
         security = container["securityContext"]
         assert security["readOnlyRootFilesystem"] is True
         assert security["allowPrivilegeEscalation"] is False
         assert security["capabilities"] == {"drop": ["ALL"]}
-        pod = owner["spec"]["template"]["spec"]
+        pod = _pod(owner)
         assert pod["securityContext"]["runAsUser"] == int(user)
         assert pod["automountServiceAccountToken"] is False
         assert container["resources"]["limits"]["memory"]
@@ -131,16 +134,18 @@ def test_secrets_are_named_and_never_written() -> None:
         "web": {"towpath", "towpath-web"},
         **{role: {"towpath", "towpath-pipeline"} for role in _WORKERS},
         "migrate": {"towpath", "towpath-migrate"},
+        "keeper": {"towpath", "towpath-keeper"},
     }
-    # Of RabbitMQ's users, each pod has its own role's only.
+    # Of RabbitMQ's users, each pod has its own role's only; of the event store's, the dispatcher has one more.
+    own = {role: {role} for role in ("web", *_WORKERS)}
+    own |= {"migrate": {"dispatcher", "aggregator", "scheduler", "web"}, "keeper": set()}
+    own["dispatcher"].add("EVENT_STORE_VERIFIER_URL")
     for owner, container in _containers():
-        role = owner["metadata"]["name"]
-        if container["name"] == "wait":
-            continue
-        keys = {one["valueFrom"]["secretKeyRef"]["key"] for one in container.get("env", []) if "valueFrom" in one}
-        assert keys == ({"dispatcher", "aggregator", "scheduler", "web"} if role == "migrate" else {role})
+        if container["name"] != "wait":
+            keys = {one["valueFrom"]["secretKeyRef"]["key"] for one in container.get("env", []) if "valueFrom" in one}
+            assert keys == own[owner["metadata"]["name"]]
     page = (PROJECT / "docs" / "deployment.md").read_text()
-    for name in ("towpath", "towpath-web", "towpath-pipeline", "towpath-migrate", "towpath-rabbitmq"):
+    for name in {"towpath-verifier", "towpath-rabbitmq"}.union(*by_role.values()):
         assert f"create secret generic {name} " in page
 
 
@@ -173,10 +178,16 @@ def test_aggregators_are_scaled_by_the_age_of_the_oldest_event() -> None:
 def _containers() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Every container with the resource that it is of."""
     for one in BASE:
-        if one["kind"] in {"Deployment", "Job"}:
-            pod = one["spec"]["template"]["spec"]
+        if one["kind"] in {"Deployment", "Job", "CronJob"}:
+            pod = _pod(one)
             for container in (*pod.get("initContainers", []), *pod["containers"]):
                 yield one, container
+
+
+def _pod(resource: dict[str, Any]) -> dict[str, Any]:
+    spec = resource["spec"]
+    pod: dict[str, Any] = spec.get("jobTemplate", {}).get("spec", spec)["template"]["spec"]
+    return pod
 
 
 def _secrets(container: dict[str, Any]) -> set[str]:
@@ -201,7 +212,7 @@ def _merged(resource: Any, patch: Any) -> Any:
 
 def test_no_pod_has_variables_of_the_services_beside_it() -> None:
     """`METRICS_PORT=tcp://...`, for a service that somebody calls `metrics`."""
-    specs = [one["spec"]["template"]["spec"] for one in BASE if "template" in one.get("spec", {})]
+    specs = [_pod(owner) for owner, _ in _containers()]
 
-    assert len(specs) == 5
+    assert len(specs) == 10
     assert {spec["enableServiceLinks"] for spec in specs} == {False}

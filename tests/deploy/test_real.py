@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import pytest
 import yaml
 
-from deploy.clickhouse.users import grants, profile
+from deploy.clickhouse.users import SHORT_NAMES, fixed, grants, profile
 from deploy.local.process import PROJECT
 from deploy.real import cache, compose, tree
 from deploy.real.cache import BuildFailed, NotPossible
@@ -43,15 +43,16 @@ def test_every_image_of_others_has_a_stand_in() -> None:
 
 
 def test_the_file_of_users_has_the_grants_and_profiles_of_users_sql() -> None:
-    passwords = {"administrator": "a", "migrator": "m", "writer": "w", "reader": "r"}
+    passwords = {"administrator": "a", **{name: f"password of {name}" for name in SHORT_NAMES}}
 
     content = ET.fromstring(users_file(passwords, administrator="admin"))  # noqa: S314 - our own
 
-    for user in ("towpath_migrator", "towpath_writer", "towpath_reader"):
+    for user in (f"towpath_{name}" for name in SHORT_NAMES):
         assert [query.text for query in content.iterfind(f"users/{user}/grants/query")] == grants(user)
         settings = content.find(f"profiles/{user}")
         assert settings is not None
-        assert {setting.tag: setting.text for setting in settings} == profile(user)
+        assert {one.tag: one.text for one in settings if one.tag != "constraints"} == profile(user)
+        assert [one.tag for one in settings.iterfind("constraints/*") if one.find("const") is not None] == fixed(user)
     assert all(user.findtext("password_sha256_hex") for user in content.iterfind("users/*"))
 
 

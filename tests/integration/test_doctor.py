@@ -45,6 +45,19 @@ def test_the_doctor_names_every_service_that_is_down() -> None:
     assert "EVENT_STORE_URL" in findings["event store"]["detail"]
 
 
+def test_the_doctor_looks_at_the_user_of_verification_where_it_has_one() -> None:
+    without = doctor()[1]
+    same = doctor(EVENT_STORE_VERIFIER_URL=config().event_store_url)[1]
+    down = doctor(EVENT_STORE_VERIFIER_URL=CLICKHOUSE_DOWN["EVENT_STORE_URL"])[1]
+
+    assert "event store verifier" not in without
+    assert same["event store verifier"]["detail"] == "reads every column of event_log"
+    assert same["event store verifier"]["is_ok"]
+    assert down["event store"]["is_ok"]
+    assert not down["event store verifier"]["is_ok"]
+    assert "correct EVENT_STORE_VERIFIER_URL" in down["event store verifier"]["detail"]
+
+
 def test_the_doctor_looks_at_the_other_services_when_postgresql_is_down() -> None:
     code, findings = doctor(**POSTGRES_DOWN)
 

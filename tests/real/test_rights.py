@@ -44,8 +44,10 @@ class _OnTrueStore(Deployment):
     stores: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def environment(self, service: str) -> dict[str, str]:
-        composed = compose(self.variables)["services"][service]["environment"]["EVENT_STORE_URL"]
-        return {**super().environment(service), "EVENT_STORE_URL": self.stores[str(urlsplit(composed).username)]}
+        composed = compose(self.variables)["services"][service]["environment"]
+        names = composed.keys() & {"EVENT_STORE_URL", "EVENT_STORE_VERIFIER_URL"}
+        own = {name: self.stores[str(urlsplit(composed[name]).username)] for name in names}
+        return {**super().environment(service), **own}
 
 
 @pytest.fixture
@@ -82,7 +84,8 @@ def test_every_role_does_its_part_with_its_own_users(own_users: _OnTrueStore, cl
     )
     assert own_users.refusals() == []
     findings = doctor(own_users)
-    for name in ("RabbitMQ", "queues", "event store", "event store table", "PostgreSQL role", "tables"):
+    of_the_store = ("event store", "event store table", "event store verifier")
+    for name in ("RabbitMQ", "queues", *of_the_store, "PostgreSQL role", "tables"):
         assert findings[name]["is_ok"], findings[name]
 
 
@@ -109,6 +112,19 @@ def test_each_user_of_the_store_may_do_its_part_and_no_more(
             "DROP TABLE event_log",
         ),
         "towpath_reader": ("INSERT INTO event_log (outbox) SELECT 'forged'", "ALTER TABLE event_log DELETE WHERE 1"),
+        "towpath_verifier": (
+            "INSERT INTO event_log (outbox) SELECT 'forged'",
+            "ALTER TABLE event_log DELETE WHERE 1",
+            "ALTER TABLE event_log UPDATE event_context = '' WHERE 1",
+            "DROP TABLE event_log",
+            "SELECT * FROM event_log_migration",
+        ),
+        "towpath_keeper": (
+            "INSERT INTO event_log (outbox) SELECT 'forged'",
+            "ALTER TABLE event_log ADD COLUMN x String",
+            "TRUNCATE TABLE event_log",
+            "DROP TABLE event_log",
+        ),
     }.items():
         with closing(_client(event_stores[user])) as client:
             for statement in statements:
@@ -116,6 +132,15 @@ def test_each_user_of_the_store_may_do_its_part_and_no_more(
                     client.command(statement)
     with closing(_client(event_stores["towpath_reader"])) as client:
         assert client.query("SELECT event_context FROM event_log").result_rows == [("a",)]
+    with closing(connect(event_stores["towpath_verifier"], timeout_seconds=20)) as store:
+        assert store.reading_problems() == []
+        assert [event.event_context for event in store.stream("a")] == ["a"]
+        assert store.read_back(window) == {("a", 1)}
+    with closing(_client(event_stores["towpath_keeper"])) as client:
+        client.command("ALTER TABLE event_log UPDATE event_context = 'erased' WHERE 1", settings={"mutations_sync": 1})
+        assert client.query("SELECT event_context FROM event_log").result_rows == [("erased",)]
+        client.command("ALTER TABLE event_log DROP PARTITION '202603'")
+        assert client.query("SELECT count() FROM event_log").result_rows == [(0,)]
 
 
 def test_a_wrong_password_is_an_error_that_is_named(event_stores: Mapping[str, str]) -> None:

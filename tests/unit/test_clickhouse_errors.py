@@ -154,6 +154,6 @@ def test_a_setting_that_has_become_read_only_is_the_configuration_s_fault(
 
     monkeypatch.setattr(HttpClient, "raw_insert", refused)
     user = services.clickhouse.user or "default"
-    with pytest.raises(StoreUnavailable, match=rf"async_insert is readonly. User {user} of EVENT_STORE_URL lacks"):
+    with pytest.raises(StoreUnavailable, match=rf"async_insert is readonly. User {user} of the event store lacks"):
         store.write(b"", row_count=0, token="t")
     store.close()

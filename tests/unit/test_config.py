@@ -14,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from deploy.local.process import PROJECT
 from towpath.conf.config import Config
 from towpath.conf.environment import Environment
+from towpath.wiring import event_store, verifier_store
 
 
 def read(**variables: str) -> Config:
@@ -41,10 +42,14 @@ def test_no_secret_is_shown_where_the_value_is() -> None:
     """As on Django's page of an error, which shows the settings."""
     mark = "swordfish6f1d0c9a52b84e7fb3a7c1d2e9f80a46"
     config = read(
-        EVENT_HASH_KEY=mark, RABBITMQ_URL=f"amqp://u:{mark}@h", EVENT_STORE_URL=f"clickhouse://u:{mark}@h:1/db"
+        EVENT_HASH_KEY=mark,
+        RABBITMQ_URL=f"amqp://u:{mark}@h",
+        EVENT_STORE_URL=f"clickhouse://u:{mark}@h:1/db",
+        EVENT_STORE_VERIFIER_URL=f"clickhouse://v:{mark}@h:1/db",
     )
 
     assert mark in config.rabbitmq_url
+    assert mark in config.event_store_verifier_url
     assert mark not in f"{config} {config!r}"
     assert "window_rows=1000" in repr(config)
 
@@ -61,12 +66,44 @@ def test_the_alias_counts_where_the_name_is_not_set() -> None:
     assert read(CLICKHOUSE_URL=alias, EVENT_STORE_URL=name).event_store_url == name
 
 
+def test_verification_reads_where_the_pipeline_writes_unless_it_has_a_user_of_its_own() -> None:
+    writer, verifier = "clickhouse://writer:a@h:1/db", "clickhouse://verifier:b@h:1/db"
+
+    alone = read(EVENT_STORE_URL=writer)
+    both = read(EVENT_STORE_URL=writer, EVENT_STORE_VERIFIER_URL=verifier)
+
+    assert alone.verifier_store_url == writer
+    assert alone.store_urls == {"EVENT_STORE_URL": writer}
+    assert (both.event_store_url, both.verifier_store_url) == (writer, verifier)
+    assert both.store_urls == {"EVENT_STORE_URL": writer, "EVENT_STORE_VERIFIER_URL": verifier}
+
+
+def test_verification_gets_the_same_connection_unless_it_has_a_user_of_its_own() -> None:
+    config = read(EVENT_STORE_URL="clickhouse://writer:a@127.0.0.1:1/db")
+    store = event_store(config)
+
+    assert verifier_store(config, store=store) is store
+    assert verifier_store(replace(config, event_store_verifier_url=config.event_store_url), store=store) is store
+    other = verifier_store(replace(config, event_store_verifier_url="clickhouse://v:b@127.0.0.1:1/db"), store=store)
+    assert isinstance(other, type(store))
+    assert other is not store
+
+
+def test_a_url_of_the_verifier_that_names_no_store_is_named_by_its_own_setting() -> None:
+    config = replace(Config(), event_store_verifier_url="ftp://v:swordfish@h/db")
+
+    with pytest.raises(ImproperlyConfigured, match=r"^EVENT_STORE_VERIFIER_URL: 'ftp' is not") as raised:
+        verifier_store(config, store=event_store(Config()))
+    assert "swordfish" not in str(raised.value)
+
+
 def test_everything_that_is_wrong_is_named_at_once_also_what_was_read_before() -> None:
     environment = Environment(
         {
             "HOST": "1",
             "RABBITMQ_URL": "amqp://h/?heartbeats=3",
             "EVENT_STORE_URL": "ftp://h/db",
+            "EVENT_STORE_VERIFIER_URL": "clickhouse:///db",
             "WINDOW_BYTES": "1",
             "STORE_TIMEOUT_SECONDS": "60",
             "WEDGED_SECONDS": "60",
@@ -84,6 +121,7 @@ def test_everything_that_is_wrong_is_named_at_once_also_what_was_read_before() -
     assert sorted(line.split()[1].rstrip(":") for line in lines) == [
         "EVENT_HASH_KEY",
         "EVENT_STORE_URL",
+        "EVENT_STORE_VERIFIER_URL",
         "METRICS_PORT",
         "RABBITMQ_URL",
         "WEDGED_SECONDS",
@@ -117,15 +155,18 @@ def test_what_is_wrong_is_named_with_its_prefix(tmp_path: Path) -> None:
             TOWPATH_WINDOW_ROWS="many",
             TOWPATH_RABBITMQ_URL="http://a",
             TOWPATH_EVENT_STORE_URL="clickhouse://a:b@c:d/e",
+            TOWPATH_EVENT_STORE_VERIFIER_URL="clickhouse://v:swordfish@c:1/e?nonsense=1",
             TOWPATH_EVENT_HASH_KEY_FILE=str(tmp_path / "none"),
             TOWPATH_QUEUE_PREFIX="two words",
             TOWPATH_WEDGED_SECONDS="1",
         )
 
+    assert "swordfish" not in str(raised.value)
     named = [line.partition("- ")[2].split(" ")[0].rstrip(":") for line in str(raised.value).splitlines()[1:]]
     assert sorted(named) == [
         "TOWPATH_EVENT_HASH_KEY_FILE",
         "TOWPATH_EVENT_STORE_URL",
+        "TOWPATH_EVENT_STORE_VERIFIER_URL",
         "TOWPATH_QUEUE_PREFIX",
         "TOWPATH_RABBITMQ_URL",
         "TOWPATH_WEDGED_SECONDS",

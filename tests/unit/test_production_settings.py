@@ -88,12 +88,19 @@ def test_nothing_starts_without_a_key_outside_of_debug() -> None:
     ]
 
 
+def test_nothing_is_missing_where_verification_has_no_user_of_its_own() -> None:
+    assert "EVENT_STORE_VERIFIER_URL" not in PRODUCTION
+
+    assert "VERIFIER" not in check(PRODUCTION).stderr
+
+
 def settings_as_read(environment: Mapping[str, str]) -> dict[str, str]:
     """What the settings say in a process of their own."""
     code = (
         "import json; from django.conf import settings as s; print(json.dumps({"
         "'DATABASE_URL': s.DATABASE_URL, 'RABBITMQ_URL': s.TOWPATH.rabbitmq_url,"
         "'EVENT_STORE_URL': s.TOWPATH.event_store_url,"
+        "'EVENT_STORE_VERIFIER_URL': s.TOWPATH.verifier_store_url,"
         "'SECRET_KEY': s.SECRET_KEY, 'EVENT_HASH_KEY': s.TOWPATH.event_hash_key,"
         "'password': s.DATABASES['default']['PASSWORD']}))"
     )
@@ -105,6 +112,7 @@ def settings_as_read(environment: Mapping[str, str]) -> dict[str, str]:
 
 def test_every_secret_can_come_from_a_file(tmp_path: Path) -> None:
     secrets = {name: PRODUCTION[name] for name in (*SERVICES, "SECRET_KEY", "EVENT_HASH_KEY")}
+    secrets["EVENT_STORE_VERIFIER_URL"] = "clickhouses://verifier:s3cret-of-clickhouse@ch.internal:8443/default"
     environment = {name: value for name, value in PRODUCTION.items() if name not in secrets}
     for name, value in secrets.items():
         (tmp_path / name).write_text(f"{value}\n")
@@ -135,6 +143,7 @@ def test_a_bad_url_is_named_and_not_shown() -> None:
         # An unescaped slash in a password.
         "RABBITMQ_URL": "amqp://towpath:s3cret/of-rabbitmq@mq.internal/towpath",
         "EVENT_STORE_URL": "clickhouse://writer:s3cret-of-\N{DOUBLE QUESTION MARK}@ch.internal/default",
+        "EVENT_STORE_VERIFIER_URL": "clickhouse://verifier:s3cret/of-clickhouse@ch.internal/default",
     }
 
     done = check({**PRODUCTION, **bad})

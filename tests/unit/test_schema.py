@@ -35,6 +35,9 @@ class Store:
     def problems(self) -> list[str]:
         return []
 
+    def reading_problems(self) -> list[str]:
+        return []
+
     def findings(self) -> list[Finding]:
         return []
 

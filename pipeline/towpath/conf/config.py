@@ -125,6 +125,13 @@ class Config:
         alias="clickhouse_url",
         default_in_words="local stack",
     )
+    event_store_verifier_url: str = _knob(
+        "URL",
+        "",
+        "The store of `EVENT_STORE_URL`, with a user that reads every column of `event_log` and does nothing else."
+        " Verification recomputes digests with it. The dispatcher needs it, and anyone who runs `pipeline verify`.",
+        default_in_words="that of `EVENT_STORE_URL`",
+    )
     environment: str = _knob("text", "local", "The `environment` column of every event.")
     queue_prefix: str = _knob(
         "text",
@@ -261,6 +268,17 @@ class Config:
         """The pipeline's queues."""
         return QueueNames.of(self.queue_prefix)
 
+    @property
+    def verifier_store_url(self) -> str:
+        """Where verification reads: EVENT_STORE_VERIFIER_URL, or EVENT_STORE_URL while that is empty."""
+        return self.event_store_verifier_url or self.event_store_url
+
+    @property
+    def store_urls(self) -> dict[str, str]:
+        """Each URL of the event store that is set, by its variable without the prefix."""
+        urls = {name: getattr(self, name) for name in ("event_store_url", "event_store_verifier_url")}
+        return {variable(name): url for name, url in urls.items() if url or name == "event_store_url"}
+
     #: What stands before the names of the variables that these values were read from.
     variable_prefix: str = field(default="", compare=False)
 
@@ -293,10 +311,11 @@ class Config:
         """What is wrong with the values, each by its variable and with how to fix it."""
         for problem in broker_url.problems(self.rabbitmq_url):
             yield f"{variable('rabbitmq_url')}: {problem}"
-        try:
-            require_known(self.event_store_url)
-        except ImproperlyConfigured as error:
-            yield f"{variable('event_store_url')}: {error}"
+        for name, url in self.store_urls.items():
+            try:
+                require_known(url)
+            except ImproperlyConfigured as error:
+                yield f"{name}: {error}"
         if not _QUEUE_PREFIX.fullmatch(self.queue_prefix):
             yield (
                 f"{variable('queue_prefix')} is {self.queue_prefix!r}: it must be letters, digits, `_`, `-` and `.`,"

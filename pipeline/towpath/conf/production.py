@@ -19,7 +19,8 @@ from towpath.conf.current import config
 def forgotten_services() -> Iterator[tuple[str, str]]:
     """Yield the variable of each service that is not set, and the address that stands for it."""
     for knob in knobs():
-        if knob.kind == "URL" and getattr(config(), knob.name) == knob.default:
+        # One without a default stands for another one while it is empty.
+        if knob.kind == "URL" and knob.default and getattr(config(), knob.name) == knob.default:
             yield config().variable_prefix + knob.variable, str(knob.default)
 
 

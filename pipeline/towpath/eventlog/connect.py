@@ -65,15 +65,18 @@ def with_own_server(url: str) -> str:
     return with_server(url, database_url=url if is_full else _own_server())
 
 
-def connect(url: str, *, timeout_seconds: float, own_columns: tuple[Column, ...] = ()) -> Store:
+def connect(
+    url: str, *, timeout_seconds: float, own_columns: tuple[Column, ...] = (), setting: str = "EVENT_STORE_URL"
+) -> Store:
     """The store of a URL, with the project's own columns; `postgresql://` without a server is on the application's own.
 
-    Connects at first use, so that it can be made while the store is down. Raises ImproperlyConfigured.
+    Connects at first use, so that it can be made while the store is down. Raises ImproperlyConfigured, which names the
+    setting that has the URL.
     """
     try:
         require_known(url)
     except ImproperlyConfigured as error:
-        raise ImproperlyConfigured(f"EVENT_STORE_URL: {error}") from None
+        raise ImproperlyConfigured(f"{setting}: {error}") from None
     if problems := [*columns.problems(own_columns)]:
         raise ImproperlyConfigured(f"TOWPATH.columns: {'; '.join(problems)}")
     # Late, so that a process that never writes never loads a driver.

@@ -151,6 +151,12 @@ class MigratableStore(Protocol):
         Raises StoreUnavailable.
         """
 
+    def reading_problems(self) -> Sequence[str]:
+        """What keeps the user from reading every column of every row, each with how to fix it; empty when nothing does.
+
+        Raises StoreUnavailable.
+        """
+
     def findings(self) -> Sequence[Finding]:
         """What the user's profile, policies, and whatever reads from or writes to the table do to the promises.
 

@@ -33,11 +33,14 @@ def drain(
     store: EventStore,
     rules: WindowRules,
     *,
+    verifier: EventStore,
     dispatch_limits: DispatchLimits,
     window_limits: WindowLimits,
     patience_seconds: float,
 ) -> Left:
     """Deliver and verify until only dead letters are left, if any; return what is left.
+
+    `verifier` is the store for verification. It may be the same one.
 
     Gives up when there has not been less for `patience_seconds`: the store takes nothing, a worker holds a window, or
     somebody still publishes.
@@ -52,7 +55,7 @@ def drain(
         recovered = recover(store, rules, limits=window_limits, unsealed_seconds=0, should_stop=lambda: False)
         left = find_left(list(outboxes))
         if left.undelivered == left.unconfirmed_receipts:
-            verify_receipts(store, should_stop=lambda: False)
+            verify_receipts(verifier, should_stop=lambda: False)
             left = find_left(list(outboxes))
         if left.undelivered < least:
             least, since = left.undelivered, time.monotonic()

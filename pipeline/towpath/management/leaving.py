@@ -24,7 +24,7 @@ from towpath.ledger.open_windows import read_frequent_errors
 from towpath.ledger.shifts import read_shifts
 from towpath.management import freed_migrations
 from towpath.outbox.models import all_outboxes
-from towpath.wiring import dispatch_limits, event_store, window_limits, window_rules
+from towpath.wiring import dispatch_limits, event_store, verifier_store, window_limits, window_rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,15 +95,18 @@ def project_outboxes() -> list[str]:
 def _drained() -> Left:
     current = config()
     store = event_store(current)
+    verifier = verifier_store(current, store=store)
     try:
         return drain(
             store,
             window_rules(current),
+            verifier=verifier,
             dispatch_limits=dispatch_limits(current),
             window_limits=window_limits(current),
             patience_seconds=_LEASES * current.lease_seconds,
         )
     finally:
+        verifier.close()
         store.close()
 
 

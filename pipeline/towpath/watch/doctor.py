@@ -61,6 +61,7 @@ def examine(config: Config) -> list[Finding]:
         "RabbitMQ": partial(_rabbitmq, config),
         "RabbitMQ settings": _rabbitmq_settings,
         "event store": partial(_event_store, config),
+        "event store verifier": partial(_verifier_store, config),
         "settings": partial(_settings, config),
     }
     checks = [_Check(name, look) for name, look in looks.items()]
@@ -245,6 +246,24 @@ def _event_store(config: Config) -> Iterator[Finding]:
         variable = f"{config.variable_prefix}EVENT_STORE_URL"
         text = without_secrets(f"not reachable ({error}): start it, or correct {variable}")
         yield Finding("event store", False, text)
+    finally:
+        store.close()
+
+
+def _verifier_store(config: Config) -> Iterator[Finding]:
+    """Of the user that verification has for itself, if it has one."""
+    if not config.event_store_verifier_url:
+        return
+    variable = f"{config.variable_prefix}EVENT_STORE_VERIFIER_URL"
+    timeout_seconds = min(10.0, config.store_timeout_seconds)
+    store = connect(
+        config.event_store_verifier_url, timeout_seconds=timeout_seconds, own_columns=config.columns, setting=variable
+    )
+    try:
+        yield _finding("event store verifier", store.reading_problems(), "reads every column of event_log")
+    except EventStoreError as error:
+        text = without_secrets(f"cannot read event_log ({error}): start it, or correct {variable}")
+        yield Finding("event store verifier", False, text)
     finally:
         store.close()
 

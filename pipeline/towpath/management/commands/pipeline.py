@@ -35,7 +35,7 @@ from towpath.watch.period import read_period
 from towpath.watch.status import read_status
 from towpath.watch.unknown_outboxes import problem
 from towpath.watch.within import NoAnswerYet, Within
-from towpath.wiring import event_store, window_limits, window_rules
+from towpath.wiring import event_store, verifier_store, window_limits, window_rules
 
 #: Also where a project has set no time limit for its connections.
 _STATUS_SECONDS = 20.0
@@ -182,7 +182,7 @@ class Command(BaseCommand):
         if options["close"]:
             self._close(options["close"], reason=options["reason"])
         since = options["since"] or datetime.now(UTC) - timedelta(days=1)
-        store = event_store(config())
+        store = verifier_store(config(), store=event_store(config()))
         report = read_period(store, since=since, until=options["until"])
         verify_receipts(store, should_stop=lambda: False)
         store.close()

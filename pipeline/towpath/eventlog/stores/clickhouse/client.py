@@ -36,7 +36,7 @@ _TO_READ_SETTINGS = {"limit": "0", "offset": "0", "max_rows_to_read": "0", "max_
 
 
 #: Said of an answer that no ClickHouse gives to the question, when a proxy or another program answers.
-NOT_THE_STORES = "the answer is not the event store's: is EVENT_STORE_URL right?"
+NOT_THE_STORES = "the answer is not the event store's: is its URL right?"
 
 
 #: ACCESS_DENIED.
@@ -58,6 +58,16 @@ class ClickHouseClient:
         self._client: Client | None = None
         self._settings: Mapping[str, Setting] = {}
         self._connecting = threading.Lock()
+
+    @property
+    def user(self) -> str:
+        """The user whose privileges count."""
+        return self._address.username or "default"
+
+    @property
+    def database(self) -> str:
+        """The database that has our tables."""
+        return self._address.database
 
     def query(self, sql: str, *, wanted: Mapping[str, str] = PINNED, **parameters: object) -> Sequence[Sequence[Any]]:
         """The rows of a statement, with a parameter for each `%(name)s`. Raises StoreUnavailable."""
@@ -144,8 +154,8 @@ class ClickHouseClient:
             if is_reader:
                 raise StoreUnavailable(lacks(self._address.username, "the right for this: its profile is read-only"))
             raise StoreUnavailable(
-                f"the profile of EVENT_STORE_URL's user changes what a statement means: {'; '.join(otherwise)}."
-                " Take this out of the profile's constraints"
+                f"the profile of the event store's user {self.user} changes what a statement means:"
+                f" {'; '.join(otherwise)}. Take this out of the profile's constraints"
             )
         return pins(wanted, self._settings)
 

@@ -50,7 +50,9 @@ _QUOTES_NO_VALUE = re.compile(
     r"(?:Cannot parse input: expected '\S{1,2}'|Cannot (?:read|parse) DateTime(?:: unexpected word)?)"
 )
 _WHO_MAY = (
-    "Workers and `pipeline verify` need the privileges of towpath_writer, `eventlog migrate` those of towpath_migrator."
+    "Workers need the privileges of towpath_writer in EVENT_STORE_URL, verification those of towpath_verifier in"
+    " EVENT_STORE_VERIFIER_URL, `eventlog migrate` those of towpath_migrator, `eventlog retain` and `eventlog erase`"
+    " those of towpath_keeper."
 )
 
 
@@ -79,8 +81,8 @@ def lacking(error: Exception, *, user: str) -> str:
 
 
 def lacks(user: str, what: str) -> str:
-    """The sentence that the user of EVENT_STORE_URL lacks something, and whose privileges are needed."""
-    return f"User {user or 'default'} of EVENT_STORE_URL lacks {what}. {_WHO_MAY}"
+    """The sentence that a user of the event store lacks something, and whose privileges are needed."""
+    return f"User {user or 'default'} of the event store lacks {what}. {_WHO_MAY}"
 
 
 def _never_sent(error: Exception) -> bool:

@@ -63,6 +63,9 @@ class ClickHouseStore:
     def problems(self) -> Sequence[str]:
         return surroundings.table_problems(self._client, self._own_columns)
 
+    def reading_problems(self) -> Sequence[str]:
+        return surroundings.reading_problems(self._client)
+
     def findings(self) -> Sequence[Finding]:
         return surroundings.findings(self._client, self._own_columns)
 

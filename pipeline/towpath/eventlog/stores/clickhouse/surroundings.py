@@ -85,6 +85,20 @@ def findings(client: ClickHouseClient, own_columns: tuple[Column, ...]) -> list[
     return [_profile(client), *quorum, _visibility(client), *_dependents(client, own_columns)]
 
 
+def reading_problems(client: ClickHouseClient) -> list[str]:
+    """What keeps our user from reading every column of every row."""
+    try:
+        # Each column of the table as it is, also one that no migration of ours has added.
+        client.query(f"SELECT * FROM {TABLE} LIMIT 0", wanted=PINNED_ON_DECISIONS)
+    except NotGranted:
+        table = f"{client.database}.{TABLE}"
+        return [
+            f"user {client.user} may not read every column of {table}: run GRANT SELECT ON {table} TO {client.user}"
+        ]
+    hidden = hidden_rows(client)
+    return [hidden] if hidden else []
+
+
 def hidden_rows(client: ClickHouseClient) -> str:
     """What is wrong if our user does not see every row of the table; empty if it does, or may not see the parts.
 
@@ -97,8 +111,8 @@ def hidden_rows(client: ClickHouseClient) -> str:
     if shown >= held:
         return ""
     return (
-        f"the user of EVENT_STORE_URL sees {shown} of {held} rows of {TABLE}: a row policy hides the others, or a"
-        " replica lags behind. Exempt this user: ALTER ROW POLICY ... TO ALL EXCEPT ..."
+        f"the event store's user {client.user} sees {shown} of {held} rows of {TABLE}: a row policy hides the others,"
+        " or a replica lags behind. Exempt this user: ALTER ROW POLICY ... TO ALL EXCEPT ..."
     )
 
 

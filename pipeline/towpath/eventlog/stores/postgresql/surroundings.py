@@ -76,6 +76,26 @@ def table_problems(client: PostgreSQLClient, own_columns: tuple[Column, ...]) ->
     return found
 
 
+def reading_problems(client: PostgreSQLClient) -> list[str]:
+    """What keeps our role from reading every column of every row."""
+    if not kind_of(client, TABLE):
+        return [f"table {TABLE} does not exist: run `python manage.py eventlog migrate`"]
+    denied = client.query(
+        """
+        SELECT attname, current_user FROM pg_attribute
+        WHERE attrelid = to_regclass(%(table)s) AND attnum > 0 AND NOT attisdropped
+        AND NOT has_column_privilege(attrelid, attnum, 'SELECT') ORDER BY attnum
+        """,
+        table=TABLE,
+    )
+    if denied:
+        columns, role = ", ".join(column for column, _ in denied), denied[0][1]
+        return [f"role {role} may not read {columns} of {TABLE}: run GRANT SELECT ON {TABLE} TO {role}"]
+    # A policy that would leave rows out is an error.
+    client.query(f"SELECT FROM {TABLE} LIMIT 0")
+    return []
+
+
 def findings(client: PostgreSQLClient) -> list[Finding]:
     """Triggers, rules and policies, each of which can leave rows out of an insert or of an answer."""
     triggers = client.query(

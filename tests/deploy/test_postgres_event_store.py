@@ -1,0 +1,161 @@
+"""deploy/postgres/event_store.sql on a real server: what each role of an event store on PostgreSQL may do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from contextlib import closing
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import psycopg2
+import psycopg2.errors
+import pytest
+
+from deploy.local.postgres import binaries
+from deploy.local.process import PROJECT
+from tests.administering import administer, on_database
+from tests.conformance.rows import MOMENT, OWN_COLUMNS, WINDOW, row, write
+from towpath.eventlog.connect import connect
+
+if TYPE_CHECKING:
+    from tests.services import Services
+    from towpath.eventlog.store import Store, StoredEvent
+
+_DATABASE = "event_log_of_roles"
+_ROLES = ("writer", "reader", "verifier", "keeper")
+_PASSWORDS = {f"POSTGRES_{role.upper()}_PASSWORD": f"of-{role}-and-no-other" for role in _ROLES}
+_PARTITION = f"event_log_{MOMENT:%Y_%m}"
+
+
+@pytest.fixture(scope="module")
+def superuser(services: Services) -> str:
+    """The server's administrator, in an empty database."""
+    with closing(psycopg2.connect(on_database(services.postgres.superuser_url, "postgres"))) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP DATABASE IF EXISTS {_DATABASE} WITH (FORCE)")
+            cursor.execute(f"CREATE DATABASE {_DATABASE} TEMPLATE template0 ENCODING 'UTF8'")
+    return on_database(services.postgres.superuser_url, _DATABASE)
+
+
+@pytest.fixture(scope="module")
+def migrated(superuser: str) -> str:
+    """With the roles, the tables as the writer makes them, and a row."""
+    _apply_roles(superuser)
+    with closing(_store(superuser, "writer")) as store:
+        for migration in store.migrations():
+            store.apply_migration(migration)
+        write(store, row(1))
+    _apply_roles(superuser)
+    return superuser
+
+
+def test_the_writer_carries_the_log_and_makes_each_new_month(migrated: str) -> None:
+    with closing(_store(migrated, "writer")) as store:
+        write(store, row(2, moment=MOMENT + timedelta(days=70)))
+
+        assert store.read_back(WINDOW) >= {row(1).identity}
+        assert store.problems() == []
+        assert [one for one in store.findings() if not one.is_ok] == []
+
+
+def test_the_verifier_reads_every_column_of_every_month_and_nothing_else(migrated: str) -> None:
+    with closing(_store(migrated, "verifier")) as store:
+        assert store.reading_problems() == []
+        assert [event.event_context for event in store.stream(row(1).event_type)][:1] == ["{}"]
+        assert row(1).identity in store.read_back(WINDOW)
+    for statement in (
+        "INSERT INTO event_log SELECT * FROM event_log",
+        "UPDATE event_log SET event_context = ''",
+        "DELETE FROM event_log",
+        "TRUNCATE event_log",
+        "DROP TABLE event_log",
+        f"DROP TABLE {_PARTITION}",
+        "ALTER TABLE event_log ADD COLUMN x text",
+        "CREATE TABLE mine (x int)",
+        "SELECT * FROM event_log_token",
+        "SELECT * FROM event_log_migration",
+        "SET ROLE towpath_writer",
+    ):
+        _refused(migrated, "verifier", statement)
+
+
+def test_a_role_without_the_right_is_told_the_grant_that_is_missing(migrated: str) -> None:
+    administer(
+        migrated,
+        "REVOKE SELECT ON event_log FROM towpath_reader",
+        "GRANT SELECT (outbox) ON event_log TO towpath_reader",
+    )
+    try:
+        with closing(_store(migrated, "reader")) as store:
+            (problem,) = store.reading_problems()
+    finally:
+        _apply_roles(migrated)
+
+    assert "event_context" in problem
+    assert "outbox," not in problem
+    assert problem.endswith("run GRANT SELECT ON event_log TO towpath_reader")
+
+
+def test_the_keeper_rewrites_a_row_and_drops_a_month(migrated: str) -> None:
+    month = MOMENT + timedelta(days=400)
+    with closing(_store(migrated, "writer")) as store:
+        write(store, row(3, moment=month))
+
+        with closing(_connection(migrated, "keeper")) as connection, connection, connection.cursor() as cursor:
+            cursor.execute("UPDATE event_log SET event_context = 'erased' WHERE outbox_id = 3")
+        assert [event.event_context for event in _events(store, month)] == ["erased"]
+
+        with closing(_connection(migrated, "keeper")) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(f"DROP TABLE event_log_{month:%Y_%m}")
+        assert _events(store, month) == []
+
+
+def test_tables_that_another_role_has_made_become_the_writer_s(migrated: str) -> None:
+    administer(migrated, f"ALTER TABLE event_log OWNER TO postgres; ALTER TABLE {_PARTITION} OWNER TO postgres")
+
+    _apply_roles(migrated)
+
+    with closing(_store(migrated, "writer")) as store:
+        write(store, row(4, moment=MOMENT + timedelta(days=800)))
+        assert store.problems() == []
+
+
+def _apply_roles(superuser: str) -> None:
+    subprocess.run(
+        [
+            *(binaries() / "psql", "-v", "ON_ERROR_STOP=1", "--no-psqlrc", "--quiet", superuser),
+            *("--file", PROJECT / "deploy" / "postgres" / "event_store.sql"),
+        ],
+        env={**os.environ, **_PASSWORDS},
+        check=True,
+    )
+
+
+def _url(superuser: str, role: str) -> str:
+    parts = urlsplit(superuser)
+    password = _PASSWORDS[f"POSTGRES_{role.upper()}_PASSWORD"]
+    return parts._replace(netloc=f"towpath_{role}:{password}@{parts.hostname}:{parts.port}").geturl()
+
+
+def _store(superuser: str, role: str) -> Store:
+    return connect(_url(superuser, role), timeout_seconds=20, own_columns=OWN_COLUMNS)
+
+
+def _events(store: Store, since: datetime) -> list[StoredEvent]:
+    return list(store.stream(row(1).event_type, since=since, until=since + timedelta(days=1)))
+
+
+def _connection(superuser: str, role: str) -> Any:
+    return psycopg2.connect(_url(superuser, role))
+
+
+def _refused(superuser: str, role: str, statement: str) -> None:
+    with (
+        closing(_connection(superuser, role)) as connection,
+        connection.cursor() as cursor,
+        pytest.raises(psycopg2.errors.InsufficientPrivilege),
+    ):
+        cursor.execute(statement)
