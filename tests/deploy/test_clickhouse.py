@@ -119,6 +119,10 @@ def test_the_verifier_reads_every_column_and_does_nothing_else(stored_row: Endpo
         assert [event.event_context for event in store.stream("a")] == ["a"]
         assert store.read_back(_WINDOW) == {("a", 1)}
         assert store.counts([_WINDOW]) == {_WINDOW: {"a": 1}}
+        (digest,) = store.window_digests([_WINDOW], columns=["outbox", "outbox_id", "event_context"])
+        assert (digest.window_id, digest.rows) == (_WINDOW, 1)
+        assert len(store.row_digests(_WINDOW, columns=["event_context"])) == 1
+        assert [list(store.windows_of(month)) for month in store.months()] == [[_WINDOW]]
         for sql in (
             "INSERT INTO event_log (outbox) SELECT 'forged'",
             "ALTER TABLE event_log DELETE WHERE 1",

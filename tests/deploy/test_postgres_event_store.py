@@ -66,6 +66,9 @@ def test_the_verifier_reads_every_column_of_every_month_and_nothing_else(migrate
         assert store.reading_problems() == []
         assert [event.event_context for event in store.stream(row(1).event_type)][:1] == ["{}"]
         assert row(1).identity in store.read_back(WINDOW)
+        assert store.window_digests([WINDOW], columns=["outbox", "outbox_id", "event_context"])
+        assert store.row_digests(WINDOW, columns=["event_context"])
+        assert {window for month in store.months() for window in store.windows_of(month)} == {WINDOW}
     for statement in (
         "INSERT INTO event_log SELECT * FROM event_log",
         "UPDATE event_log SET event_context = ''",

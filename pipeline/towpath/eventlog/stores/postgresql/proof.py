@@ -102,15 +102,20 @@ _BOUNDS = re.compile(r"FOR VALUES FROM \('(\d{4}-\d\d-\d\d 00:00:00\+00)'\) TO \
 
 
 def months(partitions: Sequence[tuple[str, str]]) -> str:
-    """The months of which the partitions hold rows. Of a partition for a month, one row is looked at."""
+    """The months of which the partitions hold rows. Of a partition for a month, one row is looked at.
+
+    All of it through the table: who may read that may not read a partition by its own name.
+    """
     parts = []
     for name, bound in partitions:
         found = _BOUNDS.fullmatch(bound)
         since, until = map(datetime.fromisoformat, found.groups()) if found else (None, None)
         if since is not None and bounds(since.date()) == (since, until):
-            parts.append(f"SELECT '{since.date()}'::date WHERE EXISTS (SELECT FROM {name})")
+            within = f"event_date_time >= '{since}' AND event_date_time < '{until}'"
+            parts.append(f"SELECT '{since.date()}'::date WHERE EXISTS (SELECT FROM {TABLE} WHERE {within})")
         else:
-            parts.append(f"SELECT {MONTH} FROM {name}")
+            quoted = name.replace("'", "''")
+            parts.append(f"SELECT {MONTH} FROM {TABLE} WHERE tableoid = '{quoted}'::regclass")
     return " UNION ".join(parts)
 
 
