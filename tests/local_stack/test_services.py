@@ -132,6 +132,15 @@ def test_a_service_whose_url_is_given_is_not_started(tmp_path: Path) -> None:
         assert stack.environment["DATABASE_URL"] == "postgresql://elsewhere/db"
 
 
+def test_a_stack_with_a_store_of_its_own_verifies_in_no_other(tmp_path: Path) -> None:
+    given = {"DATABASE_URL": "postgresql://elsewhere/db", "RABBITMQ_URL": "amqp://elsewhere"}
+
+    with Stack(tmp_path, has_application=False, environment=given) as stack:
+        assert stack.supervisor.names == ["clickhouse"]
+        # An empty one counts as unset, whatever the shell has.
+        assert stack.environment["EVENT_STORE_VERIFIER_URL"] == ""
+
+
 def test_two_stacks_that_start_together_never_choose_the_same_port(tmp_path: Path) -> None:
     first, second = Ports(tmp_path / "first.json"), Ports(tmp_path / "second.json")
 

@@ -83,6 +83,7 @@ def test_every_role_does_its_part_with_its_own_users(own_users: _OnTrueStore, cl
         what="each is stored once",
     )
     assert own_users.refusals() == []
+    own_users.manage("dispatcher", "pipeline", "verify")
     findings = doctor(own_users)
     of_the_store = ("event store", "event store table", "event store verifier")
     for name in ("RabbitMQ", "queues", *of_the_store, "PostgreSQL role", "tables"):
