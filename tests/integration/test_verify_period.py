@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from django.core.management import call_command
 from django.db import connection
+from structlog.testing import capture_logs
 
 from tests.integration.event_log import EventLog
 from tests.integration.manage import here, manage
 from tests.integration.receipts import LONG_AGO, NEVER, delivered, verified
 from tests.integration.rows import create_users, write_events
 from tests.integration.windows import deliver, dispatched, members, sealed
+from towpath.conf.current import config
 from towpath.eventlog.store import EventStore
 from towpath.flow.delivery import Delivery
 from towpath.ledger.ack import ack
 from towpath.ledger.models import Window
 from towpath.ledger.period import RowCounts, read_row_counts
 from towpath.ledger.windows import RefusedRow
+from towpath.process import Process
 from towpath.watch.period import read_period
 
 
@@ -216,3 +219,21 @@ def test_a_store_that_is_away_is_said_in_one_line(store: EventStore) -> None:
     assert done.returncode == 1
     assert "The event store does not answer" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_verification_reads_with_its_own_user_where_it_has_one(store: EventStore) -> None:
+    """The store of EVENT_STORE_URL answers, and is not asked."""
+    window = delivered(store, users=1)
+    elsewhere = replace(config(), event_store_verifier_url="clickhouse://127.0.0.1:1/default")
+
+    with capture_logs() as logs:
+        Process(elsewhere, enqueue=lambda _: None).verify()
+    assert [entry["event"] for entry in logs] == ["verify_postponed"]
+    assert Window.objects.get(id=window.id).verified_at is None
+
+    Process(config(), enqueue=lambda _: None).verify()
+    assert Window.objects.get(id=window.id).verified_at is not None
+
+    done = manage("pipeline", "verify", EVENT_STORE_VERIFIER_URL=elsewhere.event_store_verifier_url)
+    assert done.returncode == 1
+    assert "The event store does not answer" in done.stderr
