@@ -50,6 +50,9 @@ class Subject(Protocol):
     def store(self) -> AnyStore:
         """Fresh, and connected to its service."""
 
+    def with_columns(self, own_columns: tuple[Column, ...]) -> AnyStore:
+        """The same store for a project that has declared these columns, of those of the suite."""
+
     def clear(self) -> None:
         """Have no table of our names."""
 
@@ -88,7 +91,9 @@ class RemoteSubject(SchemaSubject, Protocol):
 
     port: int
 
-    def connect(self, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> Store:
+    def connect(
+        self, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS, own_columns: tuple[Column, ...] = OWN_COLUMNS
+    ) -> Store:
         """The same store through another port of this machine."""
 
 
@@ -98,6 +103,9 @@ class MemorySubject:
     def __init__(self, services: Services) -> None:  # noqa: ARG002 - as the others
         self.memory = MemoryStore(own_columns=OWN_COLUMNS)
         self.store: AnyStore = self.memory
+
+    def with_columns(self, own_columns: tuple[Column, ...]) -> AnyStore:
+        return MemoryStore(own_columns=own_columns)
 
     def clear(self) -> None:
         """There is none."""
@@ -193,9 +201,14 @@ class ClickHouseSubject(_Engine):
         self._admin = client_of(self._server, database="conformance")
         self.store = self.connect(self.port)
 
-    def connect(self, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> Store:
+    def connect(
+        self, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS, own_columns: tuple[Column, ...] = OWN_COLUMNS
+    ) -> Store:
         url = url_of(self._server, database="conformance", port=port)
-        return connect(url, timeout_seconds=timeout_seconds, own_columns=OWN_COLUMNS)
+        return connect(url, timeout_seconds=timeout_seconds, own_columns=own_columns)
+
+    def with_columns(self, own_columns: tuple[Column, ...]) -> Store:
+        return self.connect(self.port, own_columns=own_columns)
 
     def close(self) -> None:
         self.store.close()
@@ -212,7 +225,11 @@ class EmbeddedSubject(_Engine):
         folder = services.folder / "embedded"
         type(self)._keeper = self._keeper or clickhouse_connect.get_client(interface="chdb", path=str(folder))
         self._admin = clickhouse_connect.get_client(interface="chdb", path=str(folder))
-        self.store = connect(f"chdb://{folder}", timeout_seconds=_TIMEOUT_SECONDS, own_columns=OWN_COLUMNS)
+        self._url = f"chdb://{folder}"
+        self.store = self.with_columns(OWN_COLUMNS)
+
+    def with_columns(self, own_columns: tuple[Column, ...]) -> Store:
+        return connect(self._url, timeout_seconds=_TIMEOUT_SECONDS, own_columns=own_columns)
 
     def close(self) -> None:
         self.store.close()
@@ -240,11 +257,16 @@ class PostgreSQLSubject:
         self.clear()
         schema.migrate(self.store)
 
-    def connect(self, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> Store:
+    def connect(
+        self, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS, own_columns: tuple[Column, ...] = OWN_COLUMNS
+    ) -> Store:
         server = self._server._replace(
             path="conformance", netloc=f"{self._server.username}:{self._server.password}@127.0.0.1:{port}"
         )
-        return connect(urlunsplit(server), timeout_seconds=timeout_seconds, own_columns=OWN_COLUMNS)
+        return connect(urlunsplit(server), timeout_seconds=timeout_seconds, own_columns=own_columns)
+
+    def with_columns(self, own_columns: tuple[Column, ...]) -> Store:
+        return self.connect(self.port, own_columns=own_columns)
 
     def rows(self) -> list[StoredRow]:
         added = ", ".join(column.name for column in _ADDED)

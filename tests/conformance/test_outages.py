@@ -86,7 +86,7 @@ def test_a_store_that_is_down_is_unavailable_whatever_is_asked(
     subject: RemoteSubject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     ports = Ports(tmp_path_factory.mktemp("ports") / "ports.json")
-    store = subject.connect(ports.choose("clickhouse"), timeout_seconds=2)
+    store = subject.connect(ports.choose("clickhouse"), timeout_seconds=2, own_columns=())
 
     with pytest.raises(StoreUnavailable):
         write(store, row(1))
@@ -100,6 +100,8 @@ def test_a_store_that_is_down_is_unavailable_whatever_is_asked(
         store.window_digests([WINDOW], columns=covered())
     with pytest.raises(StoreUnavailable):
         store.row_digests(WINDOW, columns=covered())
+    with pytest.raises(StoreUnavailable):
+        store.body_digests({WINDOW: ["outbox_event"]})
     with pytest.raises(StoreUnavailable):
         store.months()
     with pytest.raises(StoreUnavailable):

@@ -27,6 +27,7 @@ from towpath.eventlog.stores.memory import MemoryStore
 from towpath.eventlog.values import DEFAULTS, as_text, parse
 from towpath.flow.delivery import Delivery
 from towpath.flow.fitting import fitting
+from towpath.flow.load import load
 from towpath.ledger import deadletters
 from towpath.outbox.context import bind
 from towpath.outbox.errors import EventNotStorable
@@ -101,6 +102,31 @@ def test_an_event_store_gives_back_what_was_bound(store_with_own_columns: Store,
     assert [event.added[f"own_{kind.name.lower()}"] for event, (kind, *_) in zip(stored, FITS, strict=True)] == [
         held for _, _, held in FITS
     ]
+
+
+def test_a_store_digests_the_text_that_was_loaded(
+    store_with_own_columns: Store, services: Services, knobs: Knobs
+) -> None:
+    exact = tuple(column for column in OF_EACH_KIND if column.kind is not Kind.FLOAT)
+    knobs(columns=exact)
+    schema.migrate(store_with_own_columns)
+    for kind, given, _ in FITS:
+        if kind is not Kind.FLOAT:
+            with transaction.atomic(), bind(**{kind.name: given}):  # type: ignore[arg-type]
+                publish(Happened(n=1))
+    with transaction.atomic():
+        publish(UserDeleted(user_id=7, email="a\tb@c.co", first_name="\\A\n'", last_name="é\v\b"))
+    publish_from_elsewhere(None)
+    window = sealed()
+    assert len(window.rows) == 2
+
+    loaded = load(window, environment="test", max_bytes=None, own_columns=exact)
+
+    url = url_of(services.clickhouse, database="own_columns")
+    with closing(connect(url, timeout_seconds=20, own_columns=exact)) as store:
+        for each in (store, MemoryStore(own_columns=exact)):
+            each.write(loaded.rows, row_count=loaded.row_count, token="first")
+            assert each.body_digests({window.id: list(loaded.counts)}) == {window.id: loaded.digest}
 
 
 def test_a_column_that_is_declared_no_more_or_not_applied_yet_is_named(

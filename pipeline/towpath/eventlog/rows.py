@@ -7,9 +7,10 @@ line is called unless something has gone wrong.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from datetime import UTC
+from typing import TYPE_CHECKING, Any
 
-from towpath.eventlog.columns import BASE_COLUMNS, Column
+from towpath.eventlog.columns import BASE_COLUMNS, Column, Kind
 from towpath.eventlog.errors import RowsRefused
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ Identity = tuple[str, int]
 #: COPY's NULL, as a whole field: in place of a value that no row may lack.
 _NULL = rb"\N"
 _ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+_LETTERS = {plain: letter for letter, plain in _ESCAPES.items()} | {b"\\": b"\\"}
 _TIME = [column.name for column in BASE_COLUMNS].index("event_date_time")
 
 
@@ -79,5 +81,40 @@ def values(line: bytes, columns: Sequence[Column]) -> dict[str, bytes]:
     return {column.name: _unescaped(field) for column, field in zip(columns, fields, strict=True)}
 
 
+def escapes() -> Sequence[tuple[str, str]]:
+    """Each character that is escaped, with what stands for it. The backslash comes first."""
+    return [(plain.decode(), f"\\{letter.decode()}") for plain, letter in sorted(_LETTERS.items(), reverse=True)]
+
+
 def _unescaped(field: bytes) -> bytes:
     return re.sub(rb"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), field, flags=re.DOTALL)
+
+
+def have_one_text(columns: Sequence[Column]) -> bool:
+    """True if the stored values of a row make its text again, byte for byte: of a float, each store makes another."""
+    return all(column.kind is not Kind.FLOAT for column in columns)
+
+
+def text_of(row: Sequence[tuple[Kind, object]]) -> bytes:
+    """The text in which a load (`towpath.flow.load`) writes a row with these values: there is no other."""
+    return b"\t".join(_field(kind, value) for kind, value in row) + b"\n"
+
+
+def _field(kind: Kind, value: Any) -> bytes:
+    match kind:
+        case Kind.TEXT | Kind.LOW_CARDINALITY_TEXT:
+            return _escaped(value if isinstance(value, bytes) else value.encode())
+        case Kind.BOOLEAN:
+            return b"true" if value else b"false"
+        case Kind.DECIMAL:
+            return f"{value or 0:.9f}".encode()
+        case Kind.TIME:
+            fraction = f".{value.microsecond:06d}".rstrip("0") if value.microsecond else ""
+            return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}{fraction}+00".encode()
+        case Kind.WHOLE_NUMBER | Kind.SIGNED_NUMBER | Kind.UUID:
+            return str(value).encode()
+    raise ValueError(f"a {kind.value} has several texts")
+
+
+def _escaped(value: bytes) -> bytes:
+    return re.sub(rb"[\\\b\f\n\r\t\v]", lambda match: b"\\" + _LETTERS[match[0]], value)

@@ -209,6 +209,16 @@ class ProvableStore(Protocol):
         Raises StoreUnavailable.
         """
 
+    def body_digests(self, windows: Mapping[UUID, Sequence[str]]) -> Mapping[UUID, str]:
+        """Of each window, SHA-256 (64 hexadecimal digits) of the COPY text that its stored rows make: of a window that
+        was written once and whole, that of the text that was given to `write`. A window without rows is absent.
+
+        `windows` has the outboxes of each in the order in which they were loaded. Empty if the project has a column of
+        Kind.FLOAT, whose values do not make one text (`rows.have_one_text`).
+
+        Raises StoreUnavailable.
+        """
+
     def months(self) -> Sequence[date]:
         """The first days of the months (UTC) that hold rows, the earliest first. Raises StoreUnavailable."""
 

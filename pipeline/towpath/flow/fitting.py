@@ -41,18 +41,21 @@ _IN_RANGE: Mapping[Kind, tuple[str, str]] = {
     Kind.UUID: ("true", "lower(v)"),
 }
 
+#: What a row without a value is given, where a store would give back another text of it (`towpath.eventlog.rows`).
+_DEFAULTS: Mapping[Kind, str] = {**values.DEFAULTS, Kind.DECIMAL: "0.000000000"}
+
 
 def fitting(value: Combinable, kind: Kind) -> Combinable:
     """The text that a store is given: the kind's default for NULL; NULL for what does not fit."""
     text = Cast(value, TextField())
     if kind not in _IN_RANGE:
-        return Coalesce(text, Value(values.DEFAULTS[kind]), output_field=TextField())
+        return Coalesce(text, Value(_DEFAULTS[kind]), output_field=TextField())
     is_in_range, given = _IN_RANGE[kind]
     # As a table of one row, so that the value, and its parameters, stand in the statement once.
     return Func(
         text,
         template=(
-            f"(SELECT CASE WHEN v IS NULL THEN '{values.DEFAULTS[kind]}'"
+            f"(SELECT CASE WHEN v IS NULL THEN '{_DEFAULTS[kind]}'"
             f" WHEN v ~ '^(?:{values.PATTERNS[kind]})$' AND length(v) <= {values.MOST_CHARACTERS}"
             f" THEN CASE WHEN {is_in_range} THEN {given} END END FROM (VALUES (%(expressions)s)) AS given (v))"
         ),

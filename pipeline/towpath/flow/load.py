@@ -10,6 +10,7 @@ import functools
 import io
 import uuid
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from django.db import OperationalError, connection
@@ -102,6 +103,15 @@ class LoadedWindow:
     hidden: frozenset[Identity] = frozenset()
     unfit: Mapping[Identity, str] = field(default_factory=dict)
     why_hidden: str = HIDDEN
+    _digest: str = field(default="", init=False, repr=False, compare=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text, in hexadecimal digits: what `ProvableStore.body_digests` says of a window that is stored
+        as it was loaded. Computed when it is first asked for."""
+        if not self._digest:
+            object.__setattr__(self, "_digest", sha256(self.rows).hexdigest())
+        return self._digest
 
     @property
     def row_count(self) -> int:

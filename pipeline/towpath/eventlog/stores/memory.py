@@ -11,15 +11,15 @@ import math
 from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from hashlib import md5
+from hashlib import md5, sha256
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from towpath.eventlog.columns import Column, added_columns, row_columns
 from towpath.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
 from towpath.eventlog.proof import RowDigest, WindowDigest, kinds, row_digest, window_digests
-from towpath.eventlog.rows import Identity, lines, values
+from towpath.eventlog.rows import Identity, have_one_text, lines, text_of, values
 from towpath.eventlog.store import Digest, StoredEvent
 from towpath.eventlog.values import parse as value_of
 
@@ -147,6 +147,22 @@ class MemoryStore:
         digests = (self._digest(row, columns) for row in self.rows if row.window_id == window_id)
         return sorted(digests, key=lambda one: (one.outbox, one.outbox_id, one.digest))
 
+    def body_digests(self, windows: Mapping[UUID, Sequence[str]]) -> Mapping[UUID, str]:
+        columns = row_columns(self.own_columns)
+        if not have_one_text(columns):
+            return {}
+        bodies: dict[UUID, list[tuple[int, int, bytes]]] = defaultdict(list)
+        for row in self.rows:
+            if row.window_id in windows:
+                places = {outbox: place for place, outbox in enumerate(windows[row.window_id])}
+                held = self._held(row)
+                text = text_of([(column.kind, held[column.name]) for column in columns])
+                bodies[row.window_id].append((places.get(row.outbox, len(places)), row.outbox_id, text))
+        return {
+            window_id: sha256(b"".join(text for *_, text in sorted(body))).hexdigest()
+            for window_id, body in bodies.items()
+        }
+
     def months(self) -> Sequence[date]:
         return sorted({_first_day(row.event_date_time) for row in self.rows})
 
@@ -154,10 +170,14 @@ class MemoryStore:
         yield from {row.window_id for row in self.rows if _first_day(row.event_date_time) == month.replace(day=1)}
 
     def _digest(self, row: StoredRow, columns: Sequence[str]) -> RowDigest:
-        held = {name: getattr(row, name) for name in StoredRow.__slots__} | self.added_values(row)
+        held = self._held(row)
         digest = row_digest([(kind, held[name]) for name, kind in kinds(columns, self.own_columns)])
         month = _first_day(row.event_date_time)
         return RowDigest(row.outbox, row.outbox_id, month, row.event_type, row.event_date_time, digest)
+
+    def _held(self, row: StoredRow) -> dict[str, Any]:
+        """The value of every column, by name."""
+        return {name: getattr(row, name) for name in StoredRow.__slots__} | self.added_values(row)
 
     def added_values(self, row: StoredRow) -> dict[str, object]:
         """The values of the added columns, by name."""

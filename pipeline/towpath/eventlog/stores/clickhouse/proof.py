@@ -10,14 +10,13 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from towpath.eventlog.columns import Kind
+from towpath.eventlog.columns import Column, Kind, row_columns
 from towpath.eventlog.proof import RowDigest, WindowDigest, kinds, month_of
+from towpath.eventlog.rows import escapes
 from towpath.eventlog.stores.clickhouse.schema import TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from towpath.eventlog.columns import Column
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -108,6 +107,27 @@ def row_digests(found: Sequence[Any]) -> list[RowDigest]:
     )
 
 
+def digests_of_bodies(own: tuple[Column, ...]) -> str:
+    """For `%(windows)s`, for the `%(orders)s` of outboxes that there are among them, and for `%(order_of_windows)s`:
+    the place that the order of each window has there, from 1 on."""
+    line = ", '\\t', ".join(_field(column) for column in row_columns(own))
+    order = "%(orders)s[transform(toString(window_id), %(windows)s, %(order_of_windows)s, 0)]"
+    # An outbox that is in no order is none that was loaded: its rows come first, and change the digest.
+    return f"""
+        SELECT groupArray((toString(window_id), towpath_digest)) FROM (
+            SELECT window_id, lower(hex(SHA256(arrayStringConcat(
+                arrayMap(one -> one.3, arraySort(groupArray((towpath_place, outbox_id, towpath_line))))
+            )))) AS towpath_digest
+            FROM (
+                SELECT window_id, outbox_id, indexOf({order}, outbox) AS towpath_place,
+                    concat({line}, '\\n') AS towpath_line
+                FROM {TABLE} WHERE window_id IN %(windows)s
+            )
+            GROUP BY window_id
+        )
+        """
+
+
 #: Grouped by the key of the partitions, and no more: the parts say it, and no row is read.
 MONTHS = f"""
 SELECT groupArray({_MONTH}) FROM (SELECT {_MONTH_NUMBER} AS {_MONTH} FROM {TABLE} GROUP BY {_MONTH} HAVING count() > 0)
@@ -136,3 +156,26 @@ def _form(name: str, kind: Kind) -> str:
         return _FORMS[kind].format(name=name)
     text = _TEXTS.get(kind, "{name}").format(name=name)
     return f"toString(length({text})), ':', {text}"
+
+
+def _field(column: Column) -> str:
+    """A column's value in COPY text. The settings of formats reach none of these functions."""
+    match column.kind:
+        case Kind.TEXT | Kind.LOW_CARDINALITY_TEXT:
+            text = column.name
+            for plain, escaped in escapes():
+                text = f"replaceAll({text}, {_literal(plain)}, {_literal(escaped)})"
+            return text
+        case Kind.BOOLEAN:
+            return f"if({column.name}, 'true', 'false')"
+        case Kind.TIME:
+            microseconds = f"positiveModulo(toUnixTimestamp64Micro({column.name}), 1000000)"
+            fraction = f"concat('.', trim(TRAILING '0' FROM leftPad(toString({microseconds}), 6, '0')))"
+            return f"concat(formatDateTime({column.name}, '%%F %%T'), if({microseconds} = 0, '', {fraction}), '+00')"
+        case Kind.UUID:
+            return f"toString({column.name})"
+    return _TEXTS[column.kind].format(name=column.name)
+
+
+def _literal(text: str) -> str:
+    return "unhex('" + text.encode().hex() + "')"

@@ -15,6 +15,7 @@ from uuid import UUID
 from towpath.eventlog.columns import Column, row_columns
 from towpath.eventlog.errors import OutcomeUnknown, StoreUnavailable
 from towpath.eventlog.proof import month_of
+from towpath.eventlog.rows import have_one_text
 from towpath.eventlog.store import Digest, Finding, Migration, StoredEvent, stored_event, streamed_columns
 from towpath.eventlog.stores.clickhouse import proof, surroundings
 from towpath.eventlog.stores.clickhouse.client import NOT_THE_STORES, ClickHouseClient
@@ -175,6 +176,18 @@ class ClickHouseStore:
     def row_digests(self, window_id: UUID, *, columns: Sequence[str]) -> Sequence[RowDigest]:
         sql = proof.digests_of_rows(columns, self._own_columns)
         return proof.row_digests(self._array(sql, window=str(window_id)))
+
+    def body_digests(self, windows: Mapping[UUID, Sequence[str]]) -> Mapping[UUID, str]:
+        if not windows or not have_one_text(row_columns(self._own_columns)):
+            return {}
+        orders = list(dict.fromkeys(map(tuple, windows.values())))
+        found = self._array(
+            proof.digests_of_bodies(self._own_columns),
+            windows=[str(window_id) for window_id in windows],
+            orders=[list(order) for order in orders],
+            order_of_windows=[orders.index(tuple(order)) + 1 for order in windows.values()],
+        )
+        return {UUID(window_id): str(digest) for window_id, digest in found}
 
     def months(self) -> Sequence[date]:
         return sorted(month_of(int(month)) for month in self._array(proof.MONTHS))

@@ -10,14 +10,13 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from towpath.eventlog.columns import Kind
+from towpath.eventlog.columns import Column, Kind, row_columns
 from towpath.eventlog.proof import RowDigest, WindowDigest, kinds
+from towpath.eventlog.rows import escapes
 from towpath.eventlog.stores.postgresql.schema import MONTH, TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from towpath.eventlog.columns import Column
 
 #: PostgreSQL counts from 2000 on.
 _YEAR_2000 = (datetime(2000, 1, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
@@ -93,6 +92,23 @@ def row_digests(rows: Sequence[tuple[Any, ...]]) -> list[RowDigest]:
     )
 
 
+def digests_of_bodies(own: tuple[Column, ...]) -> str:
+    """For `%(windows)s`, which is JSON: the outboxes of each window, in their order."""
+    line = r", E'\t', ".join(_field(column) for column in row_columns(own))
+    # Window by window: nothing is sorted but the rows of one. An outbox that is in no order is none that was loaded:
+    # its rows come last, and change the digest.
+    return rf"""
+        SELECT w.id, body.digest FROM jsonb_each(%(windows)s::jsonb) AS w (id, outboxes), LATERAL (
+            SELECT encode(sha256(convert_to(
+                string_agg(concat({line}, E'\n'), '' ORDER BY o.place, outbox_id), 'UTF8'
+            )), 'hex') AS digest
+            FROM {TABLE} LEFT JOIN jsonb_array_elements_text(w.outboxes) WITH ORDINALITY AS o (name, place)
+                ON o.name = outbox
+            WHERE window_id = w.id::uuid HAVING count(*) > 0
+        ) AS body
+        """
+
+
 #: Every partition that has rows of its own, with its bounds.
 PARTITIONS = f"""
 SELECT relid::text, coalesce(pg_get_expr(relpartbound, relid), '') FROM pg_partition_tree('{TABLE}'::regclass)
@@ -156,3 +172,16 @@ def _form(name: str, kind: Kind) -> Iterator[str]:
         return
     text = _TEXTS.get(kind, "{name}").format(name=name)
     yield from (f"octet_length({text})", "':'", text)
+
+
+def _field(column: Column) -> str:
+    """A column's value in COPY text: but for the escapes, it is the text that the session's pinned settings give it."""
+    text = f"{column.name}::text"
+    if column.kind in {Kind.TEXT, Kind.LOW_CARDINALITY_TEXT}:
+        for plain, escaped in escapes():
+            text = f"replace({text}, {_literal(plain)}, {_literal(escaped)})"
+    return text
+
+
+def _literal(text: str) -> str:
+    return "E'" + "".join(f"\\x{byte:02x}" for byte in text.encode()) + "'"

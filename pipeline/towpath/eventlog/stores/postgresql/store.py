@@ -7,6 +7,7 @@ or nothing, and no lock ever waits for a client.
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -14,6 +15,7 @@ from uuid import UUID
 from towpath import driver
 from towpath.eventlog.columns import Column, row_columns
 from towpath.eventlog.errors import OutcomeUnknown, StoreUnavailable
+from towpath.eventlog.rows import have_one_text
 from towpath.eventlog.store import Digest, Finding, Migration, StoredEvent, stored_event, streamed_columns
 from towpath.eventlog.stores.postgresql import proof, surroundings
 from towpath.eventlog.stores.postgresql.client import PostgreSQLClient
@@ -228,6 +230,13 @@ class PostgreSQLStore:
     def row_digests(self, window_id: UUID, *, columns: Sequence[str]) -> Sequence[RowDigest]:
         sql = proof.digests_of_rows(columns, self._own_columns)
         return proof.row_digests(self._client.query(sql, window=str(window_id)))
+
+    def body_digests(self, windows: Mapping[UUID, Sequence[str]]) -> Mapping[UUID, str]:
+        if not have_one_text(row_columns(self._own_columns)):
+            return {}
+        orders = json.dumps({str(window_id): list(outboxes) for window_id, outboxes in windows.items()})
+        rows = self._client.query(proof.digests_of_bodies(self._own_columns), windows=orders)
+        return {UUID(window_id): digest for window_id, digest in rows}
 
     def months(self) -> Sequence[date]:
         partitions = self._client.query(proof.PARTITIONS) or [(TABLE, "")]
