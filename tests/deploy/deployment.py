@@ -19,6 +19,7 @@ from deploy.local.process import PROJECT, Process, Program
 from tests.administering import on_database
 from tests.clickhouse import url_of
 from tests.deploy.compose import compose
+from tests.forked import run_python
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +32,7 @@ _SEND_SHIFTS = (
     "import django; django.setup();"
     "from towpath.actors import dispatch_shift, recover_shift; dispatch_shift.send(); recover_shift.send()"
 )
+_SET_UP_RABBITMQ = "import sys; from deploy.rabbitmq.setup import main; sys.exit(main())"
 #: What a service says when a right is missing, in a log.
 _REFUSALS = ("permission denied", "ACCESS_REFUSED", "ACCESS_DENIED", "Not enough privileges")
 
@@ -102,7 +104,11 @@ class Deployment:
         return self._run(["deploy/role", role, *arguments], service or role)
 
     def manage(self, service: str, *arguments: str) -> str:
-        return self._run([sys.executable, "manage.py", *arguments], service)
+        return self._run_python(["manage.py", *arguments], service)
+
+    def set_up_rabbitmq(self) -> None:
+        """What `deploy/role migrate` does last, for a new virtual host: the rest is as the first run left it."""
+        self._run_python(["-c", _SET_UP_RABBITMQ], "migrate")
 
     def start(self, role: str) -> Process:
         """Start `deploy/role`; it is killed with the deployment."""
@@ -120,7 +126,7 @@ class Deployment:
 
     def send_shifts(self) -> None:
         """What the scheduler does once a minute, but with the right to declare the queue: nobody may have yet."""
-        self._run([sys.executable, "-c", _SEND_SHIFTS], "dispatcher")
+        self._run_python(["-c", _SEND_SHIFTS], "dispatcher")
 
     def sign_up(self, email: str) -> int:
         """The status of the web's answer."""
@@ -141,20 +147,29 @@ class Deployment:
         return [line for line in lines if any(refusal in line for refusal in _REFUSALS)]
 
     def _run(self, command: list[str], service: str) -> str:
-        done = subprocess.run(
-            command,
-            cwd=PROJECT,
-            env={**os.environ, **self.environment(service)},
-            capture_output=True,
-            text=True,
-            timeout=110,
-            check=False,
+        return _output(
+            subprocess.run(
+                command,
+                cwd=PROJECT,
+                env={**os.environ, **self.environment(service)},
+                capture_output=True,
+                text=True,
+                timeout=110,
+                check=False,
+            )
         )
-        assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+
+    def _run_python(self, arguments: list[str], service: str) -> str:
+        environment = {**os.environ, **self.environment(service)}
+        return _output(run_python(*arguments, cwd=PROJECT, env=environment, timeout=110))
 
     @staticmethod
     def _moved(url: str, port: int, path: str) -> str:
         parts = urlsplit(url)
         user = parts.netloc.rpartition("@")[0]
         return parts._replace(netloc=f"{user}@127.0.0.1:{port}" if user else f"127.0.0.1:{port}", path=path).geturl()
+
+
+def _output(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, f"{done.args} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout

@@ -19,6 +19,7 @@ from deploy.local.clickhouse import is_answering
 from deploy.local.process import PROJECT, Process, Program
 from deploy.local.traffic import sign_up_without_end
 from tests.deploy.compose import EXAMPLE, FILE, ROLES, compose, new_env, read_env, variables
+from tests.forked import run_python
 from tests.ports import any_free_port
 from tests.variables import settings as variables_of_the_settings
 
@@ -361,15 +362,12 @@ def _example() -> list[tuple[bool, str, str]]:
 
 
 def _python(*arguments: str, **environment: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
+    return run_python(
+        *arguments,
         cwd=PROJECT,
         env={
             "PATH": os.environ["PATH"],
             "DJANGO_SETTINGS_MODULE": "backend.config.settings",
             **{name: str(value) for name, value in environment.items()},
         },
-        capture_output=True,
-        text=True,
-        check=False,
     )

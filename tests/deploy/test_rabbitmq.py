@@ -159,7 +159,7 @@ def test_with_a_prefix_the_rights_are_for_queues_of_that_project_alone(migrated:
 
 def test_every_role_works_with_its_own_user_and_the_scheduler_ticks(deployment: Deployment) -> None:
     deployment.vhost = f"roles-{uuid.uuid4().hex}"
-    deployment.run("migrate")
+    deployment.set_up_rabbitmq()
     deployment.start("dispatcher")
     deployment.start("aggregator")
     eventually(
@@ -230,7 +230,7 @@ def test_queues_are_of_the_type_that_the_virtual_host_is_made_with_and_capped(
     """Quorum queues, as on a cluster: the pipeline declares them, consumes them, and events arrive."""
     deployment.vhost = f"quorum-{uuid.uuid4().hex}"
     deployment.changes["RABBITMQ_QUEUE_TYPE"] = "quorum"
-    deployment.run("migrate")
+    deployment.set_up_rabbitmq()
     deployment.start("web")
     deployment.start("dispatcher")
     deployment.start("aggregator")
@@ -328,7 +328,7 @@ def test_a_full_queue_refuses_messages_and_costs_latency_only(deployment: Deploy
     """The cap is reached at once and nobody consumes: what cannot be sent is sealed by recovery."""
     deployment.vhost = f"full-{uuid.uuid4().hex}"
     deployment.changes |= {"BATCH_IDS": "1", "UNSEALED_SECONDS": "1"}
-    deployment.run("migrate")
+    deployment.set_up_rabbitmq()
     environment = deployment.environment("migrate")
     definitions = setup.definitions(environment["RABBITMQ_URL"], queue_type="classic")
     definitions["policies"][0]["definition"]["max-length"] = 1

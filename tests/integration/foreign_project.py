@@ -16,10 +16,12 @@ from urllib.parse import urlsplit
 
 from deploy.local.process import PROJECT
 from tests.clickhouse import url_of
+from tests.forked import run_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from tests.integration.own_environment import OwnEnvironment
     from tests.services import Services
 
 _SCRIPTS = Path(sys.executable).parent
@@ -63,17 +65,24 @@ def variables_of(services: Services, *, database: str) -> dict[str, str]:
 class ForeignProject:
     """A fresh project in `folder`; what it starts is killed at the end, with its descendants.
 
-    What it installs goes into a folder beside it, or, with `scripts`, into the environment that has these.
+    What it installs goes into a folder beside it, or into an environment of its own.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], *, scripts: Path | None = None) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str], *, own: OwnEnvironment | None = None) -> None:
         self.folder = folder
-        self._scripts = scripts
+        self._own = own
         self._environment = environment
         self._started: list[subprocess.Popen[bytes]] = []
 
+    @property
+    def installed(self) -> Path:
+        """The folder beside it."""
+        return self.folder.parent / "installed"
+
     def __enter__(self) -> Self:
-        self.run("django-admin startproject mysite .")
+        # As `django-admin`.
+        main = "from django.core.management import execute_from_command_line as main; main()"
+        self.run(shlex.join(["python", "-c", main, "startproject", "mysite", "."]))
         # The checkout is beside the project, as the page has it.
         (self.folder.parent / "towpath").symlink_to(PROJECT)
         return self
@@ -116,17 +125,29 @@ class ForeignProject:
 
     def run(self, command: str, *, exit_code: int = 0, environment: Mapping[str, str] | None = None) -> str:
         """What it prints; fails, with all of that, when it ends with another exit code."""
-        done = subprocess.run(
-            shlex.split(command),
-            cwd=self.folder,
-            env={**self._variables(), **(environment or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=_MOST_SECONDS,
-            check=False,
-        )
+        program, *arguments = shlex.split(command)
+        variables = {**self._variables(), **(environment or {})}
+        if program == "python":
+            done = run_python(
+                *arguments,
+                cwd=self.folder,
+                env=variables,
+                site_packages=self._own.site_packages if self._own else [],
+                timeout=_MOST_SECONDS,
+                is_one_output=True,
+            )
+        else:
+            done = subprocess.run(
+                [program, *arguments],
+                cwd=self.folder,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=_MOST_SECONDS,
+                check=False,
+            )
         assert done.returncode == exit_code, f"{command} ended with {done.returncode}:\n{done.stdout}"
         return done.stdout
 
@@ -159,12 +180,11 @@ class ForeignProject:
     def _variables(self) -> dict[str, str]:
         """Nearly nothing of this test run's own: its variables are this application's."""
         kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
-        installed = str(self.folder.parent / "installed")
-        beside = {"PYTHONPATH": installed, "PIP_TARGET": installed}
+        beside = {"PYTHONPATH": str(self.installed), "PIP_TARGET": str(self.installed)}
         return {
             **kept,
-            "PATH": ":".join([*([str(self._scripts)] if self._scripts else []), str(_SCRIPTS), os.environ["PATH"]]),
-            **({} if self._scripts else beside),
+            "PATH": ":".join([*([str(self._own.scripts)] if self._own else []), str(_SCRIPTS), os.environ["PATH"]]),
+            **({} if self._own else beside),
             # pip without a network: the dependencies are in the tests' own environment. (0 means "no isolation".)
             "PIP_NO_DEPS": "1",
             "PIP_NO_INDEX": "1",

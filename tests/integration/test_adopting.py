@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from datetime import UTC, datetime, timedelta
 from hashlib import md5
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,16 @@ def project(services: Services, clickhouse: Client, tmp_path: Path) -> Iterator[
         cursor.execute("DROP DATABASE mysite WITH (FORCE)")
 
 
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is there after the page's first block, for whoever is about the others."""
+    folder = tmp_path_factory.mktemp("first") / "mysite"
+    folder.mkdir()
+    with ForeignProject(folder, {}) as project:
+        project.apply(next(blocks("adopting.md")))
+        return project.installed
+
+
 def shell(project: ForeignProject, code: str) -> None:
     project.run(shlex.join(["python", "manage.py", "shell", "-c", f"from mysite.accounts import *\n{code}"]))
 
@@ -92,11 +103,12 @@ def rows_of(*names: str) -> list[tuple[Any, ...]]:
     return [("outbox_event", "account_opened", "adopted", f'{{"name":"{name}"}}', 1) for name in names]
 
 
-def set_up(project: ForeignProject) -> None:
+def set_up(project: ForeignProject, installed: Path) -> None:
     """Install it, and change the settings as the page says."""
-    install, *others = blocks("adopting.md")
-    for block in (install, *(block for block in others if block.action in {"prepend", "append"})):
-        project.apply(block)
+    shutil.copytree(installed, project.installed)
+    for block in blocks("adopting.md"):
+        if block.action in {"prepend", "append"}:
+            project.apply(block)
 
 
 def compare(project: ForeignProject, *, exit_code: int) -> dict[str, Any]:
@@ -151,11 +163,11 @@ def test_a_fresh_project_adopts_towpath_by_the_page_and_compares_its_logs(
     ]
 
 
-def test_a_project_that_left_a_step_out_is_told_which(project: ForeignProject) -> None:
+def test_a_project_that_left_a_step_out_is_told_which(project: ForeignProject, installed: Path) -> None:
     # Given a project without the settings, and with the database of `startproject`
     settings = project.folder / "mysite" / "settings.py"
-    install, _, apps, *_ = blocks("adopting.md")
-    project.apply(install)
+    _, _, apps, *_ = blocks("adopting.md")
+    shutil.copytree(installed, project.installed)
     project.apply(apps)
 
     without_settings = project.run("python manage.py check", exit_code=1)
@@ -167,9 +179,9 @@ def test_a_project_that_left_a_step_out_is_told_which(project: ForeignProject) -
     assert "HINT: Use PostgreSQL 13 or later for the project's default database." in with_sqlite
 
 
-def test_a_project_is_told_the_variables_by_the_names_that_it_sets(project: ForeignProject) -> None:
+def test_a_project_is_told_the_variables_by_the_names_that_it_sets(project: ForeignProject, installed: Path) -> None:
     """The sample's have no prefix."""
-    set_up(project)
+    set_up(project, installed)
 
     nothing_there = project.run("python manage.py eventlog migrate", exit_code=1, environment=NOWHERE)
     doctor = project.run("python manage.py pipeline doctor", exit_code=1, environment=NOWHERE)
@@ -196,8 +208,8 @@ print([span.name for span in spans.get_finished_spans()])
 """
 
 
-def test_the_requests_of_a_project_that_traces_have_spans(project: ForeignProject) -> None:
-    set_up(project)
+def test_the_requests_of_a_project_that_traces_have_spans(project: ForeignProject, installed: Path) -> None:
+    set_up(project, installed)
     command = shlex.join(["python", "manage.py", "shell", "--no-imports", "-c", SPANS])
 
     traced = project.run(command, environment={"TOWPATH_TRACING": "true"})
@@ -207,8 +219,8 @@ def test_the_requests_of_a_project_that_traces_have_spans(project: ForeignProjec
     assert untraced.splitlines()[-1] == "[]"
 
 
-def test_a_project_may_keep_its_event_log_beside_its_own_database(project: ForeignProject) -> None:
-    set_up(project)
+def test_a_project_may_keep_its_event_log_beside_its_own_database(project: ForeignProject, installed: Path) -> None:
+    set_up(project, installed)
     url = {"TOWPATH_EVENT_STORE_URL": "postgresql:///mysite_events"}
 
     with connection.cursor() as cursor:

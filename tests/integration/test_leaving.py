@@ -119,11 +119,11 @@ def project(services: Services, clickhouse: Client, tmp_path: Path) -> Iterator[
     environment = {**variables_of(services, database="leaving"), "DATABASE": "leaving"}
     folder = tmp_path / "mysite"
     (folder / "shop").mkdir(parents=True)
-    scripts = make_environment(tmp_path / "environment")
+    own = make_environment(tmp_path / "environment")
     with connection.cursor() as cursor:
         for name in ("leaving", "leaving_new"):
             cursor.execute(f"CREATE DATABASE {name}")
-        with Project(folder, environment, scripts=scripts) as project:
+        with Project(folder, environment, own=own) as project:
             project.run("pip wheel --no-deps --wheel-dir dist ../towpath")
             (wheel,) = (folder / "dist").glob("*.whl")
             project.run(f"pip install {wheel}")

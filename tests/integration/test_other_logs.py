@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from deploy.local.process import PROJECT
+from tests.forked import run_python
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.windows import deliver, expire_leases, sealed
 from tests.integration.workers import QUICK
@@ -100,22 +101,15 @@ for number, command in enumerate(json.loads(sys.argv[2])):
         execute_from_command_line()
         sys.exit()
     _, status = os.wait()
-    print(os.waitstatus_to_exitcode(status))
+    print(os.waitstatus_to_exitcode(status), flush=True)
 """
 
 
 def each(environment: dict[str, str], folder: Path, *commands: tuple[str, ...]) -> dict[str, CompletedProcess[str]]:
     """How each of the commands has ended, and what it said, by the command."""
     folder.mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", _EACH, str(folder), json.dumps(commands)],
-        cwd=PROJECT,
-        env=hosted(environment),
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=True,
-    )
+    done = run_python("-c", _EACH, str(folder), json.dumps(commands), cwd=PROJECT, env=hosted(environment), timeout=100)
+    assert done.returncode == 0, done.stderr
     # Nothing but this has gone to standard output before a command began.
     codes = [int(line) for line in done.stdout.splitlines()]
     return {

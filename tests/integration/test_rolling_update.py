@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from deploy.local.process import PROJECT
 from tests.integration.event_log import EventLog
 from tests.integration.rows import undelivered, write_events
-from tests.integration.test_new_outbox import _FROZEN, _LEAN, _PUBLISH, Shop, ask, migrations, shop
+from tests.integration.test_new_outbox import _FROZEN, _LEAN, Shop, ask, migrations, publish, shop
 from tests.integration.workers import QUICK, Workers
 from tests.waiting import eventually
 from towpath.ledger.models import Batch
@@ -24,12 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["migrations", "shop"]
 
 _WAIT_SECONDS = 90
-
-
-def publish(shop: Shop) -> None:
-    subprocess.run(
-        [sys.executable, "-c", _PUBLISH], cwd=PROJECT, env={**os.environ, **shop.environment}, check=True, timeout=60
-    )
 
 
 @pytest.mark.timeout(300)

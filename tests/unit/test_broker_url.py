@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from urllib.parse import parse_qs, urlsplit
 
 import pika
 import pytest
 
 from deploy.local.process import PROJECT
+from tests.forked import run_python
 from towpath.conf.broker_url import problems, with_safe_defaults
 
 
@@ -129,15 +128,7 @@ def test_a_url_that_cannot_be_is_refused_and_not_shown(url: str) -> None:
 
 def test_nothing_starts_with_such_a_url_and_nobody_sees_a_traceback() -> None:
     for url in (f"amqp://u:{SECRET}@a/v?ssl=true", f"amqp://u:{SECRET}@a?heartbeat=6;amqp://u:{SECRET}@b?verify=x"):
-        done = subprocess.run(
-            [sys.executable, "manage.py", "check"],
-            cwd=PROJECT,
-            env={**os.environ, "RABBITMQ_URL": url},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run_python("manage.py", "check", cwd=PROJECT, env={**os.environ, "RABBITMQ_URL": url})
 
         assert done.returncode == 1
         assert "RABBITMQ_URL" in done.stderr

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from backend.config.database import database_settings
 from deploy.local.process import PROJECT
+from tests.forked import run_python
 from towpath.conf.environment import Environment
 
 
@@ -174,14 +173,7 @@ def test_the_settings_report_every_bad_variable_at_once() -> None:
         "TRUSTED_PROXIES": "-1",
     }
 
-    done = subprocess.run(
-        [sys.executable, "manage.py", "check"],
-        env={**os.environ, **bad},
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("manage.py", "check", cwd=PROJECT, env={**os.environ, **bad})
 
     assert done.returncode == 1
     assert [name for name in bad if f"- {name}" not in done.stderr] == []

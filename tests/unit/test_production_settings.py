@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from deploy.local.process import PROJECT
+from tests.forked import run_python
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,15 +37,7 @@ PRODUCTION = {
 def manage(environment: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     """manage.py with these variables and none of the tests' own."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    return subprocess.run(
-        [sys.executable, "manage.py", *arguments],
-        cwd=PROJECT,
-        env={**kept, **environment},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    return run_python("manage.py", *arguments, cwd=PROJECT, env={**kept, **environment})
 
 
 def check(environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
