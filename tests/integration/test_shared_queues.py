@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dramatiq
 import pika
@@ -33,13 +33,20 @@ def problems() -> list[str]:
 
 
 def send_foreign(queue: str) -> None:
-    """A message as another project's dispatcher sends it."""
+    """A message as another project sends it, which has declared the queue: here nobody may have.
+
+    When this returns, it is in the queue.
+    """
     kwargs = {"ledger": OTHER, "batch": 1, "outbox": "outbox_user", "ids": [1], "bytes": 0}
     message: dramatiq.Message[None] = dramatiq.Message(
         queue_name=queue, actor_name=queue, args=(), kwargs=kwargs, options={}
     )
-    with pika.BlockingConnection(dramatiq.get_broker().parameters) as rabbitmq:  # type: ignore[attr-defined]
-        rabbitmq.channel().basic_publish("", queue, json.dumps(message.asdict()).encode())
+    broker: Any = dramatiq.get_broker()
+    with pika.BlockingConnection(broker.parameters) as rabbitmq:
+        channel = rabbitmq.channel()
+        channel.confirm_delivery()
+        channel.queue_declare(queue, durable=True, arguments=broker._build_queue_arguments(queue))
+        channel.basic_publish("", queue, json.dumps(message.asdict()).encode(), mandatory=True)
 
 
 @pytest.mark.timing
