@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from django.conf import settings as django_settings
+from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from django.core.management import call_command
 from django.db import connection
 
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from pytest_django import DjangoDbBlocker
 
     from tests.services import Services
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_passwords() -> None:
+    """Passwords are hashed as always, but for the million times, which take a third of a second each."""
+    PBKDF2PasswordHasher.iterations = 1
 
 
 @pytest.fixture(scope="session")

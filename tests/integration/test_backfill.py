@@ -119,7 +119,7 @@ def test_rows_that_were_missed_are_found_by_a_run_that_looks_again(store: Store)
 
 @pytest.mark.timing
 def test_a_run_that_is_killed_again_and_again_publishes_each_row_once() -> None:
-    old_users(4000)
+    old_users(2400)
     choose = random.Random(_SEED)
     kills = 0
     while not (progress := backfills.begin("outbox_user", again=False)).finished_at:
@@ -144,7 +144,7 @@ def test_a_run_that_is_killed_again_and_again_publishes_each_row_once() -> None:
             kills += 1
 
     assert kills >= 2
-    assert sum(undelivered_users().values()) == len(undelivered_users()) == 4000
+    assert sum(undelivered_users().values()) == len(undelivered_users()) == 2400
 
 
 def test_several_runs_at_once_publish_each_row_once() -> None:

@@ -182,7 +182,7 @@ def test_messages_that_nobody_of_ours_has_sent_are_rejected_once_and_told_of_in_
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("count", [20_000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_batches_that_the_ledger_does_not_have_delay_nobody(workers: Workers, event_log: EventLog, count: int) -> None:
     workers.idle_dispatcher()
     workers.aggregator()
