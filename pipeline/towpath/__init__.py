@@ -14,6 +14,8 @@ Where to look:
     ledger/      every table `pipeline_*`, a module for each, and all SQL on them
     eventlog/    the One Big Table: its columns, its migrations, and the stores that hold it (stores/)
     telemetry/   what the path reports to: logs, metrics, traces, heartbeats, failpoints
+    proof/       tamper evidence: sealing once an hour, the statement of a seal, the chain of seals, deep and sample,
+                 which read the store again, audit, which puts it together, accepting what a person lets stand
     watch/       what people and probes ask: status, doctor, gauges, health
     conf/        settings and what every process needs before Django runs
     testing/     the testing kit, a pytest plugin

@@ -30,3 +30,41 @@ class ReceiptMismatchClosed(Event):
     difference: str
     reason: str
     closed_by: str
+
+
+class LedgerSealed(Event):
+    """A seal was made: its digest stands for every event that was delivered before."""
+
+    number: int
+    digest: str
+    windows: int
+    rows: int
+
+
+class WindowAccepted(Event):
+    """Somebody has decided that what the event store holds of a window stands, though it was proven to be otherwise."""
+
+    window: str
+    difference: str
+    reason: str
+    accepted_by: str
+
+
+class LogRead(Event):
+    """Somebody has read events, or what tells them apart, with one of Towpath's own tools."""
+
+    tool: str
+    #: Rows that were shown.
+    rows: int
+    detail: str
+    read_by: str
+
+
+class LogAudited(Event):
+    """Somebody has compared the event log with its proofs."""
+
+    windows: int
+    rows: int
+    seals: int
+    findings: int
+    audited_by: str

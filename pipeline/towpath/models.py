@@ -2,7 +2,32 @@
 
 from __future__ import annotations
 
-from towpath.ledger.models import Backfill, Batch, Cursor, DeadLetter, Foreign, Mark, Shift, Window
+from towpath.ledger.models import (
+    Backfill,
+    Batch,
+    Coverage,
+    Cursor,
+    DeadLetter,
+    Foreign,
+    Mark,
+    Proof,
+    Seal,
+    Shift,
+    Window,
+)
 from towpath.outbox.models import OutboxEvent
 
-__all__ = ["Backfill", "Batch", "Cursor", "DeadLetter", "Foreign", "Mark", "OutboxEvent", "Shift", "Window"]
+__all__ = [
+    "Backfill",
+    "Batch",
+    "Coverage",
+    "Cursor",
+    "DeadLetter",
+    "Foreign",
+    "Mark",
+    "OutboxEvent",
+    "Proof",
+    "Seal",
+    "Shift",
+    "Window",
+]

@@ -26,6 +26,8 @@ from towpath.ledger import shifts
 from towpath.ledger.foreign import ledger_id, note_foreign
 from towpath.ledger.receipts import has_overdue
 from towpath.outbox.models import all_outboxes
+from towpath.proof.sample import check_sample_if_due
+from towpath.proof.sealing import seal_if_due
 from towpath.rabbitmq.broker import keep_alive
 from towpath.telemetry import heartbeat, report
 
@@ -199,7 +201,7 @@ class Process:
             connection.close()
 
     def verify(self) -> None:
-        """Compare the receipts of the last minute with the event store, and purge old ones."""
+        """Compare the receipts of the last minute with the event store, purge old ones, and seal; check some again."""
         # One at a time, and not again for each of many messages.
         if not self._verifying.acquire(blocking=False):
             return
@@ -207,6 +209,8 @@ class Process:
             with heartbeat.progress("verify"):
                 verify_receipts(self.verifier_store(), should_stop=self._stopping.is_set)
                 purge_receipts(receipt_days=self._config.receipt_days, should_stop=self._stopping.is_set)
+                seal_if_due(key=self._config.seal_key)
+                check_sample_if_due(self.verifier_store(), should_stop=self._stopping.is_set)
         except Exception as error:  # noqa: BLE001 - the next tick tries again, and dramatiq would only log more of it
             connection.close()
             log.warning("verify_failed", error=described(error))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from tests.integration.windows import deliver, has_room, seal
 from towpath import wiring
 from towpath.conf.current import config
 from towpath.eventlog.columns import row_columns
+from towpath.eventlog.proof import WindowDigest, covered
 from towpath.eventlog.rows import Identity, lines, values
 from towpath.flow.delivery import Delivery
 from towpath.flow.recover import recover
@@ -64,6 +65,18 @@ class RememberingStore:
     def counts(self, window_ids: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
         found = {window: self._rows[window] for window in window_ids if window in self._rows}
         return {window: Counter(outbox for outbox, _ in rows) for window, rows in found.items()}
+
+    def covered_columns(self) -> tuple[str, ...]:
+        return covered()
+
+    def window_digests(self, window_ids: Sequence[UUID], *, columns: Sequence[str]) -> list[WindowDigest]:
+        """As long as real ones, and of no content."""
+        del columns
+        return [
+            WindowDigest(window, outbox, date(2026, 1, 1), rows, "0" * 64, digest_sum=2**57, id_sum=2**80)
+            for window, counts in self.counts(window_ids).items()
+            for outbox, rows in counts.items()
+        ]
 
     def now(self) -> datetime:
         return datetime.now(UTC)

@@ -16,7 +16,7 @@ from tests.conformance.rows import OWN_COLUMNS
 from towpath.eventlog import schema
 from towpath.eventlog.columns import Kind, added_columns
 from towpath.eventlog.connect import connect
-from towpath.eventlog.store import EventStore, ProvableStore, ReadableStore, Store
+from towpath.eventlog.store import ProvableStore, ReadableStore, Store
 from towpath.eventlog.stores.memory import MemoryStore, StoredRow
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _plain(column: Column, value: Any) -> object:
     return UUID(str(value)) if column.kind is Kind.UUID else value
 
 
-class AnyStore(EventStore, ReadableStore, ProvableStore, Protocol):
+class AnyStore(ReadableStore, ProvableStore, Protocol):
     """What each of the stores is."""
 
 

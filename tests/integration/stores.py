@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
+    from towpath.eventlog.proof import WindowDigest
     from towpath.eventlog.rows import Identity
     from towpath.eventlog.store import EventStore
 
@@ -29,6 +30,12 @@ class PassesOn:
 
     def counts(self, window_ids: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
         return self.store.counts(window_ids)
+
+    def covered_columns(self) -> tuple[str, ...]:
+        return self.store.covered_columns()
+
+    def window_digests(self, window_ids: Sequence[UUID], *, columns: Sequence[str]) -> Sequence[WindowDigest]:
+        return self.store.window_digests(window_ids, columns=columns)
 
     def now(self) -> datetime:
         return self.store.now()

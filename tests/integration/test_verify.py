@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -27,6 +27,7 @@ from towpath.actors import dispatch_shift, recover_shift
 from towpath.actors import verify as tick
 from towpath.conf.current import config
 from towpath.eventlog.connect import connect
+from towpath.eventlog.proof import WindowDigest
 from towpath.eventlog.store import EventStore
 from towpath.ledger.models import Window
 from towpath.telemetry.metrics import mismatched_windows, unverified_age_seconds
@@ -230,9 +231,9 @@ class Counting(PassesOn):
         super().__init__(store)
         self.asked: list[int] = []
 
-    def counts(self, window_ids: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
+    def window_digests(self, window_ids: Sequence[UUID], *, columns: Sequence[str]) -> Sequence[WindowDigest]:
         self.asked.append(len(window_ids))
-        return super().counts(window_ids)
+        return super().window_digests(window_ids, columns=columns)
 
 
 def test_the_dispatcher_verifies_and_purges_at_each_tick(store: EventStore, workers: Workers) -> None:

@@ -107,6 +107,9 @@ def test_every_event_of_the_installed_apps_is_registered_and_those_of_tests_are_
     assert types == [
         *(
             "dead_letter_dropped",
+            "ledger_sealed",
+            "log_audited",
+            "log_read",
             "outbox_discarded",
             "receipt_mismatch_closed",
             "user_created",
@@ -114,7 +117,7 @@ def test_every_event_of_the_installed_apps_is_registered_and_those_of_tests_are_
             "user_logged_in",
             "user_logged_out",
         ),
-        *("user_login_failed", "user_refused", "user_updated"),
+        *("user_login_failed", "user_refused", "user_updated", "window_accepted"),
     ]
 
 
@@ -206,6 +209,9 @@ def test_the_catalogue_is_listed_a_line_for_each() -> None:
     assert [line.split()[:3] for line in lines.splitlines()] == [
         ["event", "version", "outbox"],
         ["dead_letter_dropped", "1", "outbox_event"],
+        ["ledger_sealed", "1", "outbox_event"],
+        ["log_audited", "1", "outbox_event"],
+        ["log_read", "1", "outbox_event"],
         ["outbox_discarded", "1", "outbox_event"],
         ["receipt_mismatch_closed", "1", "outbox_event"],
         ["user_created", "1", "outbox_user"],
@@ -215,6 +221,7 @@ def test_the_catalogue_is_listed_a_line_for_each() -> None:
         ["user_login_failed", "1", "outbox_event"],
         ["user_refused", "1", "outbox_event"],
         ["user_updated", "1", "outbox_user_change"],
+        ["window_accepted", "1", "outbox_event"],
     ]
     (created,) = [line for line in lines.splitlines() if line.startswith("user_created")]
     assert created.endswith("A user was created.")

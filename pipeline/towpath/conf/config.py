@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from django.core.exceptions import ImproperlyConfigured
 
-from towpath.conf import broker_url
+from towpath.conf import broker_url, seal_key
 from towpath.conf.names import QueueNames
 from towpath.eventlog import columns as eventlog_columns
 from towpath.eventlog.columns import Column
@@ -216,6 +216,13 @@ class Config:
         "The key of `Hashed` fields: a random text of 32 characters or more.",
         default_in_words="`SECRET_KEY`",
     )
+    seal_key: str = _knob(
+        "key",
+        "",
+        "The Ed25519 key, as PEM, that signs [seals](proof.md): `openssl genpkey -algorithm ed25519`. Only the"
+        " dispatcher needs it. It needs the extra `seals`.",
+        default_in_words="none: seals are not signed",
+    )
     event_context_max_bytes: int = _knob(
         "whole number", 16 * 1024 * 1024, "The largest context of an event.", unit="bytes", minimum=1
     )
@@ -326,6 +333,8 @@ class Config:
         if self.wedged_seconds <= self.store_timeout_seconds:
             limit = variable("store_timeout_seconds")
             yield f"{variable('wedged_seconds')} must be more than {limit}: an insert may take that long"
+        if self.seal_key and (problem := seal_key.problem(self.seal_key)):
+            yield f"{variable('seal_key')} {problem}"
         if self.tracing:
             try:
                 import_module("opentelemetry.exporter.otlp.proto.http")

@@ -20,7 +20,7 @@ def _secrets() -> Iterator[str]:
     for name in ("SECRET_KEY", "DATABASE_URL"):
         yield str(getattr(settings, name, "") or "")
     if hasattr(settings, "TOWPATH"):  # a test may have taken it away
-        yield from (config().event_hash_key, config().rabbitmq_url, *config().store_urls.values())
+        yield from (config().event_hash_key, config().seal_key, config().rabbitmq_url, *config().store_urls.values())
     yield from map(str, getattr(settings, "SECRET_KEY_FALLBACKS", ()))
     for database in getattr(settings, "DATABASES", {}).values():
         yield from _in_options(database)

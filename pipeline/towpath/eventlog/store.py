@@ -122,6 +122,16 @@ class EventStore(Protocol):
         Raises StoreUnavailable.
         """
 
+    def covered_columns(self) -> tuple[str, ...]:
+        """What a digest that is taken now covers: every column of the table that a person can read."""
+
+    def window_digests(self, window_ids: Sequence[UUID], *, columns: Sequence[str]) -> Sequence[WindowDigest]:
+        """Of what is stored of these windows now, in the order of window, outbox and month; a window without rows is
+        absent. For hundreds of windows in one query.
+
+        Raises StoreUnavailable.
+        """
+
     def now(self) -> datetime:
         """The store's clock. Raises StoreUnavailable."""
 
@@ -189,19 +199,12 @@ class ReadableStore(Protocol):
         """
 
 
-class ProvableStore(Protocol):
-    """What a proof needs of a store: digests of what it holds, in the form of `towpath.eventlog.proof`.
+class ProvableStore(EventStore, Protocol):
+    """What an audit needs of a store: digests of all that it holds, in the form of `towpath.eventlog.proof`.
 
     `columns` are the covered ones, by name, in the order of the form. A name that the table has no column of is a
     ValueError. An answer that is not certainly the store's is StoreUnavailable, and never "nothing is stored".
     """
-
-    def window_digests(self, window_ids: Sequence[UUID], *, columns: Sequence[str]) -> Sequence[WindowDigest]:
-        """Of what is stored of these windows now, in the order of window, outbox and month; a window without rows is
-        absent. For hundreds of windows in one query.
-
-        Raises StoreUnavailable.
-        """
 
     def row_digests(self, window_id: UUID, *, columns: Sequence[str]) -> Sequence[RowDigest]:
         """Of each stored row of a window, in the order of (outbox, outbox_id); one that is stored twice comes twice.
@@ -230,5 +233,5 @@ class ProvableStore(Protocol):
         """
 
 
-class Store(EventStore, MigratableStore, ReadableStore, ProvableStore, Protocol):
+class Store(MigratableStore, ReadableStore, ProvableStore, Protocol):
     """A store that a URL can name, which serves all four."""

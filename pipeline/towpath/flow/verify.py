@@ -1,9 +1,10 @@
 """Verify: every receipt is compared with what the event store holds of its window, and with itself.
 
 A receipt says how many rows of each outbox were sealed, and what became of them. If the store has as many as were
-delivered, and the numbers of the receipt add up, it becomes verified; if not, that is an alarm, kept in the ledger and
-looked at again each minute until it is true (rows that a restored replica brings back) or a person closes it with a
-reason. The rows themselves are gone from PostgreSQL by then.
+delivered, and the numbers of the receipt add up, it becomes verified, and the digests of what the store holds are its
+proof from then on (`towpath.ledger.proofs`). If not, that is an alarm, kept in the ledger and looked at again each
+minute until it is true (rows that a restored replica brings back) or a person closes it with a reason. The rows
+themselves are gone from PostgreSQL by then.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from django.db import transaction
 from towpath.errors import NoAlarm
 from towpath.eventlog.errors import EventStoreError
 from towpath.events import ReceiptMismatchClosed
-from towpath.ledger import receipts
+from towpath.ledger import proofs, receipts
 from towpath.outbox.publishing import publish
 from towpath.telemetry import heartbeat, metrics
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from uuid import UUID
 
+    from towpath.eventlog.proof import WindowDigest
     from towpath.eventlog.store import EventStore
     from towpath.ledger.receipts import Receipt
 
@@ -34,6 +36,9 @@ log = structlog.get_logger()
 #: Receipts of one DELETE, and DELETEs in one minute, at most: 50,000 windows a minute are more than are written.
 _RECEIPTS_PER_DELETE = 1000
 _DELETES_PER_ROUND = 50
+#: Rows and bytes that the store is asked to digest at once, unless a single window has more.
+_MOST_ROWS = 200_000
+_MOST_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,8 @@ class ComparedReceipt:
 
     receipt: Receipt
     stored: Mapping[str, int]
+    #: What it holds, by outbox and month, where that was asked for.
+    digests: Sequence[WindowDigest] = ()
 
     @property
     def is_contradicted(self) -> bool:
@@ -94,7 +101,8 @@ def compare(page: Sequence[Receipt], store: EventStore) -> list[ComparedReceipt]
 
 
 def verify_receipts(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
-    """Compare every receipt that is not verified yet; how many are contradicted. Those are alarms.
+    """Compare every receipt that is not verified yet, and prove those that the store agrees with; how many are
+    contradicted. Those are alarms.
 
     While the store is away nothing is decided.
     """
@@ -103,17 +111,50 @@ def verify_receipts(store: EventStore, *, should_stop: Callable[[], bool]) -> in
         for page in receipts.unverified():
             if should_stop():
                 break
-            contradicted += _record(compare(page, store))
-            heartbeat.step()
+            contradicted += _record(_digested(page, store), columns=store.covered_columns())
     except EventStoreError as error:
         log.warning("verify_postponed", error=str(error))
     return contradicted
 
 
-def _record(page: Sequence[ComparedReceipt]) -> int:
+def _digested(page: Sequence[Receipt], store: EventStore) -> list[ComparedReceipt]:
+    compared = []
+    for part in _parts(page):
+        digests: dict[UUID, list[WindowDigest]] = {}
+        windows = [receipt.window for receipt in part]
+        for one in store.window_digests(windows, columns=store.covered_columns()):
+            digests.setdefault(one.window_id, []).append(one)
+        for receipt in part:
+            stored: Counter[str] = Counter()
+            for one in digests.get(receipt.window, ()):
+                stored[one.outbox] += one.rows
+            compared.append(ComparedReceipt(receipt, stored, digests.get(receipt.window, ())))
+        heartbeat.step()
+    return compared
+
+
+def _parts(page: Sequence[Receipt]) -> Iterator[list[Receipt]]:
+    """In parts that the store can digest within its time and memory."""
+    part: list[Receipt] = []
+    rows = size = 0
+    for receipt in page:
+        if part and (rows > _MOST_ROWS or size + receipt.bytes > _MOST_BYTES):
+            yield part
+            part, rows, size = [], 0, 0
+        part.append(receipt)
+        rows += sum(receipt.delivered.values())
+        size += receipt.bytes
+    yield part
+
+
+def _record(page: Sequence[ComparedReceipt], *, columns: Sequence[str]) -> int:
     contradicted = [compared for compared in page if compared.is_contradicted]
     matching = [compared.receipt.window for compared in page if not compared.is_contradicted]
-    receipts.note_verified(matching)
+    proofs.note_verified(
+        matching,
+        [digest for compared in page if not compared.is_contradicted for digest in compared.digests],
+        columns=columns,
+    )
     for compared in contradicted:
         # Each minute again would bury the log; the ledger, the metric and `status` keep on saying so.
         if receipts.note_contradiction(compared.receipt.window, compared.difference()):
@@ -124,17 +165,24 @@ def _record(page: Sequence[ComparedReceipt]) -> int:
     return len(contradicted)
 
 
-def close(windows: Sequence[UUID], *, reason: str, by: str) -> None:
-    """End the alarms of these windows: what the event store holds stays as it is. That it was decided, by whom and why,
-    is an event itself, in the same transaction.
+def close(windows: Sequence[UUID], store: EventStore, *, reason: str, by: str) -> None:
+    """End the alarms of these windows: what the event store holds stays as it is, and is proven as that. That it was
+    decided, by whom and why, is an event itself, in the same transaction.
 
-    Raises NoAlarm, before anything is changed, if one of them is not an alarm.
+    Raises NoAlarm, before anything is changed, if one of them is not an alarm; StoreUnavailable.
     """
+    columns = store.covered_columns()
+    digests = store.window_digests(windows, columns=columns)
     with transaction.atomic():
-        closed = {
-            alarm.window: alarm.contradiction or ", ".join(vanished_of(alarm.vanished))
-            for alarm in receipts.close(windows, reason=reason)
-        }
+        alarms = receipts.close(windows, reason=reason)
+        closed = {alarm.window: alarm.contradiction or ", ".join(vanished_of(alarm.vanished)) for alarm in alarms}
+        unproven = [alarm.window for alarm in alarms if alarm.contradiction]
+        proofs.note_closed(
+            unproven,
+            [one for one in digests if one.window_id in unproven],
+            columns=columns,
+            reason=f"{reason} (closed by {by})",
+        )
         if others := set(windows) - closed.keys():
             raise NoAlarm(f"{min(others)} is not the receipt of an alarm: see `pipeline verify --since ...`.")
         for window, difference in closed.items():

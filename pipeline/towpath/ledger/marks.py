@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Mark = Literal["windows", "batches", "verified", "purged", "swept"]
+Mark = Literal["windows", "batches", "verified", "purged", "swept", "sampled"]
 
 #: Each look is a few probes of indexes, whatever the planner believes: of a table that is empty now it would read every
 #: page that a backlog has left behind. In one message with a statement, it holds for that alone.

@@ -234,6 +234,79 @@ class Backfill(models.Model):
         db_table = "pipeline_backfill"
 
 
+class Coverage(models.Model):
+    """The columns that digests cover, once for all proofs that cover the same."""
+
+    id = NumberField(primary_key=True)
+    #: The form of a row's text (`towpath.eventlog.proof.FORM`), and the columns in order: `1:outbox,outbox_id,...`.
+    columns = models.TextField(unique=True)
+
+    objects = _OnDefault()
+
+    class Meta:
+        db_table = "pipeline_coverage"
+
+
+class Proof(models.Model):
+    """What the event store held of one window, outbox and month when its receipt was verified, as a digest; or a later
+    amendment of that. Never changed, but for `contradiction`; it goes when its month is dropped.
+
+    A window that has no row in the store has a proof, too, without outbox and month: it proves the receipt.
+    """
+
+    #: In the order of the commits.
+    position = NumberField(primary_key=True)
+    #: `towpath.ledger.proofs.Kind`.
+    kind = models.TextField()
+    window_id = models.UUIDField()
+    outbox = models.TextField()
+    #: Its first day, in UTC.
+    month = models.DateField(null=True)
+    rows = models.BigIntegerField()
+    digest = models.BinaryField()
+    #: They name the row if one alone was changed (`towpath.eventlog.proof.changed_row`).
+    digest_sum = models.DecimalField(max_digits=60, decimal_places=0)
+    id_sum = models.DecimalField(max_digits=60, decimal_places=0)
+    coverage = models.ForeignKey(Coverage, on_delete=models.PROTECT, db_index=False)
+    #: The digest of what the receipt says, which outlives the receipt.
+    receipt = models.BinaryField()
+    dispatched_at = models.DateTimeField()
+    proven_at = models.DateTimeField()
+    #: Why the store's rows were changed, dropped or accepted, and by whom; empty: they are as they were written.
+    reason = models.TextField(db_default="")
+    #: What a later check found; null: nothing, or none was made.
+    contradiction = models.TextField(null=True)  # noqa: DJ001 - null: nothing contradicts it
+
+    objects = _OnDefault()
+
+    class Meta:
+        db_table = "pipeline_proof"
+        indexes = (
+            models.Index(fields=["window_id"], name="proof_window"),
+            models.Index(fields=["position"], name="proof_contradicted", condition=Q(contradiction__isnull=False)),
+        )
+
+
+class Seal(models.Model):
+    """A statement about the proofs that no earlier seal covers, chained to the seal before. Never changed."""
+
+    #: From 1 on, without a gap.
+    number = models.BigIntegerField(primary_key=True)
+    #: The last position that it covers; the first is the one after the seal before.
+    last_position = models.BigIntegerField()
+    sealed_at = models.DateTimeField()
+    #: The text whose SHA-256 is the digest (`towpath.proof.statement`).
+    statement = models.TextField()
+    digest = models.TextField()
+    #: Ed25519, of the statement; empty without a key.
+    signature = models.BinaryField(db_default=b"")
+
+    objects = _OnDefault()
+
+    class Meta:
+        db_table = "pipeline_seal"
+
+
 class DeadLetter(models.Model):
     """A row that the event store refuses by itself. It stays in its outbox until somebody replays or drops it."""
 

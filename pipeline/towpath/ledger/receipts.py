@@ -11,7 +11,7 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from towpath import driver
 from towpath.ledger.marks import INDEX_PROBES_ONLY, move, value_of
@@ -30,7 +30,8 @@ class Receipt:
     number: int
     dispatched_at: datetime
     acked_at: datetime
-    #: Fixed at the seal.
+    #: Fixed at the seal: of the payloads, by their sizes in the outboxes.
+    bytes: int
     rows: Mapping[str, int]
     #: Fixed at the ack.
     delivered: Mapping[str, int]
@@ -58,7 +59,9 @@ _UNVERIFIED_LATE = "pipeline_window WHERE is_late AND acked_at IS NOT NULL AND v
 _UNVERIFIED = f"""pipeline_window
     WHERE number >= {value_of("verified")} AND acked_at IS NOT NULL AND verified_at IS NULL AND NOT is_late"""
 
-_COLUMNS = """id, number, dispatched_from, acked_at, closed_reason, rows, delivered, vanished, refused, isolated"""
+_COLUMNS = (
+    """id, number, dispatched_from, acked_at, closed_reason, bytes, rows, delivered, vanished, refused, isolated"""
+)
 
 
 def unverified() -> Iterator[Sequence[Receipt]]:
@@ -127,25 +130,22 @@ def of_period(since: datetime, until: datetime) -> Iterator[Sequence[Receipt]]:
 OF_PERIOD = "dispatched_from >= %(since)s AND dispatched_from < %(until)s"
 
 
-def _receipt(
-    window: uuid.UUID, number: int, dispatched_at: datetime, acked_at: datetime, closed_reason: str, *rows: str | None
-) -> Receipt:
+def _receipt(*row: Any) -> Receipt:
+    window, number, dispatched_at, acked_at, closed_reason, size, *rows = row
     sealed, delivered, vanished, refused, isolated = (json.loads(part or "{}") for part in rows)
     return Receipt(
-        window, number, dispatched_at, acked_at, sealed, delivered, vanished, refused, isolated, closed_reason
+        window=window,
+        number=number,
+        dispatched_at=dispatched_at,
+        acked_at=acked_at,
+        bytes=size,
+        rows=sealed,
+        delivered=delivered,
+        vanished=vanished,
+        refused=refused,
+        isolated=isolated,
+        closed_reason=closed_reason,
     )
-
-
-def note_verified(windows: Sequence[uuid.UUID]) -> None:
-    """The event store was found to hold exactly what these receipts say."""
-    with driver.cursor() as cursor:
-        cursor.execute(
-            """
-            UPDATE pipeline_window SET verified_at = clock_timestamp(), contradiction = NULL, is_late = false
-            WHERE id = ANY(%(windows)s)
-            """,
-            {"windows": list(windows)},
-        )
 
 
 def note_contradiction(window: uuid.UUID, contradiction: str) -> bool:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import base64
+from typing import TYPE_CHECKING, Any
 
 from towpath.eventlog.comparison import SIDES
 from towpath.ledger.receipts import COUNTED_RECEIPTS
+from towpath.proof.statement import parse
 from towpath.watch.figures import COUNTED_ROWS
 from towpath.watch.stranded import is_looked_for
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from towpath.eventlog.comparison import Comparison
+    from towpath.ledger.seals import Seal
+    from towpath.proof.audit import Audit
     from towpath.watch.period import PeriodReport
     from towpath.watch.status import Status
 
@@ -67,6 +71,67 @@ def of_period(report: PeriodReport) -> str:
         lines.append("PostgreSQL does not hold these rows any more: docs/runbook.md, TowpathReceiptMismatch")
     if report.vanished:
         lines.append("Somebody deleted rows before they were loaded: docs/runbook.md, TowpathRowsVanished")
+    return "\n".join(lines)
+
+
+def of_seals(found: Sequence[Seal], *, is_new: bool) -> str:
+    """A line for each seal."""
+    if not found:
+        return "nothing to seal: every proof is under a seal" if is_new else "no seal yet: see docs/proof.md"
+    lines = [f"{'seal':>8}  {'until (UTC)':<20}{'windows':>12}{'rows':>14}  {'signed':<7} digest"]
+    for seal in found:
+        statement = parse(seal.statement)
+        lines.append(
+            f"{seal.number:>8}  {seal.sealed_at:%Y-%m-%d %H:%M:%S} {statement.windows:>12,}{statement.rows:>14,}"
+            f"  {'yes' if seal.signature else 'no':<7} {seal.digest}"
+        )
+    return "\n".join(lines)
+
+
+def seal_as_json(seal: Seal) -> dict[str, Any]:
+    """A seal as it is kept elsewhere: with its statement, which `sha256sum` and openssl can check."""
+    return {
+        "number": seal.number,
+        "sealed_at": seal.sealed_at.isoformat(),
+        "digest": seal.digest,
+        "statement": seal.statement,
+        "signature": base64.b64encode(seal.signature).decode(),
+    }
+
+
+#: Differences that are printed, at most; `--json` has them all.
+_MOST_DIFFERENCES = 100
+
+
+def of_audit(found: Audit) -> str:
+    """What was checked, and everything that is wrong."""
+    lines = [
+        f"{found.windows:,} window(s), {found.rows:,} row(s), {found.seals:,} seal(s) checked"
+        + (f", {found.anchors:,} anchor(s) compared" if found.anchors else "")
+    ]
+    lines += [f"! seal {one.number}: {one.kind}: {one.detail}" for one in found.broken]
+    lost: dict[tuple[str, str], int] = {}
+    for one in found.differences:
+        if one.kind == "lost" and one.detail == "every row" and one.month:
+            key = f"{one.month:%Y-%m}", one.outbox
+            lost[key] = lost.get(key, 0) + 1
+    lines += [
+        f"! {month}: every row of {windows:,} window(s) of {outbox} is lost: was the month dropped by hand?"
+        for (month, outbox), windows in lost.items()
+        if windows > 1
+    ]
+    lines += [f"! {difference}" for difference in found.differences[:_MOST_DIFFERENCES]]
+    if len(found.differences) > _MOST_DIFFERENCES:
+        lines.append(f"! {len(found.differences) - _MOST_DIFFERENCES:,} more: see --json")
+    lines += [f"! unproven window {window}: verified, and without a proof" for window in found.unproven[:20]]
+    lines += [
+        f"amended: {one.kind} {one.rows:,} row(s) of"
+        f" {f'window {one.window_id}, {one.outbox}' if one.window_id.int else f'{one.month:%Y-%m}'}: {one.reason}"
+        for one in found.amendments
+    ]
+    if found.unsealed and found.unsealed.proofs:
+        lines.append(f"{found.unsealed.proofs:,} proof(s) are under no seal yet: `pipeline seals make`")
+    lines.append("nothing contradicts the ledger" if found.is_ok else "see docs/runbook.md, TowpathProofContradicted")
     return "\n".join(lines)
 
 

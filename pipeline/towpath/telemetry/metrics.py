@@ -100,6 +100,12 @@ unverified_age_seconds = LedgerGauge(
 mismatched_windows = LedgerGauge(
     "towpath_mismatched_windows", "Receipts that the event store or their own numbers contradict"
 )
+contradicted_proofs = LedgerGauge(
+    "towpath_contradicted_proofs", "Windows that were changed in the event store after they were proven"
+)
+unsealed_age_seconds = LedgerGauge(
+    "towpath_unsealed_age_seconds", "Age of the oldest proof that no seal covers yet; 0 without one"
+)
 vacuum_held_seconds = LedgerGauge(
     "towpath_vacuum_held_seconds", "How long somebody has held back vacuum; 0 when nobody does", "holder"
 )
@@ -117,6 +123,8 @@ LEDGER_GAUGES = (
     shift_taken_age_seconds,
     unverified_age_seconds,
     mismatched_windows,
+    contradicted_proofs,
+    unsealed_age_seconds,
     vacuum_held_seconds,
 )
 

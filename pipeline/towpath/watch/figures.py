@@ -19,6 +19,7 @@ from towpath.ledger.deadletters import count_dead_letters
 from towpath.ledger.moment import estimate
 from towpath.ledger.open_windows import OpenWindowCounts, count_open_windows
 from towpath.ledger.pending import OldestBatch, PendingRows, read_oldest_batches, read_pending
+from towpath.ledger.proofs import count_contradicted
 from towpath.ledger.receipts import (
     COUNTED_RECEIPTS,
     UnverifiedReceipts,
@@ -27,6 +28,7 @@ from towpath.ledger.receipts import (
     count_vanished,
     read_unverified_receipts,
 )
+from towpath.ledger.seals import Unsealed, count_unsealed
 from towpath.ledger.shifts import ShiftState, read_shifts
 from towpath.ledger.stranded import count_dead_rows
 from towpath.outbox.models import all_outboxes
@@ -67,6 +69,10 @@ class LedgerFigures:
     receipts: int = 0
     unverified: UnverifiedReceipts = field(default_factory=UnverifiedReceipts)
     vanished: Vanished = field(default_factory=Vanished)
+    #: Windows that a later check found changed in the event store.
+    contradicted_proofs: int = 0
+    #: What no seal covers yet; of how much, only whether there is any.
+    unsealed: Unsealed = field(default_factory=Unsealed)
     shifts: Mapping[str, ShiftState] = field(default_factory=dict)
     #: By outbox.
     last_dispatches: Mapping[str, datetime] = field(default_factory=dict)
@@ -122,6 +128,8 @@ def _read_ledger() -> LedgerFigures:
         receipts=count_receipts(),
         unverified=read_unverified_receipts(limit=COUNTED_ROWS),
         vanished=count_vanished(limit=COUNTED_ROWS),
+        contradicted_proofs=count_contradicted(limit=COUNTED_ROWS),
+        unsealed=count_unsealed(limit=1),
         shifts=read_shifts(),
         last_dispatches=read_last_dispatches(),
     )

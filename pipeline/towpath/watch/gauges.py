@@ -74,6 +74,8 @@ def _samples(figures: Figures) -> dict[LedgerGauge, Mapping[str, float]]:
         metrics.shift_taken_age_seconds: {name: shift.taken_seconds_ago for name, shift in ledger.shifts.items()},
         metrics.unverified_age_seconds: {"": ledger.unverified.oldest_seconds},
         metrics.mismatched_windows: {"": ledger.unverified.contradicted},
+        metrics.contradicted_proofs: {"": ledger.contradicted_proofs},
+        metrics.unsealed_age_seconds: {"": ledger.unsealed.oldest_seconds or 0.0},
         metrics.vacuum_held_seconds: {} if figures.holders is None else longest_seconds(figures.holders),
     }
 

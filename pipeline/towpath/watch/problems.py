@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from towpath.ledger.moment import Parts
     from towpath.ledger.receipts import UnverifiedReceipts, Vanished
     from towpath.outbox.models import Outbox
-    from towpath.watch.figures import Figures, OutboxFigures
+    from towpath.watch.figures import Figures, LedgerFigures, OutboxFigures
 
 Kind = Literal[
     "unread",  # could not be read in time
@@ -26,6 +26,7 @@ Kind = Literal[
     "standstill",  # what else does not move
     "vacuum",  # who holds it back
     "receipt",  # receipts that the event store contradicts
+    "proof",  # windows that were changed in the event store after they were proven, and proofs without a seal
     "row",  # rows deleted before they were loaded, and rows that the event store refuses
     "outbox",  # rows that no cursor will ever see, and names that no outbox class has
     "role",  # rows that may be hidden from this role
@@ -35,6 +36,8 @@ Kind = Literal[
 
 #: Different errors of open windows that are shown.
 _MOST_ERRORS = 5
+#: A proof waits for an hour at most, and a minute for the look that seals it.
+_SEAL_LATE_SECONDS = 2 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ def find_problems(parts: Parts, figures: Figures) -> list[Problem]:
 def _of_figures(figures: Figures) -> Iterator[Problem]:
     yield from _of_receipts(figures.ledger.unverified)
     yield from _of_vanished(figures.ledger.vanished)
+    yield from _of_proofs(figures.ledger)
     yield from (Problem("vacuum", text) for text in vacuum.problems(figures.holders or ()))
     if figures.dead_letters:
         yield Problem("row", f"{figures.dead_letters} dead letter(s): see `pipeline deadletters list`")
@@ -79,6 +83,23 @@ def _of_receipts(unverified: UnverifiedReceipts) -> Iterator[Problem]:
         "receipt",
         f"{count} window(s) with a receipt that the event store or its own numbers contradict: run `{command}`",
     )
+
+
+def _of_proofs(ledger: LedgerFigures) -> Iterator[Problem]:
+    if windows := ledger.contradicted_proofs:
+        count = f"{windows} or more" if windows >= COUNTED_ROWS else str(windows)
+        yield Problem(
+            "proof",
+            f"{count} window(s) were changed in the event store after they were proven: run `python manage.py pipeline"
+            " verify --deep`, and see docs/runbook.md, TowpathProofContradicted",
+        )
+    age = ledger.unsealed.oldest_seconds
+    if age is not None and age > _SEAL_LATE_SECONDS:
+        yield Problem(
+            "proof",
+            f"nothing has been sealed for {age / 3600:.1f} h: run `python manage.py pipeline seals make`, which says"
+            " why, and see docs/runbook.md, TowpathSealsLate",
+        )
 
 
 def _of_vanished(vanished: Vanished) -> Iterator[Problem]:

@@ -50,6 +50,8 @@ class Status:
             "receipts": ledger.receipts,
             "mismatched_receipts": ledger.unverified.contradicted,
             "mismatched_since": since.isoformat(timespec="seconds") if since else "",
+            "contradicted_proofs": ledger.contradicted_proofs,
+            "unsealed_seconds": round(ledger.unsealed.oldest_seconds or 0.0, 1),
             "vanished_rows": ledger.vanished.rows,
             "dead_letters": figures.dead_letters,
             "shifts": {

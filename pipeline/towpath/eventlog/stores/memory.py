@@ -18,7 +18,7 @@ from uuid import UUID
 
 from towpath.eventlog.columns import Column, added_columns, row_columns
 from towpath.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
-from towpath.eventlog.proof import RowDigest, WindowDigest, kinds, row_digest, window_digests
+from towpath.eventlog.proof import RowDigest, WindowDigest, covered, kinds, row_digest, window_digests
 from towpath.eventlog.rows import Identity, have_one_text, lines, text_of, values
 from towpath.eventlog.store import Digest, StoredEvent
 from towpath.eventlog.values import parse as value_of
@@ -138,6 +138,9 @@ class MemoryStore:
         for (event_type, digest), around in sorted(times.items()):
             inside = [time for time in around if since <= time < until]
             yield Digest(event_type, digest, min(around), len(inside), len(around))
+
+    def covered_columns(self) -> tuple[str, ...]:
+        return covered(self.own_columns)
 
     def window_digests(self, window_ids: Sequence[UUID], *, columns: Sequence[str]) -> Sequence[WindowDigest]:
         rows = [row for row in self.rows if row.window_id in window_ids]

@@ -27,6 +27,7 @@ from towpath.ledger import backfills
 from towpath.management import catalogue, tables
 from towpath.management.answers import nothing_but_the_answer
 from towpath.management.arguments import moment
+from towpath.management.operator import record_reading
 from towpath.outbox import registry
 from towpath.wiring import event_store
 
@@ -168,6 +169,7 @@ class Command(BaseCommand):
             raise CommandError(f"The tables cannot be compared: {error}") from error
         finally:
             there.close()
+        record_reading("eventlog compare", rows=len(found.differences), detail=f"with {options['table']}")
         names = {"here": "event_log", "there": options["table"]}
         if options["json"]:
             self.stdout.write(json.dumps(_as_json(found, since=since, until=until)))

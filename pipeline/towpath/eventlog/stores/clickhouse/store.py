@@ -14,7 +14,7 @@ from uuid import UUID
 
 from towpath.eventlog.columns import Column, row_columns
 from towpath.eventlog.errors import OutcomeUnknown, StoreUnavailable
-from towpath.eventlog.proof import month_of
+from towpath.eventlog.proof import covered, month_of
 from towpath.eventlog.rows import have_one_text
 from towpath.eventlog.store import Digest, Finding, Migration, StoredEvent, stored_event, streamed_columns
 from towpath.eventlog.stores.clickhouse import proof, surroundings
@@ -166,6 +166,9 @@ class ClickHouseStore:
         for event_type, digest, microseconds, count, around in found:
             at = _EPOCH + timedelta(microseconds=int(microseconds))
             yield Digest(str(event_type), str(digest), at, int(count), int(around))
+
+    def covered_columns(self) -> tuple[str, ...]:
+        return covered(self._own_columns)
 
     def window_digests(self, window_ids: Sequence[UUID], *, columns: Sequence[str]) -> Sequence[WindowDigest]:
         sql = proof.digests_of_windows(columns, self._own_columns)

@@ -15,6 +15,7 @@ from uuid import UUID
 from towpath import driver
 from towpath.eventlog.columns import Column, row_columns
 from towpath.eventlog.errors import OutcomeUnknown, StoreUnavailable
+from towpath.eventlog.proof import covered
 from towpath.eventlog.rows import have_one_text
 from towpath.eventlog.store import Digest, Finding, Migration, StoredEvent, stored_event, streamed_columns
 from towpath.eventlog.stores.postgresql import proof, surroundings
@@ -222,6 +223,9 @@ class PostgreSQLStore:
         )
         for event_type, digest, first_at, count, around in rows:
             yield Digest(event_type, digest, first_at.astimezone(UTC), count, around)
+
+    def covered_columns(self) -> tuple[str, ...]:
+        return covered(self._own_columns)
 
     def window_digests(self, window_ids: Sequence[UUID], *, columns: Sequence[str]) -> Sequence[WindowDigest]:
         sql = proof.digests_of_windows(columns, self._own_columns)

@@ -1,0 +1,398 @@
+"""Proofs: what the event store held of each window when its receipt was verified, as digests; and what amends them.
+
+The rows are only added, all by transactions that hold one lock until they have committed. So positions are in the order
+of the commits: no proof ever appears below a position that somebody has seen, and a seal covers all up to one. The lock
+is no writer's: what verifies, once a minute, takes it, and what seals, once an hour.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from towpath import driver
+from towpath.eventlog.proof import FORM, Sums
+from towpath.ledger.marks import INDEX_PROBES_ONLY, move, value_of
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import date, datetime
+
+    from towpath.eventlog.proof import WindowDigest
+
+#: verified: the store held what the receipt says. closed: it did not, and a person has closed the alarm. accepted: it
+#: held something else later, or there was no receipt. erased: rows were masked. dropped: the month is gone.
+Kind = Literal["verified", "closed", "accepted", "erased", "dropped"]
+
+#: What a proof is about: window, outbox, and the first day of a month.
+Key = tuple["uuid.UUID", str, "date | None"]
+
+#: The window of a proof that is about a month.
+_NO_WINDOW = "00000000-0000-0000-0000-000000000000"
+
+#: To be sent before an INSERT, in the same message or transaction. "towp", and the table, as for the marks.
+LOCK = "SELECT pg_advisory_xact_lock(1953462128, 'pipeline_proof'::regclass::oid::int);"
+
+
+def _in_utc(column: str) -> str:
+    """SQL: a time as a text that no setting changes, to the microsecond."""
+    return f"to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')"
+
+
+#: SQL: the digest of all that a receipt says, of a row of pipeline_window named `receipt`.
+_OF_RECEIPT = f"""sha256(convert_to(jsonb_build_array(
+    receipt.id, receipt.number, {_in_utc("receipt.dispatched_from")}, {_in_utc("receipt.dispatched_to")},
+    {_in_utc("receipt.sealed_at")}, {_in_utc("receipt.acked_at")}, receipt.bytes, receipt.rows,
+    receipt.delivered, receipt.vanished, receipt.refused, receipt.isolated, receipt.store_error
+)::text, 'UTF8'))"""
+
+
+def line(*, rows: str = "proof.rows", digest: str = "encode(proof.digest, 'hex')") -> str:
+    """SQL: all that a proof says, as text, of a row of pipeline_proof named `proof` and its coverage. The sums are left
+    out: they are derived from what is digested, and prove nothing."""
+    return f"""jsonb_build_array(
+        proof.position, proof.kind, proof.window_id, proof.outbox, proof.month, {rows}, {digest}, coverage.columns,
+        encode(proof.receipt, 'hex'), {_in_utc("proof.dispatched_at")}, {_in_utc("proof.proven_at")}, proof.reason
+    )::text"""
+
+
+_COVERAGE = """
+INSERT INTO pipeline_coverage (columns) SELECT %(coverage)s
+WHERE NOT EXISTS (SELECT FROM pipeline_coverage WHERE columns = %(coverage)s);"""
+
+_STORED = """jsonb_to_recordset(%(stored)s::jsonb) AS stored (
+    window_id uuid, outbox text, month date, rows bigint, digest text, digest_sum numeric, id_sum numeric
+)"""
+
+_INSERT = """
+INSERT INTO pipeline_proof (kind, window_id, outbox, month, rows, digest, digest_sum, id_sum, coverage_id, receipt,
+                            dispatched_at, proven_at, reason)
+SELECT %(kind)s, proven.id, coalesce(stored.outbox, ''), stored.month, coalesce(stored.rows, 0),
+       coalesce(decode(stored.digest, 'hex'), ''), coalesce(stored.digest_sum, 0), coalesce(stored.id_sum, 0),
+       (SELECT id FROM pipeline_coverage WHERE columns = %(coverage)s), proven.receipt, proven.dispatched_from,
+       clock_timestamp(), %(reason)s"""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A proof as it stands in the ledger."""
+
+    position: int
+    kind: Kind
+    window_id: uuid.UUID
+    outbox: str
+    month: date | None
+    rows: int
+    #: In hexadecimal digits; empty: the store had no row of the window.
+    digest: str
+    sums: Sums
+    #: The columns that the digest covers, in their order.
+    columns: tuple[str, ...]
+    dispatched_at: datetime
+    proven_at: datetime
+    reason: str
+    #: False if a later proof of the same window, outbox and month stands in its place.
+    is_latest: bool
+
+    @property
+    def key(self) -> Key:
+        return self.window_id, self.outbox, self.month
+
+
+def note_verified(windows: Sequence[uuid.UUID], stored: Iterable[WindowDigest], *, columns: Sequence[str]) -> None:
+    """The event store was found to hold exactly what these receipts say: verify them, and prove what it holds.
+
+    In one commit. A receipt that somebody else has verified meanwhile is left as it is. If the power goes before the
+    commit, the receipts are not verified, and are looked at again.
+    """
+    with driver.cursor() as cursor:
+        cursor.execute(
+            f"""{LOCK} {_COVERAGE}
+            WITH proven AS (
+                UPDATE pipeline_window AS receipt SET
+                    verified_at = clock_timestamp(), contradiction = NULL, is_late = false
+                WHERE id = ANY(%(windows)s) AND acked_at IS NOT NULL AND verified_at IS NULL
+                RETURNING id, number, dispatched_from, {_OF_RECEIPT} AS receipt
+            ) {_INSERT}
+            FROM proven LEFT JOIN {_STORED} ON stored.window_id = proven.id
+            ORDER BY proven.number, stored.outbox, stored.month
+            """,
+            _parameters("verified", stored, columns=columns, windows=list(windows)),
+        )
+
+
+def note_closed(
+    windows: Sequence[uuid.UUID], stored: Iterable[WindowDigest], *, columns: Sequence[str], reason: str
+) -> None:
+    """Prove what the store holds of windows whose alarm a person has closed, in the transaction that closes it."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            f"""{LOCK} {_COVERAGE}
+            WITH proven AS (
+                SELECT id, number, dispatched_from, {_OF_RECEIPT} AS receipt FROM pipeline_window AS receipt
+                WHERE id = ANY(%(windows)s)
+            ) {_INSERT}
+            FROM proven LEFT JOIN {_STORED} ON stored.window_id = proven.id
+            ORDER BY proven.number, stored.outbox, stored.month
+            """,
+            _parameters("closed", stored, columns=columns, windows=list(windows), reason=reason),
+        )
+
+
+def amend(stored: Sequence[WindowDigest], *, kind: Kind, columns: Sequence[str], reason: str) -> None:
+    """Prove what the store holds now of these windows, outboxes and months: it stands in the place of the proof before,
+    which stays. A window without one has none of a receipt."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            f"""{LOCK} {_COVERAGE}
+            WITH proven AS (
+                SELECT id, coalesce(before.receipt, '') AS receipt,
+                       coalesce(before.dispatched_at, clock_timestamp()) AS dispatched_from
+                FROM unnest(%(windows)s::uuid[]) AS id LEFT JOIN LATERAL (
+                    SELECT receipt, dispatched_at FROM pipeline_proof WHERE window_id = id ORDER BY position LIMIT 1
+                ) AS before ON true
+            ) {_INSERT}
+            FROM proven JOIN {_STORED} ON stored.window_id = proven.id
+            ORDER BY proven.id, stored.outbox, stored.month
+            """,
+            _parameters(
+                kind, stored, columns=columns, windows=sorted({one.window_id for one in stored}), reason=reason
+            ),
+        )
+
+
+def _parameters(
+    kind: Kind, stored: Iterable[WindowDigest], *, columns: Sequence[str], windows: list[uuid.UUID], reason: str = ""
+) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "windows": windows,
+        "coverage": f"{FORM}:{','.join(columns)}",
+        "reason": reason,
+        "stored": json.dumps(
+            [
+                {
+                    "window_id": str(one.window_id),
+                    "outbox": one.outbox,
+                    "month": one.month.isoformat(),
+                    "rows": one.rows,
+                    "digest": one.digest,
+                    "digest_sum": one.digest_sum,
+                    "id_sum": one.id_sum,
+                }
+                for one in stored
+            ]
+        ),
+    }
+
+
+# --- What checks ask ---------------------------------------------------------------------------------------------
+
+_COLUMNS = """proof.position, proof.kind, proof.window_id, proof.outbox, proof.month, proof.rows,
+    encode(proof.digest, 'hex'), proof.digest_sum, proof.id_sum, coverage.columns, proof.dispatched_at,
+    proof.proven_at, proof.reason, NOT EXISTS (
+        SELECT FROM pipeline_proof AS later
+        WHERE later.window_id = proof.window_id AND later.outbox = proof.outbox
+          AND later.month IS NOT DISTINCT FROM proof.month AND later.position > proof.position OFFSET 0
+    )"""
+_FROM = "pipeline_proof AS proof JOIN pipeline_coverage AS coverage ON coverage.id = proof.coverage_id"
+
+
+def read_page(*, after: int, limit: int) -> list[Proof]:
+    """The proofs of windows from the position after `after` on, in their order."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            f"""SELECT {_COLUMNS} FROM {_FROM} WHERE proof.position > %(after)s AND proof.kind <> 'dropped'
+            ORDER BY proof.position LIMIT %(limit)s""",
+            {"after": after, "limit": limit},
+        )
+        return [_proof(*row) for row in cursor.fetchall()]
+
+
+def of_windows(windows: Iterable[uuid.UUID]) -> list[Proof]:
+    """Every proof of these windows, in their order."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {_COLUMNS} FROM {_FROM} WHERE proof.window_id = ANY(%(windows)s) ORDER BY proof.position",
+            {"windows": list(windows)},
+        )
+        return [_proof(*row) for row in cursor.fetchall()]
+
+
+def _proof(*row: Any) -> Proof:
+    position, kind, window, outbox, month, rows, digest, digest_sum, id_sum, coverage, *more, is_latest = row
+    dispatched_at, proven_at, reason = more
+    return Proof(
+        position=position,
+        kind=kind,
+        window_id=window,
+        outbox=outbox,
+        month=month,
+        rows=rows,
+        digest=digest,
+        sums=Sums(int(digest_sum), int(id_sum)),
+        columns=tuple(coverage.partition(":")[2].split(",")),
+        dispatched_at=dispatched_at,
+        proven_at=proven_at,
+        reason=reason,
+        is_latest=is_latest,
+    )
+
+
+def choose_windows(count: int) -> list[uuid.UUID]:
+    """About so many windows that have a proof, chosen at random."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            f"""{INDEX_PROBES_ONLY}
+            SELECT DISTINCT (
+                SELECT window_id FROM pipeline_proof WHERE position >= chosen.position AND kind <> 'dropped'
+                ORDER BY position LIMIT 1
+            )
+            FROM (
+                SELECT lowest + floor(random() * (highest - lowest + 1))::bigint AS position
+                FROM (SELECT min(position) AS lowest, max(position) AS highest FROM pipeline_proof) AS ends,
+                     generate_series(1, %(count)s)
+                OFFSET 0
+            ) AS chosen
+            """,
+            {"count": count},
+        )
+        return [window for (window,) in cursor.fetchall() if window is not None]
+
+
+def find_altered_receipts(windows: Iterable[uuid.UUID]) -> set[uuid.UUID]:
+    """Those of the windows whose receipt no longer says what it said when it was proven. One that was purged says
+    nothing."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT receipt.id FROM pipeline_window AS receipt
+            WHERE receipt.id = ANY(%(windows)s) AND receipt.acked_at IS NOT NULL AND EXISTS (
+                SELECT FROM pipeline_proof AS proof WHERE proof.window_id = receipt.id AND proof.receipt <> '' OFFSET 0
+            ) AND NOT EXISTS (
+                SELECT FROM pipeline_proof AS proof WHERE proof.window_id = receipt.id
+                AND proof.receipt = {_OF_RECEIPT} OFFSET 0
+            )
+            """,
+            {"windows": list(windows)},
+        )
+        return {window for (window,) in cursor.fetchall()}
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the ledger knows of windows that the store has rows of."""
+
+    #: They have a proof.
+    proven: frozenset[uuid.UUID]
+    #: They are open, or have a receipt.
+    in_ledger: frozenset[uuid.UUID]
+
+
+def known_of(windows: Iterable[uuid.UUID]) -> Known:
+    """Which of these windows the ledger has."""
+    wanted = {"windows": list(windows)}
+    with driver.cursor() as cursor:
+        cursor.execute("SELECT DISTINCT window_id FROM pipeline_proof WHERE window_id = ANY(%(windows)s)", wanted)
+        proven = frozenset(window for (window,) in cursor.fetchall())
+        cursor.execute("SELECT id FROM pipeline_window WHERE id = ANY(%(windows)s)", wanted)
+        return Known(proven, frozenset(window for (window,) in cursor.fetchall()))
+
+
+def dropped_months() -> Mapping[date, int]:
+    """The months that were dropped by `eventlog retain`, with the position of what says so."""
+    with driver.cursor() as cursor:
+        cursor.execute("SELECT month, max(position) FROM pipeline_proof WHERE kind = 'dropped' GROUP BY month")
+        return dict(cursor.fetchall())
+
+
+def read_amendments() -> list[Proof]:
+    """Every proof that says other than that the store held what was delivered, in their order."""
+    with driver.cursor() as cursor:
+        cursor.execute(f"""SELECT {_COLUMNS} FROM {_FROM} WHERE proof.kind <> 'verified' ORDER BY proof.position""")
+        return [_proof(*row) for row in cursor.fetchall()]
+
+
+def find_unproven(*, limit: int | None, windows: Sequence[uuid.UUID] | None = None) -> list[uuid.UUID]:
+    """Windows, or those of `windows`, whose receipt is verified and that have no proof: they were verified by an older
+    Towpath, or somebody has removed the proof."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT id FROM pipeline_window WHERE verified_at IS NOT NULL AND NOT EXISTS (
+                SELECT FROM pipeline_proof WHERE window_id = pipeline_window.id
+            ) AND (%(windows)s::uuid[] IS NULL OR id = ANY(%(windows)s::uuid[])) ORDER BY number LIMIT %(limit)s
+            """,
+            {"limit": limit, "windows": None if windows is None else list(windows)},
+        )
+        return [window for (window,) in cursor.fetchall()]
+
+
+def last_position() -> int:
+    """The highest position; 0 without any."""
+    with driver.cursor() as cursor:
+        cursor.execute("SELECT coalesce(max(position), 0) FROM pipeline_proof")
+        return int(cursor.fetchone()[0])
+
+
+# --- The check of every night ------------------------------------------------------------------------------------
+
+#: SQL: nights since 1970, each of which begins at 02:00 UTC.
+_NIGHT = "floor((extract(epoch FROM clock_timestamp()) - 7200) / 86400)::bigint"
+
+
+def is_sample_due() -> bool:
+    """True if nobody has checked a sample this night, and there are proofs."""
+    with driver.cursor() as cursor:
+        cursor.execute(f"SELECT {_NIGHT} <> {value_of('sampled')} AND EXISTS (SELECT FROM pipeline_proof)")
+        return bool(cursor.fetchone()[0])
+
+
+def note_sample() -> None:
+    """A sample was checked. If the power goes before, it is checked again."""
+    with driver.cursor() as cursor:
+        cursor.execute(f"WITH {move('sampled', to=f'SELECT {_NIGHT}')} SELECT")
+
+
+# --- What a check has found --------------------------------------------------------------------------------------
+
+
+def note_contradiction(window: uuid.UUID, contradiction: str | None) -> bool:
+    """Record what a check has found of a window; None: nothing any more. True if that is news."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE pipeline_proof SET contradiction = CASE WHEN position = (
+                SELECT max(position) FROM pipeline_proof WHERE window_id = %(window)s
+            ) THEN %(contradiction)s END
+            WHERE window_id = %(window)s AND (
+                contradiction IS NOT NULL OR %(contradiction)s IS NOT NULL
+            ) AND contradiction IS DISTINCT FROM %(contradiction)s
+            """,
+            {"window": window, "contradiction": contradiction},
+        )
+        return bool(cursor.rowcount)
+
+
+def find_contradicted(*, limit: int) -> list[uuid.UUID]:
+    """The windows that a check has found changed, at most `limit`."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            "SELECT DISTINCT window_id FROM pipeline_proof WHERE contradiction IS NOT NULL LIMIT %(limit)s",
+            {"limit": limit},
+        )
+        return [window for (window,) in cursor.fetchall()]
+
+
+def count_contradicted(*, limit: int) -> int:
+    """How many windows a check has found changed, at most `limit`."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            """SELECT count(*) FROM (
+                SELECT FROM pipeline_proof WHERE contradiction IS NOT NULL LIMIT %(limit)s
+            ) AS found""",
+            {"limit": limit},
+        )
+        return int(cursor.fetchone()[0])

@@ -1,0 +1,207 @@
+"""Seals of the ledger: statements about proofs, each chained to the one before.
+
+A seal is a text, and its digest is the SHA-256 of that text, which `sha256sum` computes as well. Whoever makes one
+holds the lock of the proofs: so there is one at a time, the next number is free, and no proof is still to appear below
+the last position that it covers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from towpath import driver
+from towpath.ledger.proofs import LOCK, line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from datetime import date, datetime
+
+#: Seals of one page.
+_SEALS_PER_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """A seal as it stands in the ledger."""
+
+    number: int
+    last_position: int
+    sealed_at: datetime
+    statement: str
+    digest: str
+    #: Ed25519, of the statement; empty without a key.
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The proofs of one month in a range of positions: how many, of how many rows, and the digest over their digests
+    in the order of the positions."""
+
+    proofs: int
+    rows: int
+    digest: str
+
+
+def lock() -> None:
+    """Wait until nobody adds proofs or a seal, and keep them from it to the end of this transaction."""
+    with driver.cursor() as cursor:
+        cursor.execute(LOCK)
+
+
+def database_now() -> datetime:
+    """The database's clock."""
+    with driver.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp()")
+        now: datetime = cursor.fetchone()[0]
+        return now
+
+
+def end_of(*, after: int, limit: int) -> int:
+    """The position of the last of the next `limit` proofs; `after` without any."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            """SELECT coalesce(max(position), %(after)s) FROM (
+                SELECT position FROM pipeline_proof WHERE position > %(after)s ORDER BY position LIMIT %(limit)s
+            ) AS following""",
+            {"after": after, "limit": limit},
+        )
+        return int(cursor.fetchone()[0])
+
+
+#: SQL: what a proof says; what it would say with other rows and another digest.
+_LINE = line()
+_ROWS_INSTEAD = "coalesce(instead.rows, proof.rows)"
+_LINE_INSTEAD = line(rows=_ROWS_INSTEAD, digest="coalesce(instead.digest, encode(proof.digest, 'hex'))")
+
+
+def read_parts(
+    *, after: int, until: int, instead: Mapping[int, tuple[int, str]] | None = None
+) -> Mapping[date | None, Part]:
+    """The proofs with positions above `after` up to `until`, by month; None: those of windows without a row.
+
+    `instead` has rows and a digest for some of the positions, in place of what their proofs say.
+    """
+    others = instead or {}
+    join = """LEFT JOIN (
+        SELECT * FROM unnest(%(positions)s::bigint[], %(rows)s::bigint[], %(digests)s::text[])
+    ) AS instead (position, rows, digest) ON instead.position = proof.position"""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT month, count(*), sum(rows)::bigint,
+                   encode(sha256(string_agg(line, ''::bytea ORDER BY position)), 'hex')
+            FROM (
+                SELECT proof.position, proof.month, {_ROWS_INSTEAD if others else "proof.rows"} AS rows,
+                       sha256(convert_to({_LINE_INSTEAD if others else _LINE}, 'UTF8')) AS line
+                FROM pipeline_proof AS proof JOIN pipeline_coverage AS coverage ON coverage.id = proof.coverage_id
+                {join if others else ""}
+                WHERE proof.position > %(after)s AND proof.position <= %(until)s
+            ) AS lines GROUP BY month ORDER BY month NULLS FIRST
+            """,
+            {
+                "after": after,
+                "until": until,
+                "positions": list(others),
+                "rows": [rows for rows, _ in others.values()],
+                "digests": [digest for _, digest in others.values()],
+            },
+        )
+        return {month: Part(*part) for month, *part in cursor.fetchall()}
+
+
+def count_windows(*, after: int, until: int) -> int:
+    """Of how many windows these proofs are."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            """SELECT count(DISTINCT window_id) FROM pipeline_proof
+            WHERE position > %(after)s AND position <= %(until)s AND kind <> 'dropped'""",
+            {"after": after, "until": until},
+        )
+        return int(cursor.fetchone()[0])
+
+
+def proven_since(*, after: int) -> datetime:
+    """When the first proof above a position was made. There must be one."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            "SELECT proven_at FROM pipeline_proof WHERE position > %(after)s ORDER BY position LIMIT 1",
+            {"after": after},
+        )
+        found: datetime = cursor.fetchone()[0]
+        return found
+
+
+def newest() -> Seal | None:
+    """The last seal."""
+    with driver.cursor() as cursor:
+        cursor.execute(f"SELECT {_COLUMNS} FROM pipeline_seal ORDER BY number DESC LIMIT 1")
+        row = cursor.fetchone()
+        return _seal(*row) if row else None
+
+
+_COLUMNS = "number, last_position, sealed_at, statement, digest, signature"
+
+
+def all_seals(*, since_number: int = 1) -> Iterator[Seal]:
+    """The seals from a number on, in order."""
+    after = since_number - 1
+    while True:
+        with driver.cursor() as cursor:
+            cursor.execute(
+                f"SELECT {_COLUMNS} FROM pipeline_seal WHERE number > %(after)s ORDER BY number LIMIT %(limit)s",
+                {"after": after, "limit": _SEALS_PER_PAGE},
+            )
+            found = [_seal(*row) for row in cursor.fetchall()]
+        yield from found
+        if len(found) < _SEALS_PER_PAGE:
+            return
+        after = found[-1].number
+
+
+def _seal(*row: Any) -> Seal:
+    number, last_position, sealed_at, statement, digest, signature = row
+    return Seal(number, last_position, sealed_at, statement, digest, bytes(signature))
+
+
+def insert(seal: Seal) -> None:
+    """Add it. Raises IntegrityError if there is one of its number."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            f"""INSERT INTO pipeline_seal ({_COLUMNS}) VALUES (
+                %(number)s, %(last_position)s, %(sealed_at)s, %(statement)s, %(digest)s, %(signature)s
+            )""",
+            {
+                "number": seal.number,
+                "last_position": seal.last_position,
+                "sealed_at": seal.sealed_at,
+                "statement": seal.statement,
+                "digest": seal.digest,
+                "signature": seal.signature,
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Unsealed:
+    """Proofs that no seal covers: how many, at most the limit, and the age of the oldest in seconds; None without."""
+
+    proofs: int = 0
+    oldest_seconds: float | None = None
+
+
+def count_unsealed(*, limit: int) -> Unsealed:
+    """What waits for the next seal."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT count(*), extract(epoch FROM clock_timestamp() - min(proven_at))::float8 FROM (
+                SELECT proven_at FROM pipeline_proof
+                WHERE position > (SELECT coalesce(max(last_position), 0) FROM pipeline_seal)
+                ORDER BY position LIMIT %(limit)s
+            ) AS waiting
+            """,
+            {"limit": limit},
+        )
+        return Unsealed(*cursor.fetchone())

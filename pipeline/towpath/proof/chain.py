@@ -1,0 +1,157 @@
+"""The chain of seals: each rests on the one before, and on the proofs that it covers. Anchors are digests of seals that
+were kept where nobody who can change the ledger can change them.
+
+A chain alone shows that one seal was changed, and not that all from one on were made anew: an anchor shows that, and
+also that the end was cut off.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from towpath.conf import seal_key
+from towpath.ledger import proofs, seals
+from towpath.proof.statement import NO_DIGEST, MonthOfSeal, digest_of, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from datetime import date
+
+    from towpath.ledger.seals import Seal
+    from towpath.proof.statement import Statement
+
+Broken = Literal["missing", "rewritten", "unchained", "unsigned", "forged", "proofs", "anchor"]
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenSeal:
+    """A seal that does not hold, and why."""
+
+    number: int
+    kind: Broken
+    detail: str
+    #: Where proofs that it covers were changed: their positions and their month.
+    first: int = 0
+    last: int = 0
+    month: date | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A seal's number and digest, as they were kept elsewhere, and where."""
+
+    number: int
+    digest: str
+    where: str
+
+
+def read_anchors(lines: Iterable[str], *, name: str) -> Iterator[Anchor]:
+    """The anchors of a file: lines of JSON with `number` and `digest`, as `pipeline seals export` prints them, or lines
+    of a log in which `event` is `ledger_sealed`. Other lines are passed over.
+
+    Raises ValueError, which names the line, for one that should be an anchor and is not.
+    """
+    for count, line in enumerate(lines, 1):
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if (
+            not isinstance(found, dict)
+            or "digest" not in found
+            or found.get("event", "ledger_sealed") != "ledger_sealed"
+        ):
+            continue
+        number, digest = found.get("number"), found["digest"]
+        if not isinstance(number, int) or not isinstance(digest, str):
+            raise ValueError(f"{name}:{count} has a digest and no number: it is not an anchor")  # noqa: TRY004 - a text is wrong
+        yield Anchor(number, digest, f"{name}:{count}")
+
+
+def check(*, anchors: Iterable[Anchor] = (), public_key: str = "") -> Iterator[Seal | BrokenSeal]:
+    """Walk the chain from the first seal to the last: each seal, and before it whatever is wrong with it.
+
+    `public_key` is a PEM text: with it, every seal must be signed. The proofs of a month that was dropped are not
+    looked for. Raises ValueError or ModuleNotFoundError if the key is not one.
+    """
+    key = seal_key.public_key(public_key) if public_key else None
+    dropped = proofs.dropped_months()
+    previous, number, position = NO_DIGEST, 0, 0
+    digests: dict[int, str] = {}
+    for seal in seals.all_seals():
+        for missing in range(number + 1, seal.number):
+            yield BrokenSeal(missing, "missing", "somebody has removed it")
+        number = seal.number
+        digests[number] = seal.digest
+        if seal.digest != digest_of(seal.statement):
+            yield BrokenSeal(number, "rewritten", "its digest is not that of its statement")
+        if key is not None:
+            yield from _signature(seal, key)
+        try:
+            statement = parse(seal.statement)
+        except ValueError as error:
+            yield BrokenSeal(number, "rewritten", str(error))
+        else:
+            yield from _statement(seal, statement, previous=previous, after=position)
+            yield from _proofs(statement, dropped)
+        previous, position = digest_of(seal.statement), seal.last_position
+        yield seal
+    yield from _anchors(anchors, digests)
+
+
+def _signature(seal: Seal, key: object) -> Iterator[BrokenSeal]:
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - an extra
+
+    if not seal.signature:
+        yield BrokenSeal(seal.number, "unsigned", "it has no signature")
+        return
+    try:
+        key.verify(seal.signature, seal.statement.encode())  # type: ignore[attr-defined]
+    except InvalidSignature:
+        yield BrokenSeal(seal.number, "forged", "its signature is not of this key and this statement")
+
+
+def _statement(seal: Seal, statement: Statement, *, previous: str, after: int) -> Iterator[BrokenSeal]:
+    if statement.number != seal.number or statement.last != seal.last_position:
+        yield BrokenSeal(seal.number, "rewritten", "its statement is of another seal")
+    if statement.previous != previous:
+        yield BrokenSeal(seal.number, "unchained", "it does not rest on the seal before")
+    elif statement.first != after + 1:
+        yield BrokenSeal(seal.number, "unchained", "it does not begin where the seal before ends")
+
+
+def _proofs(statement: Statement, dropped: Mapping[date, int]) -> Iterator[BrokenSeal]:
+    parts = {
+        month: MonthOfSeal.of(part)
+        for month, part in seals.read_parts(after=statement.first - 1, until=statement.last).items()
+    }
+    for month in sorted({*parts, *statement.months}, key=str):
+        if parts.get(month) == statement.months.get(month):
+            continue
+        if month and dropped.get(month, 0) > statement.last:
+            continue
+        name = f"{month:%Y-%m}" if month else "without a month"
+        found, sealed = (months[month].proofs if month in months else 0 for months in (parts, statement.months))
+        yield BrokenSeal(
+            statement.number,
+            "proofs",
+            f"the proofs of {name} are not those that it covers ({found} found, {sealed} sealed)",
+            first=statement.first,
+            last=statement.last,
+            month=month,
+        )
+
+
+def _anchors(anchors: Iterable[Anchor], digests: Mapping[int, str]) -> Iterator[BrokenSeal]:
+    for anchor in anchors:
+        digest = digests.get(anchor.number)
+        if digest is None:
+            yield BrokenSeal(anchor.number, "anchor", f"{anchor.where} has its digest, and it is gone")
+        elif digest != anchor.digest:
+            yield BrokenSeal(
+                anchor.number,
+                "anchor",
+                f"{anchor.where} has another digest: this seal was made anew, with all later ones",
+            )

@@ -1,0 +1,264 @@
+"""`verify --deep`: the event store is read again, and compared with the proofs, window by window and row by row.
+
+What is compared is what the store holds with the newest proof of each window, outbox and month. A difference is named:
+edited, lost, doubled, added. Then the other way round: windows that the store has rows of and no proof (stray). The
+proofs themselves are what the seals cover (`towpath.proof.chain`).
+
+Nothing is changed by it, but that what it has found is noted beside the proof, for `status`. It can be stopped at any
+time, and goes on from a position.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Literal
+
+from towpath.eventlog.proof import Sums, changed_row
+from towpath.ledger import proofs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from datetime import date, datetime
+    from uuid import UUID
+
+    from towpath.eventlog.proof import WindowDigest
+    from towpath.eventlog.store import ProvableStore
+    from towpath.ledger.proofs import Key, Proof
+
+Kind = Literal["edited", "lost", "doubled", "added", "stray", "receipt", "unreadable"]
+
+#: Proofs of one page, and rows and windows of one query to the store.
+_PROOFS_PER_PAGE = 300
+_MOST_ROWS = 200_000
+#: Windows of one question whether the ledger knows them.
+_WINDOWS_PER_LOOK = 1000
+#: Rows of a window that are named, at most.
+_MOST_NAMED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How the store contradicts the proof of a window, outbox and month."""
+
+    kind: Kind
+    window: UUID
+    outbox: str
+    month: date | None
+    #: How many: lost, doubled, added or stray; those that the digest covers, if some of them were edited.
+    rows: int
+    detail: str = ""
+    #: Those that can be named, by their ids in the outbox.
+    row_ids: tuple[int, ...] = ()
+    #: The proof that the store contradicts, and what it holds: rows and digest.
+    position: int = 0
+    stored: tuple[int, str] = (0, "")
+
+    def __str__(self) -> str:
+        ids = f" ({', '.join(map(str, self.row_ids))})" if self.row_ids else ""
+        rows = f"{len(self.row_ids) or f'some of {self.rows}' if self.kind == 'edited' else self.rows} row(s)"
+        what = f"{rows} of {self.outbox}{ids}, " if self.outbox else ""
+        month = f", {self.month:%Y-%m}" if self.month else ""
+        return f"{self.kind}: {what}window {self.window}{month}" + (f": {self.detail}" if self.detail else "")
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a check is."""
+
+    position: int = 0
+    windows: int = 0
+    rows: int = 0
+
+
+class Pace:
+    """Keeps to so many rows a second, so that the store has time for others; 0 is as fast as it can."""
+
+    def __init__(self, rows_per_second: float) -> None:
+        self._rows_per_second = rows_per_second
+        self._started = time.monotonic()
+        self._rows = 0
+
+    def wait(self, rows: int) -> None:
+        """Return when so many more rows may be read."""
+        self._rows += rows
+        if self._rows_per_second:
+            ahead = self._rows / self._rows_per_second - (time.monotonic() - self._started)
+            time.sleep(max(0.0, ahead))
+
+
+def check(
+    store: ProvableStore,
+    *,
+    after: int = 0,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    pace: Pace,
+    on_page: Callable[[Progress], None],
+) -> Iterator[Difference]:
+    """Every difference between the store and the proofs above a position, of windows dispatched from `since` to before
+    `until`. Raises StoreUnavailable."""
+    progress = Progress(position=after)
+    dropped = proofs.dropped_months()
+    while True:
+        page = proofs.read_page(after=progress.position, limit=_PROOFS_PER_PAGE)
+        if not page:
+            return
+        wanted = [
+            proof
+            for proof in page
+            if (since is None or proof.dispatched_at >= since) and (until is None or proof.dispatched_at < until)
+        ]
+        for part in _parts(wanted):
+            yield from _compare(part, store, dropped)
+            rows = sum(proof.rows for proof in part)
+            progress.windows += len({proof.window_id for proof in part})
+            progress.rows += rows
+            pace.wait(rows)
+        progress.position = page[-1].position
+        on_page(progress)
+
+
+def check_windows(windows: Sequence[UUID], store: ProvableStore, *, pace: Pace) -> dict[UUID, list[Difference]]:
+    """The differences of these windows, by window. Raises StoreUnavailable."""
+    dropped = proofs.dropped_months()
+    found: dict[UUID, list[Difference]] = {window: [] for window in windows}
+    for part in _parts(proofs.of_windows(windows)):
+        for difference in _compare(part, store, dropped):
+            found[difference.window].append(difference)
+        pace.wait(sum(proof.rows for proof in part))
+    return found
+
+
+def find_strays(store: ProvableStore, *, since: date | None = None, until: date | None = None) -> Iterator[Difference]:
+    """Windows that the store has rows of, in the months from `since` to `until`, and that no proof is of and no receipt
+    nor open window. Raises StoreUnavailable."""
+    for month in store.months():
+        if (since and month < since.replace(day=1)) or (until and month > until):
+            continue
+        look: list[UUID] = []
+        for window in store.windows_of(month):
+            look.append(window)
+            if len(look) == _WINDOWS_PER_LOOK:
+                yield from _strays(look, month, store)
+                look = []
+        yield from _strays(look, month, store)
+
+
+def _strays(windows: Sequence[UUID], month: date, store: ProvableStore) -> Iterator[Difference]:
+    # The ledger is asked after the store: a window is in the ledger before the store has a row of it.
+    known = proofs.known_of(windows)
+    strays = [window for window in windows if window not in known.proven and window not in known.in_ledger]
+    if not strays:
+        return
+    for found in store.window_digests(strays, columns=store.covered_columns()):
+        if found.month == month:
+            ids = tuple(
+                row.outbox_id
+                for row in store.row_digests(found.window_id, columns=store.covered_columns())[:_MOST_NAMED]
+                if row.outbox == found.outbox
+            )
+            yield Difference("stray", found.window_id, found.outbox, month, found.rows, "in no receipt", ids)
+
+
+def _parts(page: Iterable[Proof]) -> Iterator[list[Proof]]:
+    """In parts of the same coverage that the store can digest within its time."""
+    for _, of_coverage in groupby(page, key=lambda proof: proof.columns):
+        part: list[Proof] = []
+        rows = 0
+        for proof in of_coverage:
+            if part and rows + proof.rows > _MOST_ROWS:
+                yield part
+                part, rows = [], 0
+            part.append(proof)
+            rows += proof.rows
+        if part:
+            yield part
+
+
+def _compare(part: Sequence[Proof], store: ProvableStore, dropped: Mapping[date, int]) -> Iterator[Difference]:
+    latest = [
+        proof
+        for proof in part
+        if proof.is_latest and not (proof.month and dropped.get(proof.month, 0) > proof.position)
+    ]
+    windows = list(dict.fromkeys(proof.window_id for proof in latest))
+    if not windows:
+        return
+    columns = latest[0].columns
+    if missing := [name for name in columns if name not in store.covered_columns()]:
+        for proof in latest:
+            detail = f"the column {missing[0]} is gone, which its digest covers"
+            yield Difference("unreadable", proof.window_id, proof.outbox, proof.month, proof.rows, detail)
+        return
+    stored: dict[Key, WindowDigest] = {
+        (one.window_id, one.outbox, one.month): one for one in store.window_digests(windows, columns=columns)
+    }
+    for proof in latest:
+        found = stored.pop(proof.key, None)
+        if proof.digest != (found.digest if found else ""):
+            yield from _differences(proof, found, store)
+    yield from _added(stored, latest, store)
+    for window in proofs.find_altered_receipts(windows):
+        yield Difference("receipt", window, "", None, 0, "its receipt is not what it was when it was proven")
+
+
+def _differences(proof: Proof, found: WindowDigest | None, store: ProvableStore) -> Iterator[Difference]:
+    if found is None:
+        yield Difference(
+            "lost", proof.window_id, proof.outbox, proof.month, proof.rows, "every row", position=proof.position
+        )
+        return
+    rows = [
+        row.outbox_id
+        for row in store.row_digests(proof.window_id, columns=proof.columns)
+        if row.outbox == proof.outbox and row.month == proof.month
+    ]
+    changed = changed_row(proof.sums, Sums(found.digest_sum, found.id_sum))
+    doubled = [row_id for row_id, times in Counter(rows).items() if times > 1]
+    more = found.rows - proof.rows
+    named = () if changed is None else (changed,)
+
+    def difference(kind: Kind, rows: int, row_ids: Collection[int] = (), detail: str = "") -> Difference:
+        ids = tuple(sorted(row_ids)[:_MOST_NAMED])
+        there = (found.rows, found.digest)
+        return Difference(
+            kind, proof.window_id, proof.outbox, proof.month, rows, detail, ids, position=proof.position, stored=there
+        )
+
+    if doubled:
+        yield difference("doubled", len(rows) - len(set(rows)), doubled)
+        more -= len(rows) - len(set(rows))
+        named = ()
+    if more > 0:
+        yield difference("added", more, [row_id for row_id in named if row_id in rows], f"to {proof.rows}")
+    elif more < 0:
+        yield difference("lost", -more, [row_id for row_id in named if row_id not in rows], f"of {proof.rows}")
+    elif not doubled:
+        yield difference("edited", found.rows, [row_id for row_id in named if row_id in rows])
+
+
+def _added(stored: Mapping[Key, WindowDigest], latest: Sequence[Proof], store: ProvableStore) -> Iterator[Difference]:
+    """Rows of these windows under an outbox or in a month of which the window has no proof at all."""
+    if not stored:
+        return
+    windows = {window for window, _, _ in stored}
+    proven = {proof.key for proof in proofs.of_windows(windows)}
+    # The first of a window's proofs names them, so that they are named once.
+    here = {proof.window_id for proof in latest if proof.position == _first_position(proof.window_id)}
+    for key, found in stored.items():
+        if key not in proven and found.window_id in here:
+            ids = [
+                row.outbox_id
+                for row in store.row_digests(found.window_id, columns=store.covered_columns())
+                if row.outbox == found.outbox and row.month == found.month
+            ]
+            yield Difference(
+                "added", found.window_id, found.outbox, found.month, found.rows, "to none", tuple(ids[:_MOST_NAMED])
+            )
+
+
+def _first_position(window: UUID) -> int:
+    return min((proof.position for proof in proofs.of_windows([window]) if proof.is_latest), default=0)

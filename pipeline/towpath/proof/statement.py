@@ -1,0 +1,107 @@
+"""The statement of a seal: a short text for people and for `sha256sum`, which names all that the seal covers.
+
+    towpath seal 1
+    number 12
+    from 2026-11-26T17:00:02.114093Z
+    until 2026-11-26T18:00:03.201444Z
+    positions 5001 to 5490
+    windows 480
+    rows 480000
+    month 2026-11 proofs 490 rows 480000 sha256 <64 digits>
+    month none proofs 0 ...
+    previous <64 digits>
+
+Its SHA-256 is the seal's digest, and the next one's `previous`: whoever changes a seal must change all later ones. A
+month stands by itself, so that the chain can be checked after a month was dropped. The digest of a month is the SHA-256
+over the SHA-256 of each proof's text, in the order of their positions (`towpath.ledger.proofs.LINE`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from towpath.ledger.seals import Part
+
+#: Before the first seal.
+NO_DIGEST = "0" * 64
+_HEAD = "towpath seal 1"
+_MONTH = re.compile(r"month (\d{4}-\d\d|none) proofs (\d+) rows (\d+) sha256 ([0-9a-f]{64})")
+_FORM = re.compile(
+    rf"{_HEAD}\nnumber (?P<number>\d+)\nfrom (?P<since>\S+)\nuntil (?P<until>\S+)\n"
+    r"positions (?P<first>\d+) to (?P<last>\d+)\nwindows (?P<windows>\d+)\nrows (?P<rows>\d+)\n"
+    rf"(?P<months>(?:{_MONTH.pattern.replace('(', '(?:')}\n)*)previous (?P<previous>[0-9a-f]{{64}})\n"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """What a seal says."""
+
+    number: int
+    #: The time of the seal before, or of the first proof; and of this one.
+    since: datetime
+    until: datetime
+    #: The positions of the proofs that it covers.
+    first: int
+    last: int
+    windows: int
+    rows: int
+    #: By month: proofs, rows, and the digest over them. None: proofs of windows without a row.
+    months: Mapping[date | None, MonthOfSeal]
+    previous: str
+
+    def text(self) -> str:
+        """The text that is digested and signed."""
+        months = "".join(
+            f"month {f'{month:%Y-%m}' if month else 'none'}"
+            f" proofs {part.proofs} rows {part.rows} sha256 {part.digest}\n"
+            for month, part in self.months.items()
+        )
+        return (
+            f"{_HEAD}\nnumber {self.number}\nfrom {_moment(self.since)}\nuntil {_moment(self.until)}\n"
+            f"positions {self.first} to {self.last}\nwindows {self.windows}\nrows {self.rows}\n"
+            f"{months}previous {self.previous}\n"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MonthOfSeal:
+    """What a seal says of one month."""
+
+    proofs: int
+    rows: int
+    digest: str
+
+    @classmethod
+    def of(cls, part: Part) -> MonthOfSeal:
+        return cls(part.proofs, part.rows, part.digest)
+
+
+def parse(text: str) -> Statement:
+    """The statement of a text. Raises ValueError if it is not one."""
+    found = _FORM.fullmatch(text)
+    if found is None:
+        raise ValueError("it is not the statement of a seal")
+    months = {
+        None if month == "none" else date.fromisoformat(f"{month}-01"): MonthOfSeal(int(proofs), int(rows), digest)
+        for month, proofs, rows, digest in _MONTH.findall(found["months"])
+    }
+    numbers = {name: int(found[name]) for name in ("number", "first", "last", "windows", "rows")}
+    since, until = (datetime.fromisoformat(found[name]) for name in ("since", "until"))
+    return Statement(since=since, until=until, months=months, previous=found["previous"], **numbers)
+
+
+def digest_of(text: str) -> str:
+    """The digest of a statement."""
+    return sha256(text.encode()).hexdigest()
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"

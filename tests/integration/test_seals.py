@@ -1,0 +1,244 @@
+"""Seals: made once an hour, chained, signed, and kept elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from django.db import connection
+from pytest_django import Settings
+from structlog.testing import capture_logs
+
+from tests.integration.manage import here, status
+from tests.integration.proving import audited
+from tests.integration.receipts import delivered, verified
+from tests.integration.workers import Workers
+from tests.waiting import eventually
+from towpath.actors import verify as tick
+from towpath.conf.current import config
+from towpath.eventlog.store import Store
+from towpath.ledger.models import Proof, Seal
+from towpath.outbox.models import OutboxEvent
+from towpath.proof.sealing import seal_all, seal_if_due
+from towpath.proof.statement import parse
+
+
+def test_a_seal_is_logged_and_an_event(store: Store) -> None:
+    delivered(store, users=2, events=1)
+    verified(store)
+
+    with capture_logs() as logs:
+        (seal,) = seal_all(key="")
+
+    (line,) = [line for line in logs if line["event"] == "ledger_sealed"]
+    assert (line["number"], line["digest"]) == (1, seal.digest)
+    event = OutboxEvent.objects.get()
+    assert event.event_type == "ledger_sealed"
+    assert json.loads(event.event_context) == {"number": 1, "digest": seal.digest, "windows": 1, "rows": 3}
+
+
+def test_a_seal_is_a_text_whose_digest_sha256sum_computes(store: Store, tmp_path: Path) -> None:
+    for users in (1, 2):
+        delivered(store, users=users)
+        verified(store)
+        list(seal_all(key=""))
+
+    lines = [json.loads(line) for line in here("pipeline", "seals", "export").stdout.splitlines()]
+
+    assert [line["number"] for line in lines] == [1, 2]
+    for line in lines:
+        statement = tmp_path / "statement"
+        statement.write_text(line["statement"])
+        printed = subprocess.run(["sha256sum", str(statement)], capture_output=True, text=True, check=True).stdout
+        assert printed.split()[0] == line["digest"]
+    assert parse(lines[1]["statement"]).previous == lines[0]["digest"]
+    assert parse(lines[0]["statement"]).previous == "0" * 64
+
+
+def test_openssl_alone_checks_a_signature(store: Store, tmp_path: Path, settings: Settings) -> None:
+    key = private_pem()
+    settings.TOWPATH = replace(config(), seal_key=key)
+    delivered(store, users=1)
+    verified(store)
+    assert here("pipeline", "seals", "make").returncode == 0
+    (tmp_path / "key.pub").write_text(here("pipeline", "seals", "public-key").stdout)
+    line = json.loads(here("pipeline", "seals", "export").stdout)
+    (tmp_path / "statement").write_text(line["statement"])
+    (tmp_path / "signature").write_bytes(base64.b64decode(line["signature"]))
+
+    def check() -> int:
+        command = "openssl pkeyutl -verify -pubin -inkey key.pub -rawin -in statement -sigfile signature"
+        return subprocess.run(command.split(), cwd=tmp_path, capture_output=True, check=False).returncode
+
+    assert check() == 0
+    (tmp_path / "statement").write_text(line["statement"].replace("windows 1", "windows 2"))
+    assert check() != 0
+
+
+def test_an_audit_with_a_public_key_wants_every_seal_signed_by_it(
+    store: Store, tmp_path: Path, settings: Settings
+) -> None:
+    # Given a seal that is signed, one by another key, and one without
+    key = private_pem()
+    for pem in (key, private_pem(), ""):
+        delivered(store, users=1)
+        verified(store)
+        list(seal_all(key=pem))
+    settings.TOWPATH = replace(config(), seal_key=key)
+    public = tmp_path / "key.pub"
+    public.write_text(here("pipeline", "seals", "public-key").stdout)
+
+    found = audited("--public-key", str(public))
+
+    assert [(one["number"], one["kind"]) for one in found["broken_seals"]] == [(2, "forged"), (3, "unsigned")]
+    public.write_text("no key")
+    done = here("pipeline", "verify", "--deep", "--public-key", str(public))
+    assert done.returncode == 2
+    assert "not a public key in PEM" in done.stderr
+
+
+def test_a_seal_is_due_when_a_proof_has_waited_for_an_hour(store: Store) -> None:
+    assert seal_if_due(key="") == 0  # nothing to seal
+    delivered(store, users=1)
+    verified(store)
+    assert seal_if_due(key="") == 0
+
+    Proof.objects.update(proven_at="2026-01-01T00:00:00Z")
+    assert status()["unsealed_seconds"] > 3600
+    assert any("nothing has been sealed for" in problem for problem in status()["problems"])
+
+    assert seal_if_due(key="") == 1
+    assert seal_if_due(key="") == 0
+    assert status()["unsealed_seconds"] == 0.0
+
+
+def test_a_late_window_goes_into_a_later_seal(store: Store) -> None:
+    for users in (1, 2):
+        delivered(store, users=users)
+        verified(store)
+        list(seal_all(key=""))
+
+    first, second = (parse(seal.statement) for seal in Seal.objects.order_by("number"))
+    assert second.first == first.last + 1
+    assert audited()["exit"] == 0
+
+
+def test_a_seal_whose_event_cannot_be_recorded_is_not_made(store: Store) -> None:
+    delivered(store, users=1)
+    verified(store)
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE outbox_event ADD CONSTRAINT nothing_new CHECK (event_type = 'tested') NOT VALID")
+    try:
+        assert here("pipeline", "seals", "make").returncode == 1
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE outbox_event DROP CONSTRAINT nothing_new")
+
+    assert not Seal.objects.exists()
+
+
+def test_the_dispatcher_seals_by_itself(store: Store, workers: Workers) -> None:
+    delivered(store, users=1)
+    verified(store)
+    Proof.objects.update(proven_at="2026-01-01T00:00:00Z")
+
+    workers.idle_dispatcher()
+    tick.send()
+
+    eventually(lambda: Seal.objects.count() == 1, seconds=60)
+
+
+def test_a_removed_seal_is_named(store: Store) -> None:
+    for users in (1, 2, 3):
+        delivered(store, users=users)
+        verified(store)
+        list(seal_all(key=""))
+    Seal.objects.filter(number=2).delete()
+
+    found = audited()
+
+    assert found["exit"] == 1
+    assert {(one["number"], one["kind"]) for one in found["broken_seals"]} >= {(2, "missing"), (3, "unchained")}
+
+
+def test_the_end_of_the_chain_that_is_cut_off_is_named_by_the_anchors(store: Store, tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        for users in (1, 2):
+            delivered(store, users=users)
+            verified(store)
+            list(seal_all(key=""))
+    # As the log of a worker has them, among other lines
+    anchors = tmp_path / "worker.log"
+    anchors.write_text("\n".join(["not JSON", *(json.dumps(line, default=str) for line in logs)]))
+    assert audited("--anchors", str(anchors))["anchors"] == 2
+    Seal.objects.filter(number=2).delete()
+
+    found = audited("--anchors", str(anchors))
+
+    assert [(one["number"], one["kind"]) for one in found["broken_seals"]] == [(2, "anchor")]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [("", "has none"), ('{"digest": "00"}', "has a digest and no number"), (None, "cannot read")],
+)
+def test_a_file_without_anchors_is_wrong_usage(tmp_path: Path, content: str | None, problem: str) -> None:
+    anchors = tmp_path / "anchors"
+    if content is not None:
+        anchors.write_text(content)
+
+    done = here("pipeline", "verify", "--deep", "--anchors", str(anchors))
+
+    assert done.returncode == 2
+    assert problem in done.stderr
+
+
+def test_an_audit_that_is_stopped_goes_on_from_where_it_was(store: Store) -> None:
+    for users in (1, 2, 3):
+        delivered(store, users=users)
+        verified(store)
+    first = Proof.objects.earliest("position").position
+
+    found = audited("--after", str(first))
+
+    assert (found["windows"], found["rows"]) == (2, 5)
+
+
+def test_an_audit_keeps_to_a_pace(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    delivered(store, users=3)
+    verified(store)
+    slept: list[float] = []
+    monkeypatch.setattr("towpath.proof.deep.time.sleep", slept.append)
+
+    audited("--rate", "1")
+
+    assert 2 < max(slept) <= 3
+
+
+def test_people_read_the_seals_as_a_table(store: Store) -> None:
+    assert "no seal yet" in here("pipeline", "seals", "list").stdout
+    delivered(store, users=2, events=1)
+    verified(store)
+
+    made = here("pipeline", "seals", "make").stdout
+    listed = here("pipeline", "seals", "list").stdout
+
+    digest = Seal.objects.get().digest
+    assert re.search(rf"^ +1 .* 1 +3  no +{digest}$", made, re.MULTILINE)
+    assert made == listed
+    assert here("pipeline", "seals", "list", "--since", "2").stdout.startswith("no seal yet")
+    assert "nothing contradicts the ledger" in here("pipeline", "verify", "--deep").stdout
+    assert sha256(Seal.objects.get().statement.encode()).hexdigest() == digest
+
+
+def private_pem() -> str:
+    key = Ed25519PrivateKey.generate()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
