@@ -56,6 +56,7 @@ def window_rules(config: Config) -> WindowRules:
         lease_seconds=config.lease_seconds,
         max_open_windows=config.max_open_windows,
         own_columns=config.columns,
+        compares_loaded=config.compare_loaded,
     )
 
 

@@ -37,6 +37,9 @@ class PassesOn:
     def window_digests(self, window_ids: Sequence[UUID], *, columns: Sequence[str]) -> Sequence[WindowDigest]:
         return self.store.window_digests(window_ids, columns=columns)
 
+    def body_digests(self, windows: Mapping[UUID, Sequence[str]]) -> Mapping[UUID, str]:
+        return self.store.body_digests(windows)
+
     def now(self) -> datetime:
         return self.store.now()
 

@@ -91,6 +91,25 @@ def test_a_row_put_in_the_place_of_another_is_named(tampered: Tampered, changed:
     assert [(one["kind"], one["row_ids"]) for one in audited()["differences"]] == [("edited", [row_id])]
 
 
+@pytest.mark.parametrize("is_compared", [True, False])
+def test_what_is_stored_is_compared_with_what_was_loaded(
+    tampered: Tampered, settings: Settings, *, is_compared: bool
+) -> None:
+    # Given a window of which one byte is changed before its receipt is verified
+    settings.TOWPATH = replace(config(), compare_loaded=is_compared)
+    create_users(2, prefix="seam")
+    window = sealed()
+    assert deliver(window, tampered.store) is Delivery.ACKED
+    tampered.update("environment = 'locaL'", where=f"window_id = '{window.id}'")
+
+    assert verify_receipts(tampered.store, should_stop=lambda: False) == int(is_compared)
+
+    contradiction = Window.objects.get(id=window.id).contradiction
+    assert contradiction == ("other bytes are stored than were loaded" if is_compared else None)
+    tampered.update(f"environment = '{config().environment}'", where=f"window_id = '{window.id}'")
+    assert verify_receipts(tampered.store, should_stop=lambda: False) == 0
+
+
 def test_a_lost_row_is_named(tampered: Tampered) -> None:
     row_id = stored_ids(tampered)[2]
     tampered.delete(where=f"outbox = 'outbox_event' AND outbox_id = {row_id}")

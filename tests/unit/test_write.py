@@ -61,7 +61,7 @@ def remember(store: RecordingStore, token: str) -> None:
 def test_the_first_attempt_writes_once_and_reads_nothing_back() -> None:
     store = RecordingStore()
 
-    assert Attempts(store, LINES).attempt(1) == Written()
+    assert Attempts(store, LINES).attempt(1) == Written(is_whole=True)
 
     assert store.calls == ["write 4"]
     assert store.lines == LINES

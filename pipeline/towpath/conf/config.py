@@ -226,6 +226,12 @@ class Config:
     event_context_max_bytes: int = _knob(
         "whole number", 16 * 1024 * 1024, "The largest context of an event.", unit="bytes", minimum=1
     )
+    compare_loaded: bool = _knob(
+        "flag",
+        default=True,
+        meaning="Compare what was loaded with what is stored, byte for byte, when receipts are verified. It costs the"
+        " event store about as much again as the [proof](proof.md).",
+    )
     receipt_days: int = _knob(
         "whole number",
         30,

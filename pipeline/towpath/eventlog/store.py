@@ -132,6 +132,16 @@ class EventStore(Protocol):
         Raises StoreUnavailable.
         """
 
+    def body_digests(self, windows: Mapping[UUID, Sequence[str]]) -> Mapping[UUID, str]:
+        """Of each window, SHA-256 (64 hexadecimal digits) of the COPY text that its stored rows make: of a window that
+        was written once and whole, that of the text that was given to `write`. A window without rows is absent.
+
+        `windows` has the outboxes of each in the order in which they were loaded. Empty if the project has a column of
+        Kind.FLOAT, whose values do not make one text (`rows.have_one_text`).
+
+        Raises StoreUnavailable.
+        """
+
     def now(self) -> datetime:
         """The store's clock. Raises StoreUnavailable."""
 
@@ -208,16 +218,6 @@ class ProvableStore(EventStore, Protocol):
 
     def row_digests(self, window_id: UUID, *, columns: Sequence[str]) -> Sequence[RowDigest]:
         """Of each stored row of a window, in the order of (outbox, outbox_id); one that is stored twice comes twice.
-
-        Raises StoreUnavailable.
-        """
-
-    def body_digests(self, windows: Mapping[UUID, Sequence[str]]) -> Mapping[UUID, str]:
-        """Of each window, SHA-256 (64 hexadecimal digits) of the COPY text that its stored rows make: of a window that
-        was written once and whole, that of the text that was given to `write`. A window without rows is absent.
-
-        `windows` has the outboxes of each in the order in which they were loaded. Empty if the project has a column of
-        Kind.FLOAT, whose values do not make one text (`rows.have_one_text`).
 
         Raises StoreUnavailable.
         """

@@ -83,6 +83,8 @@ class WindowRules:
     lease_seconds: float
     max_open_windows: int
     own_columns: tuple[Column, ...] = ()
+    #: What was loaded is digested, to be compared with what is stored.
+    compares_loaded: bool = True
 
 
 def deliver(window: SealedWindow, store: EventStore, rules: WindowRules) -> Delivery:
@@ -131,6 +133,7 @@ def _deliver(window: SealedWindow, store: EventStore, rules: WindowRules, contex
         refused=outcome.refused,
         left=outcome.left,
         error=written.error if outcome.refused or outcome.left else written.complaint,
+        loaded=loaded.digest if written.is_whole and rules.compares_loaded else "",
     )
     failpoints.reach("acked")
     total_seconds = round(time.monotonic() - started, 4)

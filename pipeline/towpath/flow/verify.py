@@ -49,16 +49,20 @@ class ComparedReceipt:
     stored: Mapping[str, int]
     #: What it holds, by outbox and month, where that was asked for.
     digests: Sequence[WindowDigest] = ()
+    #: True if it holds as many rows as were loaded, and not the same bytes.
+    is_altered: bool = False
 
     @property
     def is_contradicted(self) -> bool:
         """True if the store holds something else than was delivered, or the receipt's own numbers do not add up."""
         receipt = self.receipt
-        return Counter(self.stored) != Counter(receipt.delivered) or receipt.accounted() != Counter(receipt.rows)
+        differs = Counter(self.stored) != Counter(receipt.delivered)
+        return differs or self.is_altered or receipt.accounted() != Counter(receipt.rows)
 
     def difference(self) -> str:
         """What is wrong, by outbox."""
-        return ", ".join([*self._not_stored(), *self._not_accounted(), *vanished_of(self.receipt.vanished)])
+        altered = ["other bytes are stored than were loaded"] if self.is_altered else []
+        return ", ".join([*self._not_stored(), *altered, *self._not_accounted(), *vanished_of(self.receipt.vanished)])
 
     def _not_stored(self) -> Iterator[str]:
         delivered = self.receipt.delivered
@@ -124,11 +128,15 @@ def _digested(page: Sequence[Receipt], store: EventStore) -> list[ComparedReceip
         windows = [receipt.window for receipt in part]
         for one in store.window_digests(windows, columns=store.covered_columns()):
             digests.setdefault(one.window_id, []).append(one)
+        # Sorted by outbox, as they were loaded.
+        loaded = {receipt.window: sorted(receipt.delivered) for receipt in part if receipt.loaded}
+        bodies = store.body_digests(loaded) if loaded else {}
         for receipt in part:
             stored: Counter[str] = Counter()
             for one in digests.get(receipt.window, ()):
                 stored[one.outbox] += one.rows
-            compared.append(ComparedReceipt(receipt, stored, digests.get(receipt.window, ())))
+            is_altered = bool(receipt.loaded) and bodies.get(receipt.window, receipt.loaded) != receipt.loaded
+            compared.append(ComparedReceipt(receipt, stored, digests.get(receipt.window, ()), is_altered))
         heartbeat.step()
     return compared
 

@@ -96,7 +96,8 @@ class Written:
 
     `refused` rows it refuses each by itself, and does not hold. `left` rows it refused as part of several, or for their
     size. `error` is what it said last of any of them. `is_proven` if it took a row in this attempt, so that the rows
-    are at fault and not its table. `complaint` is an error in spite of which it holds the rows.
+    are at fault and not its table. `complaint` is an error in spite of which it holds the rows. `is_whole` if they were
+    written by one insert, as they were loaded.
     """
 
     refused: Sequence[RefusedRow] = ()
@@ -104,6 +105,7 @@ class Written:
     error: str = ""
     is_proven: bool = True
     complaint: str = ""
+    is_whole: bool = False
 
 
 def write(
@@ -130,6 +132,8 @@ def write(
         except WriteRefused as error:
             log.warning("window_refused", window=str(window.id), rows=loaded.row_count, error=str(error))
             parts.sort_out(error)
+        else:
+            return Written(is_whole=True)
     else:
         parts.write(levels=max(window.cut_levels, int(window.attempts >= _IN_PARTS_FROM_ATTEMPT)))
     return parts.written()

@@ -36,12 +36,14 @@ def ack(
     refused: Sequence[RefusedRow] = (),
     left: Sequence[tuple[str, int]] = (),
     error: str = "",
+    loaded: str = "",
 ) -> None:
     """Delete the window's outbox rows and batches and leave its receipt.
 
     Only after the store has the rows on disk. Refused rows stay in their outbox, as dead letters;
     so do those left, for each outbox in a new window, which is tried again by itself. `vanished` are those that were
     not there to be loaded. `error` is what the store said of those refused or left, or in spite of having stored all.
+    `loaded` is the digest of what was loaded, in hexadecimal digits, of a window that was written as it was.
 
     Raises LeaseLost, and then nothing has been deleted.
     """
@@ -67,7 +69,7 @@ def ack(
                 UPDATE pipeline_window SET
                     acked_at = clock_timestamp(), delivered = %(delivered)s, vanished = %(vanished)s,
                     refused = %(refused)s, isolated = %(isolated)s, store_error = %(error)s,
-                    failed_at = NULL, last_error = ''
+                    failed_at = NULL, last_error = '', loaded = decode(%(loaded)s, 'hex')
                 WHERE {HELD} RETURNING id
             ), batches AS (
                 DELETE FROM pipeline_batch WHERE window_id = (SELECT id FROM receipt) RETURNING outbox, ids
@@ -90,6 +92,7 @@ def ack(
                 "refused": _or_null(Counter(row.outbox for row in refused)),
                 "isolated": _or_null(Counter(outbox for outbox, _ in left)),
                 "error": "" if refused or left else error,
+                "loaded": loaded or None,
                 "refused_outboxes": [row.outbox for row in refused],
                 "refused_ids": [row.row_id for row in refused],
                 "refused_errors": [row.error for row in refused],

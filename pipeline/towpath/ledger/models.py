@@ -146,6 +146,8 @@ class Window(models.Model):
     contradiction = models.TextField(null=True)  # noqa: DJ001 - null: nothing contradicts it
     #: Receipt: why a person has closed its alarm; empty: nobody has.
     closed_reason = models.TextField(db_default="")
+    #: Receipt: SHA-256 of the text that was loaded, of a window that was written whole at its first attempt.
+    loaded = models.BinaryField(null=True)
     #: Receipt: rows that were loaded, written and deleted, by outbox.
     delivered = models.JSONField(null=True)
     #: Receipt: rows that somebody else had deleted from their outbox before the load, by outbox. They are not stored.

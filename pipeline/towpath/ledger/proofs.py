@@ -45,7 +45,8 @@ def _in_utc(column: str) -> str:
 _OF_RECEIPT = f"""sha256(convert_to(jsonb_build_array(
     receipt.id, receipt.number, {_in_utc("receipt.dispatched_from")}, {_in_utc("receipt.dispatched_to")},
     {_in_utc("receipt.sealed_at")}, {_in_utc("receipt.acked_at")}, receipt.bytes, receipt.rows,
-    receipt.delivered, receipt.vanished, receipt.refused, receipt.isolated, receipt.store_error
+    receipt.delivered, receipt.vanished, receipt.refused, receipt.isolated, receipt.store_error,
+    encode(receipt.loaded, 'hex')
 )::text, 'UTF8'))"""
 
 

@@ -38,6 +38,8 @@ class Receipt:
     vanished: Mapping[str, int]
     refused: Mapping[str, int]
     isolated: Mapping[str, int]
+    #: The digest of what was loaded, of a window that was written as it was; else empty.
+    loaded: str
     #: Why a person has closed its alarm; empty: nobody has.
     closed_reason: str
 
@@ -59,9 +61,8 @@ _UNVERIFIED_LATE = "pipeline_window WHERE is_late AND acked_at IS NOT NULL AND v
 _UNVERIFIED = f"""pipeline_window
     WHERE number >= {value_of("verified")} AND acked_at IS NOT NULL AND verified_at IS NULL AND NOT is_late"""
 
-_COLUMNS = (
-    """id, number, dispatched_from, acked_at, closed_reason, bytes, rows, delivered, vanished, refused, isolated"""
-)
+_COLUMNS = """id, number, dispatched_from, acked_at, closed_reason, bytes,
+    coalesce(encode(loaded, 'hex'), ''), rows, delivered, vanished, refused, isolated"""
 
 
 def unverified() -> Iterator[Sequence[Receipt]]:
@@ -131,7 +132,7 @@ OF_PERIOD = "dispatched_from >= %(since)s AND dispatched_from < %(until)s"
 
 
 def _receipt(*row: Any) -> Receipt:
-    window, number, dispatched_at, acked_at, closed_reason, size, *rows = row
+    window, number, dispatched_at, acked_at, closed_reason, size, loaded, *rows = row
     sealed, delivered, vanished, refused, isolated = (json.loads(part or "{}") for part in rows)
     return Receipt(
         window=window,
@@ -144,6 +145,7 @@ def _receipt(*row: Any) -> Receipt:
         vanished=vanished,
         refused=refused,
         isolated=isolated,
+        loaded=loaded,
         closed_reason=closed_reason,
     )
 
