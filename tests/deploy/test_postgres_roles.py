@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _WAIT_SECONDS = 90
 _COLUMNS = "event_type, event_date_time, event_context, metadata_version"
 _VALUES = "'tested', now(), '{}', 1"
+_INSERT_SEAL = (
+    "INSERT INTO pipeline_seal (number, last_position, sealed_at, statement, digest) VALUES (1, 0, now(), '', '')"
+)
 _INSERT_EVENT = f"INSERT INTO outbox_event ({_COLUMNS}) VALUES ('tested', now(), %s, 1) RETURNING id, xid"
 
 
@@ -163,6 +166,13 @@ def test_connections_of_the_web_leave_the_pipeline_its_own(migrated: Deployment)
         ("dispatcher", "UPDATE outbox_event SET event_context = '{}'"),
         ("dispatcher", "CREATE TABLE mine (x int)"),
         ("dispatcher", "TRUNCATE pipeline_batch"),
+        ("dispatcher", "UPDATE pipeline_seal SET digest = ''"),
+        ("dispatcher", "DELETE FROM pipeline_seal"),
+        ("dispatcher", "UPDATE pipeline_coverage SET columns = ''"),
+        ("dispatcher", "DELETE FROM pipeline_coverage"),
+        ("dispatcher", "UPDATE pipeline_proof SET digest = ''"),
+        ("web", "DELETE FROM pipeline_proof"),
+        ("web", "DELETE FROM pipeline_seal"),
     ],
 )
 def test_a_role_is_refused_what_it_does_not_need(migrated: Deployment, service: str, statement: str) -> None:
@@ -184,6 +194,11 @@ def test_a_role_is_refused_what_it_does_not_need(migrated: Deployment, service: 
         ("dispatcher", "UPDATE outbox_event SET xid = xid"),
         ("dispatcher", "DELETE FROM outbox_user WHERE false"),
         ("dispatcher", "DELETE FROM pipeline_deadletter WHERE false"),
+        ("dispatcher", "INSERT INTO pipeline_coverage (columns) VALUES ('1:outbox')"),
+        ("dispatcher", _INSERT_SEAL),
+        ("dispatcher", "UPDATE pipeline_proof SET contradiction = NULL"),
+        ("dispatcher", "DELETE FROM pipeline_proof WHERE false"),
+        ("web", "SELECT count(*) FROM pipeline_seal"),
         ("migrate", "ALTER TABLE outbox_event ADD COLUMN added int"),
     ],
 )
