@@ -21,7 +21,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 _PROJECT = Path(__file__).resolve().parents[1]
 #: Everything that a checkout needs.
 LOCK = _PROJECT / "requirements.lock"
-#: What the image needs of it: the application and its traces.
+#: What the image needs of it: the application, its traces and its signatures.
 IMAGE_LOCK = _PROJECT / "deploy" / "requirements.lock"
 
 _PLATFORM = re.compile(r"any|(many|musl)linux.*_(x86_64|aarch64)|linux_(x86_64|aarch64)")
@@ -56,7 +56,7 @@ def image_lines(text: str) -> str:
     """The part of the lock file that the image needs."""
     project = tomllib.loads((_PROJECT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    texts = [*project["dependencies"], *extras["sample"], *extras["tracing"]]
+    texts = [*project["dependencies"], *extras["sample"], *extras["tracing"], *extras["seals"]]
     names = image_closure([Requirement(each) for each in texts])
     blocks = re.findall(r"^[a-z0-9].*?(?<!\\)\n", text, re.MULTILINE | re.DOTALL)
     return "".join(block for block in blocks if canonicalize_name(Requirement(pins(block)[0].name).name) in names)

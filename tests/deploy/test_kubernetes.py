@@ -136,16 +136,16 @@ def test_secrets_are_named_and_never_written() -> None:
         "migrate": {"towpath", "towpath-migrate"},
         "keeper": {"towpath", "towpath-keeper"},
     }
-    # Of RabbitMQ's users, each pod has its own role's only; of the event store's, the dispatcher has one more.
+    # Of RabbitMQ's users, each pod has its own role's only; the dispatcher has two secrets more.
     own = {role: {role} for role in ("web", *_WORKERS)}
     own |= {"migrate": {"dispatcher", "aggregator", "scheduler", "web"}, "keeper": set()}
-    own["dispatcher"].add("EVENT_STORE_VERIFIER_URL")
+    own["dispatcher"] |= {"EVENT_STORE_VERIFIER_URL", "SEAL_KEY"}
     for owner, container in _containers():
         if container["name"] != "wait":
             keys = {one["valueFrom"]["secretKeyRef"]["key"] for one in container.get("env", []) if "valueFrom" in one}
             assert keys == own[owner["metadata"]["name"]]
     page = (PROJECT / "docs" / "deployment.md").read_text()
-    for name in {"towpath-verifier", "towpath-rabbitmq"}.union(*by_role.values()):
+    for name in {"towpath-verifier", "towpath-rabbitmq", "towpath-seals"}.union(*by_role.values()):
         assert f"create secret generic {name} " in page
 
 
