@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -29,11 +30,14 @@ from tests.conformance.rows import (
 )
 from tests.conformance.subjects import AnyStore, SchemaSubject, Subject
 from towpath import driver
-from towpath.eventlog.columns import BASE_COLUMNS, Column, Kind, added_columns, row_columns
+from towpath.eventlog.columns import BASE_COLUMNS, Column, FromContext, Kind, added_columns, row_columns
 from towpath.eventlog.proof import Sums, WindowDigest, changed_row, covered
 from towpath.eventlog.stores.clickhouse import proof as of_clickhouse
+from towpath.eventlog.stores.clickhouse import store as of_engine
+from towpath.eventlog.stores.clickhouse.settings import PINNED_ON_DECISIONS
 from towpath.eventlog.stores.memory import MemoryStore, StoredRow
 from towpath.eventlog.stores.postgresql import proof as of_postgresql
+from towpath.eventlog.stores.postgresql.store import PostgreSQLStore
 from towpath.eventlog.values import as_text
 from towpath.flow import load
 
@@ -198,6 +202,69 @@ def test_a_column_that_the_log_does_not_have_is_named(store: AnyStore) -> None:
         write(store, row(1))
         with pytest.raises(ValueError, match="no_such_column"):
             ask()
+
+
+#: What a profile of ClickHouse's may set: each has to do with text, time zones, or the way to an answer.
+_PROFILE = {
+    "bool_true_representation": "yes",
+    "bool_false_representation": "no",
+    "date_time_output_format": "unix_timestamp",
+    "session_timezone": "Asia/Kathmandu",
+    "output_format_tsv_crlf_end_of_line": "1",
+    "output_format_decimal_trailing_zeros": "1",
+    "formatdatetime_f_prints_single_zero": "1",
+    "enable_extended_results_for_datetime_functions": "1",
+    "optimize_use_implicit_projections": "0",
+    "short_circuit_function_evaluation": "disable",
+    "max_block_size": "1",
+    "group_by_two_level_threshold": "1",
+    "max_bytes_before_external_group_by": "1",
+    "max_bytes_before_external_sort": "1",
+}
+#: What a database of PostgreSQL's may set.
+_OF_DATABASE = {
+    "bytea_output": "escape",
+    "extra_float_digits": "-15",
+    "DateStyle": "German, DMY",
+    "TimeZone": "Asia/Kathmandu",
+    "IntervalStyle": "sql_standard",
+    "standard_conforming_strings": "off",
+    "escape_string_warning": "off",
+    "quote_all_identifiers": "on",
+    "work_mem": "64kB",
+}
+
+
+@pytest.fixture
+def changed_settings(store: AnyStore, subject: SchemaSubject, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The sessions in which digests are computed have other settings."""
+    of_database = _OF_DATABASE if isinstance(store, PostgreSQLStore) else {}
+    for name, value in of_database.items():
+        subject.execute(f"ALTER DATABASE conformance SET {name} = '{value}'")
+    monkeypatch.setattr(of_engine, "PINNED_ON_DECISIONS", {**PINNED_ON_DECISIONS, **_PROFILE})
+    store.close()
+    yield
+    for name in of_database:
+        subject.execute(f"ALTER DATABASE conformance RESET {name}")
+
+
+@can_be_edited
+@pytest.mark.usefixtures("changed_settings")
+def test_no_setting_of_a_session_changes_a_digest(store: AnyStore, exact: AnyStore) -> None:
+    rows = [
+        row(1, own=LARGEST),
+        row(2, own=SMALLEST),
+        row(3, context=b"a\\\t\n\r\v'\"", moment=MOMENT.replace(month=3)),
+    ]
+    body = copied([replace(row(4, window=OTHER_WINDOW), added=EXACT_ADDED)])
+
+    write(store, *rows)
+    exact.write(body, row_count=1, token=SECOND)
+
+    assert same_as_reference(store, *rows)
+    assert exact.body_digests({OTHER_WINDOW: ["outbox_event"]}) == {OTHER_WINDOW: sha256(body).hexdigest()}
+    assert list(store.months()) == [date(2024, 2, 1), date(2024, 3, 1)]
+    assert set(store.windows_of(date(2024, 2, 1))) == {WINDOW, OTHER_WINDOW}
 
 
 # --- What a digest shows ---------------------------------------------------------------------------------------------
@@ -549,6 +616,31 @@ def test_what_is_stored_otherwise_has_another_digest(exact: AnyStore, change: st
 
     (digest,) = exact.body_digests({WINDOW: ["outbox_event"]}).values()
     assert digest != sha256(body).hexdigest()
+
+
+@can_be_edited
+@pytest.mark.usefixtures("store")
+def test_a_projects_column_may_have_any_name_that_a_statement_uses(subject: SchemaSubject) -> None:
+    names = ["id", "name", "place", "month", "digest", "one", "found", "line", "body", "outboxes", "w", "o", "e"]
+    for name in names:
+        subject.execute(f"ALTER TABLE event_log ADD COLUMN {name} text DEFAULT ''")
+    columns = tuple(Column(name, Kind.TEXT, FromContext(name)) for name in names)
+    read = [name for name in covered(columns) if name != "written_at"]
+    rows = [
+        replace(row(number), added=tuple(f"{number} {column.name}" for column in added_columns(columns)))
+        for number in (1, 2)
+    ]
+    expected = MemoryStore(own_columns=columns)
+
+    with closing(subject.with_columns(columns)) as store:
+        for each in (store, expected):
+            write(each, *rows)
+
+        assert list(store.window_digests([WINDOW], columns=read)) == expected.window_digests([WINDOW], columns=read)
+        assert list(store.row_digests(WINDOW, columns=read)) == expected.row_digests(WINDOW, columns=read)
+        assert store.body_digests({WINDOW: ["outbox_event"]}) == expected.body_digests({WINDOW: ["outbox_event"]})
+        assert list(store.months()) == [date(2024, 2, 1)]
+        assert list(store.windows_of(MOMENT.date())) == [WINDOW]
 
 
 def test_no_body_is_digested_where_a_column_is_a_float(store: AnyStore) -> None:

@@ -96,14 +96,15 @@ def digests_of_bodies(own: tuple[Column, ...]) -> str:
     """For `%(windows)s`, which is JSON: the outboxes of each window, in their order."""
     line = r", E'\t', ".join(_field(column) for column in row_columns(own))
     # Window by window: nothing is sorted but the rows of one. An outbox that is in no order is none that was loaded:
-    # its rows come last, and change the digest.
+    # its rows come last, and change the digest. No column of a project's begins with outbox_.
     return rf"""
         SELECT w.id, body.digest FROM jsonb_each(%(windows)s::jsonb) AS w (id, outboxes), LATERAL (
             SELECT encode(sha256(convert_to(
-                string_agg(concat({line}, E'\n'), '' ORDER BY o.place, outbox_id), 'UTF8'
+                string_agg(concat({line}, E'\n'), '' ORDER BY outbox_place, outbox_id), 'UTF8'
             )), 'hex') AS digest
-            FROM {TABLE} LEFT JOIN jsonb_array_elements_text(w.outboxes) WITH ORDINALITY AS o (name, place)
-                ON o.name = outbox
+            FROM {TABLE}
+            LEFT JOIN jsonb_array_elements_text(w.outboxes) WITH ORDINALITY AS o (outbox_name, outbox_place)
+                ON outbox_name = outbox
             WHERE window_id = w.id::uuid HAVING count(*) > 0
         ) AS body
         """
