@@ -22,6 +22,7 @@ import select
 import signal
 import site
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -54,6 +55,9 @@ _LIBRARIES = (
 )
 
 
+_NUMBER = struct.Struct("!i")
+
+
 def run_python(
     *arguments: str,
     cwd: Path,
@@ -62,34 +66,81 @@ def run_python(
     timeout: float = 60,
     is_one_output: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """As `python` with these arguments, a file or `-c` first: the exit code, and what was printed.
+    """As `python` with these arguments, a file, `-c` or `-m` first: the exit code, and what was printed.
 
     With `site_packages`, it finds what is installed there, instead of this environment's own; what is imported already
     is this one's. Raises TimeoutExpired, and the program is killed. With `is_one_output`, what went to stderr is among
     the rest.
     """
-    with contextlib.ExitStack() as stack:
-        out = stack.enter_context(os.fdopen(os.memfd_create("stdout"), "w+", encoding="utf-8"))
-        err = stack.enter_context(os.fdopen(os.memfd_create("stderr"), "w+", encoding="utf-8"))
-        ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
-        descriptors = [theirs.fileno(), out.fileno(), (out if is_one_output else err).fileno()]
-        socket.send_fds(_prepared(), [b"."], descriptors)
-        theirs.close()
-        ours.settimeout(timeout)
+    with (
+        os.fdopen(os.memfd_create("stdout"), "w+", encoding="utf-8") as out,
+        os.fdopen(os.memfd_create("stderr"), "w+", encoding="utf-8") as err,
+    ):
+        outputs = (out.fileno(), (out if is_one_output else err).fileno())
+        program = Forked(*arguments, cwd=cwd, env=env, outputs=outputs, site_packages=site_packages)
+        try:
+            code = program.wait(timeout)
+        finally:
+            program.close()
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
+
+
+class Forked:
+    """A program that runs: what Popen has, as far as it is needed. It ends with this process at the latest."""
+
+    def __init__(
+        self,
+        *arguments: str,
+        cwd: Path,
+        env: Mapping[str, str],
+        outputs: tuple[int, int],
+        site_packages: Sequence[Path] = (),
+        is_session: bool = False,
+    ) -> None:
+        """With `is_session`, it leads a session and a group of its own, and what it writes is its owner's alone."""
+        self.args = arguments
+        self.returncode: int | None = None
+        self._asked, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(_prepared(), [b"."], [theirs.fileno(), *outputs])
         program = {
             "arguments": arguments,
             "folder": str(cwd),
             "environment": dict(env),
             "site_packages": [str(folder) for folder in site_packages],
+            "is_session": is_session,
         }
-        ours.sendall(json.dumps(program).encode() + b"\n")
-        try:
-            code = ours.recv(16)
-        except TimeoutError:
-            raise subprocess.TimeoutExpired(arguments, timeout) from None
-        out.seek(0)
-        err.seek(0)
-        return subprocess.CompletedProcess(arguments, int(code), out.read(), err.read())
+        self._asked.sendall(json.dumps(program).encode() + b"\n")
+        self.pid = self._number()
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, negative for a signal; raises TimeoutExpired."""
+        if self.returncode is None:
+            if not select.select([self._asked], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+            self.returncode = self._number()
+            self.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def close(self) -> None:
+        """Kill it, if it still runs."""
+        self._asked.close()
+
+    def _number(self) -> int:
+        (number,) = _NUMBER.unpack(self._asked.recv(_NUMBER.size, socket.MSG_WAITALL))
+        return int(number)
 
 
 @functools.cache
@@ -134,22 +185,29 @@ def _watched(connection: int, out: int, err: int) -> dict[str, Any]:
     asking = socket.socket(fileno=connection)
     with asking.makefile("rb") as request:
         program: dict[str, Any] = json.loads(request.readline())
+    is_session = program.pop("is_session")
     pid = os.fork()
     if not pid:
         asking.close()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if is_session:
+            os.setsid()
+            os.umask(0o077)
         null = os.open(os.devnull, os.O_RDONLY)
         for descriptor, name in ((null, 0), (out, 1), (err, 2)):
             os.dup2(descriptor, name)
             os.close(descriptor)
         return program
+    asking.sendall(_NUMBER.pack(pid))
     waiting = select.poll()
     waiting.register(asking, select.POLLIN)
     waiting.register(ended := os.pidfd_open(pid), select.POLLIN)
     if not any(descriptor == ended for descriptor, _ in waiting.poll()):
-        os.kill(pid, signal.SIGKILL)  # nobody waits any longer
+        with contextlib.suppress(ProcessLookupError):  # nobody waits any longer
+            (os.killpg if is_session else os.kill)(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     with contextlib.suppress(OSError):
-        asking.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+        asking.sendall(_NUMBER.pack(os.waitstatus_to_exitcode(status)))
     os._exit(0)
 
 
@@ -180,7 +238,7 @@ def _run(arguments: Sequence[str], folder: str, environment: Mapping[str, str], 
     os.chdir(folder)
     sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
     program, *rest = arguments
-    first = "" if program == "-c" else str(Path(program).resolve().parent)
+    first = {"-c": "", "-m": folder}.get(program, str(Path(program).resolve().parent))
     path = [folder for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if folder]
     if site_packages:
         library = itertools.takewhile(lambda folder: folder not in site.getsitepackages(), sys.path[1:])
@@ -193,6 +251,9 @@ def _run(arguments: Sequence[str], folder: str, environment: Mapping[str, str], 
         main: Any = types.ModuleType("__main__")
         sys.modules["__main__"] = main
         exec(compile(code, "<string>", "exec"), vars(main))  # noqa: S102 - as `python -c`
+    elif program == "-m":
+        sys.argv = rest
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
         sys.argv = [program, *rest]
         runpy.run_path(program, run_name="__main__")
@@ -200,6 +261,7 @@ def _run(arguments: Sequence[str], folder: str, environment: Mapping[str, str], 
 
 def _serve() -> NoReturn:
     control = socket.socket(fileno=int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the tests': this ends with them
     for name in _LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

@@ -13,11 +13,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from deploy.clickhouse.users import fixed, grants, profile
-from deploy.local.clickhouse_server import Server
+# chDB would import it, which takes as long as the engine itself, for a format that nobody here asks for.
+sys.modules.setdefault("pyarrow", None)  # type: ignore[arg-type]
+
+from deploy.clickhouse.users import fixed, grants, profile  # noqa: E402
+from deploy.local.clickhouse_server import Server  # noqa: E402
 
 
 def main() -> None:

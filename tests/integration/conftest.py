@@ -12,7 +12,7 @@ from django.db import connection
 
 from tests.integration.event_log import EventLog
 from tests.integration.queues import purge_queues
-from tests.integration.workers import Workers
+from tests.integration.workers import ForkedProcess, Workers
 from tests.poison import give_limits_back
 from tests.tables import empty_tables
 from towpath.eventlog.connect import connect
@@ -73,5 +73,5 @@ def store() -> Iterator[Store]:
 @pytest.fixture
 def workers(services: Services, request: pytest.FixtureRequest) -> Iterator[Workers]:
     """Real worker processes; what the test leaves running is killed."""
-    with Workers(services, log_folder=services.folder / "log" / request.node.name[:80]) as workers:
+    with Workers(services, log_folder=services.folder / "log" / request.node.name[:80], kind=ForkedProcess) as workers:
         yield workers

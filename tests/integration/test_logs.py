@@ -203,7 +203,9 @@ def test_every_line_of_every_role_is_json_from_the_first_to_the_last(
 
     # When the worker process of one is killed, and the others are told to end
     (worker,) = [
-        child for child in psutil.Process(started["aggregator-2"].pid).children() if "launch" in str(child.cmdline())
+        child
+        for child in psutil.Process(started["aggregator-2"].pid).children()
+        if "tracker" not in str(child.cmdline())
     ]
     worker.kill()
     eventually(lambda: not started["aggregator-2"].is_running, seconds=WAIT_SECONDS)

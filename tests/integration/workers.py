@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+import os
+from typing import TYPE_CHECKING, Any, Self
 
 from deploy.local.application import Application
+from deploy.local.process import TOKEN_VARIABLE, Process, open_log
+from tests.forked import Forked
 from towpath.actors import dispatch_shift, recover_shift
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from deploy.local.process import Process
     from tests.services import Services
 
 SHIFTS = (dispatch_shift, recover_shift)
@@ -25,11 +27,28 @@ QUICK = {
 }
 
 
+class ForkedProcess(Process):
+    """A program in Python, which has the libraries imported already when it starts."""
+
+    def _spawn(self) -> Any:
+        _, *arguments = self.program.argv
+        with open_log(self.program.log) as log:
+            self._log_start = log.tell()
+            return Forked(
+                *arguments,
+                cwd=self.program.folder,
+                env={**os.environ, **self.program.environment, TOKEN_VARIABLE: self.token},
+                outputs=(log.fileno(), log.fileno()),
+                is_session=True,
+            )
+
+
 class Workers:
     """Starts processes and remembers them; all are killed at the end, with their descendants."""
 
-    def __init__(self, services: Services, *, log_folder: Path) -> None:
+    def __init__(self, services: Services, *, log_folder: Path, kind: type[Process] = Process) -> None:
         self._services = services
+        self._kind = kind
         self._log_folder = log_folder
         self._started: list[Process] = []
 
@@ -67,7 +86,8 @@ class Workers:
     def _application(self, knobs: dict[str, str]) -> Application:
         return Application(log_folder=self._log_folder, environment=knobs)
 
-    def _start(self, process: Process) -> Process:
+    def _start(self, made: Process) -> Process:
+        process = self._kind(made.program)
         self._started.append(process)
         process.start()
         return process

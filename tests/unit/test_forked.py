@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from deploy.local.process import PROJECT
-from tests.forked import run_python
+from tests.forked import Forked, run_python
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -34,11 +34,13 @@ print(json.dumps(has))
 """
 
 
-@pytest.mark.parametrize("is_file", [False, True], ids=["text", "file"])
+@pytest.mark.parametrize(
+    "program", [("program.py",), ("-c", _WHAT_IT_HAS), ("-m", "program")], ids=["file", "text", "module"]
+)
 @pytest.mark.parametrize("more", [{}, {"PYTHONPATH": "/one:/two", "PYTHONDONTWRITEBYTECODE": "1"}])
-def test_it_has_what_a_process_of_its_own_has(tmp_path: Path, more: dict[str, str], *, is_file: bool) -> None:
+def test_it_has_what_a_process_of_its_own_has(tmp_path: Path, more: dict[str, str], program: tuple[str, ...]) -> None:
     (tmp_path / "program.py").write_text(_WHAT_IT_HAS)
-    arguments = ("program.py", "a", "b") if is_file else ("-c", _WHAT_IT_HAS, "a", "b")
+    arguments = (*program, "a", "b")
     environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **more}
 
     forked = run_python(*arguments, cwd=tmp_path, env=environment)
@@ -114,6 +116,29 @@ def test_it_finds_what_is_installed_elsewhere(tmp_path: Path) -> None:
 
     assert (done.returncode, done.stdout) == (1, "found\n")
     assert done.stderr.endswith("No module named 'towpath'\n")
+
+
+def test_a_session_of_its_own_is_killed_with_all_in_it_when_nobody_waits_any_more(tmp_path: Path) -> None:
+    code = "import os, pathlib, time; pathlib.Path(f'{os.fork()}').write_text(''); time.sleep(100)"
+    with (tmp_path / "log").open("wb") as log:
+        program = Forked("-c", code, cwd=tmp_path, env={}, outputs=(log.fileno(), log.fileno()), is_session=True)
+    eventually(lambda: len(list(tmp_path.iterdir())) == 3, seconds=20)
+    (child,) = (int(path.name) for path in tmp_path.iterdir() if path.name not in {"log", "0"})
+    assert os.getpgid(child) == os.getsid(program.pid) == program.pid != os.getpid()
+    assert program.poll() is None
+
+    program.close()
+
+    eventually(lambda: not _is_running(child) and not _is_running(program.pid), seconds=20)
+
+
+def test_a_signal_reaches_it(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        program = Forked("-c", "import time; time.sleep(100)", cwd=tmp_path, env={}, outputs=(log.fileno(),) * 2)
+
+    program.send_signal(signal.SIGTERM)
+
+    assert program.wait(20) == program.poll() == -signal.SIGTERM
 
 
 def test_manage_py_works(tmp_path: Path) -> None:
