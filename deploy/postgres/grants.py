@@ -2,7 +2,7 @@
 
 Invariant: whoever takes over the web can neither read the payload of an undelivered event, nor change or delete one,
 nor change the ledger (its status pages and metrics read it); whoever takes over a worker reads, of the application's
-tables, only what lean outboxes refer to, and can change no seal.
+tables, only what lean outboxes refer to, can change no seal, and can publish no event but that one was made.
 
     python -m deploy.postgres.grants       (as the tables' owner, after each `manage.py migrate`)
 """
@@ -37,6 +37,28 @@ _RIGHTS_ON_EVIDENCE = {
     "pipeline_coverage": "SELECT, INSERT",
     "pipeline_proof": "SELECT, INSERT, UPDATE (contradiction), DELETE",
 }
+
+
+#: What a process of the pipeline publishes by itself: that a seal was made. With any other, it could forge events.
+_OWN_EVENT = "ledger_sealed"
+_OWN_OUTBOX = "outbox_event"
+_REFUSE_OTHERS = (
+    f"""
+CREATE OR REPLACE FUNCTION towpath_refuse_event() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    RAISE insufficient_privilege USING MESSAGE = '{_PIPELINE} may publish {_OWN_EVENT} only';
+END $$""",
+    # Made once: it takes a lock that writers wait for.
+    f"""
+DO $$ BEGIN
+    IF NOT EXISTS (
+        SELECT FROM pg_trigger WHERE tgname = 'towpath_refuse_event' AND tgrelid = '{_OWN_OUTBOX}'::regclass
+    ) THEN
+        CREATE TRIGGER towpath_refuse_event BEFORE INSERT ON {_OWN_OUTBOX} FOR EACH ROW
+        WHEN (current_user = '{_PIPELINE}' AND NEW.event_type <> '{_OWN_EVENT}')
+        EXECUTE FUNCTION towpath_refuse_event();
+    END IF;
+END $$""",
+)
 
 
 def apply() -> int:
@@ -76,6 +98,9 @@ def grants() -> Iterator[str]:
         yield f"GRANT INSERT ({inserted}), SELECT ({read}) ON {_quoted(table)} TO {_WEB}"
         # The rows of a restored database get the xid of the transaction that finds them (Dispatcher).
         yield f"GRANT SELECT, DELETE, UPDATE (xid) ON {_quoted(table)} TO {_PIPELINE}"
+        if table == _OWN_OUTBOX:
+            yield from _REFUSE_OTHERS
+            yield f"GRANT INSERT ({inserted}) ON {_quoted(table)} TO {_PIPELINE}"
         for referred, columns in _columns_read(outbox).items():
             if referred in application:
                 read_through[referred] |= columns

@@ -116,6 +116,7 @@ class Soak:
             self._problems.append(f"no sample of I5 and I6 could be taken: {sampler.last_failure}")
         self._problems += [f"{kind}: {examples}" for kind, examples in verdict.faults.items()]
         self._problems += broken_promises(self._oracle, self._visitors)
+        self._problems += self._audit()
         if verdict.committed != verdict.stored + verdict.dead:
             self._problems.append(f"{verdict.committed} events committed, {verdict.stored} stored")
         if self._is_snapshot_held:
@@ -217,6 +218,27 @@ class Soak:
             self._problems.append(f"not drained {_DRAIN_SECONDS:g} s after the last fault: {_pairs(left)}")
         else:
             self._say(f"  drained after {time.monotonic() - began:.1f} s")
+
+    def _audit(self) -> list[str]:
+        """What the proofs say against an event store that nobody has changed by hand: nothing must."""
+        from django.db import connection
+
+        from towpath.eventlog.connect import connect
+        from towpath.flow.verify import verify_receipts
+        from towpath.proof.audit import audit
+        from towpath.proof.deep import Pace
+        from towpath.proof.sealing import seal_all
+
+        connection.close()  # PostgreSQL has been killed since it was opened
+        store = connect(self._stack.environment["EVENT_STORE_URL"], timeout_seconds=30)
+        verify_receipts(store, should_stop=lambda: False)
+        seals = [*seal_all(key="")]
+        found = audit(store, pace=Pace(0), on_page=lambda _: None)
+        store.close()
+        self._say(f"audited {found.windows} windows, {found.rows} rows, {found.seals} seals")
+        # Receipts without a proof are those that this run has put there, for there to be many.
+        problems = [*map(str, found.broken), *map(str, found.differences)] or (["no seal"] if not seals else [])
+        return [f"audit: {problem}" for problem in problems[:20]]
 
     def _writers(self, books: Books, name: str) -> list[Writer]:
         from tests.faults.writers import Writer

@@ -54,6 +54,11 @@ def test_the_processes_of_the_compose_file_carry_events_with_the_rights_they_hav
     assert deployment.refusals() == []
     assert all(process.is_running for process in processes)
 
+    # And what is stored is verified and sealed with the pipeline's rights
+    deployment.manage("dispatcher", "pipeline", "verify")
+    deployment.manage("dispatcher", "pipeline", "seals", "make")
+    assert json.loads(deployment.manage("dispatcher", "pipeline", "seals", "list", "--json"))
+
     # And the status, asked with the pipeline's rights and with the web's, is the same and well
     assert json.loads(deployment.manage("dispatcher", "pipeline", "status", "--json"))["dead_letters"] == 0
     assert json.loads(deployment.manage("web", "pipeline", "status", "--json"))["dead_letters"] == 0
@@ -162,7 +167,8 @@ def test_connections_of_the_web_leave_the_pipeline_its_own(migrated: Deployment)
         ("dispatcher", "DELETE FROM users"),
         ("dispatcher", "SELECT * FROM django_session"),
         ("dispatcher", "INSERT INTO outbox_user (user_id) VALUES (1)"),
-        ("dispatcher", "INSERT INTO outbox_event (event_type) VALUES ('forged')"),
+        ("dispatcher", f"INSERT INTO outbox_event ({_COLUMNS}) VALUES ('forged', now(), '{{}}', 1)"),
+        ("dispatcher", f"INSERT INTO outbox_event (xid, {_COLUMNS}) VALUES ('3', 'ledger_sealed', now(), '{{}}', 1)"),
         ("dispatcher", "UPDATE outbox_event SET event_context = '{}'"),
         ("dispatcher", "CREATE TABLE mine (x int)"),
         ("dispatcher", "TRUNCATE pipeline_batch"),
@@ -196,6 +202,10 @@ def test_a_role_is_refused_what_it_does_not_need(migrated: Deployment, service: 
         ("dispatcher", "DELETE FROM pipeline_deadletter WHERE false"),
         ("dispatcher", "INSERT INTO pipeline_coverage (columns) VALUES ('1:outbox')"),
         ("dispatcher", _INSERT_SEAL),
+        (
+            "dispatcher",
+            f"INSERT INTO outbox_event ({_COLUMNS}) VALUES ('ledger_sealed', now(), '{{}}', 1) RETURNING id",
+        ),
         ("dispatcher", "UPDATE pipeline_proof SET contradiction = NULL"),
         ("dispatcher", "DELETE FROM pipeline_proof WHERE false"),
         ("web", "SELECT count(*) FROM pipeline_seal"),

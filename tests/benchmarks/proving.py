@@ -1,0 +1,58 @@
+"""What proof costs: verification of what was just delivered, and an audit of all of it, in rows a second."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from deploy.local.stack import DEFAULT_AGGREGATORS
+from tests.benchmarks.figure import Bound, Figure, measured
+from tests.benchmarks.product import Product
+from tests.benchmarks.traffic import publish_events
+from towpath.conf.current import config
+from towpath.flow.verify import verify_receipts
+from towpath.ledger.proofs import count_rows
+from towpath.proof.audit import audit
+from towpath.proof.deep import Pace
+from towpath.proof.sealing import seal_all
+from towpath.wiring import event_store
+
+if TYPE_CHECKING:
+    from tests.benchmarks.lab import Lab
+
+#: Of the issue that asked for proof: what is verified while as many arrive, and what an audit reads.
+_CONTEXT_BYTES = 200
+_VERIFIED, _AUDITED = Bound("at least", 100_000), Bound("at least", 500_000)
+
+
+def proving(lab: Lab) -> list[Figure]:
+    """A backlog is delivered, and then verified, sealed and audited with nothing else under way."""
+    events = lab.sizes.backlog_events
+    store = event_store(config())
+    verified, sealed, audited = [], [], []
+    for turn in range(lab.sizes.repeats):
+        with Product(lab, aggregators=DEFAULT_AGGREGATORS) as running:
+            running.warm_up()
+            lab.clear()
+            publish_events(events, context_bytes=_CONTEXT_BYTES)
+            running.drain(events)
+        began = time.monotonic()
+        if verify_receipts(store, should_stop=lambda: False) or count_rows() < events:
+            raise AssertionError("not every receipt was verified")
+        verified.append(events / (time.monotonic() - began))
+        began = time.monotonic()
+        if not [*seal_all(key="")]:
+            raise AssertionError("nothing was sealed")
+        sealed.append(time.monotonic() - began)
+        began = time.monotonic()
+        found = audit(store, pace=Pace(0), on_page=lambda _: None)
+        audited.append(found.rows / (time.monotonic() - began))
+        if not found.is_ok or found.rows < events:
+            raise AssertionError(f"the audit is wrong: {found.as_json()}")
+        lab.say(f"    {turn + 1}/{lab.sizes.repeats}  verified {verified[-1]:,.0f}, audited {audited[-1]:,.0f} rows/s")
+    store.close()
+    return [
+        measured("proof: receipts verified and proven, 200-byte contexts", verified, unit="rows/s", bound=_VERIFIED),
+        measured("proof: `verify --deep`, 200-byte contexts", audited, unit="rows/s", bound=_AUDITED),
+        measured("proof: one seal over all of them", sealed, unit="s"),
+    ]
