@@ -10,6 +10,8 @@ PipelineError
 |- BrokerUnreachable
 |- OutboxInUse
 |- NoAlarm
+|- NotDroppable
+|- NotErasable
 |- NotBackfillable
 
 Their names say what has happened. Without a text, an error's is the first sentence of its docstring.
@@ -64,6 +66,14 @@ class OutboxInUse(PipelineError):
 
 class NoAlarm(PipelineError):
     """There is no receipt with this number that the event store contradicts."""
+
+
+class NotDroppable(PipelineError):
+    """A month must not be dropped yet. The text says why, and what to do first."""
+
+
+class NotErasable(PipelineError):
+    """What is wanted cannot be erased now. The text says why, and what to do. Nothing was changed."""
 
 
 class NotBackfillable(PipelineError):

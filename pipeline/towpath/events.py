@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from towpath.outbox.event import Event
+from towpath.outbox.event import Event, Hashed
 
 
 class DeadLetterDropped(Event):
@@ -68,3 +68,25 @@ class LogAudited(Event):
     seals: int
     findings: int
     audited_by: str
+
+
+class LogMonthDropped(Event):
+    """A month of the event log was dropped, because it was old enough."""
+
+    month: str
+    windows: int
+    rows: int
+    reason: str
+    dropped_by: str
+
+
+class EventsErased(Event):
+    """Values of a person's events were masked. Whose they were is hashed: it can be asked, and not read."""
+
+    conditions: dict[str, Hashed[str]]
+    fields: list[str]
+    windows: int
+    rows: int
+    undelivered: int
+    reason: str
+    erased_by: str

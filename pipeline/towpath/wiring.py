@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from towpath.eventlog.store import Store
 
 
-def event_store(config: Config) -> Store:
-    """The event store, which is connected to at its first use.
+def event_store(config: Config, *, shortest_timeout_seconds: float = 0.0) -> Store:
+    """The event store, which is connected to at its first use. It may take as long as the settings say, or as this.
 
     Raises ImproperlyConfigured when the project's own columns are not declared as they must be: `manage.py check` says
     so as well, but workers run no checks.
     """
-    return connect(config.event_store_url, timeout_seconds=config.store_timeout_seconds, own_columns=config.columns)
+    timeout_seconds = max(config.store_timeout_seconds, shortest_timeout_seconds)
+    return connect(config.event_store_url, timeout_seconds=timeout_seconds, own_columns=config.columns)
 
 
 def verifier_store(config: Config, *, store: Store) -> Store:

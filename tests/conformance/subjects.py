@@ -16,7 +16,7 @@ from tests.conformance.rows import OWN_COLUMNS
 from towpath.eventlog import schema
 from towpath.eventlog.columns import Kind, added_columns
 from towpath.eventlog.connect import connect
-from towpath.eventlog.store import ProvableStore, ReadableStore, Store
+from towpath.eventlog.store import KeepableStore, ReadableStore, Store
 from towpath.eventlog.stores.memory import MemoryStore, StoredRow
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _plain(column: Column, value: Any) -> object:
     return UUID(str(value)) if column.kind is Kind.UUID else value
 
 
-class AnyStore(ReadableStore, ProvableStore, Protocol):
+class AnyStore(ReadableStore, KeepableStore, Protocol):
     """What each of the stores is."""
 
 
@@ -84,6 +84,13 @@ class SchemaSubject(Subject, Protocol):
 
     def sum(self, table: str, column: str) -> int:
         """Of another table."""
+
+
+class MutableSubject(SchemaSubject, Protocol):
+    """A store that changes rows in the background."""
+
+    def mutations(self) -> list[str]:
+        """What the engine keeps of the statements that have changed rows."""
 
 
 class RemoteSubject(SchemaSubject, Protocol):
@@ -197,6 +204,11 @@ class _Engine:
             f" WHERE database = currentDatabase() AND name LIKE '{like}'"
         ).result_rows
         return {str(name): str(definition) for name, definition in rows}
+
+    def mutations(self) -> list[str]:
+        """What the engine keeps of the statements that have changed rows."""
+        found = self._admin.query("SELECT command FROM system.mutations WHERE database = currentDatabase()")
+        return [str(command) for (command,) in found.result_rows]
 
     def sum(self, table: str, column: str) -> int:
         return int(self._admin.query(f"SELECT sum({column}) FROM {table}").result_rows[0][0])

@@ -107,8 +107,10 @@ def test_every_event_of_the_installed_apps_is_registered_and_those_of_tests_are_
     assert types == [
         *(
             "dead_letter_dropped",
+            "events_erased",
             "ledger_sealed",
             "log_audited",
+            "log_month_dropped",
             "log_read",
             "outbox_discarded",
             "receipt_mismatch_closed",
@@ -209,8 +211,10 @@ def test_the_catalogue_is_listed_a_line_for_each() -> None:
     assert [line.split()[:3] for line in lines.splitlines()] == [
         ["event", "version", "outbox"],
         ["dead_letter_dropped", "1", "outbox_event"],
+        ["events_erased", "1", "outbox_event"],
         ["ledger_sealed", "1", "outbox_event"],
         ["log_audited", "1", "outbox_event"],
+        ["log_month_dropped", "1", "outbox_event"],
         ["log_read", "1", "outbox_event"],
         ["outbox_discarded", "1", "outbox_event"],
         ["receipt_mismatch_closed", "1", "outbox_event"],

@@ -5,13 +5,14 @@ How to write another one: docs/stores.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from towpath.eventlog.columns import Kind, added_columns
+from towpath.eventlog.masking import MASK, Cut, with_mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -96,6 +97,40 @@ class Digest:
     @property
     def key(self) -> tuple[str, str]:
         return self.event_type, self.md5
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which rows are looked for: those that may hold all of this."""
+
+    #: Columns of text, with the value that each must have.
+    columns: Mapping[str, str]
+    #: A context that has a backslash, or each of these somewhere: none that holds them as a value is left out, since
+    #: JSON can write a value in another way with a backslash only.
+    texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedRow:
+    """A stored row, and what gives way to a mask: parts of its context, and the values of columns."""
+
+    event: StoredEvent
+    cuts: tuple[Cut, ...]
+    columns: tuple[str, ...]
+
+    @property
+    def is_changed(self) -> bool:
+        """True if anything of the row gives way."""
+        return bool(self.cuts) or any(self.event.added[name] not in {"", MASK} for name in self.columns)
+
+    def context(self, mask: str) -> str:
+        """The context as it will be."""
+        return with_mask(self.event.event_context, self.cuts, mask)
+
+    def after(self, mask: str) -> StoredEvent:
+        """The row as it will be."""
+        added = {name: MASK if name in self.columns and value else value for name, value in self.event.added.items()}
+        return replace(self.event, event_context=self.context(mask), added=added)
 
 
 class EventStore(Protocol):
@@ -233,5 +268,27 @@ class ProvableStore(EventStore, Protocol):
         """
 
 
-class Store(MigratableStore, ReadableStore, ProvableStore, Protocol):
-    """A store that a URL can name, which serves all four."""
+class KeepableStore(ProvableStore, Protocol):
+    """What retention and erasure need of a store: months that go, and rows that are rewritten."""
+
+    def drop_month(self, month: date) -> None:
+        """Remove every row of the month, and what holds them; nothing of one that is gone already. `month` is any day
+        of it. Raises StoreUnavailable, which says what the user may not do."""
+
+    def find_windows(self, wanted: Wanted, *, month: date) -> Sequence[UUID]:
+        """The windows that have wanted rows in the month. Raises StoreUnavailable."""
+
+    def read_rows(self, window_ids: Sequence[UUID], wanted: Wanted) -> Sequence[StoredEvent]:
+        """The wanted rows of these windows, with every covered column. Raises StoreUnavailable."""
+
+    def rewrite(self, rows: Sequence[MaskedRow], *, mask: str) -> None:
+        """Put the mask into the contexts of these rows, and MASK into those of their columns that are not empty, which
+        are the same columns in each row; nothing else changes. On disk when it returns. A row that has been rewritten
+        meanwhile is left as it is, so that an interrupted call can be repeated.
+
+        Raises StoreUnavailable, which says what the user may not do; then some of the rows may be rewritten.
+        """
+
+
+class Store(MigratableStore, ReadableStore, KeepableStore, Protocol):
+    """A store that a URL can name, which serves all of them."""

@@ -211,7 +211,7 @@ def _rows_sql_of_any_window(
     members = RawSQL(IDS_IN_WINDOW, [_PLACE_OF_WINDOW_ID, name])  # noqa: S611 - a constant, and its parameters
     is_member = Func(F("id"), members, arg_joiner=" = ANY", template="%(expressions)s", output_field=BooleanField())
     rows = outbox._base_manager.filter(is_member).order_by("id")
-    query = rows.values_list(*(_value(column, known, event_columns) for column in row_columns(own_columns))).query
+    query = rows.values_list(*(value_of(column, known, event_columns) for column in row_columns(own_columns))).query
     query.alias_map = {
         alias: _LookUp.of(table) if isinstance(table, Join) else table for alias, table in query.alias_map.items()
     }
@@ -227,7 +227,9 @@ def _bounded(outbox: type[Outbox]) -> dict[str, Combinable]:
     return columns
 
 
-def _value(column: Column, known: Mapping[str, Combinable], event_columns: Mapping[str, Combinable]) -> Combinable:
+def value_of(column: Column, known: Mapping[str, Combinable], event_columns: Mapping[str, Combinable]) -> Combinable:
+    """What a column of the event log gets of an outbox row. `known` is what the pipeline knows, by column, and
+    `event_columns` the outbox's."""
     match column.source:
         case FromPipeline():
             return known[column.name]

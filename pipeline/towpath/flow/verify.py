@@ -19,7 +19,7 @@ from django.db import transaction
 from towpath.errors import NoAlarm
 from towpath.eventlog.errors import EventStoreError
 from towpath.events import ReceiptMismatchClosed
-from towpath.ledger import proofs, receipts
+from towpath.ledger import dropped, proofs, receipts
 from towpath.outbox.publishing import publish
 from towpath.telemetry import heartbeat, metrics
 
@@ -59,6 +59,20 @@ class ComparedReceipt:
         receipt = self.receipt
         differs = Counter(self.stored) != Counter(receipt.delivered)
         return differs or self.is_altered or receipt.accounted() != Counter(receipt.rows)
+
+    @property
+    def is_short(self) -> bool:
+        """True if the store holds fewer rows of an outbox than were delivered."""
+        return any(self.stored.get(outbox, 0) < rows for outbox, rows in self.receipt.delivered.items())
+
+    def stored_with(self, went: Mapping[str, int]) -> dict[str, int]:
+        """What is stored, with rows that went with their month. While that is being dropped, they are still stored as
+        well: so there are never more than were delivered."""
+        stored = dict(self.stored)
+        for outbox, rows in went.items():
+            held = stored.get(outbox, 0)
+            stored[outbox] = max(held, min(held + rows, self.receipt.delivered.get(outbox, 0)))
+        return stored
 
     def difference(self) -> str:
         """What is wrong, by outbox."""
@@ -100,9 +114,15 @@ def vanished_of(vanished: Mapping[str, int]) -> list[str]:
 
 
 def compare(page: Sequence[Receipt], store: EventStore) -> list[ComparedReceipt]:
-    """The receipts, compared. Raises StoreUnavailable."""
+    """The receipts, compared. Rows that went with their month count as stored. Raises StoreUnavailable."""
     stored = store.counts([receipt.window for receipt in page])
-    return [ComparedReceipt(receipt, stored.get(receipt.window, {})) for receipt in page]
+    compared = [ComparedReceipt(receipt, stored.get(receipt.window, {})) for receipt in page]
+    short = [one.receipt.window for one in compared if one.is_short]
+    went = dropped.rows_of(short) if short else {}
+    return [
+        ComparedReceipt(one.receipt, one.stored_with(went[one.receipt.window])) if one.receipt.window in went else one
+        for one in compared
+    ]
 
 
 def verify_receipts(store: EventStore, *, should_stop: Callable[[], bool]) -> int:

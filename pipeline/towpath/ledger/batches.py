@@ -58,6 +58,19 @@ class InFlight:
     new: Mapping[str, int]
 
 
+def count_in_flight(outbox: str, ids: Sequence[int]) -> int:
+    """How many of these rows of an outbox are in a batch."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            f"""{INDEX_PROBES_ONLY}
+            SELECT count(*) FROM unnest(%(ids)s::bigint[]) AS id
+            WHERE id IN (SELECT unnest(ids) FROM {BATCHES} AS b WHERE outbox = %(outbox)s)
+            """,
+            {"outbox": outbox, "ids": list(ids)},
+        )
+        return int(cursor.fetchone()[0])
+
+
 def in_flight(outboxes: Sequence[str]) -> InFlight:
     """The rows of the outboxes that are in batches."""
     with driver.cursor() as cursor:

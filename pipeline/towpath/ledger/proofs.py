@@ -305,7 +305,10 @@ def known_of(windows: Iterable[uuid.UUID]) -> Known:
 def dropped_months() -> Mapping[date, int]:
     """The months that were dropped by `eventlog retain`, with the position of what says so."""
     with driver.cursor() as cursor:
-        cursor.execute("SELECT month, max(position) FROM pipeline_proof WHERE kind = 'dropped' GROUP BY month")
+        cursor.execute(
+            f"""SELECT month, max(position) FROM pipeline_proof
+            WHERE window_id = '{_NO_WINDOW}' AND kind = 'dropped' GROUP BY month"""
+        )
         return dict(cursor.fetchall())
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from hashlib import md5, sha256
 from threading import Lock
@@ -20,7 +20,7 @@ from towpath.eventlog.columns import Column, added_columns, row_columns
 from towpath.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
 from towpath.eventlog.proof import RowDigest, WindowDigest, covered, kinds, row_digest, window_digests
 from towpath.eventlog.rows import Identity, have_one_text, lines, text_of, values
-from towpath.eventlog.store import Digest, StoredEvent
+from towpath.eventlog.store import Digest, MaskedRow, StoredEvent, Wanted
 from towpath.eventlog.values import parse as value_of
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class StoredRow:
 
 
 class MemoryStore:
-    """An `EventStore`, a `ReadableStore` and a `ProvableStore`, which remembers `token_log_entries` blocks."""
+    """An `EventStore`, a `ReadableStore` and a `KeepableStore`, which remembers `token_log_entries` blocks."""
 
     def __init__(self, *, own_columns: tuple[Column, ...] = (), token_log_entries: int = 10_000) -> None:
         self.own_columns = own_columns
@@ -106,18 +106,21 @@ class MemoryStore:
             and (until is None or row.event_date_time < until)
         ]
         for row in sorted(found, key=lambda row: (row.event_date_time, row.identity)):
-            yield StoredEvent(
-                event_type=row.event_type,
-                event_date_time=row.event_date_time,
-                environment=row.environment,
-                event_context=row.event_context.decode(),
-                metadata_version=row.metadata_version,
-                outbox=row.outbox,
-                outbox_id=row.outbox_id,
-                window_id=row.window_id,
-                written_at=row.written_at,
-                added=self.added_values(row),
-            )
+            yield self._event(row)
+
+    def _event(self, row: StoredRow) -> StoredEvent:
+        return StoredEvent(
+            event_type=row.event_type,
+            event_date_time=row.event_date_time,
+            environment=row.environment,
+            event_context=row.event_context.decode(),
+            metadata_version=row.metadata_version,
+            outbox=row.outbox,
+            outbox_id=row.outbox_id,
+            window_id=row.window_id,
+            written_at=row.written_at,
+            added=self.added_values(row),
+        )
 
     def stored_targets(self, event_type: str, targets: Sequence[str], *, since: datetime, until: datetime) -> set[str]:
         found = {
@@ -171,6 +174,36 @@ class MemoryStore:
 
     def windows_of(self, month: date) -> Iterator[UUID]:
         yield from {row.window_id for row in self.rows if _first_day(row.event_date_time) == month.replace(day=1)}
+
+    def drop_month(self, month: date) -> None:
+        with self._writing:
+            self.rows = [row for row in self.rows if _first_day(row.event_date_time) != month.replace(day=1)]
+
+    def find_windows(self, wanted: Wanted, *, month: date) -> Sequence[UUID]:
+        found = (row for row in self.rows if _first_day(row.event_date_time) == month.replace(day=1))
+        return list({row.window_id for row in found if self._is_wanted(row, wanted)})
+
+    def read_rows(self, window_ids: Sequence[UUID], wanted: Wanted) -> Sequence[StoredEvent]:
+        return [self._event(row) for row in self.rows if row.window_id in window_ids and self._is_wanted(row, wanted)]
+
+    def rewrite(self, rows: Sequence[MaskedRow], *, mask: str) -> None:
+        def identity(row: StoredRow | StoredEvent, context: bytes) -> tuple[object, ...]:
+            return row.window_id, row.outbox, row.outbox_id, row.event_date_time, context
+
+        masked = {identity(one.event, one.event.event_context.encode()): one.after(mask) for one in rows}
+        with self._writing:
+            for place, row in enumerate(self.rows):
+                after = masked.get(identity(row, row.event_context))
+                if after is not None:
+                    added = tuple(after.added[column.name] for column in added_columns(self.own_columns))
+                    self.rows[place] = replace(row, event_context=after.event_context.encode(), added=added)
+
+    def _is_wanted(self, row: StoredRow, wanted: Wanted) -> bool:
+        added = self.added_values(row)
+        context = row.event_context.decode()
+        return all(added[name] == value for name, value in wanted.columns.items()) and (
+            "\\" in context or all(text in context for text in wanted.texts)
+        )
 
     def _digest(self, row: StoredRow, columns: Sequence[str]) -> RowDigest:
         held = self._held(row)

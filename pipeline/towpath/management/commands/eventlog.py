@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import time
 from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,7 +26,7 @@ from towpath.eventlog.errors import EventStoreError
 from towpath.eventlog.store import MigratableStore, Store
 from towpath.flow import backfill
 from towpath.ledger import backfills
-from towpath.management import catalogue, tables
+from towpath.management import catalogue, keeping, tables
 from towpath.management.answers import nothing_but_the_answer
 from towpath.management.arguments import moment
 from towpath.management.operator import record_reading
@@ -71,7 +73,11 @@ class Command(BaseCommand):
         events.add_argument("--markdown", action="store_true", help="print a page of Markdown")
         events.add_argument("--write", action="store_true", help="add new types and versions to the checked-in files")
         events.add_argument("--check", action="store_true", help="exit code 1 if the checked-in files do not agree")
-        for action in (migrate, status, comparison, filling, events):
+        retaining = actions.add_parser("retain", help="drop whole months that are older than what is kept")
+        keeping.add_retain(retaining)
+        erasing = actions.add_parser("erase", help="mask fields of a person's events (GDPR, article 17)")
+        keeping.add_erase(erasing)
+        for action in (migrate, status, comparison, filling, events, retaining, erasing):
             action.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -82,13 +88,17 @@ class Command(BaseCommand):
         if options["action"] == "events":
             self._events(options)
             return
-        actions = {
+        actions: dict[str, Callable[[Store, dict[str, Any]], bool]] = {
             "migrate": self._migrate,
             "status": self._status,
             "compare": self._compare,
             "backfill": self._backfill,
+            "retain": functools.partial(keeping.retain, self),
+            "erase": functools.partial(keeping.erase, self),
         }
-        store = event_store(config())
+        is_change = options["action"] in {"retain", "erase"}
+        shortest = keeping.SHORTEST_TIMEOUT_SECONDS if is_change else 0.0
+        store = event_store(config(), shortest_timeout_seconds=shortest)
         try:
             is_ok = actions[options["action"]](store, options)
         except EventStoreError as error:

@@ -82,10 +82,10 @@ class ClickHouseClient:
             with client.query_rows_stream(sql, parameters=parameters, settings=self._pinned(PINNED)) as rows:
                 yield from rows
 
-    def command(self, sql: str, **parameters: object) -> None:
+    def command(self, sql: str, *, wanted: Mapping[str, str] = PINNED, **parameters: object) -> None:
         """Raises StoreUnavailable."""
         with self._translating():
-            self._connected().command(sql, parameters=parameters or None, settings=self._pinned(PINNED))
+            self._connected().command(sql, parameters=parameters or None, settings=self._pinned(wanted))
 
     def insert(self, table: str, columns: Sequence[str], rows: bytes, *, token: str) -> int:
         """Write rows of COPY text; how many the server says that it took. Raises what the answer means for them."""

@@ -52,7 +52,7 @@ _QUOTES_NO_VALUE = re.compile(
 _WHO_MAY = (
     "Workers need the privileges of towpath_writer in EVENT_STORE_URL, verification those of towpath_verifier in"
     " EVENT_STORE_VERIFIER_URL, `eventlog migrate` those of towpath_migrator, `eventlog retain` and `eventlog erase`"
-    " those of towpath_keeper."
+    " those of towpath_keeper (docs/proof.md)."
 )
 
 

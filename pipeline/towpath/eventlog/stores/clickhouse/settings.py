@@ -77,14 +77,16 @@ PINNED: Mapping[str, str] = {
 }
 
 #: Lifted from a read on which a decision rests, where the user may: it looks for a window, by an index.
-_LIMITS = frozenset(
+_LIMITS_OF_READS = frozenset(
     {"max_rows_to_read", "max_bytes_to_read", "max_result_rows", "max_result_bytes", "max_rows_to_group_by"}
 )
+#: Lifted where the user may.
+_LIMITS = _LIMITS_OF_READS | {"max_partition_size_to_drop"}
 
 #: Of every read on which a decision rests: a replica that lags behind would report rows missing that are stored.
 PINNED_ON_DECISIONS: Mapping[str, str] = {
     **PINNED,
-    **dict.fromkeys(sorted(_LIMITS), "0"),
+    **dict.fromkeys(sorted(_LIMITS_OF_READS), "0"),
     "select_sequential_consistency": "1",
 }
 
@@ -145,10 +147,17 @@ PINNED_ON_INSERTS: Mapping[str, str] = {
     "wait_end_of_query": "1",
 }
 
+#: Of what retention and erasure change: an answer comes when it is done, on every replica. A month may be large.
+PINNED_ON_CHANGES: Mapping[str, str] = {
+    **PINNED,
+    "mutations_sync": "2",
+    "max_partition_size_to_drop": "0",
+}
+
 #: Parameters of the HTTP interface, which system.settings does not list.
 _NOT_OF_THE_ENGINE = frozenset({"wait_end_of_query"})
 
-_ALL_PINNED = {**PINNED_ON_DECISIONS, **PINNED_ON_INSERTS}
+_ALL_PINNED = {**PINNED_ON_DECISIONS, **PINNED_ON_INSERTS, **PINNED_ON_CHANGES}
 
 #: Settings that may have any value, by the beginnings of their names: limits (a limit is an error, because of the
 #: pins), ways to an answer (plans, threads, caches, networks), formats and engines that we do not use, what is logged,

@@ -17,16 +17,17 @@ from towpath.eventlog.errors import OutcomeUnknown, StoreUnavailable
 from towpath.eventlog.proof import covered, month_of
 from towpath.eventlog.rows import have_one_text
 from towpath.eventlog.store import Digest, Finding, Migration, StoredEvent, stored_event, streamed_columns
-from towpath.eventlog.stores.clickhouse import proof, surroundings
+from towpath.eventlog.stores.clickhouse import keeping, proof, surroundings
 from towpath.eventlog.stores.clickhouse.client import NOT_THE_STORES, ClickHouseClient
 from towpath.eventlog.stores.clickhouse.schema import CREATE_MIGRATIONS, TABLE, migrations
-from towpath.eventlog.stores.clickhouse.settings import PINNED_ON_DECISIONS
+from towpath.eventlog.stores.clickhouse.settings import PINNED_ON_CHANGES, PINNED_ON_DECISIONS
 from towpath.eventlog.stores.clickhouse.url import address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from towpath.eventlog.proof import RowDigest, WindowDigest
+    from towpath.eventlog.store import MaskedRow, Wanted
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -199,10 +200,33 @@ class ClickHouseStore:
         page: Sequence[Any] = []
         while True:
             sql = proof.windows_of(is_first=not page)
-            page = self._array(sql, month=month.year * 100 + month.month, after=str(page[-1]) if page else "")
+            page = self._array(sql, month=_month_number(month), after=str(page[-1]) if page else "")
             yield from (UUID(str(window_id)) for window_id in page)
             if len(page) < proof.PAGE_WINDOWS:
                 return
+
+    def drop_month(self, month: date) -> None:
+        self._client.command(keeping.DROP_MONTH, wanted=PINNED_ON_CHANGES, month=_month_number(month))
+
+    def find_windows(self, wanted: Wanted, *, month: date) -> Sequence[UUID]:
+        condition, parameters = keeping.conditions(wanted)
+        found = self._array(keeping.of_month(condition), month=_month_number(month), **parameters)
+        return [UUID(str(window_id)) for window_id in found]
+
+    def read_rows(self, window_ids: Sequence[UUID], wanted: Wanted) -> Sequence[StoredEvent]:
+        condition, parameters = keeping.conditions(wanted)
+        columns = ", ".join(streamed_columns(self._own_columns))
+        rows = self._client.query(
+            f"SELECT {columns} FROM {TABLE} WHERE window_id IN %(windows)s AND {condition}",
+            wanted=PINNED_ON_DECISIONS,
+            windows=tuple(str(window_id) for window_id in window_ids),
+            **parameters,
+        )
+        return [stored_event(row, self._own_columns) for row in rows]
+
+    def rewrite(self, rows: Sequence[MaskedRow], *, mask: str) -> None:
+        for statement, parameters in keeping.mutations(rows, mask=mask) if rows else ():
+            self._client.command(statement, wanted=PINNED_ON_CHANGES, **parameters)
 
     def now(self) -> datetime:
         moment: datetime = self._client.query("SELECT now64(6, 'UTC')")[0][0]
@@ -223,6 +247,10 @@ class ClickHouseStore:
             raise StoreUnavailable(hidden)
         found: Sequence[Any] = rows[0][0]
         return found
+
+
+def _month_number(month: date) -> int:
+    return month.year * 100 + month.month
 
 
 def _moment(name: str) -> str:

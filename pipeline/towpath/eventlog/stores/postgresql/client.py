@@ -111,6 +111,11 @@ class PostgreSQLClient:
         """The name of the database."""
         return str(self._parameters.get("dbname", ""))
 
+    @property
+    def user(self) -> str:
+        """The name of the role."""
+        return str(self._parameters.get("user", ""))
+
     @contextlib.contextmanager
     def cursor(self) -> Iterator[Any]:
         """Raises StoreUnavailable when no connection can be made. Errors of the statements are the driver's.

@@ -23,6 +23,7 @@ _CHECK_VIOLATION = "23514"
 _DIVISION_BY_ZERO = "22012"
 _READ_ONLY_TRANSACTION = "25006"
 _PROGRAM_LIMIT_EXCEEDED = "54000"
+_INSUFFICIENT_PRIVILEGE = "42501"
 
 #: Classes of errors that functions of somebody else's raise, for a row or for each.
 _CLASSES_RAISED_BY_FUNCTIONS = frozenset({"P0", "38", "39"})
@@ -51,6 +52,16 @@ def translated_of_commit(error: driver.Error) -> EventStoreError:
     if not code or code.startswith("08") or code in _ENDING:
         return OutcomeUnknown(brief(error))
     return translated(error)
+
+
+def lacking(error: driver.Error, *, user: str) -> str:
+    """Of an answer that the role lacks a privilege for retention or erasure: which role that is, and what it needs."""
+    if driver.sqlstate(error) != _INSUFFICIENT_PRIVILEGE:
+        return ""
+    return (
+        f". User {user or 'of the system'} of EVENT_STORE_URL lacks a privilege: `eventlog retain` needs the owner of"
+        f" {TABLE}, `eventlog erase` needs UPDATE on it (docs/proof.md)"
+    )
 
 
 def is_partition_missing(error: driver.Error) -> bool:

@@ -18,9 +18,15 @@ from towpath.eventlog.errors import OutcomeUnknown, StoreUnavailable
 from towpath.eventlog.proof import covered
 from towpath.eventlog.rows import have_one_text
 from towpath.eventlog.store import Digest, Finding, Migration, StoredEvent, stored_event, streamed_columns
-from towpath.eventlog.stores.postgresql import proof, surroundings
+from towpath.eventlog.stores.postgresql import keeping, proof, surroundings
 from towpath.eventlog.stores.postgresql.client import PostgreSQLClient
-from towpath.eventlog.stores.postgresql.errors import brief, is_partition_missing, translated, translated_of_commit
+from towpath.eventlog.stores.postgresql.errors import (
+    brief,
+    is_partition_missing,
+    lacking,
+    translated,
+    translated_of_commit,
+)
 from towpath.eventlog.stores.postgresql.schema import (
     CREATE_MIGRATIONS,
     MONTH,
@@ -36,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from towpath.eventlog.proof import RowDigest, WindowDigest
+    from towpath.eventlog.store import MaskedRow, Wanted
 
 #: Databases that exist on every server, to ask from whether ours does.
 _MAINTENANCE_DATABASE = "postgres"
@@ -257,12 +264,55 @@ class PostgreSQLStore:
             if len(page) < proof.PAGE_WINDOWS:
                 return
 
+    def drop_month(self, month: date) -> None:
+        since, until = proof.bounds(month)
+        partitions = [name for (name,) in self._client.query(keeping.PARTITIONS, since=since, until=until)]
+        self._change(keeping.drop_month(partitions), {"since": since, "until": until})
+        self._months.discard(month.replace(day=1))
+
+    def find_windows(self, wanted: Wanted, *, month: date) -> Sequence[UUID]:
+        since, until = proof.bounds(month)
+        condition, parameters = keeping.conditions(wanted)
+        rows = self._client.query(
+            f"""
+            SELECT DISTINCT window_id::text FROM {TABLE}
+            WHERE event_date_time >= %(since)s AND event_date_time < %(until)s AND {condition}
+            """,
+            since=since,
+            until=until,
+            **parameters,
+        )
+        return [UUID(window_id) for (window_id,) in rows]
+
+    def read_rows(self, window_ids: Sequence[UUID], wanted: Wanted) -> Sequence[StoredEvent]:
+        condition, parameters = keeping.conditions(wanted)
+        rows = self._client.query(
+            f"""
+            SELECT {", ".join(streamed_columns(self._own_columns))} FROM {TABLE}
+            WHERE window_id = ANY(%(windows)s::uuid[]) AND {condition}
+            """,
+            windows=[str(window_id) for window_id in window_ids],
+            **parameters,
+        )
+        return [stored_event(row, self._own_columns) for row in rows]
+
+    def rewrite(self, rows: Sequence[MaskedRow], *, mask: str) -> None:
+        for statement, parameters in keeping.updates(rows, mask=mask) if rows else ():
+            self._change(statement, parameters)
+
     def now(self) -> datetime:
         moment: datetime = self._client.query("SELECT clock_timestamp()")[0][0]
         return moment.astimezone(UTC)
 
     def close(self) -> None:
         self._client.close()
+
+    def _change(self, sql: str, parameters: Mapping[str, object]) -> None:
+        try:
+            with self._client.cursor() as cursor:
+                cursor.execute(driver.with_parameters(cursor, sql, parameters))
+        except driver.Error as error:
+            raise StoreUnavailable(brief(error) + lacking(error, user=self._client.user)) from error
 
     def _has_database(self) -> bool:
         try:

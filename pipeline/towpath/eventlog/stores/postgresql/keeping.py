@@ -1,0 +1,89 @@
+"""What retention and erasure do to the OBT on PostgreSQL: partitions are dropped, and rows are updated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from towpath.eventlog.masking import MASK
+from towpath.eventlog.stores.postgresql.schema import SCHEMA_LOCK, TABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from towpath.eventlog.store import MaskedRow, Wanted
+
+#: How long the dropping of a month may wait for the table. Every write queues up behind it meanwhile.
+_LOCK_SECONDS = 5
+
+#: Of one UPDATE, at most.
+_ROWS = 500
+_CHARACTERS = 4_000_000
+
+#: Partitions for the month or a part of it: their names, quoted as they have to be.
+PARTITIONS = f"""
+SELECT inhrelid::regclass::text FROM pg_inherits JOIN pg_class ON oid = inhrelid
+CROSS JOIN regexp_match(pg_get_expr(relpartbound, oid), 'FROM \\(''([^'']+)''\\) TO \\(''([^'']+)''\\)') AS bound
+WHERE inhparent = '{TABLE}'::regclass AND bound[1]::timestamptz >= %(since)s AND bound[2]::timestamptz <= %(until)s
+"""
+
+
+def drop_month(partitions: Sequence[str]) -> str:
+    """One message: the partitions go, and rows of the month that are elsewhere, as in a default partition."""
+    drops = "".join(f"ALTER TABLE {TABLE} DETACH PARTITION {name}; DROP TABLE {name};" for name in partitions)
+    return f"""
+        BEGIN; SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'; SELECT pg_advisory_xact_lock({SCHEMA_LOCK}); {drops}
+        DELETE FROM {TABLE} WHERE event_date_time >= %(since)s AND event_date_time < %(until)s; COMMIT
+        """
+
+
+def conditions(wanted: Wanted) -> tuple[str, dict[str, object]]:
+    """Which rows are wanted, and the parameters of that."""
+    parameters: dict[str, object] = {f"column_{name}": value for name, value in wanted.columns.items()}
+    parameters |= {f"text_{number}": text for number, text in enumerate(wanted.texts)}
+    found = [f"{name} = %(column_{name})s" for name in wanted.columns]
+    if wanted.texts:
+        has_all = " AND ".join(f"strpos(event_context, %(text_{number})s) > 0" for number in range(len(wanted.texts)))
+        found.append(f"(strpos(event_context, chr(92)) > 0 OR ({has_all}))")
+    return " AND ".join(found) or "true", parameters
+
+
+def updates(rows: Sequence[MaskedRow], *, mask: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The statements that rewrite the rows, each with its parameters."""
+    assignments = [f"{name} = CASE WHEN stored.{name} = '' THEN '' ELSE '{MASK}' END" for name in rows[0].columns]
+    sql = f"""
+        UPDATE {TABLE} AS stored SET {", ".join(["event_context = masked.after", *assignments])}
+        FROM unnest(
+            %(windows)s::uuid[], %(outboxes)s::text[], %(ids)s::bigint[], %(times)s::timestamptz[],
+            %(contexts)s::text[], %(masked)s::text[]
+        ) AS masked (window_id, outbox, outbox_id, event_date_time, before, after)
+        WHERE stored.window_id = ANY(%(windows)s::uuid[]) AND stored.window_id = masked.window_id
+          AND stored.outbox = masked.outbox COLLATE "C"
+          AND stored.outbox_id = masked.outbox_id AND stored.event_date_time = masked.event_date_time
+          AND stored.event_context = masked.before
+        """
+    for part in _parts(rows):
+        events = [row.event for row in part]
+        yield (
+            sql,
+            {
+                "windows": [str(event.window_id) for event in events],
+                "outboxes": [event.outbox for event in events],
+                "ids": [event.outbox_id for event in events],
+                "times": [event.event_date_time for event in events],
+                "contexts": [event.event_context for event in events],
+                "masked": [row.context(mask) for row in part],
+            },
+        )
+
+
+def _parts(rows: Sequence[MaskedRow]) -> Iterator[list[MaskedRow]]:
+    part: list[MaskedRow] = []
+    characters = 0
+    for row in rows:
+        if part and (len(part) >= _ROWS or characters + len(row.event.event_context) > _CHARACTERS):
+            yield part
+            part, characters = [], 0
+        part.append(row)
+        characters += len(row.event.event_context)
+    if part:
+        yield part

@@ -1,0 +1,131 @@
+"""Dropped months: what was proven of them, until `eventlog retain` had the event store drop them.
+
+That a month is dropped is a proof itself, of no window. It comes first: what is proven of the month below its position
+holds no longer, whatever becomes of the rows. Proofs of a dropped month go when their receipts are gone as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from towpath import driver
+from towpath.eventlog.proof import WindowDigest
+from towpath.ledger.proofs import amend
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import date
+
+#: The window of a proof that is about a month.
+_NO_WINDOW = UUID(int=0)
+
+#: SQL: the months that were dropped, each with the position of what says so.
+_DROPPED = f"""(
+    SELECT month, max(position) AS position FROM pipeline_proof
+    WHERE window_id = '{_NO_WINDOW}' AND kind = 'dropped' GROUP BY month
+) AS dropped"""
+
+
+@dataclass(frozen=True, slots=True)
+class MonthOfLedger:
+    """What is proven of a month since it was dropped last, if ever."""
+
+    windows: int
+    #: As the newest proofs have them.
+    rows: int
+    #: That of the newest proof.
+    last_position: int
+    #: Windows that a check has found changed.
+    contradicted: int
+
+
+def read_month(month: date) -> MonthOfLedger:
+    """What is proven of a month."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            f"""
+            WITH proven AS MATERIALIZED (
+                SELECT proof.window_id, proof.outbox, proof.position, proof.rows FROM pipeline_proof AS proof
+                WHERE proof.month = %(month)s AND proof.kind <> 'dropped' AND proof.position > coalesce(
+                    (SELECT position FROM {_DROPPED} WHERE month = %(month)s), 0
+                )
+            ), latest AS (
+                SELECT DISTINCT ON (window_id, outbox) window_id, rows, position FROM proven
+                ORDER BY window_id, outbox, position DESC
+            )
+            SELECT count(DISTINCT window_id), coalesce(sum(rows), 0)::bigint, coalesce(max(position), 0), (
+                SELECT count(DISTINCT window_id) FROM pipeline_proof AS changed WHERE contradiction IS NOT NULL
+                AND EXISTS (SELECT FROM proven WHERE proven.window_id = changed.window_id)
+            ) FROM latest
+            """,
+            {"month": month},
+        )
+        windows, rows, last_position, contradicted = cursor.fetchone()
+        return MonthOfLedger(windows, rows, last_position, contradicted)
+
+
+def positions_in(month: date, windows: Iterable[UUID]) -> dict[UUID, int]:
+    """The position of the newest proof that each of these windows has in the month; without those that have none."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            """SELECT window_id, max(position) FROM pipeline_proof
+            WHERE window_id = ANY(%(windows)s) AND month = %(month)s GROUP BY window_id""",
+            {"windows": list(windows), "month": month},
+        )
+        return dict(cursor.fetchall())
+
+
+def is_proven_since(month: date, position: int) -> bool:
+    """True if the month has a proof above the position."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM pipeline_proof WHERE position > %(position)s AND month = %(month)s)",
+            {"position": position, "month": month},
+        )
+        return bool(cursor.fetchone()[0])
+
+
+def note(month: date, *, rows: int, columns: Sequence[str], reason: str) -> None:
+    """The month is dropped: what is proven of it up to here holds no longer."""
+    gone = WindowDigest(_NO_WINDOW, "", month, rows, digest="", digest_sum=0, id_sum=0)
+    amend([gone], kind="dropped", columns=columns, reason=reason)
+
+
+def purge_proofs(*, after: int, until: int) -> int:
+    """Delete the proofs with positions above `after` up to `until` whose month was dropped since; how many. One whose
+    receipt is still there stays beside it."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            f"""
+            DELETE FROM pipeline_proof AS proof USING {_DROPPED}
+            WHERE proof.position > %(after)s AND proof.position <= %(until)s AND proof.kind <> 'dropped'
+              AND dropped.month = proof.month AND dropped.position > proof.position
+              AND NOT EXISTS (SELECT FROM pipeline_window WHERE id = proof.window_id)
+            """,
+            {"after": after, "until": until},
+        )
+        return int(cursor.rowcount)
+
+
+def rows_of(windows: Iterable[UUID]) -> dict[UUID, dict[str, int]]:
+    """How many rows of these windows went with their months, by outbox; without windows of which none did."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT window_id, outbox, sum(rows)::bigint FROM (
+                SELECT DISTINCT ON (proof.window_id, proof.outbox, proof.month)
+                    proof.window_id, proof.outbox, proof.rows
+                FROM pipeline_proof AS proof
+                JOIN {_DROPPED} ON dropped.month = proof.month AND dropped.position > proof.position
+                WHERE proof.window_id = ANY(%(windows)s)
+                ORDER BY proof.window_id, proof.outbox, proof.month, proof.position DESC
+            ) AS latest GROUP BY window_id, outbox
+            """,
+            {"windows": list(windows)},
+        )
+        found: dict[UUID, dict[str, int]] = {}
+        for window, outbox, rows in cursor.fetchall():
+            found.setdefault(window, {})[outbox] = rows
+        return found

@@ -1,0 +1,288 @@
+"""Erasure: fields of a person's events are masked wherever they are, and the proofs of what changes are amended.
+
+What the rows will be is computed first, from rows that are as they were proven: nothing that somebody else has changed
+is covered up. Then one transaction amends the proofs, masks what is not delivered yet, and records it as an event. Only
+then the event store rewrites its rows. If the power goes between the two, the store holds what was proven before the
+newest proof: the same erasure, run again, finds that and completes it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+from django.db import transaction
+
+from towpath.errors import NotErasable
+from towpath.eventlog.errors import StoreUnavailable
+from towpath.eventlog.proof import RowDigest, WindowDigest, kinds, row_digest, window_digests
+from towpath.events import EventsErased
+from towpath.ledger import proofs, seals
+from towpath.outbox.publishing import publish
+from towpath.proof import undelivered
+from towpath.proof.undelivered import Undelivered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import date
+    from uuid import UUID
+
+    from towpath.eventlog.columns import Column
+    from towpath.eventlog.store import KeepableStore, MaskedRow, StoredEvent
+    from towpath.ledger.proofs import Key, Proof
+    from towpath.proof.selection import Selection
+
+log = structlog.get_logger()
+
+#: Windows of one question to the store, and rows and characters of contexts that are rewritten at a time.
+_WINDOWS_PER_LOOK = 50
+_MOST_ROWS = 4000
+_MOST_CHARACTERS = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The rows of one window, outbox and month that change: the proof that they have, and what is stored afterwards."""
+
+    proof: Proof
+    expected: WindowDigest
+    rows: int
+
+    @property
+    def is_begun(self) -> bool:
+        """True if an interrupted run has amended the proof."""
+        return self.expected.digest == self.proof.digest
+
+
+@dataclass(slots=True)
+class Plan:
+    """What an erasure would change."""
+
+    selection: Selection
+    parts: dict[Key, Part] = field(default_factory=dict)
+    undelivered: Undelivered = field(default_factory=Undelivered)
+    #: The names of the fields of the first context that was found.
+    names: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts.values())
+
+    @property
+    def windows(self) -> list[UUID]:
+        return list(dict.fromkeys(window for window, _, _ in self.parts))
+
+
+def plan(selection: Selection, store: KeepableStore, own: tuple[Column, ...]) -> Plan:
+    """What the erasure would change. Raises NotErasable if a window of these events is not as it was proven, or not
+    proven; StoreUnavailable."""
+    # The outboxes first: what is delivered meanwhile is found in the store.
+    found = Plan(selection, undelivered=undelivered.find(selection, own))
+    seen: set[UUID] = set()
+    for month in store.months():
+        windows = [window for window in store.find_windows(selection.wanted(), month=month) if window not in seen]
+        seen.update(windows)
+        for look in _looks(windows):
+            rows = _masked_rows(look, selection, store)
+            if rows and not found.names:
+                found.names = _names(rows[0].event.event_context)
+            for window, of_window in itertools.groupby(rows, key=lambda row: row.event.window_id):
+                for part in _parts(window, list(of_window), selection, store, own):
+                    found.parts[part.proof.key] = part
+    return found
+
+
+def erase(found: Plan, store: KeepableStore, own: tuple[Column, ...], *, reason: str, by: str) -> int:
+    """Erase what the plan has; how many of the undelivered events may be stored unmasked all the same, so that the same
+    erasure is needed once more when they are.
+
+    Raises NotErasable, before anything is changed, if a proof was amended meanwhile; StoreUnavailable, after which the
+    same erasure completes it.
+    """
+    selection = found.selection
+    amended = [part for part in found.parts.values() if not part.is_begun]
+    with transaction.atomic():
+        seals.lock()
+        _require_unchanged(found.parts.values())
+        for columns, parts in _by_coverage(amended).items():
+            proofs.amend(
+                [part.expected for part in parts],
+                kind="erased",
+                columns=columns,
+                reason=f"{', '.join(selection.fields)}: {reason} (erased by {by})",
+            )
+        masked = undelivered.mask(selection, own)
+        windows, rows = len({part.proof.window_id for part in amended}), sum(part.rows for part in amended)
+        if rows or masked.masked:
+            publish(
+                EventsErased(
+                    conditions=dict(selection.conditions),
+                    fields=list(selection.fields),
+                    windows=windows,
+                    rows=rows,
+                    undelivered=masked.masked,
+                    reason=reason,
+                    erased_by=by,
+                )
+            )
+    log.warning("events_erased", windows=windows, rows=rows, undelivered=masked.masked, fields=selection.fields, by=by)
+    _rewrite(found, store)
+    _require_rewritten(found, store)
+    return undelivered.count_on_their_way(found.undelivered, masked)
+
+
+def _looks(windows: Sequence[UUID]) -> Iterator[Sequence[UUID]]:
+    return (windows[start : start + _WINDOWS_PER_LOOK] for start in range(0, len(windows), _WINDOWS_PER_LOOK))
+
+
+def _masked_rows(windows: Sequence[UUID], selection: Selection, store: KeepableStore) -> list[MaskedRow]:
+    """The rows of these windows that change, in the order of the windows."""
+    rows = []
+    for event in store.read_rows(windows, selection.wanted()):
+        try:
+            row = selection.masked(event)
+        except ValueError as error:
+            raise NotErasable(
+                f"{event.outbox} {event.outbox_id} of window {event.window_id}: {error}. Erase it whole"
+                " (--fields context)"
+            ) from None
+        if row is not None:
+            rows.append(row)
+    return sorted(rows, key=lambda row: row.event.window_id)
+
+
+def _names(context: str) -> list[str]:
+    try:
+        found = json.loads(context)
+    except ValueError:
+        return []
+    return list(found) if isinstance(found, dict) else []
+
+
+def _parts(
+    window: UUID, rows: Sequence[MaskedRow], selection: Selection, store: KeepableStore, own: tuple[Column, ...]
+) -> Iterator[Part]:
+    latest = {proof.key: proof for proof in proofs.of_windows([window]) if proof.is_latest}
+    if not latest:
+        known = proofs.known_of([window])
+        raise NotErasable(
+            f"window {window} is not verified yet: wait a minute, or see `pipeline status`"
+            if window in known.in_ledger
+            else f"window {window} has no receipt: see `pipeline verify --deep`"
+        )
+    dropped = proofs.dropped_months()
+    by_key: dict[Key, list[MaskedRow]] = defaultdict(list)
+    for row in rows:
+        by_key[window, row.event.outbox, _month(row.event)].append(row)
+    for key, of_key in by_key.items():
+        proof = latest.get(key)
+        if proof is None or proof.month is None:
+            raise NotErasable(_not_as_proven(window))
+        if dropped.get(proof.month, 0) > proof.position:
+            raise NotErasable(f"{proof.month:%Y-%m} is being dropped: run `eventlog retain` again first")
+        yield _part(proof, of_key, selection, store, own)
+
+
+def _part(
+    proof: Proof, rows: Sequence[MaskedRow], selection: Selection, store: KeepableStore, own: tuple[Column, ...]
+) -> Part:
+    if missing := [name for name in proof.columns if name not in store.covered_columns()]:
+        raise NotErasable(f"the proof of window {proof.window_id} covers the column {missing[0]}, which is gone")
+    stored = [
+        row
+        for row in store.row_digests(proof.window_id, columns=proof.columns)
+        if row.outbox == proof.outbox and row.month == proof.month
+    ]
+    before = Counter(_digest(row.event, proof, own) for row in rows)
+    others = Counter(stored)
+    # What is computed here is what the store computes, or nothing is promised.
+    if before - others:
+        raise NotErasable(f"window {proof.window_id} is changing: run it again")
+    after = Counter(_digest(row.after(selection.mask), proof, own) for row in rows)
+    expected = _of_window(proof, (others - before) + after)
+    if proof.digest not in {_of_window(proof, others).digest, expected.digest}:
+        raise NotErasable(_not_as_proven(proof.window_id))
+    return Part(proof, expected, len(rows))
+
+
+def _not_as_proven(window: UUID) -> str:
+    return (
+        f"window {window} is not as it was proven: see `pipeline verify --deep`. If another erasure was interrupted,"
+        " run that one again first"
+    )
+
+
+def _digest(event: StoredEvent, proof: Proof, own: tuple[Column, ...]) -> RowDigest:
+    values = [
+        (kind, event.added[name] if name in event.added else getattr(event, name))
+        for name, kind in kinds(proof.columns, own)
+    ]
+    return RowDigest(
+        event.outbox, event.outbox_id, _month(event), event.event_type, event.event_date_time, row_digest(values)
+    )
+
+
+def _of_window(proof: Proof, rows: Counter[RowDigest]) -> WindowDigest:
+    (found,) = window_digests((proof.window_id, row) for row in rows.elements())
+    return found
+
+
+def _month(event: StoredEvent) -> date:
+    return event.event_date_time.date().replace(day=1)
+
+
+def _by_coverage(parts: Iterable[Part]) -> dict[tuple[str, ...], list[Part]]:
+    found: dict[tuple[str, ...], list[Part]] = defaultdict(list)
+    for part in parts:
+        found[part.proof.columns].append(part)
+    return found
+
+
+def _require_unchanged(parts: Iterable[Part]) -> None:
+    wanted = {part.proof.key: part.proof.position for part in parts}
+    now = {
+        proof.key: proof.position
+        for proof in proofs.of_windows({window for window, _, _ in wanted})
+        if proof.is_latest and proof.key in wanted
+    }
+    if now != wanted:
+        raise NotErasable("a proof was amended meanwhile: run it again")
+
+
+def _rewrite(found: Plan, store: KeepableStore) -> None:
+    """Rewrite in the store what the plan has of it."""
+    rows: list[MaskedRow] = []
+    characters = 0
+    for look in _looks(found.windows):
+        for row in _masked_rows(look, found.selection, store):
+            if (row.event.window_id, row.event.outbox, _month(row.event)) not in found.parts:
+                continue
+            rows.append(row)
+            characters += len(row.event.event_context)
+        if len(rows) >= _MOST_ROWS or characters >= _MOST_CHARACTERS:
+            store.rewrite(rows, mask=found.selection.mask)
+            rows, characters = [], 0
+    store.rewrite(rows, mask=found.selection.mask)
+
+
+def _require_rewritten(found: Plan, store: KeepableStore) -> None:
+    """Look again: the store holds what the newest proofs say."""
+    for columns, parts in _by_coverage(found.parts.values()).items():
+        expected: dict[UUID, dict[Key, str]] = defaultdict(dict)
+        for part in parts:
+            expected[part.proof.window_id][part.proof.key] = part.expected.digest
+        for look in _looks(list(expected)):
+            stored: dict[Key, str] = {
+                (one.window_id, one.outbox, one.month): one.digest
+                for one in store.window_digests(look, columns=columns)
+            }
+            for window in look:
+                if any(stored.get(key) != digest for key, digest in expected[window].items()):
+                    raise StoreUnavailable(
+                        f"window {window} does not hold yet what it should: run it again, and see"
+                        " `pipeline verify --deep` if it says so once more"
+                    )

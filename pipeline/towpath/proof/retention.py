@@ -1,0 +1,122 @@
+"""Retention: whole months of the event log go, once all of them is proven and sealed, and the chain says so.
+
+First an amendment and an event, in one transaction; then the month's rows; then its proofs. If the power goes between
+any two, checks look for nothing of the month, and the next run completes it. Seals stay for ever.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+from django.db import transaction
+
+from towpath.errors import NotDroppable
+from towpath.events import LogMonthDropped
+from towpath.ledger import dropped, proofs, seals
+from towpath.outbox.publishing import publish
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import date
+
+    from towpath.eventlog.store import KeepableStore
+
+log = structlog.get_logger()
+
+#: Windows of one question to the ledger, and positions of one DELETE.
+_WINDOWS_PER_LOOK = 1000
+_POSITIONS_PER_DELETE = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Month:
+    """A month that is old enough to go."""
+
+    month: date
+    windows: int
+    rows: int
+    last_position: int
+    #: True if an earlier run was interrupted: it is in the chain, and its rows are still stored.
+    is_begun: bool = False
+    #: Why it must not go yet, and what to do; empty: it may.
+    refusal: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.month:%Y-%m}"
+
+
+def first_kept(*, today: date, months: int) -> date:
+    """The first day of the month that was so many months ago: what is before it is old enough to go."""
+    number = today.year * 12 + today.month - 1 - months
+    return today.replace(year=number // 12, month=number % 12 + 1, day=1)
+
+
+def find_months(store: KeepableStore, *, before: date) -> Iterator[Month]:
+    """The months before a day that the store has rows of, the earliest first, and whether they may go. Raises
+    StoreUnavailable."""
+    for month in store.months():
+        if month < before:
+            yield _examine(month, store)
+
+
+def drop(month: Month, store: KeepableStore, *, reason: str, by: str) -> None:
+    """Drop a month that may go. Raises NotDroppable, before anything is changed, and StoreUnavailable: then the next
+    run completes it."""
+    if month.refusal:
+        raise NotDroppable(month.refusal)
+    if not month.is_begun:
+        with transaction.atomic():
+            seals.lock()
+            if dropped.is_proven_since(month.month, month.last_position):
+                raise NotDroppable(f"{month.name} was written to meanwhile: run it again")
+            columns = store.covered_columns()
+            dropped.note(month.month, rows=month.rows, columns=columns, reason=f"{reason} (dropped by {by})")
+            publish(
+                LogMonthDropped(month=month.name, windows=month.windows, rows=month.rows, reason=reason, dropped_by=by)
+            )
+    store.drop_month(month.month)
+    log.warning("log_month_dropped", month=month.name, windows=month.windows, rows=month.rows, by=by)
+
+
+def purge_proofs() -> int:
+    """Delete the proofs of dropped months whose receipts are gone as well, in small steps; how many."""
+    if not proofs.dropped_months():
+        return 0
+    ends = range(0, proofs.last_position() + 1, _POSITIONS_PER_DELETE)
+    return sum(dropped.purge_proofs(after=end, until=end + _POSITIONS_PER_DELETE) for end in ends)
+
+
+def _examine(month: date, store: KeepableStore) -> Month:
+    positions: list[int] = []
+    unproven: list[str] = []
+    windows = store.windows_of(month)
+    while look := list(itertools.islice(windows, _WINDOWS_PER_LOOK)):
+        # The ledger is asked after the store: what is not proven now was not when the store was asked.
+        proven = dropped.positions_in(month, look)
+        positions += proven.values()
+        unproven += [str(window) for window in look if window not in proven]
+    begun_at = proofs.dropped_months().get(month, 0)
+    if begun_at and not unproven and max(positions, default=0) < begun_at:
+        return Month(month, windows=0, rows=0, last_position=begun_at, is_begun=True)
+    held = dropped.read_month(month)
+    newest = seals.newest()
+    sealed_until = newest.last_position if newest else 0
+    unsealed = sum(position > sealed_until for position in positions)
+    refusal = ""
+    if unproven:
+        refusal = (
+            f"{month:%Y-%m} has {len(unproven)} window(s) without a proof, such as {min(unproven)}: what was just"
+            " delivered is verified within a minute; `pipeline verify --deep` names the others"
+        )
+    elif unsealed or held.last_position > sealed_until:
+        refusal = f"{month:%Y-%m} has {max(1, unsealed)} window(s) that no seal covers: run `pipeline seals make`"
+    elif held.contradicted:
+        refusal = (
+            f"{month:%Y-%m} has {held.contradicted} window(s) that were changed in the event store: see"
+            " `pipeline verify --deep`"
+        )
+    return Month(month, windows=held.windows, rows=held.rows, last_position=held.last_position, refusal=refusal)

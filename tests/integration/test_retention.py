@@ -1,0 +1,316 @@
+"""Retention: whole months go once all of them is proven and sealed, on both stores; whenever the power goes, the next
+run completes it, and no check calls their rows lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from django.db import connection
+from pytest_django import Settings
+
+from tests.integration.manage import here
+from tests.integration.proving import STORES, Tampered, audited, columns
+from tests.integration.rows import create_users, write_events
+from tests.integration.windows import deliver, sealed, taken_over
+from tests.services import Services
+from towpath.conf.current import config
+from towpath.eventlog.errors import StoreUnavailable
+from towpath.flow.delivery import Delivery
+from towpath.flow.verify import verify_receipts
+from towpath.ledger.models import Proof, Window
+from towpath.outbox.models import OutboxEvent
+from towpath.proof import sealing
+
+MARCH, APRIL = "2020-03", "2020-04"
+
+
+@pytest.fixture(params=STORES)
+def kept(request: pytest.FixtureRequest, services: Services, settings: Settings) -> Iterator[Tampered]:
+    """A window with rows of two months of long ago, one of this month; verified, sealed."""
+    store: Tampered = STORES[request.param](services)
+    settings.TOWPATH = replace(config(), event_store_url=store.url)
+    write_events(['{"n": 1}', '{"n": 2}', '{"n": 3}'], at="2020-03-31 23:59:59.999999+00")
+    write_events(['{"n": 4}', '{"n": 5}'], at="2020-04-01 00:00:00+00")
+    deliver_and_verify(store)
+    create_users(2)
+    deliver_and_verify(store)
+    seal()
+    yield store
+    store.close()
+
+
+def deliver_and_verify(store: Tampered) -> None:
+    assert deliver(sealed(), store.store) is Delivery.ACKED
+    assert verify_receipts(store.store, should_stop=lambda: False) == 0
+
+
+def seal() -> None:
+    assert list(sealing.seal_all(key=""))
+    OutboxEvent.objects.all().delete()  # the event about it
+
+
+def retain(*arguments: str, months: int = 24) -> dict[str, Any]:
+    done = here("eventlog", "retain", "--months", str(months), "--json", "--yes", *arguments)
+    assert done.stdout, done.stderr
+    return {**json.loads(done.stdout), "exit": done.returncode}
+
+
+def stored_months(store: Tampered) -> list[str]:
+    return [f"{month:%Y-%m}" for month in store.store.months() if month.year == 2020]
+
+
+def age_receipts() -> None:
+    """As if the receipts were older than they are kept."""
+    Window.objects.filter(verified_at__isnull=False).delete()
+
+
+def test_whole_months_that_are_old_enough_are_dropped(kept: Tampered) -> None:
+    answer = retain()
+
+    assert answer["exit"] == 0
+    assert answer["dropped"] == [
+        {"month": MARCH, "windows": 1, "rows": 3, "is_completed": False},
+        {"month": APRIL, "windows": 1, "rows": 2, "is_completed": False},
+    ]
+    assert stored_months(kept) == []
+    assert kept.store.months()  # this month
+    contexts = [json.loads(event.event_context) for event in OutboxEvent.objects.order_by("id")]
+    assert [(one["month"], one["rows"], one["windows"]) for one in contexts] == [(MARCH, 3, 1), (APRIL, 2, 1)]
+    assert {event.event_type for event in OutboxEvent.objects.all()} == {"log_month_dropped"}
+
+
+def test_an_audit_ends_well_and_shows_what_was_dropped(kept: Tampered) -> None:
+    retain()
+
+    found = audited()
+    assert found["exit"] == 0, found
+    assert [(one["kind"], one["month"], one["rows"]) for one in found["amendments"]] == [
+        ("dropped", MARCH, 3),
+        ("dropped", APRIL, 2),
+    ]
+    assert all("kept for 24 month(s) (dropped by " in one["reason"] for one in found["amendments"])
+
+    # Also once the amendments are sealed, receipts are purged, and proofs with them
+    deliver_and_verify(kept)
+    seal()
+    age_receipts()
+    retain()
+    assert audited() == found | {"seals": 2, "unsealed": 0, "windows": 2, "rows": 5}  # the last is log_audited
+    assert not Proof.objects.filter(month__year=2020).exclude(kind="dropped").exists()
+
+
+@pytest.mark.usefixtures("kept")
+def test_proofs_go_with_their_receipts_and_seals_stay() -> None:
+    assert retain()["proofs_deleted"] == 0  # the receipts are there
+    assert Proof.objects.filter(month__year=2020, kind="verified").count() == 2
+
+    age_receipts()
+
+    assert [retain()["proofs_deleted"] for _ in range(2)] == [2, 0]
+    assert not Proof.objects.filter(month__year=2020, kind="verified").exists()
+    assert audited()["seals"] == 1
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_period_has_no_lost_rows_after_its_month_was_dropped() -> None:
+    before = json.loads(here("pipeline", "verify", "--json").stdout)
+    retain()
+
+    done = here("pipeline", "verify", "--json")
+
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["outboxes"]["outbox_user"] == before["outboxes"]["outbox_user"]
+    assert json.loads(done.stdout)["outboxes"]["outbox_event"]["lost"] == 0
+
+
+def test_a_row_that_is_lost_beside_a_dropped_month_is_still_called_lost(kept: Tampered) -> None:
+    retain()
+    kept.delete(where="outbox = 'outbox_user'")
+
+    done = here("pipeline", "verify", "--json")
+
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["outboxes"]["outbox_user"]["lost"] == 2
+
+
+def test_a_dry_run_changes_nothing(kept: Tampered) -> None:
+    answer = retain("--dry-run")
+
+    assert [one["month"] for one in answer["would_drop"]] == [MARCH, APRIL]
+    assert stored_months(kept) == [MARCH, APRIL]
+    assert not OutboxEvent.objects.exists()
+    assert not Proof.objects.filter(kind="dropped").exists()
+
+
+def test_a_month_that_is_young_enough_stays(kept: Tampered) -> None:
+    answer = retain(months=1200)
+
+    assert (answer["exit"], answer["dropped"]) == (0, [])
+    assert stored_months(kept) == [MARCH, APRIL]
+
+
+def test_a_month_with_a_window_that_is_not_verified_is_refused(kept: Tampered) -> None:
+    write_events(['{"n": 6}'], at="2020-03-05 00:00:00+00")
+    assert deliver(sealed(), kept.store) is Delivery.ACKED
+
+    answer = retain()
+
+    assert answer["exit"] == 1
+    assert answer["refused"].keys() == {MARCH}
+    assert "1 window(s) without a proof" in answer["refused"][MARCH]
+    assert "pipeline verify --deep" in answer["refused"][MARCH]
+    assert stored_months(kept) == [MARCH]
+    assert not Proof.objects.filter(kind="dropped", month="2020-03-01").exists()
+
+
+def test_a_month_with_a_window_that_is_not_sealed_is_refused_until_it_is(kept: Tampered) -> None:
+    write_events(['{"n": 6}'], at="2020-03-05 00:00:00+00")
+    deliver_and_verify(kept)
+
+    assert "1 window(s) that no seal covers: run `pipeline seals make`" in retain()["refused"][MARCH]
+
+    seal()
+    assert retain()["dropped"] == [{"month": MARCH, "windows": 2, "rows": 4, "is_completed": False}]
+
+
+def test_a_month_with_a_changed_window_is_refused(kept: Tampered) -> None:
+    kept.update("environment = 'x'", where="outbox = 'outbox_event' AND event_context = '{\"n\": 2}'")
+    assert audited()["exit"] == 1
+
+    answer = retain()
+
+    # The window has rows of both months
+    assert answer["refused"].keys() == {MARCH, APRIL}
+    assert "1 window(s) that were changed in the event store" in answer["refused"][MARCH]
+    assert stored_months(kept) == [MARCH, APRIL]
+
+
+def test_a_month_with_rows_that_nobody_delivered_is_refused(kept: Tampered) -> None:
+    stray = uuid4()
+    values = columns().replace("window_id", f"'{stray}'", 1)
+    kept.execute(
+        f"INSERT INTO event_log ({columns()}) SELECT {values} FROM event_log WHERE event_context = '{{\"n\": 2}}'"
+    )
+
+    assert str(stray) in retain()["refused"][MARCH]
+
+
+def test_a_run_that_ends_before_the_store_has_dropped_the_month_is_completed(
+    kept: Tampered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a run that is interrupted after its commit
+    def dies(*_: object) -> None:
+        raise StoreUnavailable("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(kept.store), "drop_month", dies)
+        assert here("eventlog", "retain", "--months", "24", "--yes").returncode == 1
+    assert stored_months(kept) == [MARCH, APRIL]
+    assert audited()["exit"] == 0
+    assert here("pipeline", "verify").returncode == 0
+
+    # When it runs again
+    answer = retain()
+
+    # Then the month is dropped, and in the chain once
+    assert answer["dropped"] == [
+        {"month": MARCH, "windows": 0, "rows": 0, "is_completed": True},
+        {"month": APRIL, "windows": 1, "rows": 2, "is_completed": False},
+    ]
+    assert stored_months(kept) == []
+    assert [one.rows for one in Proof.objects.filter(kind="dropped", month="2020-03-01")] == [3]
+    assert audited()["exit"] == 0
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_run_that_ends_before_its_proofs_are_deleted_is_completed(monkeypatch: pytest.MonkeyPatch) -> None:
+    age_receipts()
+
+    def dies() -> int:
+        raise StoreUnavailable("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("towpath.proof.retention.purge_proofs", dies)
+        assert here("eventlog", "retain", "--months", "24", "--yes").returncode == 1
+    assert Proof.objects.filter(month__year=2020, kind="verified").count() == 2
+    assert audited()["exit"] == 0
+
+    assert retain()["proofs_deleted"] == 2
+    assert audited()["exit"] == 0
+
+
+def test_an_event_that_cannot_be_recorded_keeps_the_month(kept: Tampered) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE outbox_event ADD CONSTRAINT nothing_new CHECK (event_type = 'tested') NOT VALID")
+    try:
+        with pytest.raises(Exception, match="nothing_new"):
+            here("eventlog", "retain", "--months", "24", "--yes")
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE outbox_event DROP CONSTRAINT nothing_new")
+
+    assert stored_months(kept) == [MARCH, APRIL]
+    assert not Proof.objects.filter(kind="dropped").exists()
+
+
+def test_rows_that_come_to_a_dropped_month_are_proven_and_dropped_with_the_next_run(kept: Tampered) -> None:
+    retain()
+    write_events(['{"n": 7}'], at="2020-03-05 00:00:00+00")
+    window = sealed()
+    if deliver(window, kept.store) is Delivery.POSTPONED:  # of PostgreSQL, it thinks that there is a partition
+        assert deliver(taken_over(window), kept.store) is Delivery.ACKED
+    assert verify_receipts(kept.store, should_stop=lambda: False) == 0
+    kept.update("environment = 'x'", where="event_context = '{\"n\": 7}'")
+    assert [one["kind"] for one in audited()["differences"]] == ["edited"]
+    kept.update(f"environment = '{config().environment}'", where="event_context = '{\"n\": 7}'")
+    assert audited()["exit"] == 0
+    seal()
+
+    assert retain()["dropped"] == [{"month": MARCH, "windows": 1, "rows": 1, "is_completed": False}]
+    assert audited()["exit"] == 0
+
+
+def test_rows_that_somebody_puts_back_into_a_dropped_month_are_strays(kept: Tampered) -> None:
+    retain()
+    age_receipts()
+    retain()
+    window = UUID(int=7)
+    values = columns().replace("window_id", f"'{window}'", 1).replace("event_date_time", "'2020-03-05 00:00:00'", 1)
+    if "postgresql" in kept.url:
+        month = "FROM ('2020-03-01 00:00:00+00') TO ('2020-04-01 00:00:00+00')"
+        kept.execute(f"CREATE TABLE again PARTITION OF event_log FOR VALUES {month}")
+    kept.execute(f"INSERT INTO event_log ({columns()}) SELECT {values} FROM event_log LIMIT 1")
+
+    found = audited()
+
+    assert [(one["kind"], one["window"]) for one in found["differences"]] == [("stray", str(window))]
+    if "postgresql" in kept.url:
+        kept.execute("DROP TABLE again")
+
+
+def test_nothing_is_dropped_without_a_word_of_consent(kept: Tampered, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(_question: str) -> str:
+        raise EOFError
+
+    for answer in (nobody, lambda _question: "yes"):
+        monkeypatch.setattr("builtins.input", answer)
+        done = here("eventlog", "retain", "--months", "24")
+        assert done.returncode == 1
+        assert "Nothing was changed" in done.stderr
+    assert stored_months(kept) == [MARCH, APRIL]
+
+    monkeypatch.setattr("builtins.input", lambda _question: "drop")
+    done = here("eventlog", "retain", "--months", "24")
+    assert done.returncode == 0
+    assert "2020-03  1 window(s), 3 row(s)  dropped" in done.stdout
+    assert "nothing to drop" in here("eventlog", "retain", "--months", "24").stdout
+
+
+@pytest.mark.parametrize("months", ["0", "-1", "x", "1.5", "100000"])
+def test_a_number_of_months_is_one_or_more(months: str) -> None:
+    assert here("eventlog", "retain", "--months", months).returncode == 1
