@@ -22,6 +22,7 @@ from towpath.conf.current import config
 from towpath.flow.delivery import Delivery
 from towpath.flow.load import load
 from towpath.flow.verify import verify_receipts
+from towpath.ledger import proofs
 from towpath.ledger.models import Proof, Seal, Window
 from towpath.management.operator import operator
 from towpath.outbox.models import OutboxEvent
@@ -191,6 +192,18 @@ def test_a_rewritten_proof_is_told_from_an_edited_row() -> None:
     assert [one["kind"] for one in found["broken_seals"]] == ["proofs"]
     (difference,) = found["differences"]
     assert (difference["kind"], difference["window"]) == ("receipt", str(proof.window_id))
+
+
+def test_a_second_proof_in_the_place_of_the_first_is_named(tampered: Tampered) -> None:
+    row_id = stored_ids(tampered)[1]
+    tampered.update("environment = 'x'", where=f"outbox = 'outbox_event' AND outbox_id = {row_id}")
+    first = Proof.objects.filter(outbox="outbox_event").earliest("position")
+    digests = tampered.store.window_digests([first.window_id], columns=tampered.store.covered_columns())
+    proofs.amend(digests, kind="verified", columns=tampered.store.covered_columns(), reason="")
+
+    (difference,) = audited()["differences"]
+
+    assert (difference["kind"], difference["window"]) == ("receipt", str(first.window_id))
 
 
 def test_a_row_edited_together_with_its_proof_is_named_by_the_seal(tampered: Tampered) -> None:

@@ -83,6 +83,45 @@ def test_openssl_alone_checks_a_signature(store: Store, tmp_path: Path, settings
     assert check() != 0
 
 
+def test_openssl_alone_gets_a_time_stamp_for_a_seal_and_checks_it(store: Store, tmp_path: Path) -> None:
+    """By RFC 3161, from an authority, which openssl is here as well."""
+    delivered(store, users=1)
+    verified(store)
+    list(seal_all(key=""))
+    (tmp_path / "statement").write_text(Seal.objects.get().statement)
+    (tmp_path / "authority.cnf").write_text(_AUTHORITY)
+
+    def openssl(arguments: str) -> int:
+        return subprocess.run(
+            ["openssl", *arguments.split()], cwd=tmp_path, capture_output=True, check=False
+        ).returncode
+
+    assert not openssl(
+        "req -x509 -newkey rsa:2048 -nodes -keyout authority.key -out authority.pem -days 2 -subj /CN=authority"
+        " -addext extendedKeyUsage=critical,timeStamping"
+    )
+    assert not openssl("ts -query -data statement -sha256 -cert -out request.tsq")
+    assert not openssl("ts -reply -config authority.cnf -queryfile request.tsq -out seal.tsr")
+
+    verify = "ts -verify -data statement -in seal.tsr -CAfile authority.pem"
+    assert openssl(verify) == 0
+    (tmp_path / "statement").write_text(Seal.objects.get().statement.replace("windows 1", "windows 2"))
+    assert openssl(verify) != 0
+
+
+_AUTHORITY = """
+[tsa]
+default_tsa = authority
+[authority]
+serial = serial
+signer_cert = authority.pem
+signer_key = authority.key
+signer_digest = sha256
+default_policy = 1.2.3.4
+digests = sha256
+"""
+
+
 def test_an_audit_with_a_public_key_wants_every_seal_signed_by_it(
     store: Store, tmp_path: Path, settings: Settings
 ) -> None:

@@ -334,6 +334,24 @@ def find_unproven(*, limit: int | None, windows: Sequence[uuid.UUID] | None = No
         return [window for (window,) in cursor.fetchall()]
 
 
+def find_replaced(*, limit: int) -> list[uuid.UUID]:
+    """Windows with two proofs of the same outbox and month, of which the later one is not an amendment. A receipt is
+    verified once: somebody has added it."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT DISTINCT later.window_id FROM pipeline_proof AS later
+            WHERE later.kind IN ('verified', 'closed') AND EXISTS (
+                SELECT FROM pipeline_proof AS earlier
+                WHERE earlier.window_id = later.window_id AND earlier.outbox = later.outbox
+                  AND earlier.month IS NOT DISTINCT FROM later.month AND earlier.position < later.position
+            ) LIMIT %(limit)s
+            """,
+            {"limit": limit},
+        )
+        return [window for (window,) in cursor.fetchall()]
+
+
 def count_rows() -> int:
     """How many rows have a proof: looks at every proof."""
     with driver.cursor() as cursor:

@@ -129,6 +129,10 @@ def audit(
     found.differences += deep.check(store, after=after, since=since, until=until, pace=pace, on_page=note)
     found.differences = _rewritten(found, by_number)
     _note(found.differences, store, pace=pace)
+    found.differences += [
+        deep.Difference("receipt", window, "", None, 0, "a second proof stands in the place of the first")
+        for window in proofs.find_replaced(limit=_MOST_UNPROVEN)
+    ]
     found.differences += deep.find_strays(
         store, since=since.date() if since else None, until=until.date() if until else None
     )
