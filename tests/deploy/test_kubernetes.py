@@ -76,7 +76,15 @@ def test_every_container_runs_a_role_of_the_image_confined(variables: dict[str, 
     for owner, container in _containers():
         command, role, *arguments = container["args"]
         if owner["kind"] == "CronJob":
-            assert (command, role, *arguments) == ("python", "manage.py", "eventlog", "--help")
+            assert (command, role, *arguments) == (
+                "python",
+                "manage.py",
+                "eventlog",
+                "retain",
+                "--months",
+                "24",
+                "--dry-run",
+            )
         else:
             assert command == "deploy/role"
             assert f'"{role} run"' in script
