@@ -286,6 +286,7 @@ class Proof(models.Model):
         indexes = (
             models.Index(fields=["window_id"], name="proof_window"),
             models.Index(fields=["position"], name="proof_contradicted", condition=Q(contradiction__isnull=False)),
+            models.Index(fields=["position"], name="proof_amended", condition=~Q(kind="verified")),
         )
 
 

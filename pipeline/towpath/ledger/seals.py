@@ -198,7 +198,9 @@ def count_unsealed(*, limit: int) -> Unsealed:
             """
             SELECT count(*), extract(epoch FROM clock_timestamp() - min(proven_at))::float8 FROM (
                 SELECT proven_at FROM pipeline_proof
-                WHERE position > (SELECT coalesce(max(last_position), 0) FROM pipeline_seal)
+                WHERE position > coalesce(
+                    (SELECT last_position FROM pipeline_seal ORDER BY number DESC LIMIT 1), 0
+                )
                 ORDER BY position LIMIT %(limit)s
             ) AS waiting
             """,

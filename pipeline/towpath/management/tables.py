@@ -99,8 +99,9 @@ def seal_as_json(seal: Seal) -> dict[str, Any]:
     }
 
 
-#: Differences that are printed, at most; `--json` has them all.
+#: Differences and amendments that are printed, at most; `--json` has them all.
 _MOST_DIFFERENCES = 100
+_MOST_AMENDMENTS = 20
 
 
 def of_audit(found: Audit) -> str:
@@ -127,8 +128,10 @@ def of_audit(found: Audit) -> str:
     lines += [
         f"amended: {one.kind} {one.rows:,} row(s) of"
         f" {f'window {one.window_id}, {one.outbox}' if one.window_id.int else f'{one.month:%Y-%m}'}: {one.reason}"
-        for one in found.amendments
+        for one in found.amendments[:_MOST_AMENDMENTS]
     ]
+    if len(found.amendments) > _MOST_AMENDMENTS:
+        lines.append(f"amended: {len(found.amendments) - _MOST_AMENDMENTS:,} more, see --json")
     if found.unsealed and found.unsealed.proofs:
         lines.append(f"{found.unsealed.proofs:,} proof(s) are under no seal yet: `pipeline seals make`")
     lines.append("nothing contradicts the ledger" if found.is_ok else "see docs/runbook.md, TowpathProofContradicted")

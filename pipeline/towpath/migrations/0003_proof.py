@@ -1,4 +1,3 @@
-
 import django.db.models.deletion
 import towpath.ledger.models
 from django.db import migrations, models
@@ -61,7 +60,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'db_table': 'pipeline_proof',
-                'indexes': [models.Index(fields=['window_id'], name='proof_window'), models.Index(condition=models.Q(('contradiction__isnull', False)), fields=['position'], name='proof_contradicted')],
+                'indexes': [models.Index(fields=['window_id'], name='proof_window'), models.Index(condition=models.Q(('contradiction__isnull', False)), fields=['position'], name='proof_contradicted'), models.Index(condition=models.Q(('kind', 'verified'), _negated=True), fields=['position'], name='proof_amended')],
             },
         ),
     ]
