@@ -178,6 +178,10 @@ def test_rows_of_many_windows_and_months_are_rewritten(store: AnyStore, subject:
     assert len(subject.rows()) == 710
 
 
+def test_who_may_do_everything_may_drop_and_rewrite(store: AnyStore) -> None:
+    assert [*store.keeping_problems("drop"), *store.keeping_problems("rewrite")] == []
+
+
 def test_no_row_is_no_statement(store: AnyStore) -> None:
     store.rewrite([], mask=MASK_JSON)
 

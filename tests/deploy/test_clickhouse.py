@@ -6,6 +6,7 @@ import http.client
 import re
 import uuid
 from contextlib import closing
+from datetime import date
 from typing import TYPE_CHECKING
 
 import clickhouse_connect
@@ -19,6 +20,8 @@ from tests.deploy.clickhouse_endpoint import Endpoint, copied, empty_engine, end
 from towpath.eventlog.columns import Kind, row_columns
 from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import StoreUnavailable
+from towpath.eventlog.masking import MASK_OF_CONTEXT
+from towpath.eventlog.store import MaskedRow, Wanted
 from towpath.eventlog.values import DEFAULTS
 
 if TYPE_CHECKING:
@@ -170,12 +173,30 @@ def test_who_may_not_read_a_context_is_told_the_grant_that_is_missing(stored_row
     )
 
 
+def test_who_may_not_keep_the_log_is_told_the_grant_that_is_missing(stored_row: Endpoint) -> None:
+    with stored_row.as_user("towpath_verifier") as port, closing(_store(port)) as store:
+        problems = [*store.keeping_problems("drop"), *store.keeping_problems("rewrite")]
+
+    assert problems == [
+        f"user default lacks {right} on towpath.event_log: take the URL of towpath_keeper (docs/deployment.md), or run"
+        f" GRANT {right} ON towpath.event_log TO default"
+        for right in ("ALTER DELETE", "ALTER UPDATE")
+    ]
+
+
 def test_the_keeper_drops_a_month_and_rewrites_a_row_and_can_neither_insert_nor_drop_the_table(
     stored_row: Endpoint,
 ) -> None:
     with stored_row.as_user("towpath_keeper") as port, closing(_client(port)) as client:
-        client.command("ALTER TABLE event_log UPDATE event_context = 'erased' WHERE 1", settings={"mutations_sync": 1})
-        assert client.query("SELECT event_context FROM event_log").result_rows == [("erased",)]
+        # Without this, a server drops no partition above 50 GB.
+        limit = client.query("SELECT value FROM system.settings WHERE name = 'max_partition_size_to_drop'")
+        assert limit.result_rows == [("0",)]
+        with closing(_store(port)) as store:
+            assert [*store.keeping_problems("drop"), *store.keeping_problems("rewrite")] == []
+            (window,) = store.windows_of(date(2026, 3, 1))
+            (event,) = store.read_rows([window], Wanted({}))
+            store.rewrite([MaskedRow(event, ((0, len(event.event_context)),), ())], mask=MASK_OF_CONTEXT)
+        assert client.query("SELECT event_context FROM event_log").result_rows == [(MASK_OF_CONTEXT,)]
         assert client.query("SELECT is_done FROM system.mutations").result_rows == [(1,)]
         assert client.query("SELECT partition FROM system.parts WHERE active").result_rows == [("202603",)]
         for sql in (
@@ -192,12 +213,10 @@ def test_the_keeper_drops_a_month_and_rewrites_a_row_and_can_neither_insert_nor_
         ):
             _refused(port, sql)
 
-        client.command("ALTER TABLE event_log DROP PARTITION '202603'")
+        with closing(_store(port)) as store:
+            store.drop_month(date(2026, 3, 1))
 
         assert client.query("SELECT count() FROM event_log").result_rows == [(0,)]
-        # Without this, a server drops no partition above 50 GB.
-        limit = client.query("SELECT value FROM system.settings WHERE name = 'max_partition_size_to_drop'")
-        assert limit.result_rows == [("0",)]
 
 
 @pytest.mark.parametrize("user", _USERS)

@@ -18,6 +18,9 @@ from deploy.local.process import PROJECT
 from tests.administering import administer, on_database
 from tests.conformance.rows import MOMENT, OWN_COLUMNS, WINDOW, row, write
 from towpath.eventlog.connect import connect
+from towpath.eventlog.errors import StoreUnavailable
+from towpath.eventlog.masking import MASK_JSON
+from towpath.eventlog.store import MaskedRow
 
 if TYPE_CHECKING:
     from tests.services import Services
@@ -104,16 +107,27 @@ def test_a_role_without_the_right_is_told_the_grant_that_is_missing(migrated: st
 
 def test_the_keeper_rewrites_a_row_and_drops_a_month(migrated: str) -> None:
     month = MOMENT + timedelta(days=400)
-    with closing(_store(migrated, "writer")) as store:
-        write(store, row(3, moment=month))
+    with closing(_store(migrated, "writer")) as store, closing(_store(migrated, "keeper")) as keeping:
+        write(store, row(3, moment=month, context=b'{"a": 1}'))
 
-        with closing(_connection(migrated, "keeper")) as connection, connection, connection.cursor() as cursor:
-            cursor.execute("UPDATE event_log SET event_context = 'erased' WHERE outbox_id = 3")
-        assert [event.event_context for event in _events(store, month)] == ["erased"]
+        assert [*keeping.keeping_problems("drop"), *keeping.keeping_problems("rewrite")] == []
+        keeping.rewrite([MaskedRow(event, ((6, 7),), ()) for event in _events(keeping, month)], mask=MASK_JSON)
+        assert [event.event_context for event in _events(store, month)] == ['{"a": "***"}']
 
-        with closing(_connection(migrated, "keeper")) as connection, connection, connection.cursor() as cursor:
-            cursor.execute(f"DROP TABLE event_log_{month:%Y_%m}")
+        keeping.drop_month(month.date())
         assert _events(store, month) == []
+
+
+def test_who_may_not_keep_the_log_is_told_before_anything_is_done_and_when_it_is(migrated: str) -> None:
+    with closing(_store(migrated, "reader")) as store:
+        problems = [*store.keeping_problems("drop"), *store.keeping_problems("rewrite")]
+        take = "take the URL of towpath_keeper, or run GRANT"
+        assert problems == [
+            f"role towpath_reader does not own event_log: {take} towpath_writer TO towpath_reader",
+            f"role towpath_reader lacks UPDATE on event_log: {take} UPDATE ON event_log TO towpath_reader",
+        ]
+        with pytest.raises(StoreUnavailable, match="User towpath_reader of EVENT_STORE_URL lacks a privilege"):
+            store.drop_month(MOMENT.date())
 
 
 def test_tables_that_another_role_has_made_become_the_writer_s(migrated: str) -> None:

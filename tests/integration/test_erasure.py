@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import connection, models, transaction
+from django.test.utils import isolate_apps
 from pytest_django import Settings
 from structlog.testing import capture_logs
 
@@ -26,13 +27,24 @@ from towpath.flow.delivery import Delivery
 from towpath.flow.verify import verify_receipts
 from towpath.ledger import seals
 from towpath.ledger.models import DeadLetter, Proof
-from towpath.outbox.models import OutboxEvent
+from towpath.outbox.models import FrozenOutbox, OutboxEvent, all_outboxes
 from towpath.proof import sealing, undelivered
 
 JANE, JOHN = "user:jane-4711", "user:john-0815"
 MAIL = "jane.doe@example.com"
 #: Spaces, escapes and numbers as no program of ours would write them.
 ODD = '{ "n": 9007199254740993,"email":"j\\u0061ne.doe@example.com",  "deep": {"to": ["\\u00e9", 1.10]}, "ü": "\\n" }'
+
+
+with isolate_apps("backend.users"):
+
+    class OutboxOwn(FrozenOutbox):
+        email = models.TextField()
+        note = models.TextField()
+
+        class Meta(FrozenOutbox.Meta):
+            app_label = "users"
+            db_table = "outbox_own"
 
 
 @pytest.fixture(params=STORES)
@@ -51,6 +63,17 @@ def erased(request: pytest.FixtureRequest, services: Services, settings: Setting
     OutboxEvent.objects.all().delete()  # the event about the seal
     yield store
     store.close()
+
+
+@pytest.fixture
+def own_outbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An outbox with columns of its own."""
+    with connection.schema_editor() as editor:
+        editor.create_model(OutboxOwn)
+    monkeypatch.setattr(undelivered, "all_outboxes", lambda: {**all_outboxes(), "outbox_own": OutboxOwn})
+    yield
+    with connection.schema_editor() as editor:
+        editor.delete_model(OutboxOwn)
 
 
 def write_as(actor: str, contexts: list[str], *, at: str = "2026-04-03 00:00:00+00") -> list[int]:
@@ -461,6 +484,33 @@ def test_a_row_that_was_delivered_while_the_outboxes_were_masked_is_told_of(monk
     answer = erase("--actor", JANE)
 
     assert (answer["on_their_way"], answer["exit"]) == (1, 1)
+
+
+def test_who_may_not_rewrite_rows_changes_nothing(erased: Tampered, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(erased.store), "keeping_problems", lambda _store, change: [f"may not {change}"])
+    before = stored(erased)
+
+    assert refusal("--actor", JANE) == "Nothing was changed: may not rewrite.\n"
+
+    assert stored(erased) == before
+    assert not Proof.objects.filter(kind="erased").exists()
+    assert erase("--actor", JANE, "--dry-run")["rows"] == 3
+
+
+@pytest.mark.usefixtures("erased", "own_outbox")
+def test_own_columns_of_an_outbox_are_masked_with_the_context_that_they_come_from() -> None:
+    columns = "event_type, event_date_time, event_context, metadata_version, bound, email, note"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO outbox_own ({columns}) VALUES ('tested', now(), %s, 1, %s::jsonb, %s, 'n')",
+            [json.dumps({"email": MAIL, "note": "n"}), json.dumps({"actor": JANE}), MAIL],
+        )
+
+    assert erase("--actor", JANE)["undelivered"] == 1
+
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT event_context, email, note FROM outbox_own")
+        assert cursor.fetchall() == [('{"email": "***", "note": "n"}', "***", "n")]
 
 
 def test_nothing_is_erased_without_a_word_of_consent(erased: Tampered, monkeypatch: pytest.MonkeyPatch) -> None:

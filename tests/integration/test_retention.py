@@ -293,6 +293,17 @@ def test_rows_that_somebody_puts_back_into_a_dropped_month_are_strays(kept: Tamp
         kept.execute("DROP TABLE again")
 
 
+def test_who_may_not_drop_months_changes_nothing(kept: Tampered, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(kept.store), "keeping_problems", lambda _store, change: [f"may not {change}"])
+
+    done = here("eventlog", "retain", "--months", "24", "--yes")
+
+    assert (done.returncode, done.stderr) == (1, "Nothing was changed: may not drop.\n")
+    assert stored_months(kept) == [MARCH, APRIL]
+    assert not Proof.objects.filter(kind="dropped").exists()
+    assert retain("--dry-run")["exit"] == 0
+
+
 def test_nothing_is_dropped_without_a_word_of_consent(kept: Tampered, monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody(_question: str) -> str:
         raise EOFError

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from uuid import UUID
 
 from towpath.eventlog.columns import Kind, added_columns
@@ -97,6 +97,10 @@ class Digest:
     @property
     def key(self) -> tuple[str, str]:
         return self.event_type, self.md5
+
+
+#: What only few users of a store may do: drop months, and rewrite rows.
+Change = Literal["drop", "rewrite"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +274,10 @@ class ProvableStore(EventStore, Protocol):
 
 class KeepableStore(ProvableStore, Protocol):
     """What retention and erasure need of a store: months that go, and rows that are rewritten."""
+
+    def keeping_problems(self, change: Change) -> Sequence[str]:
+        """What keeps the user from a change, each with how to fix it: before the ledger says that it was made. Empty as
+        well if the store does not say. Raises StoreUnavailable."""
 
     def drop_month(self, month: date) -> None:
         """Remove every row of the month, and what holds them; nothing of one that is gone already. `month` is any day

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from towpath.conf.current import config
 from towpath.errors import NotDroppable, NotErasable
-from towpath.eventlog.store import Store
+from towpath.eventlog.store import Change, Store
 from towpath.management.operator import operator
 from towpath.proof import erasure, retention
 from towpath.proof.erasure import Plan
@@ -61,6 +61,7 @@ def add_erase(parser: ArgumentParser) -> None:
 
 def retain(command: BaseCommand, store: Store, options: dict[str, Any]) -> bool:
     """Drop whole months that are old enough. False if one of them must not go yet."""
+    _require_right(store, "drop", options)
     before = retention.first_kept(today=datetime.now(UTC).date(), months=options["months"])
     months = list(retention.find_months(store, before=before))
     ready = [month for month in months if not month.refusal]
@@ -97,6 +98,7 @@ def erase(command: BaseCommand, store: Store, options: dict[str, Any]) -> bool:
     selection = _selection(options)
     if not options["reason"].strip():
         raise CommandError("Say why: --reason TEXT.", returncode=2)
+    _require_right(store, "rewrite", options)
     own = config().columns
     on_their_way = 0
     try:
@@ -134,6 +136,13 @@ def erase(command: BaseCommand, store: Store, options: dict[str, Any]) -> bool:
 def _add_common(parser: ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     parser.add_argument("--yes", action="store_true", help="without asking")
+
+
+def _require_right(store: Store, change: Change, options: dict[str, Any]) -> None:
+    """Before the ledger says that it was done. A dry run asks for no more than reading."""
+    problems = [] if options["dry_run"] else store.keeping_problems(change)
+    if problems:
+        raise CommandError(f"Nothing was changed: {'; '.join(problems)}.")
 
 
 def _selection(options: dict[str, Any]) -> Selection:

@@ -20,7 +20,7 @@ from towpath.eventlog.columns import Column, added_columns, row_columns
 from towpath.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
 from towpath.eventlog.proof import RowDigest, WindowDigest, covered, kinds, row_digest, window_digests
 from towpath.eventlog.rows import Identity, have_one_text, lines, text_of, values
-from towpath.eventlog.store import Digest, MaskedRow, StoredEvent, Wanted
+from towpath.eventlog.store import Change, Digest, MaskedRow, StoredEvent, Wanted
 from towpath.eventlog.values import parse as value_of
 
 if TYPE_CHECKING:
@@ -174,6 +174,9 @@ class MemoryStore:
 
     def windows_of(self, month: date) -> Iterator[UUID]:
         yield from {row.window_id for row in self.rows if _first_day(row.event_date_time) == month.replace(day=1)}
+
+    def keeping_problems(self, change: Change) -> Sequence[str]:  # noqa: ARG002 - as the others
+        return []
 
     def drop_month(self, month: date) -> None:
         with self._writing:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from towpath.eventlog.proof import RowDigest, WindowDigest
-    from towpath.eventlog.store import MaskedRow, Wanted
+    from towpath.eventlog.store import Change, MaskedRow, Wanted
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -204,6 +204,9 @@ class ClickHouseStore:
             yield from (UUID(str(window_id)) for window_id in page)
             if len(page) < proof.PAGE_WINDOWS:
                 return
+
+    def keeping_problems(self, change: Change) -> Sequence[str]:
+        return surroundings.keeping_problems(self._client, change)
 
     def drop_month(self, month: date) -> None:
         self._client.command(keeping.DROP_MONTH, wanted=PINNED_ON_CHANGES, month=_month_number(month))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from towpath.eventlog.errors import StoreUnavailable
 from towpath.eventlog.store import Finding
 from towpath.eventlog.stores.clickhouse.client import NotGranted
 from towpath.eventlog.stores.clickhouse.differences import (
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from towpath.eventlog.columns import Column
+    from towpath.eventlog.store import Change
     from towpath.eventlog.stores.clickhouse.client import ClickHouseClient
     from towpath.eventlog.stores.clickhouse.settings import Setting
 
@@ -97,6 +99,18 @@ def reading_problems(client: ClickHouseClient) -> list[str]:
         ]
     hidden = hidden_rows(client)
     return [hidden] if hidden else []
+
+
+def keeping_problems(client: ClickHouseClient, change: Change) -> list[str]:
+    """What keeps our user from a change."""
+    right = {"drop": "ALTER DELETE", "rewrite": "ALTER UPDATE"}[change]
+    try:
+        ((is_granted,),) = client.query(f"CHECK GRANT {right} ON {TABLE}")
+    except StoreUnavailable:  # an older server does not know the question
+        return []
+    table = f"{client.database}.{TABLE}"
+    remedy = f"take the URL of towpath_keeper (docs/deployment.md), or run GRANT {right} ON {table} TO {client.user}"
+    return [] if is_granted else [f"user {client.user} lacks {right} on {table}: {remedy}"]
 
 
 def hidden_rows(client: ClickHouseClient) -> str:

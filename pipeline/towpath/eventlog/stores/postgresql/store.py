@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from towpath.eventlog.proof import RowDigest, WindowDigest
-    from towpath.eventlog.store import MaskedRow, Wanted
+    from towpath.eventlog.store import Change, MaskedRow, Wanted
 
 #: Databases that exist on every server, to ask from whether ours does.
 _MAINTENANCE_DATABASE = "postgres"
@@ -263,6 +263,9 @@ class PostgreSQLStore:
             yield from (UUID(window_id) for (window_id,) in page)
             if len(page) < proof.PAGE_WINDOWS:
                 return
+
+    def keeping_problems(self, change: Change) -> Sequence[str]:
+        return surroundings.keeping_problems(self._client, change)
 
     def drop_month(self, month: date) -> None:
         since, until = proof.bounds(month)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from towpath.eventlog.columns import Column
+    from towpath.eventlog.store import Change
     from towpath.eventlog.stores.postgresql.client import PostgreSQLClient
 
 _ELSEWHERE = "Rename it, or name a database of its own in EVENT_STORE_URL, and run `python manage.py eventlog migrate`"
@@ -93,6 +94,24 @@ def reading_problems(client: PostgreSQLClient) -> list[str]:
         return [f"role {role} may not read {columns} of {TABLE}: run GRANT SELECT ON {TABLE} TO {role}"]
     # A policy that would leave rows out is an error.
     client.query(f"SELECT FROM {TABLE} LIMIT 0")
+    return []
+
+
+def keeping_problems(client: PostgreSQLClient, change: Change) -> list[str]:
+    """What keeps our role from a change: only an owner drops a partition."""
+    ((role, owner, is_owner, may_update),) = client.query(
+        """
+        SELECT current_user::text, relowner::regrole::text, pg_has_role(relowner, 'USAGE'),
+            has_table_privilege(oid, 'UPDATE')
+        FROM pg_class WHERE oid = %(table)s::regclass
+        """,
+        table=TABLE,
+    )
+    if change == "drop" and not is_owner:
+        return [f"role {role} does not own {TABLE}: take the URL of towpath_keeper, or run GRANT {owner} TO {role}"]
+    if change == "rewrite" and not may_update:
+        remedy = f"take the URL of towpath_keeper, or run GRANT UPDATE ON {TABLE} TO {role}"
+        return [f"role {role} lacks UPDATE on {TABLE}: {remedy}"]
     return []
 
 
