@@ -95,11 +95,12 @@ def _run(stack: Stack) -> int:
     seconds = time.monotonic() - began
     stored = _stored_contexts(store) - before
     _show_figures(store, committed, seconds)
+    _show_proof()
     return _show_ledger(committed, stored, is_drained=is_drained)
 
 
 def _connect_django(stack: Stack) -> None:
-    os.environ.update(stack.environment)
+    os.environ.update(stack.environment, LOG_LEVEL="WARNING")
     import django  # noqa: PLC0415 - the settings read the stack's URLs, which are known only now
 
     django.setup()
@@ -244,6 +245,27 @@ def _show_figures(store: EventLog, committed: Committed, seconds: float) -> None
         print(f"  {name:<28}{half:>8.2f}{nearly_all:>8.2f}{longest:>8.2f}")
     windows = len({window_id for *_, window_id in rows})
     print(f"\n  {committed.count():,} events in {windows:,} inserts, {seconds:.0f} s in all\n")
+
+
+def _show_proof() -> None:
+    """As `pipeline verify`, `pipeline seals make` and `pipeline verify --deep` do."""
+    # As in _connect_django.
+    from towpath.conf.current import config  # noqa: PLC0415
+    from towpath.flow.verify import verify_receipts  # noqa: PLC0415
+    from towpath.proof.audit import audit  # noqa: PLC0415
+    from towpath.proof.deep import Pace  # noqa: PLC0415
+    from towpath.proof.sealing import seal_all  # noqa: PLC0415
+    from towpath.wiring import event_store  # noqa: PLC0415
+
+    store = event_store(config())
+    verify_receipts(store, should_stop=lambda: False)
+    for seal in seal_all(key=config().seal_key):
+        print(f"  sealed: number {seal.number}, digest {seal.digest}")
+    began = time.monotonic()
+    found = audit(store, pace=Pace(0), on_page=lambda _: None)
+    store.close()
+    verdict = "nothing was changed" if found.is_ok else f"{found.findings} findings: see `pipeline verify --deep`"
+    print(f"  audited: {found.rows:,} rows read again in {time.monotonic() - began:.1f} s, {verdict}\n")
 
 
 def _show_ledger(committed: Committed, stored: Counter[str], *, is_drained: bool) -> int:
