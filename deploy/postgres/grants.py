@@ -47,13 +47,14 @@ _REFUSE_OTHERS = (
 CREATE OR REPLACE FUNCTION towpath_refuse_event() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     RAISE insufficient_privilege USING MESSAGE = '{_PIPELINE} may publish {_OWN_EVENT} only';
 END $$""",
-    # Made once: it takes a lock that writers wait for.
+    # Made once: it takes a lock that writers wait for. After the insert, because one before it could change events, and
+    # `pipeline doctor` asks for such a trigger to be removed.
     f"""
 DO $$ BEGIN
     IF NOT EXISTS (
         SELECT FROM pg_trigger WHERE tgname = 'towpath_refuse_event' AND tgrelid = '{_OWN_OUTBOX}'::regclass
     ) THEN
-        CREATE TRIGGER towpath_refuse_event BEFORE INSERT ON {_OWN_OUTBOX} FOR EACH ROW
+        CREATE TRIGGER towpath_refuse_event AFTER INSERT ON {_OWN_OUTBOX} FOR EACH ROW
         WHEN (current_user = '{_PIPELINE}' AND NEW.event_type <> '{_OWN_EVENT}')
         EXECUTE FUNCTION towpath_refuse_event();
     END IF;

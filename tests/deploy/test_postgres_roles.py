@@ -218,6 +218,12 @@ def test_a_role_may_do_what_it_needs(migrated: Deployment, service: str, stateme
         connection.rollback()
 
 
+def test_the_doctor_has_nothing_against_what_watches_over_the_events(migrated: Deployment) -> None:
+    script = "from towpath.watch.database import meddling_problems; print(list(meddling_problems()))"
+
+    assert migrated.manage("dispatcher", "shell", "--no-imports", "--command", script).strip() == "[]"
+
+
 def test_roles_and_migrations_can_be_repeated(migrated: Deployment) -> None:
     migrated.apply_roles()
 
