@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -17,7 +18,7 @@ from django.db import connection
 from pytest_django import Settings
 from structlog.testing import capture_logs
 
-from tests.integration.manage import here, status
+from tests.integration.manage import here, manage, status
 from tests.integration.proving import audited
 from tests.integration.receipts import delivered, verified
 from tests.integration.workers import Workers
@@ -235,6 +236,24 @@ def test_a_file_without_anchors_is_wrong_usage(tmp_path: Path, content: str | No
         anchors.write_text(content)
 
     done = here("pipeline", "verify", "--deep", "--anchors", str(anchors))
+
+    assert done.returncode == 2
+    assert problem in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--anchors", "seals.jsonl"], "--anchors needs --deep"),
+        (["--accept", str(UUID(int=1)), "--reason", "x"], "--accept needs --deep"),
+        (["--after", "7"], "--after needs --deep"),
+        (["--deep", "--close", str(UUID(int=1)), "--reason", "x"], "use --accept"),
+        (["--deep", "--rate", "0"], "is not a number above 0"),
+        (["--deep", "--rate", "nan"], "is not a number above 0"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_wrong_usage(arguments: list[str], problem: str) -> None:
+    done = manage("pipeline", "verify", *arguments)
 
     assert done.returncode == 2
     assert problem in done.stderr

@@ -15,3 +15,14 @@ def moment(text: str) -> datetime:
             f"{text!r} is not a time: write it as 2026-11-24 or 2026-11-24T06:00:00+00:00"
         ) from error
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+def pace(text: str) -> float:
+    """Return a number of rows in a second: above 0, and finite."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise ArgumentTypeError(f"{text!r} is not a number above 0")
+    return found

@@ -28,7 +28,7 @@ from towpath.flow import backfill
 from towpath.ledger import backfills
 from towpath.management import catalogue, keeping, tables
 from towpath.management.answers import nothing_but_the_answer
-from towpath.management.arguments import moment
+from towpath.management.arguments import moment, pace
 from towpath.management.operator import record_reading
 from towpath.outbox import registry
 from towpath.wiring import event_store
@@ -64,7 +64,7 @@ class Command(BaseCommand):
         )
         filling.add_argument("model", metavar="MODEL", help="APP.MODEL: the model, or its lean outbox")
         filling.add_argument(
-            "--rows-per-second", type=_pace, default=1000.0, help="at most so many (default: %(default)g)"
+            "--rows-per-second", type=pace, default=1000.0, help="at most so many (default: %(default)g)"
         )
         filling.add_argument(
             "--again", action="store_true", help="look at every row once more, although a run has finished"
@@ -253,16 +253,6 @@ def _model(label: str) -> type[Model]:
         return apps.get_model(label)
     except (LookupError, ValueError) as error:
         raise CommandError(f"{label!r} is not a model: write APP.MODEL, such as users.User.", returncode=2) from error
-
-
-def _pace(text: str) -> float:
-    try:
-        pace = float(text)
-    except ValueError:
-        pace = 0.0
-    if not 0 < pace < float("inf"):
-        raise ArgumentTypeError(f"{text!r} is not a number above 0")
-    return pace
 
 
 def _table(text: str) -> str:

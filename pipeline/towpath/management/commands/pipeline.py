@@ -32,7 +32,7 @@ from towpath.ledger.moment import planner_as_it_was
 from towpath.ledger.seals import all_seals
 from towpath.management import freed_migrations, leaving, tables
 from towpath.management.answers import nothing_but_the_answer
-from towpath.management.arguments import moment
+from towpath.management.arguments import moment, pace
 from towpath.management.operator import operator, record, record_reading
 from towpath.outbox.models import all_outboxes
 from towpath.proof.accepting import accept
@@ -77,8 +77,10 @@ class Command(BaseCommand):
         parser.add_argument("arguments", nargs=REMAINDER, help="dramatiq's or periodiq's own, such as --processes=2")
 
     def _add_verify(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--since", type=moment, help="rows dispatched from then on; default: a day ago")
-        parser.add_argument("--until", type=moment, help="rows dispatched before then; default: now")
+        parser.add_argument(
+            "--since", type=moment, help="rows dispatched from then on (default: a day ago; with --deep: ever)"
+        )
+        parser.add_argument("--until", type=moment, help="rows dispatched before then (default: now)")
         parser.add_argument("--close", nargs="+", type=UUID, metavar="WINDOW", help="end the alarm of these windows")
         parser.add_argument("--reason", default="", help="why: recorded as an event, with who did it")
         deep = parser.add_argument_group("--deep", "read every row again, and compare it with what was proven")
@@ -92,7 +94,7 @@ class Command(BaseCommand):
         )
         deep.add_argument("--anchors", type=Path, metavar="FILE", help="seals as they were kept elsewhere, one a line")
         deep.add_argument("--public-key", type=Path, metavar="FILE", help="the key that must have signed every seal")
-        deep.add_argument("--rate", type=float, default=0.0, help="rows read in a second, at most (default: no limit)")
+        deep.add_argument("--rate", type=pace, default=0.0, help="rows read in a second, at most (default: no limit)")
         deep.add_argument("--after", type=int, default=0, metavar="POSITION", help="go on from where a run was stopped")
         parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -235,6 +237,8 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
 
     def _verify_deep(self, options: dict[str, Any]) -> bool:
+        if options["close"]:
+            raise CommandError("--close is not for --deep: use --accept WINDOW.", returncode=2)
         anchors = [*_anchors(options["anchors"])] if options["anchors"] else []
         public_key = _text_of(options["public_key"], "--public-key") if options["public_key"] else ""
         store = verifier_store(config(), store=event_store(config()))
@@ -288,6 +292,8 @@ class Command(BaseCommand):
             store.close()
 
     def _verify(self, options: dict[str, Any]) -> bool:
+        if given := [name for name in ("accept", "anchors", "public_key", "rate", "after") if options[name]]:
+            raise CommandError(f"--{given[0].replace('_', '-')} needs --deep.", returncode=2)
         if options["close"]:
             self._close(options["close"], reason=options["reason"])
         since = options["since"] or datetime.now(UTC) - timedelta(days=1)
