@@ -11,15 +11,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.02
+#: After two seconds: a look asks a service, and fifty a second would cost as much as what is waited for.
+_MOST_POLL_SECONDS = 0.1
+_POLLS_PER_WAIT = 20
 
 
 def eventually(predicate: Callable[[], T], *, seconds: float, what: str = "") -> T:
     """What `predicate` returns as soon as that is true; when the time is over, fails and shows its last value."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not (value := predicate()):
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > seconds:
             raise AssertionError(f"not true within {seconds:g} s: {what or predicate} (last value: {value!r})")
-        time.sleep(_POLL_SECONDS)
+        time.sleep(min(max(waited / _POLLS_PER_WAIT, _POLL_SECONDS), _MOST_POLL_SECONDS))
     return value
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+import psycopg2
 import pytest
 from django.db import connection
 
+from tests.administering import on_database
 from tests.clickhouse import database_of
 from tests.integration.foreign_project import ForeignProject, blocks, variables_of
 from tests.integration.own_environment import make_environment
@@ -81,6 +84,8 @@ OURS = (
 class Project(ForeignProject):
     """A project with three outboxes."""
 
+    database_url: str
+
     def manage(self, arguments: str, *, exit_code: int = 0, **environment: str) -> str:
         return self.run(f"python manage.py {arguments}", exit_code=exit_code, environment=environment)
 
@@ -96,15 +101,9 @@ class Project(ForeignProject):
         (self.folder / path).write_text(textwrap.dedent(text))
 
     def query(self, sql: str) -> list[str]:
-        return self.manage(f"shell --no-imports -c {shlex.quote(_QUERY % sql)}").split()
-
-
-_QUERY = """
-from django.db import connection
-cursor = connection.cursor()
-cursor.execute(%r)
-print(*(row[0] for row in cursor.fetchall()))
-"""
+        with contextlib.closing(psycopg2.connect(self.database_url)) as connection, connection.cursor() as cursor:
+            cursor.execute(sql)
+            return [str(value) for (value,) in cursor.fetchall()]
 
 
 @pytest.fixture
@@ -124,6 +123,7 @@ def project(services: Services, clickhouse: Client, tmp_path: Path) -> Iterator[
         for name in ("leaving", "leaving_new"):
             cursor.execute(f"CREATE DATABASE {name}")
         with Project(folder, environment, own=own) as project:
+            project.database_url = on_database(services.postgres.url, "leaving")
             project.run("pip wheel --no-deps --wheel-dir dist ../towpath")
             (wheel,) = (folder / "dist").glob("*.whl")
             project.run(f"pip install {wheel}")
