@@ -94,7 +94,7 @@ def shell(project: ForeignProject, code: str) -> None:
 def stored(clickhouse: Client) -> list[tuple[Any, ...]]:
     rows = clickhouse.query(
         "SELECT outbox, event_type, environment, event_context, metadata_version FROM mysite.event_log"
-        " ORDER BY event_context"
+        " WHERE event_type NOT IN ('log_read', 'ledger_sealed') ORDER BY event_context"
     )
     return [tuple(row) for row in rows.result_rows]
 

@@ -10,7 +10,7 @@ from towpath.eventlog.comparison import Comparison, compare
 from towpath.eventlog.stores.memory import MemoryStore, StoredRow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from towpath.eventlog.store import Digest
 
@@ -36,7 +36,9 @@ def at(seconds: float, context: bytes) -> tuple[timedelta, bytes]:
     return timedelta(seconds=seconds), context
 
 
-def compared(here: Log, there: Log, *, hours: float = 3, most_differences: int = 100) -> Comparison:
+def compared(
+    here: Log, there: Log, *, hours: float = 3, most_differences: int = 100, only_here: Collection[str] = ()
+) -> Comparison:
     return compare(
         here,
         there,
@@ -45,7 +47,16 @@ def compared(here: Log, there: Log, *, hours: float = 3, most_differences: int =
         until=NOON + timedelta(hours=hours),
         slack=timedelta(seconds=60),
         most_differences=most_differences,
+        only_here=only_here,
     )
+
+
+def test_events_that_no_other_log_has_are_no_difference_here_and_one_there() -> None:
+    both, one = Log(at(0, b"both"), at(1, b"ours")), Log(at(0, b"both"))
+
+    assert compared(both, one, only_here={"paid"}).is_equal
+    assert not compared(both, one, only_here={"refunded"}).is_equal
+    assert compared(one, both, only_here={"paid"}).missing["there"] == 1
 
 
 def missing(comparison: Comparison) -> list[tuple[str, datetime, int]]:

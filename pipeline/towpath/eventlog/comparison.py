@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from datetime import datetime
 
     from towpath.eventlog.store import Digest, ReadableStore
@@ -62,15 +62,20 @@ def compare(
     until: datetime,
     slack: timedelta,
     most_differences: int,
+    only_here: Collection[str] = (),
 ) -> Comparison:
-    """The events of the OBT `here` and of `table` in the store `there`, from `since` to before `until`."""
+    """The events of the OBT `here` and of `table` in the store `there`, from `since` to before `until`.
+
+    Events of the types `only_here` need not be there.
+    """
     comparison = Comparison()
     for start, end in _steps(since, until):
         for ours, theirs in _paired(
             here.digests(None, since=start, until=end, slack=slack),
             there.digests(table, since=start, until=end, slack=slack),
         ):
-            _note(comparison, ours, theirs, side="here", hour=start, most=most_differences)
+            if ours and not (theirs is None and ours.event_type in only_here):
+                _note(comparison, ours, theirs, side="here", hour=start, most=most_differences)
             _note(comparison, theirs, ours, side="there", hour=start, most=most_differences)
     return comparison
 

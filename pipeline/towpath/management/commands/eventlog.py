@@ -31,6 +31,7 @@ from towpath.management.answers import nothing_but_the_answer
 from towpath.management.arguments import moment, pace
 from towpath.management.operator import record_reading
 from towpath.outbox import registry
+from towpath.outbox.event import Event
 from towpath.wiring import event_store
 
 #: Between two lines about how far a backfill is.
@@ -174,6 +175,10 @@ class Command(BaseCommand):
                 until=until,
                 slack=timedelta(seconds=options["slack_seconds"]),
                 most_differences=options["limit"],
+                # Such as those of each comparison: no other log has them.
+                only_here={
+                    event.event_type for event in Event.__subclasses__() if event.__module__ == "towpath.events"
+                },
             )
         except EventStoreError as error:
             raise CommandError(f"The tables cannot be compared: {error}") from error
