@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 
@@ -176,6 +177,16 @@ def test_rows_of_many_windows_and_months_are_rewritten(store: AnyStore, subject:
 
     assert {one.event_context for one in subject.rows()} == {b'{"mail": "***"}'}
     assert len(subject.rows()) == 710
+
+
+def test_digests_of_the_rows_of_several_windows_are_those_of_each(store: AnyStore) -> None:
+    write(store, row(2), row(1), row(3, window=OTHER_WINDOW, moment=IN_MARCH))
+    columns = store.covered_columns()
+
+    assert store.row_digests_of([WINDOW, OTHER_WINDOW, UUID(int=1)], columns=columns) == {
+        window: store.row_digests(window, columns=columns) for window in (WINDOW, OTHER_WINDOW)
+    }
+    assert len(store.row_digests(WINDOW, columns=columns)) == 2
 
 
 def test_who_may_do_everything_may_drop_and_rewrite(store: AnyStore) -> None:

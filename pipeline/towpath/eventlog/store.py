@@ -286,6 +286,12 @@ class KeepableStore(ProvableStore, Protocol):
     def find_windows(self, wanted: Wanted, *, month: date) -> Sequence[UUID]:
         """The windows that have wanted rows in the month. Raises StoreUnavailable."""
 
+    def row_digests_of(
+        self, window_ids: Sequence[UUID], *, columns: Sequence[str]
+    ) -> Mapping[UUID, Sequence[RowDigest]]:
+        """As `row_digests`, for dozens of windows in one query; a window without rows is absent. Raises
+        StoreUnavailable."""
+
     def read_rows(self, window_ids: Sequence[UUID], wanted: Wanted) -> Sequence[StoredEvent]:
         """The wanted rows of these windows, with every covered column. Raises StoreUnavailable."""
 

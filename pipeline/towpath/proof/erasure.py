@@ -8,7 +8,6 @@ newest proof: the same erasure, run again, finds that and completes it.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from towpath.proof import undelivered
 from towpath.proof.undelivered import Undelivered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from datetime import date
     from uuid import UUID
 
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 #: Windows of one question to the store, and rows and characters of contexts that are rewritten at a time.
-_WINDOWS_PER_LOOK = 50
+_WINDOWS_PER_LOOK = 100
 _MOST_ROWS = 4000
 _MOST_CHARACTERS = 32 << 20
 
@@ -90,9 +89,8 @@ def plan(selection: Selection, store: KeepableStore, own: tuple[Column, ...]) ->
             rows = _masked_rows(look, selection, store)
             if rows and not found.names:
                 found.names = _names(rows[0].event.event_context)
-            for window, of_window in itertools.groupby(rows, key=lambda row: row.event.window_id):
-                for part in _parts(window, list(of_window), selection, store, own):
-                    found.parts[part.proof.key] = part
+            for part in _parts(rows, selection, store, own):
+                found.parts[part.proof.key] = part
     return found
 
 
@@ -164,47 +162,57 @@ def _names(context: str) -> list[str]:
 
 
 def _parts(
-    window: UUID, rows: Sequence[MaskedRow], selection: Selection, store: KeepableStore, own: tuple[Column, ...]
+    rows: Sequence[MaskedRow], selection: Selection, store: KeepableStore, own: tuple[Column, ...]
 ) -> Iterator[Part]:
-    latest = {proof.key: proof for proof in proofs.of_windows([window]) if proof.is_latest}
-    if not latest:
-        known = proofs.known_of([window])
-        raise NotErasable(
-            f"window {window} is not verified yet: wait a minute, or see `pipeline status`"
-            if window in known.in_ledger
-            else f"window {window} has no receipt: see `pipeline verify --deep`"
-        )
-    dropped = proofs.dropped_months()
     by_key: dict[Key, list[MaskedRow]] = defaultdict(list)
     for row in rows:
-        by_key[window, row.event.outbox, _month(row.event)].append(row)
-    for key, of_key in by_key.items():
-        proof = latest.get(key)
+        by_key[_key(row)].append(row)
+    of_coverage: dict[tuple[str, ...], list[Proof]] = defaultdict(list)
+    for proof in _proven(by_key):
+        if missing := [name for name in proof.columns if name not in store.covered_columns()]:
+            raise NotErasable(f"the proof of window {proof.window_id} covers the column {missing[0]}, which is gone")
+        of_coverage[proof.columns].append(proof)
+    for columns, found in of_coverage.items():
+        stored = store.row_digests_of(list(dict.fromkeys(proof.window_id for proof in found)), columns=columns)
+        for proof in found:
+            digests = Counter(
+                row
+                for row in stored.get(proof.window_id, ())
+                if row.outbox == proof.outbox and row.month == proof.month
+            )
+            yield _part(proof, by_key[proof.key], digests, selection, own)
+
+
+def _proven(keys: Collection[Key]) -> Iterator[Proof]:
+    """The newest proof of each."""
+    windows = list(dict.fromkeys(window for window, _, _ in keys))
+    latest = {proof.key: proof for proof in proofs.of_windows(windows) if proof.is_latest}
+    known, dropped = proofs.known_of(windows), proofs.dropped_months()
+    for key in keys:
+        window, proof = key[0], latest.get(key)
+        if window not in known.proven:
+            raise NotErasable(
+                f"window {window} is not verified yet: wait a minute, or see `pipeline status`"
+                if window in known.in_ledger
+                else f"window {window} has no receipt: see `pipeline verify --deep`"
+            )
         if proof is None or proof.month is None:
             raise NotErasable(_not_as_proven(window))
         if dropped.get(proof.month, 0) > proof.position:
             raise NotErasable(f"{proof.month:%Y-%m} is being dropped: run `eventlog retain` again first")
-        yield _part(proof, of_key, selection, store, own)
+        yield proof
 
 
 def _part(
-    proof: Proof, rows: Sequence[MaskedRow], selection: Selection, store: KeepableStore, own: tuple[Column, ...]
+    proof: Proof, rows: Sequence[MaskedRow], stored: Counter[RowDigest], selection: Selection, own: tuple[Column, ...]
 ) -> Part:
-    if missing := [name for name in proof.columns if name not in store.covered_columns()]:
-        raise NotErasable(f"the proof of window {proof.window_id} covers the column {missing[0]}, which is gone")
-    stored = [
-        row
-        for row in store.row_digests(proof.window_id, columns=proof.columns)
-        if row.outbox == proof.outbox and row.month == proof.month
-    ]
     before = Counter(_digest(row.event, proof, own) for row in rows)
-    others = Counter(stored)
     # What is computed here is what the store computes, or nothing is promised.
-    if before - others:
+    if before - stored:
         raise NotErasable(f"window {proof.window_id} is changing: run it again")
     after = Counter(_digest(row.after(selection.mask), proof, own) for row in rows)
-    expected = _of_window(proof, (others - before) + after)
-    if proof.digest not in {_of_window(proof, others).digest, expected.digest}:
+    expected = _of_window(proof, (stored - before) + after)
+    if proof.digest not in {_of_window(proof, stored).digest, expected.digest}:
         raise NotErasable(_not_as_proven(proof.window_id))
     return Part(proof, expected, len(rows))
 
@@ -229,6 +237,10 @@ def _digest(event: StoredEvent, proof: Proof, own: tuple[Column, ...]) -> RowDig
 def _of_window(proof: Proof, rows: Counter[RowDigest]) -> WindowDigest:
     (found,) = window_digests((proof.window_id, row) for row in rows.elements())
     return found
+
+
+def _key(row: MaskedRow) -> Key:
+    return row.event.window_id, row.event.outbox, _month(row.event)
 
 
 def _month(event: StoredEvent) -> date:
@@ -259,7 +271,7 @@ def _rewrite(found: Plan, store: KeepableStore) -> None:
     characters = 0
     for look in _looks(found.windows):
         for row in _masked_rows(look, found.selection, store):
-            if (row.event.window_id, row.event.outbox, _month(row.event)) not in found.parts:
+            if _key(row) not in found.parts:
                 continue
             rows.append(row)
             characters += len(row.event.event_context)

@@ -186,6 +186,12 @@ class MemoryStore:
         found = (row for row in self.rows if _first_day(row.event_date_time) == month.replace(day=1))
         return list({row.window_id for row in found if self._is_wanted(row, wanted)})
 
+    def row_digests_of(
+        self, window_ids: Sequence[UUID], *, columns: Sequence[str]
+    ) -> Mapping[UUID, Sequence[RowDigest]]:
+        found = {window_id: self.row_digests(window_id, columns=columns) for window_id in window_ids}
+        return {window_id: rows for window_id, rows in found.items() if rows}
+
     def read_rows(self, window_ids: Sequence[UUID], wanted: Wanted) -> Sequence[StoredEvent]:
         return [self._event(row) for row in self.rows if row.window_id in window_ids and self._is_wanted(row, wanted)]
 

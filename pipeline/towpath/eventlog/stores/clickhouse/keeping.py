@@ -10,6 +10,7 @@ import itertools
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from towpath.eventlog.masking import MASK
 from towpath.eventlog.stores.clickhouse.schema import PARTITION_KEY, TABLE
@@ -23,19 +24,20 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 DROP_MONTH = f"ALTER TABLE {TABLE} DROP PARTITION %(month)s"
 
-#: Of one mutation, at most: a statement may have 256 KiB of text. Each rewrites the parts that it finds rows in, so few
-#: mutations are better than many.
-_ROWS = 4000
-_CHARACTERS = 150_000
+#: Of one mutation, at most. Each rewrites the parts that it finds rows in, so few mutations are better than many.
+_ROWS = 20_000
+#: Of the text of a statement. The rest of it is less than what is left.
+MOST_CHARACTERS = 4 << 20
+_SHARE_OF_ROWS = 0.8
 
-#: The name of a row. Its context is part of it by its length and by 16 bits: so a row that was rewritten meanwhile is
-#: not cut again, and nobody can guess values by them.
+#: The name of a row. Its context is part of it by its length and by 16 bits of a checksum: so a row that was rewritten
+#: meanwhile is not cut again, and nobody can guess values by them.
 _KEY = """concat(
     substring(lower(hex(SHA256(concat(
         toString(window_id), '/', outbox, '/', toString(outbox_id), '/',
         toString(toUnixTimestamp64Micro(event_date_time))
     )))), 1, 16),
-    '/', toString(length(event_context)), '/', substring(lower(hex(SHA256(event_context))), 1, 4)
+    '/', toString(length(event_context)), '/', toString(bitAnd(CRC32(event_context), 65535))
 )"""
 
 
@@ -55,26 +57,27 @@ def of_month(condition: str) -> str:
     return f"SELECT groupUniqArray(window_id) FROM {TABLE} WHERE {PARTITION_KEY} = %(month)s AND {condition}"
 
 
-def mutations(rows: Sequence[MaskedRow], *, mask: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The statements that rewrite the rows, each with its parameters."""
+def mutations(rows: Sequence[MaskedRow], *, mask: str, most_characters: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The statements that rewrite the rows, each with its parameters and no more text than so many characters."""
     assignments = [f"{name} = if({name} = '', '', '{MASK}')" for name in rows[0].columns]
     if any(row.cuts for row in rows):
-        # Each cut is where it begins and how far on the text continues, in bytes from 1 on.
-        cuts = f"splitByChar(',', transform({_KEY}, %(keys)s, %(cuts)s, ''))"
+        # Each cut is where it begins and how far on the text continues, in bytes from 1 on. Other rows of the part are
+        # not looked at by the fold.
+        cuts = f"(transform({_KEY}, %(keys)s, %(cuts)s, '') AS towpath_cuts)"
         place = "toUInt64OrZero(splitByChar('-', cut)[{}])"
         assignments.append(f"""
-            event_context = arrayFold(
-                (text, cut) -> if(cut = '', text, concat(
+            event_context = if({cuts} = '', event_context, arrayFold(
+                (text, cut) -> concat(
                     substring(text, 1, {place.format(1)}), %(mask)s, substring(text, {place.format(2)})
-                )), arrayReverse({cuts}), event_context
-            )""")
+                ), arrayReverse(splitByChar(',', towpath_cuts)), event_context
+            ))""")
     sql = f"""
         ALTER TABLE {TABLE} UPDATE {", ".join(assignments)} IN PARTITION %(month)s
         WHERE window_id IN %(windows)s AND {_KEY} IN %(keys)s
         """
     ordered = sorted(rows, key=lambda row: (_month(row.event.event_date_time), row.event.window_id))
     for month, of_month in itertools.groupby(ordered, key=lambda row: _month(row.event.event_date_time)):
-        for part in _parts(of_month):
+        for part in _parts(of_month, most_characters=int(most_characters * _SHARE_OF_ROWS)):
             yield (
                 sql,
                 {
@@ -87,14 +90,14 @@ def mutations(rows: Sequence[MaskedRow], *, mask: str) -> Iterator[tuple[str, di
             )
 
 
-def _parts(rows: Iterator[MaskedRow]) -> Iterator[list[tuple[MaskedRow, str, str]]]:
+def _parts(rows: Iterator[MaskedRow], *, most_characters: int) -> Iterator[list[tuple[MaskedRow, str, str]]]:
     part: list[tuple[MaskedRow, str, str]] = []
     characters = 0
     for row in rows:
         key, cuts = _key(row), _cuts(row)
         # With a window's id, and the key once more.
         size = 2 * len(key) + len(cuts) + 50
-        if part and (len(part) >= _ROWS or characters + size > _CHARACTERS):
+        if part and (len(part) >= _ROWS or characters + size > most_characters):
             yield part
             part, characters = [], 0
         part.append((row, key, cuts))
@@ -107,7 +110,7 @@ def _key(row: MaskedRow) -> str:
     microseconds = (event.event_date_time - _EPOCH) // timedelta(microseconds=1)
     identity = f"{event.window_id}/{event.outbox}/{event.outbox_id}/{microseconds}"
     context = event.event_context.encode()
-    return f"{sha256(identity.encode()).hexdigest()[:16]}/{len(context)}/{sha256(context).hexdigest()[:4]}"
+    return f"{sha256(identity.encode()).hexdigest()[:16]}/{len(context)}/{crc32(context) & 0xFFFF}"
 
 
 def _cuts(row: MaskedRow) -> str:

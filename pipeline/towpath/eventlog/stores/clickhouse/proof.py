@@ -80,31 +80,26 @@ def window_digests(found: Sequence[Any]) -> list[WindowDigest]:
 
 
 def digests_of_rows(columns: Sequence[str], own: tuple[Column, ...]) -> str:
-    """For `%(window)s`. The answer is read by `row_digests`."""
+    """For `%(windows)s`. The answer is read by `row_digests`."""
     return f"""
         SELECT groupArray((
-            outbox, outbox_id, {_MONTH_NUMBER}, event_type, toUnixTimestamp64Micro(event_date_time),
+            window_id, outbox, outbox_id, {_MONTH_NUMBER}, event_type, toUnixTimestamp64Micro(event_date_time),
             lower(hex({_digest(columns, own)}))
         ))
-        FROM {TABLE} WHERE window_id = %(window)s
+        FROM {TABLE} WHERE window_id IN %(windows)s
         """
 
 
-def row_digests(found: Sequence[Any]) -> list[RowDigest]:
-    return sorted(
-        (
-            RowDigest(
-                str(outbox),
-                int(outbox_id),
-                month_of(month),
-                str(event_type),
-                _EPOCH + timedelta(microseconds=int(microseconds)),
-                digest,
-            )
-            for outbox, outbox_id, month, event_type, microseconds, digest in found
-        ),
-        key=lambda one: (one.outbox, one.outbox_id, one.digest),
-    )
+def row_digests(found: Sequence[Any]) -> dict[UUID, list[RowDigest]]:
+    digests: dict[UUID, list[RowDigest]] = {}
+    for window_id, outbox, outbox_id, month, event_type, microseconds, digest in found:
+        at = _EPOCH + timedelta(microseconds=int(microseconds))
+        row = RowDigest(str(outbox), int(outbox_id), month_of(month), str(event_type), at, digest)
+        digests.setdefault(UUID(str(window_id)), []).append(row)
+    return {
+        window: sorted(rows, key=lambda one: (one.outbox, one.outbox_id, one.digest))
+        for window, rows in digests.items()
+    }
 
 
 def digests_of_bodies(own: tuple[Column, ...]) -> str:

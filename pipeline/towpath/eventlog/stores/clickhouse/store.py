@@ -178,8 +178,7 @@ class ClickHouseStore:
         return proof.window_digests(self._array(sql, windows=tuple(str(window_id) for window_id in window_ids)))
 
     def row_digests(self, window_id: UUID, *, columns: Sequence[str]) -> Sequence[RowDigest]:
-        sql = proof.digests_of_rows(columns, self._own_columns)
-        return proof.row_digests(self._array(sql, window=str(window_id)))
+        return self.row_digests_of([window_id], columns=columns).get(window_id, [])
 
     def body_digests(self, windows: Mapping[UUID, Sequence[str]]) -> Mapping[UUID, str]:
         if not windows or not have_one_text(row_columns(self._own_columns)):
@@ -216,6 +215,12 @@ class ClickHouseStore:
         found = self._array(keeping.of_month(condition), month=_month_number(month), **parameters)
         return [UUID(str(window_id)) for window_id in found]
 
+    def row_digests_of(
+        self, window_ids: Sequence[UUID], *, columns: Sequence[str]
+    ) -> Mapping[UUID, Sequence[RowDigest]]:
+        sql = proof.digests_of_rows(columns, self._own_columns)
+        return proof.row_digests(self._array(sql, windows=tuple(str(window_id) for window_id in window_ids)))
+
     def read_rows(self, window_ids: Sequence[UUID], wanted: Wanted) -> Sequence[StoredEvent]:
         condition, parameters = keeping.conditions(wanted)
         columns = ", ".join(streamed_columns(self._own_columns))
@@ -228,8 +233,15 @@ class ClickHouseStore:
         return [stored_event(row, self._own_columns) for row in rows]
 
     def rewrite(self, rows: Sequence[MaskedRow], *, mask: str) -> None:
-        for statement, parameters in keeping.mutations(rows, mask=mask) if rows else ():
-            self._client.command(statement, wanted=PINNED_ON_CHANGES, **parameters)
+        if not rows:
+            return
+        limit = self._client.settings()["max_query_size"]
+        wanted, most_characters = dict(PINNED_ON_CHANGES), int(limit.value)
+        if limit.can_be(str(keeping.MOST_CHARACTERS)):
+            most_characters = keeping.MOST_CHARACTERS
+            wanted["max_query_size"] = str(most_characters)
+        for statement, parameters in keeping.mutations(rows, mask=mask, most_characters=most_characters):
+            self._client.command(statement, wanted=wanted, **parameters)
 
     def now(self) -> datetime:
         moment: datetime = self._client.query("SELECT now64(6, 'UTC')")[0][0]

@@ -75,21 +75,23 @@ def window_digests(rows: Sequence[tuple[Any, ...]]) -> list[WindowDigest]:
 
 
 def digests_of_rows(columns: Sequence[str], own: tuple[Column, ...]) -> str:
-    """For `%(window)s`. The answer is read by `row_digests`."""
+    """For `%(windows)s`. The answer is read by `row_digests`."""
     return f"""
-        SELECT outbox, outbox_id, {MONTH}, event_type, event_date_time, encode({_digest(columns, own)}, 'hex')
-        FROM {TABLE} WHERE window_id = %(window)s
+        SELECT window_id::text, outbox, outbox_id, {MONTH}, event_type, event_date_time,
+            encode({_digest(columns, own)}, 'hex')
+        FROM {TABLE} WHERE window_id = ANY(%(windows)s::uuid[])
         """
 
 
-def row_digests(rows: Sequence[tuple[Any, ...]]) -> list[RowDigest]:
-    return sorted(
-        (
-            RowDigest(outbox, outbox_id, month, event_type, at.astimezone(UTC), digest)
-            for outbox, outbox_id, month, event_type, at, digest in rows
-        ),
-        key=lambda one: (one.outbox, one.outbox_id, one.digest),
-    )
+def row_digests(rows: Sequence[tuple[Any, ...]]) -> dict[UUID, list[RowDigest]]:
+    digests: dict[UUID, list[RowDigest]] = {}
+    for window_id, outbox, outbox_id, month, event_type, at, digest in rows:
+        row = RowDigest(outbox, outbox_id, month, event_type, at.astimezone(UTC), digest)
+        digests.setdefault(UUID(window_id), []).append(row)
+    return {
+        window: sorted(rows, key=lambda one: (one.outbox, one.outbox_id, one.digest))
+        for window, rows in digests.items()
+    }
 
 
 def digests_of_bodies(own: tuple[Column, ...]) -> str:

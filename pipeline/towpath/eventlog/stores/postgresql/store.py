@@ -239,8 +239,7 @@ class PostgreSQLStore:
         return proof.window_digests(self._client.query(sql, windows=[str(window_id) for window_id in window_ids]))
 
     def row_digests(self, window_id: UUID, *, columns: Sequence[str]) -> Sequence[RowDigest]:
-        sql = proof.digests_of_rows(columns, self._own_columns)
-        return proof.row_digests(self._client.query(sql, window=str(window_id)))
+        return self.row_digests_of([window_id], columns=columns).get(window_id, [])
 
     def body_digests(self, windows: Mapping[UUID, Sequence[str]]) -> Mapping[UUID, str]:
         if not have_one_text(row_columns(self._own_columns)):
@@ -286,6 +285,12 @@ class PostgreSQLStore:
             **parameters,
         )
         return [UUID(window_id) for (window_id,) in rows]
+
+    def row_digests_of(
+        self, window_ids: Sequence[UUID], *, columns: Sequence[str]
+    ) -> Mapping[UUID, Sequence[RowDigest]]:
+        sql = proof.digests_of_rows(columns, self._own_columns)
+        return proof.row_digests(self._client.query(sql, windows=[str(window_id) for window_id in window_ids]))
 
     def read_rows(self, window_ids: Sequence[UUID], wanted: Wanted) -> Sequence[StoredEvent]:
         condition, parameters = keeping.conditions(wanted)
