@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.conformance.rows import OWN_COLUMNS
 from towpath.eventlog.columns import Column, FromPipeline, Kind, row_columns
+from towpath.eventlog.query.operators import Operator
 from towpath.eventlog.query.periods import period
 from towpath.eventlog.query.syntax import (
     CONSTANTS,
@@ -20,7 +21,6 @@ from towpath.eventlog.query.syntax import (
     Has,
     Not,
     Number,
-    Operator,
     Path,
     Pattern,
     Query,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import re
 import time
 from datetime import UTC, datetime
 from decimal import Decimal
+from fractions import Fraction
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
@@ -18,9 +22,16 @@ from tests.conformance.rows import OWN_COLUMNS
 from tests.queries import contexts, queries
 from towpath.eventlog.columns import TEXT, Column, FromContext
 from towpath.eventlog.query import Query, QueryError, parse
-from towpath.eventlog.query.matching import context_value, matches
+from towpath.eventlog.query.matching import COMPARE, context_value, matches
+from towpath.eventlog.query.numbers import before_rounding, of_floats, of_wholes
+from towpath.eventlog.query.operators import Operator
 from towpath.eventlog.query.parser import MOST_CHARACTERS, MOST_DEPTH, MOST_TERMS
 from towpath.eventlog.store import StoredEvent
+from towpath.eventlog.stores.clickhouse.query import where as where_in_clickhouse
+from towpath.eventlog.stores.postgresql.query import where as where_in_postgresql
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WINDOW = UUID("11111111-2222-3333-4444-555555555555")
 
@@ -369,6 +380,57 @@ def test_a_context_is_read_or_refused(context: str) -> None:
     except ValueError:
         with pytest.raises(ValueError, match="it"):
             context_value(context)
+
+
+_floats = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(_floats, _floats, st.booleans(), st.sampled_from(Operator))
+@settings(deadline=None)
+def test_bounds_before_rounding_are_those_of_the_nearest_float(
+    wanted: float, other: float, is_near: bool, how: Operator
+) -> None:
+    near = [math.nextafter(wanted, math.inf), wanted, math.nextafter(wanted, -math.inf)]
+    exact = [Fraction(one) for one in ([*near, 0.0] if is_near else [other]) if math.isfinite(one)]
+    between = [(low + high) / 2 for low, high in itertools.pairwise(exact)]
+
+    for number in [*exact, *between]:
+        compare = COMPARE[how]
+        bounds = before_rounding(how, wanted)
+        assert all(COMPARE[bound](number, value) for bound, value in bounds) is compare(float(number), wanted)
+
+
+@given(st.integers(-(2**65), 2**65), _floats, st.sampled_from(Operator))
+@settings(deadline=None)
+def test_floats_and_whole_numbers_compare_exactly(whole: int, one: float, how: Operator) -> None:
+    condition = of_floats(how, whole)
+
+    holds = condition if isinstance(condition, bool) else COMPARE[condition[0]](one, condition[1])
+
+    assert holds is COMPARE[how](one, whole)
+
+
+@given(st.integers(-10, 10), st.fractions(-12, 12, max_denominator=3), st.sampled_from(Operator), st.integers(-10, 0))
+@settings(deadline=None)
+def test_whole_numbers_of_a_range_compare_exactly(held: int, wanted: Fraction, how: Operator, smallest: int) -> None:
+    held = max(held, smallest)
+
+    condition = of_wholes(how, wanted, smallest=smallest, largest=10)
+
+    holds = condition if isinstance(condition, bool) else COMPARE[condition[0]](held, condition[1])
+    assert holds is COMPARE[how](held, wanted)
+
+
+@pytest.mark.parametrize("where", [where_in_clickhouse, where_in_postgresql])
+def test_what_a_person_writes_is_never_in_the_sql(where: Callable[[Query], tuple[str, dict[str, object]]]) -> None:
+    text = "zq OR context.zq1.\"zq'2\":zq,zq*zq OR context.a>76543 OR type:zq*,'zq OR actor<zq OR has:context.zq"
+    query = parse(f"{text} OR time>2024-05-06 OR outbox_id>76543 OR own_float>76543.5", columns=OWN_COLUMNS)
+
+    sql, parameters = where(query)
+
+    assert not re.search("zq|76543|2024", sql)
+    assert set(re.findall(r"%\((\w+)\)s", sql)) == parameters.keys()
+    assert "%" not in re.sub(r"%\(\w+\)s", "", sql)
 
 
 def test_every_query_that_the_documentation_shows_is_one() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from towpath.eventlog.columns import Kind
 from towpath.eventlog.query import syntax
 from towpath.eventlog.query.numbers import number, whole
+from towpath.eventlog.query.operators import Operator
 from towpath.eventlog.query.syntax import (
     ColumnField,
     Comparison,
@@ -19,7 +20,6 @@ from towpath.eventlog.query.syntax import (
     Has,
     Not,
     Number,
-    Operator,
     Path,
     Pattern,
     Period,
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from towpath.eventlog.store import StoredEvent
 
-_COMPARE: dict[Operator, Callable[[Any, Any], bool]] = {
+#: What each operator means.
+COMPARE: dict[Operator, Callable[[Any, Any], bool]] = {
     Operator.IS: operator.eq,
     Operator.BELOW: operator.lt,
     Operator.AT_MOST: operator.le,
@@ -122,13 +123,13 @@ def _of_column(kind: Kind, held: Any, how: Operator, value: syntax.Value) -> boo
         case Period(_, start, end):
             return _of_period(held, how, start, end)
         case Number(text):
-            return _COMPARE[how](held, number(text) if kind is Kind.FLOAT else Decimal(text))
+            return COMPARE[how](held, number(text) if kind is Kind.FLOAT else Decimal(text))
         case Constant(text):
             return bool(held) == (text == "true")
         case Pattern(parts):
             return _fits(held, parts)
         case Text(text):
-            return _COMPARE[how](str(held), text)
+            return COMPARE[how](str(held), text)
 
 
 def _of_period(held: datetime, how: Operator, start: datetime, end: datetime) -> bool:
@@ -151,14 +152,14 @@ def _of_path(held: object, how: Operator, value: syntax.Value) -> bool:
             # A boolean is an int to Python, and no number to JSON.
             is_number = isinstance(held, int | float) and not isinstance(held, bool)
             if is_number:
-                return _COMPARE[how](held, number(text))
+                return COMPARE[how](held, number(text))
             return how is Operator.IS and held == text
         case Constant(text):
             return held == text or held is {"true": True, "false": False, "null": None}[text]
         case Pattern(parts):
             return isinstance(held, str) and _fits(held, parts)
         case Text(text):
-            return isinstance(held, str) and _COMPARE[how](held, text)
+            return isinstance(held, str) and COMPARE[how](held, text)
     raise TypeError(value)
 
 

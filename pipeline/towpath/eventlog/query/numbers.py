@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
+import struct
+from fractions import Fraction
+
+from towpath.eventlog.query.operators import Operator
 
 #: JSON's form of a number; larger exponents are beyond any float.
 NUMBER = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,3})?"
@@ -25,3 +30,60 @@ def number(text: str) -> int | float:
     """What a number in a query is compared as. Infinite if it is beyond the largest float."""
     exact = whole(text)
     return float(text) if exact is None else exact
+
+
+def of_wholes(how: Operator, wanted: Fraction, *, smallest: int, largest: int) -> bool | tuple[Operator, int]:
+    """What whole numbers of a range have to fulfil, so that they compare so with any number: one of them, or no
+    matter which they are."""
+    match how:
+        case Operator.IS:
+            is_one = wanted.denominator == 1 and smallest <= wanted <= largest
+            return (how, int(wanted)) if is_one else False
+        case Operator.BELOW | Operator.AT_LEAST:
+            bound, are_all_below = math.ceil(wanted), wanted > largest
+        case Operator.AT_MOST | Operator.ABOVE:
+            bound, are_all_below = math.floor(wanted), wanted >= largest
+    is_below = how in {Operator.BELOW, Operator.AT_MOST}
+    if are_all_below or wanted < smallest:
+        return are_all_below is is_below
+    return how, bound
+
+
+def of_floats(how: Operator, wanted: float) -> bool | tuple[Operator, float]:
+    """The same of 64-bit floats, of which `wanted` is one, or an int."""
+    near = float(wanted)
+    if near == wanted:
+        return how, near
+    if how is Operator.IS:
+        return False
+    below = near if near < wanted else math.nextafter(near, -math.inf)
+    if how in {Operator.BELOW, Operator.AT_MOST}:
+        return Operator.AT_MOST, below
+    return Operator.AT_LEAST, math.nextafter(below, math.inf)
+
+
+def before_rounding(how: Operator, wanted: float) -> list[tuple[Operator, Fraction]]:
+    """What a number has to fulfil, exactly, so that the nearest float compares so with this float."""
+    (bits,) = struct.unpack("<q", struct.pack("<d", wanted))
+    # Half way between two floats, a number becomes the one whose last bit is 0.
+    is_even = bits % 2 == 0
+    low = (_exact(wanted) + _exact(math.nextafter(wanted, -math.inf))) / 2
+    high = (_exact(wanted) + _exact(math.nextafter(wanted, math.inf))) / 2
+    at_least = (Operator.AT_LEAST if is_even else Operator.ABOVE, low)
+    at_most = (Operator.AT_MOST if is_even else Operator.BELOW, high)
+    match how:
+        case Operator.IS:
+            return [at_least, at_most]
+        case Operator.BELOW:
+            return [(Operator.BELOW if is_even else Operator.AT_MOST, low)]
+        case Operator.AT_MOST:
+            return [at_most]
+        case Operator.ABOVE:
+            return [(Operator.ABOVE if is_even else Operator.AT_LEAST, high)]
+        case Operator.AT_LEAST:
+            return [at_least]
+
+
+def _exact(value: float) -> Fraction:
+    """What follows the largest float counts as if there were one more."""
+    return Fraction(value) if math.isfinite(value) else Fraction(2**1024 if value > 0 else -(2**1024))

@@ -23,6 +23,7 @@ from uuid import UUID
 from towpath.eventlog.columns import Column, FromPipeline, Kind, row_columns
 from towpath.eventlog.query.errors import QueryError
 from towpath.eventlog.query.numbers import NUMBER, number
+from towpath.eventlog.query.operators import Operator
 from towpath.eventlog.query.periods import period
 from towpath.eventlog.query.syntax import (
     AND,
@@ -39,7 +40,6 @@ from towpath.eventlog.query.syntax import (
     Has,
     Not,
     Number,
-    Operator,
     Path,
     Pattern,
     Query,

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import TypeAlias
 
 from towpath.eventlog.columns import Kind
 from towpath.eventlog.query.numbers import NUMBER
+from towpath.eventlog.query.operators import Operator
 
 AND, OR, NOT = "AND", "OR", "NOT"
 #: What a path begins with.
@@ -24,16 +24,6 @@ _BARE_KEY = re.compile(r"[-\w]+")
 _BARE_TEXT = re.compile(r"""[^\s()",*<>=][^\s()",*]*""")
 #: What a path's value is, unless it is quoted.
 NUMBER_OR_CONSTANT = re.compile(f"{NUMBER}|{'|'.join(CONSTANTS)}")
-
-
-class Operator(StrEnum):
-    """How a field compares with a value."""
-
-    IS = ":"
-    BELOW = "<"
-    AT_MOST = "<="
-    ABOVE = ">"
-    AT_LEAST = ">="
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,225 @@
+"""A query (`towpath.eventlog.query`) as a condition on rows of the OBT, in ClickHouse's SQL. Values are parameters.
+
+ClickHouse's JSON functions keep whole numbers of 64 bits and read others as floats; a larger whole number is a string
+to them. That is what the language promises.
+"""
+
+from __future__ import annotations
+
+import struct
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from towpath.eventlog.columns import Kind
+from towpath.eventlog.query import syntax
+from towpath.eventlog.query.likes import like
+from towpath.eventlog.query.matching import folded
+from towpath.eventlog.query.numbers import LARGEST_WHOLE, SMALLEST_WHOLE, number, of_floats, of_wholes
+from towpath.eventlog.query.operators import Operator
+from towpath.eventlog.query.syntax import (
+    ColumnField,
+    Comparison,
+    Constant,
+    FullText,
+    Has,
+    Not,
+    Number,
+    Path,
+    Pattern,
+    Period,
+    Query,
+    Text,
+)
+from towpath.eventlog.values import EARLIEST, TOO_LATE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: Of what a Decimal(38, 9) holds, a billion times.
+_LARGEST_DECIMAL = 10**38 - 1
+_LARGEST_INT64 = 2**63 - 1
+#: Names within a condition, which no column of a project has.
+_FOUND, _NUMBER = "towpath_found", "towpath_number"
+_NUL = "\\u0000"
+#: That as an escape: behind no backslash that escapes another one.
+_ESCAPED_NUL = r"(^|[^\\])(\\\\)*\\u0000"
+
+
+def where(query: Query) -> tuple[str, dict[str, object]]:
+    """The condition, never NULL, and its parameters, whose names begin with `query_`."""
+    compiler = _Compiler()
+    sql = "true" if query.term is None else compiler.term(query.term)
+    return sql, compiler.parameters
+
+
+class _Compiler:
+    def __init__(self) -> None:
+        self.parameters: dict[str, object] = {}
+
+    def term(self, term: syntax.Term) -> str:  # noqa: PLR0911 - one for each kind of term
+        match term:
+            case syntax.All(terms):
+                return f"({' AND '.join(map(self.term, terms))})"
+            case syntax.Any(terms):
+                return _any(map(self.term, terms))
+            case Not(inner):
+                return f"(NOT {self.term(inner)})"
+            case FullText(text):
+                return f"(position(lower(event_context), {self._add(folded(text))}) > 0)"
+            case Has(Path(keys)):
+                return f"({self._is_readable()} AND JSONHas({self._place(keys)}))"
+            case Has(ColumnField(name)):
+                return f"({name} != '')"
+            case Comparison(Path(keys), how, values):
+                return self._of_path(self._place(keys), how, values)
+            case Comparison(ColumnField(name, kind), how, values):
+                return _any(self._of_column(name, kind, how, value) for value in values)
+        raise TypeError(term)
+
+    def _add(self, value: object) -> str:
+        """The place of a parameter with this value."""
+        for name, known in self.parameters.items():
+            if type(known) is type(value) and known == value:
+                return f"%({name})s"
+        name = f"query_{len(self.parameters)}"
+        self.parameters[name] = value
+        return f"%({name})s"
+
+    def _of_column(self, name: str, kind: Kind, how: Operator, value: syntax.Value) -> str:
+        match value:
+            case Period(_, start, end):
+                return self._of_period(name, how, start, end)
+            case Number(text) if kind is Kind.FLOAT:
+                return self._of_floats(name, how, text)
+            case Number(text):
+                return self._of_exact(name, kind, how, Fraction(text))
+            case Constant(text):
+                return f"({name} = {text})"
+            case Text(text) if kind is Kind.UUID:
+                return f"({name} = toUUID({self._add(text)}))"
+        return self._of_text(name, how, value)
+
+    def _of_text(self, expression: str, how: Operator, value: syntax.Value) -> str:
+        match value:
+            case Pattern(parts):
+                return f"({expression} LIKE {self._add(like(parts))})"
+            case Text(text):
+                return f"({expression} {_sql(how)} {self._add(text)})"
+        raise TypeError(value)
+
+    def _of_period(self, name: str, how: Operator, start: datetime, end: datetime) -> str:
+        match how:
+            case Operator.IS:
+                return f"({name} >= {self._moment(start)} AND {name} < {self._moment(end)})"
+            case Operator.BELOW | Operator.AT_LEAST:
+                return f"({name} {how} {self._moment(start)})"
+            case Operator.AT_MOST:
+                return f"({name} < {self._moment(end)})"
+            case Operator.ABOVE:
+                return f"({name} >= {self._moment(end)})"
+
+    def _moment(self, moment: datetime) -> str:
+        held = min(max(moment, EARLIEST), TOO_LATE)
+        return f"fromUnixTimestamp64Micro(toInt64({self._add((held - _EPOCH) // timedelta(microseconds=1))}), 'UTC')"
+
+    def _of_exact(self, name: str, kind: Kind, how: Operator, wanted: Fraction) -> str:
+        if kind is Kind.DECIMAL:
+            billions = of_wholes(how, wanted * 10**9, smallest=-_LARGEST_DECIMAL, largest=_LARGEST_DECIMAL)
+            if isinstance(billions, bool):
+                return str(billions).lower()
+            exact = Decimal(billions[1]).as_tuple()
+            text = format(Decimal((exact.sign, exact.digits, -9)), "f")
+            return f"({name} {_sql(billions[0])} toDecimal128({self._add(text)}, 9))"
+        is_signed = kind is Kind.SIGNED_NUMBER
+        return self._of_wholes(
+            name,
+            how,
+            wanted,
+            smallest=SMALLEST_WHOLE if is_signed else 0,
+            largest=_LARGEST_INT64 if is_signed else LARGEST_WHOLE,
+        )
+
+    def _of_wholes(self, expression: str, how: Operator, wanted: Fraction, *, smallest: int, largest: int) -> str:
+        condition = of_wholes(how, wanted, smallest=smallest, largest=largest)
+        if isinstance(condition, bool):
+            return str(condition).lower()
+        return f"({expression} {_sql(condition[0])} {self._add(condition[1])})"
+
+    def _of_floats(self, expression: str, how: Operator, text: str) -> str:
+        condition = of_floats(how, number(text))
+        if isinstance(condition, bool):
+            return str(condition).lower()
+        # By its bits: the server's parser of floats may be off by one in the last place.
+        (bits,) = struct.unpack("<Q", struct.pack("<d", condition[1]))
+        return f"({expression} {_sql(condition[0])} reinterpretAsFloat64(toUInt64({self._add(bits)})))"
+
+    def _is_readable(self) -> str:
+        nul, escaped = self._add(_NUL), self._add(_ESCAPED_NUL)
+        return f"(position(event_context, {nul}) = 0 OR NOT match(event_context, {escaped}))"
+
+    def _place(self, keys: tuple[str, ...]) -> str:
+        return ", ".join(["event_context", *map(self._add, keys)])
+
+    def _of_path(self, place: str, how: Operator, values: tuple[syntax.Value, ...]) -> str:
+        # The path is named a few times, however many values there are: a statement has 256 KiB of text at most.
+        parts = _parts(how, values)
+        is_array = f"JSONType({place}) = 'Array'"
+        numbers = f"range(1, if({is_array}, toUInt32(JSONLength({place})), 0) + 1)"
+        elements = f"arrayMap({_NUMBER} -> {_tuple(parts, f'{place}, {_NUMBER}')}, {numbers})"
+        found = f"if({is_array}, {elements}, [{_tuple(parts, place)}])"
+        is_one = _any(self._of_value(parts, how, value) for value in values)
+        return f"({self._is_readable()} AND arrayExists({_FOUND} -> {is_one}, {found}))"
+
+    def _of_value(self, parts: list[str], how: Operator, value: syntax.Value) -> str:
+        part = {function: f"{_FOUND}.{place}" for place, function in enumerate(parts, 1)}
+
+        def of_type(kind: str, condition: str) -> str:
+            return f"({part['JSONType']} = '{kind}' AND {condition})"
+
+        match value:
+            case Number(text):
+                exact = Fraction(number(text))
+                signed = {"smallest": SMALLEST_WHOLE, "largest": _LARGEST_INT64}
+                unsigned = {"smallest": 0, "largest": LARGEST_WHOLE}
+                kinds = [
+                    of_type("Int64", self._of_wholes(part["JSONExtractInt"], how, exact, **signed)),
+                    of_type("UInt64", self._of_wholes(part["JSONExtractUInt"], how, exact, **unsigned)),
+                    of_type("Double", self._of_floats(part["JSONExtractFloat"], how, text)),
+                ]
+                if how is Operator.IS:
+                    kinds.append(of_type("String", self._of_text(part["JSONExtractString"], how, Text(text))))
+                return _any(kinds)
+            case Constant(text):
+                if text == "null":
+                    itself = of_type("Null", part["JSONHas"])
+                else:
+                    itself = of_type("Bool", f"({part['JSONExtractBool']} = {text})")
+                return _any([itself, of_type("String", self._of_text(part["JSONExtractString"], how, Text(text)))])
+        return of_type("String", self._of_text(part["JSONExtractString"], how, value))
+
+
+def _parts(how: Operator, values: tuple[syntax.Value, ...]) -> list[str]:
+    """What has to be known of a path's value: each costs the server another look at the context."""
+    wanted = ["JSONType"]
+    if any(isinstance(value, Number) for value in values):
+        wanted += ["JSONExtractInt", "JSONExtractUInt", "JSONExtractFloat"]
+    if how is Operator.IS or not any(isinstance(value, Number) for value in values):
+        wanted.append("JSONExtractString")
+    if any(isinstance(value, Constant) for value in values):
+        wanted += ["JSONHas", "JSONExtractBool"]
+    return wanted
+
+
+def _tuple(parts: list[str], place: str) -> str:
+    return f"tuple({', '.join(f'{function}({place})' for function in parts)})"
+
+
+def _any(conditions: Iterable[str]) -> str:
+    return f"({' OR '.join(conditions)})"
+
+
+def _sql(how: Operator) -> str:
+    return "=" if how is Operator.IS else str(how)

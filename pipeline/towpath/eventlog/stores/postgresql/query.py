@@ -1,0 +1,233 @@
+"""A query (`towpath.eventlog.query`) as a condition on rows of the OBT, in PostgreSQL's SQL. Values are parameters.
+
+A context is cast to json, whose numbers are the text that they are, and only once it is known to be JSON: a cast of
+anything else would fail the whole statement.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal, localcontext
+from typing import TYPE_CHECKING
+
+from towpath.eventlog.columns import Kind
+from towpath.eventlog.query import syntax
+from towpath.eventlog.query.likes import like
+from towpath.eventlog.query.matching import folded
+from towpath.eventlog.query.numbers import (
+    LARGEST_WHOLE,
+    SMALLEST_WHOLE,
+    before_rounding,
+    number,
+    of_floats,
+)
+from towpath.eventlog.query.operators import Operator
+from towpath.eventlog.query.syntax import (
+    ColumnField,
+    Comparison,
+    Constant,
+    FullText,
+    Has,
+    Not,
+    Number,
+    Path,
+    Pattern,
+    Period,
+    Query,
+    Text,
+)
+from towpath.eventlog.values import EARLIEST, TOO_LATE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+    from fractions import Fraction
+
+#: The first release that can say whether a text is a value of a type.
+_KNOWS_VALID_INPUT = 16
+
+#: Levels of a context in which paths are looked for, where the server does not know that.
+_MOST_LEVELS = 20
+#: What stands for a string while a context is checked: no JSON has this character as it is.
+_STRING = "\x01"
+#: JSON's strings, without those that have U+0000 or half a pair of surrogates.
+_STRINGS = (
+    r'"([^"\\\u0001-\u001f]|\\["\\/bfnrt]|\\u(?!0000|[dD][89a-fA-F])[0-9a-fA-F]{4}'
+    r'|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})*"'
+)
+_SCALARS = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?|true|false|null"
+_SPACE = r"[ \t\n\r]+"
+_INNERMOST = rf"\[([0{_STRING}](,[0{_STRING}])*)?\]|\{{({_STRING}:[0{_STRING}](,{_STRING}:[0{_STRING}])*)?\}}"
+
+#: Characters of a number that is compared, and of a whole one of 64 bits.
+_MOST_CHARACTERS, _MOST_OF_WHOLE = 400, 20
+#: Digits of a float of 64 bits, or of what is half way between two.
+_MOST_DIGITS = 1200
+
+
+def where(query: Query, *, server: int = 0) -> tuple[str, dict[str, object]]:
+    """The condition, never NULL, and its parameters, whose names begin with `query_`. `server` is the server's major
+    version: what a later one than 15 knows makes paths cheaper."""
+    compiler = _Compiler(knows_valid_input=server >= _KNOWS_VALID_INPUT)
+    sql = "true" if query.term is None else compiler.term(query.term)
+    return sql, compiler.parameters
+
+
+class _Compiler:
+    def __init__(self, *, knows_valid_input: bool) -> None:
+        self.parameters: dict[str, object] = {}
+        self._knows_valid_input = knows_valid_input
+
+    def term(self, term: syntax.Term) -> str:  # noqa: PLR0911 - one for each kind of term
+        match term:
+            case syntax.All(terms):
+                return f"({' AND '.join(map(self.term, terms))})"
+            case syntax.Any(terms):
+                return _any(map(self.term, terms))
+            case Not(inner):
+                return f"(NOT {self.term(inner)})"
+            case FullText(text):
+                return f"""(strpos(lower(event_context COLLATE "C"), {self._add(folded(text))}) > 0)"""
+            case Has(Path(keys)):
+                return self._where_readable(keys, f"({self._place(keys)}) IS NOT NULL")
+            case Has(ColumnField(name)):
+                return f"({name} <> '')"
+            case Comparison(Path(keys), how, values):
+                return self._of_path(keys, how, values)
+            case Comparison(ColumnField(name, kind), how, values):
+                return _any(self._of_column(name, kind, how, value) for value in values)
+        raise TypeError(term)
+
+    def _add(self, value: str, kind: str = "text") -> str:
+        """The place of a parameter with this value."""
+        for name, known in self.parameters.items():
+            if known == value:
+                return f"%({name})s::{kind}"
+        name = f"query_{len(self.parameters)}"
+        self.parameters[name] = value
+        return f"%({name})s::{kind}"
+
+    def _of_column(self, name: str, kind: Kind, how: Operator, value: syntax.Value) -> str:  # noqa: PLR0911 - one for each kind
+        match value:
+            case Period(_, start, end):
+                return self._of_period(name, how, start, end)
+            case Number(text) if kind is Kind.FLOAT:
+                condition = of_floats(how, number(text))
+                if isinstance(condition, bool):
+                    return str(condition).lower()
+                return f"({name} {_sql(condition[0])} {self._add(repr(condition[1]), 'double precision')})"
+            case Number(text):
+                return f"({name}::numeric {_sql(how)} {self._add(text, 'numeric')})"
+            case Constant(text):
+                return f"({name} = {text})"
+            case Text(text) if kind is Kind.UUID:
+                return f"({name} = {self._add(text, 'uuid')})"
+        return self._of_text(name, how, value)
+
+    def _of_text(self, expression: str, how: Operator, value: syntax.Value) -> str:
+        match value:
+            case Pattern(parts):
+                return f"""({expression} COLLATE "C" LIKE {self._add(like(parts))})"""
+            case Text(text) if how is Operator.IS:
+                return f"({expression} = {self._add(text)})"
+            case Text(text):
+                return f"""({expression} COLLATE "C" {how} {self._add(text)})"""
+        raise TypeError(value)
+
+    def _of_period(self, name: str, how: Operator, start: datetime, end: datetime) -> str:
+        match how:
+            case Operator.IS:
+                return f"({name} >= {self._moment(start)} AND {name} < {self._moment(end)})"
+            case Operator.BELOW | Operator.AT_LEAST:
+                return f"({name} {how} {self._moment(start)})"
+            case Operator.AT_MOST:
+                return f"({name} < {self._moment(end)})"
+            case Operator.ABOVE:
+                return f"({name} >= {self._moment(end)})"
+
+    def _moment(self, moment: datetime) -> str:
+        return self._add(min(max(moment, EARLIEST), TOO_LATE).isoformat(), "timestamptz")
+
+    def _place(self, keys: tuple[str, ...]) -> str:
+        return " -> ".join(["event_context::json", *map(self._add, keys)])
+
+    def _where_readable(self, keys: tuple[str, ...], condition: str) -> str:
+        """The condition, of contexts that are JSON. Most have no such key: whether any of the text can be one is cheap
+        to know, since JSON writes a key in another way with a backslash only."""
+        key = self._add(f'"{keys[0]}"')
+        has_key = f"strpos(event_context, {key}) > 0 OR strpos(event_context, chr(92)) > 0"
+        return f"(CASE WHEN NOT ({has_key}) THEN false WHEN {self._is_json()} THEN {condition} ELSE false END)"
+
+    def _is_json(self) -> str:
+        if self._knows_valid_input:
+            return "pg_input_is_valid(event_context, 'jsonb')"
+        string = self._add(_STRING)
+        text = 'event_context COLLATE "C"'
+        for pattern, instead in ((_STRINGS, string), (_SCALARS, "'0'"), (_SPACE, "''")):
+            text = f"regexp_replace({text}, {self._add(pattern)}, {instead}, 'g')"
+        # From the inside to the outside.
+        for _ in range(_MOST_LEVELS):
+            text = f"regexp_replace({text}, {self._add(_INNERMOST)}, '0', 'g')"
+        return f"strpos(event_context, {string}) = 0 AND {text} IN ('0', {string})"
+
+    def _of_path(self, keys: tuple[str, ...], how: Operator, values: tuple[syntax.Value, ...]) -> str:
+        is_one = _any(self._of_value(how, value) for value in values)
+        # A number is its text here. A whole one beyond 64 bits is a string, and one that is too long is nothing.
+        smallest, largest = self._add(str(SMALLEST_WHOLE), "numeric"), self._add(str(LARGEST_WHOLE), "numeric")
+        condition = f"""EXISTS (
+            SELECT FROM (SELECT {self._place(keys)}) AS found (value)
+            CROSS JOIN LATERAL json_array_elements(
+                CASE WHEN json_typeof(value) = 'array' THEN value
+                     WHEN value IS NOT NULL THEN json_build_array(value) END
+            ) AS element (value)
+            CROSS JOIN LATERAL (SELECT json_typeof(element.value), element.value #>> '{{}}') AS plain (type, text)
+            CROSS JOIN LATERAL (SELECT CASE
+                WHEN type <> 'number' THEN type
+                WHEN text ~ '^-?[0-9]+$' THEN CASE
+                    WHEN length(ltrim(text, '-')) > {_MOST_OF_WHOLE} THEN 'string'
+                    WHEN text::numeric BETWEEN {smallest} AND {largest} THEN 'whole'
+                    ELSE 'string' END
+                WHEN length(text) <= {_MOST_CHARACTERS} AND text ~ '^[^eE]*([eE][-+]?[0-9]{{1,3}})?$' THEN 'float'
+                END) AS known (kind)
+            WHERE {is_one}
+        )"""
+        return self._where_readable(keys, condition)
+
+    def _of_value(self, how: Operator, value: syntax.Value) -> str:
+        match value:
+            case Number(text):
+                wanted = number(text)
+                exact = self._add(_decimal(wanted), "numeric")
+                whole = f"text::numeric {_sql(how)} {exact}"
+                string = f"text = {self._add(text)}" if how is Operator.IS else "false"
+                return (
+                    f"(CASE kind WHEN 'whole' THEN {whole} WHEN 'float' THEN {self._of_float(how, wanted)}"
+                    f" WHEN 'string' THEN {string} ELSE false END)"
+                )
+            case Constant(text):
+                kind = "null" if text == "null" else "boolean"
+                is_it = "true" if text == "null" else f"text = '{text}'"
+                return f"(CASE kind WHEN '{kind}' THEN {is_it} WHEN 'string' THEN text = '{text}' ELSE false END)"
+        return f"(CASE kind WHEN 'string' THEN {self._of_text('text', how, value)} ELSE false END)"
+
+    def _of_float(self, how: Operator, wanted: float) -> str:
+        condition = of_floats(how, wanted)
+        if isinstance(condition, bool):
+            return str(condition).lower()
+        bounds = before_rounding(*condition)
+        return " AND ".join(f"text::numeric {how} {self._add(_decimal(bound), 'numeric')}" for how, bound in bounds)
+
+
+def _decimal(exact: float | Fraction) -> str:
+    """The number, which is a float or half way between two, with each of its digits."""
+    numerator, denominator = exact.as_integer_ratio()
+    with localcontext() as context:
+        context.prec = _MOST_DIGITS
+        return format(Decimal(numerator) / Decimal(denominator), "f")
+
+
+def _any(conditions: Iterable[str]) -> str:
+    return f"({' OR '.join(conditions)})"
+
+
+def _sql(how: Operator) -> str:
+    return "=" if how is Operator.IS else str(how)
