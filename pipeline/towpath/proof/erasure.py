@@ -37,9 +37,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: Windows of one question to the store, and rows and characters of contexts that are rewritten at a time.
-_WINDOWS_PER_LOOK = 100
-_MOST_ROWS = 4000
+#: Windows of one question to the store: the digests of all their rows are in memory. Rows and characters of contexts
+#: that are rewritten at a time.
+_WINDOWS_PER_LOOK = 50
+_MOST_ROWS = 20_000
 _MOST_CHARACTERS = 32 << 20
 
 
