@@ -37,7 +37,13 @@ CONTEXTS = (
     *('{"a": 1}', '{"a": "1"}', '{"a": 1.0}', '{"a": 10}', '{"a": "b"}', '{"a": "A"}', '{"a": null}', '{"b": 1}', "{}"),
     *('{"a": true}', '{"a": "true"}', '{"a": []}', '{"a": [1, "x", null, [2], {"b": 3}]}', '{"a": {"b": {"c": "d"}}}'),
     *('{"a": 9007199254740993}', '{"a": 9007199254740992}', '{"a": 9007199254740993.0}', '{"a": 18446744073709551615}'),
-    *('{"a": 18446744073709551616}', '{"a": -9223372036854775808}', '{"a": -9223372036854775809}', '{"a": -0}'),
+    *(
+        '{"a": 18446744073709551616}',
+        '{"a": -9223372036854775808}',
+        '{"a": -9223372036854775809}',
+        '{"a": -0}',
+        '{"a": -0.0}',
+    ),
     *('{"a": [18446744073709551615, 1e22, 0.1]}', '{"a": 0.1}', '{"a": 1.2345678901234567e18}', '{"a": 5e-324}'),
     *(
         '{"a": 0.1000000000000000055511151231257827021181583404541015625}',
@@ -74,6 +80,17 @@ CONTEXTS = (
         "a",
     ),
 )
+NEAR_ZERO = (
+    "a",
+    "b",
+    "true",
+    "1",
+    "-1",
+    "0.1",
+    "-0.0",
+    "2024-02-29 12:30:00+00",
+    "00000000-0000-0000-0000-000000000001",
+)
 QUERIES = (
     *("", "a", "A", '"\\""', "é", "É", "has:context.a", "has:context.a.b", "-has:context.a", 'has:context."a.b"', "-a"),
     *("context.a:1", "-context.a:1", 'context.a:"1"', "context.a:1.0", "context.a>1", "context.a<=1", 'context.a>"1"'),
@@ -83,6 +100,8 @@ QUERIES = (
     *(
         "context.a:-9223372036854775809",
         "context.a:0",
+        "context.a:0.0,3.5,4.5",
+        "context.a:-0.0,3.5,4.5",
         "context.a:0.1",
         "context.a<=0.1",
         "context.a>0.1",
@@ -123,6 +142,8 @@ QUERIES = (
     ),
     *(
         "own_float:5e-324",
+        "own_float:1,-1,0",
+        "own_float:1,-1,-0.0",
         "own_float<0",
         "own_float>=1.7976931348623157e308",
         "own_boolean:true,false",
@@ -152,7 +173,7 @@ def events() -> list[StoredRow]:
     """Rows with the contexts above, and as many again of chance."""
     found = [row(number, context=context.encode()) for number, context in enumerate(CONTEXTS, 1)]
 
-    @given(contexts, moments, texts, texts, st.sampled_from((LARGEST, SMALLEST)))
+    @given(contexts, moments, texts, texts, st.sampled_from((LARGEST, SMALLEST, NEAR_ZERO)))
     @settings(max_examples=80, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     def more(context: str, moment: datetime, event_type: str, actor: str, own: tuple[str, ...]) -> None:
         one = row(len(found) + 1, context=context.encode(), event_type=event_type, own=own)

@@ -154,7 +154,11 @@ class _Compiler:
             return str(condition).lower()
         # By its bits: the server's parser of floats may be off by one in the last place.
         (bits,) = struct.unpack("<Q", struct.pack("<d", condition[1]))
-        return f"({expression} {_sql(condition[0])} reinterpretAsFloat64(toUInt64({self._add(bits)})))"
+        wanted = f"reinterpretAsFloat64(toUInt64({self._add(bits)}))"
+        if condition == (Operator.IS, 0):
+            # The server makes one IN of several equalities, and to IN, 0.0 is not -0.0.
+            return f"({expression} >= {wanted} AND {expression} <= {wanted})"
+        return f"({expression} {_sql(condition[0])} {wanted})"
 
     def _is_readable(self) -> str:
         nul, escaped = self._add(_NUL), self._add(_ESCAPED_NUL)
