@@ -224,3 +224,13 @@ def test_the_largest_query_is_answered(store: AnyStore) -> None:
         f"context.{'a' * 3700}:{','.join('1' * 99)} OR -context.b:1",
     ):
         assert found_by(store, parse(text)) == {1}, text[:80]
+
+
+def test_paths_are_looked_for_in_contexts_of_twenty_levels(store: AnyStore) -> None:
+    objects = [b'{"a": ' * levels + b"1" + b"}" * levels for levels in range(1, 21)]
+    arrays = [b'{"a": ' + b"[" * levels + b"1" + b"]" * levels + b"}" for levels in range(1, 20)]
+    write(store, *(row(number, context=context) for number, context in enumerate([*objects, *arrays], 1)))
+
+    assert found_by(store, parse("has:context.a")) == set(range(1, 40))
+    assert found_by(store, parse("context.a:1")) == {1, 21}
+    assert found_by(store, parse("context.a.a.a:1")) == {3}
