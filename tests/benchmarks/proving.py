@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from deploy.local.stack import DEFAULT_AGGREGATORS
-from tests.benchmarks.figure import Bound, Figure, measured
+from tests.benchmarks.figure import Bound, Figure, Partner, in_turns, measured
 from tests.benchmarks.product import Product
 from tests.benchmarks.traffic import publish_events
 from towpath.conf.current import config
@@ -18,10 +18,13 @@ from towpath.proof.sealing import seal_all
 from towpath.wiring import event_store
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from tests.benchmarks.lab import Lab
 
 #: Of the issue that asked for proof: what is verified while as many arrive, and what an audit reads.
 _CONTEXT_BYTES = 200
+_SEAM = Bound("at least", 0.95)
 _VERIFIED, _AUDITED = Bound("at least", 100_000), Bound("at least", 500_000)
 
 
@@ -51,8 +54,35 @@ def proving(lab: Lab) -> list[Figure]:
             raise AssertionError(f"the audit is wrong: {found.as_json()}")
         lab.say(f"    {turn + 1}/{lab.sizes.repeats}  verified {verified[-1]:,.0f}, audited {audited[-1]:,.0f} rows/s")
     store.close()
+    rates = in_turns(
+        {"loaded text digested": _drain(lab, {}), "not digested": _drain(lab, {"COMPARE_LOADED": "false"})},
+        repeats=lab.sizes.repeats,
+        say=lab.say,
+        unit="events/s",
+    )
     return [
+        measured(
+            "proof: end to end, what is loaded is digested",
+            rates["loaded text digested"],
+            unit="events/s",
+            partner=Partner(name="not digested", values=rates["not digested"]),
+            bound=_SEAM,
+        ),
         measured("proof: receipts verified and proven, 200-byte contexts", verified, unit="rows/s", bound=_VERIFIED),
         measured("proof: `verify --deep`, 200-byte contexts", audited, unit="rows/s", bound=_AUDITED),
         measured("proof: one seal over all of them", sealed, unit="s"),
     ]
+
+
+def _drain(lab: Lab, knobs: Mapping[str, str]) -> Callable[[], float]:
+    """A backlog from its commit to its last ack: nothing is verified meanwhile."""
+    events = lab.sizes.backlog_events
+
+    def run() -> float:
+        with Product(lab, aggregators=DEFAULT_AGGREGATORS, knobs=knobs) as running:
+            running.warm_up()
+            lab.clear()
+            publish_events(events, context_bytes=_CONTEXT_BYTES)
+            return running.drain(events).events_per_second
+
+    return run
