@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     for item in items:
         for marker in item.iter_markers("clickhouse"):
-            # Only with another store, which has nothing of the kind (T37); the run with ClickHouse shows it.
+            # Only where the store is another one, which has nothing of the kind. The run with ClickHouse shows it.
             item.add_marker(pytest.mark.skip(reason=f"about ClickHouse: {marker.kwargs['reason']}"))
 
 

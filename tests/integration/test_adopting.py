@@ -79,7 +79,7 @@ def project(services: Services, clickhouse: Client, tmp_path: Path) -> Iterator[
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is there after the page's first block, for whoever is about the others."""
+    """What the first block of the page leaves: the tests of the other blocks begin with it."""
     folder = tmp_path_factory.mktemp("first") / "mysite"
     folder.mkdir()
     with ForeignProject(folder, {}) as project:

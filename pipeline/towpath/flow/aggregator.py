@@ -228,10 +228,9 @@ class Aggregator:
             failpoints.reach("sealed")
             self._release(members)
             return None if window is None else deliver(window, self._store, self._rules)
-        except Exception:
-            # PostgreSQL is away, or a fault of the program: a writer that ended with it would be missing from then on.
-            # Nothing is lost: what is sealed is in the ledger, and is recovered when its lease ends; so are batches
-            # that are not.
+        except Exception:  # whatever it is: a writer that ended with it would be missing from then on
+            # PostgreSQL is away, or the program is at fault. Nothing is lost: what is sealed is in the ledger, and is
+            # recovered when its lease ends; so are batches that are not sealed.
             log.exception("window_delivery_failed", batches=[member.batch.id for member in members])
             connection.close()
             return Delivery.FAILED

@@ -36,8 +36,8 @@ log = structlog.get_logger()
 #: Receipts of one DELETE, and DELETEs in one minute, at most: 50,000 windows a minute are more than are written.
 _RECEIPTS_PER_DELETE = 1000
 _DELETES_PER_ROUND = 50
-#: Rows and bytes that the store is asked to digest at once, unless a single window has more: it joins the bytes of each
-#: window, and has a statement's time for all.
+#: The most rows and bytes that the store is asked to digest at once, unless a single window has more. It joins the
+#: bytes of each window in memory, and all of them must fit into the time of one statement.
 _MOST_ROWS = 100_000
 _MOST_BYTES = 64 << 20
 

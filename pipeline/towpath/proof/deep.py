@@ -5,7 +5,7 @@ edited, lost, doubled, added. Then the other way round: windows that the store h
 proofs themselves are what the seals cover (`towpath.proof.chain`).
 
 Nothing is changed by it, but that what it has found is noted beside the proof, for `status`. It can be stopped at any
-time, and goes on from a position.
+time, and continues from a position.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@
     month none proofs 0 ...
     previous <64 digits>
 
-Its SHA-256 is the seal's digest, and the next one's `previous`: whoever changes a seal must change all later ones. A
+Its SHA-256 is the seal's digest, and the next one's `previous`: anyone who changes a seal must change all later ones. A
 month stands by itself, so that the chain can be checked after a month was dropped. The digest of a month is the SHA-256
 over the SHA-256 of each proof's text, in the order of their positions (`towpath.ledger.proofs.LINE`).
 """

@@ -10,14 +10,13 @@ import struct
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 from towpath.eventlog.columns import Kind
 from towpath.eventlog.query import syntax
-from towpath.eventlog.query.likes import like
 from towpath.eventlog.query.matching import folded
 from towpath.eventlog.query.numbers import LARGEST_WHOLE, SMALLEST_WHOLE, number, of_floats, of_wholes
 from towpath.eventlog.query.operators import Operator
+from towpath.eventlog.query.sql import any_holds, like, operator
 from towpath.eventlog.query.syntax import (
     ColumnField,
     Comparison,
@@ -33,9 +32,6 @@ from towpath.eventlog.query.syntax import (
     Text,
 )
 from towpath.eventlog.values import EARLIEST, TOO_LATE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Of what a Decimal(38, 9) holds, a billion times.
@@ -64,7 +60,7 @@ class _Compiler:
             case syntax.All(terms):
                 return f"({' AND '.join(map(self.term, terms))})"
             case syntax.Any(terms):
-                return _any(map(self.term, terms))
+                return any_holds(map(self.term, terms))
             case Not(inner):
                 return f"(NOT {self.term(inner)})"
             case FullText(text):
@@ -76,7 +72,7 @@ class _Compiler:
             case Comparison(Path(keys), how, values):
                 return self._of_path(self._place(keys), how, values)
             case Comparison(ColumnField(name, kind), how, values):
-                return _any(self._of_column(name, kind, how, value) for value in values)
+                return any_holds(self._of_column(name, kind, how, value) for value in values)
         raise TypeError(term)
 
     def _add(self, value: object) -> str:
@@ -107,7 +103,7 @@ class _Compiler:
             case Pattern(parts):
                 return f"({expression} LIKE {self._add(like(parts))})"
             case Text(text):
-                return f"({expression} {_sql(how)} {self._add(text)})"
+                return f"({expression} {operator(how)} {self._add(text)})"
         raise TypeError(value)
 
     def _of_period(self, name: str, how: Operator, start: datetime, end: datetime) -> str:
@@ -132,7 +128,7 @@ class _Compiler:
                 return str(billions).lower()
             exact = Decimal(billions[1]).as_tuple()
             text = format(Decimal((exact.sign, exact.digits, -9)), "f")
-            return f"({name} {_sql(billions[0])} toDecimal128({self._add(text)}, 9))"
+            return f"({name} {operator(billions[0])} toDecimal128({self._add(text)}, 9))"
         is_signed = kind is Kind.SIGNED_NUMBER
         return self._of_wholes(
             name,
@@ -146,7 +142,7 @@ class _Compiler:
         condition = of_wholes(how, wanted, smallest=smallest, largest=largest)
         if isinstance(condition, bool):
             return str(condition).lower()
-        return f"({expression} {_sql(condition[0])} {self._add(condition[1])})"
+        return f"({expression} {operator(condition[0])} {self._add(condition[1])})"
 
     def _of_floats(self, expression: str, how: Operator, text: str) -> str:
         condition = of_floats(how, number(text))
@@ -158,7 +154,7 @@ class _Compiler:
         if condition == (Operator.IS, 0):
             # The server makes one IN of several equalities, and to IN, 0.0 is not -0.0.
             return f"({expression} >= {wanted} AND {expression} <= {wanted})"
-        return f"({expression} {_sql(condition[0])} {wanted})"
+        return f"({expression} {operator(condition[0])} {wanted})"
 
     def _is_readable(self) -> str:
         nul, escaped = self._add(_NUL), self._add(_ESCAPED_NUL)
@@ -174,7 +170,7 @@ class _Compiler:
         numbers = f"range(1, if({is_array}, toUInt32(JSONLength({place})), 0) + 1)"
         elements = f"arrayMap({_NUMBER} -> {_tuple(parts, f'{place}, {_NUMBER}')}, {numbers})"
         found = f"if({is_array}, {elements}, [{_tuple(parts, place)}])"
-        is_one = _any(self._of_value(parts, how, value) for value in values)
+        is_one = any_holds(self._of_value(parts, how, value) for value in values)
         return f"({self._is_readable()} AND arrayExists({_FOUND} -> {is_one}, {found}))"
 
     def _of_value(self, parts: list[str], how: Operator, value: syntax.Value) -> str:
@@ -195,13 +191,13 @@ class _Compiler:
                 ]
                 if how is Operator.IS:
                     kinds.append(of_type("String", self._of_text(part["JSONExtractString"], how, Text(text))))
-                return _any(kinds)
+                return any_holds(kinds)
             case Constant(text):
                 if text == "null":
                     itself = of_type("Null", part["JSONHas"])
                 else:
                     itself = of_type("Bool", f"({part['JSONExtractBool']} = {text})")
-                return _any([itself, of_type("String", self._of_text(part["JSONExtractString"], how, Text(text)))])
+                return any_holds([itself, of_type("String", self._of_text(part["JSONExtractString"], how, Text(text)))])
         return of_type("String", self._of_text(part["JSONExtractString"], how, value))
 
 
@@ -219,11 +215,3 @@ def _parts(how: Operator, values: tuple[syntax.Value, ...]) -> list[str]:
 
 def _tuple(parts: list[str], place: str) -> str:
     return f"tuple({', '.join(f'{function}({place})' for function in parts)})"
-
-
-def _any(conditions: Iterable[str]) -> str:
-    return f"({' OR '.join(conditions)})"
-
-
-def _sql(how: Operator) -> str:
-    return "=" if how is Operator.IS else str(how)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from towpath.eventlog.columns import Kind
 from towpath.eventlog.query import syntax
-from towpath.eventlog.query.likes import like
 from towpath.eventlog.query.matching import folded
 from towpath.eventlog.query.numbers import (
     LARGEST_WHOLE,
@@ -21,6 +20,7 @@ from towpath.eventlog.query.numbers import (
     of_floats,
 )
 from towpath.eventlog.query.operators import Operator
+from towpath.eventlog.query.sql import any_holds, like, operator
 from towpath.eventlog.query.syntax import (
     ColumnField,
     Comparison,
@@ -38,7 +38,6 @@ from towpath.eventlog.query.syntax import (
 from towpath.eventlog.values import EARLIEST, TOO_LATE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from datetime import datetime
     from fractions import Fraction
 
@@ -82,7 +81,7 @@ class _Compiler:
             case syntax.All(terms):
                 return f"({' AND '.join(map(self.term, terms))})"
             case syntax.Any(terms):
-                return _any(map(self.term, terms))
+                return any_holds(map(self.term, terms))
             case Not(inner):
                 return f"(NOT {self.term(inner)})"
             case FullText(text):
@@ -94,7 +93,7 @@ class _Compiler:
             case Comparison(Path(keys), how, values):
                 return self._of_path(keys, how, values)
             case Comparison(ColumnField(name, kind), how, values):
-                return _any(self._of_column(name, kind, how, value) for value in values)
+                return any_holds(self._of_column(name, kind, how, value) for value in values)
         raise TypeError(term)
 
     def _add(self, value: str, kind: str = "text") -> str:
@@ -114,9 +113,9 @@ class _Compiler:
                 condition = of_floats(how, number(text))
                 if isinstance(condition, bool):
                     return str(condition).lower()
-                return f"({name} {_sql(condition[0])} {self._add(repr(condition[1]), 'double precision')})"
+                return f"({name} {operator(condition[0])} {self._add(repr(condition[1]), 'double precision')})"
             case Number(text):
-                return f"({name}::numeric {_sql(how)} {self._add(text, 'numeric')})"
+                return f"({name}::numeric {operator(how)} {self._add(text, 'numeric')})"
             case Constant(text):
                 return f"({name} = {text})"
             case Text(text) if kind is Kind.UUID:
@@ -170,7 +169,7 @@ class _Compiler:
         return f"strpos(event_context, {string}) = 0 AND {text} IN ('0', {string})"
 
     def _of_path(self, keys: tuple[str, ...], how: Operator, values: tuple[syntax.Value, ...]) -> str:
-        is_one = _any(self._of_value(how, value) for value in values)
+        is_one = any_holds(self._of_value(how, value) for value in values)
         # A number is its text here. A whole one beyond 64 bits is a string, and one that is too long is nothing.
         smallest, largest = self._add(str(SMALLEST_WHOLE), "numeric"), self._add(str(LARGEST_WHOLE), "numeric")
         condition = f"""EXISTS (
@@ -197,7 +196,7 @@ class _Compiler:
             case Number(text):
                 wanted = number(text)
                 exact = self._add(_decimal(wanted), "numeric")
-                whole = f"text::numeric {_sql(how)} {exact}"
+                whole = f"text::numeric {operator(how)} {exact}"
                 string = f"text = {self._add(text)}" if how is Operator.IS else "false"
                 return (
                     f"(CASE kind WHEN 'whole' THEN {whole} WHEN 'float' THEN {self._of_float(how, wanted)}"
@@ -223,11 +222,3 @@ def _decimal(exact: float | Fraction) -> str:
     with localcontext() as context:
         context.prec = _MOST_DIGITS
         return format(Decimal(numerator) / Decimal(denominator), "f")
-
-
-def _any(conditions: Iterable[str]) -> str:
-    return f"({' OR '.join(conditions)})"
-
-
-def _sql(how: Operator) -> str:
-    return "=" if how is Operator.IS else str(how)

@@ -1,0 +1,26 @@
+"""What every store's SQL of a query has in common."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from towpath.eventlog.query.operators import Operator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def like(parts: tuple[str, ...]) -> str:
+    """The operand of LIKE, with a backslash before what means itself."""
+    return "%".join(re.sub(r"([\\%_])", r"\\\1", part) for part in parts)
+
+
+def any_holds(conditions: Iterable[str]) -> str:
+    """One condition: that any of these holds."""
+    return f"({' OR '.join(conditions)})"
+
+
+def operator(how: Operator) -> str:
+    """The operator of a comparison."""
+    return "=" if how is Operator.IS else str(how)
