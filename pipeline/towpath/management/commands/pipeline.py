@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
 from argparse import REMAINDER, ArgumentParser
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -16,30 +13,21 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, InterfaceError
 
 from towpath.actors import enqueue_batches
-from towpath.conf import seal_key
 from towpath.conf.current import config
 from towpath.conf.launch import ROLES, become, run_all
 from towpath.errors import NoAlarm, NotReadable, OutboxInUse
 from towpath.eventlog.errors import EventStoreError
-from towpath.eventlog.store import Store
-from towpath.events import LogAudited
 from towpath.flow import deadletters, outboxes, stranded
 from towpath.flow.recover import recover
 from towpath.flow.verify import close, verify_receipts
-from towpath.ledger import database_errors, names, proofs
+from towpath.ledger import database_errors, names
 from towpath.ledger.deadletters import Letter
 from towpath.ledger.moment import planner_as_it_was
-from towpath.ledger.seals import all_seals
-from towpath.management import freed_migrations, leaving, tables
+from towpath.management import auditing, freed_migrations, leaving, tables
 from towpath.management.answers import nothing_but_the_answer
-from towpath.management.arguments import moment, pace
-from towpath.management.operator import operator, record, record_reading
+from towpath.management.arguments import moment
+from towpath.management.operator import operator, record_reading
 from towpath.outbox.models import all_outboxes
-from towpath.proof.accepting import accept
-from towpath.proof.audit import audit
-from towpath.proof.chain import Anchor, read_anchors
-from towpath.proof.deep import Pace, Progress
-from towpath.proof.sealing import seal_all
 from towpath.telemetry.secrets import without_secrets
 from towpath.watch.doctor import examine
 from towpath.watch.period import read_period
@@ -50,8 +38,6 @@ from towpath.wiring import event_store, verifier_store, window_limits, window_ru
 
 #: Also where a project has set no time limit for its connections.
 _STATUS_SECONDS = 20.0
-#: Between two words about how far a check is.
-_TOLD_SECONDS = 0.5
 
 
 class Command(BaseCommand):
@@ -67,7 +53,7 @@ class Command(BaseCommand):
             actions.add_parser(name, help=text).add_argument("--json", action="store_true", help="print JSON")
         self._add_run(actions.add_parser("run", help="be a process of the pipeline, until it is told to stop"))
         self._add_verify(actions.add_parser("verify", help="compare receipts with the event store; print the ledger"))
-        self._add_seals(actions.add_parser("seals", help="seals of the ledger, which prove what was stored"))
+        auditing.add_seals(actions.add_parser("seals", help="seals of the ledger, which prove what was stored"))
         self._add_deadletters(actions.add_parser("deadletters", help="rows that the event store refuses"))
         self._add_outboxes(actions.add_parser("outboxes", help="names in the ledger that no outbox class has"))
         self._add_leave(actions.add_parser("leave", help="take Towpath out of the project: the next step of it"))
@@ -83,31 +69,8 @@ class Command(BaseCommand):
         parser.add_argument("--until", type=moment, help="rows dispatched before then (default: now)")
         parser.add_argument("--close", nargs="+", type=UUID, metavar="WINDOW", help="end the alarm of these windows")
         parser.add_argument("--reason", default="", help="why: recorded as an event, with who did it")
-        deep = parser.add_argument_group("--deep", "read every row again, and compare it with what was proven")
-        deep.add_argument("--deep", action="store_true", help="check contents, strays and the chain of seals")
-        deep.add_argument(
-            "--accept",
-            nargs="+",
-            type=UUID,
-            metavar="WINDOW",
-            help="let these windows stand as they are",
-        )
-        deep.add_argument("--anchors", type=Path, metavar="FILE", help="seals as they were kept elsewhere, one a line")
-        deep.add_argument("--public-key", type=Path, metavar="FILE", help="the key that must have signed every seal")
-        deep.add_argument("--rate", type=pace, default=0.0, help="rows read in a second, at most (default: no limit)")
-        deep.add_argument("--after", type=int, default=0, metavar="POSITION", help="go on from where a run was stopped")
+        auditing.add_deep(parser)
         parser.add_argument("--json", action="store_true", help="print JSON")
-
-    def _add_seals(self, parser: ArgumentParser) -> None:
-        whats = parser.add_subparsers(dest="what", required=True)
-        whats.add_parser("make", help="seal what no seal covers yet, without waiting for the hour")
-        whats.add_parser("list", help="every seal: number, time, windows, rows, digest")
-        export = whats.add_parser("export", help="a line of JSON for each seal, to be kept elsewhere")
-        for listing in (whats.choices["list"], export):
-            listing.add_argument("--since", type=int, default=1, metavar="NUMBER", help="from this seal on")
-        whats.add_parser("public-key", help="the key that checks the signatures, as PEM")
-        for parser_of_what in whats.choices.values():
-            parser_of_what.add_argument("--json", action="store_true", help="print JSON")
 
     def _add_deadletters(self, parser: ArgumentParser) -> None:
         parser.add_argument("what", choices=["list", "show", "replay", "drop"])
@@ -149,7 +112,7 @@ class Command(BaseCommand):
             "recover": self._recover,
             "deadletters": self._deadletters,
             "outboxes": self._outboxes,
-            "verify": self._verify_deep if options.get("deep") else self._verify,
+            "verify": self._verify,
             "seals": self._seals,
             "leave": self._free_migrations if options.get("migrations") else self._leave,
         }
@@ -210,74 +173,7 @@ class Command(BaseCommand):
         return True
 
     def _seals(self, options: dict[str, Any]) -> bool:
-        what, key = options["what"], config().seal_key
-        if what == "public-key":
-            if not key:
-                raise CommandError(f"{config().variable_prefix}SEAL_KEY_FILE is not set here: seals are not signed.")
-            pem = seal_key.public_pem(key)
-            self.stdout.write(json.dumps({"public_key": pem}) if options["json"] else pem, ending="")
-            return True
-        found = seal_all(key=key) if what == "make" else all_seals(since_number=options["since"])
-        if what == "export":
-            for seal in found:
-                self.stdout.write(json.dumps(tables.seal_as_json(seal)))
-        elif options["json"]:
-            self.stdout.write(json.dumps([tables.seal_as_json(seal) for seal in found]))
-        else:
-            self.stdout.write(tables.of_seals(list(found), is_new=what == "make"))
-        return True
-
-    def _accept(self, windows: list[UUID], store: Store, *, reason: str) -> None:
-        if not reason.strip():
-            self.stderr.write("Say why: `pipeline verify --deep --accept WINDOW ... --reason TEXT`.")
-            raise SystemExit(2)
-        try:
-            accept(windows, store, reason=reason.strip(), by=operator())
-        except NoAlarm as error:
-            raise CommandError(str(error)) from error
-
-    def _verify_deep(self, options: dict[str, Any]) -> bool:
-        if options["close"]:
-            raise CommandError("--close is not for --deep: use --accept WINDOW.", returncode=2)
-        anchors = [*_anchors(options["anchors"])] if options["anchors"] else []
-        public_key = _text_of(options["public_key"], "--public-key") if options["public_key"] else ""
-        store = verifier_store(config(), store=event_store(config()))
-        told = _Checked(self, last=proofs.last_position(), is_told=sys.stderr.isatty())
-        try:
-            if options["accept"]:
-                self._accept(options["accept"], store, reason=options["reason"])
-            found = audit(
-                store,
-                after=options["after"],
-                since=options["since"],
-                until=options["until"],
-                anchors=anchors,
-                public_key=public_key,
-                pace=Pace(options["rate"]),
-                on_page=told.tell,
-            )
-        except KeyboardInterrupt:
-            raise CommandError(f"Stopped. Go on with --after {told.position}.") from None
-        except EventStoreError as error:
-            raise CommandError(
-                without_secrets(f"The event store does not answer ({error}). Go on with --after {told.position}.")
-            ) from error
-        except (ValueError, ModuleNotFoundError) as error:
-            raise CommandError(f"--public-key: {error}", returncode=2) from error
-        finally:
-            store.close()
-            told.end()
-        record(
-            LogAudited(
-                windows=found.windows,
-                rows=found.rows,
-                seals=found.seals,
-                findings=found.findings,
-                audited_by=operator(),
-            )
-        )
-        self.stdout.write(json.dumps(found.as_json()) if options["json"] else tables.of_audit(found))
-        return found.is_ok
+        return auditing.seals(self, options)
 
     def _close(self, windows: list[UUID], *, reason: str) -> None:
         if not reason.strip():
@@ -292,8 +188,9 @@ class Command(BaseCommand):
             store.close()
 
     def _verify(self, options: dict[str, Any]) -> bool:
-        if given := [name for name in ("accept", "anchors", "public_key", "rate", "after") if options[name]]:
-            raise CommandError(f"--{given[0].replace('_', '-')} needs --deep.", returncode=2)
+        if options["deep"]:
+            return auditing.verify_deep(self, options)
+        auditing.require_nothing_of_deep(options)
         if options["close"]:
             self._close(options["close"], reason=options["reason"])
         since = options["since"] or datetime.now(UTC) - timedelta(days=1)
@@ -401,50 +298,3 @@ class Command(BaseCommand):
             return
         for letter in shown:
             self.stdout.write("  ".join(f"{name}={value}" for name, value in letter.items()))
-
-
-class _Checked:
-    """Tells a person how far a deep check is."""
-
-    def __init__(self, command: BaseCommand, *, last: int, is_told: bool) -> None:
-        self.position = 0
-        self._command = command
-        self._last = last
-        self._is_told = is_told
-        self._due = time.monotonic()
-
-    def tell(self, progress: Progress) -> None:
-        self.position = progress.position
-        if self._is_told and time.monotonic() >= self._due:
-            self._due = time.monotonic() + _TOLD_SECONDS
-            share = progress.position / max(1, self._last)
-            self._command.stderr.write(
-                f"\r{share:4.0%}  {progress.windows:,} windows, {progress.rows:,} rows checked", ending=""
-            )
-            self._command.stderr.flush()
-
-    def end(self) -> None:
-        """Leave the line for what comes next."""
-        if self._is_told:
-            self._command.stderr.write("")
-
-
-def _text_of(path: Path, option: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not a text"
-        raise CommandError(f"{option}: cannot read {path} ({reason}).", returncode=2) from error
-
-
-def _anchors(path: Path) -> list[Anchor]:
-    try:
-        found = [*read_anchors(_text_of(path, "--anchors").splitlines(), name=path.name)]
-    except ValueError as error:
-        raise CommandError(f"--anchors: {error}", returncode=2) from error
-    if not found:
-        raise CommandError(
-            f"--anchors: {path} has none: it needs lines of `pipeline seals export`, or of a log with `ledger_sealed`.",
-            returncode=2,
-        )
-    return found
