@@ -1,6 +1,6 @@
 """What tests do to a PostgreSQL server and the application does not: settings of the server, roles, switches.
 
-The role of the application stays one that is no superuser; on a server of the tests' own, it is granted just this.
+The role of the application never becomes a superuser; on a server of the tests' own, it is granted just this.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: What can be imported without settings, and needs the most time. Whoever has another version of one may lack a part.
+#: What can be imported without settings, and needs the most time. Another version of one may lack a part.
 _LIBRARIES = (
     "clickhouse_connect",
     "django.contrib.admin",

@@ -26,10 +26,11 @@ import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from xdist.scheduler.loadfile import LoadFileScheduling  # type: ignore[import-untyped]
 
 from deploy.local.clickhouse import ClickHouse
 from deploy.local.credentials import private_folder
@@ -60,11 +61,25 @@ _FIRST_PORT = 21_000
 #: Ports beside each other that belong to one run.
 _PORTS_PER_RUN = 10
 
-#: The fault matrix: `make faults`.
-_FAULTS = PROJECT / "tests" / "faults"
+_TESTS = PROJECT / "tests"
+#: Files of tests/deploy whose tests share a deployment.
+_DEPLOYED = frozenset(
+    _TESTS / "deploy" / name for name in ("test_postgres_roles.py", "test_rabbitmq.py", "test_tls.py")
+)
+#: `make faults`: the fault matrix, the pages in a browser, and files that start whole programs or databases.
+_LONG = _DEPLOYED | {
+    _TESTS / "faults",
+    _TESTS / "browser",
+    _TESTS / "integration" / "test_large_rows.py",
+    _TESTS / "integration" / "test_migrating_outboxes.py",
+    _TESTS / "integration" / "test_other_logs.py",
+    _TESTS / "integration" / "test_running.py",
+}
 
-#: These fixtures start the product's processes, or an engine of the test's own.
+#: These fixtures start the product's processes, or an engine of the test's own. Of such tests, `make test` runs only
+#: those of the whole path from publish to ack.
 _FIXTURES_WITH_PROCESSES = frozenset({"workers", "bare_fleet", "deployment", "endpoint"})
+_WHOLE_PATH = _TESTS / "integration" / "test_end_to_end.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +141,7 @@ class _GivenServices(Services):
         """They run."""
 
     def stop(self) -> None:
-        """They go on."""
+        """They continue."""
 
 
 def _hold_free_folder() -> tuple[int, Path, TextIO]:
@@ -209,7 +224,7 @@ def _make_services(folder: Path, ports: Ports) -> Services:
 def _keep_bytecode() -> None:
     """Let this process, and those that the tests start, find modules compiled: hundreds of starts, each a sixth less.
 
-    Also where the environment has asked Python to leave no bytecode behind, as it does in many containers.
+    Even where the environment has asked Python to leave no bytecode behind, as it does in many containers.
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
@@ -260,11 +275,18 @@ def pytest_report_header() -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Who takes one of these fixtures starts real processes, and waits for what they do. The fault matrix is slow."""
-    if _FAULTS in item.path.parents:
-        item.add_marker("slow")
-    if not _FIXTURES_WITH_PROCESSES.isdisjoint(getattr(item, "fixturenames", ())):
+    """Mark tests that start real processes and wait for what they do, and those that are left to `make faults`."""
+    has_processes = not _FIXTURES_WITH_PROCESSES.isdisjoint(getattr(item, "fixturenames", ()))
+    if has_processes:
         item.add_marker("timing")
+    if (has_processes and item.path != _WHOLE_PATH) or not _LONG.isdisjoint((item.path, *item.path.parents)):
+        item.add_marker("slow")
+
+
+@pytest.hookimpl
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import what `make test` would leave out: a browser's driver alone takes seconds."""
+    return True if config.option.markexpr == "not slow" and collection_path in _LONG else None
 
 
 @pytest.hookimpl(trylast=True)
@@ -282,6 +304,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         lengths[item.path] += _length(item)
     items.sort(key=lambda item: -lengths[item.path])
+
+
+class _ByDeployment(LoadFileScheduling):  # type: ignore[misc]  # it has no types
+    """A file is one process's, and so are the files whose tests share a deployment, which takes long to make."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = str(super()._split_scope(nodeid))
+        return "a deployment" if PROJECT / file in _DEPLOYED else file
+
+
+@pytest.hookimpl
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    return _ByDeployment(config, log)
 
 
 def _length(item: pytest.Item) -> float:

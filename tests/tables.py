@@ -24,7 +24,8 @@ def every_table(*apps_only: str) -> list[str]:
 
 def numbered_tables(*apps_only: str) -> list[str]:
     """Those of them whose rows PostgreSQL numbers in `id`."""
-    return sorted({model._meta.db_table for model in _models(apps_only) if isinstance(model._meta.pk, AutoField)})
+    keys = {model._meta.db_table: model._meta.pk for model in _models(apps_only)}
+    return sorted(table for table, key in keys.items() if isinstance(key, AutoField) and key.column == "id")
 
 
 def empty_tables(*more: str, keep: Sequence[str] = ()) -> None:

@@ -20,6 +20,7 @@ from ninja.parser import Parser
 from ninja.security import django_auth
 
 from backend.users.api import router as users_router
+from towpath.explorer import openapi
 
 log = structlog.get_logger()
 
@@ -53,7 +54,16 @@ def _is_from_another_site(request: HttpRequest) -> bool:
     )
 
 
-api = NinjaAPI(
+class _Api(NinjaAPI):
+    """The application's API. Its document has the explorer's as well, which needs no ninja."""
+
+    def get_openapi_schema(self, **options: Any) -> Any:
+        schema = super().get_openapi_schema(**options)
+        schema["paths"].update(openapi.paths())
+        return schema
+
+
+api = _Api(
     title="Towpath",
     version="1",
     description="A sample application that publishes its events.",
@@ -105,7 +115,7 @@ def _database_away(_request: HttpRequest, error: Exception) -> HttpResponse:
 @csrf_exempt  # it does nothing, and a form's token is not what the client has forgotten
 def not_found(_request: HttpRequest, _rest: str = "") -> HttpResponse:
     """What every address under /api/ answers that the API does not have."""
-    return _answer(404, "Nothing is at this address. The API's addresses: /api/docs")
+    return _answer(404, "There is nothing at this address. For the API's addresses, see /api/docs")
 
 
 def _answer(status: int, detail: str) -> HttpResponse:

@@ -1,4 +1,4 @@
-"""Settings, which alone read the environment, checked at start, every error at once.
+"""Settings, which alone read the environment, checked at start, every error reported together.
 
 docs/settings.md explains each variable.
 """
@@ -46,6 +46,10 @@ INSTALLED_APPS = [
     "django_dramatiq",
     "ninja",
     "towpath",
+    "towpath.explorer",
+    "towpath.console",
+    "towpath.pages",
+    "django_htmx",
     "backend.users",
 ]
 MIDDLEWARE = [
@@ -78,6 +82,8 @@ TEMPLATES: list[dict[str, Any]] = [
     }
 ]
 AUTH_USER_MODEL = "users.User"
+#: Where the explorer sends people who are not signed in.
+LOGIN_URL = "admin:login"
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
@@ -116,7 +122,7 @@ DATABASES: dict[str, Any] = {"default": database_settings(DATABASE_URL)}
 DATABASES["default"]["CONN_MAX_AGE"] = None
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
 DATABASES["default"]["OPTIONS"] = {
-    # A dead peer is noticed within seconds, also in the middle of a statement; libpq waits for minutes.
+    # A dead peer is noticed within seconds, even in the middle of a statement; libpq waits for minutes.
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,

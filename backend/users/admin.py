@@ -16,7 +16,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 
 from backend.users.events import UserRefused
 from backend.users.groups import DeleteGroup, SaveGroup
-from backend.users.models import OutboxUser, User
+from backend.users.models import User
 from backend.users.rights import publish_refusal
 from backend.users.use_cases import (
     CreateUser,
@@ -142,7 +142,7 @@ class UserAdmin(_ThroughUseCases):
     form = ChangeUserForm
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        # As Django's own: `?password__startswith=` would tell whoever may view users the hash, letter by letter.
+        # As Django's own: `?password__startswith=` would tell anyone who may view users the hash, letter by letter.
         allowed: bool = super().lookup_allowed(lookup, value, request)
         return allowed and not lookup.startswith("password")
 
@@ -189,21 +189,3 @@ class GroupAdmin(_ThroughUseCases, DjangoGroupAdmin):
     def delete_model(self, request: HttpRequest, obj: Group) -> None:
         if refusal := DeleteGroup().execute(obj.pk, by=_signed_in(request)).refusal:
             raise _Refused(refusal.reason, refusal)
-
-
-@admin.register(OutboxUser)
-class OutboxUserAdmin(admin.ModelAdmin[OutboxUser]):
-    """Undelivered events, to look at: only the pipeline writes here."""
-
-    list_display = ("id", "user", "xid")
-    list_select_related = ("user",)
-    show_full_result_count = False
-
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, _request: HttpRequest, _obj: OutboxUser | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: OutboxUser | None = None) -> bool:
-        return False

@@ -67,7 +67,7 @@ class Actor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         user = User.objects.select_for_update(no_key=True).filter(pk=by.pk, is_active=True).first()
         if user is None or not user.has_perm(permission):
-            raise NotAllowedError(by, f"You may not do this: it takes the permission {permission}")
+            raise NotAllowedError(by, f"You may not do this: you lack the permission {permission}")
         return cls(user, Rights.of(user))
 
     def require_to_act_on(self, user: User) -> None:
@@ -86,7 +86,7 @@ class Actor:
         is_member_above = User.objects.filter(groups=group).filter(is_above).exists()
         if is_member_above or group.permissions.filter(pk__in=others).exists():
             raise NotAllowedError(
-                self.user, "You may not act on a group that, or one of whose members, may do more than you"
+                self.user, "You may not act on a group if it, or one of its members, may do more than you"
             )
 
     def require_to_grant(
@@ -107,7 +107,9 @@ class Actor:
         """Raise NotAllowedError if the account is the last one that may do everything."""
         superusers = User.objects.filter(is_superuser=True, is_active=True, is_staff=True)
         if user.is_superuser and user.is_active and not superusers.exclude(pk=user.pk).exists():
-            raise NotAllowedError(self.user, "This is the last active superuser: make another account one first")
+            raise NotAllowedError(
+                self.user, "This is the last active superuser: make another account a superuser first"
+            )
 
 
 def publish_refusal(refusal: UserRefused, by: User) -> None:

@@ -26,7 +26,7 @@ def publish_login(user: User, **_kwargs: Any) -> None:
 
 @receiver(user_logged_out, dispatch_uid="publish_user_logged_out")
 def publish_logout(user: User | None, **_kwargs: Any) -> None:
-    # Nobody was signed in: a visit to the sign-out page is no event.
+    # Nobody was signed in: a visit to the sign-out page is not an event.
     if user is not None:
         _publish(UserLoggedOut(user_id=user.pk))
 

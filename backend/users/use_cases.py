@@ -131,7 +131,7 @@ class UpdateUser:
     PERMISSION = "users.change_user"
 
     def execute(self, user_id: int, request: UpdateUserRequest, *, by: User | None = None) -> UpdateUserOutcome:
-        """The values before are those of this change: whoever changes the user at the same time waits."""
+        """The values before are those of this change: any other change of the user at the same time waits."""
         try:
             with transaction.atomic():
                 actor = None if by is None else Actor.locked(by, permission=self.PERMISSION)
@@ -174,7 +174,7 @@ class DeleteUser:
     UNDELIVERED = "Events about this user are still being delivered. Try again in a few seconds"
 
     def execute(self, user_id: int, *, by: User | None = None) -> DeleteUserOutcome:
-        """Whoever publishes an event about the user at the same time waits, and then finds no user."""
+        """A publisher of an event about the user waits at the same time, and then finds no user."""
         try:
             return self._delete(user_id, by)
         except NotAllowedError as error:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 USERS_SQL = Path(__file__).with_name("users.sql")
 #: Each user's name, without the `towpath_` before it.
-SHORT_NAMES = ("migrator", "writer", "reader", "verifier", "keeper")
+SHORT_NAMES = ("migrator", "writer", "reader", "verifier", "explorer", "keeper")
 
-#: Behind a setting that the user's own queries may not change.
+#: Behind a setting that the user's own queries may not change, or within bounds only.
 _CONST = " CONST"
+_BOUNDS = re.compile(r" MIN (\S+) MAX (\S+)$")
 
 
 def statements() -> list[str]:
@@ -30,12 +31,18 @@ def grants(user: str) -> list[str]:
 
 def profile(user: str) -> dict[str, str]:
     """The settings of the user's profile; empty when it has none."""
-    return {name: value.removesuffix(_CONST).strip("'") for name, value in _assignments(user)}
+    return {name: _BOUNDS.sub("", value).removesuffix(_CONST).strip("'") for name, value in _assignments(user)}
 
 
 def fixed(user: str) -> list[str]:
     """The settings of its profile that no query of the user may change."""
     return [name for name, value in _assignments(user) if value.endswith(_CONST)]
+
+
+def bounds(user: str) -> dict[str, tuple[str, str]]:
+    """The settings of its profile that its queries may change between a least and a most value."""
+    found = ((name, _BOUNDS.search(value)) for name, value in _assignments(user))
+    return {name: (match[1], match[2]) for name, match in found if match}
 
 
 def _assignments(user: str) -> list[tuple[str, str]]:

@@ -1,11 +1,12 @@
 -- The users of the event log, for an administrator with access management. Can be repeated: passwords, rights and limits
 -- are then set anew. In a container, users.sh runs it; elsewhere:
 --   clickhouse-client --user ... --param_migrator_password=... --param_writer_password=... --param_reader_password=... \
---       --param_verifier_password=... --param_keeper_password=... --queries-file users.sql
---   towpath_migrator  creates the table and adds columns (`manage.py eventlog migrate`); cannot drop or delete
+--       --param_verifier_password=... --param_explorer_password=... --param_keeper_password=... --queries-file users.sql
+--   towpath_migrator  creates the table, adds columns and indexes (`manage.py eventlog migrate`); cannot drop or delete
 --   towpath_writer    the pipeline: inserts, and reads back which rows of a window are stored, never a payload
 --   towpath_reader    the web application and people: reads, within the limits of its profile
 --   towpath_verifier  the dispatcher's verification: reads every column of event_log, and nothing else
+--   towpath_explorer  the explorer, in the web process: reads event_log, and nothing else, within tight limits
 --   towpath_keeper    a person or a timer, never a process that runs: drops months (`manage.py eventlog retain`) and
 --                     rewrites rows (`manage.py eventlog erase`); cannot insert, alter or drop the table
 
@@ -39,6 +40,22 @@ CREATE SETTINGS PROFILE OR REPLACE towpath_verifier SETTINGS
     max_threads = 2 CONST,
     max_concurrent_queries_for_user = 4 CONST;
 
+-- Many people at the same time, beside the inserts. A query may ask for less time and never for more, and never for none,
+-- which is what 0 would be. A limit is an error, which the explorer answers with a shorter period. A closed tab ends its
+-- query.
+CREATE SETTINGS PROFILE OR REPLACE towpath_explorer SETTINGS
+    readonly = 2,
+    max_execution_time = 10 MIN 0.001 MAX 10,
+    max_memory_usage = 1000000000 CONST,
+    max_memory_usage_for_user = 3000000000 CONST,
+    max_threads = 2 CONST,
+    max_concurrent_queries_for_user = 20 CONST,
+    max_rows_to_read = 1000000000 CONST,
+    max_bytes_to_read = 100000000000 CONST,
+    max_result_rows = 1000000 CONST,
+    max_result_bytes = 500000000 CONST,
+    cancel_http_readonly_queries_on_client_close = 1 CONST;
+
 -- A server drops no partition above 50 GB without this; a month may be larger.
 CREATE SETTINGS PROFILE OR REPLACE towpath_keeper SETTINGS
     max_partition_size_to_drop = 0,
@@ -52,10 +69,12 @@ CREATE USER OR REPLACE towpath_reader IDENTIFIED WITH sha256_password BY {reader
     SETTINGS PROFILE 'towpath_reader';
 CREATE USER OR REPLACE towpath_verifier IDENTIFIED WITH sha256_password BY {verifier_password:String}
     SETTINGS PROFILE 'towpath_verifier';
+CREATE USER OR REPLACE towpath_explorer IDENTIFIED WITH sha256_password BY {explorer_password:String}
+    SETTINGS PROFILE 'towpath_explorer';
 CREATE USER OR REPLACE towpath_keeper IDENTIFIED WITH sha256_password BY {keeper_password:String}
     SETTINGS PROFILE 'towpath_keeper';
 
-GRANT CREATE TABLE, ALTER ADD COLUMN, ALTER SETTINGS ON towpath.* TO towpath_migrator;
+GRANT CREATE TABLE, ALTER ADD COLUMN, ALTER ADD INDEX, ALTER SETTINGS ON towpath.* TO towpath_migrator;
 -- Asked for with access_control_improvements.table_engines_require_grant only.
 GRANT TABLE ENGINE ON MergeTree TO towpath_migrator;
 GRANT TABLE ENGINE ON ReplicatedMergeTree TO towpath_migrator;
@@ -63,7 +82,7 @@ GRANT SELECT, INSERT ON towpath.event_log_migration TO towpath_migrator;
 GRANT SELECT ON towpath.event_log TO towpath_migrator;
 GRANT INSERT, SELECT(outbox, outbox_id, window_id) ON towpath.event_log TO towpath_writer;
 GRANT SELECT ON towpath.event_log_migration TO towpath_writer, towpath_reader;
-GRANT SELECT ON towpath.event_log TO towpath_reader, towpath_verifier;
+GRANT SELECT ON towpath.event_log TO towpath_reader, towpath_verifier, towpath_explorer;
 -- DROP PARTITION asks for ALTER DELETE, and is all that it is for.
 GRANT SELECT, ALTER DELETE, ALTER UPDATE ON towpath.event_log TO towpath_keeper;
 -- Whether a row policy hides rows from the pipeline, and what the server sets for every table.

@@ -197,7 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
         if len(hosts) != 1 or not _LOOPBACK.fullmatch(hosts[0].strip()) or not self.path.startswith("/"):
             return "the Host must be 127.0.0.1, localhost or [::1]"
         if "Origin" in self.headers or self.headers.get("Sec-Fetch-Site", "none") != "none":
-            return "pages in a browser have nothing to ask here"
+            return "this server does not answer pages in a browser"
         return ""
 
     def _has_password(self, url: Mapping[str, str]) -> bool:
@@ -239,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError:
             raise _CutOffError(f"Connection lost or garbled in a chunked body: {line[:80]!r}") from None
         chunk = self._read(size)
-        # Also after the last chunk: its empty line is what tells a complete body from a cut one.
+        # Even after the last chunk: its empty line is what tells a complete body from a cut one.
         if self._read(2) != b"\r\n":
             raise _CutOffError("A chunk is not followed by an end of line")
         return chunk

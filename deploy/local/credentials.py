@@ -26,7 +26,7 @@ def remembered_secret(file: Path) -> str:
 
 
 def write_private(file: Path, text: str) -> None:
-    """Write a file of mode 0600 at once or not at all."""
+    """Write a file of mode 0600 whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f"{file.name}.{os.getpid()}.draft")
     draft.unlink(missing_ok=True)

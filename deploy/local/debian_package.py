@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from deploy.local.errors import PackageMissingError
 def install(package: str) -> None:
     """Install the package when this account may; else raise PackageMissingError, with what to type."""
     command = f"apt-get install -y --no-install-recommends {package}"
-    remedy = f"{package} is not installed. Type: sudo apt-get update && sudo {command}"
+    remedy = f"{package} is not installed. Run: sudo apt-get update && sudo {command}"
     sudo = _become_root()
     if sudo is None or shutil.which("apt-get") is None:
         raise PackageMissingError(remedy)
+    print(f"\r  Installing {package} with apt-get, once: a minute or two", file=sys.stderr, flush=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "install"

@@ -20,7 +20,7 @@ class EventLog(Protocol):
 
 
 def open_event_log(url: str) -> EventLog:
-    """The event store of a URL; connects at once or with each query."""
+    """The event store of a URL; connects immediately or with each query."""
     return _PostgreSQL(url) if url.startswith("postgres") else _ClickHouse(url)
 
 

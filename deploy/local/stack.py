@@ -141,8 +141,8 @@ class Stack:
                 self.folder / "clickhouse", self._ports.choose("clickhouse"), self.log_folder / "clickhouse.log"
             )
             store = self.clickhouse.url
-            # What a shell has is another store's: verification would find nothing of this one there.
-            variables["EVENT_STORE_VERIFIER_URL"] = ""
+            # What a shell has is another store's: verification and the explorer would find nothing of this one there.
+            variables["EVENT_STORE_VERIFIER_URL"] = variables["EVENT_STORE_EXPLORER_URL"] = ""
             services.append(self.clickhouse)
         try:
             variables["EVENT_STORE_URL"] = with_server(store, database_url=variables["DATABASE_URL"])
@@ -195,7 +195,7 @@ class Stack:
 
 
 def run(folder: Path, *, aggregators: int, sign_ups_per_second: float) -> None:
-    """Run a stack until Ctrl-C or SIGTERM; a second one of them kills everything at once."""
+    """Run a stack until Ctrl-C or SIGTERM; a second one of them kills everything immediately."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
@@ -229,7 +229,13 @@ def variables_of_this_process() -> dict[str, str]:
 
 def _summary(stack: Stack) -> str:
     web = stack.environment["WEB_URL"]
-    lines = ["", f"  Web          {web}/", f"  API docs     {web}/api/docs", f"  Admin        {web}/admin/"]
+    lines = [
+        "",
+        f"  Events       {web}/events/",
+        f"  Pipeline     {web}/pipeline/",
+        f"  API docs     {web}/api/docs",
+        f"  Admin        {web}/admin/  (sign in: python manage.py createsuperuser makes an account)",
+    ]
     if stack.rabbitmq:
         rabbitmq = stack.rabbitmq
         lines.append(f"  RabbitMQ     {rabbitmq.management_url}  user {rabbitmq.user}, password {rabbitmq.password}")

@@ -105,7 +105,7 @@ class Supervisor:
             time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
-        """End everything in reverse order; when interrupted, kill what is left at once."""
+        """End everything in reverse order; when interrupted, kill what is left immediately."""
         self._is_stopping.set()
         if self._watcher.is_alive():
             self._watcher.join()
@@ -157,7 +157,7 @@ class Supervisor:
             for watched in group:
                 if watched.process.name == name:
                     return watched
-        raise LocalStackError(f"No process is called {name}. There are: {', '.join(self.names)}")
+        raise LocalStackError(f"No process is called {name}. The processes are: {', '.join(self.names)}")
 
     def _launch(self, watched: _Watched) -> None:
         watched.started_at = time.monotonic()

@@ -64,14 +64,14 @@ def compact(context: dict[str, Any]) -> str:
 
 
 def start_live_traffic(web_url: str, *, per_second: float) -> None:
-    """People sign up in the background for as long as the process lives, also while the web is away for a moment."""
+    """People sign up in the background for as long as the process lives, even while the web is away for a moment."""
     threading.Thread(
         target=sign_up_without_end, args=(web_url,), kwargs={"per_second": per_second}, name="live-traffic", daemon=True
     ).start()
 
 
 def sign_up_without_end(web_url: str, *, per_second: float, give_up_seconds: float = float("inf")) -> None:
-    """People sign up, also while the web is away for a moment; until it has been away for so long."""
+    """People sign up, even while the web is away for a moment; until it has been away for so long."""
     http = urllib3.PoolManager(retries=False)
     last_success = time.monotonic()
     for person in people(f"live{time.time_ns()}"):

@@ -1,8 +1,9 @@
 """What the roles of roles.sql may do with each table, derived from the models: a new outbox needs no word here.
 
-Invariant: whoever takes over the web can neither read the payload of an undelivered event, nor change or delete one,
-nor change the ledger (its status pages and metrics read it); whoever takes over a worker reads, of the application's
-tables, only what lean outboxes refer to, can change no seal, and can publish no event but that one was made.
+Invariant: an attacker who takes over the web can neither read the payload of an undelivered event, nor change or
+delete one, nor change the ledger, but for pausing dispatch (its status pages and metrics read it). An attacker in a
+worker reads, of the application's tables, only what lean outboxes refer to, can change no seal, and can publish no
+event but the pipeline's own.
 
     python -m deploy.postgres.grants       (as the tables' owner, after each `manage.py migrate`)
 """
@@ -37,15 +38,17 @@ _RIGHTS_ON_EVIDENCE = {
     "pipeline_coverage": "SELECT, INSERT",
     "pipeline_proof": "SELECT, INSERT, UPDATE (contradiction), DELETE",
 }
+#: What the console asks the pipeline for. A pause delays events, loses none, and is shown as a problem.
+_RIGHTS_OF_WEB = {"pipeline_pause": "SELECT, INSERT, DELETE"}
 
-
-#: What a process of the pipeline publishes by itself: that a seal was made. With any other, it could forge events.
-_OWN_EVENT = "ledger_sealed"
+#: What processes of the pipeline publish, and commands with their role. With any other, they could forge events.
+_OWN_EVENTS = ("ledger_sealed", "canary_sent", "recovery_run", "dead_letters_replayed", "pipeline_action_failed")
+_OWN_LIST = ", ".join(f"'{event}'" for event in _OWN_EVENTS)
 _OWN_OUTBOX = "outbox_event"
 _REFUSE_OTHERS = (
     f"""
 CREATE OR REPLACE FUNCTION towpath_refuse_event() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    RAISE insufficient_privilege USING MESSAGE = '{_PIPELINE} may publish {_OWN_EVENT} only';
+    RAISE insufficient_privilege USING MESSAGE = '{_PIPELINE} may publish events of its own only';
 END $$""",
     # Made once: it takes a lock that writers wait for. After the insert, because one before it could change events, and
     # `pipeline doctor` asks for such a trigger to be removed.
@@ -53,9 +56,11 @@ END $$""",
 DO $$ BEGIN
     IF NOT EXISTS (
         SELECT FROM pg_trigger WHERE tgname = 'towpath_refuse_event' AND tgrelid = '{_OWN_OUTBOX}'::regclass
+        AND {" AND ".join(f"pg_get_triggerdef(oid) LIKE '%{event}%'" for event in _OWN_EVENTS)}
     ) THEN
+        DROP TRIGGER IF EXISTS towpath_refuse_event ON {_OWN_OUTBOX};
         CREATE TRIGGER towpath_refuse_event AFTER INSERT ON {_OWN_OUTBOX} FOR EACH ROW
-        WHEN (current_user = '{_PIPELINE}' AND NEW.event_type <> '{_OWN_EVENT}')
+        WHEN (current_user = '{_PIPELINE}' AND NEW.event_type NOT IN ({_OWN_LIST}))
         EXECUTE FUNCTION towpath_refuse_event();
     END IF;
 END $$""",
@@ -87,7 +92,7 @@ def grants() -> Iterator[str]:
         yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON {_quoted(table)} TO {_WEB}"
     for table in sorted(ledger):
         yield f"GRANT {_RIGHTS_ON_EVIDENCE.get(table, _LEDGER_RIGHTS)} ON {_quoted(table)} TO {_PIPELINE}"
-        yield f"GRANT SELECT ON {_quoted(table)} TO {_WEB}"
+        yield f"GRANT {_RIGHTS_OF_WEB.get(table, 'SELECT')} ON {_quoted(table)} TO {_WEB}"
     # The marks go up to the last number that was given (pipeline/towpath/ledger/marks.py).
     for sequence in ("pipeline_window_number_seq", "pipeline_batch_id_seq"):
         yield f"GRANT SELECT ON SEQUENCE {_quoted(sequence)} TO {_PIPELINE}"

@@ -112,10 +112,10 @@ def keep_queue_type(admin_url: str, content: dict[str, Any], *, asked: str) -> N
         listed = ", ".join(f"{name} ({kind})" for name, kind in sorted(types.items()))
         wanted = f"RABBITMQ_QUEUE_TYPE is {asked}, and the" if asked else "The"
         raise SetupError(
-            f"{wanted} virtual host {vhost['name']} has the queues {listed}. RabbitMQ 4 would refuse those of another"
-            " type than the virtual host's default to every worker. Leave RABBITMQ_QUEUE_TYPE out to keep queues that"
-            " are all of one type. To change it, stop the workers, delete the queues and run this again. No event is"
-            " lost with them"
+            f"{wanted} virtual host {vhost['name']} has the queues {listed}. RabbitMQ 4 would let no"
+            " worker consume queues whose type is not the virtual host's default. Leave RABBITMQ_QUEUE_TYPE out to"
+            " keep queues that are all of one type. To change it, stop the workers, delete the queues and run this"
+            " again. No event is lost with them"
         )
     present = (_read(admin_url, f"vhosts/{path}") or {}).get("metadata", {}).get("default_queue_type")
     candidates = (*types.values(), asked, present)
@@ -154,9 +154,7 @@ def _ask(admin_url: str, method: str, path: str, **content: Any) -> urllib3.Base
     try:
         return urllib3.PoolManager(timeout=_SECONDS).request(method, address, headers=headers, **content)
     except urllib3.exceptions.HTTPError as error:
-        raise SetupError(
-            f"RabbitMQ's management API does not answer: is RABBITMQ_ADMIN_URL right? ({error})"
-        ) from error
+        raise SetupError(f"RabbitMQ's management API does not answer: check RABBITMQ_ADMIN_URL ({error})") from error
 
 
 def _refused(answer: urllib3.BaseHTTPResponse) -> SetupError:

@@ -234,8 +234,8 @@ def _tests(servers: Servers, folder: Path, name: str, *arguments: str) -> str:
     """Run these tests on the servers, in one process: they share a database. How many there were. Raises Failed."""
     environment = servers.environment()
     results = folder / f"{name}.xml"
-    options = ("--numprocesses=0", "--durations=10", f"--junitxml={results}", *arguments)
-    # All that they start ends with this process, also when it is killed.
+    options = ("-m", "slow or not slow", "--numprocesses=0", "--durations=10", f"--junitxml={results}", *arguments)
+    # All that they start ends with this process, even when it is killed.
     own = ("setpriv", "--pdeathsig=KILL", "--", *tree.OWN_WORLD, "--mount-proc", "--")
     command = (*own, sys.executable, "-m", "tests.again", *options)
     tests = subprocess.Popen(command, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL)

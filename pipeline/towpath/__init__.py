@@ -8,7 +8,9 @@ Where to look:
 
     outbox/      publish: events, outbox tables, and what an application may do with them
     flow/        the path, a module per stage: dispatch, accumulate, aggregator, load, write, delivery, recover, verify;
-                 lease and shift say who works; deadletters, stranded, outboxes, backfill, drain are what a person asks;
+                 canary sends an event along it;
+                 lease and shift say who works; deadletters, stranded, outboxes, pausing, operating, backfill, drain are
+                 what a person asks;
                  fitting judges a column's value, origins is what a trace shows, pause how long a failed attempt waits
     rabbitmq/    the messages, and all that speaks to RabbitMQ
     ledger/      every table `pipeline_*`, a module for each, and all SQL on them
@@ -17,6 +19,9 @@ Where to look:
     proof/       tamper evidence: sealing once an hour, the statement of a seal, the chain of seals, deep and sample,
                  which read the store again, audit, which puts it together, accepting what a person lets stand
     watch/       what people and probes ask: status, doctor, gauges, health
+    pages/       the frame of every page, and what a browser may do there
+    explorer/    the pages on which people find events, a Django application of its own
+    console/     the page that says how the pipeline is, and where people act; the same
     conf/        settings and what every process needs before Django runs
     testing/     the testing kit, a pytest plugin
     management/  `manage.py pipeline` and `manage.py eventlog`

@@ -1,4 +1,4 @@
-"""The actors: what arrives by RabbitMQ, and the process that does it."""
+"""The actors: they receive what arrives from RabbitMQ, and hand it to the process."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def aggregate(*, ledger: str, batch: int, outbox: str, ids: list[int], bytes: in
     process.aggregate(batch, ledger=ledger, outbox=outbox, rows=len(ids), payload_bytes=bytes, is_backlog=False)
 
 
-# Without a priority: few messages of a backlog are fetched, and those must not wait for a thread as long as fresh ones
-# come.
+# Without a priority: few messages of a backlog are fetched, and they must not wait for a thread while fresh ones keep
+# coming.
 @dramatiq.actor(actor_name=names.AGGREGATE_BACKLOG, queue_name=_QUEUES.aggregate_backlog, max_retries=0)
 def aggregate_backlog(*, ledger: str, batch: int, outbox: str, ids: list[int], bytes: int) -> None:  # noqa: A002 - the message's words
-    """As `aggregate`, for a batch of a backlog."""
+    """The same as `aggregate`, for a batch of a backlog."""
     process.aggregate(batch, ledger=ledger, outbox=outbox, rows=len(ids), payload_bytes=bytes, is_backlog=True)
 
 
-# A tick wakes nobody: the shifts run, whether it comes or not. Without retries, because these would go through a queue
+# A tick wakes nothing: the shifts run, whether it comes or not. Without retries, because these would go through a queue
 # for delayed names.
 _EVERY_MINUTE: dict[str, Any] = {"queue_name": _QUEUES.dispatch, "periodic": cron("* * * * *"), "max_retries": 0}
 
@@ -60,7 +60,7 @@ def verify() -> None:
 
 
 def enqueue_batches(batches: Sequence[BatchMessage]) -> None:
-    """Send the batches' messages; returns when RabbitMQ has confirmed all of them."""
+    """Send the batches' messages. Returns when RabbitMQ has confirmed all of them."""
     heartbeat.step()
     enqueue_all([_message(batch) for batch in batches])
 

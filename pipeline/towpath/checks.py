@@ -1,4 +1,4 @@
-"""What the settings of a project must have for the pipeline to work in it, and what to do where they have not."""
+"""Checks of a project's settings: what the pipeline needs there, and what to do if it is missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from towpath.ledger import database_errors
 from towpath.rabbitmq.broker import Broker
 from towpath.watch.connections import most_of_a_process
 
-#: What `from towpath.conf.settings import *` brings.
+#: The settings that `from towpath.conf.settings import *` brings.
 _SETTINGS = ("TOWPATH", "DRAMATIQ_BROKER")
 
 _APPS = ("towpath", "django_dramatiq")
@@ -37,10 +37,10 @@ _TIME_LIMIT = "dramatiq.middleware.time_limit.TimeLimit"
 
 
 def require_settings() -> None:
-    """Raise ImproperlyConfigured, with what to write, unless every setting is there."""
+    """Raise ImproperlyConfigured, which says what to write, unless every setting is there."""
     if missing := [name for name in _SETTINGS if not hasattr(settings, name)]:
         raise ImproperlyConfigured(
-            f"The settings have no {', '.join(missing)}: write `from towpath.conf.settings import *` at their top."
+            f"The settings lack {', '.join(missing)}: write `from towpath.conf.settings import *` at their top."
         )
 
 
@@ -58,10 +58,11 @@ def check_settings(**_: object) -> Sequence[CheckMessage]:
 
 
 def check_production(**_: object) -> Sequence[CheckMessage]:
-    """With `check --deploy`: what production needs, and has been left to the local stack."""
+    """With `check --deploy`: what production needs, but is left to the local stack."""
     found: list[CheckMessage] = [
         Error(
-            f"{variable} is not set: it would be {address}, the local stack's. Web and workers do not start.",
+            f"{variable} is not set, so it would be {address}, the address of the local stack. The web process and"
+            " workers do not start.",
             hint=f"Set {variable} in the environment of every process. See docs/settings.md.",
             id="pipeline.E021",
         )
@@ -72,8 +73,8 @@ def check_production(**_: object) -> Sequence[CheckMessage]:
         variable = config().variable_prefix + environment.variable
         found.append(
             Warning(
-                f"{variable} is not set: every event is stored as one of {environment.default!r}.",
-                hint=f"Set {variable}, to `production` for instance.",
+                f"{variable} is not set: every event is stored with the environment {environment.default!r}.",
+                hint=f"Set {variable}, for example to `production`.",
                 id="pipeline.W004",
             )
         )
@@ -81,8 +82,8 @@ def check_production(**_: object) -> Sequence[CheckMessage]:
 
 
 def check_database(*, databases: Sequence[str] | None = None, **_: object) -> Sequence[CheckMessage]:
-    """Before every `migrate`, with `check --database default`, and from Django 6.1 on with every `check`: what only the
-    server knows. A `check` where there is no server, as in the build of an image, says so and does not fail."""
+    """Checks that only the server can answer: before every `migrate`, with `check --database default`, and from Django
+    6.1 on with every `check`. Without a server, as in the build of an image, it says so and does not fail."""
     from towpath.watch.database import problems_of_database  # noqa: PLC0415 - needs the models
 
     if DEFAULT_DB_ALIAS not in (databases or ()) or connection.vendor != "postgresql":
@@ -94,8 +95,8 @@ def check_database(*, databases: Sequence[str] | None = None, **_: object) -> Se
             raise
         return [
             Info(
-                "The database was not looked at: PostgreSQL does not answer.",
-                hint="Where it does, run `python manage.py check --database default`.",
+                "The database was not checked: PostgreSQL does not answer.",
+                hint="Run `python manage.py check --database default` where PostgreSQL answers.",
                 id="pipeline.I001",
             )
         ]
@@ -119,8 +120,8 @@ def _database() -> Iterator[CheckMessage]:
     if most < needed:
         yield Warning(
             f"DATABASES['default'] has a pool of {most} connections, but an aggregator uses up to {needed} at a time."
-            " Those that find none wait, and fail.",
-            hint=f'Set OPTIONS["pool"] = {{"max_size": {needed}}}, or more: WINDOW_WRITERS and 2.',
+            " Threads that find none free wait, then fail.",
+            hint=f'Set OPTIONS["pool"] = {{"max_size": {needed}}} or more: WINDOW_WRITERS plus 2.',
             id="pipeline.W003",
         )
 
@@ -128,14 +129,14 @@ def _database() -> Iterator[CheckMessage]:
 def _database_settings() -> Iterator[CheckMessage]:
     if not settings.USE_TZ:
         yield Error(
-            "USE_TZ is False: Django's times have no zone then, and an hour of each autumn is there twice.",
+            "USE_TZ is False: Django's times then have no time zone, and one hour of each autumn occurs twice.",
             hint="Set USE_TZ = True. TIME_ZONE may be any zone.",
             id="pipeline.E005",
         )
     if not connection.settings_dict["AUTOCOMMIT"]:
         yield Error(
             "DATABASES['default'] has AUTOCOMMIT = False: the pipeline's connections would keep transactions open.",
-            hint="Remove AUTOCOMMIT from it, and write transaction.atomic() where changes belong together.",
+            hint="Remove AUTOCOMMIT from it, and use transaction.atomic() where changes belong together.",
             id="pipeline.E006",
         )
     elsewhere = [
@@ -146,7 +147,7 @@ def _database_settings() -> Iterator[CheckMessage]:
     ]
     if elsewhere:
         yield Error(
-            f"A router lets migrate make no table in 'default' of {', '.join(elsewhere)}.",
+            f"A database router keeps `migrate` from creating tables in 'default' for {', '.join(elsewhere)}.",
             hint="Let allow_migrate() return True for them and the database 'default'.",
             id="pipeline.E007",
         )
@@ -182,34 +183,34 @@ def _installed_apps() -> Iterator[CheckMessage]:
 
 def _broker() -> Iterator[CheckMessage]:
     found = {_path(one) for one in settings.DRAMATIQ_BROKER.get("MIDDLEWARE", [])}
-    hint = "Take DRAMATIQ_BROKER from towpath.conf.settings, and append what is yours to its MIDDLEWARE."
+    hint = "Import DRAMATIQ_BROKER from towpath.conf.settings, and append your own middleware to its MIDDLEWARE."
     for path, without in _MIDDLEWARE.items():
         if path not in found:
             yield Error(f"DRAMATIQ_BROKER has no {path}: {without}.", hint=hint, id="pipeline.E004")
     broker = import_string(settings.DRAMATIQ_BROKER["BROKER"])
     if issubclass(broker, RabbitmqBroker) and not issubclass(broker, Broker):
         yield Warning(
-            "DRAMATIQ_BROKER acts on whatever arrives in the pipeline's queues: anybody who may publish there can stop"
+            "DRAMATIQ_BROKER acts on every message in the pipeline's queues: anyone who may publish there can stop"
             " workers.",
             hint='Set its BROKER to "towpath.rabbitmq.broker.Broker", which checks what arrives, or to a subclass.',
             id="pipeline.W002",
         )
     if settings.DRAMATIQ_BROKER.get("OPTIONS", {}).get("queue_prefix", "") != config().queue_prefix:
         yield Error(
-            f"DRAMATIQ_BROKER was made before TOWPATH got the queue_prefix {config().queue_prefix!r}.",
-            hint="Make it anew: DRAMATIQ_BROKER = towpath.conf.dramatiq.broker(TOWPATH).",
+            f"DRAMATIQ_BROKER was made before TOWPATH had the queue_prefix {config().queue_prefix!r}.",
+            hint="Make it again: DRAMATIQ_BROKER = towpath.conf.dramatiq.broker(TOWPATH).",
             id="pipeline.E011",
         )
     if _TIME_LIMIT in found:
         yield Warning(
             "DRAMATIQ_BROKER has dramatiq's TimeLimit, which raises in the middle of transactions.",
-            hint="Leave it out: the pipeline's own actors run as long as they must.",
+            hint="Remove it: the pipeline's own actors run as long as they need to.",
             id="pipeline.W001",
         )
 
 
 def _actors() -> Iterator[CheckMessage]:
-    """Names of actors and queues are one space for all apps, and a clash shows only where both are imported."""
+    """All apps share the names of actors and queues. A clash shows only where both are imported."""
     for app in apps.get_app_configs():
         for name in getattr(settings, "DRAMATIQ_AUTODISCOVER_MODULES", ("tasks",)):
             if not module_has_submodule(app.module, name):
@@ -226,7 +227,8 @@ def _actors() -> Iterator[CheckMessage]:
 
 
 def _config() -> Iterator[CheckMessage]:
-    """Of a project that changes TOWPATH after `from towpath.conf.settings import *`, which checks the environment's."""
+    """For a project that changes TOWPATH after `from towpath.conf.settings import *`, which has checked only the
+    environment's values."""
     problems = [*config().problems()]
     if not problems and connection.vendor == "postgresql":  # of another one, the first check speaks
         for name, url in config().store_urls.items():
@@ -244,7 +246,7 @@ def _config() -> Iterator[CheckMessage]:
 
 
 def _path(middleware: Any) -> str:
-    """Where the class is defined, whatever module it is imported from."""
+    """Return where the class is defined, whatever module it is imported from."""
     if isinstance(middleware, str):
         middleware = import_string(middleware)
     kind = middleware if isinstance(middleware, type) else type(middleware)

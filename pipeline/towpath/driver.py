@@ -1,9 +1,9 @@
-"""PostgreSQL's driver, the one that Django has chosen: psycopg 3 where it is installed, else psycopg2.
+"""PostgreSQL's driver, which Django chooses: psycopg 3 if it is installed, otherwise psycopg2.
 
-Everything that differs between the two is here: results of several statements, parameters, COPY, codes of errors.
+Everything that differs between the two is here: results of several statements, parameters, COPY, error codes.
 
-A message of Towpath's is often several statements, settings before the one that they are for, and its parameters are
-put in on this side. So a message is one round trip and one transaction, and nothing of it stays in the session.
+Towpath often sends several statements in one message: settings, and then the statement that needs them. Parameters are
+put in on the client's side. So a message is one round trip and one transaction, and nothing of it stays in the session.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 #: The base of the driver's own errors. Django's connections raise Django's instead.
 Error = _psycopg.Error
 
-#: What Django gives the driver beside the parameters of libpq.
+#: What Django gives the driver besides libpq's parameters.
 OPTIONS_OF_DJANGO = ("client_encoding", "cursor_factory", "context", "prepare_threshold")
 
 
 @contextlib.contextmanager
 def cursor(of: BaseDatabaseWrapper = connection) -> Iterator[CursorWrapper]:
-    """A cursor of Django's connection that takes several statements in a message, and gives the result of the last.
+    """Return a cursor of Django's connection that takes several statements in a message, with the result of the last.
 
     `of` may also be a connection of `connect`.
     """
@@ -52,14 +52,15 @@ def cursor(of: BaseDatabaseWrapper = connection) -> Iterator[CursorWrapper]:
         if not is_psycopg3:
             yield found
             return
-        # With OPTIONS["server_side_binding"], the server would put in the parameters: of one statement only.
+        # With OPTIONS["server_side_binding"], the server would put in the parameters, which works for one statement
+        # only.
         if not hasattr(found, "mogrify"):
             found.cursor = _psycopg.ClientCursor(of.connection)  # type: ignore[attr-defined]
         yield cast("CursorWrapper", _AtLastResult(found))
 
 
 class _AtLastResult:
-    """A cursor of psycopg 3, which would stay at the result of a message's first statement."""
+    """A cursor of psycopg 3, which would otherwise stay at the result of a message's first statement."""
 
     def __init__(self, cursor: Any) -> None:
         self._cursor = cursor
@@ -80,7 +81,7 @@ def with_parameters(cursor: Any, sql: str, parameters: Sequence[object] | Mappin
 
 
 def copy_out(query: str, parameters: Sequence[object], *, settings: str, to: IO[bytes]) -> int:
-    """Write the rows of a query of Django's connection as COPY text; return how many they are.
+    """Write the rows of a query of Django's connection as COPY text. Returns their number.
 
     `settings` are statements that hold for this COPY: in a transaction of its own, or until the caller's ends. Raises
     Django's errors, and what `to.write()` raises: then the rest of the rows may be on its way, so close the connection.
@@ -89,7 +90,7 @@ def copy_out(query: str, parameters: Sequence[object], *, settings: str, to: IO[
     with cursor() as found, connection.wrap_database_errors:
         copy = f"COPY ({with_parameters(found, query, parameters)}) TO STDOUT (ENCODING 'UTF8')"
         if is_psycopg3:
-            # It takes a COPY in a message of its own only.
+            # It takes a COPY only in a separate message.
             with transaction.atomic():
                 found.execute(settings)
                 with found.copy(copy) as rows:
@@ -102,7 +103,7 @@ def copy_out(query: str, parameters: Sequence[object], *, settings: str, to: IO[
 
 
 def copy_in(cursor: Any, rows: bytes, *, before: str, to: str) -> int:
-    """Copy rows of COPY text into the table and columns `to`, after the statements `before`; return how many came."""
+    """Copy rows of COPY text into the table and columns `to`, after the statements `before`. Returns their number."""
     copy = f"COPY {to} FROM STDIN"
     if is_psycopg3:
         cursor.execute(before)
@@ -114,7 +115,7 @@ def copy_in(cursor: Any, rows: bytes, *, before: str, to: str) -> int:
 
 
 def connect(parameters: Mapping[str, Any]) -> Any:
-    """A connection that Django knows nothing of, with libpq's parameters, in autocommit mode. Raises `Error`."""
+    """Open a connection that Django does not know, with libpq's parameters, in autocommit mode. Raises `Error`."""
     if is_psycopg3:
         return _psycopg.connect(
             **parameters,
@@ -136,6 +137,6 @@ def parameters_of(url: str) -> dict[str, Any]:
 
 
 def sqlstate(error: BaseException) -> str:
-    """Return PostgreSQL's five-character code of an error, of the driver's or of Django's; empty without one."""
+    """Return PostgreSQL's five-character code of an error of the driver or of Django; empty without one."""
     cause = error.__cause__ or error
     return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or ""

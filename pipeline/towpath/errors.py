@@ -13,6 +13,9 @@ PipelineError
 |- NotDroppable
 |- NotErasable
 |- NotBackfillable
+|- NotYours
+|- NotDone
+|- NotPausable
 
 Their names say what has happened. Without a text, an error's is the first sentence of its docstring.
 """
@@ -37,7 +40,7 @@ class PipelineError(Exception):
 
 
 class LeaseLost(PipelineError):
-    """Another process has taken the window over."""
+    """Another process has taken over the window."""
 
 
 class WindowTooLarge(PipelineError):
@@ -45,15 +48,15 @@ class WindowTooLarge(PipelineError):
 
 
 class SchemaRefused(PipelineError):
-    """The event store has taken none of the window's rows. Nor, since then, of another's: its table may be at fault."""
+    """The event store has accepted none of the window's rows, and no other window since. Its table may be at fault."""
 
 
 class NotTaken(PipelineError):
-    """The event store answers a read-back, and does not take the window. The cause says why."""
+    """The event store answers a read-back, but does not accept the window. The cause says why."""
 
 
 class NotReadable(PipelineError):
-    """PostgreSQL does not show it in time. The text says what, and who holds a lock."""
+    """PostgreSQL does not answer a read in time. The text says what was read, and who holds a lock."""
 
 
 class BrokerUnreachable(PipelineError):
@@ -61,7 +64,7 @@ class BrokerUnreachable(PipelineError):
 
 
 class OutboxInUse(PipelineError):
-    """An outbox has events under way, or its name is another's. The text says what to do first."""
+    """An outbox has events under way, or its name belongs to another class. The text says what to do first."""
 
 
 class NoAlarm(PipelineError):
@@ -73,11 +76,23 @@ class NotDroppable(PipelineError):
 
 
 class NotErasable(PipelineError):
-    """What is wanted cannot be erased now. The text says why, and what to do. Nothing was changed."""
+    """The selected events cannot be erased now. The text says why, and what to do. Nothing was changed."""
 
 
 class NotBackfillable(PipelineError):
     """Old rows of this model cannot be published. The text says why, and how to fix it."""
+
+
+class NotYours(PipelineError):
+    """The PostgreSQL role of this process may not do this. The text says which role may."""
+
+
+class NotDone(PipelineError):
+    """The requested action was not carried out. The text says why, and what to do."""
+
+
+class NotPausable(PipelineError):
+    """Dispatch cannot be paused or resumed like this. The text says why."""
 
 
 def described(error: BaseException) -> str:

@@ -1,5 +1,5 @@
-"""Ties the pipeline to the life of a dramatiq worker: metrics and heartbeat from its start; SIGTERM drains what is
-sealed, then the process ends. And to that of the scheduler: metrics from its first tick, each of which is a heartbeat.
+"""Ties the pipeline to the life of a dramatiq worker: it has metrics and a heartbeat from its start, and on SIGTERM it
+delivers what is sealed before it ends. For the scheduler: metrics from its first tick, and each tick is a heartbeat.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class PipelineLifecycle(dramatiq.Middleware):
         self._is_worker = True
         queues = config().queues
         if worker.consumer_whitelist and queues.aggregate in worker.consumer_whitelist:
-            # An aggregator is started for its one queue, and takes a backlog, too.
+            # An aggregator is started for its one queue, and also takes the queue of backlogs.
             worker.consumer_whitelist.add(queues.aggregate_backlog)
         if isinstance(broker, Broker):
             broker.batch_ids = config().largest_batch_ids
@@ -62,7 +62,7 @@ class PipelineLifecycle(dramatiq.Middleware):
         failpoints.reach("message_acked")
 
     def before_worker_shutdown(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
-        # dramatiq gives running messages a part of it first (--worker-shutdown-timeout).
+        # dramatiq first gives running messages a part of it (--worker-shutdown-timeout).
         self._deadline = time.monotonic() + 0.9 * config().shutdown_seconds
         _process().stop()
 
@@ -70,10 +70,10 @@ class PipelineLifecycle(dramatiq.Middleware):
         is_drained = _process().drain(timeout_seconds=max(1.0, self._deadline - time.monotonic()))
         log.info("worker_drained" if is_drained else "worker_stopped_undrained")
 
-    # --- The scheduler, which periodiq runs: it tells nobody that it has started, but ticks as soon as it has -----
+    # --- The scheduler, which periodiq runs: it does not say that it has started, but ticks as soon as it has -----
 
     def before_enqueue(self, _broker: dramatiq.Broker, message: dramatiq.Message[Any], _delay: int | None) -> None:
-        # Before the tick, because the scheduler lives also while the broker does not take it.
+        # Before the tick, because the scheduler is alive even while the broker does not accept it.
         if self._is_tick(message):
             if config().heartbeat_dir:
                 heartbeat.beat(
@@ -90,7 +90,7 @@ class PipelineLifecycle(dramatiq.Middleware):
             metrics.last_tick.labels(message.actor_name).set_to_current_time()
 
     def _is_tick(self, message: dramatiq.Message[Any]) -> bool:
-        """True if this process is the scheduler, which sends nothing else. A worker may send a tick again, to retry."""
+        """True if this process is the scheduler, which sends only ticks. A worker may send a tick again, as a retry."""
         return not self._is_worker and "scheduled_at" in message.options
 
 
@@ -102,7 +102,7 @@ def _process() -> Process:
 
 
 def threads_that_must_live(worker: dramatiq.Worker, process: Process) -> Iterator[threading.Thread]:
-    """Those without one of which the process is dead; none once it is told to stop."""
+    """Return the required threads: without one of them, the process is dead. None are required once it must stop."""
     if not process.is_stopping:
         yield from worker.consumers.values()
         yield from worker.workers
@@ -116,5 +116,5 @@ def _serve_metrics() -> None:
         try:
             metrics.serve(config().metrics_port, outboxes=all_outboxes())
         except OSError as error:
-            # Events are worth more than figures about them.
+            # Events matter more than figures about them.
             log.error("metrics_not_served", port=config().metrics_port, error=str(error))  # noqa: TRY400 - its traceback says no more

@@ -1,8 +1,7 @@
 """What a worker process makes once and works with: the event store, the aggregator, the shifts; and how it ends.
 
-A process works from the ledger: its shifts and its aggregator find there what there is to do. Messages make that
-quicker, and nothing else. Nothing is connected when a `Process` is made: dramatiq forks its workers, and connections do
-not survive a fork.
+A process works from the ledger: its shifts and its aggregator find their work there. Messages only make that quicker.
+Nothing is connected when a `Process` is made: dramatiq forks its workers, and connections do not survive a fork.
 """
 
 from __future__ import annotations
@@ -17,12 +16,13 @@ from django.db import DatabaseError, InterfaceError, connection
 
 from towpath import wiring
 from towpath.errors import described
+from towpath.flow import canary
 from towpath.flow.aggregator import Aggregator
 from towpath.flow.dispatch import Dispatcher
 from towpath.flow.recover import recover
 from towpath.flow.shift import note_success, run_shift
 from towpath.flow.verify import purge_receipts, verify_receipts
-from towpath.ledger import shifts
+from towpath.ledger import canaries, shifts
 from towpath.ledger.foreign import ledger_id, note_foreign
 from towpath.ledger.receipts import has_overdue
 from towpath.outbox.models import all_outboxes
@@ -30,6 +30,7 @@ from towpath.proof.sample import check_sample_if_due
 from towpath.proof.sealing import seal_if_due
 from towpath.rabbitmq.broker import keep_alive
 from towpath.telemetry import heartbeat, report
+from towpath.watch.history import add_minute_if_due
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -44,16 +45,18 @@ log = structlog.get_logger()
 _BUSY_PAUSE_SECONDS = 0.02
 #: Seconds between two looks for stuck batches and windows.
 _RECOVER_INTERVAL_SECONDS = 1.0
-#: Ticks come once a minute: receipts that nobody has compared for longer are compared without one.
+#: Ticks come once a minute. Receipts that were not compared for this long are compared without one.
 _UNVERIFIED_SECONDS = 90.0
 _OVERDUE_INTERVAL_SECONDS = 30.0
+#: How often a new minute of the history is looked for: it is noted within this time of its beginning.
+_HISTORY_INTERVAL_SECONDS = 5.0
 #: Ticks that follow each other more closely are one.
 _TICK_SECONDS = 1.0
 #: Seconds between two attempts to reach the event store at the start.
 _PAUSE_SECONDS = 5.0
-#: Batches of an unknown outbox are logged this often, at most.
+#: Batches of an unknown outbox are logged at most this often.
 _LEFT_LOGGED_SECONDS = 60.0
-#: Messages of another project are noted this often, at most.
+#: Messages of another project are noted at most this often.
 _FOREIGN_NOTED_SECONDS = 10.0
 
 _LONG_AGO = float("-inf")
@@ -67,12 +70,14 @@ class Process:
         self._enqueue = enqueue
         self._stopping = threading.Event()
         self._shifts: list[threading.Thread] = []
-        # The first messages come to all actor threads at the same time. Each would make its own without the lock.
+        # The first messages reach all actor threads at the same time. Without the lock, each would make its own.
         self._making = threading.Lock()
         self._store: Store | None = None
         self._verifier_store: Store | None = None
         self._aggregator: Aggregator | None = None
         self._verifying = threading.Lock()
+        self._measuring = threading.Lock()
+        self._watching_canary = threading.Lock()
         self._ticked_at: dict[str, float] = {}
         self._left_at = _LONG_AGO
         self._ledger = ""
@@ -81,7 +86,7 @@ class Process:
     # --- From start to end ---------------------------------------------------------------------------------------
 
     def start(self, queues: Collection[str] | None) -> None:
-        """Begin to work, as a worker that takes messages of these queues does; None: of all."""
+        """Begin to work as a worker that takes messages of these queues; None means all queues."""
         if not queues or self._config.queues.dispatch in queues:
             for name, make_work in (("dispatch", self._dispatching), ("recover", self._recovering)):
                 work = partial(self._run_shift, name, make_work)
@@ -92,13 +97,13 @@ class Process:
             threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
 
     def stop(self) -> None:
-        """End the shifts, and close windows without waiting for more. The actors still run, and return soon then."""
+        """End the shifts, and close windows without waiting for more. The actors still run, but soon return."""
         self._stopping.set()
         if self._aggregator is not None:
             self._aggregator.stop_lingering()
 
     def drain(self, *, timeout_seconds: float) -> bool:
-        """Deliver what is sealed; to be called after the last actor has returned. True if all was done in time."""
+        """Deliver what is sealed. Call it after the last actor has returned. True if all was done in time."""
         deadline = time.monotonic() + timeout_seconds
         for shift in self._shifts:
             shift.join(max(0.0, deadline - time.monotonic()))
@@ -113,7 +118,7 @@ class Process:
 
     @property
     def threads(self) -> Iterator[threading.Thread]:
-        """The threads that it works with so far: its shifts, and the writers of its aggregator."""
+        """Return its threads so far: its shifts, and the writers of its aggregator."""
         yield from self._shifts
         if self._aggregator is not None:
             yield from self._aggregator.writers
@@ -126,7 +131,8 @@ class Process:
             return self._made_store()
 
     def verifier_store(self) -> Store:
-        """The connection for verification, which reads contexts: the same one, unless it has a user of its own."""
+        """The connection for verification, which reads contexts: the same one, unless verification has a separate
+        user."""
         with self._making:
             if self._verifier_store is None:
                 self._verifier_store = wiring.verifier_store(self._config, store=self._made_store())
@@ -150,7 +156,7 @@ class Process:
     # --- What messages ask for -----------------------------------------------------------------------------------
 
     def ledger(self) -> str:
-        """What tells this process's ledger from all others."""
+        """What identifies this process's ledger."""
         with self._making:
             if not self._ledger:
                 self._ledger = ledger_id()
@@ -171,7 +177,7 @@ class Process:
             log.warning("unknown_outbox_left", outbox=outbox[:100])
 
     def _is_foreign(self, ledger: str, *, is_backlog: bool) -> bool:
-        """True of another project's message, of which `status` is told."""
+        """True for a message of another project, which is noted for `status`."""
         queues, now = self._config.queues, time.monotonic()
         queue = queues.aggregate_backlog if is_backlog else queues.aggregate
         try:
@@ -181,7 +187,7 @@ class Process:
                 self._foreign_at[queue] = now
                 note_foreign(queue, ledger=ledger)
         except (DatabaseError, InterfaceError) as error:
-            # Without PostgreSQL, nobody knows whose it is: the seal waits for PostgreSQL, and leaves what is not there.
+            # Without PostgreSQL, it is unknown whose it is: the seal waits for PostgreSQL, and skips what is not there.
             log.warning("ledger_not_read", error=described(error))
             connection.close()
             return False
@@ -189,7 +195,7 @@ class Process:
         return True
 
     def note_tick(self, name: str) -> None:
-        """Note that the scheduler's tick for a shift has come, so that `status` sees that it does."""
+        """Note that the scheduler's tick for a shift has come, for `status`."""
         now = time.monotonic()
         if now - self._ticked_at.get(name, _LONG_AGO) < _TICK_SECONDS:
             return
@@ -246,10 +252,11 @@ class Process:
 
     def _recovering(self) -> Callable[[], float]:
         """What the recover shift does: look for what is stuck, and now and then for receipts that nobody verifies."""
-        look_at = 0.0
+        look_at = measure_at = 0.0
+        is_canary_known = bool(self._config.canary_seconds)
 
         def work() -> float:
-            nonlocal look_at
+            nonlocal look_at, measure_at, is_canary_known
             recover(
                 self.store(),
                 wiring.window_rules(self._config),
@@ -257,10 +264,21 @@ class Process:
                 unsealed_seconds=self._config.unsealed_seconds,
                 should_stop=self._stopping.is_set,
             )
+            if time.monotonic() >= measure_at:
+                measure_at = time.monotonic() + _HISTORY_INTERVAL_SECONDS
+                # In a separate thread: while a session holds a lock, it takes longer than a shift may be silent.
+                threading.Thread(target=self._measure_beside, name="history", daemon=True).start()
+            if not is_canary_known:
+                canaries.forget()
+                is_canary_known = True
+            if self._config.canary_seconds and not self._watching_canary.locked():
+                # Beside the shift, because it asks the event store until the canary is there.
+                threading.Thread(target=self._canary_beside, name="canary", daemon=True).start()
             if time.monotonic() >= look_at:
                 look_at = time.monotonic() + _OVERDUE_INTERVAL_SECONDS
                 if has_overdue(seconds=_UNVERIFIED_SECONDS):
-                    # Beside the shift, because it may take minutes. No tick has come for so long, or no thread is free.
+                    # In a separate thread, because it may take minutes. No tick has come for that long, or no thread is
+                    # free.
                     threading.Thread(target=self._verify_beside, name="verify", daemon=True).start()
             return _RECOVER_INTERVAL_SECONDS
 
@@ -270,10 +288,38 @@ class Process:
         self.verify()
         connection.close()
 
+    def _measure_beside(self) -> None:
+        """Note a minute of the history, for the console. Nothing else depends on it."""
+        # One at a time: the next one comes in seconds, and this one may wait for a lock.
+        if not self._measuring.acquire(blocking=False):
+            return
+        try:
+            add_minute_if_due()
+        except (DatabaseError, InterfaceError) as error:
+            log.warning("history_not_noted", error=described(error))
+        finally:
+            self._measuring.release()
+            connection.close()
+
+    def _canary_beside(self) -> None:
+        """Send a canary when it is time, and see when it is in the event store."""
+        if not self._watching_canary.acquire(blocking=False):
+            return
+        try:
+            canary.send_if_due(every_seconds=self._config.canary_seconds)
+            canary.watch(self.verifier_store(), stopping=self._stopping)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next second tries again, and `status` shows it
+            log.warning("canary_failed", error=described(error))
+            self._stopping.wait(_PAUSE_SECONDS)
+        finally:
+            self._watching_canary.release()
+            connection.close()
+
     # --- The start of an aggregator ------------------------------------------------------------------------------
 
     def _warm_up(self) -> None:
-        """Load the event store's driver and connect, up to a second's work, which the first event need not wait for."""
+        """Load the event store's driver and connect. That takes up to a second, which the first event need not wait
+        for."""
         while not self._stopping.is_set():
             try:
                 self.aggregator()
@@ -289,7 +335,7 @@ class Process:
 
 
 def _log_findings(store: Store) -> None:
-    """What `doctor` would say about the event store, once for each process."""
+    """Log what `doctor` would say about the event store, once per process."""
     for problem in store.problems():
         log.error("event_store_finding", check="event store table", detail=problem)
     for finding in store.findings():

@@ -1,4 +1,4 @@
-"""From the settings to what the stages are given, in one place: for the worker's process, the commands and tests."""
+"""Builds what the stages need from the settings, in one place: for workers, commands and tests."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 def event_store(config: Config, *, shortest_timeout_seconds: float = 0.0) -> Store:
-    """The event store, which is connected to at its first use. It may take as long as the settings say, or as this.
+    """Return the event store, which connects at its first use. Its timeout is that of the settings, or at least this.
 
-    Raises ImproperlyConfigured when the project's own columns are not declared as they must be: `manage.py check` says
-    so as well, but workers run no checks.
+    Raises ImproperlyConfigured if the project's own columns are wrongly declared: `manage.py check` says so as well,
+    but workers run no checks.
     """
     timeout_seconds = max(config.store_timeout_seconds, shortest_timeout_seconds)
     return connect(config.event_store_url, timeout_seconds=timeout_seconds, own_columns=config.columns)
 
 
 def verifier_store(config: Config, *, store: Store) -> Store:
-    """The event store for verification, which reads contexts: `store` itself, unless EVENT_STORE_VERIFIER_URL is set.
+    """Return the event store for verification, which reads contexts: `store`, unless EVENT_STORE_VERIFIER_URL is set.
 
-    Connects at its first use, and raises what `event_store` raises. Whoever asks for it closes both.
+    Connects at its first use, and raises what `event_store` raises. The caller closes both.
     """
     if config.verifier_store_url == config.event_store_url:
         return store
@@ -39,8 +39,23 @@ def verifier_store(config: Config, *, store: Store) -> Store:
     )
 
 
+def explorer_store(config: Config) -> Store:
+    """Return the event store for the explorer, with its own user, or that of EVENT_STORE_URL.
+
+    Connects at its first use, and raises what `event_store` raises. The caller closes it.
+    """
+    if not config.event_store_explorer_url:
+        return event_store(config)
+    return connect(
+        config.event_store_explorer_url,
+        timeout_seconds=config.store_timeout_seconds,
+        own_columns=config.columns,
+        setting="EVENT_STORE_EXPLORER_URL",
+    )
+
+
 def window_limits(config: Config) -> WindowLimits:
-    """When an aggregator closes a window."""
+    """Return when an aggregator closes a window."""
     return WindowLimits(
         rows=config.window_rows,
         max_rows=config.largest_window_rows,
@@ -50,7 +65,7 @@ def window_limits(config: Config) -> WindowLimits:
 
 
 def window_rules(config: Config) -> WindowRules:
-    """What owners of windows keep to."""
+    """Return the rules for owners of windows."""
     return WindowRules(
         environment=config.environment,
         max_bytes=config.window_bytes,
@@ -62,7 +77,7 @@ def window_rules(config: Config) -> WindowRules:
 
 
 def dispatch_limits(config: Config) -> DispatchLimits:
-    """How much a dispatcher puts into a batch, and leaves in flight."""
+    """Return how much a dispatcher puts into a batch, and leaves in flight."""
     return DispatchLimits(
         batch_ids=config.batch_ids,
         batch_bytes=max(1, config.window_bytes // 4),

@@ -42,6 +42,7 @@ _NAMES = (
     "idle",
     "counts",
     "proof",
+    "explorer",
     "growth",
     "neighbours",
     "processor",
@@ -53,6 +54,7 @@ def _figures_of() -> Mapping[str, Callable[[Lab], list[Figure]]]:
         counting,
         dispatching,
         end_to_end,
+        exploring,
         flat,
         neighbours,
         payloads,
@@ -75,6 +77,7 @@ def _figures_of() -> Mapping[str, Callable[[Lab], list[Figure]]]:
         "idle": counting.idle,
         "counts": counting.counts,
         "proof": proving.proving,
+        "explorer": exploring.exploring,
         "growth": end_to_end.growth,
         "neighbours": neighbours.neighbours,
         "processor": processor.processor_time,
@@ -103,7 +106,7 @@ def measure(stack: Stack, names: Sequence[str], *, sizes: Sizes) -> tuple[list[F
 
 
 def main() -> int:
-    """Exit code 0 also when a target is missed."""
+    """Exit code 0 even when a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.bench")
     parser.add_argument("--only", choices=_NAMES, help="one group of figures")
     parser.add_argument(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import FrameType
 
-#: Messages that read no table. SET TRANSACTION would come too late after a count, also where more follows it.
+#: Messages that read no table. SET TRANSACTION would come too late after a count, even where more follows it.
 _READS_NOTHING = re.compile(r"\s*(BEGIN|COMMIT|ROLLBACK|SAVEPOINT|RELEASE|SET TRANSACTION)\b[^;]*;?\s*$", re.IGNORECASE)
 _IS_FIRST = re.compile(r"\s*SET TRANSACTION\b", re.IGNORECASE)
 

@@ -55,6 +55,7 @@ class Sizes:
     delivered_rows: int
     held_windows: int
     receipts: int
+    explored_events: int
     idle_seconds: float
 
     def with_repeats(self, repeats: int) -> Sizes:
@@ -78,6 +79,7 @@ FULL = Sizes(
     delivered_rows=500_000,
     held_windows=100_000,
     receipts=5_000_000,
+    explored_events=10_000_000,
     idle_seconds=30,
 )
 QUICK = Sizes(
@@ -97,6 +99,7 @@ QUICK = Sizes(
     delivered_rows=20_000,
     held_windows=2_000,
     receipts=100_000,
+    explored_events=300_000,
     idle_seconds=5,
 )
 

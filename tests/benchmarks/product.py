@@ -37,7 +37,7 @@ _MEMORY_SAMPLE_SECONDS = 0.03
 
 
 class RowsLostError(Exception):
-    """The run did not deliver each event once: its time is no figure."""
+    """The run did not deliver each event once: its time is not a figure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,7 @@ class Product:
             cursor.execute("UPDATE pipeline_shift SET token = %s, alive_at = clock_timestamp()", [uuid.UUID(int=0)])
 
     def end_shifts(self) -> None:
-        """Take the shifts from whoever works at them, and hold them: they leave at their next turn."""
+        """Take the shifts from the processes that work at them, and hold them: they leave at their next turn."""
         with connection.cursor() as cursor:
             cursor.execute("UPDATE pipeline_shift SET token = gen_random_uuid(), alive_at = 'infinity'")
             cursor.execute(

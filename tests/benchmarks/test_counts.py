@@ -178,6 +178,7 @@ FIRST_WINDOWS = 200
 WINDOWS = 2_000
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_no_statement_reads_more_than_twice_as_much_after_2000_windows_under_a_snapshot(services: Services) -> None:
     """Of dead rows that no vacuum removes, none is walked: neither on the path nor by those who watch it.

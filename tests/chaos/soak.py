@@ -171,7 +171,7 @@ class Soak:
         self._stop(writers)
 
     def _measure_recovery(self, books: Books, *, kills: int) -> None:
-        """Kill -9 of all aggregators at once, again and again, with nothing else in the way.
+        """Kill -9 of all aggregators together, again and again, with nothing else in the way.
 
         At a moment at which a window is sealed. The event store answers late meanwhile, or there would be none: a
         window is on its way for ten milliseconds otherwise.

@@ -31,6 +31,11 @@ SUBJECTS: dict[str, Callable[[Services], Subject]] = {
 }
 
 
+#: The engine has the same statements however it is reached. `make test` reaches it embedded in these files, which show
+#: the way there: values, errors, threads. `make faults` does so in all.
+_OF_THE_WAY = frozenset({"test_digests.py", "test_outages.py", "test_reading.py"})
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "only(*stores, reason): the stores that can show it, and why no others")
 
@@ -43,7 +48,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         assert marker.kwargs["reason"], "a test that leaves a store out says why"
         assert set(marker.args) <= SUBJECTS.keys()
         names = marker.args
-    metafunc.parametrize("subject", names, indirect=True)
+    is_of_the_way = metafunc.definition.path.name in _OF_THE_WAY
+    subjects = [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "chdb" and not is_of_the_way else []) for name in names
+    ]
+    metafunc.parametrize("subject", subjects, indirect=True)
 
 
 @pytest.fixture(scope="session")

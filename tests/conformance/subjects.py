@@ -16,6 +16,7 @@ from tests.conformance.rows import OWN_COLUMNS
 from towpath.eventlog import schema
 from towpath.eventlog.columns import Kind, added_columns
 from towpath.eventlog.connect import connect
+from towpath.eventlog.search import SearchableStore
 from towpath.eventlog.store import KeepableStore, ReadableStore, Store
 from towpath.eventlog.stores.memory import MemoryStore, StoredRow
 
@@ -39,7 +40,7 @@ def _plain(column: Column, value: Any) -> object:
     return UUID(str(value)) if column.kind is Kind.UUID else value
 
 
-class AnyStore(ReadableStore, KeepableStore, Protocol):
+class AnyStore(ReadableStore, SearchableStore, KeepableStore, Protocol):
     """What each of the stores is."""
 
 
@@ -138,6 +139,8 @@ class _Engine:
     #: tests: tables that a test has left exactly so, but for their rows, serve the next one, and others are made again.
     _as_migrated: ClassVar[dict[str, str]] = {}
     _recorded: ClassVar[list[Any]] = []
+    #: One for all tests: to make one takes longer than most of them.
+    _kept_admin: ClassVar[Client | None] = None
 
     def clear(self) -> None:
         for name in self.tables(like="%"):
@@ -223,7 +226,8 @@ class ClickHouseSubject(_Engine):
         if not self._as_migrated:
             with closing(client_of(self._server)) as client:
                 client.command("CREATE DATABASE IF NOT EXISTS conformance")
-        self._admin = client_of(self._server, database="conformance")
+        kept = type(self)
+        self._admin = kept._kept_admin = kept._kept_admin or client_of(self._server, database="conformance")
         self.store = self.connect(self.port)
 
     def connect(
@@ -237,19 +241,20 @@ class ClickHouseSubject(_Engine):
 
     def close(self) -> None:
         self.store.close()
-        self._admin.close()
 
 
 class EmbeddedSubject(_Engine):
-    """ClickHouse's engine in this process, which can have one folder open only: that of the test run."""
+    """ClickHouse's engine in this process, which can have one folder open only: that of the test run.
 
-    #: Never closed: each time chDB's engine starts again, a dozen file descriptors are left behind.
-    _keeper: ClassVar[Client | None] = None
+    The kept client is never closed: each time chDB's engine starts again, a dozen file descriptors are left behind.
+    """
 
     def __init__(self, services: Services) -> None:
         folder = services.folder / "embedded"
-        type(self)._keeper = self._keeper or clickhouse_connect.get_client(interface="chdb", path=str(folder))
-        self._admin = clickhouse_connect.get_client(interface="chdb", path=str(folder))
+        kept = type(self)
+        self._admin = kept._kept_admin = kept._kept_admin or clickhouse_connect.get_client(
+            interface="chdb", path=str(folder)
+        )
         self._url = f"chdb://{folder}"
         self.store = self.with_columns(OWN_COLUMNS)
 
@@ -258,7 +263,6 @@ class EmbeddedSubject(_Engine):
 
     def close(self) -> None:
         self.store.close()
-        self._admin.close()
 
 
 class PostgreSQLSubject:

@@ -1,4 +1,4 @@
-"""What a table holds, context by context: the comparison with an old log stands on it (`eventlog compare`)."""
+"""What a table holds, context by context: the comparison with an old log rests on it (`eventlog compare`)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,9 @@ import pytest
 
 from tests.conformance.rows import LARGEST, MOMENT, OTHER_WINDOW, SECOND, WINDOW, row, write
 from towpath.eventlog.masking import MASK, MASK_JSON, MASK_OF_CONTEXT, cuts
-from towpath.eventlog.store import MaskedRow, StoredEvent, Wanted
+from towpath.eventlog.query import Query, parse
+from towpath.eventlog.store import MaskedRow
+from towpath.eventlog.stored import StoredEvent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,11 +22,11 @@ if TYPE_CHECKING:
 
 FEBRUARY, MARCH = date(2024, 2, 1), date(2024, 3, 1)
 IN_MARCH = datetime(2024, 3, 1, tzinfo=UTC)
-ALL = Wanted({})
+ALL = Query()
 
 
-def found(store: AnyStore, wanted: Wanted = ALL) -> list[StoredEvent]:
-    rows = store.read_rows([WINDOW, OTHER_WINDOW], wanted)
+def found(store: AnyStore, query: Query = ALL) -> list[StoredEvent]:
+    rows = store.read_rows([WINDOW, OTHER_WINDOW], query)
     return sorted(rows, key=lambda event: event.outbox_id)
 
 
@@ -90,24 +92,32 @@ def test_windows_are_found_by_a_column_in_a_month(store: AnyStore) -> None:
     write_actor(store, 2, "john")
     write(store, row(3, window=OTHER_WINDOW, moment=IN_MARCH))
 
-    assert store.find_windows(Wanted({"actor": "jane"}), month=FEBRUARY) == [WINDOW]
-    assert store.find_windows(Wanted({"actor": "jane"}), month=MARCH) == []
-    assert store.find_windows(Wanted({"actor": "jane", "target": "x"}), month=FEBRUARY) == []
-    assert [one.outbox_id for one in found(store, Wanted({"actor": "jane"}))] == [1]
+    assert store.find_windows(parse("actor:jane"), month=FEBRUARY) == [WINDOW]
+    assert store.find_windows(parse("actor:jane"), month=MARCH) == []
+    assert store.find_windows(parse("actor:jane target:x"), month=FEBRUARY) == []
+    assert [one.outbox_id for one in found(store, parse("actor:jane"))] == [1]
 
 
-def test_a_text_is_looked_for_in_contexts_and_one_with_a_backslash_may_hold_any(store: AnyStore) -> None:
+def test_rows_are_found_by_what_the_query_language_says(store: AnyStore) -> None:
     write(
         store,
         row(1, context=b'{"a": "50%_\'x"}'),
         row(2, context=b'{"a": "other"}'),
-        row(3, context=b'{"a": "\\u0061"}'),
+        row(3, context=b'{"a": "\\u0061", "n": 9007199254740993}'),
         row(4, context='{"a": "é"}'.encode()),
+        row(5, context=b"no JSON"),
     )
 
-    assert [one.outbox_id for one in found(store, Wanted({}, ("50%_'x",)))] == [1, 3]
-    assert [one.outbox_id for one in found(store, Wanted({}, ("é",)))] == [3, 4]
-    assert [one.outbox_id for one in found(store, Wanted({}, ('{"a"', "other")))] == [2, 3]
+    def numbers(query: str) -> list[int]:
+        assert bool(store.find_windows(parse(query), month=FEBRUARY)) is bool(found(store, parse(query)))
+        return [one.outbox_id for one in found(store, parse(query))]
+
+    assert numbers('context.a:"50%_\'x"') == [1]
+    assert numbers("context.a:a OR context.a:é") == [3, 4]
+    assert numbers("type:paid -(has:context.a other)") == [1, 3, 4, 5]
+    assert numbers("context.n:9007199254740993") == [3]
+    assert numbers("context.n:9007199254740992") == []
+    assert numbers("JSON -has:context.a outbox_id>=5") == [5]
 
 
 def test_a_row_is_read_as_it_is_stored(store: AnyStore) -> None:

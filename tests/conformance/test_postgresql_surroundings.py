@@ -77,7 +77,7 @@ def test_a_search_path_without_a_schema_is_named(subject: PostgreSQLSubject, ser
 
     with closing(_connect(services, options="-c search_path=app")) as other:
         for use in (lambda: write(other, row(1)), other.problems, other.foreign_tables):
-            with pytest.raises(StoreUnavailable, match="no schema of the search_path 'app'"):
+            with pytest.raises(StoreUnavailable, match="none of the schemas in the search_path 'app'"):
                 use()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,6 @@ from tests.queries import contexts, moments, queries, texts
 from towpath.eventlog.columns import Kind
 from towpath.eventlog.query import Query, parse
 from towpath.eventlog.query.matching import matches
-from towpath.eventlog.store import Wanted
 from towpath.eventlog.stores.clickhouse.query import where as where_in_clickhouse
 from towpath.eventlog.stores.clickhouse.settings import PINNED
 from towpath.eventlog.stores.clickhouse.store import ClickHouseStore
@@ -169,12 +169,15 @@ QUERIES = (
 )
 
 
+_LARGE = re.compile(r"\d{19}")
+
+
 def events() -> list[StoredRow]:
     """Rows with the contexts above, and as many again of chance."""
     found = [row(number, context=context.encode()) for number, context in enumerate(CONTEXTS, 1)]
 
     @given(contexts, moments, texts, texts, st.sampled_from((LARGEST, SMALLEST, NEAR_ZERO)))
-    @settings(max_examples=80, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=50, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     def more(context: str, moment: datetime, event_type: str, actor: str, own: tuple[str, ...]) -> None:
         one = row(len(found) + 1, context=context.encode(), event_type=event_type, own=own)
         values = tuple(map(value_of, Kind, own))
@@ -198,20 +201,39 @@ def found_by(store: AnyStore, query: Query) -> set[int]:
     return {int(number) for (number,) in rows}
 
 
+def rounds_large_integers(store: AnyStore) -> bool:
+    """True for an older ClickHouse, to which integers above 64 bits are floats (docs/query.md)."""
+    return isinstance(store, ClickHouseStore) and bool(store._client._for_json)
+
+
 def test_every_store_finds_what_the_language_says(store: AnyStore) -> None:
     write(store, *events())
-    stored = store.read_rows([WINDOW], Wanted({}))
+    stored = store.read_rows([WINDOW], Query())
 
     def agree(query: Query) -> None:
         expected = {event.outbox_id: event.event_context for event in stored if matches(query, event)}
         found = found_by(store, query)
+        if rounds_large_integers(store):
+            expected = {number: context for number, context in expected.items() if not _LARGE.search(context)}
+            found -= {event.outbox_id for event in stored if _LARGE.search(event.event_context)}
         contexts_of = {event.outbox_id: event.event_context for event in stored}
         assert {number: contexts_of[number] for number in found} == expected, str(query)
 
     for text in QUERIES:
         agree(parse(text, columns=OWN_COLUMNS))
 
-    given(queries)(settings(max_examples=100, deadline=None, database=None)(agree))()
+    given(queries)(settings(max_examples=60, deadline=None, database=None)(agree))()
+
+
+def test_a_context_with_an_integer_above_64_bits_is_found_by_its_paths(store: AnyStore) -> None:
+    contexts = (f'{{"a": {2**64}, "b": 1}}', f'{{"a": {-(2**63) - 1}, "b": "x"}}', f'{{"a": [1, {10**30}], "b": null}}')
+    write(store, *(row(number, context=context.encode()) for number, context in enumerate(contexts, 1)))
+
+    for text, numbers in (
+        *(("has:context.a", {1, 2, 3}), ("has:context.b", {1, 2, 3}), ("context.b:1", {1}), ("context.b:x", {2})),
+        *((f"context.a:{2**64}", {1}), ("context.a:1", {3}), ("context.b:null", {3}), ("-context.b:x", {1, 3})),
+    ):
+        assert found_by(store, parse(text)) == numbers, text
 
 
 def test_the_largest_query_is_answered(store: AnyStore) -> None:

@@ -24,7 +24,7 @@ from tests.conformance.rows import (
 from tests.conformance.subjects import AnyStore, Subject
 from towpath.eventlog.columns import ADDED_COLUMNS, added_columns
 from towpath.eventlog.errors import OutcomeUnknown
-from towpath.eventlog.store import StoredEvent
+from towpath.eventlog.stored import StoredEvent
 
 # --- Reading back ----------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from xml.sax.saxutils import escape
 # chDB would import it, which takes as long as the engine itself, for a format that nobody here asks for.
 sys.modules.setdefault("pyarrow", None)  # type: ignore[arg-type]
 
-from deploy.clickhouse.users import fixed, grants, profile  # noqa: E402
+from deploy.clickhouse.users import bounds, fixed, grants, profile  # noqa: E402
 from deploy.local.clickhouse_server import Server  # noqa: E402
 
 
@@ -53,6 +53,8 @@ def _users_file(options: argparse.Namespace) -> str:
     chosen = {**profile(options.user), **set_here}
     settings = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in chosen.items())
     constraints = "".join(f"<{name}><const/></{name}>" for name in (*fixed(options.user), *options.fix))
+    for name, (least, most) in bounds(options.user).items():
+        constraints += f"<{name}><min>{least}</min><max>{most}</max></{name}>"
     for name, value in (one.split("=", 1) for one in options.most):
         constraints += f"<{name}><max>{escape(value)}</max></{name}>"
     rows = f"<event_log><filter>{escape(options.filter)}</filter></event_log>" if options.filter else ""

@@ -68,7 +68,7 @@ class Deployment:
             if name in given:
                 given[name] = self._moved(given[name], self.services.rabbitmq.amqp_port, self.vhost)
         # The local endpoint has one user: what the ClickHouse users may do is shown in test_clickhouse.py.
-        for name in given.keys() & {"EVENT_STORE_URL", "EVENT_STORE_VERIFIER_URL"}:
+        for name in given.keys() & {"EVENT_STORE_URL", "EVENT_STORE_VERIFIER_URL", "EVENT_STORE_EXPLORER_URL"}:
             given[name] = url_of(self.services.clickhouse, database=self.event_store)
         if "RABBITMQ_ADMIN_URL" in given:
             rabbitmq = self.services.rabbitmq

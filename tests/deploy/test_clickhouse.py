@@ -21,7 +21,8 @@ from towpath.eventlog.columns import Kind, row_columns
 from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import StoreUnavailable
 from towpath.eventlog.masking import MASK_OF_CONTEXT
-from towpath.eventlog.store import MaskedRow, Wanted
+from towpath.eventlog.query import Query
+from towpath.eventlog.store import MaskedRow
 from towpath.eventlog.values import DEFAULTS
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def test_each_user_may_do_its_part_and_no_more(endpoint: Endpoint) -> None:
         with pytest.raises(StoreUnavailable, match="need the privileges of towpath_writer"):
             store.counts([window])
         # Nothing was sent, so nothing is unknown: it is the configuration.
-        with pytest.raises(StoreUnavailable, match="User default of the event store lacks the right for this"):
+        with pytest.raises(StoreUnavailable, match="User default of the event store lacks the privilege for this"):
             store.write(row, row_count=1, token=str(uuid.uuid4()))
         store.close()
 
@@ -178,7 +179,7 @@ def test_who_may_not_keep_the_log_is_told_the_grant_that_is_missing(stored_row: 
         problems = [*store.keeping_problems("drop"), *store.keeping_problems("rewrite")]
 
     assert problems == [
-        f"user default lacks {right} on towpath.event_log: take the URL of towpath_keeper (docs/deployment.md), or run"
+        f"user default lacks {right} on towpath.event_log: use the URL of towpath_keeper (docs/deployment.md), or run"
         f" GRANT {right} ON towpath.event_log TO default"
         for right in ("ALTER DELETE", "ALTER UPDATE")
     ]
@@ -194,7 +195,7 @@ def test_the_keeper_drops_a_month_and_rewrites_a_row_and_can_neither_insert_nor_
         with closing(_store(port)) as store:
             assert [*store.keeping_problems("drop"), *store.keeping_problems("rewrite")] == []
             (window,) = store.windows_of(date(2026, 3, 1))
-            (event,) = store.read_rows([window], Wanted({}))
+            (event,) = store.read_rows([window], Query())
             store.rewrite([MaskedRow(event, ((0, len(event.event_context)),), ())], mask=MASK_OF_CONTEXT)
         assert client.query("SELECT event_context FROM event_log").result_rows == [(MASK_OF_CONTEXT,)]
         assert client.query("SELECT is_done FROM system.mutations").result_rows == [(1,)]

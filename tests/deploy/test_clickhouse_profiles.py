@@ -150,7 +150,10 @@ def test_a_limit_is_lifted_from_a_read_back(
 
 
 def test_a_profile_that_leaves_even_the_driver_without_answers_is_named(endpoint: Endpoint) -> None:
-    with _store(endpoint, "--set=offset=1") as store, pytest.raises(StoreUnavailable, match="profile set `offset`"):
+    with (
+        _store(endpoint, "--set=offset=1") as store,
+        pytest.raises(StoreUnavailable, match="profile does not set `offset`"),
+    ):
         write(store, row(1))
 
 

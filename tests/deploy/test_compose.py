@@ -40,9 +40,9 @@ _NOT_SETTINGS = {
     "RABBITMQ_WEB_URL",
 }
 #: Written in compose, not in `.env`, because they are made of other variables.
-_COMPOSED = {"DATABASE_URL", "RABBITMQ_URL", "EVENT_STORE_URL", "EVENT_STORE_VERIFIER_URL"}
+_COMPOSED = {"DATABASE_URL", "RABBITMQ_URL", "EVENT_STORE_URL", "EVENT_STORE_VERIFIER_URL", "EVENT_STORE_EXPLORER_URL"}
 #: With a secret that no other role has.
-_OF_ONE_ROLE = {"EVENT_STORE_VERIFIER_URL": "dispatcher", "SEAL_KEY": "dispatcher"}
+_OF_ONE_ROLE = {"EVENT_STORE_VERIFIER_URL": "dispatcher", "EVENT_STORE_EXPLORER_URL": "web", "SEAL_KEY": "dispatcher"}
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +235,8 @@ def test_a_container_has_its_own_secrets_and_no_others(filled: dict[str, Any], v
         for service, content in filled["services"].items()
     }
     keys = {"SECRET_KEY", "EVENT_HASH_KEY"}
-    assert have["web"] == keys | {"POSTGRES_WEB_PASSWORD", "RABBITMQ_WEB_PASSWORD", "CLICKHOUSE_READER_PASSWORD"}
+    store = {"CLICKHOUSE_READER_PASSWORD", "CLICKHOUSE_EXPLORER_PASSWORD"}
+    assert have["web"] == keys | store | {"POSTGRES_WEB_PASSWORD", "RABBITMQ_WEB_PASSWORD"}
     assert have["scheduler"] == keys | {"RABBITMQ_SCHEDULER_PASSWORD"}
     for role in ("dispatcher", "aggregator"):
         broker = f"RABBITMQ_{role.upper()}_PASSWORD"
@@ -339,16 +340,15 @@ def test_an_unknown_role_is_refused_with_the_names_of_all() -> None:
     assert all(role in done.stderr for role in (*ROLES, "migrate", "demo"))
 
 
-def test_the_roles_run_the_commands_that_the_readme_says() -> None:
+def test_the_roles_run_the_commands_that_the_docs_say() -> None:
     script = (PROJECT / "deploy" / "role").read_text()
-    table = re.findall(
-        r"^\| (web|scheduler|dispatcher|aggregator) \| `([^`]+)`", (PROJECT / "README.md").read_text(), re.MULTILINE
-    )
+    page = (PROJECT / "docs" / "deployment.md").read_text()
+    table = re.findall(r"^\| (web|scheduler|dispatcher|aggregator) \| `([^`]+)` \|$", page, re.MULTILINE)
     assert len(table) == len(ROLES)
     for role, command in table:
         assert f'"{role} run"' in script
         of_any_role = command.replace(f"run {role}", 'run "$role"')
-        assert f"exec {of_any_role}" in script, f"{role}: README.md and deploy/role differ"
+        assert f"exec {of_any_role}" in script, f"{role}: docs/deployment.md and deploy/role differ"
 
 
 def check_schema(schema: str, *files: Path) -> None:

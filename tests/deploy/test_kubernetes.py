@@ -115,7 +115,7 @@ def test_every_long_running_container_is_probed_and_given_time_to_stop() -> None
         (wait,) = pod["initContainers"]
         assert wait["args"] == ["deploy/role", "wait"]
     web = BY_NAME["Deployment", "web"]["spec"]["template"]["spec"]["containers"][0]
-    # A dead liveness probe restarts the process: it must not hang on a service. A readiness probe may.
+    # A dead liveness probe restarts the process: it must not wait for a service. A readiness probe may.
     assert web["livenessProbe"]["httpGet"]["path"] == "/healthz"
     assert web["readinessProbe"]["httpGet"]["path"] == "/readyz"
     hosts = BY_NAME["ConfigMap", "towpath"]["data"]["ALLOWED_HOSTS"].split(",")
@@ -144,16 +144,17 @@ def test_secrets_are_named_and_never_written() -> None:
         "migrate": {"towpath", "towpath-migrate"},
         "keeper": {"towpath", "towpath-keeper"},
     }
-    # Of RabbitMQ's users, each pod has its own role's only; the dispatcher has two secrets more.
+    # Of RabbitMQ's users, each pod has its own role's only; the dispatcher has two secrets more, the web one.
     own = {role: {role} for role in ("web", *_WORKERS)}
     own |= {"migrate": {"dispatcher", "aggregator", "scheduler", "web"}, "keeper": set()}
     own["dispatcher"] |= {"EVENT_STORE_VERIFIER_URL", "SEAL_KEY"}
+    own["web"] |= {"EVENT_STORE_EXPLORER_URL"}
     for owner, container in _containers():
         if container["name"] != "wait":
             keys = {one["valueFrom"]["secretKeyRef"]["key"] for one in container.get("env", []) if "valueFrom" in one}
             assert keys == own[owner["metadata"]["name"]]
     page = (PROJECT / "docs" / "deployment.md").read_text()
-    for name in {"towpath-verifier", "towpath-rabbitmq", "towpath-seals"}.union(*by_role.values()):
+    for name in {"towpath-verifier", "towpath-explorer", "towpath-rabbitmq", "towpath-seals"}.union(*by_role.values()):
         assert f"create secret generic {name} " in page
 
 

@@ -20,14 +20,19 @@ from tests.conformance.rows import MOMENT, OWN_COLUMNS, WINDOW, row, write
 from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import StoreUnavailable
 from towpath.eventlog.masking import MASK_JSON
+from towpath.eventlog.query import Query
+from towpath.eventlog.search import Position
 from towpath.eventlog.store import MaskedRow
+from towpath.eventlog.stores.postgresql.store import PostgreSQLStore
+from towpath.eventlog.values import EARLIEST, TOO_LATE
 
 if TYPE_CHECKING:
     from tests.services import Services
-    from towpath.eventlog.store import Store, StoredEvent
+    from towpath.eventlog.store import Store
+    from towpath.eventlog.stored import StoredEvent
 
 _DATABASE = "event_log_of_roles"
-_ROLES = ("writer", "reader", "verifier", "keeper")
+_ROLES = ("writer", "reader", "verifier", "explorer", "keeper")
 _PASSWORDS = {f"POSTGRES_{role.upper()}_PASSWORD": f"of-{role}-and-no-other" for role in _ROLES}
 _PARTITION = f"event_log_{MOMENT:%Y_%m}"
 
@@ -88,6 +93,38 @@ def test_the_verifier_reads_every_column_of_every_month_and_nothing_else(migrate
         _refused(migrated, "verifier", statement)
 
 
+def test_the_explorer_searches_within_its_limits_and_does_nothing_else(migrated: str) -> None:
+    with closing(_store(migrated, "explorer")) as store:
+        assert isinstance(store, PostgreSQLStore)
+        assert store.reading_problems() == []
+        always: dict[str, Any] = {"since": EARLIEST, "until": TOO_LATE}
+        assert row(1).identity in {
+            (one.position.outbox, one.position.outbox_id)
+            for one in store.search(Query(), **always, rows=10, seconds=60)
+        }
+        assert store.histogram(Query(), **always, step=timedelta(days=1), seconds=60)
+        assert store.one(Position(MOMENT, *row(1).identity), seconds=60)
+        # What a search takes less of, and never more.
+        (limit,) = store._client.query("SELECT reset_val FROM pg_settings WHERE name = 'statement_timeout'")
+        assert limit == ("10000",)
+        with pytest.raises(StoreUnavailable):
+            write(store, row(4))
+    for statement in (
+        "INSERT INTO event_log SELECT * FROM event_log",
+        "UPDATE event_log SET event_context = ''",
+        "DELETE FROM event_log",
+        "DROP TABLE event_log",
+        "CREATE TABLE mine (x int)",
+        "CREATE TEMPORARY TABLE mine (x int)",
+        "SELECT * FROM event_log_token",
+        "SELECT * FROM event_log_migration",
+        "SET temp_file_limit = -1",
+        "SET ROLE towpath_writer",
+    ):
+        # Read only is what its sessions begin with, and not what keeps it from writing.
+        _refused(migrated, "explorer", f"SET TRANSACTION READ WRITE; {statement}")
+
+
 def test_a_role_without_the_right_is_told_the_grant_that_is_missing(migrated: str) -> None:
     administer(
         migrated,
@@ -121,7 +158,7 @@ def test_the_keeper_rewrites_a_row_and_drops_a_month(migrated: str) -> None:
 def test_who_may_not_keep_the_log_is_told_before_anything_is_done_and_when_it_is(migrated: str) -> None:
     with closing(_store(migrated, "reader")) as store:
         problems = [*store.keeping_problems("drop"), *store.keeping_problems("rewrite")]
-        take = "take the URL of towpath_keeper, or run GRANT"
+        take = "use the URL of towpath_keeper, or run GRANT"
         assert problems == [
             f"role towpath_reader does not own event_log: {take} towpath_writer TO towpath_reader",
             f"role towpath_reader lacks UPDATE on event_log: {take} UPDATE ON event_log TO towpath_reader",

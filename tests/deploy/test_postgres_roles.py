@@ -6,6 +6,7 @@ import contextlib
 import json
 import uuid
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg2
@@ -13,7 +14,9 @@ import psycopg2.errors
 import pytest
 
 from tests.deploy.conftest import stored_emails
+from tests.deploy.management import QUEUES, ask, consumed_queues, policy
 from tests.waiting import eventually
+from towpath.conf.names import QueueNames
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
@@ -23,19 +26,31 @@ if TYPE_CHECKING:
 _WAIT_SECONDS = 90
 _COLUMNS = "event_type, event_date_time, event_context, metadata_version"
 _VALUES = "'tested', now(), '{}', 1"
+#: Seals are numbered from 1 on, so the number is free whatever the tests before have sealed.
 _INSERT_SEAL = (
-    "INSERT INTO pipeline_seal (number, last_position, sealed_at, statement, digest) VALUES (1, 0, now(), '', '')"
+    "INSERT INTO pipeline_seal (number, last_position, sealed_at, statement, digest) VALUES (0, 0, now(), '', '')"
 )
+_TAKEN_SHIFTS = "pipeline_shift WHERE taken_at > clock_timestamp() - interval '5 min'"
 _INSERT_EVENT = f"INSERT INTO outbox_event ({_COLUMNS}) VALUES ('tested', now(), %s, 1) RETURNING id, xid"
 
 
 def test_the_processes_of_the_compose_file_carry_events_with_the_rights_they_have(
     deployment: Deployment, clickhouse: Client
 ) -> None:
-    """Every role of the image, started by its own command, with the environment of its container."""
-    # Given the deployment, running
-    deployment.send_shifts()  # the scheduler may not declare the queue, so compose starts it after the dispatcher
-    processes = [deployment.start(role) for role in ("web", "dispatcher", "aggregator", "scheduler")]
+    """Every role of the image, started by its own command, with the environment of its container: each is another role
+    of PostgreSQL's and another user of RabbitMQ's. On quorum queues, as on a cluster."""
+    # Given the deployment, running; the scheduler, which may not declare the queue, after the dispatcher
+    deployment.vhost = f"roles-{uuid.uuid4().hex}"
+    deployment.changes["RABBITMQ_QUEUE_TYPE"] = "quorum"
+    deployment.changes["CANARY_SECONDS"] = "5"
+    deployment.set_up_rabbitmq()
+    processes = [deployment.start(role) for role in ("web", "dispatcher", "aggregator")]
+    eventually(
+        lambda: consumed_queues(deployment) >= set(QueueNames.of("")), seconds=_WAIT_SECONDS, what="all are consumed"
+    )
+    with closing(deployment.connect_as_superuser()) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE pipeline_shift SET taken_at = clock_timestamp() - interval '1 hour'")
+    processes.append(deployment.start("scheduler"))
     eventually(lambda: _is_healthy(deployment), seconds=_WAIT_SECONDS, what="the web is healthy")
 
     # When somebody signs up, and the web publishes an event of its own
@@ -44,24 +59,45 @@ def test_the_processes_of_the_compose_file_carry_events_with_the_rights_they_hav
     with closing(deployment.connect("web")) as connection, connection, connection.cursor() as cursor:
         cursor.execute(_INSERT_EVENT, [json.dumps({"email": by_sql})])
 
-    # Then both events arrive, each once, and nobody was refused anything on the way
+    # Then both events arrive, each once, the scheduler's ticks as well, and nobody was refused anything on the way
     eventually(
         lambda: {by_web, by_sql} <= set(stored_emails(clickhouse)), seconds=_WAIT_SECONDS, what="both are stored"
     )
     with closing(deployment.connect_as_superuser()) as connection, connection.cursor() as cursor:
         eventually(lambda: _count(cursor, "outbox_event") + _count(cursor, "outbox_user") == 0, seconds=_WAIT_SECONDS)
+        eventually(lambda: _count(cursor, _TAKEN_SHIFTS) == 2, seconds=_WAIT_SECONDS, what="the ticks arrive")
     assert [stored_emails(clickhouse).count(email) for email in (by_web, by_sql)] == [1, 1]
     assert deployment.refusals() == []
     assert all(process.is_running for process in processes)
+    assert "metrics_not_served" not in (deployment.log_folder / "scheduler.log").read_text()
+
+    # And the queues are of the type that the virtual host was made with, and capped
+    queues = {queue["name"]: queue["type"] for queue in ask(deployment, f"queues/{deployment.vhost}")}
+    assert queues == dict.fromkeys(QUEUES, "quorum")
+    for queue in ("towpath.aggregate", "towpath.aggregate_backlog"):
+        cap = eventually(partial(policy, deployment, queue), seconds=_WAIT_SECONDS, what="the policy is shown")
+        assert cap["overflow"] == "reject-publish"
+        assert cap["max-length"] > 0
+    assert not policy(deployment, "towpath.dispatch")
 
     # And what is stored is verified and sealed with the pipeline's rights
     deployment.manage("dispatcher", "pipeline", "verify")
     deployment.manage("dispatcher", "pipeline", "seals", "make")
     assert json.loads(deployment.manage("dispatcher", "pipeline", "seals", "list", "--json"))
 
+    # And the pipeline has sent canaries, found them in the event store, and recorded a recovery, with its own rights
+    recovered = json.loads(deployment.manage("dispatcher", "pipeline", "recover", "--json"))
+    assert recovered["windows"] == 0
+    eventually(
+        lambda: json.loads(deployment.manage("web", "pipeline", "status", "--json"))["canary"]["seconds"] is not None,
+        seconds=_WAIT_SECONDS,
+        what="a canary is measured",
+    )
+
     # And the status, asked with the pipeline's rights and with the web's, is the same and well
     assert json.loads(deployment.manage("dispatcher", "pipeline", "status", "--json"))["dead_letters"] == 0
     assert json.loads(deployment.manage("web", "pipeline", "status", "--json"))["dead_letters"] == 0
+    ask(deployment, f"vhosts/{deployment.vhost}", method="DELETE")
 
 
 def test_a_user_whose_event_is_undelivered_cannot_be_deleted_by_the_web(deployment: Deployment) -> None:
@@ -156,6 +192,7 @@ def test_connections_of_the_web_leave_the_pipeline_its_own(migrated: Deployment)
         ("web", "UPDATE pipeline_cursor SET is_rewound = true"),
         ("web", "DELETE FROM pipeline_window"),
         ("web", "DELETE FROM pipeline_deadletter"),
+        ("web", "UPDATE pipeline_pause SET paused_by = 'somebody else'"),
         ("web", "DELETE FROM django_migrations"),
         ("web", "CREATE TABLE mine (x int)"),
         ("web", "ALTER TABLE users ADD COLUMN x int"),
@@ -206,9 +243,15 @@ def test_a_role_is_refused_what_it_does_not_need(migrated: Deployment, service: 
             "dispatcher",
             f"INSERT INTO outbox_event ({_COLUMNS}) VALUES ('ledger_sealed', now(), '{{}}', 1) RETURNING id",
         ),
+        *(
+            ("dispatcher", f"INSERT INTO outbox_event ({_COLUMNS}) VALUES ('{event}', now(), '{{}}', 1)")
+            for event in ("canary_sent", "recovery_run", "dead_letters_replayed", "pipeline_action_failed")
+        ),
         ("dispatcher", "UPDATE pipeline_proof SET contradiction = NULL"),
         ("dispatcher", "DELETE FROM pipeline_proof WHERE false"),
         ("web", "SELECT count(*) FROM pipeline_seal"),
+        ("web", "INSERT INTO pipeline_pause VALUES ('a', 'ada', 'repair', now()) ON CONFLICT DO NOTHING"),
+        ("web", "DELETE FROM pipeline_pause WHERE outbox = 'a' RETURNING outbox"),
         ("migrate", "ALTER TABLE outbox_event ADD COLUMN added int"),
     ],
 )

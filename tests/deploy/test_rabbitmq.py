@@ -1,10 +1,12 @@
-"""deploy/rabbitmq on a real node: what the definitions make of a virtual host, and what its user may not do."""
+"""deploy/rabbitmq on a real node: what the definitions make of a virtual host, and what its user may not do.
+
+That every process works with its own user is in test_postgres_roles.py, where each has its own role, too.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import uuid
 from functools import partial
@@ -17,9 +19,9 @@ import pytest
 import urllib3
 
 from deploy.rabbitmq import setup
-from tests.deploy.conftest import signed_up, stored_emails, wait_until_an_event_is_stored
+from tests.deploy.conftest import signed_up, stored_emails
+from tests.deploy.management import QUEUES, ask, policy
 from tests.waiting import eventually
-from towpath.conf.names import QueueNames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from tests.deploy.deployment import Deployment
 
 _WAIT_SECONDS = 90
-_OURS = [name + suffix for name in QueueNames.of("") for suffix in ("", ".DQ", ".XQ")]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def url(migrated: Deployment) -> Iterator[str]:
     definitions = setup.definitions(environment["RABBITMQ_URL"], queue_type="classic")
     setup.import_definitions(environment["RABBITMQ_ADMIN_URL"], definitions)
     yield environment["RABBITMQ_URL"]
-    _ask(own, f"vhosts/{own.vhost}", method="DELETE")
+    ask(own, f"vhosts/{own.vhost}", method="DELETE")
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def as_role(url: str, migrated: Deployment) -> Iterator[Callable[[str], Any]]:
 
 
 def _declare_all(channel: Any) -> None:
-    for queue in _OURS:
+    for queue in QUEUES:
         channel.queue_declare(queue, durable=True, arguments=_dead_letters(queue))
 
 
@@ -148,46 +149,16 @@ def test_with_a_prefix_the_rights_are_for_queues_of_that_project_alone(migrated:
         channel.queue_declare(ours, durable=True, arguments=_dead_letters(ours))
         channel.basic_publish("", ours, b"batch")
         assert channel.basic_get(ours, auto_ack=True)[2] == b"batch"
-        cap = eventually(partial(_policy, own, ours), seconds=_WAIT_SECONDS, what="the policy is shown")
+        cap = eventually(partial(policy, own, ours), seconds=_WAIT_SECONDS, what="the policy is shown")
         assert cap["overflow"] == "reject-publish"
         for name in (another, "towpath.aggregate"):
             with pytest.raises(pika.exceptions.ChannelClosedByBroker) as refused:
                 connection.channel().queue_declare(name, durable=True)
             assert refused.value.reply_code == 403
-    _ask(own, f"vhosts/{own.vhost}", method="DELETE")
+    ask(own, f"vhosts/{own.vhost}", method="DELETE")
 
 
-def test_every_role_works_with_its_own_user_and_the_scheduler_ticks(deployment: Deployment) -> None:
-    deployment.vhost = f"roles-{uuid.uuid4().hex}"
-    deployment.set_up_rabbitmq()
-    deployment.start("dispatcher")
-    deployment.start("aggregator")
-    eventually(
-        lambda: _consumers(deployment) >= {"towpath.dispatch", "towpath.aggregate", "towpath.aggregate_backlog"},
-        seconds=_WAIT_SECONDS,
-        what="all are consumed",
-    )
-    with contextlib.closing(deployment.connect_as_superuser()) as connection, connection.cursor() as cursor:
-        cursor.execute("UPDATE pipeline_shift SET taken_at = clock_timestamp() - interval '1 hour'")
-        connection.commit()
-
-        deployment.start("scheduler")
-
-        def has_ticked() -> bool:
-            cursor.execute("SELECT count(*) FROM pipeline_shift WHERE taken_at > clock_timestamp() - interval '5 min'")
-            connection.commit()
-            return bool(cursor.fetchone() == (2,))
-
-        eventually(has_ticked, seconds=_WAIT_SECONDS, what="the scheduler's ticks arrive")
-    assert "metrics_not_served" not in (deployment.log_folder / "scheduler.log").read_text()
-    _ask(deployment, f"vhosts/{deployment.vhost}", method="DELETE")
-
-
-def _consumers(deployment: Deployment) -> set[str]:
-    return {queue["name"] for queue in _ask(deployment, f"queues/{deployment.vhost}") if queue.get("consumers")}
-
-
-@pytest.mark.parametrize("queue", _OURS)
+@pytest.mark.parametrize("queue", QUEUES)
 def test_the_user_may_use_the_queues_of_the_pipeline(channel: Any, queue: str) -> None:
     channel.confirm_delivery()
     # As dramatiq declares them, with the queue for failed messages behind.
@@ -224,32 +195,6 @@ def test_the_user_reaches_no_other_virtual_host_and_no_management(url: str, migr
     assert urllib3.PoolManager().request("GET", management, headers=headers).status == 401
 
 
-def test_queues_are_of_the_type_that_the_virtual_host_is_made_with_and_capped(
-    deployment: Deployment, clickhouse: Client
-) -> None:
-    """Quorum queues, as on a cluster: the pipeline declares them, consumes them, and events arrive."""
-    deployment.vhost = f"quorum-{uuid.uuid4().hex}"
-    deployment.changes["RABBITMQ_QUEUE_TYPE"] = "quorum"
-    deployment.set_up_rabbitmq()
-    deployment.start("web")
-    deployment.start("dispatcher")
-    deployment.start("aggregator")
-    deployment.send_shifts()
-
-    wait_until_an_event_is_stored(deployment, clickhouse)
-
-    queues = {queue["name"]: queue for queue in _ask(deployment, f"queues/{deployment.vhost}")}
-    assert set(queues) == set(_OURS)
-    assert {queue["type"] for queue in queues.values()} == {"quorum"}
-    for queue in ("towpath.aggregate", "towpath.aggregate_backlog"):
-        cap = eventually(partial(_policy, deployment, queue), seconds=_WAIT_SECONDS, what="the policy is shown")
-        assert cap["overflow"] == "reject-publish"
-        assert cap["max-length"] > 0
-    assert not _policy(deployment, "towpath.dispatch")
-    assert deployment.refusals() == []
-    _ask(deployment, f"vhosts/{deployment.vhost}", method="DELETE")
-
-
 @pytest.fixture
 def vhost(migrated: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The name of a virtual host that does not exist yet, for which `setup.main` is called."""
@@ -258,7 +203,7 @@ def vhost(migrated: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
     for name in ("RABBITMQ_URL", "RABBITMQ_ADMIN_URL"):
         monkeypatch.setenv(name, environment[name])
     yield own.vhost
-    _ask(own, f"vhosts/{own.vhost}", method="DELETE")
+    ask(own, f"vhosts/{own.vhost}", method="DELETE")
 
 
 def _set_up(monkeypatch: pytest.MonkeyPatch, queue_type: str) -> int:
@@ -267,7 +212,7 @@ def _set_up(monkeypatch: pytest.MonkeyPatch, queue_type: str) -> int:
 
 
 def _default_type(deployment: Deployment, vhost: str) -> str:
-    return str(_ask(deployment, f"vhosts/{vhost}")["metadata"]["default_queue_type"])
+    return str(ask(deployment, f"vhosts/{vhost}")["metadata"]["default_queue_type"])
 
 
 @pytest.mark.parametrize("has_queues", [False, True])
@@ -296,7 +241,7 @@ def test_the_setup_refuses_another_type_than_that_of_the_queues_and_repairs_the_
 
     said = capsys.readouterr().err
     assert "RABBITMQ_QUEUE_TYPE is classic" in said
-    assert all(f"{queue} (quorum)" in said for queue in _OURS)
+    assert all(f"{queue} (quorum)" in said for queue in QUEUES)
     assert "delete the queues" in said
     assert _default_type(migrated, vhost) == "quorum"
 
@@ -313,19 +258,19 @@ def test_queues_of_two_types_are_named(
     assert _set_up(monkeypatch, "classic") == 0
     with contextlib.closing(_connect(os.environ["RABBITMQ_URL"])) as connection:
         channel = connection.channel()
-        channel.queue_declare(_OURS[0], durable=True, arguments={"x-queue-type": "quorum"})
-        channel.queue_declare(_OURS[1], durable=True, arguments={"x-queue-type": "classic"})
+        channel.queue_declare(QUEUES[0], durable=True, arguments={"x-queue-type": "quorum"})
+        channel.queue_declare(QUEUES[1], durable=True, arguments={"x-queue-type": "classic"})
 
     assert _set_up(monkeypatch, "") == 1
 
     said = capsys.readouterr().err
     assert f"virtual host {vhost} has the queues" in said
-    assert f"{_OURS[0]} (quorum)" in said
-    assert f"{_OURS[1]} (classic)" in said
+    assert f"{QUEUES[0]} (quorum)" in said
+    assert f"{QUEUES[1]} (classic)" in said
 
 
 def test_a_full_queue_refuses_messages_and_costs_latency_only(deployment: Deployment, clickhouse: Client) -> None:
-    """The cap is reached at once and nobody consumes: what cannot be sent is sealed by recovery."""
+    """The cap is reached immediately and nobody consumes: what cannot be sent is sealed by recovery."""
     deployment.vhost = f"full-{uuid.uuid4().hex}"
     deployment.changes |= {"BATCH_IDS": "1", "UNSEALED_SECONDS": "1"}
     deployment.set_up_rabbitmq()
@@ -343,9 +288,9 @@ def test_a_full_queue_refuses_messages_and_costs_latency_only(deployment: Deploy
 
     eventually(lambda: set(emails) <= set(stored_emails(clickhouse)), seconds=_WAIT_SECONDS, what="all are stored")
     assert all(stored_emails(clickhouse).count(email) == 1 for email in emails)
-    assert _ask(deployment, f"queues/{deployment.vhost}/towpath.aggregate")["type"] == "classic"
+    assert ask(deployment, f"queues/{deployment.vhost}/towpath.aggregate")["type"] == "classic"
     assert "shift_interrupted" in (deployment.log_folder / "dispatcher.log").read_text(), "the queue took all of them"
-    _ask(deployment, f"vhosts/{deployment.vhost}", method="DELETE")
+    ask(deployment, f"vhosts/{deployment.vhost}", method="DELETE")
 
 
 @pytest.mark.parametrize(
@@ -403,18 +348,3 @@ def _dead_letters(queue: str) -> dict[str, str]:
 
 def _connect(url: str) -> pika.BlockingConnection:
     return pika.BlockingConnection(pika.URLParameters(url))
-
-
-def _policy(deployment: Deployment, queue: str) -> dict[str, Any]:
-    """What policies make of a queue; empty also until the node has counted for the first time."""
-    policy: dict[str, Any] = _ask(deployment, f"queues/{deployment.vhost}/{queue}").get("effective_policy_definition")
-    return policy or {}
-
-
-def _ask(deployment: Deployment, path: str, *, method: str = "GET") -> Any:
-    """RabbitMQ's management API, as the run's administrator."""
-    rabbitmq = deployment.services.rabbitmq
-    headers = urllib3.make_headers(basic_auth=f"{rabbitmq.user}:{rabbitmq.password}")
-    answer = urllib3.PoolManager().request(method, f"{rabbitmq.management_url}api/{path}", headers=headers)
-    assert answer.status < 300, answer.data
-    return json.loads(answer.data) if answer.data else None

@@ -1,4 +1,4 @@
-"""The GitHub workflow, and the image that it builds, as far as they can be checked without running them."""
+"""The GitHub workflows, and what they build, as far as they can be checked without running them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -23,7 +24,7 @@ from tests.deploy.compose import FILE
 from tests.deploy.test_compose import check_schema
 from tests.matrix import DRIVERS, PYTHONS, combinations, requirements
 
-_WORKFLOW = PROJECT / ".github" / "workflows" / "ci.yml"
+_WORKFLOWS = sorted((PROJECT / ".github" / "workflows").iterdir())
 _DOCKERFILE = (PROJECT / "deploy" / "Dockerfile").read_text()
 #: Imported where an extra is used only, and by the testing kit.
 _OPTIONAL = {"opentelemetry", "chdb", "pytest", "psycopg", "psycopg2"}
@@ -31,20 +32,32 @@ _PROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 
 
 def jobs() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(_WORKFLOW.read_text())["jobs"]
+    """The jobs of all workflows, by name."""
+    found: dict[str, Any] = {}
+    for workflow in _WORKFLOWS:
+        found |= yaml.safe_load(workflow.read_text())["jobs"]
     return found
 
 
-def test_the_workflow_is_valid_by_the_schema_and_every_job_has_a_time_limit() -> None:
-    check_schema("vendor.github-workflows", _WORKFLOW)
-    check_schema("custom.github-workflows-require-timeout", _WORKFLOW)
+@pytest.mark.parametrize("workflow", _WORKFLOWS, ids=lambda path: path.name)
+def test_a_workflow_is_valid_by_the_schema_and_every_job_has_a_time_limit(workflow: Path) -> None:
+    check_schema("vendor.github-workflows", workflow)
+    check_schema("custom.github-workflows-require-timeout", workflow)
 
 
-def test_the_workflow_types_what_a_developer_types() -> None:
+def test_the_workflows_type_what_a_developer_types() -> None:
     targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
     commands = [step.get("run", "") for job in jobs().values() for step in job["steps"]]
     typed = {target for command in commands for target in re.findall(r"make (\w+)", command)}
-    assert {"lint", "test"} <= typed <= targets
+    assert {"lint", "test", "coverage", "dist"} <= typed <= targets
+
+
+def test_only_the_jobs_that_publish_may_write_and_none_keeps_a_token() -> None:
+    found = {name: job["permissions"] for name, job in jobs().items() if "permissions" in job}
+    assert found == {"build": {"contents": "read"}, "publish": {"id-token": "write"}, "notes": {"contents": "write"}}
+    for workflow in _WORKFLOWS:
+        assert yaml.safe_load(workflow.read_text())["permissions"] in ({}, {"contents": "read"})
+        assert "secrets." not in workflow.read_text()
 
 
 def test_every_supported_python_is_tested() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     import trustme
 
-#: What a PostgreSQL client sends before TLS: length 8, and a number that is no protocol version.
+#: What a PostgreSQL client sends before TLS: length 8, and a number that is not a protocol version.
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 _CHUNK_BYTES = 64 * 1024
 
@@ -50,7 +50,7 @@ class TlsTerminator:
         with contextlib.suppress(OSError), connection:
             if self._is_postgresql:
                 if connection.recv(len(_SSL_REQUEST), socket.MSG_WAITALL) != _SSL_REQUEST:
-                    return  # a client that would go on without TLS
+                    return  # a client that would continue without TLS
                 connection.sendall(b"S")
             with (
                 self._context.wrap_socket(connection, server_side=True) as inside,

@@ -1,7 +1,7 @@
-"""A TCP proxy whose network fails on command: what stands between the product's processes and one service.
+"""A TCP proxy between the product's processes and one service, whose network fails on command.
 
-Invariant: bytes are never changed or reordered; a fault only delays them, withholds them, or ends the connection (or
-answers in the server's place, for answers that the real server cannot be made to give).
+Bytes are never changed or reordered. A fault only delays them, withholds them, or ends the connection; or it answers in
+the server's place, for answers that the real server cannot be made to give.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _CHUNK_BYTES = 64 * 1024
-#: How long nothing must come before a request is taken as complete (`Kind.ANSWER`).
+#: A request counts as complete once nothing has come for this long (`Kind.ANSWER`).
 _QUIET_SECONDS = 0.2
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -27,19 +27,20 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 class Kind(StrEnum):
     """What goes wrong."""
 
-    REFUSE = "refuse"  # nobody listens, and what was connected is cut
-    BLACK_HOLE = "black hole"  # connections are made, nothing comes through, until it is healed
-    CUT = "cut"  # after `after_bytes` of the request both sides are reset
-    DROP_ANSWER = "drop answer"  # the request is delivered; when the answer comes, the client is reset instead
-    HOLD_ANSWER = "hold answer"  # the request is delivered; the answer never comes
-    LATE = "late"  # the request is delivered after `seconds`, also when the client has given up meanwhile
-    SLOW = "slow"  # `bytes_per_second` in both directions, and what is answered comes `seconds` late
+    REFUSE = "refuse"  # nobody listens, and open connections are cut
+    BLACK_HOLE = "black hole"  # connections are accepted, but nothing comes through until it is healed
+    CUT = "cut"  # both sides are reset after `after_bytes` of the request
+    DROP_ANSWER = "drop answer"  # the request is delivered, but the connection is reset when the answer comes
+    HOLD_ANSWER = "hold answer"  # the request is delivered, but the answer never comes
+    LATE = "late"  # the request is delivered after `seconds`, even if the client has given up
+    SLOW = "slow"  # `bytes_per_second` in both directions, and answers come `seconds` late
     ANSWER = "answer"  # the request is swallowed and answered with `answer`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One way to fail. It strikes a connection once `marker` was in its request, at most `times` connections."""
+    """One way to fail. It strikes a connection once `marker` appears in its request, and at most `times` connections
+    (default: all)."""
 
     kind: Kind
     marker: bytes = b""
@@ -51,14 +52,14 @@ class Fault:
 
 
 def with_port(url: str, port: int) -> str:
-    """The same URL at another port."""
+    """Return the URL with this port of 127.0.0.1."""
     parts = urlsplit(url)
     user, _, _ = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{port}" if user else f"127.0.0.1:{port}"))
 
 
 class _Link:
-    """A client's connection and the one to the server."""
+    """A client's connection, and the one to the server that belongs to it."""
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self.client, self.server = client, server
@@ -68,7 +69,7 @@ class _Link:
         self._guard = threading.Lock()
 
     def reset(self) -> None:
-        """End both sides as a broken network does, without a proper goodbye."""
+        """Reset both sides, as a broken network does."""
         for side in (self.client, self.server):
             with contextlib.suppress(OSError):
                 side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
@@ -76,7 +77,7 @@ class _Link:
                 side.shutdown(socket.SHUT_RDWR)
 
     def end_of_one_direction(self) -> bool:
-        """Close the sockets once both directions are done; True if they are."""
+        """Note that one direction is done. Once both are, close the sockets and return True."""
         with self._guard:
             self._ends += 1
             is_over = self._ends == 2
@@ -87,7 +88,7 @@ class _Link:
 
 
 class Proxy:
-    """Listens on a port of its own for as long as it is open; `fail` and `heal` switch while it runs."""
+    """Listens on its own port while it is open. `fail` and `heal` switch faults while it runs."""
 
     def __init__(self, server_port: int) -> None:
         self._server = ("127.0.0.1", server_port)
@@ -96,10 +97,10 @@ class Proxy:
         self._times_left: int | None = None
         self._is_closed = False
         self._links: set[_Link] = set()
-        #: How many connections the present fault has struck, and answers that it kept back.
+        #: How many connections the current fault has struck, and how many pieces of answers it has withheld.
         self.struck = 0
         self.answers_lost = 0
-        #: Late requests that the server has answered, whether or not the client still waited.
+        #: How many pieces of answers to late requests the server has sent, whether or not the client still waited.
         self.late_answered = 0
         self._listener = self._bound(0)
         self.port: int = self._listener.getsockname()[1]
@@ -112,21 +113,21 @@ class Proxy:
         self.close()
 
     def fail(self, fault: Fault) -> None:
-        """From now on, until `heal` or another `fail`."""
+        """Apply the fault until `heal` or another `fail`."""
         self._switch(fault)
         if fault.kind is Kind.REFUSE:
             self._unlisten()
             self.cut()
 
     def heal(self) -> None:
-        """Let everything through. Connections that lost bytes are cut."""
+        """Let everything through. Connections whose answer was held back are cut."""
         self._switch(None)
         for link in self._all_links():
             if link.struck_by is not None and link.struck_by.kind is Kind.HOLD_ANSWER:
                 link.reset()
 
     def cut(self) -> None:
-        """Reset every connection there is."""
+        """Reset every connection."""
         for link in self._all_links():
             link.reset()
 
@@ -164,7 +165,7 @@ class Proxy:
         threading.Thread(target=self._accept, args=(self._listener,), name="proxy", daemon=True).start()
 
     def _unlisten(self) -> None:
-        """The port stays ours, but nobody listens on it."""
+        """Keep the port, but stop listening on it."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -198,7 +199,7 @@ class Proxy:
         try:
             direction(link)
         except OSError:
-            # The other side must learn that this one broke: RabbitMQ would go on feeding a dead consumer.
+            # The other side must learn that this one broke, or RabbitMQ would keep feeding a dead consumer.
             link.reset()
         if link.end_of_one_direction():
             with self._guard:
@@ -243,12 +244,12 @@ class Proxy:
             if fault is not None and fault.kind is Kind.SLOW:
                 self._wait(fault.seconds)
             with contextlib.suppress(OSError):
-                link.client.sendall(data)  # the client of a late request has gone
+                link.client.sendall(data)  # fails if the client of a late request is gone
         with contextlib.suppress(OSError):
             link.client.shutdown(socket.SHUT_WR)
 
     def _strike(self, link: _Link, data: bytes) -> Fault | None:
-        """The fault that this connection suffers from now."""
+        """Return the fault that strikes this connection now, or None."""
         with self._guard:
             fault = self._fault
             if fault is None or link.struck_by is fault:
@@ -275,13 +276,13 @@ class Proxy:
             self._wait(size / fault.bytes_per_second)
 
     def _wait(self, seconds: float) -> None:
-        """Wait, but not beyond the proxy's own end."""
+        """Wait, but not longer than until the proxy is closed."""
         with self._guard:
             self._guard.wait_for(lambda: self._is_closed, timeout=seconds)
 
     @staticmethod
     def _answer(link: _Link, fault: Fault) -> None:
-        """Swallow the rest of the request, then answer and close."""
+        """Swallow the rest of the request, then send the answer and close."""
         link.client.settimeout(_QUIET_SECONDS)
         with contextlib.suppress(TimeoutError):
             while link.client.recv(_CHUNK_BYTES):

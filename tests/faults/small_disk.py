@@ -68,7 +68,7 @@ class SmallDisk:
     def under(self, process: Process) -> Iterator[None]:
         """The process is restarted on the disk, and at the end on the folder as it was before."""
         off = process.program
-        # Whoever enters a mount namespace stands in its root folder.
+        # A process that enters a mount namespace stands in its root folder.
         back = ("sh", "-c", 'cd "$0" && exec "$@"', str(off.folder))
         onto = (*self._inside(), *back, *setpriv(off), *off.argv)
         process.stop()
@@ -97,7 +97,7 @@ class SmallDisk:
         self._filler.unlink(missing_ok=True)
 
     def make_read_only(self, name: str) -> None:
-        """A subfolder, for whoever opens files in it from now on."""
+        """A subfolder, for processes that open files in it from now on."""
         target = str(self._folder / name)
         self._call("mount", "--bind", "-o", "ro", target, target)
 

@@ -75,7 +75,7 @@ class Standby:
         self._server.stop()
 
     def take_over(self) -> None:
-        """The primary dies at once; the standby is promoted and answers in its place."""
+        """The primary dies immediately; the standby is promoted and answers in its place."""
         self._primary.kill()
         connection.close()
         self._server.start()

@@ -38,7 +38,7 @@ def test_a_queue_purged_or_deleted_under_load_costs_latency_only(
     writer = run.writer()
     for action in (channel.queue_purge, channel.queue_delete, channel.queue_purge):
         stored = run.oracle.stored(run.name)
-        eventually(lambda: run.oracle.stored(run.name) > stored, seconds=30, what="it goes on")
+        eventually(lambda: run.oracle.stored(run.name) > stored, seconds=30, what="it continues")
         with suppress(pika.exceptions.ChannelClosedByBroker):
             action("towpath.aggregate")
     writer.stop()
@@ -75,7 +75,7 @@ def test_a_killed_rabbitmq_costs_latency_only(run: Run) -> None:
     rabbitmq.start()
     rabbitmq.wait_until_ready()
     stored = run.oracle.stored(run.name)
-    eventually(lambda: run.oracle.stored(run.name) > stored + 50, seconds=60, what="it goes on by itself")
+    eventually(lambda: run.oracle.stored(run.name) > stored + 50, seconds=60, what="it continues on its own")
     writer.stop()
 
     run.judge_when_drained(seconds=_DRAIN_SECONDS)
@@ -112,7 +112,7 @@ def test_consumers_cut_off_while_their_actors_wait_do_no_harm(run: Run) -> None:
     writer = run.writer()
     for _ in range(5):
         stored = run.oracle.stored(run.name)
-        eventually(lambda: run.oracle.stored(run.name) > stored, seconds=60, what="it goes on")
+        eventually(lambda: run.oracle.stored(run.name) > stored, seconds=60, what="it continues")
         run.fleet.rabbitmq.cut()
     writer.stop()
 
@@ -126,7 +126,7 @@ def test_a_rabbitmq_that_cannot_be_reached_stops_neither_writers_nor_what_is_sea
     eventually(lambda: run.oracle.stored(run.name), seconds=30)
     run.fleet.rabbitmq.fail(Fault(kind=Kind.REFUSE))
     committed = len(run.books.acknowledged)
-    eventually(lambda: len(run.books.acknowledged) > committed + 100, seconds=30, what="the writers go on")
+    eventually(lambda: len(run.books.acknowledged) > committed + 100, seconds=30, what="the writers continue")
     run.fleet.heal()
     writer.stop()
 

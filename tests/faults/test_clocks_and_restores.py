@@ -88,7 +88,7 @@ def test_workers_whose_clocks_are_an_hour_off_deliver_everything_once(run: Run, 
     """T28: the dispatcher's clock is an hour ahead and the aggregators' an hour behind, and the other way round.
 
     One aggregator is killed with a window of its own, so that its lease must run out; another one lives and holds its
-    window for half of its lease, so that whoever saw leases by a clock of his own would take it over.
+    window for half of its lease, so that a process with a wrong clock would take it over.
 
     Shifted in the worker processes: `time.time`, `time.time_ns`, `datetime.now`, `utcnow` and `today`, and so
     everything in Python that asks what time it is: log, message timestamps, dramatiq. Not shifted: the monotonic clock
@@ -149,7 +149,7 @@ def test_after_a_restore_of_postgresql_only_what_it_holds_again_is_stored_again(
     backup = _Backup(run, tmp_path, way)
     highest = highest_ids(run)
 
-    # Life goes on, and is forgotten.
+    # Life continues, and is forgotten.
     forgotten = publish_both(run)
     given_then = ids_above(run, highest)
     thaw_all(workers)

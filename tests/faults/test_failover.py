@@ -75,11 +75,11 @@ def test_a_failover_that_loses_commits_loses_changes_with_their_events_if_the_pi
 
     standby.cut_off()
     committed = len(run.books.acknowledged)
-    eventually(lambda: len(run.books.acknowledged) > committed + 200, seconds=60, what="the application goes on")
+    eventually(lambda: len(run.books.acknowledged) > committed + 200, seconds=60, what="the application continues")
     eventually(lambda: _waiting_for_standby(run), seconds=30, what="the pipeline waits")
     standby.take_over()
     stored = run.oracle.stored(run.name)
-    eventually(lambda: run.oracle.stored(run.name) > stored, seconds=60, what="the pipeline goes on")
+    eventually(lambda: run.oracle.stored(run.name) > stored, seconds=60, what="the pipeline continues")
     writer.stop()
 
     run.wait_until_drained(seconds=_DRAIN_SECONDS)

@@ -43,7 +43,7 @@ def test_an_immediate_shutdown_of_postgresql_loses_no_commit(run: Run) -> None:
     for restart in range(_RESTARTS):
         eventually(lambda: run.oracle.stored(run.name) > 50 * restart, seconds=30, what="some are stored")
         _restart_postgres(run)
-    eventually(lambda: run.oracle.stored(run.name) > 50 * _RESTARTS, seconds=60, what="it goes on")
+    eventually(lambda: run.oracle.stored(run.name) > 50 * _RESTARTS, seconds=60, what="it continues")
     writer.stop()
 
     run.judge_when_drained(seconds=_DRAIN_SECONDS)
@@ -89,7 +89,7 @@ def test_a_postgresql_that_stops_answering_for_a_while_costs_latency_only(run: R
         eventually(lambda: run.oracle.stored(run.name), seconds=30)
         run.fleet.postgres.cut()
     run.fleet.postgres.fail(Fault(kind=Kind.BLACK_HOLE))
-    eventually(lambda: len(run.books.acknowledged) > 200, seconds=30, what="the writers go on")
+    eventually(lambda: len(run.books.acknowledged) > 200, seconds=30, what="the writers continue")
     run.fleet.heal()
     run.fleet.postgres.cut()
     writer.stop()

@@ -40,7 +40,7 @@ _FOLLOW_SECONDS = 5
 
 @pytest.mark.parametrize("point", ["loaded", "written"])
 def test_an_aggregator_that_wakes_up_after_its_lease_does_no_harm(run: Run, point: str) -> None:
-    """T20: it stops itself before its insert, or before its ack; another one delivers the window; then it goes on."""
+    """T20: it stops itself before its insert, or before its ack; another one delivers the window; then it continues."""
     run.fleet.steady(has_aggregator=False)
     zombie = run.fleet.aggregator(FAILPOINTS=f"{point}=stop@1")
     run.fleet.ready(zombie)
@@ -105,7 +105,7 @@ def test_two_schedulers_and_two_dispatchers_do_no_more_than_one(run: Run) -> Non
 
 @pytest.mark.parametrize("signals", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_aggregator_told_to_stop_under_load_stops_in_time_and_loses_nothing(run: Run, signals: int) -> None:
-    """T32: SIGTERM drains what is sealed within the grace time; a second SIGTERM ends it at once."""
+    """T32: SIGTERM drains what is sealed within the grace time; a second SIGTERM ends it immediately."""
     run.fleet.steady(has_aggregator=False)
     leaving = run.fleet.aggregator()
     run.fleet.ready(leaving)
@@ -156,7 +156,7 @@ def test_a_second_server_on_the_same_folder_says_so_and_ends(run: Run, tmp_path:
 def test_a_killed_dispatcher_is_replaced_at_once_and_its_shift_goes_on(run: Run, tmp_path: Path) -> None:
     """T38: under its supervisor, without a scheduler: a new one is started within 5 seconds, not at the next minute.
 
-    What Python takes to start is left out, because it hangs on what else the machine does: the new one goes on with
+    What Python takes to start is left out, because it depends on what else the machine does: the new one continues with
     the shift within 5 seconds of being ready.
     """
     run.fleet.kill_all()
@@ -207,7 +207,7 @@ def test_a_dispatcher_whose_worker_is_killed_is_followed_by_its_standby_within_f
 
 
 def test_a_scheduler_that_died_is_reported_and_stops_nothing(run: Run) -> None:
-    """T39: the shift goes on for as long as its process lives; `status` says that nobody starts new ones."""
+    """T39: the shift continues for as long as its process lives; `status` says that nobody starts new ones."""
     run.fleet.steady()
 
     def is_reported() -> bool:

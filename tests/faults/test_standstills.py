@@ -36,9 +36,9 @@ def test_without_an_aggregator_status_asks_for_one(run: Run) -> None:
     run.fleet.ready(run.fleet.idle_dispatcher(**_UNHURRIED))
     run.publish(10)
 
-    eventually(lambda: problems("is an aggregator running?"), seconds=_REPORTED_SECONDS)
+    eventually(lambda: problems("check that an aggregator is running"), seconds=_REPORTED_SECONDS)
     run.judge_when_drained(seconds=_DRAIN_SECONDS)  # recovery delivers them
-    assert problems("no aggregator has taken the batches")
+    assert problems("no aggregator took the batches")
     run.fleet.kill_all()
 
 

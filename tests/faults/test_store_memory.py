@@ -96,7 +96,7 @@ def test_a_materialized_view_counts_each_event_once(run: Run) -> None:
 
 
 def test_a_store_whose_table_lost_a_column_keeps_everything_waiting(run: Run) -> None:
-    """T36: nothing is deleted, the reason is in the ledger, and it goes on by itself once the column is back."""
+    """T36: nothing is deleted, the reason is in the ledger, and it continues on its own once the column is back."""
     run.fleet.steady()
     run.store.ask("ALTER TABLE event_log DROP COLUMN metadata_version")
     try:

@@ -12,11 +12,14 @@ from django.db import connection
 
 from tests.integration.event_log import EventLog
 from tests.integration.queues import purge_queues
+from tests.integration.rows import write_events
+from tests.integration.windows import deliver_all
 from tests.integration.workers import ForkedProcess, Workers
 from tests.poison import give_limits_back
 from tests.tables import empty_tables
 from towpath.eventlog.connect import connect
 from towpath.eventlog.store import Store
+from towpath.ledger.models import DeadLetter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,3 +78,14 @@ def workers(services: Services, request: pytest.FixtureRequest) -> Iterator[Work
     """Real worker processes; what the test leaves running is killed."""
     with Workers(services, log_folder=services.folder / "log" / request.node.name[:80], kind=ForkedProcess) as workers:
         yield workers
+
+
+@pytest.fixture
+def letters(store: Store) -> list[int]:
+    """Numbers of three dead letters."""
+    write_events(["{}"] * 20)
+    write_events(["{}"] * 3, at="infinity")
+    deliver_all(store)
+    found = sorted(DeadLetter.objects.values_list("id", flat=True))
+    assert len(found) == 3
+    return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg2
+import pytest
 
 from tests.clickhouse import client_of
 from tests.integration.manage import here
@@ -102,6 +103,8 @@ class OnPostgreSQL:
 
 
 STORES: dict[str, Callable[[Services], Tampered]] = {"clickhouse": OnClickHouse, "postgresql": OnPostgreSQL}
+#: For a fixture. What differs by store is in tests/conformance; an audit on ClickHouse takes long.
+EACH_STORE = (pytest.param("clickhouse", marks=pytest.mark.slow), "postgresql")
 
 
 def audited(*arguments: str) -> dict[str, Any]:

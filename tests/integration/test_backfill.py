@@ -107,7 +107,7 @@ def test_old_rows_are_published_once_and_those_of_the_live_application_are_not(
 
 
 def test_rows_that_were_missed_are_found_by_a_run_that_looks_again(store: Store) -> None:
-    """Of a process with the old code, which goes on while the first run does."""
+    """Of a process with the old code, which works while the first run does."""
     old_users(3)
     assert run()["published"] == 3
     assert deliver(sealed(), store) is Delivery.ACKED
@@ -117,6 +117,7 @@ def test_rows_that_were_missed_are_found_by_a_run_that_looks_again(store: Store)
     assert run("--again")["published"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 def test_a_run_that_is_killed_again_and_again_publishes_each_row_once() -> None:
     old_users(2400)
@@ -235,7 +236,7 @@ def test_it_keeps_to_its_pace(store: Store) -> None:
 
 
 def test_the_outbox_itself_can_be_named() -> None:
-    assert here("eventlog", "backfill", "users.OutboxUser").stdout.startswith("0 row(s) of users.User looked at")
+    assert here("eventlog", "backfill", "users.OutboxUser").stdout.startswith("0 row(s) of users.User checked")
 
 
 @pytest.mark.parametrize(
@@ -259,7 +260,10 @@ def test_what_has_no_lean_outbox_is_refused_with_what_to_do(arguments: tuple[str
     [
         ({}, 'no event_target that names the row.* write event_target = "user:{user_id}"'),
         ({"event_target": "user:{user__first_name}"}, "no event_target that names the row"),
-        ({"event_target": "user:{user_id}", "plan": "text"}, r"column\(s\) plan, whose values of old rows"),
+        (
+            {"event_target": "user:{user_id}", "plan": "text"},
+            r"the values of its column\(s\) plan are unknown",
+        ),
         ({"event_target": "user:{user_id}", "event_date_time": "at", "at": "time"}, "'at' from its own row"),
         ({"event_target": "user:{user_id}", "other": "key"}, "has 2 foreign keys"),
     ],

@@ -1,4 +1,4 @@
-"""`eventlog compare`: the event log against the table that the old code goes on writing."""
+"""`eventlog compare`: the event log against the table that the old code keeps writing."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def old_log(services: Services) -> Iterator[Client]:
 
 
 def insert(client: Client, *contexts: str, second: int = 6) -> None:
-    """As the old code does: at once, and by its own clock."""
+    """As the old code does: immediately, and by its own clock."""
     at = datetime(2026, 3, 4, 5, 6, second, tzinfo=UTC)
     columns = ["event_context", "event_type", "event_date_time"]
     client.insert("log", [[context, "tested", at] for context in contexts], database="old", column_names=columns)

@@ -53,7 +53,7 @@ def another_database(options: str) -> Iterator[None]:
 
 @pytest.fixture
 def as_somebody(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Connections are a role's that may do what the pipeline does and is no superuser."""
+    """Connections are a role's that may do what the pipeline does and is not a superuser."""
     execute(
         "CREATE ROLE somebody",
         "GRANT ALL ON ALL TABLES IN SCHEMA public TO somebody",
@@ -110,6 +110,7 @@ def test_migrate_asks_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_database(databases=["replica"]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("as_somebody")
 @pytest.mark.parametrize("table", ["outbox_event", "pipeline_batch"])
 def test_policies_on_an_outbox_or_the_ledger_are_named_by_doctor_and_status(table: str, services: Services) -> None:
@@ -117,7 +118,7 @@ def test_policies_on_an_outbox_or_the_ledger_are_named_by_doctor_and_status(tabl
 
     as_owner(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
 
-    problem = f"the role somebody is subject to row level security on {table}"
+    problem = f"row level security on {table} may hide rows from the role somebody"
     assert problem in role_findings()
     assert any(one.startswith(problem) for one in read_status().problems)
 
@@ -153,7 +154,7 @@ def test_a_right_that_is_missing_is_named_by_doctor() -> None:
 def test_an_outbox_in_a_second_schema_is_named_by_doctor_and_with_rows_by_status() -> None:
     try:
         execute("CREATE SCHEMA tenant", "CREATE TABLE tenant.outbox_event (LIKE outbox_event INCLUDING ALL)")
-        assert "outbox_event is in several schemas (public, tenant)" in role_findings()
+        assert "outbox_event exists in several schemas (public, tenant)" in role_findings()
         assert not any("several schemas" in one for one in read_status().problems)
 
         # When a tenant publishes, with the schema first in its search_path
@@ -170,7 +171,7 @@ def test_an_outbox_in_a_second_schema_is_named_by_doctor_and_with_rows_by_status
 def test_a_temporary_table_that_takes_the_place_of_an_outbox_is_named_by_doctor() -> None:
     execute("CREATE TEMPORARY TABLE outbox_event (LIKE outbox_event INCLUDING ALL)")
     try:
-        assert "outbox_event is in several schemas (pg_temp_" in role_findings()
+        assert "outbox_event exists in several schemas (pg_temp_" in role_findings()
     finally:
         execute("DROP TABLE pg_temp.outbox_event")
 

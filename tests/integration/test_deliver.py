@@ -158,7 +158,7 @@ def test_a_written_window_is_not_split_by_a_lower_limit(store: EventStore, event
     write_without_ack(store, window)
     knobs(window_bytes=1024)
 
-    # When it is taken up again
+    # When it is picked up again
     expire_leases()
     recover(store, should_stop=lambda: False)
     expire_leases()
@@ -249,7 +249,7 @@ def test_a_row_that_vanished_from_its_outbox_does_not_stop_its_window(store: Eve
 
 
 def test_rows_that_vanished_from_their_outbox_are_counted_and_stay_in_the_receipt(store: EventStore) -> None:
-    # Given windows of which somebody has deleted rows: one that is delivered at once, one at its second attempt
+    # Given windows of which somebody has deleted rows: one that is delivered immediately, one at its second attempt
     counted = Counted()
     create_users(10)
     window = sealed()

@@ -118,7 +118,7 @@ def test_an_open_transaction_holds_nobody_up_and_its_row_arrives_once_after_its_
     for _ in range(30):
         others = write_events(["{}"])
         dispatch_all(dispatcher)
-        # Then they are dispatched at once, and the open one is not
+        # Then they are dispatched immediately, and the open one is not
         assert sent.batches[-1].ids == others
     assert late[0] not in sent.times(EVENT)
 
@@ -296,7 +296,7 @@ def test_a_cursor_from_before_a_restore_is_rewound_and_leaves_out_what_the_ledge
     dispatch_all(dispatcher)
     dispatch_all(dispatcher)
 
-    # Then it sends what nobody has sent, once, and goes on as usual
+    # Then it sends what nobody has sent, once, and continues as usual
     assert sent.ids(EVENT) == sorted(waiting + after_the_restore)
     later = write_events(["{}"])
     dispatch_all(dispatcher)

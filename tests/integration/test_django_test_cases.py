@@ -140,6 +140,7 @@ def project(services: Services, tmp_path: Path) -> Iterator[ForeignProject]:
         cursor.execute("DROP DATABASE IF EXISTS test_testkit WITH (FORCE)")
 
 
+@pytest.mark.slow
 def test_the_kit_needs_no_pytest(project: ForeignProject) -> None:
     printed = project.run("python manage.py test")
 

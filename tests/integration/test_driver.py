@@ -105,7 +105,7 @@ def test_an_error_of_a_copy_is_django_s_with_its_code_and_the_connection_goes_on
     assert isinstance(caught.value, ProgrammingError)
     assert driver.sqlstate(caught.value) == "42P01"
 
-    # Also when rows have come already
+    # Even when rows have come already
     with pytest.raises(DatabaseError) as caught:
         driver.copy_out(
             "SELECT 1 / (1000 - n) FROM generate_series(1, 2000) AS n", [], settings=SETTINGS, to=io.BytesIO()

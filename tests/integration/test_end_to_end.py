@@ -35,6 +35,7 @@ def dispatch(*, batch_ids: int = 500) -> None:
 # --- The ordinary way --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fifty_thousand_users_of_one_statement_arrive_once_each_in_windows_of_a_thousand(
     workers: Workers, event_log: EventLog
 ) -> None:

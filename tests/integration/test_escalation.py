@@ -290,7 +290,7 @@ def test_of_two_superusers_who_remove_each_other_at_once_one_stays(root: User) -
 
 
 def test_rights_that_are_taken_meanwhile_grant_nothing(clerk: User, root: User) -> None:
-    """Whoever comes second sees what the first has committed, whichever that is."""
+    """The second one sees what the first has committed, whichever that is."""
     bob, change = account("bob"), permission("users.change_user").pk
     start = Barrier(2)
 

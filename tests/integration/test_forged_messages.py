@@ -1,4 +1,4 @@
-"""RabbitMQ in the hands of a stranger: whoever may send messages there can neither write nor change an event."""
+"""RabbitMQ in the hands of a stranger: anyone who may send messages there can neither write nor change an event."""
 
 from __future__ import annotations
 
@@ -181,8 +181,8 @@ def test_messages_that_nobody_of_ours_has_sent_are_rejected_once_and_told_of_in_
         assert len(log) < 50_000
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.parametrize("count", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("count", [1_000, pytest.param(30_000, marks=pytest.mark.slow)])
 def test_batches_that_the_ledger_does_not_have_delay_nobody(workers: Workers, event_log: EventLog, count: int) -> None:
     workers.idle_dispatcher()
     workers.aggregator()
@@ -196,7 +196,7 @@ def test_batches_that_the_ledger_does_not_have_delay_nobody(workers: Workers, ev
     # Not even as long as recovery waits for an aggregator.
     assert_delivered_within(event_log, committed=6, seconds=10)
     assert set(Window.objects.values_list("found", flat=True)) <= {"message", "ledger"}
-    eventually(empty, seconds=WAIT_SECONDS)
+    eventually(empty, seconds=2 * WAIT_SECONDS)
 
 
 class Headers(pika.BasicProperties):  # type: ignore[misc]  # pika has no types

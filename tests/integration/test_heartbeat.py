@@ -88,7 +88,7 @@ def test_workers_that_wait_for_services_that_are_down_are_alive(
 
     wait_until_alive(tmp_path, role)
     began = beats(tmp_path, role)
-    eventually(lambda: beats(tmp_path, role) > began + 6, seconds=WAIT_SECONDS, what="it goes on for longer than that")
+    eventually(lambda: beats(tmp_path, role) > began + 6, seconds=WAIT_SECONDS, what="it runs for longer than that")
     assert silence(tmp_path, role) == ""
 
 
@@ -217,7 +217,7 @@ def test_a_heartbeat_that_cannot_be_written_stops_nothing(tmp_path: Path) -> Non
 
 def test_a_thread_does_one_piece_of_work_at_a_time() -> None:
     with heartbeat.progress("first"):
-        with pytest.raises(RuntimeError, match="second within first"), heartbeat.progress("second"):
+        with pytest.raises(RuntimeError, match="second is nested in first"), heartbeat.progress("second"):
             """Not reached."""
         work = heartbeat._under_way[threading.get_ident()]
         moved_at = work.moved_at

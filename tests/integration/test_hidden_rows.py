@@ -34,7 +34,7 @@ class Paid(Event):
 
 @pytest.fixture
 def as_subject_of_policies() -> Iterator[None]:
-    """This connection is a role's that may do what the pipeline does and is no superuser."""
+    """This connection is a role's that may do what the pipeline does and is not a superuser."""
     execute(
         "CREATE ROLE subject",
         "GRANT ALL ON ALL TABLES IN SCHEMA public TO subject",

@@ -1,4 +1,4 @@
-"""The HTTP API in the hands of whoever can reach it: every request gets a clear answer, in JSON."""
+"""The HTTP API in the hands of anyone who can reach it: every request gets a clear answer, in JSON."""
 
 from __future__ import annotations
 

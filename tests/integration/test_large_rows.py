@@ -59,7 +59,7 @@ def test_a_row_of_450_mebibytes_is_a_dead_letter_and_the_others_are_stored(
     assert event_log.count() == others
     (letter,) = DeadLetter.objects.all()
     assert (letter.outbox, letter.row_id) == ("outbox_event", large)
-    assert "larger than the 67,108,864 bytes" in letter.error
+    assert "larger than 67,108,864 bytes" in letter.error
     assert undelivered() == {"outbox_event": 1}
 
 

@@ -147,6 +147,7 @@ def stored(clickhouse: Client) -> tuple[int, int]:
     return int(rows), int(events)
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 @pytest.mark.timeout(600)
 def test_a_project_leaves_towpath_by_the_page(project: Project, clickhouse: Client) -> None:
@@ -218,6 +219,7 @@ def test_a_project_leaves_towpath_by_the_page(project: Project, clickhouse: Clie
     assert "towpath" not in "".join(path.read_text() for path in project.folder.glob("shop/migrations/0*.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 @pytest.mark.timeout(300)
 def test_the_tables_are_not_removed_under_whoever_needs_them(project: Project) -> None:
@@ -232,7 +234,7 @@ def test_the_tables_are_not_removed_under_whoever_needs_them(project: Project) -
     eventually(lambda: project.query("SELECT name FROM pipeline_shift") != [], seconds=60)
 
     # Then nothing is removed
-    assert "A dispatcher works (shifts: " in project.manage("pipeline leave --yes", exit_code=1)
+    assert "A dispatcher is still running (shifts: " in project.manage("pipeline leave --yes", exit_code=1)
     assert project.query(OURS) == tables
 
     # Nor when something of another app would be taken back with it

@@ -65,7 +65,9 @@ def test_a_lock_on_the_users_hides_the_age_of_their_events_only() -> None:
     assert found["outboxes"]["outbox_user"]["oldest_age_seconds"] is None
     assert found["outboxes"]["outbox_event"]["oldest_age_seconds"] > 0
     (problem,) = [problem for problem in found["problems"] if "could not be read" in problem]
-    assert problem.startswith("the age of the oldest event of outbox_user could not be read: somebody holds a lock")
+    assert problem.startswith(
+        "the age of the oldest event of outbox_user could not be read: another session holds a lock"
+    )
     assert " on users (process " in problem
     assert response.status_code == 200
     assert 'towpath_pending_rows{outbox="outbox_user"} 2.0' in response.content.decode()
@@ -121,7 +123,9 @@ def test_the_doctor_says_what_it_could_not_read() -> None:
         code, findings = doctor()
 
     assert code == 1
-    assert "the ledger could not be read: somebody holds a lock on pipeline_window" in findings["ledger"]["detail"]
+    assert (
+        "the ledger could not be read: another session holds a lock on pipeline_window" in findings["ledger"]["detail"]
+    )
 
 
 def test_a_look_inside_of_a_transaction_leaves_it_as_it_was() -> None:
@@ -151,9 +155,9 @@ def test_dead_letters_are_shown_though_the_event_cannot_be_read() -> None:
         refused = here("pipeline", "deadletters", "list")
 
     assert refused.returncode == 1
-    assert "somebody holds a lock on pipeline_dead" in refused.stderr
+    assert "another session holds a lock on pipeline_dead" in refused.stderr
     assert [one["error"] for one in listed] == ["refused"]
-    assert (shown[0]["error"], "somebody holds a lock on users" in shown[0]["unread"]) == ("refused", True)
+    assert (shown[0]["error"], "another session holds a lock on users" in shown[0]["unread"]) == ("refused", True)
 
 
 def test_events_that_are_read_from_a_locked_table_wait_apart_from_the_others(

@@ -264,7 +264,7 @@ def test_no_payload_and_no_secret_gets_into_any_output(workers: Workers, service
     marked = {"email": f"{MARK}@example.com", "first_name": MARK, "last_name": MARK}
     assert post(services, marked) == 201
     assert post(services, marked) == 409
-    assert post(services, {**marked, "email": f"{MARK} is no address"}) == 422
+    assert post(services, {**marked, "email": f"{MARK} is not an address"}) == 422
     assert post(services, {**marked, "extra": MARK}) == 422
     assert post(services, json.dumps(marked).encode()[:-5]) == 400
     with constraint_on_users(f"first_name <> 'other{MARK}'"):
@@ -277,11 +277,11 @@ def test_no_payload_and_no_secret_gets_into_any_output(workers: Workers, service
     eventually(lambda: DeadLetter.objects.count() == 1, seconds=WAIT_SECONDS)
     write_events([json.dumps({"secret": MARK})] * 20, at="infinity")
     eventually(
-        lambda: Window.objects.filter(last_error__contains="has taken none of these rows").exists(),
+        lambda: Window.objects.filter(last_error__contains="accepted none of these rows").exists(),
         seconds=WAIT_SECONDS,
     )
 
-    # And whoever looks at the pipeline is told of them
+    # And anyone who looks at the pipeline is told of them
     said = {"metrics": get(f"http://127.0.0.1:{services.web_port}/metrics")[1]}
     said["readyz"] = get(f"http://127.0.0.1:{services.web_port}/readyz?full=1")[1]
     for arguments in (
@@ -301,7 +301,7 @@ def test_no_payload_and_no_secret_gets_into_any_output(workers: Workers, service
     # (They did say something.)
     assert "row_dead_lettered" in output["aggregator-1.log"]
     assert "dispatch_shift" in output["scheduler.log"]
-    assert "has taken none of these rows" in said["status"]
+    assert "accepted none of these rows" in said["status"]
     assert "IntegrityError" in output["web.log"]
 
 
@@ -367,7 +367,7 @@ def constraint_on_users(condition: str) -> Iterator[None]:
 
 
 def test_a_traceback_shows_no_local_variable_and_no_row(tmp_path: Path) -> None:
-    """Also for a person at a terminal, where tracebacks may be in colours and with all variables."""
+    """Even for a person at a terminal, where tracebacks may be in colours and with all variables."""
     script = tmp_path / "fails.py"
     script.write_text(
         """

@@ -16,7 +16,7 @@ from tests.integration.windows import deliver, dispatched, expire_leases, recove
 from towpath.flow.verify import purge_receipts, verify_receipts
 from towpath.ledger import batches, marks
 from towpath.ledger.models import Batch, Mark, Window
-from towpath.ledger.open_windows import count_open_windows
+from towpath.ledger.open_windows import read_open_windows
 from towpath.ledger.stuck import move_marks_and_look
 from towpath.outbox.models import all_outboxes
 
@@ -59,7 +59,7 @@ def rows(sql: str) -> list[tuple[Any, ...]]:
 
 
 def open_windows() -> int:
-    return count_open_windows().total
+    return read_open_windows(outboxes=(), slow_seconds=10, unclaimed_seconds=10).total
 
 
 def deliver_windows(count: int, store: EventStore) -> None:

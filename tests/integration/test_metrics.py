@@ -32,6 +32,7 @@ from tests.waiting import eventually
 from towpath.conf.current import config
 from towpath.eventlog.connect import connect
 from towpath.eventlog.store import EventStore
+from towpath.flow import canary
 from towpath.flow.accumulate import WindowLimits
 from towpath.flow.aggregator import Aggregator
 from towpath.flow.delivery import Delivery
@@ -199,6 +200,7 @@ def test_every_gauge_that_is_declared_is_served() -> None:
             "INSERT INTO pipeline_shift (name, token, taken_at, alive_at)"
             " VALUES ('dispatch', gen_random_uuid(), now(), now())"
         )
+    canary.send_if_due(every_seconds=60)
 
     assert {gauge.name for gauge in LEDGER_GAUGES} <= ledger().names()
 

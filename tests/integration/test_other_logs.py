@@ -157,6 +157,7 @@ def test_a_page_of_markdown_is_nothing_else(environment: dict[str, str], tmp_pat
         ("EVENT_STORE_URL", f"clickhouse://default:{MARK}@127.0.0.1:1/default"),
         ("EVENT_STORE_URL", f"clickhouse://default:{MARK}@127.0.0.1:1/default?connect_timeout=1"),
         ("EVENT_STORE_URL", f"clickhouse://127.0.0.1:1/default?password={MARK}"),
+        ("EVENT_STORE_EXPLORER_URL", f"clickhouse://default:{MARK}@127.0.0.1:1/default?connect_timeout=1"),
         ("EVENT_STORE_VERIFIER_URL", f"clickhouse://default:{MARK}@127.0.0.1:1/default?connect_timeout=1"),
         ("DATABASE_URL", f"postgresql://towpath:{MARK}@127.0.0.1:1/towpath"),
     ],

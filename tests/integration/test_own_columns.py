@@ -205,7 +205,7 @@ def test_values_of_every_kind_stand_in_their_columns_as_in_the_context() -> None
 
 REFUSED: list[tuple[str, Any, str]] = [
     ("text", "EURO", "at most 3 characters"),
-    ("text", None, "no NULL"),
+    ("text", None, "does not allow NULL"),
     ("small", 70_000, "less than or equal to 32767"),
     ("small", -70_000, "greater than or equal to -32768"),
     ("small", 1.5, "not of the column's type"),
@@ -228,11 +228,11 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("moment", 7, "not of the column's type"),
     ("clock", time(1, 2, tzinfo=UTC), "time zone"),
     ("key", "7", "not of the column's type"),
-    ("chosen", "c", "none of the column's choices"),
-    ("document", None, "no NULL"),
+    ("chosen", "c", "not one of the column's choices"),
+    ("document", None, "does not allow NULL"),
     ("numbers", [1, 70_000], "less than or equal to 32767"),
-    ("numbers", 1, "no list"),
-    ("numbers", "[1]", "no list"),
+    ("numbers", 1, "not a list"),
+    ("numbers", "[1]", "not a list"),
     ("maybe", 2**31, "less than or equal to"),
     ("user_id", "somebody", "not of the column's type"),
     ("user_id", 2**63, "less than or equal to"),
@@ -321,7 +321,7 @@ def test_a_field_that_the_event_does_not_store_fills_no_column() -> None:
     (problem,) = problems_of(outbox)
 
     assert problem.id == "outbox.E007"
-    assert "other_id, tenant_id: Excluded does not store it" in problem.msg
+    assert "other_id, tenant_id, which Excluded does not store" in problem.msg
     with transaction.atomic(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(publishing, "outbox_of", lambda _event: outbox)
         with pytest.raises(EventNotStorable, match=r"Excluded.*'tenant_id'.*no such value"):

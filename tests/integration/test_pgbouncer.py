@@ -25,7 +25,10 @@ from tests.integration.workers import QUICK
 from tests.waiting import eventually
 from towpath.conf.current import config
 from towpath.eventlog.connect import connect
+from towpath.eventlog.errors import LimitReached
+from towpath.eventlog.query import Query, parse
 from towpath.eventlog.schema import migrate, plan
+from towpath.eventlog.values import EARLIEST, TOO_LATE
 from towpath.ledger.models import Shift
 from towpath.rabbitmq.queues import queue_states
 from towpath.watch.doctor import examine
@@ -45,6 +48,9 @@ WAIT_SECONDS = 90
 
 #: PgBouncer gives each client its own of these, in whatever session it works.
 _OF_THE_CLIENT = {"application_name", "client_encoding", "DateStyle", "TimeZone", "standard_conforming_strings"}
+
+#: A long look at a long text.
+_EXPENSIVE = parse(" ".join(f'-"{letter}{"x" * 20}"' for letter in "bcdefghijklmn"))
 
 
 @pytest.fixture
@@ -107,7 +113,7 @@ def test_every_process_works_with_fewer_sessions_than_clients(
     workers.scheduler(**knobs)
     eventually(lambda: Shift.objects.count() == 2, seconds=WAIT_SECONDS)
 
-    # When users sign up, thousands come at once, and an aggregator dies between a window's write and its ack
+    # When users sign up, thousands come together, and an aggregator dies between a window's write and its ack
     create_users(5000)
     eventually(lambda: not doomed.is_running, seconds=WAIT_SECONDS)
     workers.aggregator(2, **knobs)
@@ -164,11 +170,15 @@ def test_the_event_store_on_postgresql_works_through_the_pool(pgbouncer: PgBounc
 
         # When a window is written twice
         for _ in range(2):
-            write(store, row(1), row(2))
+            write(store, row(1), row(2, context=b"a" * 10_000_000))
 
         # Then it is stored once, the store has nothing to say, and nothing is left behind
         assert store.read_back(WINDOW) == {("outbox_event", 1), ("outbox_event", 2)}
         assert store.counts([WINDOW]) == {WINDOW: {"outbox_event": 2}}
+        found = store.search(Query(), since=EARLIEST, until=TOO_LATE, rows=10, seconds=20)
+        assert [one.position.outbox_id for one in found] == [2, 1]
+        with pytest.raises(LimitReached):
+            store.search(_EXPENSIVE, since=EARLIEST, until=TOO_LATE, rows=10, seconds=0.01)
         assert [finding for finding in store.findings() if not finding.is_ok] == []
         assert left_in_sessions(pgbouncer, database="pooled_events") == set()
     finally:
@@ -208,11 +218,11 @@ def test_a_worker_leaves_limits_of_the_pools_sessions_alone_and_the_doctor_names
         create_users(100)
         eventually(lambda: not undelivered(), seconds=WAIT_SECONDS)
 
-        # The workers go on, and hold locks of their transactions now and then
+        # The workers continue, and hold locks of their transactions now and then
         eventually(lambda: not left_in_sessions(pgbouncer), seconds=WAIT_SECONDS)
         with through(pgbouncer):
             (finding,) = [finding for finding in examine(config()) if finding.check == "PostgreSQL role"]
-        assert "statement_timeout is 20000 ms, too short for a large window" in finding.detail
+        assert "statement_timeout is 20000 ms, which is too short for a large window" in finding.detail
     finally:
         administer(services.postgres.superuser_url, "ALTER ROLE towpath RESET statement_timeout")
         connection.close()

@@ -81,10 +81,10 @@ def test_a_person_closes_an_alarm_with_a_reason_and_that_is_an_event(store: Even
     done = here("pipeline", "verify", "--close", str(lost.id), "--reason", "retention of 2023")
 
     assert done.returncode == 0
-    assert f"closed: window {lost.id}: outbox_event: 0 stored of 2 (retention of 2023)" in done.stdout + done.stderr
+    assert f"closed: window {lost.id}: outbox_event: 0 of 2 stored (retention of 2023)" in done.stdout + done.stderr
     receipt = Window.objects.get(id=lost.id)
     assert receipt.closed_reason == "retention of 2023"
-    assert receipt.contradiction == "outbox_event: 0 stored of 2"
+    assert receipt.contradiction == "outbox_event: 0 of 2 stored"
     assert verified(store) == 0
     assert read_status().figures.ledger.unverified.contradicted == 0
     assert read_gauges()[mismatched_windows] == {"": 0.0}
@@ -96,7 +96,7 @@ def test_a_person_closes_an_alarm_with_a_reason_and_that_is_an_event(store: Even
     (event,) = [one for one in event_log.events() if one.event_type == "receipt_mismatch_closed"]
     assert json.loads(event.event_context) == {
         "window": str(lost.id),
-        "difference": "outbox_event: 0 stored of 2",
+        "difference": "outbox_event: 0 of 2 stored",
         "reason": "retention of 2023",
         "closed_by": pwd.getpwuid(os.getuid()).pw_name,
     }
@@ -143,7 +143,7 @@ def test_what_is_no_alarm_is_not_closed_and_nothing_beside_it(store: EventStore,
     done = here("pipeline", "verify", "--close", str(lost.id), str(whole.id), "--reason", "cleaned up")
 
     assert done.returncode == 1
-    assert f"{whole.id} is not the receipt of an alarm" in done.stdout + done.stderr
+    assert f"{whole.id} has no alarm" in done.stdout + done.stderr
     assert read_status().figures.ledger.unverified.contradicted == 1
     assert not Window.objects.exclude(closed_reason="").exists()
 

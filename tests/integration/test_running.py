@@ -89,7 +89,7 @@ def test_all_ends_with_the_first_that_ends(run: Callable[..., subprocess.Popen[b
     scheduler.kill()
 
     assert process.wait(timeout=60) == 1
-    assert "The scheduler has ended" in (tmp_path / "log").read_text()
+    assert "The scheduler ended with exit code" in (tmp_path / "log").read_text()
 
 
 def test_what_is_no_role_is_named() -> None:

@@ -228,7 +228,7 @@ def test_the_end_of_the_chain_that_is_cut_off_is_named_by_the_anchors(store: Sto
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [("", "has none"), ('{"digest": "00"}', "has a digest and no number"), (None, "cannot read")],
+    [("", "has no anchors"), ('{"digest": "00"}', "has a digest but no number"), (None, "cannot read")],
 )
 def test_a_file_without_anchors_is_wrong_usage(tmp_path: Path, content: str | None, problem: str) -> None:
     anchors = tmp_path / "anchors"

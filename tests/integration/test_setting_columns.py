@@ -137,18 +137,18 @@ def test_a_column_that_is_declared_no_more_or_not_applied_yet_is_named(
 
     with closing(connect(url, timeout_seconds=20, own_columns=OF_EACH_KIND[:-1])) as store:
         (conflict,) = schema.conflicts(store)
-        assert "(column own_uuid) was applied, but is not declared any more" in conflict
+        assert "(column own_uuid) was applied but is no longer declared" in conflict
         assert "in the setting TOWPATH" in conflict
         with pytest.raises(SchemaConflictError, match="Nothing was changed"):
             schema.migrate(store)
     with closing(connect(url, timeout_seconds=20, own_columns=(TENANT, *OF_EACH_KIND))) as store:
         conflict, *_ = schema.conflicts(store)
-        assert "was applied as 'column own_text', and is declared as 'column tenant'" in conflict
-        assert "at its old place" in conflict
+        assert "was applied as 'column own_text', but is declared as 'column tenant'" in conflict
+        assert "in its old place" in conflict
     with closing(connect(url, timeout_seconds=20, own_columns=(*OF_EACH_KIND, TENANT))) as store:
         assert not [*schema.conflicts(store)]
         (problem,) = store.problems()
-        assert problem == "column tenant is missing, not String: run `python manage.py eventlog migrate`"
+        assert problem == "column tenant is missing (it must be String): run `python manage.py eventlog migrate`"
 
 
 @pytest.mark.parametrize(("kind", "given"), DOES_NOT_FIT)

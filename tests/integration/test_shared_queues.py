@@ -65,7 +65,7 @@ def test_another_projects_message_is_a_problem_that_names_the_queue_and_what_to_
 
     eventually(problems, seconds=WAIT_SECONDS)
     (problem,) = problems()
-    assert f"in the queue {queue}," in problem
+    assert f"another project sends messages to the queue {queue}," in problem
     assert OTHER in problem
     assert "QUEUE_PREFIX" in problem
     # It has cost no event of this project
@@ -93,7 +93,7 @@ def test_a_consumer_that_takes_messages_and_leaves_no_trace_is_a_problem(missed:
         create_users(1, prefix=f"{number}-")
         seal(dispatched(), found="ledger" if number < missed else "message")
 
-    assert any("Does somebody else consume" in problem for problem in read_status().problems) == is_problem
+    assert any("Check whether something else consumes" in problem for problem in read_status().problems) == is_problem
 
 
 @pytest.mark.timing

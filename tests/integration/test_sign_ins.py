@@ -1,4 +1,4 @@
-"""Sign-ins, sign-outs and failures are published from Django's signals, whoever signs in and wherever."""
+"""Sign-ins, sign-outs and failures are published from Django's signals, no matter who signs in and where."""
 
 from __future__ import annotations
 

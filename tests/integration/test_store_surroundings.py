@@ -79,7 +79,7 @@ def test_migrate_refuses_a_foreign_table_and_says_what_to_do(event_log: EventLog
         for arguments in (("migrate",), ("migrate", "--plan"), ("migrate", "--check")):
             result = here("eventlog", *arguments)
             assert result.returncode == 1
-            assert "is not one that Towpath made: its partition key is empty" in result.stderr
+            assert "was not made by Towpath: its partition key is empty" in result.stderr
             assert "Rename it" in result.stderr
         assert "eventlog migrate" in next(one.detail for one in examine(config()) if one.check == "event store table")
         assert event_log.count() == 0

@@ -59,7 +59,7 @@ def back_up(store: EventStore, event_log: EventLog) -> None:
 
 
 def complaints() -> list[str]:
-    return [problem for problem in status()["problems"] if "never dispatched" in problem]
+    return [problem for problem in status()["problems"] if "never be dispatched" in problem]
 
 
 def by_insert_select() -> None:
@@ -137,7 +137,7 @@ def test_rows_with_an_xid_from_elsewhere_are_named_and_brought_back_once(
     # When nothing finds them, then status says so, with count, age and command
     assert undelivered() == {EVENT: 10}
     (problem,) = complaints()
-    assert problem.startswith(f"{EVENT}: 10 row(s) are never dispatched, the first of 2026-03-04 05:06:07")
+    assert problem.startswith(f"10 row(s) of {EVENT} will never be dispatched, the first from 2026-03-04 05:06:07")
     assert "pipeline recover" in problem
     assert here("pipeline", "status").returncode == 1
 
@@ -147,7 +147,8 @@ def test_rows_with_an_xid_from_elsewhere_are_named_and_brought_back_once(
     assert bring_back() == {}
     deliver_all(store)
     assert undelivered() == {}
-    assert sorted(json.loads(event.event_context)["n"] for event in event_log.events()) == [*range(10)]
+    found = [json.loads(event.event_context) for event in event_log.events() if event.event_type != "recovery_run"]
+    assert sorted(one["n"] for one in found) == [*range(10)]
 
 
 def test_rows_of_a_subscription_are_named_and_brought_back_once(
@@ -168,7 +169,8 @@ def test_rows_that_the_orm_puts_back_get_an_xid_of_their_own(
 
     deliver_all(store)
 
-    assert sorted(json.loads(event.event_context)["n"] for event in event_log.events()) == [*range(10)]
+    found = [json.loads(event.event_context) for event in event_log.events() if event.event_type != "recovery_run"]
+    assert sorted(one["n"] for one in found) == [*range(10)]
     assert complaints() == []
 
 
@@ -279,6 +281,7 @@ def test_a_restored_dead_letter_that_breaks_the_limits_does_not_stop_the_dispatc
     assert sent.ids(EVENT) == good
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 def test_a_look_for_stranded_rows_is_quick_whatever_waits_and_however_many_there_are() -> None:
     # Given 300,000 stranded rows, 100,000 in flight, and 300,000 that wait
@@ -303,7 +306,7 @@ def test_stranded_rows_of_a_lean_outbox_are_named_with_the_time_of_their_event()
     run("DELETE FROM pipeline_batch")
 
     (problem,) = complaints()
-    assert problem.startswith("outbox_user: 2 row(s) are never dispatched, the first of 20")
+    assert problem.startswith("2 row(s) of outbox_user will never be dispatched, the first from 20")
     assert call_command("pipeline", "recover") is None
     assert OutboxUser.objects.count() == 2
     assert complaints() == []

@@ -38,12 +38,12 @@ def changed(request: pytest.FixtureRequest) -> Iterator[str]:
         (
             "ALTER TABLE outbox_event SET UNLOGGED",
             "ALTER TABLE outbox_event SET LOGGED",
-            "outbox_event is unlogged: a crash of PostgreSQL empties it. ALTER TABLE outbox_event SET LOGGED",
+            "outbox_event is unlogged: a crash of PostgreSQL empties it. Run ALTER TABLE outbox_event SET LOGGED",
         ),
         (
             "ALTER TABLE outbox_event ALTER COLUMN xid DROP DEFAULT",
             "ALTER TABLE outbox_event ALTER COLUMN xid SET DEFAULT pg_current_xact_id()",
-            "outbox_event: xid has not its default",
+            "outbox_event: xid lacks its default",
         ),
         (
             "DROP INDEX outbox_even_xid_f07688_idx",
@@ -53,7 +53,7 @@ def changed(request: pytest.FixtureRequest) -> Iterator[str]:
         (
             "CREATE TABLE pointing (id bigint CONSTRAINT pointing_fk REFERENCES outbox_event)",
             "DROP TABLE pointing",
-            "outbox_event: its rows cannot be deleted once delivered, because pointing points to them. ALTER TABLE",
+            "outbox_event: delivered rows cannot be deleted, because pointing points to them. Run ALTER TABLE",
         ),
     ],
     indirect=True,
@@ -80,8 +80,8 @@ def test_ids_that_are_given_again_while_they_are_under_way_are_named() -> None:
     run("ALTER SEQUENCE outbox_event_id_seq RESTART")
 
     (problem,) = [*problems()]
-    assert problem.startswith(f"outbox_event gives ids again that are under way (up to {row_id}): SELECT setval(")
-    run(problem.partition(": ")[2])
+    assert problem.startswith(f"outbox_event reuses ids that are in flight (up to {row_id}): run SELECT setval(")
+    run(problem.partition(": run ")[2])
     assert [*problems()] == []
     assert write_events(["{}"]) == [row_id + 1]
 
@@ -96,7 +96,7 @@ def test_an_index_that_a_backlog_has_left_behind_is_named_and_rebuilt(monkeypatc
 
     primary_key, by_xid = sorted(problems(), key=lambda problem: "_pkey" not in problem)
 
-    assert primary_key.startswith("outbox_event_pkey is nearly empty, and has ")
+    assert primary_key.startswith("outbox_event_pkey is nearly empty, but vacuum reads ")
     for problem in (primary_key, by_xid):
         (command,) = re.findall(r"REINDEX INDEX CONCURRENTLY \w+", problem)
         run(command)

@@ -91,9 +91,9 @@ def test_neither_is_in_the_context() -> None:
 def test_another_outcome_is_refused_wherever_it_is_said() -> None:
     wrong: Any = "won"
     with transaction.atomic():
-        with pytest.raises(EventNotStorable, match=r"Opened cannot be stored: .*none of success, failure, denied"):
+        with pytest.raises(EventNotStorable, match=r"Opened cannot be stored: .*one of success, failure, denied"):
             publish(Opened(), outcome=wrong)
-        with pytest.raises(ValueError, match=r"bind\(outcome=...\) is none of success, failure, denied"):
+        with pytest.raises(ValueError, match=r"bind\(outcome=...\) must be one of success, failure, denied"):
             bind(outcome="won").__enter__()
         publish(Opened())
 

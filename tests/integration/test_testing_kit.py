@@ -36,7 +36,7 @@ def amounts(events: Sequence[FoundEvent]) -> list[int]:
 
 
 def refused_events(count: int) -> list[OutboxEvent]:
-    """Rows that no store takes: their version is no natural number."""
+    """Rows that no store takes: their version is not a natural number."""
     take_limits_away()
     row = {"event_type": "tested", "event_date_time": timezone.now(), "event_context": "{}", "metadata_version": -1}
     return OutboxEvent.objects.bulk_create(OutboxEvent(**row) for _ in range(count))
@@ -155,7 +155,7 @@ def test_deliver_fails_with_the_reason_when_the_store_takes_nothing(deliver: Del
     refused_events(20)
 
     with pytest.raises(
-        AssertionError, match=r"does not take a window of 20 row\(s\): the event store has taken none of these"
+        AssertionError, match=r"does not take a window of 20 row\(s\): the event store accepted none of these"
     ):
         deliver()
 

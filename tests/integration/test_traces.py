@@ -133,7 +133,7 @@ def test_the_span_of_a_window_links_to_the_requests_and_messages_that_it_carries
     assert attributes["towpath.window"].string_value == str(window.id)
     assert attributes["towpath.rows"].int_value == 6
 
-    # And the first request goes on with its caller's trace
+    # And the first request continues with its caller's trace
     assert trace_id in {request.trace_id.hex() for request in requests}
 
     # And the message was sent by the dispatcher, as its context in the options says

@@ -95,7 +95,7 @@ def recover_all(store: EventStore) -> None:
 
 
 def problems() -> list[str]:
-    return [problem for problem in status()["problems"] if "no outbox class has this name" in problem]
+    return [problem for problem in status()["problems"] if "no outbox class has the name" in problem]
 
 
 def stored(event_log: EventLog) -> list[int]:
@@ -126,7 +126,7 @@ def test_an_outbox_that_is_renamed_with_events_under_way_stores_each_once(
 
     # And status says what to do
     (problem,) = problems()
-    assert f"{OLD}: no outbox class has this name, under which the ledger has 5 batch(es) of 500 row(s)" in problem
+    assert f"no outbox class has the name {OLD}, but the ledger has 5 batch(es) with 500 row(s)" in problem
     assert f"Its table is now {NEW}: run `python manage.py pipeline outboxes rename {OLD} {NEW}`" in problem
     assert here("pipeline", "status").returncode == 1
 
@@ -175,7 +175,7 @@ def test_what_was_dispatched_again_under_the_new_name_is_stored_once(
     assert len(again) == 5
     seal(again[:2])
 
-    with pytest.raises(CommandError, match="add --yes"):
+    with pytest.raises(CommandError, match="Add --yes"):
         call_command("pipeline", "outboxes", "rename", OLD, NEW)
     expire_leases()
     call_command("pipeline", "outboxes", "rename", OLD, NEW, "--yes")
@@ -244,7 +244,9 @@ def test_a_name_that_is_gone_is_discarded_and_what_shared_its_windows_is_deliver
     recover_all(store)
     assert event_log.count() == 5
     (problem,) = problems()
-    assert "3 batch(es) of 12 row(s) and 1 dead letter(s). Its table is gone. If it was renamed, run" in problem
+    assert (
+        "3 batch(es) with 12 row(s) and 1 dead letter(s) under it. Its table is gone. If it was renamed, run" in problem
+    )
 
     # When it is discarded
     call_command("pipeline", "outboxes", "discard", OLD, "--yes")
@@ -297,7 +299,7 @@ def test_a_rename_waits_for_a_worker_that_has_a_window_of_it(store: EventStore) 
 def test_a_table_that_is_still_there_is_not_renamed() -> None:
     Batch.objects.create(outbox="users", ids=[1], rows=1, bytes=1, dispatched_at="2026-01-01T00:00:00Z")
 
-    with pytest.raises(CommandError, match="The table users is still there"):
+    with pytest.raises(CommandError, match="The table users still exists"):
         call_command("pipeline", "outboxes", "rename", "users", NEW)
 
 
@@ -354,7 +356,7 @@ def test_rows_without_a_class_are_named_though_no_dispatcher_has_ever_seen_them(
 
         (problem,) = problems()
 
-        assert problem.startswith("outbox_gone: no outbox class has this name, and its table has undelivered rows")
+        assert problem.startswith("no outbox class has the name outbox_gone, but this table has undelivered rows")
     finally:
         run("DROP TABLE outbox_gone, outbox_copied")
 

@@ -160,11 +160,11 @@ def test_a_user_whose_creation_is_undelivered_is_not_deleted_and_the_caller_is_t
     assert user is not None
     UpdateUser().execute(user.pk, UpdateUserRequest(last_name="C"))
 
-    # When it is deleted at once
+    # When it is deleted immediately
     with transaction.atomic():
         outcome = DeleteUser().execute(user.pk)
 
-        # Then nothing happens, and the transaction can go on
+        # Then nothing happens, and the transaction can continue
         assert outcome.error == "Events about this user are still being delivered. Try again in a few seconds"
         assert User.objects.filter(pk=user.pk).exists()
     assert OutboxUser.objects.count() == 1

@@ -169,7 +169,8 @@ def test_undelivered_events_can_be_looked_at_in_the_admin_and_not_changed(admin:
     CreateUser().execute(CreateUserRequest(**ADA))
     row = OutboxUser.objects.get()
 
-    assert "ada@example.com" in admin.get("/admin/users/outboxuser/").content.decode()
+    assert f"/admin/users/outboxuser/{row.id}/change/" in admin.get("/admin/users/outboxuser/").content.decode()
+    assert "ada@example.com" in admin.get(f"/admin/users/outboxuser/{row.id}/change/").content.decode()
     assert admin.get("/admin/users/outboxuser/add/").status_code == 403
     assert admin.post(f"/admin/users/outboxuser/{row.id}/delete/", {"post": "yes"}).status_code == 403
 

@@ -1,4 +1,4 @@
-"""Whoever holds back vacuum is named by `status`, `doctor` and a gauge, with what ends it."""
+"""A session that holds back vacuum is named by `status`, `doctor` and a gauge, with what ends it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_forgotten_session_is_named_with_the_command_that_ends_it(services: Se
         assert problem.startswith(
             f"the session {pid} (application 'forgotten', user postgres, idle in transaction) has held back vacuum for"
         )
-        assert f"`SELECT pg_terminate_backend({pid})` ends it" in problem
+        assert f"end it with `SELECT pg_terminate_backend({pid})`" in problem
         assert "docs/runbook.md, TowpathVacuumHeldBack" in problem
         assert here("pipeline", "status").returncode == 1
 
@@ -135,7 +135,7 @@ def test_a_query_that_takes_long_is_named_while_it_runs(services: Services) -> N
         administer(services.postgres.superuser_url, f"SELECT pg_terminate_backend({process})")
 
     assert f"the session {process} (application '', user postgres, active)" in problem
-    assert "or wait until its query ends" in problem
+    assert "or wait for its query to finish" in problem
 
 
 def test_the_young_snapshot_of_an_old_transaction_is_judged_by_receipts() -> None:
@@ -234,7 +234,7 @@ def test_a_role_that_may_not_see_times_judges_by_receipts_and_says_so(services: 
     assert problem.startswith(f"the session {pid} (application 'forgotten', user postgres) has held back vacuum for")
     assert "90 min or more" in problem
     detail = doctor()[1]["vacuum"]["detail"]
-    assert "the role weak does not see" in detail
+    assert "the role weak cannot see" in detail
     assert "GRANT pg_read_all_stats TO weak" in detail
 
 

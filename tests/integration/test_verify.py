@@ -70,7 +70,9 @@ def test_a_window_whose_rows_are_lost_is_an_alarm_with_its_details(store: EventS
     assert alarm["stored"] == {"outbox_user": 2, "outbox_event": 2}
     assert read_gauges()[mismatched_windows] == {"": 1.0}
     assert [
-        problem for problem in read_status().problems if "1 window(s) with a receipt that the event store" in problem
+        problem
+        for problem in read_status().problems
+        if "the receipts of 1 window(s) do not match the event store" in problem
     ]
 
     # And it is not logged again as long as nothing changes
@@ -80,7 +82,7 @@ def test_a_window_whose_rows_are_lost_is_an_alarm_with_its_details(store: EventS
 
 
 def test_status_and_doctor_name_the_command_that_shows_what_differs(store: EventStore, event_log: EventLog) -> None:
-    """Also when it was dispatched before the day that `pipeline verify` looks at by itself."""
+    """Even when it was dispatched before the day that `pipeline verify` looks at by itself."""
     assert receipts_of_the_doctor() == {"is_ok": True, "detail": "none is known to differ from the event store"}
     lost = delivered(store, users=3)
     Window.objects.update(
@@ -109,7 +111,7 @@ def test_the_status_reads_no_more_however_many_receipts_there_are(monkeypatch: p
     # Given receipts that are verified, one that the store contradicts, and, because verify has not run since, many more
     monkeypatch.setattr(figures, "COUNTED_ROWS", 100)
     insert_receipts(5000, age="2 days", verified=True)
-    insert_receipts(1, age="1 day", error="outbox_user: 0 stored of 3")
+    insert_receipts(1, age="1 day", error="outbox_user: 0 of 3 stored")
     put_mark("verified")
     insert_receipts(3000, age="1 hour")
     put_mark("windows")
@@ -128,17 +130,17 @@ def test_the_status_reads_no_more_however_many_receipts_there_are(monkeypatch: p
         datetime.now(UTC) - timedelta(days=1), abs=timedelta(minutes=5)
     )
     assert 100 < read < 1000
-    assert "these are estimates" in _table_of_the_status()
+    assert "these numbers are estimates" in _table_of_the_status()
 
 
 def test_mismatches_that_are_too_many_to_count_are_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (figures, problems):
         monkeypatch.setattr(module, "COUNTED_ROWS", 10)
-    insert_receipts(20, age="1 day", error="outbox_user: 0 stored of 3")
+    insert_receipts(20, age="1 day", error="outbox_user: 0 of 3 stored")
 
     (problem,) = [problem for problem in read_status().problems if "event store" in problem]
 
-    assert problem.startswith("10 or more window(s)")
+    assert problem.startswith("the receipts of 10 or more window(s)")
 
 
 def _table_of_the_status() -> str:

@@ -79,7 +79,7 @@ def test_the_report_counts_rows_that_the_store_has_lost(store: EventStore, event
     events = report.outboxes["outbox_event"]
     assert (events.committed, events.stored, events.lost) == (2, 0, 2)
     assert report.outboxes["outbox_user"].lost == 0
-    assert [one.difference() for one in report.mismatches] == ["outbox_event: 0 stored of 2"]
+    assert [one.difference() for one in report.mismatches] == ["outbox_event: 0 of 2 stored"]
 
 
 def test_a_row_deleted_after_the_seal_is_committed_and_vanished(store: EventStore) -> None:
@@ -127,9 +127,9 @@ def test_what_a_window_gives_on_at_its_ack_is_counted_once(store: EventStore) ->
 @pytest.mark.parametrize(
     ("falsified", "difference"),
     [
-        ("rows = '{\"outbox_user\": 4}'", "outbox_user: 3 accounted for of 4 sealed"),
-        ("refused = '{\"outbox_user\": 1}'", "outbox_user: 4 accounted for of 3 sealed"),
-        ("isolated = '{\"outbox_user\": 2}'", "outbox_user: 5 accounted for of 3 sealed"),
+        ("rows = '{\"outbox_user\": 4}'", "outbox_user: 3 of 4 sealed rows accounted for"),
+        ("refused = '{\"outbox_user\": 1}'", "outbox_user: 4 of 3 sealed rows accounted for"),
+        ("isolated = '{\"outbox_user\": 2}'", "outbox_user: 5 of 3 sealed rows accounted for"),
     ],
 )
 def test_a_receipt_that_does_not_add_up_is_an_alarm(store: EventStore, falsified: str, difference: str) -> None:
@@ -182,7 +182,7 @@ def test_the_command_finds_a_lost_row_and_says_which_window(store: EventStore, e
 
     assert done.returncode == 1
     assert f"window {receipt.id}" in done.stdout
-    assert "outbox_user: 0 stored of 3" in done.stdout
+    assert "outbox_user: 0 of 3 stored" in done.stdout
     assert "docs/runbook.md" in done.stdout
 
 

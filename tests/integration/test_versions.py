@@ -18,7 +18,7 @@ from towpath.ledger.moment import one_moment
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: Dead versions enough that whoever walks them reads several times as much.
+#: Dead versions enough that walking them reads several times as much.
 _UPDATES = 700
 
 
@@ -43,6 +43,7 @@ def at_one_moment(read: Callable[[], object]) -> Callable[[], None]:
     return there
 
 
+@pytest.mark.slow
 def test_looks_and_questions_read_as_much_of_a_cursor_after_many_looks_as_at_the_start() -> None:
     dispatcher = make_dispatcher(Sent())
 

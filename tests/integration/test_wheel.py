@@ -79,14 +79,19 @@ def project(services: Services, clickhouse: Client, tmp_path: Path) -> Iterator[
         cursor.execute("DROP DATABASE wheel WITH (FORCE)")
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 @pytest.mark.timeout(300)
 def test_the_wheel_takes_no_name_but_its_own(project: ForeignProject, clickhouse: Client) -> None:
     # Given the wheel, in which there is one package
     project.run("pip wheel --no-deps --wheel-dir dist ../towpath")
     (wheel,) = (project.folder / "dist").glob("*.whl")
-    names = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    files = zipfile.ZipFile(wheel).namelist()
+    names = {name.partition("/")[0] for name in files}
     assert {name for name in names if not name.endswith(".dist-info")} == {"towpath"}
+    assert {"pages/static/towpath/towpath.css", "explorer/templates/towpath/explorer/page.html"} <= {
+        name.removeprefix("towpath/") for name in files
+    }
     # And a project with packages `backend` and `pipeline`, actors `verify` and `aggregate`, a queue `aggregate`, and an
     # outbox class `OutboxEvent`
     project.run(f"pip install {wheel}")

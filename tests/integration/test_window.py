@@ -1,4 +1,4 @@
-"""A window's life in the ledger: what is decided by one statement stays decided, whoever else tries."""
+"""A window's life in the ledger: what is decided by one statement stays decided, no matter who else tries."""
 
 from __future__ import annotations
 

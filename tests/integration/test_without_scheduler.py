@@ -27,13 +27,14 @@ def test_without_a_scheduler_events_are_delivered_and_status_misses_it(workers: 
     # As if that had been two minutes ago.
     execute("UPDATE pipeline_shift SET version = version + 1, taken_at = taken_at - interval '2 minutes'")
     write_events(["{}"] * 2)
-    eventually(lambda: len(event_log.events()) == 5, seconds=_WAIT_SECONDS, what="dispatch goes on")
+    eventually(lambda: len(event_log.events()) == 5, seconds=_WAIT_SECONDS, what="dispatch continues")
     problems = _problems()
 
     assert len(problems) == 2
     for shift, problem in zip(("dispatch", "recover"), problems, strict=True):
         assert f"no tick for the {shift} shift has arrived" in problem
         assert "`manage.py pipeline run scheduler`" in problem
+        assert problem.endswith("docs/runbook.md, TowpathSchedulerSilent")
 
 
 def _problems() -> list[str]:

@@ -1,4 +1,4 @@
-"""Several things at once, in threads that give their database connections back."""
+"""Several things at the same time, in threads that give their database connections back."""
 
 from __future__ import annotations
 

@@ -219,6 +219,10 @@ REACHING = [
     "SYSTEM RELOAD CONFIG",
     "SET dialect = 'kusto'",
     "SELECT 1; SELECT file('{secret}')",
+    # Names that only the engine's parser can read
+    "SELECT `fi\\x6ce`('{secret}')",
+    "SELECT \"f\\x69le\"('{secret}')",
+    "SELECT FILE('{secret}')",
     "INSERT INTO t SETTINGS max_threads = 1 SELECT 1, file('{secret}'), NULL FORMAT TSV",
 ]
 

@@ -46,6 +46,7 @@ def take(ports: tuple[int, ...], stack: ExitStack) -> None:
             listener.listen()
 
 
+@pytest.mark.slow
 @pytest.mark.own_services
 def test_the_stack_runs_beside_others_survives_kills_and_leaves_nothing(tmp_path: Path) -> None:
     with ExitStack() as others:
@@ -99,7 +100,7 @@ def assert_for_its_owner_only(folder: Path) -> None:
 
 
 def assert_clickhouse_answers_curl(folder: Path, port: int) -> None:
-    """As the README says it; `-K` takes the password from a file, which curl here stands for."""
+    """As README.md says it; `-K` takes the password from a file, which curl here stands for."""
     (line,) = (folder / "clickhouse.curl").read_text().splitlines()
     user = re.fullmatch(r'user = "(.*)"', line)
     assert user is not None
@@ -132,13 +133,13 @@ def test_a_service_whose_url_is_given_is_not_started(tmp_path: Path) -> None:
         assert stack.environment["DATABASE_URL"] == "postgresql://elsewhere/db"
 
 
-def test_a_stack_with_a_store_of_its_own_verifies_in_no_other(tmp_path: Path) -> None:
+def test_a_stack_with_a_store_of_its_own_verifies_and_explores_in_no_other(tmp_path: Path) -> None:
     given = {"DATABASE_URL": "postgresql://elsewhere/db", "RABBITMQ_URL": "amqp://elsewhere"}
 
     with Stack(tmp_path, has_application=False, environment=given) as stack:
         assert stack.supervisor.names == ["clickhouse"]
         # An empty one counts as unset, whatever the shell has.
-        assert stack.environment["EVENT_STORE_VERIFIER_URL"] == ""
+        assert stack.environment["EVENT_STORE_VERIFIER_URL"] == stack.environment["EVENT_STORE_EXPLORER_URL"] == ""
 
 
 def test_two_stacks_that_start_together_never_choose_the_same_port(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class FaultyStore(MemoryStore):
         self._ever_remembered: set[Block] = set()
         #: Rows that were refused by themselves, whether for what they are or for their size.
         self._refused_alone: set[Identity] = set()
-        self._stored_late_and_mended: set[Identity] = set()
+        self._stored_late_and_repaired: set[Identity] = set()
 
     def job_starts(self, owner: Owner) -> None:
         self._started[owner] = self._tick()
@@ -123,19 +123,19 @@ class FaultyStore(MemoryStore):
                 (self.doubled_within_limits if limit else self.doubled)[row.identity] = limit or block[1]
             self._stored_at[row.identity] = moment
             if row.identity in self._refused_alone and self._has_been_taken_over(row.window_id, sender):
-                self._stored_late_and_mended.add(row.identity)
+                self._stored_late_and_repaired.add(row.identity)
 
     def _limit(self, row: StoredRow, sender: Owner, *, is_forgotten: bool) -> str | None:
         """Which of the documented limits doubled the row; None if none."""
-        if row.identity in self._stored_late_and_mended:
-            return "late and mended"  # a late insert stored a row that is a dead letter by now, and it was replayed
+        if row.identity in self._stored_late_and_repaired:
+            return "late and repaired"  # a late insert stored a row that is a dead letter by now, and it was replayed
         is_late = self._has_been_taken_over(row.window_id, sender)
         if not is_late and self._stored_at[row.identity] < self._last_look(row.window_id, sender):
             return None  # the sender could have seen the row, and nobody had taken the window over
         if is_forgotten:
             return "late and forgotten"
         if row.identity in self._refused_alone:
-            return "late and mended"
+            return "late and repaired"
         return None
 
     def _last_look(self, window_id: UUID, sender: Owner) -> int:

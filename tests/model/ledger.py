@@ -67,7 +67,7 @@ class Ledger:
         self.execute("SET synchronous_commit = off; SET lock_timeout = '10s'")
 
     def clear(self) -> None:
-        """Also numbers and uuids begin again: what an example does must not hang on those before it."""
+        """Also numbers and uuids begin again: what an example does must not depend on those before it."""
         if self._clearings % _TRUNCATE_EVERY == 0:
             self.execute(f"TRUNCATE {', '.join(every_table(*_APPS))} CASCADE")
         # One transaction: the foreign keys are checked at its end, whatever the order.

@@ -1,4 +1,4 @@
-"""Puppets: threads that run the product's code and stand still at every stop until a test tells them to go on.
+"""Puppets: threads that run the product's code and stand still at every stop until a test tells them to continue.
 
 A stop is a failpoint of the product or a request to the store. Between two stops exactly one thread runs, so that a
 test decides the interleaving and can run it again.
@@ -42,7 +42,7 @@ class Order(Enum):
     DELAYED = auto()
     #: The rows are stored, and a view that depends on them fails.
     VIEW_FAILS = auto()
-    #: Nothing is stored: too many rows at once, it says.
+    #: Nothing is stored: too many rows together, it says.
     TOO_LARGE = auto()
 
 
@@ -73,7 +73,7 @@ class Puppet:
         self._wait()
 
     def tell(self, order: Order) -> None:
-        """Go on to the next stop, or to the end."""
+        """Continue to the next stop, or to the end."""
         assert self.stop is not None
         self._orders.put(order)
         self._wait()
@@ -125,7 +125,7 @@ class Puppet:
 
 
 def stand_still(stop: str) -> Order:
-    """Called by the product's code at a stop. Whoever is no puppet goes on."""
+    """Called by the product's code at a stop. Anything that is not a puppet continues."""
     puppet = current_puppet()
     return Order.GO_ON if puppet is None else puppet.stand_still(stop)
 

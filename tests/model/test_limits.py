@@ -54,7 +54,7 @@ class Race:
         self.run_to(self.first, "write")
 
     def take_over(self, puppet: Puppet, *, stop: str) -> None:
-        """Another owner claims the window and goes on to a stop."""
+        """Another owner claims the window and continues to a stop."""
         self.ledger.expire_leases()
         self._begin(puppet, lambda: recover(self.store, should_stop=lambda: False))
         self.run_to(puppet, stop)
@@ -174,7 +174,7 @@ def test_limit_a_refused_row_alone_in_its_month_is_doubled_by_a_late_insert_and_
 
     assert race.copies() == {1, 2}
     assert set(race.store.doubled_within_limits) == {rows[1]}
-    assert set(race.store.doubled_within_limits.values()) == {"late and mended"}
+    assert set(race.store.doubled_within_limits.values()) == {"late and repaired"}
 
 
 def test_an_owner_that_has_lost_its_lease_sends_no_parts(race: Race) -> None:
@@ -205,7 +205,7 @@ def test_a_row_that_another_owner_has_stored_meanwhile_does_not_use_up_a_token(r
     race.first.tell(Order.GO_ON)
     race.run_to(race.first, "write")
 
-    # When another one stores the other row, the token is forgotten, and the first one goes on to that row
+    # When another one stores the other row, the token is forgotten, and the first one continues to that row
     race.take_over(race.second, stop="the end")
     race.forget_all_tokens()
     race.finish(race.first)
@@ -277,7 +277,7 @@ def test_a_row_that_is_refused_only_when_it_is_replaced_stops_nothing_else(race:
     race.take_over(race.second, stop=f"write {window}:")
     race.store.poison = {rows[2]}
 
-    # When the owner sends them, its recovery goes on, and the next one dead-letters the row
+    # When the owner sends them, its recovery continues, and the next one dead-letters the row
     race.finish(race.second)
     race.take_over(race.third, stop="the end")
 

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from tests.model.ledger import Ledger
 
-_EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "100"))
+#: The same examples in each run, unless MODEL_EXAMPLES is given.
+_FIRST_EXAMPLES, _EXAMPLES = 25, int(os.environ.get("MODEL_EXAMPLES", "200"))
 _WRITERS = 3
 _MOST_RUNS = 2
 #: Rows in flight: of backlogs, and those that are kept for what is new; of each of the two outboxes, half of these.
@@ -184,15 +185,16 @@ def sessions() -> Iterator[list[PostgresSession]]:
 
 
 @pytest.mark.timeout(0 if "MODEL_EXAMPLES" in os.environ else 600)
+@pytest.mark.parametrize("examples", [_FIRST_EXAMPLES, pytest.param(_EXAMPLES, marks=pytest.mark.slow)])
 def test_each_committed_row_is_dispatched_once_and_what_is_new_comes_first(
-    ledger: Ledger, sessions: list[PostgresSession], monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, sessions: list[PostgresSession], monkeypatch: pytest.MonkeyPatch, examples: int
 ) -> None:
     monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 4)
     monkeypatch.setattr("towpath.flow.dispatch._KEPT_FOR_NEW", (_BACKLOG_ROWS + _NEW_ROWS) // _NEW_ROWS)
     monkeypatch.setattr("towpath.ledger.cursors.MOST_RUNS", _MOST_RUNS)
 
     @settings(
-        max_examples=_EXAMPLES,
+        max_examples=examples,
         derandomize="MODEL_EXAMPLES" not in os.environ,
         deadline=None,
         database=None,

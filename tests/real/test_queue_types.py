@@ -68,7 +68,7 @@ def test_the_doctor_shows_what_rabbitmq_says_when_the_default_type_is_another_an
     assert "deploy.rabbitmq.setup" in detail
     assert nobody_consumes(quorum)
 
-    # Then the setup repairs it, and the workers go on by themselves
+    # Then the setup repairs it, and the workers continue on their own
     del quorum.changes["RABBITMQ_QUEUE_TYPE"]
     quorum.run("migrate")
     eventually(partial(all_are_consumed, quorum), seconds=_WAIT_SECONDS, what="all are consumed again")

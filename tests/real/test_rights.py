@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import uuid
 from contextlib import closing
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import clickhouse_connect
@@ -20,7 +21,8 @@ from tests.waiting import eventually
 from towpath.eventlog.columns import Kind, row_columns
 from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import StoreUnavailable
-from towpath.eventlog.values import DEFAULTS
+from towpath.eventlog.query import Query
+from towpath.eventlog.values import DEFAULTS, EARLIEST, TOO_LATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -45,7 +47,7 @@ class _OnTrueStore(Deployment):
 
     def environment(self, service: str) -> dict[str, str]:
         composed = compose(self.variables)["services"][service]["environment"]
-        names = composed.keys() & {"EVENT_STORE_URL", "EVENT_STORE_VERIFIER_URL"}
+        names = composed.keys() & {"EVENT_STORE_URL", "EVENT_STORE_VERIFIER_URL", "EVENT_STORE_EXPLORER_URL"}
         own = {name: self.stores[str(urlsplit(composed[name]).username)] for name in names}
         return {**super().environment(service), **own}
 
@@ -120,6 +122,12 @@ def test_each_user_of_the_store_may_do_its_part_and_no_more(
             "DROP TABLE event_log",
             "SELECT * FROM event_log_migration",
         ),
+        "towpath_explorer": (
+            "INSERT INTO event_log (outbox) SELECT 'forged'",
+            "ALTER TABLE event_log DELETE WHERE 1",
+            "DROP TABLE event_log",
+            "SELECT * FROM event_log_migration",
+        ),
         "towpath_keeper": (
             "INSERT INTO event_log (outbox) SELECT 'forged'",
             "ALTER TABLE event_log ADD COLUMN x String",
@@ -137,6 +145,12 @@ def test_each_user_of_the_store_may_do_its_part_and_no_more(
         assert store.reading_problems() == []
         assert [event.event_context for event in store.stream("a")] == ["a"]
         assert store.read_back(window) == {("a", 1)}
+    with closing(connect(event_stores["towpath_explorer"], timeout_seconds=20)) as store:
+        always: dict[str, Any] = {"since": EARLIEST, "until": TOO_LATE}
+        assert store.reading_problems() == []
+        (found,) = store.search(Query(), **always, rows=10, seconds=5)
+        assert (found.event.event_context, found.event.window_id) == ("a", window)
+        assert len(store.histogram(Query(), **always, step=timedelta(hours=1), seconds=60)) == 1
     with closing(_client(event_stores["towpath_keeper"])) as client:
         client.command("ALTER TABLE event_log UPDATE event_context = 'erased' WHERE 1", settings={"mutations_sync": 1})
         assert client.query("SELECT event_context FROM event_log").result_rows == [("erased",)]

@@ -37,7 +37,7 @@ def test_missing_settings_are_named_with_what_to_write(settings: Settings) -> No
         require_settings()
 
     assert str(caught.value) == (
-        "The settings have no TOWPATH, DRAMATIQ_BROKER: write `from towpath.conf.settings import *` at their top."
+        "The settings lack TOWPATH, DRAMATIQ_BROKER: write `from towpath.conf.settings import *` at their top."
     )
 
 
@@ -91,7 +91,7 @@ def test_a_time_limit_is_warned_of(settings: Settings) -> None:
     middleware = [*settings.DRAMATIQ_BROKER["MIDDLEWARE"], "dramatiq.middleware.TimeLimit"]
     settings.DRAMATIQ_BROKER = {**settings.DRAMATIQ_BROKER, "MIDDLEWARE": middleware}
 
-    assert "Leave it out" in problems()["pipeline.W001"]
+    assert "Remove it" in problems()["pipeline.W001"]
 
 
 @pytest.mark.parametrize("app", ["towpath", "django_dramatiq"])
@@ -111,7 +111,7 @@ def test_another_database_than_postgresql_is_refused(monkeypatch: pytest.MonkeyP
 def test_a_server_that_does_not_answer_fails_no_check(
     monkeypatch: pytest.MonkeyPatch, django_db_blocker: DjangoDbBlocker
 ) -> None:
-    """Django 6.1 asks the databases at every `check`, also where an image is built."""
+    """Django 6.1 asks the databases at every `check`, even where an image is built."""
     nowhere = {**connection.settings_dict, "HOST": "127.0.0.1", "PORT": "9", "USER": "", "PASSWORD": ""}
     monkeypatch.setattr(connections["default"], "settings_dict", nowhere)
     monkeypatch.setattr(connections["default"], "connection", None)

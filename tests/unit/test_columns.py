@@ -43,16 +43,22 @@ TENANT = Column("tenant", TEXT, FromContext("tenant"))
 
 BAD: dict[str, tuple[Any, str]] = {
     "two of one name": ((TENANT, replace(TENANT, kind=FLOAT)), "'tenant' is declared twice: remove one"),
-    "a name of Towpath's": ((replace(TENANT, name="event_context"),), "'event_context' is there already"),
-    "the store's own": ((replace(TENANT, name="written_at"),), "'written_at' is there already"),
-    "one of a later release": ((replace(TENANT, name="event_source"),), "begins as Towpath's own do"),
-    "a word of SQL": ((replace(TENANT, name="user"),), "'user' is a word of SQL: take another name, such as user_name"),
-    "a word of ClickHouse": ((replace(TENANT, name="final"),), "'final' is a word of SQL"),
-    "a name with a capital": ((replace(TENANT, name="Tenant"),), "'Tenant' needs a name of small letters"),
-    "a name with a quote": ((replace(TENANT, name='a"b'),), "needs a name of small letters"),
-    "a long name": ((replace(TENANT, name="t" * 64),), "of 63 at most"),
-    "an unknown kind": ((Column("tenant", "string", FromContext("x")),), "unknown kind 'string': take one of TEXT, "),  # type: ignore[arg-type]
-    "no source": ((Column("tenant", TEXT, FromPipeline()),), "has no source: write FromContext(key)"),
+    "a name of Towpath's": ((replace(TENANT, name="event_context"),), "'event_context' is already one of"),
+    "the store's own": ((replace(TENANT, name="written_at"),), "'written_at' is already one of"),
+    "one of a later release": ((replace(TENANT, name="event_source"),), "begins like one of Towpath's own"),
+    "a word of SQL": (
+        (replace(TENANT, name="user"),),
+        "'user' is a reserved word of SQL: choose another name, such as user_name",
+    ),
+    "a word of ClickHouse": ((replace(TENANT, name="final"),), "'final' is a reserved word of SQL"),
+    "a name with a capital": (
+        (replace(TENANT, name="Tenant"),),
+        "'Tenant' needs a name of at most 63 lower-case letters",
+    ),
+    "a name with a quote": ((replace(TENANT, name='a"b'),), "needs a name of at most 63 lower-case letters"),
+    "a long name": ((replace(TENANT, name="t" * 64),), "at most 63 lower-case"),
+    "an unknown kind": ((Column("tenant", "string", FromContext("x")),), "unknown kind 'string': use one of TEXT, "),  # type: ignore[arg-type]
+    "no source": ((Column("tenant", TEXT, FromPipeline()),), "has no source: use FromContext(key)"),
     "no key": ((Column("tenant", TEXT, FromContext("")),), "has no source"),
     "no column": (("tenant",), "TOWPATH.columns: it has 'tenant': write Column("),
     "a list": ([TENANT], "it is a list: write a tuple, columns=(Column(...),)"),

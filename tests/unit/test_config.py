@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from deploy.local.process import PROJECT
 from towpath.conf.config import Config
 from towpath.conf.environment import Environment
-from towpath.wiring import event_store, verifier_store
+from towpath.wiring import event_store, explorer_store, verifier_store
 
 
 def read(**variables: str) -> Config:
@@ -46,10 +46,12 @@ def test_no_secret_is_shown_where_the_value_is() -> None:
         RABBITMQ_URL=f"amqp://u:{mark}@h",
         EVENT_STORE_URL=f"clickhouse://u:{mark}@h:1/db",
         EVENT_STORE_VERIFIER_URL=f"clickhouse://v:{mark}@h:1/db",
+        EVENT_STORE_EXPLORER_URL=f"clickhouse://x:{mark}@h:1/db",
     )
 
     assert mark in config.rabbitmq_url
     assert mark in config.event_store_verifier_url
+    assert mark in config.event_store_explorer_url
     assert mark not in f"{config} {config!r}"
     assert "window_rows=1000" in repr(config)
 
@@ -89,6 +91,27 @@ def test_verification_gets_the_same_connection_unless_it_has_a_user_of_its_own()
     assert other is not store
 
 
+def test_the_explorer_searches_where_the_pipeline_writes_unless_it_has_a_user_of_its_own() -> None:
+    reader, explorer = "clickhouse://reader:a@127.0.0.1:1/db", "postgresql://explorer:b@127.0.0.1:1/db"
+
+    alone = read(EVENT_STORE_URL=reader)
+    both = read(EVENT_STORE_URL=reader, EVENT_STORE_EXPLORER_URL=explorer)
+
+    assert alone.explorer_store_url == reader
+    assert type(explorer_store(alone)) is type(event_store(alone))
+    assert both.explorer_store_url == explorer
+    assert both.store_urls == {"EVENT_STORE_URL": reader, "EVENT_STORE_EXPLORER_URL": explorer}
+    assert type(explorer_store(both)) is not type(event_store(both))
+
+
+def test_a_url_of_the_explorer_that_names_no_store_is_named_by_its_own_setting() -> None:
+    config = replace(Config(), event_store_explorer_url="ftp://v:swordfish@h/db")
+
+    with pytest.raises(ImproperlyConfigured, match=r"^EVENT_STORE_EXPLORER_URL: 'ftp' is not") as raised:
+        explorer_store(config)
+    assert "swordfish" not in str(raised.value)
+
+
 def test_a_url_of_the_verifier_that_names_no_store_is_named_by_its_own_setting() -> None:
     config = replace(Config(), event_store_verifier_url="ftp://v:swordfish@h/db")
 
@@ -104,6 +127,7 @@ def test_everything_that_is_wrong_is_named_at_once_also_what_was_read_before() -
             "RABBITMQ_URL": "amqp://h/?heartbeats=3",
             "EVENT_STORE_URL": "ftp://h/db",
             "EVENT_STORE_VERIFIER_URL": "clickhouse:///db",
+            "EVENT_STORE_EXPLORER_URL": "clickhouse:///db",
             "WINDOW_BYTES": "1",
             "STORE_TIMEOUT_SECONDS": "60",
             "WEDGED_SECONDS": "60",
@@ -120,6 +144,7 @@ def test_everything_that_is_wrong_is_named_at_once_also_what_was_read_before() -
     lines = str(raised.value).splitlines()[1:]
     assert sorted(line.split()[1].rstrip(":") for line in lines) == [
         "EVENT_HASH_KEY",
+        "EVENT_STORE_EXPLORER_URL",
         "EVENT_STORE_URL",
         "EVENT_STORE_VERIFIER_URL",
         "METRICS_PORT",
@@ -201,3 +226,12 @@ print(dict(os.environ) == before, hasattr(models.Field, "__class_getitem__"), st
         "['DRAMATIQ_AUTODISCOVER_MODULES', 'DRAMATIQ_BROKER', 'TOWPATH']",
         "True False False",
     ], done.stderr
+
+
+def test_a_seal_key_that_is_not_one_is_answered_by_how_to_make_one() -> None:
+    with pytest.raises(ImproperlyConfigured) as raised:
+        read(SEAL_KEY="swordfish")
+
+    assert "openssl genpkey -algorithm ed25519" in str(raised.value)
+    assert "too easy to guess" not in str(raised.value)
+    assert "swordfish" not in str(raised.value)

@@ -29,7 +29,7 @@ def test_a_fleet_is_named_that_would_fill_the_server() -> None:
     (problem,) = connection_problems([_SERVER], Fleet(dispatchers=1, aggregators=30), writers=2)
 
     assert problem.startswith(
-        "30 aggregator(s) with WINDOW_WRITERS=2 and 1 dispatcher(s) take up to 124 connections, of 97"
+        "30 aggregator(s) with WINDOW_WRITERS=2 and 1 dispatcher(s) need up to 124 connections, but only 97"
     )
     assert "PgBouncer" in problem
     assert "docs/scale.md" in problem

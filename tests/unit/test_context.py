@@ -71,7 +71,7 @@ def test_what_the_database_cannot_hold_is_refused_at_once(value: str, problem: s
     "values", [{"actor": "x" * 20_000_000}, {"actor": "é" * 9000}, {"actor": "x" * 9000, "job": "y" * 9000}]
 )
 def test_what_would_swell_every_row_is_refused(values: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=r"more than 16,384 bytes, most of them as 'actor'") as caught, bind(**values):
+    with pytest.raises(ValueError, match=r"more than 16,384 bytes, most of them in 'actor'") as caught, bind(**values):
         raise AssertionError("bound")
     assert len(str(caught.value)) < 200
 

@@ -13,7 +13,7 @@ from django.core.management import get_commands, load_command_class
 from django.core.management.base import BaseCommand, CommandError
 
 from deploy.local.process import PROJECT
-from tests import variables
+from tests import reference_pages, variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,8 +91,12 @@ def test_every_management_command_is_understood(page: Path) -> None:
 def alternatives(words: str) -> list[tuple[str, ...]]:
     """`a b|c NUMBER ... [--d]` as the command lines (a, b) and (a, c): what stands for something else is left out."""
     arguments = shlex.split(words.split(" | ", maxsplit=1)[0], comments=True)
-    given = [argument for argument in arguments if re.fullmatch(r"[\w|./:=@*,-]+", argument) and argument != "..."]
-    return list(itertools.product(*(word.split("|") for word in given if not word.isupper())))
+    given = [argument for argument in arguments if re.fullmatch(r"[\w|./:=@*,+ -]+", argument) and argument != "..."]
+    return list(
+        itertools.product(
+            *(word.split("|") for word in given if not re.fullmatch(r"[A-Z_]+.*", word) or not word.isupper())
+        )
+    )
 
 
 def refusal(arguments: tuple[str, ...]) -> str:
@@ -112,7 +116,7 @@ def refusal(arguments: tuple[str, ...]) -> str:
     return ""
 
 
-@pytest.mark.parametrize("page", sorted(PROJECT.glob("docs/decisions/*.md")), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", sorted(PROJECT.glob("docs/decisions/0*.md")), ids=lambda page: page.stem)
 def test_every_decision_says_when_to_revisit_it(page: Path) -> None:
     assert re.fullmatch(r"Revisit when .+\.", page.read_text().strip().split("\n\n")[-1].replace("\n", " "))
 
@@ -184,14 +188,34 @@ def test_every_table_ends_with_an_empty_line(page: Path) -> None:
     assert [line for line in followers if line.strip() and not line.startswith(("|", "<!--"))] == []
 
 
-def test_every_page_is_reached_from_the_index() -> None:
+def test_every_page_answers_the_question_under_which_the_index_has_it() -> None:
     index = PROJECT / "docs" / "README.md"
-    linked = {(index.parent / link).resolve() for link in links(index)}
+    listed = re.findall(r"^- \[(.*)\]\((.*)\)$", index.read_text(), re.MULTILINE)
+    pages = {page for page in PROJECT.glob("docs/**/*.md") if page != index and not re.match(r"\d", page.name)}
 
-    missing = {page for page in PROJECT.glob("docs/*.md") if page != index} - linked
+    titles = {page: page.read_text().partition("\n")[0].removeprefix("# ") for page in pages}
 
-    assert missing == set()
+    assert {index.parent / link: title for title, link in listed} == titles
+    assert [title for title in titles.values() if not title.endswith("?")] == []
     assert "docs/README.md" in links(PROJECT / "README.md")
+
+
+def test_every_decision_is_listed_under_its_title() -> None:
+    index = PROJECT / "docs" / "decisions" / "README.md"
+    listed = re.findall(r"^\| (\d+) \| \[(.*)\]\((.*)\) \|$", index.read_text(), re.MULTILINE)
+
+    titles = {page.name: page.read_text().partition("\n")[0] for page in index.parent.glob("0*.md")}
+
+    assert {name: f"# {number}. {title}" for number, title, name in listed} == titles
+
+
+@pytest.mark.parametrize("name", ["commands.md", "metrics.md", "events.md", "api.md"])
+def test_a_page_of_the_reference_says_what_the_code_says(name: str) -> None:
+    assert (reference_pages.FOLDER / name).read_text() == reference_pages.pages()[name], "run: make docs"
+
+
+def test_the_reference_has_no_other_page() -> None:
+    assert {path.name for path in reference_pages.FOLDER.iterdir()} == reference_pages.pages().keys()
 
 
 def test_the_checks_find_what_is_wrong() -> None:

@@ -19,11 +19,11 @@ each_module = pytest.mark.parametrize(
 
 def drawn(module: ModuleType) -> list[tuple[str, str]]:
     """(error, its base) of each line of the tree, in its order."""
-    tree = re.search(r"^(\w+)\n((?: *\|- .*\n?)+)", module.__doc__ or "", re.MULTILINE)
+    tree = re.search(r"^(\w+)\n((?:[ |]*\|- .*\n?)+)", module.__doc__ or "", re.MULTILINE)
     assert tree is not None
     path = [tree[1]]
     found = []
-    for indent, name in re.findall(r"^( *)\|- (\w+)", tree[2], re.MULTILINE):
+    for indent, name in re.findall(r"^([ |]*)\|- (\w+)", tree[2], re.MULTILINE):
         del path[len(indent) // 3 + 1 :]
         found.append((name, path[-1]))
         path.append(name)
@@ -49,4 +49,4 @@ def test_an_error_without_a_text_says_what_it_is() -> None:
 
 
 def test_a_bare_lost_lease_names_who_has_the_window() -> None:
-    assert str(errors.LeaseLost()) == "Another process has taken the window over"
+    assert str(errors.LeaseLost()) == "Another process has taken over the window"

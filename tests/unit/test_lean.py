@@ -94,7 +94,7 @@ def test_a_type_that_postgresql_writes_otherwise_is_refused(kind: Any, path: str
     (problem,) = problems_of(wide(event, value=path))
 
     assert problem.id == "outbox.E006"
-    assert "Odd.value is of a type that PostgreSQL may write in another way than pydantic" in problem.msg
+    assert "Odd.value has a type that PostgreSQL may write differently from pydantic" in problem.msg
     assert "str, int, bool, date, datetime, UUID" in (problem.hint or "")
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from towpath.eventlog.masking import MASK_JSON, cuts, texts, with_mask
+from towpath.eventlog.masking import MASK_JSON, cuts, with_mask
 
 CONTEXT = (
     '{ "mail" : "j\\u0061ne\\n@x.y",\t"n": 12345678901234567890, "f": 1.10e+2,'
@@ -46,22 +46,11 @@ def test_a_key_is_found_however_it_is_written() -> None:
 
 def test_a_key_that_comes_twice_hides_nothing() -> None:
     assert masked('{"mail": "a", "x": 1, "mail": "b"}', "mail") == '{"mail": "***", "x": 1, "mail": "***"}'
-    assert texts('{"mail": "a", "mail": "b"}', ("mail",)) == ["a", "b"]
 
 
 def test_what_is_masked_is_not_masked_again() -> None:
     once = masked(CONTEXT, "mail", "o")
     assert cuts(once, [("mail",), ("o",)]) == []
-
-
-def test_values_are_compared_as_texts() -> None:
-    assert texts(CONTEXT, ("mail",)) == ["jane\n@x.y"]
-    assert texts(CONTEXT, ("n",)) == ["12345678901234567890"]
-    assert texts(CONTEXT, ("f",)) == ["1.10e+2"]
-    assert texts(CONTEXT, ("t",)) == ["true"]
-    assert texts(CONTEXT, ("none",)) == texts(CONTEXT, ("empty",)) == texts(CONTEXT, ("absent",)) == []
-    assert texts(CONTEXT, ("list", "mail")) == ["a", "b"]
-    assert texts('{"to": ["a", ["b", 1]]}', ("to",)) == ["a", "b", "1"]
 
 
 @pytest.mark.parametrize(

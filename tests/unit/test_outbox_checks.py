@@ -1,4 +1,4 @@
-"""The system checks: an outbox that would lose or change events is refused, with what to do."""
+"""The system checks: an outbox that would lose or change events is refused, with a way to fix it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def child_of_a_table() -> type[Outbox]:
         (lambda: lean(user=user_key(on_delete=models.CASCADE)), 5, "'user' points to would delete", "models.PROTECT"),
         (lambda: frozen(who=user_key(on_delete=models.CASCADE)), 5, "'who' points to would delete", "models.PROTECT"),
         (lambda: lean(user=user_key(on_delete=models.SET_NULL, null=True), event=Maybe), 5, "would change", "PROTECT"),
-        (lambda: lean(user=user_key(on_delete=models.SET(1))), 5, "would change events", "models.PROTECT"),
+        (lambda: lean(user=user_key(on_delete=models.SET(1))), 5, "would change undelivered events", "models.PROTECT"),
         (lambda: lean(user=user_key(db_constraint=False)), 5, "no constraint", "Remove db_constraint=False"),
         (lambda: lean(xid=models.BigIntegerField(null=True)), 3, "'xid'.*never be dispatched", "Remove 'xid'"),
         (lambda: lean(bound=models.JSONField(null=True, editable=False)), 3, "'bound'", "Remove 'bound'"),
@@ -112,14 +112,14 @@ def child_of_a_table() -> type[Outbox]:
             r"class Meta\(FrozenOutbox\.Meta\)",
         ),
         (child_of_a_table, 1, "another table", "Subclass LeanOutbox or FrozenOutbox"),
-        (lambda: lean(event=None), 6, "`event` is no Event class", "Write `event"),
-        (lambda: lean(event_date_time=None), 6, "`event_date_time` is no path", "created_at"),
-        (lambda: lean(event_date_time=models.DateTimeField()), 6, "`event_date_time` is no path", "created_at"),
+        (lambda: lean(event=None), 6, "`event` is not an Event class", "Write `event"),
+        (lambda: lean(event_date_time=None), 6, "`event_date_time` is not a path", "created_at"),
+        (lambda: lean(event_date_time=models.DateTimeField()), 6, "`event_date_time` is not a path", "created_at"),
         (lambda: lean(event_context=None), 6, "`event_context` is missing", "Give the path"),
         (lambda: lean(event_context={}), 6, "differ in email", "a path for each field"),
         (lambda: lean(event_context={"email": "user__email", "age": "id"}), 6, "differ in age", "for nothing else"),
         (lambda: lean(event_context={"email": "user__mail"}), 6, "'user__mail' leads nowhere", "as for values"),
-        (lambda: lean(event_context={"email": "user__email__x"}), 6, "'email' is no foreign key", "as for values"),
+        (lambda: lean(event_context={"email": "user__email__x"}), 6, "'email' is not a foreign key", "as for values"),
         (lambda: lean(event_context={"email": "user__groups__name"}), 6, "'groups' may stand for several", "values"),
         (lambda: lean(event_context={"email": "user__email__lower"}), 6, "leads nowhere", "as for values"),
         (lambda: lean(event_context={"email": "user__created_at"}), 6, "is a DateTimeField", "FrozenOutbox"),
@@ -127,10 +127,10 @@ def child_of_a_table() -> type[Outbox]:
         (lambda: lean(event_date_time="user__email"), 6, "event_date_time: .* is a Email", "DateTimeField"),
         (lambda: lean(event_date_time="user__last_login"), 6, "event_date_time: .* can be NULL", "Allow None"),
         (lambda: lean(event_date_time="user__updated_at"), 6, "auto_now", "auto_now_add"),
-        (lambda: frozen(objects=models.Manager()), 8, "manager 'objects' makes rows outside", "OutboxQuerySet"),
-        (lambda: lean(shown=Shown()), 8, "manager 'shown' makes rows outside", "OutboxQuerySet"),
-        (lambda: frozen(events=("paid",)), 7, "'paid', which is no Event class", "Name the classes"),
-        (lambda: frozen(events=(Paid,), currency=models.TextField()), 7, "currency: Paid has no such", "Name the col"),
+        (lambda: frozen(objects=models.Manager()), 8, "manager 'objects' can create rows outside", "OutboxQuerySet"),
+        (lambda: lean(shown=Shown()), 8, "manager 'shown' can create rows outside", "OutboxQuerySet"),
+        (lambda: frozen(events=("paid",)), 7, "'paid', which is not an Event class", "Name the classes"),
+        (lambda: frozen(events=(Paid,), currency=models.TextField()), 7, "currency: Paid has no such", "Give each"),
     ],
 )
 def test_an_outbox_that_would_lose_events_is_refused(
@@ -186,7 +186,7 @@ def test_a_manager_of_a_proxy_is_refused_as_that_of_its_outbox() -> None:
     (problem,) = problems_of(proxy)
 
     assert problem.id == "outbox.E008"
-    assert "OutboxProxy: its manager 'objects' makes rows outside" in problem.msg
+    assert "OutboxProxy: its manager 'objects' can create rows outside" in problem.msg
 
 
 def test_an_outbox_that_is_neither_lean_nor_frozen_is_refused() -> None:
@@ -229,7 +229,7 @@ def test_two_outboxes_with_one_name_are_refused() -> None:
     (problem,) = problems_between([lean(), frozen(Meta=meta_of(FrozenOutbox, db_table="outbox_lean"))])
 
     assert problem.id == "outbox.E020"
-    assert "users.OutboxLean and users.OutboxFrozen have one name, 'outbox_lean'" in problem.msg
+    assert "users.OutboxLean and users.OutboxFrozen have the same name, 'outbox_lean'" in problem.msg
     assert "db_table" in (problem.hint or "")
 
 

@@ -81,10 +81,12 @@ def test_nothing_starts_without_a_key_outside_of_debug() -> None:
     ]
 
 
-def test_nothing_is_missing_where_verification_has_no_user_of_its_own() -> None:
-    assert "EVENT_STORE_VERIFIER_URL" not in PRODUCTION
+def test_nothing_is_missing_where_verification_and_the_explorer_have_no_user_of_their_own() -> None:
+    assert not {"EVENT_STORE_VERIFIER_URL", "EVENT_STORE_EXPLORER_URL"} & {*PRODUCTION}
 
-    assert "VERIFIER" not in check(PRODUCTION).stderr
+    errors = check(PRODUCTION).stderr
+    assert "VERIFIER" not in errors
+    assert "EXPLORER" not in errors
 
 
 def settings_as_read(environment: Mapping[str, str]) -> dict[str, str]:
@@ -94,6 +96,7 @@ def settings_as_read(environment: Mapping[str, str]) -> dict[str, str]:
         "'DATABASE_URL': s.DATABASE_URL, 'RABBITMQ_URL': s.TOWPATH.rabbitmq_url,"
         "'EVENT_STORE_URL': s.TOWPATH.event_store_url,"
         "'EVENT_STORE_VERIFIER_URL': s.TOWPATH.verifier_store_url,"
+        "'EVENT_STORE_EXPLORER_URL': s.TOWPATH.explorer_store_url,"
         "'SECRET_KEY': s.SECRET_KEY, 'EVENT_HASH_KEY': s.TOWPATH.event_hash_key,"
         "'password': s.DATABASES['default']['PASSWORD']}))"
     )
@@ -106,6 +109,7 @@ def settings_as_read(environment: Mapping[str, str]) -> dict[str, str]:
 def test_every_secret_can_come_from_a_file(tmp_path: Path) -> None:
     secrets = {name: PRODUCTION[name] for name in (*SERVICES, "SECRET_KEY", "EVENT_HASH_KEY")}
     secrets["EVENT_STORE_VERIFIER_URL"] = "clickhouses://verifier:s3cret-of-clickhouse@ch.internal:8443/default"
+    secrets["EVENT_STORE_EXPLORER_URL"] = "clickhouses://explorer:s3cret-of-clickhouse@ch.internal:8443/default"
     environment = {name: value for name, value in PRODUCTION.items() if name not in secrets}
     for name, value in secrets.items():
         (tmp_path / name).write_text(f"{value}\n")
@@ -136,6 +140,7 @@ def test_a_bad_url_is_named_and_not_shown() -> None:
         # An unescaped slash in a password.
         "RABBITMQ_URL": "amqp://towpath:s3cret/of-rabbitmq@mq.internal/towpath",
         "EVENT_STORE_URL": "clickhouse://writer:s3cret-of-\N{DOUBLE QUESTION MARK}@ch.internal/default",
+        "EVENT_STORE_EXPLORER_URL": "clickhouse://explorer:s3cret/of-clickhouse@ch.internal/default",
         "EVENT_STORE_VERIFIER_URL": "clickhouse://verifier:s3cret/of-clickhouse@ch.internal/default",
     }
 
@@ -162,7 +167,7 @@ def test_the_deployment_check_names_a_service_that_was_forgotten(forgotten: str)
 def test_the_deployment_check_names_the_environment_of_events_that_was_forgotten() -> None:
     done = check({name: value for name, value in PRODUCTION.items() if name != "ENVIRONMENT"})
 
-    assert "(pipeline.W004) ENVIRONMENT is not set: every event is stored as one of 'local'" in done.stderr
+    assert "(pipeline.W004) ENVIRONMENT is not set: every event is stored with the environment 'local'" in done.stderr
 
 
 LAUNCH = ("-m", "towpath.conf.launch")

@@ -63,7 +63,6 @@ def test_a_later_step_of_the_stores_own_comes_although_columns_were_added_before
             "changed",
             id="one before it",
         ),
-        pytest.param([Migration(1, "table", ("CREATE TABLE other",)), ACTOR], "changed", id="another table"),
     ],
 )
 def test_what_would_change_or_take_away_is_refused_with_what_to_do(declared: list[Migration], why: str) -> None:
@@ -71,6 +70,13 @@ def test_what_would_change_or_take_away_is_refused_with_what_to_do(declared: lis
         schema.plan(Store(declared=declared, applied=[TABLE, ACTOR]))
 
     assert "Restore its declaration" in str(refused.value)
+
+
+def test_a_table_of_an_earlier_version_is_refused_with_the_page_that_says_how_its_events_move() -> None:
+    declared = [Migration(1, "table", ("CREATE TABLE other",)), ACTOR]
+
+    with pytest.raises(SchemaConflictError, match=r"see docs/stores\.md, .* Nothing was changed"):
+        schema.plan(Store(declared=declared, applied=[TABLE, ACTOR]))
 
 
 def test_each_migration_has_a_state() -> None:

@@ -39,7 +39,7 @@ _END = frozenset(
         *("EXCEPT", "INTERSECT", "WITH", "INSERT", "UPDATE", "DELETE", "JOIN", "CROSS", "LEFT", "INNER", "FULL"),
     }
 )
-#: Before a parenthesis, these are no function's name.
+#: Before a parenthesis, these are not a function's name.
 _NO_FUNCTION = (
     _BEGIN | _END | {"IN", "EXISTS", "AND", "OR", "NOT", "AS", "ANY", "ALL", "LATERAL", "FILTER", "OVER", "BY"}
 )

@@ -59,7 +59,7 @@ def test_a_url_is_completed_from_the_applications_database(url: str, complete: s
 def test_a_url_without_a_server_means_that_of_the_project_s_databases(
     url: str, name: str, database: dict[str, Any], parameters: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    empty: dict[str, Any] = {"USER": "", "PASSWORD": "", "HOST": "", "PORT": "", "OPTIONS": {}}
+    empty: dict[str, Any] = {"USER": "", "PASSWORD": "", "HOST": "", "PORT": "", "OPTIONS": {}, "TIME_ZONE": None}
     monkeypatch.setattr(connections["default"], "settings_dict", {**empty, **database})
     opened: dict[str, str] = {}
     monkeypatch.setattr(PostgreSQLStore, "__init__", lambda _self, complete, **_: opened.update(parse_dsn(complete)))
@@ -185,7 +185,8 @@ def test_an_option_of_databases_that_the_store_beside_it_cannot_have_is_named_by
 def test_options_of_the_applications_database_are_not_those_of_the_event_store(
     options: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    database = {"NAME": "mysite", "USER": "", "PASSWORD": "", "HOST": "db", "PORT": "", "OPTIONS": options}
+    empty = {"USER": "", "PASSWORD": "", "PORT": "", "TIME_ZONE": None}
+    database = {**empty, "NAME": "mysite", "HOST": "db", "OPTIONS": options}
     monkeypatch.setattr(connections["default"], "settings_dict", database)
     opened: dict[str, str] = {}
     monkeypatch.setattr(PostgreSQLStore, "__init__", lambda _self, complete, **_: opened.update(parse_dsn(complete)))

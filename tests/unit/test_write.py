@@ -159,7 +159,7 @@ def test_a_replay_of_a_window_with_a_refused_row_writes_nothing_twice() -> None:
     attempts = Attempts(store, lines)
     first = attempts.attempt(1)
 
-    # When it is replayed, also when the store has forgotten the tokens
+    # When it is replayed, even when the store has forgotten the tokens
     second = attempts.attempt(2)
     store.token_log.clear()
     third = attempts.attempt(3)

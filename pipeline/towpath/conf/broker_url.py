@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
-#: Without heartbeats a half-open socket lives until TCP gives up; without the blocked timeout a memory alarm
-#: holds a publisher for ever, and without that of the stack a server that is frozen does. The dispatcher tries twice,
-#: dramatiq six times: so many times this long a blocked broker holds them up, then recovery delivers without it.
-#: (pika's names and units, seconds.)
+#: Without heartbeats, a half-open socket lives until TCP gives up. Without the blocked timeout, a memory alarm blocks a
+#: publisher for ever, and without the stack timeout a frozen server does. The dispatcher tries twice and dramatiq six
+#: times. So a blocked broker delays them by that many timeouts, and then recovery delivers without it.
+#: (The names and units, seconds, are pika's.)
 _DEFAULTS = {
     "heartbeat": "30",
     "blocked_connection_timeout": "5",
@@ -26,7 +26,7 @@ _DEFAULTS = {
 _TLS_FILES = {"cacertfile": "cafile", "certfile": "certfile", "keyfile": "keyfile"}
 
 _Kind = Callable[[str], float]
-#: The options that may be in the URL beside those files: of which kind they are, and between which values.
+#: The other options that the URL may have, with their kind and their bounds.
 _OPTIONS: dict[str, tuple[_Kind, float, float]] = {
     "heartbeat": (int, 0, 65_535),
     "blocked_connection_timeout": (float, 0, 3600),
@@ -37,7 +37,7 @@ _OPTIONS: dict[str, tuple[_Kind, float, float]] = {
     "channel_max": (int, 1, 65_535),
     "frame_max": (int, 4096, 131_072),
 }
-#: What the drivers of other languages, or pika itself, call otherwise or need.
+#: What to write instead of options of other drivers, or of pika itself.
 _INSTEAD = {
     "ssl": "write amqps:// instead of amqp://",
     "tls": "write amqps:// instead of amqp://",
@@ -53,16 +53,16 @@ _INSTEAD = {
 
 
 def with_safe_defaults(url: str) -> str:
-    """`url` with heartbeat and timeouts added to the query of each host; what the query sets itself is kept.
+    """Return `url` with heartbeat and timeouts added to the query of each host. What the query sets is kept.
 
-    `amqps://...?cacertfile=/path` trusts that authority only, and checks the host's name; `certfile` and `keyfile`
-    are the client's own certificate. Without `cacertfile` the system's authorities are trusted.
+    `amqps://...?cacertfile=/path` trusts only that authority, and checks the host's name. `certfile` and `keyfile` are
+    the client's own certificate. Without `cacertfile`, the system's authorities are trusted.
     """
     return ";".join(_with_safe_defaults(one) for one in url.split(";"))
 
 
 def problems(url: str) -> Iterator[str]:
-    """What is wrong with the URL, each with how to fix it, and without a word of what may be a password."""
+    """Yield what is wrong with the URL, and how to fix it. Never quotes what may be a password."""
     several = url.split(";")
     for number, one in enumerate(several, start=1):
         where = f"the {number}. of {len(several)} hosts: " if len(several) > 1 else ""
@@ -75,35 +75,36 @@ def _problems(url: str) -> Iterator[str]:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        yield "it is not a URL: percent-encode what is special in its user name and password"
+        yield "it is not a URL: percent-encode special characters in its user name and password"
         return
     if parts.scheme not in {"amqp", "amqps"}:
-        yield "it must be an amqp:// URL, or several with ; between them: percent-encode a ; of a password"
+        yield "it must be an amqp:// URL, or several with ; between them: percent-encode a ; in a password"
         return
     if parts.fragment:
-        yield "it has a # in it: percent-encode what is special in its user name and password"
+        yield "it contains a #: percent-encode special characters in its user name and password"
     if parts.username is not None and parts.password is None:
         yield "it has a user without a password: write amqp://user:password@host"
     if parts.path.count("/") > 1:
-        yield "the name of its virtual host has a / in it: write %2F"
+        yield "the name of its virtual host contains a /: write %2F"
     yield from _problems_of_the_query(parts)
 
 
 def _problems_of_the_query(parts: SplitResult) -> Iterator[str]:
     if "@" in parts.query:
-        yield "it has an @ behind a ?: percent-encode what is special in its user name and password"
+        yield "it has an @ after a ?: percent-encode special characters in its user name and password"
         return
     pairs = parse_qsl(parts.query, keep_blank_values=True)
     options = dict(pairs)
-    if len(options) < len(pairs):
-        yield "it has an option twice"
+    for name in options:
+        if sum(name == each for each, _ in pairs) > 1:
+            yield f"the option {_shown(name)} is given twice: remove one"
     for name, value in options.items():
         if name in _TLS_FILES:
             if parts.scheme != "amqps":
                 yield f"{name} needs amqps://"
         elif name not in _OPTIONS:
             known = ", ".join((*_OPTIONS, *_TLS_FILES))
-            yield f"it has the option {_shown(name)}: {_INSTEAD.get(name, f'there are {known}')}"
+            yield f"the option {_shown(name)} is not supported: {_INSTEAD.get(name, f'use one of {known}')}"
         elif not _is_within(value, *_OPTIONS[name]):
             kind, least, most = _OPTIONS[name]
             what = "a whole number" if kind is int else "a number of seconds"
@@ -114,7 +115,7 @@ def _problems_of_the_query(parts: SplitResult) -> Iterator[str]:
 
 
 def _shown(name: str) -> str:
-    """An option's name, unless it can be a part of a password that was not percent-encoded."""
+    """Return an option's name, unless it may be part of a password that was not percent-encoded."""
     return f"{name!r}" if name.isidentifier() and len(name) <= max(map(len, (*_INSTEAD, *_OPTIONS))) else "(unreadable)"
 
 
@@ -126,7 +127,7 @@ def _is_within(value: str, kind: _Kind, least: float, most: float) -> bool:
 
 
 def _problem_of_files(files: dict[str, str]) -> str:
-    """Why these cannot be used; empty if they can."""
+    """Return why these files cannot be used; empty if they can."""
     for name, path in files.items():
         try:
             Path(path).read_bytes()
@@ -139,7 +140,7 @@ def _problem_of_files(files: dict[str, str]) -> str:
         if "certfile" in files:
             context.load_cert_chain(files["certfile"], files.get("keyfile"), password="")
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        return f"{', '.join(files)}: no certificate or key that can be used ({type(error).__name__})"
+        return f"{', '.join(files)}: not a usable certificate or key ({type(error).__name__})"
     return ""
 
 

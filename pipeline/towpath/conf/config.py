@@ -1,4 +1,4 @@
-"""Every knob of the product, declared once: its default, its unit, its bounds, and what it is for.
+"""Every setting of the product, declared once: its default, its unit, its bounds, and what it is for.
 
 The environment fills the fields: the variable of a field is its name in capitals, after the environment's prefix.
 docs/settings.md has them as a table.
@@ -23,8 +23,8 @@ from towpath.eventlog.connect import DEFAULT_URL, require_known
 if TYPE_CHECKING:
     from towpath.conf.environment import Environment
 
-#: How a variable is read. A `key` is a secret that nobody can guess.
-Kind = Literal["text", "flag", "whole number", "seconds", "key", "URL"]
+#: How a variable is read. A `key` is a secret that cannot be guessed.
+Kind = Literal["text", "flag", "whole number", "seconds", "key", "private key", "URL"]
 
 _IN_METADATA = "knob"
 
@@ -33,7 +33,7 @@ _QUEUE_PREFIX = re.compile(r"([A-Za-z][\w.-]{0,99})?", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knob:
-    """What there is to know of one field of `Config`."""
+    """What a field of `Config` is: its bounds, its default, its meaning."""
 
     name: str = ""
     default: Any = None
@@ -45,9 +45,9 @@ class Knob:
     schemes: tuple[str, ...] = ()
     #: Another field name for the same.
     alias: str = ""
-    #: The default as the docs have it, where the value itself says nothing.
+    #: The default in the docs, if the value itself says nothing.
     default_in_words: str = ""
-    #: The default, where it depends on fields that stand before.
+    #: The default, if it depends on earlier fields.
     derived: Callable[[Mapping[str, Any]], Any] | None = None
 
     @property
@@ -62,10 +62,10 @@ class Knob:
     @property
     def is_secret(self) -> bool:
         """True if its value can also be the content of the file that `<NAME>_FILE` names."""
-        return self.kind in {"key", "URL"}
+        return self.kind in {"key", "private key", "URL"}
 
     def read(self, environment: Environment, *, known: Mapping[str, Any], may_be_weak: bool) -> Any:
-        """Its value in an environment; `known` are those of the fields before it."""
+        """Return its value in an environment. `known` are the values of the earlier fields."""
         name, default = self.variable, self.derived(known) if self.derived else self.default
         match self.kind:
             case "text":
@@ -76,8 +76,10 @@ class Knob:
                 return environment.whole_number(name, default, minimum=int(self.minimum), maximum=self.maximum)
             case "seconds":
                 return environment.seconds(name, default, minimum=self.minimum)
-            case "key":
-                return environment.key(name, default=default, may_be_weak=may_be_weak)
+            case "key" | "private key":
+                # `problems` says whether a private key is one; its length says nothing.
+                is_text = self.kind == "key"
+                return environment.key(name, default=default, may_be_weak=may_be_weak or not is_text)
             case "URL":
                 if self.alias:
                     default = environment.url(variable(self.alias), default, schemes=self.schemes)
@@ -96,7 +98,7 @@ def _knob(
     **more: Any,
 ) -> Any:
     knob = Knob(kind=kind, meaning=meaning, **more)
-    # Django's page of an error shows the settings, and blanks those with KEY in their own name only.
+    # Django's error page shows the settings, and blanks only those with KEY in their own name.
     return field(default=default, repr=not knob.is_secret, metadata={_IN_METADATA: knob})
 
 
@@ -106,7 +108,7 @@ def _wedged_seconds(known: Mapping[str, Any]) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The settings of Towpath, as Django's one setting TOWPATH. `dataclasses.replace` makes another of it."""
+    """The settings of Towpath: the value of Django's setting TOWPATH. `dataclasses.replace` makes a changed copy."""
 
     rabbitmq_url: str = _knob(
         "URL",
@@ -132,19 +134,41 @@ class Config:
         " Verification recomputes digests with it. The dispatcher needs it, and anyone who runs `pipeline verify`.",
         default_in_words="that of `EVENT_STORE_URL`",
     )
+    event_store_explorer_url: str = _knob(
+        "URL",
+        "",
+        "The store of `EVENT_STORE_URL`, with a user that reads `event_log` within limits of time, memory, rows and"
+        " bytes. The explorer searches with it. Only the web process needs it.",
+        default_in_words="that of `EVENT_STORE_URL`",
+    )
+    explorer_scope: str = _knob(
+        "text",
+        "",
+        "The dotted path of a function `(user) -> str`. It returns the [query](query.md) for what this person may see"
+        ' in the explorer; `""` is everything.',
+        default_in_words="none: everyone sees every event",
+    )
     environment: str = _knob("text", "local", "The `environment` column of every event.")
     queue_prefix: str = _knob(
         "text",
         "",
-        "Stands before the names of RabbitMQ's queues: with `shop`, `towpath.dispatch` is `shop.towpath.dispatch`. One"
-        " for each project, where several share a virtual host.",
+        "A prefix for the names of RabbitMQ's queues: with `shop`, `towpath.dispatch` becomes"
+        " `shop.towpath.dispatch`. Where several projects share a virtual host, give each its own.",
         default_in_words="none",
+    )
+    rabbitmq_management_url: str = _knob(
+        "text",
+        "",
+        "The address of RabbitMQ's management pages, such as `https://rabbitmq.example.com/`. The"
+        " [console](console.md) links to it. Towpath itself never requests it.",
+        default_in_words="none: no link",
     )
     trusted_proxies: int = _knob(
         "whole number",
         0,
-        "How many proxies in front of the web append to `X-Forwarded-For`. The client's address (`ip` of events, locks"
-        " of logins) is that many entries from the right. With 0 the header is ignored: anyone can send one.",
+        "How many proxies in front of the web process append to `X-Forwarded-For`. The client's address (`ip` of"
+        " events, login lockouts) is that many entries from the right. With 0 the header is ignored: anyone can"
+        " send one.",
         unit="proxies",
     )
     dispatch_interval_seconds: float = _knob(
@@ -153,9 +177,9 @@ class Config:
     batch_ids: int = _knob(
         "whole number",
         1000,
-        "The most ids in one message of fresh events; one of a backlog has `WINDOW_MAX_ROWS`. Aggregator threads times"
-        " `BATCH_IDS` should reach `WINDOW_MAX_ROWS`, or windows of fresh events stay smaller: by default, 12 times"
-        " 1000.",
+        "The most ids in one message of fresh events. A message from a backlog has up to `WINDOW_MAX_ROWS`. Aggregator"
+        " threads times `BATCH_IDS` (by default, 12 times 1000) should reach `WINDOW_MAX_ROWS`, or windows of fresh"
+        " events stay smaller.",
         unit="ids",
         minimum=1,
     )
@@ -170,26 +194,26 @@ class Config:
     window_bytes: int = _knob(
         "whole number", 32 * 1024 * 1024, "A window closes at this many payload bytes.", unit="bytes", minimum=1024
     )
-    #: The dispatcher gathers for DISPATCH_INTERVAL_SECONDS already, and every look leaves its last window waiting for
-    #: so long.
+    #: The dispatcher already gathers for DISPATCH_INTERVAL_SECONDS, and every look leaves its last window waiting this
+    #: long.
     window_linger_seconds: float = _knob(
         "seconds",
         0.1,
-        "A window closes this long after its first id: long enough for all messages of one look of the dispatcher.",
+        "A window closes this long after its first id: long enough for all messages from one look of the dispatcher.",
     )
     window_writers: int = _knob(
         "whole number",
         2,
-        "How many windows an aggregator writes at the same time, each with a database connection of its own. One more"
-        " writer is for fresh events while all of these write a backlog, and the other way round.",
+        "How many windows an aggregator writes at the same time, each with its own database connection. One spare"
+        " writer serves fresh events while all of these write a backlog, and vice versa.",
         unit="windows",
         minimum=1,
     )
     max_open_windows: int = _knob(
         "whole number",
         16,
-        "Dispatching pauses while more ids are between dispatch and ack than this many of the largest windows hold."
-        " With more than five aggregators, set three for each: two are being written, and one waits.",
+        "Dispatch pauses while the ids between dispatch and ack would fill more than this many windows of the largest"
+        " size. With more than five aggregators, allow three for each: two that are being written, and one that waits.",
         unit="windows",
         minimum=1,
     )
@@ -209,7 +233,7 @@ class Config:
     store_timeout_seconds: float = _knob(
         "seconds", 30.0, "How long the event store may take for one insert.", minimum=1.0
     )
-    #: One of its own, so that SECRET_KEY can change without the hashes.
+    #: A separate key, so that SECRET_KEY can change without changing the hashes.
     event_hash_key: str = _knob(
         "key",
         "",
@@ -217,10 +241,10 @@ class Config:
         default_in_words="`SECRET_KEY`",
     )
     seal_key: str = _knob(
-        "key",
+        "private key",
         "",
         "The Ed25519 key, as PEM, that signs [seals](proof.md): `openssl genpkey -algorithm ed25519`. Only the"
-        " dispatcher needs it. It needs the extra `seals`.",
+        " dispatcher needs it. Signing needs the extra `seals`.",
         default_in_words="none: seals are not signed",
     )
     event_context_max_bytes: int = _knob(
@@ -232,6 +256,12 @@ class Config:
         meaning="Compare what was loaded with what is stored, byte for byte, when receipts are verified. It costs the"
         " event store about as much again as the [proof](proof.md).",
     )
+    canary_seconds: float = _knob(
+        "seconds",
+        0.0,
+        "How often the pipeline publishes an event of its own, `canary_sent`, and measures how long it takes from its"
+        " commit to the event store. `60` is a good value. Only the dispatcher needs it. 0 turns it off.",
+    )
     receipt_days: int = _knob(
         "whole number",
         30,
@@ -242,21 +272,22 @@ class Config:
     metrics_port: int = _knob(
         "whole number",
         0,
-        "A worker or the scheduler serves its Prometheus metrics on this port, with 0 on none. The web process always"
-        " has `/metrics`.",
+        "The port on which a worker or the scheduler serves its Prometheus metrics; 0 turns that off. The web process"
+        " always has `/metrics`.",
         unit="port",
         maximum=65_535,
     )
     heartbeat_dir: str = _knob(
         "text",
         "",
-        "The folder of this process's heartbeat, for `python -m towpath.probe`. Without one there is no heartbeat.",
+        "The folder of this process's heartbeat, for `python -m towpath.probe`. Without it, there is no heartbeat.",
         default_in_words="none",
     )
     wedged_seconds: float = _knob(
         "seconds",
         120.0,
-        "A worker whose work has not moved for this long is called dead. It must be more than `STORE_TIMEOUT_SECONDS`.",
+        "A worker whose work has not moved for this long is reported dead. It must be more than"
+        " `STORE_TIMEOUT_SECONDS`.",
         minimum=1.0,
         derived=_wedged_seconds,
         default_in_words="`120`, or four times `STORE_TIMEOUT_SECONDS` if that is more",
@@ -264,16 +295,16 @@ class Config:
     tracing: bool = _knob(
         "flag",
         default=False,
-        meaning="Send traces to `OTEL_EXPORTER_OTLP_ENDPOINT`. Needs the extra `tracing`, which the image has.",
+        meaning="Send traces to `OTEL_EXPORTER_OTLP_ENDPOINT`. Needs the extra `tracing`, which the image includes.",
     )
     failpoints: str = _knob(
         "text",
         "",
-        "For tests only: where a process dies (`pipeline/towpath/telemetry/failpoints.py`).",
+        "For tests only: where to kill the process (`pipeline/towpath/telemetry/failpoints.py`).",
         default_in_words="none",
     )
 
-    #: The project's own columns of the event log, as code gives them: no variable says what a column is.
+    #: The project's own columns of the event log. They are set in code, not by a variable.
     columns: tuple[Column, ...] = ()
 
     @property
@@ -287,12 +318,18 @@ class Config:
         return self.event_store_verifier_url or self.event_store_url
 
     @property
+    def explorer_store_url(self) -> str:
+        """Where the explorer searches: EVENT_STORE_EXPLORER_URL, or EVENT_STORE_URL while that is empty."""
+        return self.event_store_explorer_url or self.event_store_url
+
+    @property
     def store_urls(self) -> dict[str, str]:
         """Each URL of the event store that is set, by its variable without the prefix."""
-        urls = {name: getattr(self, name) for name in ("event_store_url", "event_store_verifier_url")}
+        names = ("event_store_url", "event_store_verifier_url", "event_store_explorer_url")
+        urls = {name: getattr(self, name) for name in names}
         return {variable(name): url for name, url in urls.items() if url or name == "event_store_url"}
 
-    #: What stands before the names of the variables that these values were read from.
+    #: The prefix of the variables that these values were read from.
     variable_prefix: str = field(default="", compare=False)
 
     @property
@@ -302,14 +339,15 @@ class Config:
 
     @property
     def largest_batch_ids(self) -> int:
-        """The most ids of a batch. One of a backlog makes a window, however many aggregators share them out."""
+        """The most ids of a batch. A batch of a backlog makes a window, however many aggregators there are."""
         return max(self.batch_ids, self.largest_window_rows)
 
     @classmethod
     def from_environment(cls, environment: Environment, *, may_be_weak: bool = False) -> Self:
-        """Raises ImproperlyConfigured, with a line for each bad variable, those read from `environment` before too.
+        """Read the settings. Raises ImproperlyConfigured, with a line for each bad variable that `environment` has
+        read.
 
-        `may_be_weak`: keys that can be guessed will do, as on a developer's machine.
+        `may_be_weak`: accept keys that can be guessed, as on a developer's machine.
         """
         known: dict[str, Any] = {}
         for knob in knobs():
@@ -321,7 +359,7 @@ class Config:
         return config
 
     def problems(self) -> Iterator[str]:
-        """What is wrong with the values, each by its variable and with how to fix it."""
+        """Yield what is wrong with the values, by variable, and how to fix it."""
         for problem in broker_url.problems(self.rabbitmq_url):
             yield f"{variable('rabbitmq_url')}: {problem}"
         for name, url in self.store_urls.items():
@@ -331,8 +369,8 @@ class Config:
                 yield f"{name}: {error}"
         if not _QUEUE_PREFIX.fullmatch(self.queue_prefix):
             yield (
-                f"{variable('queue_prefix')} is {self.queue_prefix!r}: it must be letters, digits, `_`, `-` and `.`,"
-                " 100 at most, and begin with a letter"
+                f"{variable('queue_prefix')} is {self.queue_prefix!r}: it must be at most 100 letters, digits, `_`,"
+                " `-` and `.`, and begin with a letter"
             )
         for problem in eventlog_columns.problems(self.columns):
             yield f"TOWPATH.columns: {problem}"

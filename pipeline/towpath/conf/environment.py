@@ -1,7 +1,7 @@
-"""Read the environment once, and report everything that is wrong with it at once.
+"""Read the environment once, and report everything that is wrong with it together.
 
-A value comes from the process's environment or, where the variable is unset, from a fallback file (such as the
-one a running local stack writes). A secret may also be in a file of its own, which `<NAME>_FILE` names.
+A value comes from the process's environment or, if the variable is unset, from a fallback file (such as the one that a
+running local stack writes). A secret may also be in a separate file, which `<NAME>_FILE` names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 N = TypeVar("N", int, float)
 
-#: A shorter key could be found by trying: it signs sessions, and keeps hashed values from being guessed.
+#: A shorter key could be found by trial: it signs sessions, and protects hashed values from being guessed.
 _SHORTEST_KEY = 32
 _FEWEST_CHARACTERS = 5
 _A_KEY = "a long random text (python -c 'import secrets; print(secrets.token_urlsafe(50))')"
@@ -28,7 +28,7 @@ _A_KEY = "a long random text (python -c 'import secrets; print(secrets.token_url
 class Environment:
     """Typed reads of variables. A bad value is noted, not raised: `check()` raises once, naming every one.
 
-    The variable of a name is `prefix` and the name: those of other programs with the same name are not looked at.
+    A variable is `prefix` plus the name, so variables of other programs with the same name are not read.
     """
 
     def __init__(self, variables: Mapping[str, str], *, prefix: str = "", fallback_file: Path | None = None) -> None:
@@ -61,7 +61,7 @@ class Environment:
         return default if raw is None else [part.strip() for part in raw.split(",") if part.strip()]
 
     def choice(self, name: str, default: str, *, choices: Sequence[str]) -> str:
-        """One of these words, in whatever case it is written."""
+        """Return one of these words, whatever its case in the variable."""
 
         def parse(raw: str) -> str:
             return choices[choices.index(raw.strip().upper())]
@@ -76,7 +76,8 @@ class Environment:
         return self._parse(name, _within(float, minimum), default, f"a number of seconds, {minimum:g} or more")
 
     def secret(self, name: str, default: str) -> str:
-        """A text that may also be the content of the file that `<name>_FILE` names. No problem ever quotes it."""
+        """Return a text, which may also be the content of the file that `<name>_FILE` names. No error ever quotes
+        it."""
         variable = self.prefix + name
         path = self._own.get(f"{variable}_FILE")
         if path is None:
@@ -87,16 +88,16 @@ class Environment:
         try:
             value = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not a text"
-            self.note(f"{variable}_FILE: cannot read {path!r} ({reason}): correct the path, or the file's rights")
+            reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
+            self.note(f"{variable}_FILE: cannot read {path!r} ({reason}): correct the path or the file's permissions")
             return default
         if not value:
-            self.note(f"{variable}_FILE: {path!r} is empty")
+            self.note(f"{variable}_FILE: {path!r} is empty: write the value into it")
             return default
         return value
 
     def key(self, name: str, *, default: str | None, may_be_weak: bool) -> str:
-        """A secret that nobody can guess. Without a default, nothing may start unless it is set."""
+        """Return a secret that cannot be guessed. Without a default, nothing may start unless it is set."""
         problems_before = len(self._problems)
         value = self.secret(name, default or "")
         if value == default or len(self._problems) > problems_before:
@@ -108,14 +109,16 @@ class Environment:
         return value
 
     def url(self, name: str, default: str, *, schemes: tuple[str, ...] = ()) -> str:
-        """A secret that is a URL, with one of these schemes if any are named."""
+        """Return a secret that is a URL, with one of these schemes if any are named."""
         value = self.secret(name, default)
         try:
             parts = urlsplit(value)
-            # Read for its check, which finds a password with an unescaped character in it.
+            # Read only for its check, which finds an unescaped character in a password.
             _ = parts.port
         except ValueError:
-            self.note(f"{self.prefix}{name} is not a URL: percent-encode what is special in its user name and password")
+            self.note(
+                f"{self.prefix}{name} is not a URL: percent-encode special characters in its user name and password"
+            )
             return default
         if schemes and parts.scheme not in schemes:
             self.note(f"{self.prefix}{name} must be a {schemes[0]}:// URL")
@@ -126,7 +129,7 @@ class Environment:
         self._problems.append(text)
 
     def check(self) -> None:
-        """Raise ImproperlyConfigured with one line for each bad variable read since the last check, if there is any."""
+        """Raise ImproperlyConfigured if there is a bad variable since the last check, with one line for each."""
         problems, self._problems = dict.fromkeys(self._problems), []
         if problems:
             raise ImproperlyConfigured("The environment is not usable:\n  - " + "\n  - ".join(problems))
@@ -141,7 +144,9 @@ class Environment:
             hint = ""
             if raw.startswith("tcp://"):
                 # A service of that name makes Kubernetes set variables in every pod of its namespace.
-                hint = " (Kubernetes sets it for a service of that name: enableServiceLinks: false in the pod's spec)"
+                hint = (
+                    " (Kubernetes sets it for a service of that name: set enableServiceLinks: false in the pod's spec)"
+                )
             self.note(f"{self.prefix}{name} is {raw!r}: it must be {expected}{hint}")
             return default
 

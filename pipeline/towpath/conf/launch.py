@@ -3,8 +3,8 @@
     manage.py pipeline run aggregator
     python -m towpath.conf.launch dramatiq django_dramatiq.setup towpath.actors --queues=towpath.aggregate ...
 
-The first becomes the second. Both programs set up `logging` for text before they import what they run, dramatiq's
-master for good; both leave it as it is when somebody has been there before them. So the settings
+The first becomes the second. Both programs set up `logging` for text before they import what they run, and dramatiq's
+master keeps that setup. Both leave `logging` alone if it is already configured. So the settings
 (DJANGO_SETTINGS_MODULE) are loaded first. Then the program's own entry point runs, as its console script would run it.
 """
 
@@ -30,7 +30,7 @@ from towpath.conf.production import require_services
 
 #: What both programs load: the project's broker, and the actors.
 _MODULES = ("django_dramatiq.setup", "towpath.actors")
-#: dramatiq waits half of SHUTDOWN_SECONDS (20) for messages that run; the other half is for what is sealed.
+#: dramatiq waits half of SHUTDOWN_SECONDS (20) for running messages. The other half is for sealed windows.
 _WORKER = ("dramatiq", *_MODULES, "--processes=1", "--worker-shutdown-timeout=10000")
 
 ROLES = ("scheduler", "dispatcher", "aggregator")
@@ -39,7 +39,7 @@ _POLL_SECONDS = 0.2
 
 
 def program(role: str, queues: QueueNames) -> tuple[str, ...]:
-    """The program of a role, and its arguments."""
+    """Return the program of a role, and its arguments."""
     match role:
         case "scheduler":
             return ("periodiq", *_MODULES)
@@ -51,7 +51,7 @@ def program(role: str, queues: QueueNames) -> tuple[str, ...]:
 
 
 def become(role: str, arguments: Sequence[str]) -> NoReturn:
-    """Replace this process by the role's program, with these arguments of dramatiq's or periodiq's besides."""
+    """Replace this process by the role's program, with these additional arguments of dramatiq or periodiq."""
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [*_command(role), *arguments], _environment())  # noqa: S606 - no shell is wanted
@@ -60,12 +60,13 @@ def become(role: str, arguments: Sequence[str]) -> NoReturn:
 def run_all() -> int:
     """Run one process of each role until SIGINT or SIGTERM, or until one ends: the exit code. For development.
 
-    A process that is killed itself leaves them behind.
+    If this process itself is killed, it leaves them behind.
     """
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    # In sessions of their own: Ctrl-C would reach them together with the SIGTERM from here, and twice means "now".
+    # In separate sessions: otherwise Ctrl-C would reach them together with the SIGTERM from here, and twice means
+    # "now".
     running = {
         role: subprocess.Popen(_command(role), env=_environment(), start_new_session=True)  # noqa: S603 - our own
         for role in ROLES
@@ -78,7 +79,7 @@ def run_all() -> int:
     for process in running.values():
         process.wait()
     for role in ended:
-        sys.stderr.write(f"The {role} has ended with exit code {running[role].returncode}: its last lines say why.\n")
+        sys.stderr.write(f"The {role} ended with exit code {running[role].returncode}: its last log lines say why.\n")
     return 1 if ended else 0
 
 
@@ -96,7 +97,9 @@ def main() -> None:
     program, *arguments = sys.argv[1:] or [""]
     found = entry_points(group="console_scripts", name=program)
     if not found:
-        sys.stderr.write("python -m towpath.conf.launch PROGRAM ARGUMENT ...: PROGRAM is dramatiq or periodiq\n")
+        sys.stderr.write(
+            "Usage: python -m towpath.conf.launch PROGRAM ARGUMENT ..., where PROGRAM is dramatiq or periodiq\n"
+        )
         sys.exit(2)
     settings = os.environ.get("DJANGO_SETTINGS_MODULE")
     if not settings:
@@ -108,8 +111,8 @@ def main() -> None:
     except ImproperlyConfigured as error:
         sys.exit(str(error))  # as manage.py
     if program == "periodiq" and any(handler.level for handler in logging.getLogger().handlers):
-        # It gives the root logger a level, and would hide what LOG_LEVEL=DEBUG shows: so the handler decides alone.
-        # Where none has a level (a project with logs of its own), each step of pika's would be logged.
+        # It sets the root logger's level, which would hide what LOG_LEVEL=DEBUG shows: so only the handler decides.
+        # Without any level (in a project with its own logs), each step of pika would be logged.
         arguments.append("--verbose")
     # Told to reload (SIGHUP), dramatiq's master executes this script.
     sys.argv = [str(Path(sys.executable).with_name(program)), *arguments]

@@ -1,10 +1,10 @@
-"""Logs: structlog for everything, one line per event, also for what the libraries say through `logging`.
+"""Logs: structlog for everything, one line per event, including what the libraries say through `logging`.
 
 Payloads and secrets do not get into them: PostgreSQL's errors are logged without the row that they quote, tracebacks
 without local variables, and a password of the environment is blanked out wherever it turns up.
 
-A project chooses: `configure_logging` for all its logs; structlog configured by itself; or nothing, and then
-`configure_unless_done`.
+A project can use `configure_logging` for all its logs, configure structlog itself, or do nothing: then
+`configure_unless_done` applies.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from towpath.telemetry.secrets import blanked, parts, without_secrets
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: What follows in an error of PostgreSQL quotes values: of the row, the key, the line of a COPY, the statement.
+#: In an error of PostgreSQL, what follows these quotes values: of the row, the key, the line of a COPY, the statement.
 _QUOTED_VALUES = re.compile(r"^(DETAIL|CONTEXT|LINE \d+):.*$", re.MULTILINE)
 
 
@@ -61,14 +61,14 @@ def configure_logging(*, json: bool, level: str, secrets: Iterable[str] = ()) ->
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     # pika reports each step of a connection attempt; dramatiq reports the outcome.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
-    # What Python would write to stderr itself, past all this.
+    # What Python would otherwise write to stderr itself, bypassing all this.
     logging.captureWarnings(capture=True)
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = _log_death
 
 
 def configure_unless_done() -> None:
-    """Send what structlog logs to stderr, without local variables and secrets, unless somebody has configured it.
+    """Send structlog's logs to stderr, without local variables and secrets, unless the project has configured it.
 
     structlog's own default writes to stdout, where the answer of a command belongs, and shows every local variable of a
     traceback, with passwords and payloads in them.
@@ -96,7 +96,7 @@ def _without_secrets(_logger: object, _method: str, line: Any) -> str:
 
 
 def _without_unknown(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Leaves out what is bound and not known yet, such as the actor of a request that has asked for no user."""
+    """Leaves out bound values that are not known yet, such as the actor of a request that never looked up its user."""
     known = {name: one.__structlog__() if hasattr(one, "__structlog__") else one for name, one in event.items()}
     return {name: one for name, one in known.items() if one is not None or event[name] is None}
 
@@ -104,7 +104,7 @@ def _without_unknown(_logger: object, _method: str, event: structlog.typing.Even
 def without_quoted_values(
     _logger: object, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Takes out of every text what PostgreSQL quotes in its errors."""
+    """Removes what PostgreSQL quotes in its errors from every text."""
     return {
         name: _QUOTED_VALUES.sub(r"\1: (left out)", value) if isinstance(value, str) and "\n" in value else value
         for name, value in event.items()
@@ -118,7 +118,7 @@ def _log_death(died: threading.ExceptHookArgs) -> None:
 
 
 class _ToStderr(logging.StreamHandler[TextIO]):
-    """To what is stderr at that moment: in a worker of dramatiq, the pipe in which its master gathers all lines."""
+    """Writes to the current stderr: in a dramatiq worker, that is the pipe in which its master gathers all lines."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -129,7 +129,7 @@ class _ToStderr(logging.StreamHandler[TextIO]):
 
 
 class _WithoutSecrets(structlog.stdlib.ProcessorFormatter):
-    """Blanks secrets out of the finished line, whichever field they are in."""
+    """Blanks secrets in the finished line, whichever field they are in."""
 
     def __init__(
         self,

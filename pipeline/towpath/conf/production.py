@@ -1,7 +1,7 @@
-"""What a project must set before it runs anywhere else than on its author's machine.
+"""What a project must set before it runs anywhere but on its author's machine.
 
-Services that are not set are the local stack's, on 127.0.0.1. In production that is a variable somebody forgot, and
-the process that would look there ends at its start. Production is where Django's own DEBUG is off, outside of tests.
+Services that are not set are the local stack's, on 127.0.0.1. In production that is a forgotten variable, so a process
+that would look there ends at its start. Production is where Django's own DEBUG is off, outside of tests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from towpath.conf.current import config
 def forgotten_services() -> Iterator[tuple[str, str]]:
     """Yield the variable of each service that is not set, and the address that stands for it."""
     for knob in knobs():
-        # One without a default stands for another one while it is empty.
+        # While it is empty, a variable without a default stands for another one.
         if knob.kind == "URL" and knob.default and getattr(config(), knob.name) == knob.default:
             yield config().variable_prefix + knob.variable, str(knob.default)
 

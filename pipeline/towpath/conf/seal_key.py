@@ -15,7 +15,8 @@ _MAKE = "make one with `openssl genpkey -algorithm ed25519`"
 
 
 def problem(pem: str) -> str:
-    """What is wrong with a key, to follow its variable, and how to fix it; empty if nothing is. Never quotes it."""
+    """Return what is wrong with a key and how to fix it, to follow its variable; empty if it is fine. Never quotes
+    it."""
     try:
         private_key(pem)
     except ModuleNotFoundError:
@@ -41,7 +42,7 @@ def private_key(pem: str) -> Ed25519PrivateKey:
 
 
 def public_pem(pem: str) -> str:
-    """The public part of a private key, as PEM."""
+    """Return the public part of a private key, as PEM."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # noqa: PLC0415 - an extra
 
     key = private_key(pem).public_key()

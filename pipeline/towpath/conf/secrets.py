@@ -1,4 +1,4 @@
-"""The secrets of the settings: what no log line, error or answer of a command shows."""
+"""The secrets of the settings, which no log line, error or command output may show."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from towpath.telemetry.secrets import hide, is_name_of_secret
 
 
 def hide_secrets(**_changed: object) -> None:
-    """Hide the secrets that the settings have now. Also a receiver of the signal that one has changed, as in a test."""
+    """Hide the secrets that the settings have now. It also receives the signal that a setting has changed, as in a
+    test."""
     hide(secret for secret in _secrets() if secret)
 
 

@@ -1,6 +1,6 @@
 """For a project that adopts Towpath: `from towpath.conf.settings import *` at the top of its settings.
 
-What stands below wins (docs/adopting.md). The values come from the variables `TOWPATH_...` (docs/settings.md).
+Settings below it win (docs/adopting.md). The values come from the variables `TOWPATH_...` (docs/settings.md).
 """
 
 from __future__ import annotations

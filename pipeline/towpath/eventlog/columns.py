@@ -1,8 +1,8 @@
 """The columns of the One Big Table (OBT), declared once: name, kind, and where the value comes from.
 
-A project adds its own in its setting, `columns=(Column("tenant", TEXT, FromContext("tenant")),)`, and by `manage.py
-eventlog migrate`. Rows that were published before a column, or are written by a worker that does not know it yet, get
-the kind's default.
+A project adds its own in its setting, `columns=(Column("tenant", TEXT, FromContext("tenant")),)`, and runs `manage.py
+eventlog migrate`. A row that was published before a column existed, or that is written by a worker that does not know
+it yet, gets the default of its kind.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 class Kind(StrEnum):
-    """What a column holds; each store has its own type for it. What fits is the same in all of them
+    """The kind of a column's values. Each store has its own type for it, but the same values fit in all of them
     (`towpath.eventlog.values`)."""
 
     TEXT = "text"
-    #: Text that has few different values, such as a plan or a region.
+    #: Text with few different values, such as a plan or a region.
     LOW_CARDINALITY_TEXT = "low-cardinality text"
     BOOLEAN = "boolean"
-    #: From 0 on.
+    #: 0 to 2^63 - 1.
     WHOLE_NUMBER = "whole number"
     SIGNED_NUMBER = "signed number"
     #: 29 digits before the point and 9 after it, exactly.
@@ -51,38 +51,44 @@ UUID = Kind.UUID
 
 @dataclass(frozen=True, slots=True)
 class FromEvent:
-    """The outbox gives it: one of its `event_columns()`, by the column's name. Missing there: the default."""
+    """The value comes from the outbox's column of the same name. Without such a column, it is the kind's default."""
 
 
 @dataclass(frozen=True, slots=True)
 class FromContext:
-    """Bound when the event was published (`towpath.outbox.context.bind`), under this key."""
+    """The value is what was bound under this key when the event was published (`towpath.outbox.context.bind`)."""
 
     key: str
 
 
 @dataclass(frozen=True, slots=True)
 class FromEventOrContext:
-    """As `FromEvent`; where the outbox gives none, what is bound under this key."""
+    """The value comes from the outbox, as for `FromEvent`; without one there, from what was bound under this key."""
 
     key: str
 
 
 @dataclass(frozen=True, slots=True)
 class FromPipeline:
-    """The pipeline knows it: outbox, outbox_id, window_id, environment."""
+    """The pipeline fills it: outbox, outbox_id, window_id, environment. Not for a project's own columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of the OBT."""
+    """A column of the event log: `Column("tenant", TEXT, FromContext("tenant"))`.
+
+    Parameters:
+      name: at most 63 lower-case letters, digits and _, beginning with a letter.
+      kind: TEXT, LOW_CARDINALITY_TEXT, BOOLEAN, WHOLE_NUMBER, SIGNED_NUMBER, DECIMAL, FLOAT, TIME or UUID.
+      source: where the value comes from.
+    """
 
     name: str
     kind: Kind
     source: FromEvent | FromContext | FromEventOrContext | FromPipeline
 
 
-#: First the row's identity, so that a replay can tell rows apart without reading what follows.
+#: The row's identity comes first, so that a replay can tell rows apart without reading the rest.
 BASE_COLUMNS = (
     Column("outbox", Kind.TEXT, FromPipeline()),
     Column("outbox_id", Kind.WHOLE_NUMBER, FromPipeline()),
@@ -94,8 +100,8 @@ BASE_COLUMNS = (
     Column("event_context", Kind.TEXT, FromEvent()),
 )
 
-#: Towpath's own. Append only: a column's place is its number in the store's migrations. A new one's name begins with
-#: one of OUR_PREFIXES, which no project's column may have, so that an upgrade never meets a column of a project's.
+#: Towpath's own columns. Append only: a column's place is its number in the store's migrations. The name of a new one
+#: begins with one of OUR_PREFIXES, which no project may use, so an upgrade never collides with a project's column.
 ADDED_COLUMNS: tuple[Column, ...] = (
     Column("actor", Kind.TEXT, FromContext("actor")),
     Column("request_id", Kind.TEXT, FromContext("request_id")),
@@ -119,27 +125,27 @@ _LONGEST_NAME = 63
 
 @functools.cache
 def row_columns(own: tuple[Column, ...] = ()) -> tuple[Column, ...]:
-    """Every column that comes with a row, in the order in which a window's rows carry them: `own` are the project's.
+    """Return every column that a row carries, in its order. `own` are the project's columns.
 
-    `written_at` is the store's.
+    `written_at` is not among them: the store fills it.
     """
     return (*BASE_COLUMNS, *ADDED_COLUMNS, *own)
 
 
 @functools.cache
 def added_columns(own: tuple[Column, ...] = ()) -> tuple[Column, ...]:
-    """Those of them that a migration of their own adds to the table."""
+    """Return the columns that have a migration of their own."""
     return (*ADDED_COLUMNS, *own)
 
 
 def numbered(own: tuple[Column, ...] = ()) -> Iterator[tuple[int, Column]]:
-    """The added columns with the numbers of their migrations."""
+    """Yield the added columns with the numbers of their migrations."""
     yield from enumerate(ADDED_COLUMNS, FIRST_COLUMN_NUMBER)
     yield from enumerate(own, FIRST_OWN_COLUMN_NUMBER)
 
 
 def problems(own: object) -> Iterator[str]:
-    """What is wrong with a project's declarations, each with how to fix it."""
+    """Yield what is wrong with a project's columns, and how to fix it."""
     if not isinstance(own, tuple):
         yield f"it is a {type(own).__name__}: write a tuple, columns=(Column(...),)"
         return
@@ -154,7 +160,7 @@ def problems(own: object) -> Iterator[str]:
         seen.add(str(column.name))
         if not isinstance(column.kind, Kind):
             kinds = ", ".join(kind.name for kind in Kind)
-            yield f"the column {column.name!r} is of the unknown kind {column.kind!r}: take one of {kinds}"
+            yield f"the column {column.name!r} is of the unknown kind {column.kind!r}: use one of {kinds}"
         match column.source:
             case FromContext(str(key)) | FromEventOrContext(str(key)) if key:
                 pass
@@ -162,20 +168,20 @@ def problems(own: object) -> Iterator[str]:
                 pass
             case _:
                 yield (
-                    f"the column {column.name!r} has no source: write FromContext(key) for what is bound, FromEvent()"
-                    " for a column of the outbox"
+                    f"the column {column.name!r} has no source: use FromContext(key) for a bound value, or"
+                    " FromEvent() for a column of the outbox"
                 )
 
 
 def _problem_of_name(name: object, ours: set[str], seen: set[str]) -> str:
     if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name) or len(name) > _LONGEST_NAME:
-        return f"needs a name of small letters, digits and _, of {_LONGEST_NAME} at most, which begins with a letter"
+        return f"needs a name of at most {_LONGEST_NAME} lower-case letters, digits and _, beginning with a letter"
     if name in ours:
-        return "is there already, as one of Towpath's: take another name"
+        return "is already one of Towpath's own columns: choose another name"
     if name.startswith(OUR_PREFIXES):
-        return f"begins as Towpath's own do ({', '.join(OUR_PREFIXES)}): take another name"
+        return f"begins like one of Towpath's own columns ({', '.join(OUR_PREFIXES)}): choose another name"
     if name in seen:
         return "is declared twice: remove one"
     if name in WORDS_OF_SQL:
-        return f"is a word of SQL: take another name, such as {name}_name"
+        return f"is a reserved word of SQL: choose another name, such as {name}_name"
     return ""

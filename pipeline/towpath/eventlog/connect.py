@@ -28,7 +28,7 @@ _OPTIONS_OF_ONE_DATABASE = frozenset({"options", "dbname", "application_name"})
 
 
 def require_known(url: str) -> None:
-    """Raise ImproperlyConfigured, which names what is wrong and never the password, unless the URL names a store."""
+    """Raise ImproperlyConfigured, which says what is wrong but never the password, unless the URL names a store."""
     scheme = url.partition(":")[0].lower() if ":" in url else ""
     if scheme in clickhouse_url.SCHEMES:
         clickhouse_url.address(url)
@@ -42,7 +42,7 @@ def require_known(url: str) -> None:
 
 
 def with_server(url: str, *, database_url: str) -> str:
-    """The URL with its server: `postgresql://` alone is a database of its own beside the application's.
+    """Return the URL with its server. `postgresql://` alone is a separate database next to the application's.
 
     Raises ImproperlyConfigured for a URL that names no store.
     """
@@ -53,12 +53,12 @@ def with_server(url: str, *, database_url: str) -> str:
     server = parts if parts.netloc else urlsplit(database_url)
     options = server.query if parts.netloc else _of_the_server(server.query)
     query = f"?{options}" if options else ""
-    # By hand: urlunsplit leaves out the slashes of an empty host, which stands for libpq's default.
+    # By hand, because urlunsplit leaves out the slashes of an empty host, which means libpq's default.
     return f"{server.scheme}://{server.netloc}/{parts.path.strip('/') or _OWN_DATABASE}{query}"
 
 
 def with_own_server(url: str) -> str:
-    """`with_server` of what Django connects to, whatever a project's DATABASES say."""
+    """Return `with_server` for the server that Django connects to, whatever is in a project's DATABASES."""
     require_known(url)
     parts = urlsplit(url)
     is_full = parts.scheme not in postgresql_url.SCHEMES or parts.netloc
@@ -68,9 +68,10 @@ def with_own_server(url: str) -> str:
 def connect(
     url: str, *, timeout_seconds: float, own_columns: tuple[Column, ...] = (), setting: str = "EVENT_STORE_URL"
 ) -> Store:
-    """The store of a URL, with the project's own columns; `postgresql://` without a server is on the application's own.
+    """Return the store of a URL, with the project's own columns. `postgresql://` without a server uses the
+    application's.
 
-    Connects at first use, so that it can be made while the store is down. Raises ImproperlyConfigured, which names the
+    It connects at first use, so it can be made while the store is down. Raises ImproperlyConfigured, which names the
     setting that has the URL.
     """
     try:
@@ -79,7 +80,7 @@ def connect(
         raise ImproperlyConfigured(f"{setting}: {error}") from None
     if problems := [*columns.problems(own_columns)]:
         raise ImproperlyConfigured(f"TOWPATH.columns: {'; '.join(problems)}")
-    # Late, so that a process that never writes never loads a driver.
+    # Imported late, so that a process that never writes never loads a driver.
     if urlsplit(url).scheme in postgresql_url.SCHEMES:
         from towpath.eventlog.stores.postgresql.store import PostgreSQLStore  # noqa: PLC0415 - as said above
 
@@ -90,13 +91,14 @@ def connect(
 
 
 def _of_the_server(query: str) -> str:
-    """The options of a URL that are for another database of the same server, too."""
+    """Return the options of a URL that also apply to another database of the same server."""
     options = query.split("&")
     return "&".join(option for option in options if option.partition("=")[0] not in _OPTIONS_OF_ONE_DATABASE)
 
 
 def _own_server() -> str:
-    """A URL of what Django connects to by default. All of it is in the query, where also a socket's folder may be."""
+    """Return a URL of the server that Django connects to. All of it is in the query, where a socket's folder can be,
+    too."""
     parameters = connection.get_connection_params()
     for of_django in (*driver.OPTIONS_OF_DJANGO, *_OPTIONS_OF_ONE_DATABASE):
         parameters.pop(of_django, None)

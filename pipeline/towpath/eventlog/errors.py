@@ -1,14 +1,15 @@
-"""The outcomes of a failed write; how each is handled is decided once, in `towpath.flow.delivery`.
+"""The outcomes of a failed write. `towpath.flow.delivery` alone decides how each is handled.
 
-None of them proves that nothing was written: the store may have kept the rows and failed in what depends on them (a
-materialized view), or a proxy may have answered in its place. What is stored is known only from a read-back.
+None of them proves that nothing was written: the store may have kept the rows and failed in something that depends on
+them (a materialized view), or a proxy may have answered in its place. Only a read-back tells what is stored.
 
 EventStoreError
 |- StoreUnavailable   the event store takes no rows now, whichever they are
+|  |- LimitReached     a limit of its user ended a statement that reads: asking for less may work
 |- OutcomeUnknown     it did not answer, or the answer is not its own: the insert may still be running
 |- WriteRefused       it answered that it does not take these rows
-   |- RowsRefused     they are at fault, or the table is: trying them again will not help
-   |- WriteTooLarge   they are too many at once: fewer may pass
+   |- RowsRefused     they are at fault, or the table is: another attempt will not help
+   |- WriteTooLarge   they are too many together: fewer may work
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ class StoreUnavailable(EventStoreError):
     """The event store cannot take rows now."""
 
 
+class LimitReached(StoreUnavailable):
+    """A limit of the event store's user ended a statement: of time, rows, bytes or memory."""
+
+
 class OutcomeUnknown(EventStoreError):
-    """The event store's answer was lost: the rows may be written or not."""
+    """The event store's answer was lost: the rows may or may not be written."""
 
 
 class WriteRefused(EventStoreError):
@@ -35,4 +40,4 @@ class RowsRefused(WriteRefused):
 
 
 class WriteTooLarge(WriteRefused):
-    """The event store, or a proxy before it, refuses so many rows or bytes at once."""
+    """The event store, or a proxy in front of it, refuses this many rows or bytes in one request."""

@@ -1,50 +1,42 @@
-"""Masking: which part of a context holds the value of a path, and nothing but that part changes.
+"""Masking: finds the part of a context that holds the value of a path, and changes only that part.
 
-A context is rewritten as a text, and not parsed and dumped: numbers that no float holds, the order of keys, escapes and
-spaces stay as they are.
+A context is rewritten as text, not parsed and dumped: numbers beyond any float, the order of keys, escapes and spaces
+stay as they are.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 #: The keys that lead to a value. Through an array, they lead to a value of each element.
 Path = tuple[str, ...]
-#: Where a value begins in the text, and where it ends, in characters.
+#: Where a value begins and ends in the text, in characters.
 Cut = tuple[int, int]
 
-#: What stands in the place of a column's value, and of a context's, as JSON.
+#: What replaces a column's value, and a value in a context (as JSON).
 MASK = "***"
 MASK_JSON = f'"{MASK}"'
-#: In the place of a whole context.
+#: What replaces a whole context.
 MASK_OF_CONTEXT = '{"erased":true}'
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-#: Numbers stay the text that they are. Python's parser also takes what JSON does not have, such as NaN: it is found.
+#: Numbers stay text. Python's parser also accepts what JSON does not have, such as NaN: it is found as well.
 _DECODER = json.JSONDecoder(strict=False, parse_int=str, parse_float=str, parse_constant=str)
 
 
 def cuts(context: str, paths: Sequence[Path]) -> list[Cut]:
-    """Where the values of the paths are, in their order; without those that are masked. Of a key that an object has
-    twice, every value. Raises ValueError for a context that is not JSON."""
-    return [(start, end) for start, end, _ in _find(context, paths) if context[start:end] != MASK_JSON]
-
-
-def texts(context: str, path: Path) -> list[str]:
-    """The values of a path, as texts: of an array, those of its elements; null has none.
-
-    Raises ValueError for a context that is not JSON.
-    """
-    return [text for _, _, value in _find(context, [path]) for text in _texts(value)]
+    """Return where the values of the paths are, in order, without those that are already masked. If an object has a key
+    twice, every value counts. Raises ValueError for a context that is not JSON."""
+    return [(start, end) for start, end in _find(context, paths) if context[start:end] != MASK_JSON]
 
 
 def with_mask(context: str, places: Sequence[Cut], mask: str) -> str:
-    """The context with the mask in these places, which are in order."""
+    """Return the context with the mask in these places, which must be in order."""
     parts, after = [], 0
     for start, end in places:
         parts += [context[after:start], mask]
@@ -52,19 +44,8 @@ def with_mask(context: str, places: Sequence[Cut], mask: str) -> str:
     return "".join([*parts, context[after:]])
 
 
-def _texts(value: Any) -> Iterator[str]:
-    match value:
-        case str():
-            yield value
-        case bool():
-            yield "true" if value else "false"
-        case list():
-            for one in value:
-                yield from _texts(one)
-
-
-def _find(context: str, paths: Sequence[Path]) -> list[tuple[int, int, Any]]:
-    found: list[tuple[int, int, Any]] = []
+def _find(context: str, paths: Sequence[Path]) -> list[Cut]:
+    found: list[Cut] = []
     try:
         end = _walk(context, _after_space(context, 0), paths, found)
         if _after_space(context, end) != len(context):
@@ -75,12 +56,12 @@ def _find(context: str, paths: Sequence[Path]) -> list[tuple[int, int, Any]]:
     return found
 
 
-def _walk(text: str, start: int, paths: Sequence[Path], found: list[tuple[int, int, Any]]) -> int:
-    """Note the values of the paths in the value that begins here; where it ends."""
+def _walk(text: str, start: int, paths: Sequence[Path], found: list[Cut]) -> int:
+    """Note the values of the paths in the value that begins here. Returns where it ends."""
     if () in paths or not paths or text[start] not in "{[":
-        value, end = _DECODER.raw_decode(text, start)
+        _, end = _DECODER.raw_decode(text, start)
         if () in paths:
-            found.append((start, end, value))
+            found.append((start, end))
         return end
     is_object = text[start] == "{"
     closing = "}" if is_object else "]"

@@ -1,7 +1,7 @@
-"""Proof: the form in which rows are digested, so that a later change of one byte shows. The same in every store.
+"""Proof: the form in which rows are digested, so that a later change of one byte shows. It is the same in every store.
 
-Each store computes the digests in its own SQL, of what it holds; the functions here say what they must be. The form is
-fixed: digests of it are kept for years. Another form would be another `FORM`, beside this one.
+Each store computes the digests in its own SQL, from what it holds. The functions here define what they must be. The
+form is fixed, because its digests are kept for years. Another form would be another `FORM`, next to this one.
 
 Form 1 of a row is `<length in bytes>:<bytes>` of each covered column, joined. So no value can pass for its neighbour's.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FORM = 1
 
-#: Bytes of a row's digest that the locator takes: few enough that PostgreSQL has them as one number.
+#: How many bytes of a row's digest the locator takes: few enough to be one number in PostgreSQL.
 _LOCATOR_BYTES = 6
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -31,7 +31,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class RowDigest:
-    """The digest of a stored row (64 hexadecimal digits), and what a person finds the row by."""
+    """The digest of a stored row (64 hexadecimal digits), and what identifies the row to a person."""
 
     outbox: str
     outbox_id: int
@@ -49,7 +49,7 @@ class RowDigest:
 
 @dataclass(frozen=True, slots=True)
 class WindowDigest:
-    """The digest of the rows that a window has of one outbox and one month: 64 hexadecimal digits, which prove it."""
+    """The digest of a window's rows of one outbox and one month: 64 hexadecimal digits, which prove them."""
 
     window_id: UUID
     outbox: str
@@ -68,8 +68,8 @@ class WindowDigest:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """The locator of some rows: with d, the first bytes of a row's digest as a number, the sum of d, and that of
-    d * outbox_id. No rows: two zeros."""
+    """The locator of some rows. With d, the first bytes of a row's digest as a number, it is the sum of d and the sum
+    of d * outbox_id; both are 0 without rows."""
 
     digest_sum: int = 0
     id_sum: int = 0
@@ -79,12 +79,12 @@ class Sums:
 
 
 def covered(own: tuple[Column, ...] = ()) -> tuple[str, ...]:
-    """Every column that a person can read, in the order in which a row's form has them: a project's `own` as well."""
+    """Return every column that a person can read, including the project's `own`, in the order of a row's form."""
     return tuple(name for name, _ in _all_columns(own))
 
 
 def kinds(columns: Sequence[str], own: tuple[Column, ...] = ()) -> list[tuple[str, Kind]]:
-    """The columns with their kinds. Raises ValueError for a name that the event log has no column of."""
+    """Return the columns with their kinds. Raises ValueError for a name that is not a column of the event log."""
     known = dict(_all_columns(own))
     if unknown := [name for name in columns if name not in known]:
         raise ValueError(
@@ -103,7 +103,7 @@ def row_digest(values: Sequence[tuple[Kind, object]]) -> str:
 
 
 def row_form(values: Sequence[tuple[Kind, object]]) -> bytes:
-    """What is digested of a row."""
+    """Return the bytes that are digested of a row."""
     form = []
     for kind, value in values:
         text = _bytes(kind, value)
@@ -118,7 +118,7 @@ def _bytes(kind: Kind, value: Any) -> bytes:
         case Kind.BOOLEAN:
             return b"true" if value else b"false"
         case Kind.DECIMAL:
-            # A zero of Python's can be negative.
+            # Python has a negative zero.
             return f"{value or 0:.9f}".encode()
         case Kind.FLOAT:
             return struct.pack(">d", value).hex().encode()
@@ -129,8 +129,8 @@ def _bytes(kind: Kind, value: Any) -> bytes:
 
 
 def window_digests(rows: Iterable[tuple[UUID, RowDigest]]) -> list[WindowDigest]:
-    """The digests of windows with these rows, in the order of window, outbox and month. The order of the rows is
-    nothing; a row that comes twice counts twice."""
+    """Return the digests of windows with these rows, ordered by window, outbox and month. The order of the rows does
+    not matter; a row that comes twice counts twice."""
 
     def part(row: tuple[UUID, RowDigest]) -> tuple[UUID, str, date]:
         window_id, digest = row
@@ -149,11 +149,12 @@ def window_digests(rows: Iterable[tuple[UUID, RowDigest]]) -> list[WindowDigest]
 
 
 def changed_row(before: Sums, after: Sums) -> int | None:
-    """The outbox_id of the row that was edited, lost or added, provided that it was one; else None, nearly always.
+    """Return the outbox_id of the row that was edited, lost or added, if it was only one. Otherwise None, nearly
+    always.
 
-    Of one change the sums differ by delta and by delta * outbox_id, where delta is what the row's number has become
-    more or less: their quotient is the id. As in a Reed-Solomon code, several changes leave a quotient that is a whole
-    number only by chance. Anyone can choose changes that give any id: this tells where to look first, no more.
+    After one change, the sums differ by delta and by delta * outbox_id, where delta is how much the row's number has
+    changed. Their quotient is the id. As in a Reed-Solomon code, several changes leave a whole quotient only by chance.
+    An attacker can choose changes that give any id: this only tells where to look first.
     """
     delta = after.digest_sum - before.digest_sum
     if delta == 0:
@@ -163,5 +164,5 @@ def changed_row(before: Sums, after: Sums) -> int | None:
 
 
 def month_of(number: int) -> date:
-    """The first day of a month that is written as a number: 202402."""
+    """Return the first day of a month that is written as a number, such as 202402."""
     return date(number // 100, number % 100, 1)

@@ -1,7 +1,7 @@
-"""A window's rows on their way into a store: PostgreSQL's COPY text, a line each, columns as in `row_columns`.
+"""A window's rows on their way into a store: PostgreSQL's COPY text, one line per row, columns as in `row_columns`.
 
-No other module knows this form. Nearly every window passes as it is, in one piece: no function here that looks at each
-line is called unless something has gone wrong.
+No other module knows this form. Nearly every window passes through in one piece: the functions here that look at each
+line are called only when something has gone wrong.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from towpath.eventlog.errors import RowsRefused
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-#: (outbox, outbox_id): what tells rows apart.
+#: (outbox, outbox_id), which identifies a row.
 Identity = tuple[str, int]
 
-#: COPY's NULL, as a whole field: in place of a value that no row may lack.
+#: COPY's NULL, as a whole field: it stands for a value that no row may lack.
 _NULL = rb"\N"
 _ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 _LETTERS = {plain: letter for letter, plain in _ESCAPES.items()} | {b"\\": b"\\"}
@@ -27,12 +27,12 @@ _TIME = [column.name for column in BASE_COLUMNS].index("event_date_time")
 
 
 def lines(rows: bytes) -> list[bytes]:
-    """Each row with the end of its line, so that they can be joined again."""
+    """Return each row with its line end, so that they can be joined again."""
     return rows.splitlines(keepends=True)
 
 
 def outbox(line: bytes) -> bytes:
-    """As it stands in the text: to compare with others only."""
+    """Return the outbox as it is written in the text, to be compared with others only."""
     return line[: line.index(b"\t")]
 
 
@@ -42,12 +42,12 @@ def identity(line: bytes) -> Identity:
 
 
 def missing(wanted: Sequence[bytes], stored: Collection[Identity]) -> list[bytes]:
-    """Those of the lines that are not among the stored rows."""
+    """Return the lines that are not among the stored rows."""
     return [line for line in wanted if identity(line) not in stored]
 
 
 def month(line: bytes) -> bytes:
-    """That of event_date_time, as PostgreSQL writes it: the first seven characters."""
+    """Return the month of event_date_time, as PostgreSQL writes it: `2026-11`."""
     return line.split(b"\t", _TIME + 1)[_TIME][:7]
 
 
@@ -62,7 +62,7 @@ def event_times_of_ends(rows: bytes) -> list[str]:
 
 def incomplete(rows: bytes) -> dict[Identity, list[int]]:
     """The rows that lack a value, with the places of the columns that lack it."""
-    # Many times quicker than to look at each line.
+    # Many times faster than looking at each line.
     if b"\t" + _NULL + b"\t" not in rows and b"\t" + _NULL + b"\n" not in rows:
         return {}
     found: dict[Identity, list[int]] = {}
@@ -82,7 +82,7 @@ def values(line: bytes, columns: Sequence[Column]) -> dict[str, bytes]:
 
 
 def escapes() -> Sequence[tuple[str, str]]:
-    """Each character that is escaped, with what stands for it. The backslash comes first."""
+    """Return each escaped character with its escape. The backslash comes first."""
     return [(plain.decode(), f"\\{letter.decode()}") for plain, letter in sorted(_LETTERS.items(), reverse=True)]
 
 
@@ -91,12 +91,12 @@ def _unescaped(field: bytes) -> bytes:
 
 
 def have_one_text(columns: Sequence[Column]) -> bool:
-    """True if the stored values of a row make its text again, byte for byte: of a float, each store makes another."""
+    """True if a row's text can be made again from its stored values, byte for byte. For a float, stores differ."""
     return all(column.kind is not Kind.FLOAT for column in columns)
 
 
 def text_of(row: Sequence[tuple[Kind, object]]) -> bytes:
-    """The text in which a load (`towpath.flow.load`) writes a row with these values: there is no other."""
+    """Return the text that a load (`towpath.flow.load`) writes for a row with these values. There is only one."""
     return b"\t".join(_field(kind, value) for kind, value in row) + b"\n"
 
 

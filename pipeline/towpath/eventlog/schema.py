@@ -1,6 +1,6 @@
-"""The OBT's schema: numbered, checksummed migrations, each applied once, under a lock.
+"""The OBT's schema: numbered migrations with checksums, each applied once, under a lock.
 
-Only additions: an application may have old and new workers at the same time, and the log's past must stay readable.
+They only add: an application may have old and new workers at the same time, and the log's past must stay readable.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from towpath.eventlog.store import MigratableStore, Migration
 
-#: PostgreSQL's advisory lock of this number keeps two migrations apart, whatever the store.
+#: PostgreSQL's advisory lock with this number keeps two migrations apart, whatever the store.
 _LOCK = 5_208_140_022
 
 
@@ -36,11 +36,11 @@ class MigrationState:
 
 
 class SchemaConflictError(Exception):
-    """The store's schema is not one that additions can lead from."""
+    """The store's schema cannot be brought up to date by additions."""
 
 
 def states(store: MigratableStore) -> list[MigrationState]:
-    """Every migration, declared or applied, in order."""
+    """Return every migration, declared or applied, in order."""
     applied = store.applied_migrations()
     declared = {migration.number: migration for migration in store.migrations()}
     found = []
@@ -56,10 +56,10 @@ def states(store: MigratableStore) -> list[MigrationState]:
 
 
 def plan(store: MigratableStore) -> Sequence[Migration]:
-    """The migrations still to be applied. Raises SchemaConflictError when what was applied is not what is declared, or
-    when a table of that name is somebody else's."""
+    """Return the migrations still to be applied. Raises SchemaConflictError if what was applied is not what is
+    declared, or if a table of that name was not made by Towpath."""
     if foreign := store.foreign_tables():
-        raise SchemaConflictError(f"{' '.join(foreign)} Nothing was changed.")
+        raise SchemaConflictError(f"{'. '.join(foreign)}. Nothing was changed.")
     if found := next(conflicts(store), None):
         raise SchemaConflictError(f"{found} Nothing was changed.")
     applied = store.applied_migrations()
@@ -67,28 +67,34 @@ def plan(store: MigratableStore) -> Sequence[Migration]:
 
 
 def conflicts(store: MigratableStore) -> Iterator[str]:
-    """What was applied and is not what is declared, each with how to fix it."""
+    """Yield what was applied but differs from what is declared, and how to fix it."""
     applied = store.applied_migrations()
     for one in states(store):
+        if one.state == "changed" and one.number < FIRST_COLUMN_NUMBER:
+            yield (
+                f"an earlier version of Towpath made the {one.name}, in another form: see docs/stores.md, A table of"
+                " an earlier version, for how to move its events."
+            )
+            continue
         where = "in the setting TOWPATH (columns)" if one.number >= FIRST_OWN_COLUMN_NUMBER else "in Towpath"
         if one.state == "changed":
             yield (
-                f"migration {one.number} was applied as {applied[one.number][0]!r}, and is declared as {one.name!r}"
-                f" with other statements: an applied column cannot be renamed, changed or moved. Restore its"
-                f" declaration {where}, at its old place, and append a new column."
+                f"migration {one.number} was applied as {applied[one.number][0]!r}, but is declared as {one.name!r}"
+                " with other statements: an applied column cannot be renamed, changed or moved. Restore its"
+                f" declaration {where}, in its old place, and append a new column."
             )
         if one.state == "unknown" and one.number >= FIRST_COLUMN_NUMBER:
             yield (
-                f"migration {one.number} ({one.name}) was applied, but is not declared any more, so that its column"
-                f" stays empty: columns are never dropped here. Restore its declaration {where}, or update this"
+                f"migration {one.number} ({one.name}) was applied but is no longer declared, so its column stays"
+                f" empty: columns are never dropped here. Restore its declaration {where}, or update this"
                 " application."
             )
 
 
 def migrate(store: MigratableStore) -> Sequence[Migration]:
-    """Apply what is missing, in order; what was applied. Does nothing the second time.
+    """Apply what is missing, in order. Returns what was applied. Does nothing the second time.
 
-    If the power goes in the middle of a step, it is pending still: its statements can be repeated.
+    If the power fails in the middle of a step, it stays pending: its statements can be repeated.
     """
     with _lock():
         todo = plan(store)

@@ -1,30 +1,31 @@
-"""The event store: what each of its clients may ask of whatever holds the OBT, and the values that they exchange.
+"""The event store: what each client may ask of a store that holds the One Big Table (OBT), and the values exchanged.
 
-How to write another one: docs/stores.md.
+How to write a store: docs/stores.md.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 from uuid import UUID
 
-from towpath.eventlog.columns import Kind, added_columns
 from towpath.eventlog.masking import MASK, Cut, with_mask
+from towpath.eventlog.search import SearchableStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import date
 
-    from towpath.eventlog.columns import Column
     from towpath.eventlog.proof import RowDigest, WindowDigest
+    from towpath.eventlog.query import Query
+    from towpath.eventlog.stored import StoredEvent
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One step of the schema, in the store's own statements."""
+    """One step of the schema, as statements of the store."""
 
     number: int
     name: str
@@ -37,7 +38,7 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check: `is_ok`, and what was found or how to fix it."""
+    """The result of one check. `detail` says what was found, or what is wrong and how to fix it."""
 
     check: str
     is_ok: bool
@@ -45,49 +46,12 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """A row of the OBT. `added` has the values of `added_columns`, by name."""
-
-    event_type: str
-    event_date_time: datetime
-    environment: str
-    event_context: str
-    metadata_version: int
-    outbox: str
-    outbox_id: int
-    window_id: UUID
-    written_at: datetime
-    added: Mapping[str, object] = field(default_factory=dict)
-
-
-def streamed_columns(own: tuple[Column, ...] = ()) -> list[str]:
-    """What a store reads for `stored_event`."""
-    base = [one.name for one in fields(StoredEvent) if one.name != "added"]
-    return [*base, *(column.name for column in added_columns(own))]
-
-
-def stored_event(row: Sequence[Any], own: tuple[Column, ...] = ()) -> StoredEvent:
-    """The event of a row of `streamed_columns`. A time without a zone is taken to be in UTC."""
-    values = dict(zip(streamed_columns(own), row, strict=True))
-    added = {column.name: _as_kind(column.kind, values.pop(column.name)) for column in added_columns(own)}
-    for name in ("event_date_time", "written_at"):
-        values[name] = _as_kind(Kind.TIME, values[name])
-    return StoredEvent(**{**values, "window_id": UUID(str(values["window_id"]))}, added=added)
-
-
-def _as_kind(kind: Kind, value: Any) -> object:
-    """The same in Python, whichever driver has read it."""
-    if kind is Kind.TIME:
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-    return UUID(str(value)) if kind is Kind.UUID else value
-
-
-@dataclass(frozen=True, slots=True)
 class Digest:
-    """How many rows of one type and context a table has: `inside` a period, and `around` it, which includes those."""
+    """The number of rows of one type and context in a table: `inside` a period, and `around` it (including
+    `inside`)."""
 
     event_type: str
-    #: Of the context's bytes, in hexadecimal digits.
+    #: Of the context's bytes, as 32 hexadecimal digits.
     md5: str
     #: The time of the earliest of them.
     first_at: datetime
@@ -99,24 +63,13 @@ class Digest:
         return self.event_type, self.md5
 
 
-#: What only few users of a store may do: drop months, and rewrite rows.
+#: What only few users of a store may do: drop months, or rewrite rows.
 Change = Literal["drop", "rewrite"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which rows are looked for: those that may hold all of this."""
-
-    #: Columns of text, with the value that each must have.
-    columns: Mapping[str, str]
-    #: A context that has a backslash, or each of these somewhere: none that holds them as a value is left out, since
-    #: JSON can write a value in another way with a backslash only.
-    texts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class MaskedRow:
-    """A stored row, and what gives way to a mask: parts of its context, and the values of columns."""
+    """A stored row, and what is to be masked in it: parts of its context, and the values of columns."""
 
     event: StoredEvent
     cuts: tuple[Cut, ...]
@@ -124,103 +77,98 @@ class MaskedRow:
 
     @property
     def is_changed(self) -> bool:
-        """True if anything of the row gives way."""
+        """True if anything in the row is masked."""
         return bool(self.cuts) or any(self.event.added[name] not in {"", MASK} for name in self.columns)
 
     def context(self, mask: str) -> str:
-        """The context as it will be."""
+        """Return the context with the mask."""
         return with_mask(self.event.event_context, self.cuts, mask)
 
     def after(self, mask: str) -> StoredEvent:
-        """The row as it will be."""
+        """Return the row with the mask."""
         added = {name: MASK if name in self.columns and value else value for name, value in self.event.added.items()}
         return replace(self.event, event_context=self.context(mask), added=added)
 
 
 class EventStore(Protocol):
-    """What the pipeline needs of a store: all that a window's way takes.
+    """What the pipeline needs of a store, to deliver windows and to verify them.
 
-    What a store cannot do it says with an error; nothing is ignored.
+    A store that cannot do something raises an error; it ignores nothing.
     """
 
     def write(self, rows: bytes, *, row_count: int, token: str) -> None:
-        """Write the rows, all or none of each month, on disk when it returns. A second write with the same token is
-        dropped as long as the store remembers the token.
+        """Write the rows: for each month all of them or none, and on disk when it returns. A second write with the same
+        token changes nothing, as long as the store remembers the token.
 
         `rows` is COPY text (`towpath.eventlog.rows`) of `row_count` rows.
 
-        Raises StoreUnavailable, OutcomeUnknown (also when the store says that it took fewer) or WriteRefused.
+        Raises StoreUnavailable, OutcomeUnknown (including when the store reports fewer rows) or WriteRefused.
         """
 
     def read_back(self, window_id: UUID) -> set[tuple[str, int]]:
-        """(outbox, outbox_id) of every stored row of a window. Raises StoreUnavailable."""
+        """Return (outbox, outbox_id) of every stored row of a window. Raises StoreUnavailable."""
 
     def counts(self, window_ids: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
-        """Rows stored, per window and outbox; a window without rows is absent. For hundreds of windows in one query.
+        """Return the number of stored rows by window and outbox, for hundreds of windows in one query. A window without
+        rows is absent.
 
         Raises StoreUnavailable.
         """
 
     def covered_columns(self) -> tuple[str, ...]:
-        """What a digest that is taken now covers: every column of the table that a person can read."""
+        """Return the columns that a digest covers if it is taken now: every column of the table that a person reads."""
 
     def window_digests(self, window_ids: Sequence[UUID], *, columns: Sequence[str]) -> Sequence[WindowDigest]:
-        """Of what is stored of these windows now, in the order of window, outbox and month; a window without rows is
-        absent. For hundreds of windows in one query.
+        """Return a digest of what is stored of each window now, ordered by window, outbox and month, for hundreds of
+        windows in one query. A window without rows is absent.
 
         Raises StoreUnavailable.
         """
 
     def body_digests(self, windows: Mapping[UUID, Sequence[str]]) -> Mapping[UUID, str]:
-        """Of each window, SHA-256 (64 hexadecimal digits) of the COPY text that its stored rows make: of a window that
-        was written once and whole, that of the text that was given to `write`. A window without rows is absent.
+        """Return, for each window, the SHA-256 (64 hexadecimal digits) of the COPY text that its stored rows make. For
+        a window that was written once and whole, that is the text that was given to `write`. A window without rows is
+        absent.
 
-        `windows` has the outboxes of each in the order in which they were loaded. Empty if the project has a column of
-        Kind.FLOAT, whose values do not make one text (`rows.have_one_text`).
+        `windows` has the outboxes of each window, in the order in which they were loaded. The result is empty if the
+        project has a column of Kind.FLOAT, whose values have several texts (`rows.have_one_text`).
 
         Raises StoreUnavailable.
         """
 
     def now(self) -> datetime:
-        """The store's clock. Raises StoreUnavailable."""
+        """Return the time of the store's clock. Raises StoreUnavailable."""
 
     def close(self) -> None:
-        """Give back the connections."""
+        """Close the connections."""
 
 
 class MigratableStore(Protocol):
-    """What `eventlog migrate` and the doctor need of a store: its table, and what is around it."""
+    """What `eventlog migrate` and the doctor need of a store: its table, and the things around it."""
 
     def migrations(self) -> Sequence[Migration]:
-        """Every migration of the OBT, in order, in the store's own statements, which can be repeated."""
+        """Return every migration of the OBT in order, as statements of the store that can be repeated."""
 
     def applied_migrations(self) -> Mapping[int, tuple[str, str]]:
-        """(name, checksum) of each applied migration, by number. Raises StoreUnavailable."""
+        """Return (name, checksum) of each applied migration, by number. Raises StoreUnavailable."""
 
     def apply_migration(self, migration: Migration) -> None:
-        """Run it and record it. Raises StoreUnavailable."""
+        """Run the migration and record it. Raises StoreUnavailable."""
 
     def foreign_tables(self) -> Sequence[str]:
-        """Each table of our names that `migrate` did not make and that differs from what it makes, and how to fix it.
-        While there is one, `migrate` changes nothing. Raises StoreUnavailable."""
+        """Return a sentence for each table that has one of our names, but that `migrate` did not make and would make
+        differently. While there is such a table, `migrate` changes nothing. Raises StoreUnavailable."""
 
     def problems(self) -> Sequence[str]:
-        """What is wrong with the table or its settings, each with how to fix it; empty when all is well.
-
-        Raises StoreUnavailable.
-        """
+        """Return what is wrong with the table or its settings, and how to fix it. Raises StoreUnavailable."""
 
     def reading_problems(self) -> Sequence[str]:
-        """What keeps the user from reading every column of every row, each with how to fix it; empty when nothing does.
-
-        Raises StoreUnavailable.
-        """
+        """Return what keeps the user from reading every column of every row, and how to fix it. Raises
+        StoreUnavailable."""
 
     def findings(self) -> Sequence[Finding]:
-        """What the user's profile, policies, and whatever reads from or writes to the table do to the promises.
-
-        Raises StoreUnavailable.
-        """
+        """Check what the user's profile, row policies, and anything that reads from or writes to the table do to the
+        guarantees. Raises StoreUnavailable."""
 
 
 class ReadableStore(Protocol):
@@ -229,80 +177,82 @@ class ReadableStore(Protocol):
     def stream(
         self, event_type: str, *, since: datetime | None = None, until: datetime | None = None
     ) -> Iterator[StoredEvent]:
-        """The events of a type, `since <= event_date_time < until`, the oldest first, however many there are.
+        """Yield the events of a type with `since <= event_date_time < until`, oldest first, however many there are.
 
-        Nothing stays open in the store between two of them. Events that are written meanwhile may be among them or
-        not. Raises StoreUnavailable, also in the middle.
+        Nothing stays open in the store between two events. Events that are written in the meantime may or may not be
+        among them. Raises StoreUnavailable, even in the middle.
         """
 
     def stored_targets(self, event_type: str, targets: Sequence[str], *, since: datetime, until: datetime) -> set[str]:
-        """Those of the targets that an event of the type has, `since <= event_date_time <= until`. Raises
-        StoreUnavailable: an answer that is not certainly the store's must not be taken for "none"."""
+        """Return those of the targets that an event of this type has, with `since <= event_date_time <= until`. Raises
+        StoreUnavailable: an answer that may not be the store's must not be taken for "none"."""
 
     def digests(self, table: str | None, *, since: datetime, until: datetime, slack: timedelta) -> Iterator[Digest]:
-        """What a table of the store holds from `since` to before `until`, and within `slack` around that, in the
-        order of (event_type, md5). `table` is the OBT if None, else any table or view, also `schema.table`, with the
-        columns event_type, event_date_time and event_context.
+        """Yield what a table of the store holds with `since <= event_date_time < until`, and within `slack` around
+        that, ordered by (event_type, md5). `table` is any table or view with the columns event_type, event_date_time
+        and event_context, also as `schema.table`; None is the OBT.
 
         Raises StoreUnavailable.
         """
 
 
 class ProvableStore(EventStore, Protocol):
-    """What an audit needs of a store: digests of all that it holds, in the form of `towpath.eventlog.proof`.
+    """What an audit needs of a store: digests of everything that it holds, in the form of `towpath.eventlog.proof`.
 
-    `columns` are the covered ones, by name, in the order of the form. A name that the table has no column of is a
-    ValueError. An answer that is not certainly the store's is StoreUnavailable, and never "nothing is stored".
+    `columns` are the names of the covered columns, in the order of that form. A name without a column raises
+    ValueError. An answer that may not be the store's raises StoreUnavailable; it never means "nothing is stored".
     """
 
     def row_digests(self, window_id: UUID, *, columns: Sequence[str]) -> Sequence[RowDigest]:
-        """Of each stored row of a window, in the order of (outbox, outbox_id); one that is stored twice comes twice.
+        """Return a digest of each stored row of a window, ordered by (outbox, outbox_id). A row that is stored twice
+        comes twice.
 
         Raises StoreUnavailable.
         """
 
     def months(self) -> Sequence[date]:
-        """The first days of the months (UTC) that hold rows, the earliest first. Raises StoreUnavailable."""
+        """Return the first day of each month (UTC) that has rows, earliest first. Raises StoreUnavailable."""
 
     def windows_of(self, month: date) -> Iterator[UUID]:
-        """Each window that has rows in the month, once, in no order, however many there are. `month` is any day of it.
+        """Yield each window that has rows in the month, once, in any order, however many there are. `month` is any day
+        of the month.
 
-        Nothing stays open in the store between two of them. A window that is written meanwhile may be among them or
-        not. Raises StoreUnavailable, also in the middle.
+        Nothing stays open in the store between two windows. A window that is written in the meantime may or may not be
+        among them. Raises StoreUnavailable, even in the middle.
         """
 
 
 class KeepableStore(ProvableStore, Protocol):
-    """What retention and erasure need of a store: months that go, and rows that are rewritten."""
+    """What retention and erasure need of a store: to drop months, and to rewrite rows."""
 
     def keeping_problems(self, change: Change) -> Sequence[str]:
-        """What keeps the user from a change, each with how to fix it: before the ledger says that it was made. Empty as
-        well if the store does not say. Raises StoreUnavailable."""
+        """Return what keeps the user from making a change, and how to fix it. It is asked before the ledger says that
+        the change was made. The answer is empty if the store cannot tell. Raises StoreUnavailable."""
 
     def drop_month(self, month: date) -> None:
-        """Remove every row of the month, and what holds them; nothing of one that is gone already. `month` is any day
-        of it. Raises StoreUnavailable, which says what the user may not do."""
+        """Remove every row of the month, and the partition that holds them. It does nothing for a month that is already
+        gone. `month` is any day of the month. Raises StoreUnavailable, which says what the user may not do."""
 
-    def find_windows(self, wanted: Wanted, *, month: date) -> Sequence[UUID]:
-        """The windows that have wanted rows in the month. Raises StoreUnavailable."""
+    def find_windows(self, query: Query, *, month: date) -> Sequence[UUID]:
+        """Return the windows with rows of the month that the query finds. Raises StoreUnavailable."""
 
     def row_digests_of(
         self, window_ids: Sequence[UUID], *, columns: Sequence[str]
     ) -> Mapping[UUID, Sequence[RowDigest]]:
-        """As `row_digests`, for dozens of windows in one query; a window without rows is absent. Raises
-        StoreUnavailable."""
+        """Return what `row_digests` returns, for dozens of windows in one query. A window without rows is absent.
+        Raises StoreUnavailable."""
 
-    def read_rows(self, window_ids: Sequence[UUID], wanted: Wanted) -> Sequence[StoredEvent]:
-        """The wanted rows of these windows, with every covered column. Raises StoreUnavailable."""
+    def read_rows(self, window_ids: Sequence[UUID], query: Query) -> Sequence[StoredEvent]:
+        """Return the rows of these windows that the query finds, with every covered column. Raises StoreUnavailable."""
 
     def rewrite(self, rows: Sequence[MaskedRow], *, mask: str) -> None:
-        """Put the mask into the contexts of these rows, and MASK into those of their columns that are not empty, which
-        are the same columns in each row; nothing else changes. On disk when it returns. A row that has been rewritten
-        meanwhile is left as it is, so that an interrupted call can be repeated.
+        """Write the mask into the contexts of these rows, and MASK into those of their columns that are not empty; the
+        columns are the same for each row. Nothing else changes, and all is on disk when it returns. A row that was
+        already rewritten stays as it is, so an interrupted call can be repeated.
 
-        Raises StoreUnavailable, which says what the user may not do; then some of the rows may be rewritten.
+        Raises StoreUnavailable, which says what the user may not do. Some of the rows may be rewritten then.
         """
 
 
-class Store(MigratableStore, ReadableStore, KeepableStore, Protocol):
-    """A store that a URL can name, which serves all of them."""
+class Store(MigratableStore, ReadableStore, SearchableStore, KeepableStore, Protocol):
+    """A store that a URL can name: it serves every client."""

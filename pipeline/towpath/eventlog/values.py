@@ -1,8 +1,8 @@
-"""What fits into a column of a kind: the same in every store, so that no store is given a value to cut or to wrap.
+"""What fits into a column of a kind: the same for every store, so that no store gets a value that it would cut or wrap.
 
-Some stores do so without a word: they take the last 64 bits of a number that is too large, and drop the places of a
-decimal that are too many. So a value is judged where it comes from, by `publish()` and `bind()`, and once more
-when a window is loaded (`towpath.flow.fitting`), because other programs insert rows as well.
+Some stores do that silently: they keep the last 64 bits of a number that is too large, and drop surplus decimal places.
+So `publish()` and `bind()` check a value where it comes from. It is checked again when a window is loaded
+(`towpath.flow.fitting`), because other programs insert rows as well.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from towpath.eventlog.columns import Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-#: What a row without a value has, as COPY text.
+#: The value of a row that lacks one, as COPY text.
 DEFAULTS: Mapping[Kind, str] = {
     Kind.TEXT: "",
     Kind.LOW_CARDINALITY_TEXT: "",
@@ -31,7 +31,7 @@ DEFAULTS: Mapping[Kind, str] = {
     Kind.UUID: "00000000-0000-0000-0000-000000000000",
 }
 
-#: What fits, for people. Any text fits into the others.
+#: What fits, in words. Any text fits into the other kinds.
 IN_WORDS: Mapping[Kind, str] = {
     Kind.BOOLEAN: "true or false",
     Kind.WHOLE_NUMBER: "a whole number from 0 to 9223372036854775807",
@@ -42,8 +42,8 @@ IN_WORDS: Mapping[Kind, str] = {
     Kind.UUID: "a UUID",
 }
 
-#: The forms, as regular expressions that mean the same to Python and to PostgreSQL. A text that has one can still be
-#: out of range.
+#: The forms, as regular expressions that mean the same in Python and PostgreSQL. A text that matches may still be out
+#: of range.
 PATTERNS: Mapping[Kind, str] = {
     Kind.BOOLEAN: "true|false|True|False|t|f|1|0",
     Kind.WHOLE_NUMBER: "[0-9]{1,19}",
@@ -56,19 +56,19 @@ PATTERNS: Mapping[Kind, str] = {
     ),
     Kind.UUID: "[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}",
 }
-#: Characters of a text other than TEXT and LOW_CARDINALITY_TEXT.
+#: The most characters of a value that is not TEXT or LOW_CARDINALITY_TEXT.
 MOST_CHARACTERS = 400
 
-#: What 64 bits with a sign hold. PostgreSQL has no others.
+#: The range of a signed 64-bit integer. PostgreSQL has no unsigned ones.
 SMALLEST, LARGEST = -(2**63), 2**63 - 1
-#: As decimals that are no further from zero than what 64 bits hold.
+#: The limits of a 64-bit float, as decimals that do not exceed them.
 SMALLEST_FLOAT, LARGEST_FLOAT = "5e-324", "1.7976931348623157e308"
 #: The times that every event store can hold: the narrowest one begins in 1900 and ends before 2300.
 EARLIEST, TOO_LATE = datetime(1900, 1, 1, tzinfo=UTC), datetime(2300, 1, 1, tzinfo=UTC)
 
 
 def as_text(value: object) -> str:
-    """The text by which a value is bound and compared with what fits."""
+    """Return the text as which a value is bound, and compared with what fits."""
     match value:
         case bool():
             return "true" if value else "false"
@@ -80,7 +80,8 @@ def as_text(value: object) -> str:
 
 
 def parse(kind: Kind, text: str) -> Any:
-    """The value of a text, as a store gives it back. Raises ValueError, without the text, for one that does not fit."""
+    """Return the value of a text, as a store returns it. Raises ValueError, which does not quote the text, if it does
+    not fit."""
     pattern = PATTERNS.get(kind)
     if pattern is None:
         return text

@@ -1,6 +1,6 @@
 """Accumulate: batches wait here until they make a window, in the order in which they came. Pure: no I/O, no thread.
 
-Nothing here is the only copy of anything: if the power goes, RabbitMQ delivers the messages again, or `recover` finds
+Nothing here is the only copy of anything: if the power fails, RabbitMQ delivers the messages again, or `recover` finds
 the batches unsealed.
 """
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 class WindowLimits:
     """When a window closes: at `rows` rows, at `payload_bytes` bytes, or `linger_seconds` after its first batch.
 
-    If nobody is free to take it then, it keeps growing, up to `max_rows`, the way a database groups commits.
+    If no writer is free to take it then, it keeps growing, up to `max_rows`, the way a database groups commits.
     """
 
     rows: int
@@ -28,7 +28,7 @@ class WindowLimits:
 
 @dataclass(frozen=True, slots=True)
 class ClosedWindow(Generic[T]):
-    """The batches of one window, the limit that closed it, and how long its first batch has waited."""
+    """The batches of one window, the limit that closed it, and how many seconds its first batch has waited."""
 
     batches: list[T]
     reason: Literal["rows", "bytes", "linger"]
@@ -61,16 +61,16 @@ class Accumulator(Generic[T]):
         self._payload_bytes += payload_bytes
 
     def seconds_until_due(self, now: float) -> float | None:
-        """How long until a window must be taken: 0 when it must be now, None when nothing waits."""
+        """Return how many seconds until a window must be taken: 0 if now, None if nothing waits."""
         if not self._waiting:
             return None
         if self._limit_reached() is not None:
             return 0.0
-        # The time starts at the window's first batch: one that came after a quiet spell gets the whole linger.
+        # The time starts at the window's first batch, so one that comes after a quiet spell gets the whole linger.
         return max(0.0, self._waiting[0].at + self._limits.linger_seconds - now)
 
     def take(self, now: float) -> ClosedWindow[T]:
-        """One window, due or not: as many of the oldest batches as its limits hold, and at least one.
+        """Take one window, due or not: as many of the oldest batches as its limits allow, and at least one.
 
         Raises IndexError when nothing waits.
         """

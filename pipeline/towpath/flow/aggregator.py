@@ -1,17 +1,16 @@
 """The aggregator of one process: a group commit over messages.
 
-Actor threads submit their batch and wait; a writer thread takes a window's worth of them, seals it, and releases them:
-from that moment their messages may be acked, because the ledger owns the batches now. The writer then delivers the
-window. While all writers are busy, windows stay open and the batches stay in RabbitMQ: a slow store slows down what it
-is fed.
+Actor threads submit their batch and wait. A writer thread takes a window's worth of batches, seals it, and releases the
+threads: from then on their messages may be acked, because the ledger owns the batches. The writer then delivers the
+window. While all writers are busy, windows stay open and batches stay in RabbitMQ: a slow store slows down its input.
 
-Fresh batches and those of a backlog wait apart, in two lanes, and a window is of one of them. While every writer is at
-one lane, a spare one takes what is due in the other. So an event that was committed just now waits neither behind a
-backlog nor for a writer, and a stream of fresh events cannot keep a backlog waiting.
+Fresh batches and those of a backlog wait in two separate lanes, and each window belongs to one of them. While every
+writer works for one lane, a spare writer takes what is due in the other. So an event that was just committed waits
+neither for a backlog nor for a writer, and a stream of fresh events cannot keep a backlog waiting.
 
-A message only says that the ledger may have a batch. Before a window begins, a writer asks the ledger which of the
-submitted batches it has, with one question for all: the others wait for nothing. And an idle writer looks for batches
-whose messages do not come, so that a queue that strangers have filled costs two seconds.
+A message only says that the ledger may have a batch. Before a window begins, a writer asks the ledger, in one query,
+which of the submitted batches it has; the others are released. And an idle writer looks for batches whose messages do
+not come, so that a queue that others have filled costs two seconds.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: A batch that has been in the ledger for so long is taken from there: its message is late, or will not come.
+#: A batch that has been in the ledger for this long is taken from there: its message is late, or will not come.
 _LATE_SECONDS = 2.0
 #: How often an idle process looks for such batches.
 _LOOK_EVERY_SECONDS = 1.0
@@ -52,16 +51,16 @@ _LOOK_EVERY_SECONDS = 1.0
 #: The thread of the spare writer.
 _SPARE = "window-writer-spare"
 
-#: The first and the longest pause of a writer between windows while the store does not take any, seconds.
+#: The first and the longest pause of a writer between windows while the store takes none, in seconds.
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """A batch that is to be part of a window."""
+    """A batch that will be part of a window."""
 
-    #: What the message says of it. The ledger knows better, when it can be asked.
+    #: What the message says about it. The ledger knows better, if it can be asked.
     batch: Unsealed
     #: True if it was found in the ledger, and no message has brought it.
     is_late: bool = False
@@ -70,7 +69,7 @@ class _Member:
 
 
 class Aggregator:
-    """Puts batches together to windows and delivers them, in threads of its own, from `start` to `close`.
+    """Combines batches into windows and delivers them in its own threads, from `start` to `close`.
 
     Safe to use from any number of threads.
     """
@@ -79,10 +78,10 @@ class Aggregator:
         self._store = store
         self._rules = rules
         self._arrived: list[_Member] = []
-        #: By `is_backlog`, what waits for a window, and how many writers are at one.
+        #: By `is_backlog`: what waits for a window, and how many writers work at one.
         self._lanes: dict[bool, Accumulator[_Member]] = {False: Accumulator(limits), True: Accumulator(limits)}
         self._busy = {False: 0, True: 0}
-        # A process that has just started gets its messages first.
+        # A process that has just started waits for its messages first.
         self._look_at = time.monotonic() + _LATE_SECONDS
         self._changed = threading.Condition()
         self._is_stopping = threading.Event()
@@ -98,26 +97,27 @@ class Aggregator:
 
     @property
     def writers(self) -> Sequence[threading.Thread]:
-        """The threads that write windows: without one of them, this process delivers less or nothing."""
+        """The threads that write windows. If one of them ends, this process delivers less, or nothing."""
         return self._writers
 
     def submit(self, batch_id: int, *, rows: int, payload_bytes: int, is_backlog: bool) -> None:
-        """Return once the batch is sealed into a window, or was before, or if the ledger does not have it."""
+        """Return once the batch is sealed into a window, was sealed before, or is not in the ledger."""
         member = _Member(Unsealed(batch_id, rows, payload_bytes, is_backlog))
         with self._changed:
             self._arrived.append(member)
-            # All, because the one that is woken may be the spare one, which has nothing to do now.
+            # All of them, because a single one may be the spare writer, which has nothing to do now.
             self._changed.notify_all()
         member.is_released.wait()
 
     def stop_lingering(self) -> None:
-        """Close windows without waiting for more from now on: the process is shutting down."""
+        """From now on, close windows without waiting for more batches: the process is shutting down."""
         self._is_stopping.set()
         with self._changed:
             self._changed.notify_all()
 
     def close(self, *, timeout_seconds: float) -> bool:
-        """Deliver what waits and end the writers. True if all was done in time; what was not is recovered by others."""
+        """Deliver what waits, and end the writers. True if all was done in time; otherwise other processes recover the
+        rest."""
         self.stop_lingering()
         with self._changed:
             self._is_closed = True
@@ -135,7 +135,7 @@ class Aggregator:
                 delivery = self._seal_and_deliver(members)
             failures = failures + 1 if delivery in {Delivery.POSTPONED, Delivery.FAILED} else 0
             if failures:
-                # The store does not take windows now. Sealing more of them at full speed would help nobody.
+                # The store takes no windows now. Sealing more of them at full speed would not help.
                 self._pause(failures)
             if failures or delivery is Delivery.REFUSED:
                 while not (self._is_stopping.is_set() or self._has_room()):
@@ -171,11 +171,11 @@ class Aggregator:
             self._admit(arrived, with_late=is_look_due)
 
     def _lanes_left_out(self) -> tuple[bool, ...]:
-        """The lane, if any, that no writer can get to, because all are at the other."""
+        """Return the lane, if any, that no writer can serve because all work for the other."""
         return tuple(lane for lane in (False, True) if self._busy[not lane] >= self._most_at_a_lane)
 
     def _first_due(self, lanes: Sequence[bool], now: float) -> tuple[bool, float | None]:
-        """The lane whose window is due first, a fresh one before a backlog's; in how many seconds, None if nothing
+        """Return the lane whose window is due first (fresh before backlog), and in how many seconds; None if nothing
         waits."""
         due = {lane: seconds for lane in lanes if (seconds := self._lanes[lane].seconds_until_due(now)) is not None}
         first = min(due, key=due.__getitem__, default=False)
@@ -184,19 +184,20 @@ class Aggregator:
     def _take(self, lane: bool, now: float, *, is_due: bool) -> list[_Member]:  # noqa: FBT001 - a key of both maps
         window = self._lanes[lane].take(now)
         self._busy[lane] += 1
-        # If this was the last writer that was free, the other lane is the spare one's.
+        # If this was the last free writer, the other lane belongs to the spare one.
         self._changed.notify_all()
         metrics.windows.labels(window.reason if is_due else "shutdown").inc()
         metrics.stage_seconds.labels("accumulate").observe(window.waited_seconds)
         return window.batches
 
     def _admit(self, arrived: list[_Member], *, with_late: bool) -> None:
-        """Have the batches that the ledger has wait for a window, and release the others."""
+        """Let the batches that the ledger has wait for a window, and release the others."""
         try:
             with heartbeat.progress("window writer"):
                 found = unsealed(
                     [member.batch.id for member in arrived],
-                    # During an update, a newer dispatcher may know more: those wait for an aggregator that does, too.
+                    # During an update, a newer dispatcher may know more outboxes: their batches wait for an aggregator
+                    # that knows them.
                     outboxes=[*all_outboxes()],
                     late_seconds=_LATE_SECONDS if with_late else None,
                 )
@@ -204,7 +205,7 @@ class Aggregator:
             connection.close()
             if arrived:
                 log.warning("ledger_not_read", batches=len(arrived), error=described(error))
-            # Nothing is known of them. The seal waits until PostgreSQL is there, and then takes those that exist.
+            # Nothing is known about them. The seal waits for PostgreSQL, and then takes those that exist.
             found = {member.batch.id: member.batch for member in arrived}
         unknown = [member for member in arrived if member.batch.id not in found]
         known = [replace(member, batch=found[member.batch.id]) for member in arrived if member.batch.id in found]
@@ -216,7 +217,7 @@ class Aggregator:
             self._changed.notify_all()
         self._release(unknown)
         if unknown:
-            # Sealed before, as when a message comes twice; or a stranger's.
+            # Already sealed, as when a message comes twice; or not ours.
             report.rejected("batch", queue="aggregate*", count=len(unknown))
         if late:
             log.warning("messages_late", batches=len(late), action="sealed from the ledger")
@@ -243,7 +244,7 @@ class Aggregator:
             member.is_released.set()
 
     def _seal(self, batch_ids: list[int], *, is_late: bool) -> SealedWindow | None:
-        """Seal, for as long as it takes PostgreSQL to be there: until then, RabbitMQ keeps the messages."""
+        """Seal, and wait for PostgreSQL for as long as it takes: until then, RabbitMQ keeps the messages."""
         found: Found = "ledger" if is_late else "message"
         failures = 0
         while True:

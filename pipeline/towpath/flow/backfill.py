@@ -1,8 +1,8 @@
-"""Backfill: the rows that a model had before its lean outbox are published, each once, however often this is killed.
+"""Backfill: publish the rows that a model had before its lean outbox, each once, however often the command is killed.
 
-A row is published already if its event is in the outbox, or in the event store. The outbox is looked at first, in the
-statement that reads the rows, and the store afterwards: an event is in the store before it leaves its outbox, so it is
-seen in one of the two. Events are told apart by their `target`, which names the row.
+A row is already published if its event is in the outbox or in the event store. The outbox is checked first, in the
+statement that reads the rows, and the store afterwards. An event is in the store before it leaves its outbox, so it is
+seen in one of the two. An event's `target` names its row, and tells events apart.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ if TYPE_CHECKING:
     from towpath.eventlog.store import ReadableStore
     from towpath.ledger.backfills import Progress
 
-#: Of one transaction, which holds its rows against deletion meanwhile; and of one question to the event store, whose
-#: text has a key for each.
+#: Rows of one transaction, which protects them from deletion until it ends; and of one query to the event store, whose
+#: text has a key for each row.
 _PAGE_ROWS = 500
-#: While so many rows of an outbox are in no batch yet, the pipeline is behind: what is published now would only wait,
-#: and with it what the application publishes.
+#: While this many rows of an outbox are not in a batch yet, the pipeline is late: more rows would only wait, and make
+#: those that the application publishes wait.
 _MOST_PENDING_ROWS = 5000
 _PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Whose rows are published through which outbox; `key` is what the outbox's foreign key `link` points to."""
+    """The model whose rows are published, and the outbox. `key` is the field that the outbox's foreign key `link`
+    names."""
 
     model: type[models.Model]
     outbox: type[LeanOutbox]
@@ -48,13 +49,14 @@ class Source:
 
 
 def source_of(model: type[models.Model]) -> Source:
-    """The source that a model is, or a lean outbox names. Raises NotBackfillable, which says why there is none."""
+    """Return the source for a model, or for its lean outbox. Raises NotBackfillable, which says why there is none."""
     label = model._meta.label
     if issubclass(model, LeanOutbox):
         links = [field for field in model._meta.concrete_fields if isinstance(field, models.ForeignKey)]
         if len(links) != 1:
             raise NotBackfillable(
-                f"{label} has {len(links)} foreign keys: only one with a single one can be backfilled."
+                f"{label} has {len(links)} foreign keys, but only an outbox with a single foreign key can be"
+                " backfilled."
             )
         return _checked(links[0])
     found = [
@@ -67,12 +69,13 @@ def source_of(model: type[models.Model]) -> Source:
     ]
     if not found:
         raise NotBackfillable(
-            f"{label} has no lean outbox: write a LeanOutbox with a foreign key to it (docs/publishing.md). What a"
-            " FrozenOutbox reports, old rows no longer tell: publish it with publish_many() in a script of your own."
+            f"{label} has no lean outbox: write a LeanOutbox with a foreign key to it (docs/publishing.md). Old rows"
+            " do not show what a FrozenOutbox would have reported: publish such events with publish_many() in a"
+            " script of your own."
         )
     if len(found) > 1:
         names = ", ".join(sorted(field.model._meta.label for field in found))
-        raise NotBackfillable(f"{label} has several lean outboxes: name one of {names} in its place.")
+        raise NotBackfillable(f"{label} has several lean outboxes: name one of {names} instead.")
     return _checked(found[0])
 
 
@@ -86,25 +89,30 @@ def _checked(link: models.ForeignKey[Any, Any]) -> Source:
         if name != link.attname and not (field := outbox._meta.get_field(name)).null and not field.has_default()
     ]
     if unknown:
-        raise NotBackfillable(f"{label} has the column(s) {', '.join(unknown)}, whose values of old rows nobody knows.")
+        raise NotBackfillable(
+            f"{label} cannot be backfilled: the values of its column(s) {', '.join(unknown)} are unknown for old rows."
+        )
     keys = {link.name, link.attname, f"{link.name}__{source.key.name}"}
     if source.key.primary_key:
         keys.add(f"{link.name}__pk")
     paths = lean.target_paths(outbox.event_target) if outbox.event_target else []
     if not keys.intersection(paths):
         raise NotBackfillable(
-            f"{label} has no event_target that names the row, so nobody could tell which rows are published already:"
+            f"{label} has no event_target that names the row, so nothing shows which rows are already published:"
             f' write event_target = "{link.name}:{{{link.attname}}}".'
         )
     for path in (outbox.event_date_time, *paths):
         if path not in keys and not path.startswith(f"{link.name}__"):
-            raise NotBackfillable(f"{label} reads {path!r} from its own row, which an old row of {link.name} has not.")
+            raise NotBackfillable(
+                f"{label} cannot be backfilled: it reads {path!r} from its own row, which old rows of {link.name} do"
+                " not have."
+            )
     return source
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a run has done so far; `before` is how many rows earlier runs have looked at."""
+    """What a run has done so far. `before` is the number of rows that earlier runs have looked at."""
 
     before: int = 0
     looked_at: int = 0
@@ -124,17 +132,17 @@ def backfill(
 ) -> Report:
     """Publish the rows that are not published yet, in the order of their keys, from where an earlier run has stopped.
 
-    After a run that has finished, nothing is done, unless `again`: then every row is checked anew.
+    After a run that has finished, nothing is done, unless `again`: then every row is checked again.
     Raises StoreUnavailable; the next run resumes at the same row.
     """
     name = source.outbox.outbox_name()
     progress = backfills.begin(name, again=again)
     report = Report(before=progress.published + progress.already_published)
     while progress.finished_at is None:
-        # If the power goes here, the pages before are published and noted, and the next run goes on after them.
+        # If the power fails here, the earlier pages are published and noted, and the next run continues after them.
         _wait_for_the_pipeline(report, on_page)
         began = time.monotonic()
-        # Here, or while the event store is asked: nothing of this page has happened. No transaction is open meanwhile.
+        # Here, or while the event store is asked: nothing of this page has happened, and no transaction is open.
         page = _read(source, after=progress.position, rows=max(1, min(_PAGE_ROWS, int(rows_per_second))))
         missing = _missing(source, page, store)
         # Here: the page is published and noted, both or neither.
@@ -153,7 +161,7 @@ def backfill(
 
 
 def estimated_rows(source: Source) -> int:
-    """How many rows the model has, as PostgreSQL's statistics say: counting them would read all."""
+    """Return how many rows the model has, from PostgreSQL's statistics: counting them would read all."""
     with driver.cursor() as cursor:
         table = connection.ops.quote_name(source.model._meta.db_table)
         cursor.execute("SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = %s::regclass", [table])
@@ -162,7 +170,7 @@ def estimated_rows(source: Source) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A row of the model, with what its event would have."""
+    """A row of the model, with the values of its event."""
 
     key: Any
     target: str
@@ -171,7 +179,7 @@ class _Row:
 
 
 def _read(source: Source, *, after: str | None, rows: int) -> list[_Row]:
-    """A page, and whether the outbox has an event of each: of one snapshot, because both are one statement."""
+    """Read a page, and whether the outbox has an event of each row: one statement, so both are of one snapshot."""
     key = source.key.name
     found = source.model._base_manager.using(DEFAULT_DB_ALIAS).filter(**{f"{key}__isnull": False})
     if after is not None:
@@ -188,13 +196,13 @@ def _read(source: Source, *, after: str | None, rows: int) -> list[_Row]:
 
 
 def _of_model(source: Source, path: str) -> str:
-    """A path of the outbox, as one of the model that its foreign key points to."""
+    """Return a path of the outbox as a path of the model that its foreign key points to."""
     inner = path.removeprefix(f"{source.link.name}__")
     return source.key.name if path in (source.link.name, source.link.attname) else inner
 
 
 def _missing(source: Source, page: Sequence[_Row], store: ReadableStore) -> list[Any]:
-    """The keys of the rows whose event is nowhere."""
+    """Return the keys of the rows whose event is nowhere."""
     asked = [row for row in page if not row.is_pending]
     if not asked:
         return []
@@ -208,9 +216,9 @@ def _missing(source: Source, page: Sequence[_Row], store: ReadableStore) -> list
 
 
 def _publish(source: Source, page: Sequence[_Row], missing: Sequence[Any], progress: Progress) -> int | None:
-    """Publish the page's missing rows, and note that it is done; how many they are. None if another run has done it.
+    """Publish the page's missing rows, and note that it is done. Returns how many rows, or None if another run did it.
 
-    If the power goes before the COMMIT, neither has happened, and the next run does the page again; after it, both.
+    If the power fails before the COMMIT, neither has happened, and the next run repeats the page. After it, both have.
     """
     with transaction.atomic():
         existing = _hold(source, missing) if missing else []
@@ -228,7 +236,7 @@ def _publish(source: Source, page: Sequence[_Row], missing: Sequence[Any], progr
 
 
 def _hold(source: Source, keys: Sequence[Any]) -> list[Any]:
-    """Those of the rows that are still there, held against deletion until the transaction ends."""
+    """Return the rows that still exist, protected from deletion until the transaction ends."""
     quote = connection.ops.quote_name
     column = quote(str(source.key.column))
     table = quote(source.model._meta.db_table)

@@ -23,18 +23,19 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: So many rows of one outbox become dead letters within an hour, at most. The others wait in windows of their own, and
-#: are stored by themselves when the event store's table is repaired.
+#: The most rows of one outbox that become dead letters within an hour. The others wait in separate windows, and are
+#: stored automatically once the event store's table is repaired.
 _MOST_PER_HOUR = 1000
 
 
 def room(outbox: str) -> int:
-    """How many more rows of the outbox may become dead letters now."""
+    """Return how many more rows of the outbox may become dead letters now."""
     return max(0, _MOST_PER_HOUR - deadletters.count_newest(outbox, seconds=3600))
 
 
 def find(ids: Sequence[int] | None) -> list[Letter]:
-    """The dead letters with these numbers, or all. Raises NotReadable when PostgreSQL does not show them in time."""
+    """Return the dead letters with these numbers, or all. Raises NotReadable if PostgreSQL does not show them in
+    time."""
     found: list[Letter] = []
     with one_moment(by_index=False) as cursor:
         parts = Parts(cursor)
@@ -45,12 +46,33 @@ def find(ids: Sequence[int] | None) -> list[Letter]:
     return found
 
 
+def find_newest(*, outbox: str, error: str, before: int | None = None, limit: int) -> list[Letter]:
+    """Return the newest dead letters of an outbox (empty: of all) whose error contains this text. Raises
+    NotReadable."""
+    found: list[Letter] = []
+    with one_moment(by_index=False) as cursor:
+        parts = Parts(cursor)
+        with parts.part("the list of dead letters"):
+            found = deadletters.find_newest(outbox=outbox, error=error, before=before, limit=limit)
+    if parts.unread:
+        raise NotReadable(parts.unread[0])
+    return found
+
+
 def event_of(letter: Letter) -> dict[str, Any]:
-    """The refused event, as it would be loaded; empty if its outbox row is gone, or no class has the outbox's name.
+    """Return the refused event as it would be loaded; empty if its row is gone, or no class has the outbox's name.
 
     Where it cannot be read in time, `unread` says why.
     """
-    outbox = all_outboxes().get(letter.outbox)
+    return event_of_row(letter.outbox, letter.row_id)
+
+
+def event_of_row(name: str, row_id: int) -> dict[str, Any]:
+    """Return the event of an outbox's row as it would be loaded; empty without such a row or such an outbox.
+
+    Where it cannot be read in time, `unread` says why.
+    """
+    outbox = all_outboxes().get(name)
     if outbox is None:
         return {}
     columns = outbox.event_columns()
@@ -58,7 +80,7 @@ def event_of(letter: Letter) -> dict[str, Any]:
     with one_moment(by_index=False) as cursor:
         parts = Parts(cursor)
         with parts.part("the event"):
-            rows = list(outbox._base_manager.filter(id=letter.row_id).values_list(*columns.values()))
+            rows = list(outbox._base_manager.filter(id=row_id).values_list(*columns.values()))
     if parts.unread:
         return {"unread": parts.unread[0]}
     return dict(zip(columns, rows[0], strict=True)) if rows else {}
@@ -67,7 +89,7 @@ def event_of(letter: Letter) -> dict[str, Any]:
 def replay(letters: Sequence[Letter], *, batch_ids: int, enqueue: EnqueueBatches) -> None:
     """Send the rows through the pipeline again, in batches of at most so many ids.
 
-    They are in a batch again when this commits; if the power goes before its message is out, recovery seals the batch.
+    They are in a batch again when this commits; if the power fails before its message is out, recovery seals the batch.
 
     Raises OutboxInUse, before anything is done, when no class has the name of an outbox.
     """
@@ -90,7 +112,7 @@ def _parts(ids: Sequence[int], *, of: int) -> Iterator[Sequence[int]]:
 
 
 def drop(letters: Sequence[Letter], *, by: str) -> None:
-    """Delete the events for good. That it was done, and by whom, is an event itself: in the same transaction."""
+    """Delete the events for good. In the same transaction, an event records that, and who did it."""
     for letter in letters:
         with transaction.atomic():
             publish(DeadLetterDropped(outbox=letter.outbox, outbox_id=letter.row_id, error=letter.error, dropped_by=by))

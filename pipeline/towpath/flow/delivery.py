@@ -1,7 +1,7 @@
 """Delivery: load, write and ack of a sealed window, and what each kind of failure means.
 
-Whatever fails, the window stays in the ledger with the reason and is tried again. A failure of one window is not
-another's.
+Whatever fails, the window stays in the ledger with the reason, and is tried again. One window's failure does not affect
+another.
 """
 
 from __future__ import annotations
@@ -40,42 +40,42 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: A window that cannot be loaded is split from this attempt on: a statement's time limit or the memory may be too small
-#: for it, and the halves then show which rows are at fault.
+#: A window that cannot be loaded is split from this attempt on: it may be too large for a statement's time limit or for
+#: the memory, and the halves then show which rows are at fault.
 _SPLIT_FROM_ATTEMPT = 2
-#: A window that the program itself cannot deliver holds up no other from this attempt on.
+#: From this attempt on, a window that the program itself cannot deliver holds up no other.
 _ISOLATED_FROM_ATTEMPT = 3
 
-#: The pause before the second attempt at a window, and the longest, seconds; the longest for rows at fault, which
-#: somebody must look at.
+#: The pause before the second attempt at a window, and the longest one, in seconds. The last is for rows at fault,
+#: which need a person.
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _LONGEST_PAUSE_ISOLATED_SECONDS = 300.0
 
 
 class Delivery(Enum):
-    """How a delivery ended."""
+    """The outcome of a delivery."""
 
     ACKED = auto()
-    #: The store could not take it, or its answer was lost: the window stays in the ledger and is tried again.
+    #: The store could not take it, or its answer was lost. The window stays in the ledger, and is tried again.
     POSTPONED = auto()
-    #: The store answers, and does not take it: as POSTPONED, but others may pass.
+    #: The store answers, but does not take it. As POSTPONED, but other windows may succeed.
     REFUSED = auto()
-    #: Something else failed: as POSTPONED, but it says nothing about the store.
+    #: Something else failed. As POSTPONED, but it says nothing about the store.
     FAILED = auto()
     #: The window was replaced by two halves, which are free to be claimed.
     SPLIT = auto()
-    #: Somebody else has the window now.
+    #: Another owner has the window now.
     LEASE_LOST = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowRules:
-    """What every owner of windows keeps to.
+    """The rules for every owner of windows.
 
-    `environment` goes into each row, and so do the values of `own_columns`, the project's; `max_bytes` is the most of
-    one load and of one insert; `lease_seconds` is how long an owner has a window; while `max_open_windows` wait after a
-    failed attempt, no more are sealed.
+    `environment` and the values of `own_columns`, the project's, go into each row. `max_bytes` limits one load and one
+    insert. `lease_seconds` is how long an owner has a window. While `max_open_windows` wait after a failed attempt, no
+    more are sealed.
     """
 
     environment: str
@@ -83,14 +83,14 @@ class WindowRules:
     lease_seconds: float
     max_open_windows: int
     own_columns: tuple[Column, ...] = ()
-    #: What was loaded is digested, to be compared with what is stored.
+    #: If what was loaded is digested, to be compared with what is stored.
     compares_loaded: bool = True
 
 
 def deliver(window: SealedWindow, store: EventStore, rules: WindowRules) -> Delivery:
-    """Load, write and ack a sealed window: into the event store, and then out of the outbox.
+    """Load, write and ack a sealed window: its rows get into the event store, and then out of the outbox.
 
-    Raises only what keeps it from writing a failure into the ledger: DatabaseError or InterfaceError.
+    It raises only DatabaseError or InterfaceError, when a failure cannot be written into the ledger.
     """
     context = log.bind(window=str(window.id), rows=window.row_count, attempt=window.attempts)
     span = tracing.of_window(window.id, rows=window.row_count, attempt=window.attempts, origins=lambda: origins(window))
@@ -124,7 +124,7 @@ def _deliver(window: SealedWindow, store: EventStore, rules: WindowRules, contex
     outcome = _outcome(window, loaded, written, is_proven=is_proven)
     moment = report.stage_done("write", since=moment, context=context)
     failpoints.reach("written")
-    # The rows are on the store's disk from here on. If the power goes before the ack commits, the replay
+    # From here on, the rows are on the store's disk. If the power fails before the ack commits, the replay
     # reads back all of them and only acks.
     ack(
         window,
@@ -168,13 +168,13 @@ def _write(
             raise NotTaken from error
         raise
     if window.is_write_begun and loaded.hidden.intersection(written.left):
-        # An insert that has them may arrive still, under this window's tokens: they are not parted from it.
+        # An insert with these rows may still arrive, under this window's tokens, so they stay in this window.
         raise NotReadable(HIDDEN)
     return written
 
 
 class _HeldWindow:
-    """The ledger, as far as `write` speaks to it."""
+    """The part of the ledger that `write` uses."""
 
     def __init__(self, window: SealedWindow) -> None:
         self._window = window
@@ -188,7 +188,7 @@ class _HeldWindow:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What becomes of each row of the window at its ack; those left wait in windows of their own."""
+    """What becomes of each row of the window at its ack. The rows that are left wait in separate windows."""
 
     delivered: Mapping[str, int]
     vanished: Mapping[str, int]
@@ -199,11 +199,11 @@ class _Outcome:
 def _outcome(window: SealedWindow, loaded: LoadedWindow, written: Written, *, is_proven: bool) -> _Outcome:
     """Raises SchemaRefused while it is not known whether rows are at fault or the store's table."""
     refused, left = _within_room(written)
-    # Nothing would come of the ack of an isolated window that is what it was before.
+    # The ack of an isolated window would change nothing if all its rows are still left.
     if (refused or left) and not (written.is_proven or is_proven):
-        raise SchemaRefused(f"the event store has taken none of these rows: {written.error}")
+        raise SchemaRefused(f"the event store accepted none of these rows: {written.error}")
     if window.is_isolated and len(left) == window.row_count:
-        raise SchemaRefused(f"waiting, apart from others: {written.error}")
+        raise SchemaRefused(f"waiting, isolated from other rows: {written.error}")
     kept = Counter([*(row.outbox for row in refused), *(outbox for outbox, _ in left)])
     return _Outcome(
         delivered={outbox: count - kept[outbox] for outbox, count in loaded.counts.items()},
@@ -245,7 +245,7 @@ def _report_rows_at_fault(outcome: _Outcome, written: Written, context: BoundLog
 
 
 def _settle(window: SealedWindow, error: Exception, context: BoundLogger) -> Delivery:
-    """Note in the ledger why the attempt failed, so that there is another one. Raises LeaseLost."""
+    """Note in the ledger why the attempt failed, so that it is tried again. Raises LeaseLost."""
     pause = _pause_seconds(window)
     match error:
         case WindowTooLarge():

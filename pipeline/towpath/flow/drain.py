@@ -1,7 +1,7 @@
-"""Drain: deliver all there is, in this process, whether workers and RabbitMQ are there or not. For whoever leaves.
+"""Drain: deliver everything in this process, with or without workers and RabbitMQ. For a project that leaves.
 
-The dispatcher's own looks, without messages; recovery then takes each batch at once. Both are safe beside workers that
-do the same. Can be stopped at any point, and run again.
+It runs the dispatcher's looks without messages, and recovery then takes each batch immediately. Both are safe next to
+workers that do the same. It can be stopped at any point, and run again.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def drain(
 
     `verifier` is the store for verification. It may be the same one.
 
-    Gives up when there has not been less for `patience_seconds`: the store takes nothing, a worker holds a window, or
-    somebody still publishes.
+    It gives up when the rest has not become smaller for `patience_seconds`: the store takes nothing, a worker holds a
+    window, or something still publishes.
     """
     outboxes = {name: model for name, model in all_outboxes().items() if exists(name)}
     dispatcher = Dispatcher(outboxes, limits=dispatch_limits, enqueue=_leave_to_recovery)
@@ -66,4 +66,4 @@ def drain(
 
 
 def _leave_to_recovery(_batches: Sequence[BatchMessage]) -> None:
-    """No message: the batches are in the ledger, and recovery takes them in a moment."""
+    """Send no message: the batches are in the ledger, and recovery takes them in a moment."""

@@ -1,7 +1,7 @@
-"""Fitting: what `towpath.eventlog.values` says of a column's value, as PostgreSQL judges it when a window is loaded.
+"""Fitting: the rules of `towpath.eventlog.values` in SQL, for PostgreSQL to check values when a window is loaded.
 
-A value that does not fit becomes NULL, which no row may have: so the load sees which rows are at fault, and the others
-of the window are written. No cast is tried on a text before its form has shown that it cannot fail: an error would take
+A value that does not fit becomes NULL, which no row may have. So the load sees which rows are at fault, and the others
+of the window are written. A text is cast only after its form has shown that the cast cannot fail: an error would fail
 the whole window.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from django.db.models.expressions import Combinable
 
-#: Of a text `v` that has the form: the condition under which it is in range, and the text that a store is given.
+#: For a text `v` that has the form: the condition for being in range, and the text that the store gets.
 _IN_RANGE: Mapping[Kind, tuple[str, str]] = {
     Kind.BOOLEAN: ("true", "v::boolean::text"),
     Kind.WHOLE_NUMBER: (f"v::numeric <= {values.LARGEST}", "v::bigint::text"),
@@ -31,7 +31,7 @@ _IN_RANGE: Mapping[Kind, tuple[str, str]] = {
         "v::float8::text",
     ),
     Kind.TIME: (
-        # The last days of short months are the only ones that the form lets pass.
+        # The only invalid dates that the form lets pass are the last days of short months.
         "to_char((left(v, 8) || '01')::date + (substr(v, 9, 2)::int - 1), 'YYYY-MM') = left(v, 7)",
         (
             f"CASE WHEN v::timestamptz >= '{values.EARLIEST.isoformat(' ')}'"
@@ -41,17 +41,17 @@ _IN_RANGE: Mapping[Kind, tuple[str, str]] = {
     Kind.UUID: ("true", "lower(v)"),
 }
 
-#: What a row without a value is given, where a store would give back another text of it (`towpath.eventlog.rows`).
+#: The value of a row that lacks one, where a store would return another text for it (`towpath.eventlog.rows`).
 _DEFAULTS: Mapping[Kind, str] = {**values.DEFAULTS, Kind.DECIMAL: "0.000000000"}
 
 
 def fitting(value: Combinable, kind: Kind) -> Combinable:
-    """The text that a store is given: the kind's default for NULL; NULL for what does not fit."""
+    """Return the SQL of the text that the store gets: the kind's default for NULL, and NULL for what does not fit."""
     text = Cast(value, TextField())
     if kind not in _IN_RANGE:
         return Coalesce(text, Value(_DEFAULTS[kind]), output_field=TextField())
     is_in_range, given = _IN_RANGE[kind]
-    # As a table of one row, so that the value, and its parameters, stand in the statement once.
+    # A table of one row, so that the value and its parameters are in the statement only once.
     return Func(
         text,
         template=(

@@ -1,7 +1,7 @@
 """Keeps the leases of the windows that this process is delivering, for as long as it delivers them.
 
-Short leases make recovery quick; renewing them makes a slow store no reason to take a window away. If the process dies
-or stops, so does the renewal.
+Short leases make recovery quick. Because they are renewed, a slow store is not a reason to take a window away. If the
+process dies or stops, so does the renewal.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _keeper: threading.Thread | None = None
 
 @contextlib.contextmanager
 def held(window: SealedWindow) -> Iterator[None]:
-    """While inside, the window's lease is renewed in the background."""
+    """Renew the window's lease in the background while inside."""
     global _keeper  # noqa: PLW0603 - one thread for the process
     with _changed:
         _held[window.id] = window
@@ -65,6 +65,6 @@ def _keep_held(windows: list[SealedWindow]) -> None:
     try:
         renew(windows)
     except Exception as error:  # noqa: BLE001 - this thread renews the leases of all other windows, too
-        # No promise depends on it: the lease runs out, and the fence in ack keeps this process from doing harm.
+        # No guarantee depends on it: the lease runs out, and the fence in `ack` keeps this process from doing harm.
         log.warning("leases_not_renewed", windows=len(windows), error=described(error))
         connection.close()

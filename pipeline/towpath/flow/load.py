@@ -1,7 +1,7 @@
-"""Load: a window's rows out of PostgreSQL, by COPY, as one body of text that the event store reads as it is.
+"""Load: read a window's rows from PostgreSQL with COPY, as one body of text that the event store reads as it is.
 
-No Python object is made for a row, and no JSON is parsed. A load changes nothing: it can be done again at any time
-until the ack, and gives the same rows in the same order.
+No Python object is made for a row, and no JSON is parsed. A load changes nothing. It can be repeated at any time until
+the ack, and gives the same rows in the same order.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ if TYPE_CHECKING:
     from towpath.ledger.windows import SealedWindow
     from towpath.outbox.models import Outbox
 
-#: A window's rows take milliseconds; a limit of the role's that is shorter would only hold them up.
+#: A window's rows take milliseconds. A shorter limit of the role would only hold them up.
 LONGEST_LOAD_SECONDS = 300
 
-#: Whatever the role, the database or the project's settings make of a session: what COPY writes, and how long it may
-#: take, is always the same. A text in a time zone of its own has another form for times of long ago.
-#: The last of them, because whoever may write to what lean events refer to may lock it, for as long as they like:
-#: events of others are not to wait for it.
+#: What COPY writes, and how long it may take, must not depend on the role, the database or the project's settings. In
+#: other time zones, times of long ago have another form.
+#: The last setting is there because anyone who may write to a table that lean events refer to may lock it for as long
+#: as they like: other events must not wait for that.
 _SESSION = f"""
 SET LOCAL TimeZone = 'UTC';
 SET LOCAL DateStyle = 'ISO, MDY';
@@ -64,8 +64,8 @@ SET LOCAL statement_timeout = '{LONGEST_LOAD_SECONDS}s';
 SET LOCAL lock_timeout = '1s';
 """
 _LOCK_NOT_AVAILABLE = "55P03"
-#: Every row of a window is reached by index, whatever the planner believes. Statistics taken in the middle of a bulk
-#: insert say that the tables are empty; it then read all users for each row, and a window took 50 s instead of 30 ms.
+#: Every row of a window is reached by index, whatever the planner believes. Statistics from the middle of a bulk insert
+#: say that the tables are empty. The planner then read all users for each row: a window took 50 s instead of 30 ms.
 _INDEXES_ONLY = """
 SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;
 SET LOCAL enable_material = off;
@@ -73,29 +73,29 @@ SET LOCAL enable_material = off;
 
 #: Why a row that lacks a value is not delivered.
 HIDDEN = (
-    "a row that the event refers to is hidden from the pipeline's role (row level security, a view), or holds NULL"
-    " where the event has no None. See `pipeline doctor`: the event is delivered once the row can be read"
+    "a row that the event refers to is hidden from the pipeline's role, or is NULL where the event does not allow"
+    " None. `pipeline doctor` says how to show the row. The event is delivered once the row can be read"
 )
 
-#: Why the rows of an outbox wait that could be read at another time.
-LOCKED = "somebody holds a lock on a table that the event is read from: `pipeline status` names who, as long as they do"
+#: Why the rows of an outbox wait, although they can be read at another time.
+LOCKED = "another session holds a lock on a table that the event is read from: `pipeline status` names the session"
 
-#: Why a row is a dead letter that no event store has seen.
-TOO_LARGE = f"larger than the {MOST_ROW_BYTES:,} bytes that a row may have: a worker holds it in memory several times"
+#: Why a row is a dead letter before any event store has seen it.
+TOO_LARGE = f"larger than {MOST_ROW_BYTES:,} bytes, the limit of a row: a worker holds several copies of it in memory"
 
 #: Stands for the window's id in the compiled statement.
 _PLACE_OF_WINDOW_ID = str(uuid.uuid4())
 
-#: Rows are handed on in pieces of this size; the limit of a window's bytes is as exact as that.
+#: Rows are passed on in pieces of this size, so the limit of a window's bytes is only that exact.
 _BUFFER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedWindow:
-    """The rows as COPY text (`towpath.eventlog.rows`), and how many they are, by outbox.
+    """The rows as COPY text (`towpath.eventlog.rows`), and their number by outbox.
 
-    `hidden` are those whose event cannot be read, and `why_hidden`; `unfit` those that no store can hold, each with the
-    reason: neither must be written.
+    `hidden` are the rows whose event cannot be read, because of `why_hidden`. `unfit` are the rows that no store can
+    hold, each with the reason. Neither must be written.
     """
 
     rows: bytes
@@ -107,8 +107,8 @@ class LoadedWindow:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the text, in hexadecimal digits: what `ProvableStore.body_digests` says of a window that is stored
-        as it was loaded. Computed when it is first asked for."""
+        """The SHA-256 of the text, as 64 hexadecimal digits: what `EventStore.body_digests` returns for a window that
+        is stored as it was loaded. It is computed on first use."""
         if not self._digest:
             object.__setattr__(self, "_digest", sha256(self.rows).hexdigest())
         return self._digest
@@ -121,23 +121,23 @@ class LoadedWindow:
         return lines(self.rows)
 
     def event_times_of_ends(self) -> list[str]:
-        """Those of the first and the last row: no row is looked at by itself."""
+        """The times of the first and the last row. No other row is looked at."""
         return event_times_of_ends(self.rows)
 
 
 def load(
     window: SealedWindow, *, environment: str, max_bytes: int | None, own_columns: tuple[Column, ...] = ()
 ) -> LoadedWindow:
-    """Read every row of the window, with the project's own columns. Raises WindowTooLarge when it has several rows and
-    they exceed `max_bytes`, and NotReadable when some are locked and may be written all the same."""
+    """Read every row of the window, with the project's own columns. Raises WindowTooLarge if it has several rows that
+    exceed `max_bytes` together, and NotReadable if some are locked but may be written all the same."""
     outboxes = all_outboxes()
     body = _BoundedBody(max_bytes=max_bytes if window.row_count > 1 else None)
-    # The driver calls write() for each row: the buffer's is C, and ours is called once for a MiB of rows.
+    # The driver calls write() for each row. That of the buffer is C, and it calls ours once per MiB of rows.
     buffer = io.BufferedWriter(body, _BUFFER_BYTES)
     counts: dict[str, int] = {}
     locked: set[Identity] = set()
     try:
-        # Sorted: a window is cut by the position of its rows, and every owner must cut it at the same rows.
+        # Sorted, because a window is cut by the position of its rows, and every owner must cut it at the same rows.
         for name in sorted(window.rows):
             outbox = outboxes[window.renamed.get(name, name)]
             try:
@@ -174,7 +174,7 @@ def _why_unfit(column: Column) -> str:
 def _too_large(
     outboxes: Mapping[str, type[Outbox]], window: SealedWindow, unread: frozenset[Identity]
 ) -> frozenset[Identity]:
-    """Those of the rows whose payload is larger than any row's may be."""
+    """Return the rows whose payload exceeds the limit of a row."""
     ids: dict[str, list[int]] = {}
     for name, id_ in unread:
         ids.setdefault(name, []).append(id_)
@@ -198,7 +198,7 @@ def _rows_sql(
 def _rows_sql_of_any_window(
     outbox: type[Outbox], name: str, environment: str, own_columns: tuple[Column, ...]
 ) -> tuple[str, tuple[object, ...]]:
-    """Compiled once: for the ORM to put it together takes as long as for PostgreSQL to read a window's rows."""
+    """Compiled once: the ORM takes as long to build it as PostgreSQL takes to read a window's rows."""
     known: dict[str, Combinable] = {
         "outbox": Value(name),
         "outbox_id": F("id"),
@@ -206,8 +206,8 @@ def _rows_sql_of_any_window(
         "environment": Value(environment),
     }
     event_columns = _bounded(outbox)
-    # As an array that the planner knows nothing of, it is always looked up index by index. As a join or an IN, the
-    # plan rests on the statistics of a table that is empty or huge by turns: a window then took 27 s instead of 30 ms.
+    # As an array that the planner knows nothing about, it is always looked up by index. With a join or an IN, the plan
+    # depends on the statistics of a table that is empty or huge by turns: a window took 27 s instead of 30 ms.
     members = RawSQL(IDS_IN_WINDOW, [_PLACE_OF_WINDOW_ID, name])  # noqa: S611 - a constant, and its parameters
     is_member = Func(F("id"), members, arg_joiner=" = ANY", template="%(expressions)s", output_field=BooleanField())
     rows = outbox._base_manager.filter(is_member).order_by("id")
@@ -219,8 +219,8 @@ def _rows_sql_of_any_window(
 
 
 def _bounded(outbox: type[Outbox]) -> dict[str, Combinable]:
-    """The event's columns; no context of a row that is too large. PostgreSQL knows the size without reading the row;
-    what it does not send, nobody has in memory."""
+    """Return the event's columns, without the context of a row that is too large. PostgreSQL knows the size without
+    reading the row, and what it does not send takes no memory."""
     columns = dict(outbox.event_columns())
     too_large = When(GreaterThan(outbox.payload_bytes(), MOST_ROW_BYTES), then=Value(None, output_field=TextField()))
     columns["event_context"] = Case(too_large, default=columns["event_context"], output_field=TextField())
@@ -228,8 +228,8 @@ def _bounded(outbox: type[Outbox]) -> dict[str, Combinable]:
 
 
 def value_of(column: Column, known: Mapping[str, Combinable], event_columns: Mapping[str, Combinable]) -> Combinable:
-    """What a column of the event log gets of an outbox row. `known` is what the pipeline knows, by column, and
-    `event_columns` the outbox's."""
+    """Return what a column of the event log gets from an outbox row. `known` is what the pipeline knows, by column, and
+    `event_columns` are the outbox's."""
     match column.source:
         case FromPipeline():
             return known[column.name]
@@ -245,12 +245,12 @@ def value_of(column: Column, known: Mapping[str, Combinable], event_columns: Map
 
 
 class _LookUp(Join):
-    """A join that looks up the other table's row by index, for each row, whatever the planner believes of the tables.
+    """A join that looks up the other table's row by index for each row, whatever the planner believes about the tables.
 
-    It is an outer join, which the planner may not turn round: believing a table to be empty, it would start from users.
-    And it asks for one of an array: rows that are equal could also be merged in the order of an index, which makes
-    reading the whole index a plan, and a cheap one for an empty table. A window of a first bulk import took 39 s then,
-    instead of 20 ms.
+    It is an outer join, which the planner may not reverse: if it believed a table to be empty, it would start from
+    users. And it compares with an array: equal values could be merged in the order of an index, so reading the whole
+    index would be a possible plan, and a cheap one for an empty table. With that plan, a window of a first bulk import
+    took 39 s instead of 20 ms.
     """
 
     @classmethod
@@ -276,7 +276,7 @@ class _LookUp(Join):
 
 
 class _BoundedBody(io.RawIOBase):
-    """Refuses to grow beyond a limit, so that a worker's memory is bounded whatever the payloads are."""
+    """Refuses to grow beyond a limit, so that a worker's memory is bounded, whatever the payloads are."""
 
     def __init__(self, *, max_bytes: int | None) -> None:
         super().__init__()
@@ -290,7 +290,7 @@ class _BoundedBody(io.RawIOBase):
     def write(self, data: Buffer) -> int:
         size = memoryview(data).nbytes
         if self._is_full:
-            return size  # what the buffer above still held when it was told; nobody reads it
+            return size  # what the buffer above still held then; it is never read
         if self._max_bytes is not None and self._body.tell() + size > self._max_bytes:
             self._is_full = True
             raise WindowTooLarge

@@ -14,7 +14,7 @@ from towpath.telemetry.tracing import Origins
 if TYPE_CHECKING:
     from towpath.ledger.windows import SealedWindow
 
-#: What one window's span links to, at most.
+#: The most links of one window's span.
 MOST_BATCHES = 32
 MOST_REQUESTS = 32
 #: Rows of a batch whose request is looked up.
@@ -22,11 +22,11 @@ _ROWS_OF_A_BATCH = 4
 
 
 def origins(window: SealedWindow) -> Origins:
-    """A sample of what the window carries; empty when PostgreSQL does not answer."""
+    """Return a sample of what the window carries; empty if PostgreSQL does not answer."""
     try:
         return _sample(window)
     except (DatabaseError, InterfaceError):
-        # A trace is not worth a delivery; the load, which comes next, says what is wrong.
+        # A trace is not worth a failed delivery. The load, which comes next, says what is wrong.
         connection.close()
         return Origins((), ())
 

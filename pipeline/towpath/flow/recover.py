@@ -1,7 +1,7 @@
-"""Recover: whatever stopped on its way through the pipeline is taken up again, from the ledger alone.
+"""Recover: pick up whatever stopped on its way through the pipeline, from the ledger alone.
 
-Two things can be stuck: a batch that no aggregator has sealed (its message was lost, or nobody consumes), and a sealed
-window whose owner is gone. Both are delivered right here, so that nothing depends on RabbitMQ being there.
+Two things can be stuck: a batch that no aggregator has sealed (its message was lost, or nothing consumes), and a sealed
+window whose owner is gone. Both are delivered here, in this process, so nothing depends on RabbitMQ.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: Batches looked at in one round, at most, and for how long a round goes on.
+#: The most batches of one round, and how long a round lasts, in seconds.
 _BATCHES_PER_ROUND = 1000
 _ROUND_SECONDS = 5.0
-#: The same for windows that are at fault by themselves.
+#: The same for isolated windows, whose rows are at fault.
 _ISOLATED_SECONDS = 1.0
 
 
@@ -48,8 +48,8 @@ def recover(
 ) -> int:
     """Deliver what is overdue now; return how many windows that was.
 
-    Ends when the store takes no windows, or after a while: the shift says that it is alive, and comes again. A window
-    that fails for a reason of its own ends nothing.
+    It ends when the store takes no windows, or after a while, so that the shift can say that it is alive. A window that
+    fails for a reason of its own does not end it.
     """
     until = time.monotonic() + _ROUND_SECONDS
     recovered = 0
@@ -64,7 +64,7 @@ def recover(
                 return recovered
     if stuck.has_windows:
         names.free_known(list(all_outboxes()))
-    # Those sealed here may have been given back since the look: in halves, or with rows at fault parted from them.
+    # The windows sealed here may have been given back since the look: in halves, or without the rows at fault.
     claim = functools.partial(claim_expired, lease_seconds=rules.lease_seconds)
     is_any = stuck.has_windows or bool(recovered)
     while is_any and not should_stop() and time.monotonic() < until and (window := claim()) is not None:
@@ -73,7 +73,7 @@ def recover(
         recovered += 1
         if deliver(window, store, rules) is Delivery.POSTPONED:
             return recovered
-    # Last, and for a short time: those at fault may be many, and take long.
+    # Last, and only for a short time: windows at fault may be many, and slow.
     until = time.monotonic() + _ISOLATED_SECONDS
     is_any = stuck.has_isolated_windows or bool(recovered)
     while is_any and not should_stop() and (window := claim(is_isolated=True)) is not None:
@@ -97,10 +97,10 @@ def _seal(batch_ids: Sequence[int], rules: WindowRules) -> SealedWindow | None:
 
 
 def _overdue_windows(limits: WindowLimits, *, unsealed_seconds: float) -> list[list[int]]:
-    """The batches that nobody has sealed for too long, put together to windows."""
-    # Those of an outbox that this program does not know are left to those that do.
+    """Seal the batches that have been unsealed for too long, combined into windows."""
+    # Batches of an outbox that this program does not know are left to programs that know it.
     overdue = batches.overdue(list(all_outboxes()), seconds=unsealed_seconds, limit=_BATCHES_PER_ROUND)
-    # All of them are here: no window needs to grow while others are written.
+    # All of them are at hand, so no window needs to grow while others are written.
     waiting: Accumulator[int] = Accumulator(replace(limits, max_rows=limits.rows))
     for batch in overdue:
         waiting.add(batch.id, rows=batch.rows, payload_bytes=batch.payload_bytes, now=0)

@@ -1,11 +1,11 @@
 """A shift: a loop that runs in one place at a time, for as long as there is a process that can run it.
 
-Every dispatcher stands by at each shift. One of them has the token (a row of the ledger) and works; it says every
-second that it is alive. When it has not for a few seconds, or has left, another one takes the token, and the one before
-notices at its next turn. That two overlap for a moment does no harm: what must not happen twice is guarded where it
-happens (the cursor's lock, the seal, the lease).
+Every dispatcher is ready for each shift. One of them has the token (a row of the ledger) and works, and says every
+second that it is alive. If it has not done so for a few seconds, or has left, another one takes the token, and the
+first one notices at its next turn. It does no harm if two overlap for a moment: what must not happen twice is guarded
+where it happens (the cursor's lock, the seal, the lease).
 
-No message is needed for any of this. The scheduler's ticks are noted, so that `status` knows whether they arrive.
+None of this needs a message. The scheduler's ticks are noted, so that `status` knows whether they arrive.
 """
 
 from __future__ import annotations
@@ -30,23 +30,25 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: How often a working shift says so in the ledger, and how long it may be silent before another process takes over.
+#: How often a working shift says so in the ledger, and how long it may be silent before another process takes over, in
+#: seconds.
 ALIVE_EVERY_SECONDS = 1
 SILENT_SECONDS = 3
-#: How often those that stand by look.
+#: How often the other dispatchers look, in seconds.
 _STAND_BY_SECONDS = 0.5
-#: The first and the longest pause after a turn that failed, seconds.
+#: The first and the longest pause after a failed turn, in seconds.
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 5.0
 
-#: By shift, what interrupted it in this process last and is not known to be over.
+#: By shift: what interrupted it last in this process, and may not be over.
 _interrupted: dict[str, Exception] = {}
 
 
 def run_shift(name: str, work: Callable[[], float], *, stopping: threading.Event) -> None:
-    """Call `work` while this process has the shift, each time after as many seconds as it says; until told to stop.
+    """Call `work` again and again while this process has the shift, until told to stop. `work` returns the seconds
+    until its next turn.
 
-    Whatever a turn raises is noted in the ledger, for `status`, and the next turn comes all the same.
+    Any error of a turn is noted in the ledger, for `status`, and the next turn follows all the same.
     """
     token: uuid.UUID | None = None
     failures = 0
@@ -70,7 +72,7 @@ def run_shift(name: str, work: Callable[[], float], *, stopping: threading.Event
                 _note_interruption(name, error, pause=pause)
                 if token is None:
                     stopping.wait(pause)
-            # In short steps, because a shift that waits must say that it is alive, too.
+            # In short steps, because even a waiting shift must say that it is alive.
             stopping.wait(_STAND_BY_SECONDS if token is None else min(due - time.monotonic(), ALIVE_EVERY_SECONDS))
     with contextlib.suppress(DatabaseError, InterfaceError):
         if token is not None:
@@ -79,7 +81,8 @@ def run_shift(name: str, work: Callable[[], float], *, stopping: threading.Event
 
 
 def note_success(name: str) -> None:
-    """What interrupted this process's shift is over. For RabbitMQ's failures, only a message that is out shows that."""
+    """Note that what interrupted this process's shift is over. For RabbitMQ's failures, only a sent message shows
+    that."""
     if _interrupted.pop(name, None) is not None:
         shifts.note_success(name)
 

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: Rows of one transaction.
+#: The most rows of one transaction.
 _ROWS_PER_STEP = 10_000
 
 
 def bring_back() -> dict[str, int]:
-    """Let the dispatcher see the stranded rows of every outbox, once; how many, by outbox.
+    """Let the dispatcher see the stranded rows of every outbox, once. Returns their number by outbox.
 
-    They get the xid of the transaction that does it. Its lock is that of the cursor: neither the dispatcher nor another
-    of these commands is at the outbox meanwhile.
+    They get the xid of the transaction that does it. That transaction holds the cursor's lock, so neither the
+    dispatcher nor another of these commands works at the outbox in the meantime.
     """
     found: dict[str, int] = {}
     for name, model in all_outboxes().items():
@@ -36,7 +36,7 @@ def bring_back() -> dict[str, int]:
 
 def _bring_back_some(model: type[Outbox]) -> int:
     with transaction.atomic():
-        # In a statement of its own: the snapshot of the next one must be younger than the cursor that it starts from.
+        # A separate statement: the snapshot of the next one must be younger than the cursor that it starts from.
         cursor = cursors.read(model.outbox_name(), is_locked=True)
         if cursor is None:
             return 0

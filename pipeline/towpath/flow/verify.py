@@ -1,9 +1,9 @@
-"""Verify: every receipt is compared with what the event store holds of its window, and with itself.
+"""Verify: compare every receipt with what the event store holds of its window, and with itself.
 
-A receipt says how many rows of each outbox were sealed, and what became of them. If the store has as many as were
-delivered, and the numbers of the receipt add up, it becomes verified, and the digests of what the store holds are its
-proof from then on (`towpath.ledger.proofs`). If not, that is an alarm, kept in the ledger and looked at again each
-minute until it is true (rows that a restored replica brings back) or a person closes it with a reason. The rows
+A receipt says how many rows of each outbox were sealed, and what became of them. If the store has as many rows as were
+delivered, and the receipt's numbers add up, it is verified. From then on, the digests of what the store holds are its
+proof (`towpath.ledger.proofs`). If not, the receipt is an alarm. It stays in the ledger, and is checked again each
+minute until it holds (a restored replica may bring rows back), or until a person closes it with a reason. The rows
 themselves are gone from PostgreSQL by then.
 """
 
@@ -33,29 +33,29 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: Receipts of one DELETE, and DELETEs in one minute, at most: 50,000 windows a minute are more than are written.
+#: The most receipts of one DELETE, and DELETEs per minute: 50,000 windows a minute are more than are ever written.
 _RECEIPTS_PER_DELETE = 1000
 _DELETES_PER_ROUND = 50
-#: The most rows and bytes that the store is asked to digest at once, unless a single window has more. It joins the
-#: bytes of each window in memory, and all of them must fit into the time of one statement.
+#: The most rows and bytes that the store must digest in one statement, unless one window has more. It joins the bytes
+#: of each window in memory, and all of it must fit into the time limit of one statement.
 _MOST_ROWS = 100_000
 _MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedReceipt:
-    """A receipt beside what the event store holds of its window."""
+    """A receipt, and what the event store holds of its window."""
 
     receipt: Receipt
     stored: Mapping[str, int]
-    #: What it holds, by outbox and month, where that was asked for.
+    #: What it holds by outbox and month, if that was asked for.
     digests: Sequence[WindowDigest] = ()
-    #: True if it holds as many rows as were loaded, and not the same bytes.
+    #: True if it holds as many rows as were loaded, but not the same bytes.
     is_altered: bool = False
 
     @property
     def is_contradicted(self) -> bool:
-        """True if the store holds something else than was delivered, or the receipt's own numbers do not add up."""
+        """True if the store does not hold what was delivered, or the receipt's numbers do not add up."""
         receipt = self.receipt
         differs = Counter(self.stored) != Counter(receipt.delivered)
         return differs or self.is_altered or receipt.accounted() != Counter(receipt.rows)
@@ -66,8 +66,8 @@ class ComparedReceipt:
         return any(self.stored.get(outbox, 0) < rows for outbox, rows in self.receipt.delivered.items())
 
     def stored_with(self, went: Mapping[str, int]) -> dict[str, int]:
-        """What is stored, with rows that went with their month. While that is being dropped, they are still stored as
-        well: so there are never more than were delivered."""
+        """Return what is stored, plus the rows that were dropped with their month. While a month is being dropped, its
+        rows may still be stored: so they never count as more than were delivered."""
         stored = dict(self.stored)
         for outbox, rows in went.items():
             held = stored.get(outbox, 0)
@@ -75,21 +75,21 @@ class ComparedReceipt:
         return stored
 
     def difference(self) -> str:
-        """What is wrong, by outbox."""
-        altered = ["other bytes are stored than were loaded"] if self.is_altered else []
+        """Return what is wrong, by outbox."""
+        altered = ["the stored bytes differ from the loaded ones"] if self.is_altered else []
         return ", ".join([*self._not_stored(), *altered, *self._not_accounted(), *vanished_of(self.receipt.vanished)])
 
     def _not_stored(self) -> Iterator[str]:
         delivered = self.receipt.delivered
         for outbox in sorted({*delivered, *self.stored}):
             if self.stored.get(outbox, 0) != delivered.get(outbox, 0):
-                yield f"{outbox}: {self.stored.get(outbox, 0)} stored of {delivered.get(outbox, 0)}"
+                yield f"{outbox}: {self.stored.get(outbox, 0)} of {delivered.get(outbox, 0)} stored"
 
     def _not_accounted(self) -> Iterator[str]:
         rows, accounted = self.receipt.rows, self.receipt.accounted()
         for outbox in sorted({*rows, *accounted}):
             if rows.get(outbox, 0) != accounted[outbox]:
-                yield f"{outbox}: {accounted[outbox]} accounted for of {rows.get(outbox, 0)} sealed"
+                yield f"{outbox}: {accounted[outbox]} of {rows.get(outbox, 0)} sealed rows accounted for"
 
     def as_json(self) -> dict[str, Any]:
         receipt = self.receipt
@@ -109,12 +109,12 @@ class ComparedReceipt:
 
 
 def vanished_of(vanished: Mapping[str, int]) -> list[str]:
-    """Of each outbox, how many rows somebody had deleted before they were loaded."""
+    """Return, for each outbox, how many rows were deleted before they were loaded."""
     return [f"{outbox}: {rows} vanished" for outbox, rows in sorted(vanished.items())]
 
 
 def compare(page: Sequence[Receipt], store: EventStore) -> list[ComparedReceipt]:
-    """The receipts, compared. Rows that went with their month count as stored. Raises StoreUnavailable."""
+    """Compare the receipts. Rows that were dropped with their month count as stored. Raises StoreUnavailable."""
     stored = store.counts([receipt.window for receipt in page])
     compared = [ComparedReceipt(receipt, stored.get(receipt.window, {})) for receipt in page]
     short = [one.receipt.window for one in compared if one.is_short]
@@ -126,23 +126,24 @@ def compare(page: Sequence[Receipt], store: EventStore) -> list[ComparedReceipt]
 
 
 def verify_receipts(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
-    """Compare every receipt that is not verified yet, and prove those that the store agrees with; how many are
-    contradicted. Those are alarms.
+    """Compare every receipt that is not verified yet, and prove those that match the store. Returns the number of those
+    that do not: they are alarms.
 
-    While the store is away nothing is decided.
+    While the store does not answer, nothing is decided.
     """
     contradicted = 0
     try:
         for page in receipts.unverified():
             if should_stop():
                 break
-            contradicted += _record(_digested(page, store), columns=store.covered_columns())
+            contradicted += _record(compare_bytes(page, store), columns=store.covered_columns())
     except EventStoreError as error:
         log.warning("verify_postponed", error=str(error))
     return contradicted
 
 
-def _digested(page: Sequence[Receipt], store: EventStore) -> list[ComparedReceipt]:
+def compare_bytes(page: Sequence[Receipt], store: EventStore) -> list[ComparedReceipt]:
+    """The receipts, compared to the byte, where what was loaded was digested. Raises StoreUnavailable."""
     compared = []
     for part in _parts(page):
         digests: dict[UUID, list[WindowDigest]] = {}
@@ -163,7 +164,7 @@ def _digested(page: Sequence[Receipt], store: EventStore) -> list[ComparedReceip
 
 
 def _parts(page: Sequence[Receipt]) -> Iterator[list[Receipt]]:
-    """In parts that the store can digest within its time and memory."""
+    """Split the receipts into parts that the store can digest within its time and memory."""
     part: list[Receipt] = []
     rows = size = 0
     for receipt in page:
@@ -185,7 +186,7 @@ def _record(page: Sequence[ComparedReceipt], *, columns: Sequence[str]) -> int:
         columns=columns,
     )
     for compared in contradicted:
-        # Each minute again would bury the log; the ledger, the metric and `status` keep on saying so.
+        # Logged each minute, it would bury the log. The ledger, the metric and `status` keep saying it.
         if receipts.note_contradiction(compared.receipt.window, compared.difference()):
             log.error("receipt_mismatch", **compared.as_json())
     metrics.verified_windows.labels("match").inc(len(matching))
@@ -195,8 +196,8 @@ def _record(page: Sequence[ComparedReceipt], *, columns: Sequence[str]) -> int:
 
 
 def close(windows: Sequence[UUID], store: EventStore, *, reason: str, by: str) -> None:
-    """End the alarms of these windows: what the event store holds stays as it is, and is proven as that. That it was
-    decided, by whom and why, is an event itself, in the same transaction.
+    """Close the alarms of these windows: what the event store holds stays as it is, and is proven in that state. An
+    event records who decided it, and why, in the same transaction.
 
     Raises NoAlarm, before anything is changed, if one of them is not an alarm; StoreUnavailable.
     """
@@ -213,7 +214,7 @@ def close(windows: Sequence[UUID], store: EventStore, *, reason: str, by: str) -
             reason=f"{reason} (closed by {by})",
         )
         if others := set(windows) - closed.keys():
-            raise NoAlarm(f"{min(others)} is not the receipt of an alarm: see `pipeline verify --since ...`.")
+            raise NoAlarm(f"The receipt {min(others)} has no alarm: see `pipeline verify --since ...`.")
         for window, difference in closed.items():
             publish(ReceiptMismatchClosed(window=str(window), difference=difference, reason=reason, closed_by=by))
     for window, difference in closed.items():
@@ -221,7 +222,7 @@ def close(windows: Sequence[UUID], store: EventStore, *, reason: str, by: str) -
 
 
 def purge_receipts(*, receipt_days: int, should_stop: Callable[[], bool]) -> int:
-    """Delete verified receipts that are older, in small steps; how many. Unverified ones are evidence."""
+    """Delete older verified receipts in small steps. Returns their number. Unverified ones are kept as evidence."""
     purged = 0
     for _ in range(_DELETES_PER_ROUND):
         if should_stop():

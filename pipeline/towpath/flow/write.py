@@ -290,10 +290,10 @@ class _Parts:
             log.warning("row_missing_behind_token", window=str(self._window.id), series=series)
             error = self._try([line], token=f"{token}:{series}", depth=0)
             if error is not None:
-                raise OutcomeUnknown(f"a row that it took before is refused now: {error}") from error
+                raise OutcomeUnknown(f"the event store refuses a row that it accepted before: {error}") from error
             if rows.identity(line) in self._stored:
                 return
-        raise OutcomeUnknown("the event store does not show a row of the window that it says it has")
+        raise OutcomeUnknown("the event store does not show a row of the window, although it claims to have it")
 
     def _is_used_up(self, missing: list[bytes], *, token: str, depth: int) -> bool:
         """Have the store remember the token, by a row of each month: its token log has an entry for each.

@@ -1,8 +1,8 @@
 """Ack: the end of a window, and its receipt.
 
 One commit, fenced by the lease: the rows that the event store has are deleted from their outbox, and the window's
-receipt stays. An owner that has been taken over deletes nothing. If the power goes before it, the window is replayed
-and found written; there is no moment at which a row is in neither place.
+receipt stays. An owner that has lost its lease deletes nothing. If the power fails before the commit, the window is
+replayed and found written. At no moment is a row in neither place.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ def ack(
 ) -> None:
     """Delete the window's outbox rows and batches and leave its receipt.
 
-    Only after the store has the rows on disk. Refused rows stay in their outbox, as dead letters;
-    so do those left, for each outbox in a new window, which is tried again by itself. `vanished` are those that were
-    not there to be loaded. `error` is what the store said of those refused or left, or in spite of having stored all.
-    `loaded` is the digest of what was loaded, in hexadecimal digits, of a window that was written as it was.
+    Call it only after the store has the rows on disk. Refused rows stay in their outbox, as dead letters. So do the
+    rows that are left: for each outbox they get a new window, which is tried again separately. `vanished` are the rows
+    that were gone when the window was loaded. `error` is what the store said about refused or left rows, or an error
+    despite which it stored everything. `loaded` is the digest of what was loaded (64 hexadecimal digits), for a window
+    that was written as it was.
 
-    Raises LeaseLost, and then nothing has been deleted.
+    Raises LeaseLost; then nothing has been deleted.
     """
     kept: dict[str, list[int]] = {}
     for outbox, row_id in (*((row.outbox, row.row_id) for row in refused), *left):
@@ -110,7 +111,7 @@ def _or_null(rows: Mapping[str, int]) -> str | None:
 
 
 def _isolate(cursor: CursorWrapper, window: SealedWindow, left: Sequence[tuple[str, int]], *, error: str) -> None:
-    """Put the rows, which the store holds nothing of, into windows of their own, free to be claimed."""
+    """Put the rows, none of which the store holds, into separate windows that are free to be claimed."""
     for outbox in dict.fromkeys(outbox for outbox, _ in left):
         ids = sorted(row_id for one, row_id in left if one == outbox)
         cursor.execute(
@@ -136,6 +137,6 @@ def _isolate(cursor: CursorWrapper, window: SealedWindow, left: Sequence[tuple[s
                 "ids": ids,
                 "count": len(ids),
                 "total": window.row_count,
-                "error": f"parted from others: {error}",
+                "error": f"isolated from other rows: {error}",
             },
         )

@@ -1,4 +1,4 @@
-"""Backfills in the ledger: how far each has come. Its row changes in the transaction that publishes a page, or not."""
+"""Backfills in the ledger: how far each has come. Its row changes only in the transaction that publishes a page."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Progress:
 
     position: str | None
     published: int
-    #: Rows whose event was in the outbox or in the event store already.
+    #: Rows whose event was already in the outbox or in the event store.
     already_published: int
     finished_at: datetime | None
 
 
 def begin(outbox: str, *, again: bool) -> Progress:
-    """Begin, or go on from what an earlier run has left; `again` begins anew."""
+    """Begin, or continue where an earlier run stopped. `again` starts over."""
     with driver.cursor() as cursor:
         cursor.execute(
             """
@@ -40,7 +40,7 @@ def begin(outbox: str, *, again: bool) -> Progress:
 
 
 def read(outbox: str) -> Progress:
-    """How far a backfill that was begun has come."""
+    """Return how far a backfill has come that was begun."""
     with driver.cursor() as cursor:
         cursor.execute(
             "SELECT position, published, already_published, finished_at FROM pipeline_backfill WHERE outbox = %s",
@@ -50,9 +50,9 @@ def read(outbox: str) -> Progress:
 
 
 def advance(outbox: str, *, after: Progress, to: str | None, published: int, already_published: int) -> bool:
-    """Note in the caller's transaction that a page is done; without a key to go on from (`to`), all are.
+    """Note in the caller's transaction that a page is done. Without a key to continue from (`to`), all pages are done.
 
-    False if another run has done a page since, so that this one must not be published again.
+    False if another run has done a page since then: this page must not be published again.
     """
     with driver.cursor() as cursor:
         # Another run waits here until the caller's transaction ends, and then sees that the row has changed.

@@ -1,4 +1,4 @@
-"""Batches in the ledger: the ids of one message each, from dispatch to ack. What a message says is only a hint."""
+"""Batches in the ledger, from dispatch to ack: each has the ids of one message. The message itself is only a hint."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 
-#: The batches that there are, as a table. Those left behind are few; all others are above the mark.
+#: The existing batches, as a table. Those left behind are few; all others are above the mark.
 BATCHES = f"""(
     SELECT * FROM pipeline_batch WHERE id >= {value_of("batches")} AND NOT is_late
     UNION ALL
     SELECT * FROM pipeline_batch WHERE is_late
 )"""
 
-#: Late batches that an aggregator takes from the ledger at a time.
+#: How many late batches an aggregator takes from the ledger at a time.
 _LATE_BATCHES = 100
 
 
 @dataclass(frozen=True, slots=True)
 class BatchMessage:
-    """What the message of a batch carries. `bytes` is the payloads' size where the outbox knows it, else 0.
+    """What the message of a batch carries. `bytes` is the payloads' size if the outbox knows it, otherwise 0.
 
-    `is_backlog` is false of rows that a look of the dispatcher found new, few enough to be taken whole: they may
-    overtake. It is true of the pages of a backlog, and of what comes back (replays).
+    `is_backlog` is false for new rows that a look of the dispatcher could take whole: they may overtake. It is true for
+    the pages of a backlog, and for rows that come back (replays).
     """
 
     id: int
@@ -52,14 +52,14 @@ class Unsealed:
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """The rows in batches: those of backlogs, and the new ones by outbox."""
+    """The number of rows in batches: of backlogs, and new ones by outbox."""
 
     backlog: int
     new: Mapping[str, int]
 
 
 def count_in_flight(outbox: str, ids: Sequence[int]) -> int:
-    """How many of these rows of an outbox are in a batch."""
+    """Return how many of these rows of an outbox are in a batch."""
     with driver.cursor() as cursor:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
@@ -72,7 +72,7 @@ def count_in_flight(outbox: str, ids: Sequence[int]) -> int:
 
 
 def in_flight(outboxes: Sequence[str]) -> InFlight:
-    """The rows of the outboxes that are in batches."""
+    """Count the rows of the outboxes that are in batches."""
     with driver.cursor() as cursor:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
@@ -89,7 +89,7 @@ def in_flight(outboxes: Sequence[str]) -> InFlight:
 
 
 def insert(outbox: str, ids: Sequence[int]) -> BatchMessage:
-    """A batch of these ids, as if the dispatcher had just made it; of payloads of unknown size."""
+    """Make a batch of these ids, as the dispatcher would; the size of its payloads is unknown."""
     with driver.cursor() as cursor:
         cursor.execute(
             f"""{INSERTING_BATCHES}
@@ -103,7 +103,7 @@ def insert(outbox: str, ids: Sequence[int]) -> BatchMessage:
 
 
 def overdue(outboxes: Sequence[str], *, seconds: float, limit: int) -> list[Unsealed]:
-    """Batches of the outboxes that nobody has sealed for that long, the oldest first."""
+    """Return the batches of the outboxes that have been unsealed for that long, oldest first."""
     with driver.cursor() as cursor:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
@@ -118,8 +118,8 @@ def overdue(outboxes: Sequence[str], *, seconds: float, limit: int) -> list[Unse
 
 
 def unsealed(batch_ids: Sequence[int], *, outboxes: Sequence[str], late_seconds: float | None) -> dict[int, Unsealed]:
-    """Those of the batches, by number, that are of these outboxes and in no window yet; with `late_seconds`, also those
-    dispatched so long ago, the oldest first, as many as make a few windows."""
+    """Return, by number, those of the batches that belong to these outboxes and are in no window yet. With
+    `late_seconds`, also others that were dispatched that long ago: the oldest, as many as make a few windows."""
     late = f"""
             UNION (
                 SELECT id, rows, bytes, is_backlog FROM {BATCHES} AS b
@@ -141,7 +141,7 @@ def unsealed(batch_ids: Sequence[int], *, outboxes: Sequence[str], late_seconds:
 
 
 def ids_in_window(window: UUID, outbox: str) -> list[int]:
-    """The outbox ids of one outbox in a window."""
+    """Return the ids of one outbox in a window."""
     with driver.cursor() as cursor:
         cursor.execute(
             "SELECT unnest(ids) FROM pipeline_batch WHERE window_id = %(window)s AND outbox = %(outbox)s",
@@ -150,12 +150,12 @@ def ids_in_window(window: UUID, outbox: str) -> list[int]:
         return [id_ for (id_,) in cursor.fetchall()]
 
 
-#: The same as an array in another statement; the parameters are the window and the outbox.
+#: The same, as an array in another statement. The parameters are the window and the outbox.
 IDS_IN_WINDOW = "ARRAY(SELECT unnest(ids) FROM pipeline_batch WHERE window_id = %s AND outbox = %s)"
 
 
 def first_ids(window: UUID, *, batches: int, ids_of_each: int) -> list[BatchMessage]:
-    """The first so many batches of a window, each with so many of its first ids."""
+    """Return the first `batches` batches of a window, each with its first `ids` ids."""
     with driver.cursor() as cursor:
         cursor.execute(
             """
@@ -174,7 +174,7 @@ def first_ids(window: UUID, *, batches: int, ids_of_each: int) -> list[BatchMess
 
 @dataclass(frozen=True, slots=True)
 class BatchCounts:
-    """Batches between dispatch and ack, those of them in no window yet, and the rows of all, by outbox."""
+    """The batches between dispatch and ack, those of them in no window yet, and their rows by outbox."""
 
     total: int = 0
     unsealed: int = 0
@@ -200,15 +200,15 @@ def count_batches() -> BatchCounts:
 
 @dataclass(frozen=True, slots=True)
 class LateBatches:
-    """Batches that have been in no window for too long; seconds since the first of them was dispatched."""
+    """Batches that have been in no window for too long, and the seconds since the first of them was dispatched."""
 
     batches: int
     oldest_seconds: int
 
 
 def count_late_batches(*, outboxes: Sequence[str], late_seconds: float) -> LateBatches | None:
-    """Return the batches of these outboxes that were dispatched so many seconds ago and are in no window; None if there
-    are none."""
+    """Return the batches of these outboxes that were dispatched `late_seconds` ago and are still in no window; None if
+    there are none."""
     with driver.cursor() as cursor:
         cursor.execute(
             f"""

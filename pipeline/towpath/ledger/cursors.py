@@ -1,7 +1,7 @@
 """Cursors: how far each outbox has been dispatched. They move together with the batches, in one statement.
 
-Transaction ids mean something in one PostgreSQL cluster only, so a cursor remembers whose it has seen. In another
-cluster (after a restore by pg_dump) it is rewound: it has seen nothing.
+Transaction ids have a meaning only in one PostgreSQL cluster, so a cursor remembers its cluster. In another cluster
+(after a restore with pg_dump) it is rewound: it has seen nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from django.db import connection, transaction
 from towpath import driver
 from towpath.ledger.batches import BATCHES, BatchMessage
 from towpath.ledger.marks import INDEX_PROBES_ONLY, INSERTING_BATCHES
+from towpath.ledger.pauses import IS_PAUSED
 from towpath.ledger.snapshot import Position, Run, Snapshot, unseen
 from towpath.ledger.versions import newest, newest_of_each
 from towpath.outbox.fields import RowLimits, TransactionIndex
@@ -27,14 +28,15 @@ if TYPE_CHECKING:
 
 _CLUSTER = "(SELECT system_identifier::text FROM pg_control_system())"
 
-#: True of the cursor `c`. The lower xmax tells a cluster that was set back in some other way than by pg_dump.
+#: True if the cursor `c` is of another cluster. A lower xmax reveals a cluster that was reset in another way than by
+#: pg_dump.
 _IS_OF_ANOTHER_CLUSTER = f"""
     (c.cluster <> {_CLUSTER} OR pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(c.seen))"""
 
 #: PostgreSQL's number of the table with the name of the outbox.
 _TABLE_OID = "to_regclass(quote_ident(%(outbox)s))::oid::bigint"
 
-#: True of the cursor `c` if the outbox's table was dispatched by it, under a name that is not known.
+#: True if the cursor `c` dispatched the outbox's table, under a name that is not known.
 _IS_OF_AN_UNKNOWN_NAME = f"(c.table_oid = {_TABLE_OID} AND c.cluster = {_CLUSTER} AND c.outbox <> ALL(%(known)s))"
 
 #: The cursor of each of the outboxes of the parameter.
@@ -46,14 +48,14 @@ _THEIR_NEWEST = f"""
 EVERY_CURSOR = newest_of_each("pipeline_cursor", key="outbox")
 
 
-#: Runs that a cursor has at most. While it has so many, it moves on by what it can take whole, and no further.
+#: The most runs of a cursor. While it has that many, it advances only by what it can take whole.
 MOST_RUNS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """What a cursor has seen, and the runs within it that are still to be dispatched. After a restore it is rewound:
-    what it finds next leaves out what batches and dead letters hold."""
+    """What a cursor has seen, and the runs in it that are still to be dispatched. After a restore it is rewound: then
+    it leaves out the rows that batches and dead letters hold."""
 
     version: int
     seen: Snapshot
@@ -63,7 +65,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What a look found out about one outbox: new rows, runs, or that its cursor must be rewound first."""
+    """What a look found for one outbox: new rows, runs, or that its cursor must be rewound first."""
 
     outbox: str
     has_new: bool
@@ -73,7 +75,7 @@ class News:
 
 @dataclass(frozen=True, slots=True)
 class PageLimits:
-    """Rows that may be dispatched as new ones, and rows of a backlog; and how large the batches of each may be."""
+    """How many new rows and rows of a backlog may be dispatched, and how large the batches of each may be."""
 
     new_rows: int
     backlog_rows: int
@@ -86,12 +88,12 @@ class PageLimits:
 def create(outbox: str, *, known: Collection[str]) -> bool:
     """Give the outbox a cursor that has seen nothing, unless it has one. True if it got another name's.
 
-    An outbox whose table was dispatched under a name that is not `known` gets that name's cursor, if nothing is under
-    way under the name. If something is, the outbox gets none: its rows would be dispatched again.
+    An outbox whose table was dispatched under a name that is not `known` gets the cursor of that name, unless something
+    is still under way under that name. Then the outbox gets none, because its rows would be dispatched again.
     """
     names: dict[str, Any] = {"outbox": outbox, "known": list(known)}
     with driver.cursor() as cursor:
-        # Nearly always it has its table's cursor. Only where not, every version of every cursor is read, dead or not.
+        # Nearly always there is a cursor of its table. Only if not, every version of every cursor is read, dead or not.
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
             SELECT FROM {newest("pipeline_cursor", key="outbox", value="%(outbox)s")} AS c
@@ -140,13 +142,13 @@ def current_snapshot() -> str:
 
 
 def news(outboxes: Collection[str]) -> list[News]:
-    """For each outbox with a cursor, whether there is something to do: new rows, runs, or a rewind.
+    """Return, for each outbox with a cursor that is not paused, what there is to do: new rows, runs, or a rewind.
 
-    The rows and the snapshots they are compared with are read in one statement: in two, a cursor that another
-    dispatcher moves in between would look as if it were of another cluster.
+    The rows and the snapshots that they are compared with are read in one statement. With two, a cursor that another
+    dispatcher moves in between would seem to be of another cluster.
     """
     names = {f"outbox_{number}": name for number, name in enumerate(outboxes)}
-    # Two probes of the index of each outbox, of which the first that finds a row is the last.
+    # Up to two probes of the index of each outbox: the second only if the first finds no row.
     probes = "\n".join(
         f"""
         WHEN %({parameter})s THEN
@@ -170,7 +172,7 @@ def news(outboxes: Collection[str]) -> list[News]:
                        ARRAY(SELECT xid FROM pg_snapshot_xip(seen) AS xid
                              WHERE pg_visible_in_snapshot(xid, pg_current_snapshot())) AS ended_xids
                 FROM {_THEIR_NEWEST} AS newest OFFSET 0
-            ) AS c
+            ) AS c WHERE NOT {IS_PAUSED}
             """,
             {**names, "outboxes": list(outboxes)},
         )
@@ -178,8 +180,8 @@ def news(outboxes: Collection[str]) -> list[News]:
 
 
 def lock(outboxes: Sequence[str]) -> dict[str, Cursor]:
-    """The cursors of the outboxes, locked for this transaction; without those that another dispatcher has, or moves
-    while they are read.
+    """Return the cursors of the outboxes, locked for this transaction, without those that another dispatcher holds, or
+    moves while they are read.
 
     The transaction's pages are read by the index, too, and it may insert batches.
     """
@@ -197,20 +199,20 @@ def lock(outboxes: Sequence[str]) -> dict[str, Cursor]:
 
 
 def take_new(model: type[Outbox], at: Cursor, limits: PageLimits) -> tuple[list[BatchMessage], Cursor]:
-    """Put the rows that the cursor has not seen into batches, as many as the limits allow; what it is then.
+    """Put the rows that the cursor has not seen into batches, within the limits. Returns the cursor after that.
 
-    If they are no more than `new_rows`, they are new. Else they are a backlog, and what exceeds `backlog_rows` is left
-    to a run. If the cursor can have no more of these, it stays where it is, and so do they.
+    If they are at most `new_rows`, they are new. Otherwise they are a backlog, and the rows beyond `backlog_rows` are
+    left to a run. If the cursor can have no more runs, it stays where it is, and so do the rows.
 
-    One statement, and so one snapshot. It must be younger than that of the lock on the cursor.
+    It is one statement, and so one snapshot, which must be younger than that of the lock on the cursor.
     """
     everything_new = Run(at.seen, at.seen, None, at.is_rewound)
     return _take(model, at, everything_new, limits, is_new=True)
 
 
 def take_page(model: type[Outbox], at: Cursor, limits: PageLimits) -> tuple[list[BatchMessage], Cursor]:
-    """Put the next rows of the cursor's first run into batches; what it is then. If that is not the last of the run,
-    the others come first from now on."""
+    """Put the next rows of the cursor's first run into batches. Returns the cursor after that. If the run is not
+    finished, the other runs come first from then on."""
     return _take(model, at, at.runs[0], limits, is_new=False)
 
 
@@ -349,17 +351,17 @@ SELECT forward.*, batches.* FROM forward LEFT JOIN batches ON true ORDER BY batc
 """
 
 
-#: True of an outbox row `o` that no batch and no dead letter holds.
+#: True if no batch and no dead letter holds the outbox row `o`.
 NOT_HELD = f"""(
     o.id NOT IN (SELECT unnest(ids) FROM {BATCHES} AS b WHERE outbox = %(outbox)s)
     AND o.id NOT IN (SELECT row_id FROM pipeline_deadletter WHERE outbox = %(outbox)s))"""
 
 
 def rewind(model: type[Outbox]) -> bool:
-    """If the cursor is of another cluster, let it have seen nothing of this one. True if it was.
+    """If the cursor is of another cluster, rewind it: it has seen nothing of this one. True if it was rewound.
 
-    The restored rows' own xids mean nothing here. Those this cluster has not reached yet would stay invisible to the
-    snapshot until it does, so they get the xid of this transaction.
+    The xids of restored rows mean nothing here. Xids that this cluster has not reached yet would stay invisible to the
+    snapshot until it does, so these rows get the xid of this transaction.
     """
     outbox = {"outbox": model.outbox_name()}
     with transaction.atomic(), driver.cursor() as cursor:
@@ -383,8 +385,8 @@ def rewind(model: type[Outbox]) -> bool:
 
 
 def read(outbox: str, *, is_locked: bool) -> Cursor | None:
-    """The cursor, locked for this transaction if asked. None when it looks at all rows anyway: before the first look,
-    and after a restore."""
+    """Return the cursor, locked for this transaction if asked. None if it looks at all rows anyway: before the first
+    look, and after a restore."""
     # One that is moved while we wait for its lock has another version then. So it is asked for by its name, which
     # passes over the dead: seldom, because a person asks.
     one = "pipeline_cursor" if is_locked else newest("pipeline_cursor", key="outbox", value="%(outbox)s")
@@ -402,17 +404,17 @@ def read(outbox: str, *, is_locked: bool) -> Cursor | None:
 
 
 def is_within_limits(model: type[Outbox]) -> str:
-    """SQL: true of a row that may be updated. One from before the table's limits breaks them, and is a dead letter at
-    best."""
+    """SQL: true for a row that may be updated. A row from before the table's limits may break them, and can only become
+    a dead letter."""
     limits = [one for one in model._meta.constraints if isinstance(one, RowLimits)]
-    # As in a constraint: unknown, because a column is NULL, is no breach.
+    # As in a constraint: unknown (a column is NULL) is not a violation.
     return f"({' AND '.join(condition for one in limits for condition in one.conditions) or 'true'}) IS NOT FALSE"
 
 
 def by_xid(outbox: str, *, payload: str | None = None) -> str:
-    """SQL: `id` and `xid` of an outbox's rows, for a condition on `xid`. Without this, its index is not for it.
+    """SQL: `id` and `xid` of an outbox's rows, for a condition on `xid`. Otherwise its index would not be used.
 
-    Other columns only if asked for: the web's role may not read a `payload`, and asks how many rows are pending.
+    Other columns come only if asked for: the web's role counts pending rows, but may not read a `payload`.
     """
     columns = ", ".join(map(connection.ops.quote_name, ("id", "xid", *((payload,) if payload else ()))))
     return f"(SELECT {columns} FROM {_table(outbox)} WHERE {TransactionIndex.IN_INDEX})"
@@ -423,8 +425,8 @@ def _table(outbox: str) -> str:
 
 
 def see_everything_uncommitted() -> None:
-    """Let every cursor start over, up to a snapshot that shows what is not committed, too: for a test in a transaction
-    that is rolled back, and for nothing else."""
+    """Let every cursor start over, up to a snapshot that also shows what is not committed. Only for a test in a
+    transaction that is rolled back."""
     with driver.cursor() as cursor:
         cursor.execute(
             """
@@ -445,7 +447,7 @@ def see_everything_uncommitted() -> None:
 
 
 def read_last_dispatches() -> dict[str, datetime]:
-    """Return when rows of each outbox were last put into batches; without those of which none ever were."""
+    """Return when rows of each outbox were last put into batches; outboxes without any batch are absent."""
     with driver.cursor() as cursor:
         cursor.execute(f"SELECT outbox, dispatched_at FROM {EVERY_CURSOR} AS c WHERE dispatched_at IS NOT NULL")
         return dict(cursor.fetchall())

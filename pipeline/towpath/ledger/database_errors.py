@@ -9,11 +9,11 @@ from django.db import InterfaceError, OperationalError
 
 from towpath.driver import sqlstate
 
-#: SQLSTATE classes and codes that mean that the server, or the way to it, is not there: connection exceptions, too many
-#: connections, shutting down, crashed, starting up.
+#: SQLSTATE classes and codes for an unreachable server: connection exceptions, too many connections, shutting down,
+#: crashed, starting up.
 _AWAY = ("08", "53300", "57P01", "57P02", "57P03")
 _NOT_MIGRATED = ("42P01", "42703", "3F000")
-#: A statement that took longer than it may, or a lock that somebody else holds.
+#: A statement that took too long, or a lock that another session holds.
 _TOO_LATE = ("57014", "55P03", "25P03")
 
 
@@ -25,8 +25,8 @@ def describe(error: Exception) -> str:
     if is_not_migrated(error):
         return f"The database is not migrated: run `python manage.py migrate` ({first_line(error)})"
     if state in _TOO_LATE:
-        return f"PostgreSQL takes too long, or somebody holds a lock: see pg_stat_activity ({first_line(error)})"
-    return f"PostgreSQL refuses, and is not away: {type(error).__name__} {first_line(error)}"
+        return f"PostgreSQL takes too long, or another session holds a lock: see pg_stat_activity ({first_line(error)})"
+    return f"PostgreSQL answers but refuses: {type(error).__name__} {first_line(error)}"
 
 
 def is_outage(error: Exception) -> bool:
@@ -34,7 +34,7 @@ def is_outage(error: Exception) -> bool:
     state = sqlstate(error)
     if state:
         return state.startswith(_AWAY)
-    # libpq itself, without an answer of the server.
+    # An error of libpq itself, without an answer from the server.
     return isinstance(error, (OperationalError, InterfaceError))
 
 

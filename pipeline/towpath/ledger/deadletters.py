@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
-#: Of a dead letter that was in no window.
+#: The window of a dead letter that was in none.
 NO_WINDOW = UUID(int=0)
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """One row that the event store refuses, and its `error`; `window_id` is the window that it came in."""
+    """One row that the event store refuses, its `error`, and the window that it came in."""
 
     id: int
     outbox: str
@@ -30,7 +30,7 @@ class Letter:
 
 
 def count_newest(outbox: str, *, seconds: float) -> int:
-    """How many rows of the outbox have become dead letters within that time."""
+    """Return how many rows of the outbox became dead letters within that time."""
     with driver.cursor() as cursor:
         cursor.execute(
             """
@@ -43,7 +43,7 @@ def count_newest(outbox: str, *, seconds: float) -> int:
 
 
 def read(ids: Sequence[int] | None) -> list[Letter]:
-    """The dead letters with these numbers, or all."""
+    """Return the dead letters with these numbers, or all."""
     with driver.cursor() as cursor:
         cursor.execute(
             """
@@ -55,8 +55,23 @@ def read(ids: Sequence[int] | None) -> list[Letter]:
         return [Letter(*row) for row in cursor.fetchall()]
 
 
+def find_newest(*, outbox: str, error: str, before: int | None, limit: int) -> list[Letter]:
+    """Return the newest dead letters of an outbox (empty: of all) whose error contains this text, below `before`."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT id, outbox, row_id, error, window_id, at FROM pipeline_deadletter
+            WHERE (%(outbox)s = '' OR outbox = %(outbox)s) AND position(lower(%(error)s) IN lower(error)) > 0
+              AND (%(before)s::bigint IS NULL OR id < %(before)s)
+            ORDER BY id DESC LIMIT %(limit)s
+            """,
+            {"outbox": outbox, "error": error, "before": before, "limit": limit},
+        )
+        return [Letter(*row) for row in cursor.fetchall()]
+
+
 def take(ids: Sequence[int]) -> list[tuple[str, int]]:
-    """Delete the dead letters with these numbers: outbox and row of each that there was."""
+    """Delete the dead letters with these numbers. Returns outbox and row of each that existed."""
     with driver.cursor() as cursor:
         cursor.execute(
             "DELETE FROM pipeline_deadletter WHERE id = ANY(%(ids)s) RETURNING outbox, row_id", {"ids": list(ids)}
@@ -69,7 +84,7 @@ def take(ids: Sequence[int]) -> list[tuple[str, int]]:
 
 
 def count_dead_letters() -> dict[str, int]:
-    """Return how many dead letters each outbox has; without those that have none."""
+    """Return how many dead letters each outbox has; outboxes without any are absent."""
     with driver.cursor() as cursor:
         cursor.execute("SELECT outbox, count(*) FROM pipeline_deadletter GROUP BY outbox")
         return dict(cursor.fetchall())

@@ -1,7 +1,7 @@
-"""Dropped months: what was proven of them, until `eventlog retain` had the event store drop them.
+"""Dropped months: what was proven of them, until `eventlog retain` made the event store drop them.
 
-That a month is dropped is a proof itself, of no window. It comes first: what is proven of the month below its position
-holds no longer, whatever becomes of the rows. Proofs of a dropped month go when their receipts are gone as well.
+A proof without a window records that a month is dropped. It is written first: from then on, earlier proofs of the month
+no longer hold, whatever becomes of the rows. Proofs of a dropped month are deleted once their receipts are gone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from uuid import UUID
 
 from towpath import driver
 from towpath.eventlog.proof import WindowDigest
-from towpath.ledger.proofs import amend
+from towpath.ledger.proofs import OF_MONTH, amend
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: The window of a proof that is about a month.
 _NO_WINDOW = UUID(int=0)
 
-#: SQL: the months that were dropped, each with the position of what says so.
+#: SQL: the dropped months, each with the position of the proof that says so.
 _DROPPED = f"""(
     SELECT month, max(position) AS position FROM pipeline_proof
     WHERE window_id = '{_NO_WINDOW}' AND kind = 'dropped' GROUP BY month
@@ -30,25 +30,25 @@ _DROPPED = f"""(
 
 @dataclass(frozen=True, slots=True)
 class MonthOfLedger:
-    """What is proven of a month since it was dropped last, if ever."""
+    """What is proven of a month since it was last dropped, if ever."""
 
     windows: int
-    #: As the newest proofs have them.
+    #: According to the newest proofs.
     rows: int
-    #: That of the newest proof.
+    #: The position of the newest proof.
     last_position: int
-    #: Windows that a check has found changed.
+    #: Windows that a check has found to be changed.
     contradicted: int
 
 
 def read_month(month: date) -> MonthOfLedger:
-    """What is proven of a month."""
+    """Return what is proven of a month."""
     with driver.cursor() as cursor:
         cursor.execute(
             f"""
             WITH proven AS MATERIALIZED (
                 SELECT proof.window_id, proof.outbox, proof.position, proof.rows FROM pipeline_proof AS proof
-                WHERE proof.month = %(month)s AND proof.kind <> 'dropped' AND proof.position > coalesce(
+                WHERE proof.month = %(month)s AND NOT {OF_MONTH} AND proof.position > coalesce(
                     (SELECT position FROM {_DROPPED} WHERE month = %(month)s), 0
                 )
             ), latest AS (
@@ -67,7 +67,7 @@ def read_month(month: date) -> MonthOfLedger:
 
 
 def positions_in(month: date, windows: Iterable[UUID]) -> dict[UUID, int]:
-    """The position of the newest proof that each of these windows has in the month; without those that have none."""
+    """Return the position of the newest proof of each window in the month; windows without any are absent."""
     with driver.cursor() as cursor:
         cursor.execute(
             """SELECT window_id, max(position) FROM pipeline_proof
@@ -88,19 +88,19 @@ def is_proven_since(month: date, position: int) -> bool:
 
 
 def note(month: date, *, rows: int, columns: Sequence[str], reason: str) -> None:
-    """The month is dropped: what is proven of it up to here holds no longer."""
+    """Record that the month is dropped: what was proven of it so far no longer holds."""
     gone = WindowDigest(_NO_WINDOW, "", month, rows, digest="", digest_sum=0, id_sum=0)
     amend([gone], kind="dropped", columns=columns, reason=reason)
 
 
 def purge_proofs(*, after: int, until: int) -> int:
-    """Delete the proofs with positions above `after` up to `until` whose month was dropped since; how many. One whose
-    receipt is still there stays beside it."""
+    """Delete the proofs with positions above `after` up to `until` whose month was dropped later. Returns their number.
+    A proof stays as long as its receipt."""
     with driver.cursor() as cursor:
         cursor.execute(
             f"""
             DELETE FROM pipeline_proof AS proof USING {_DROPPED}
-            WHERE proof.position > %(after)s AND proof.position <= %(until)s AND proof.kind <> 'dropped'
+            WHERE proof.position > %(after)s AND proof.position <= %(until)s AND NOT {OF_MONTH}
               AND dropped.month = proof.month AND dropped.position > proof.position
               AND NOT EXISTS (SELECT FROM pipeline_window WHERE id = proof.window_id)
             """,
@@ -110,7 +110,7 @@ def purge_proofs(*, after: int, until: int) -> int:
 
 
 def rows_of(windows: Iterable[UUID]) -> dict[UUID, dict[str, int]]:
-    """How many rows of these windows went with their months, by outbox; without windows of which none did."""
+    """Return how many rows of these windows were dropped with their months, by outbox; other windows are absent."""
     with driver.cursor() as cursor:
         cursor.execute(
             f"""

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from towpath import driver
 
-#: Who has seen nothing for so long has seen the last of them.
+#: After this long without such a message, they are taken to have stopped.
 _SHOWN_SECONDS = 600
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignMessages:
-    """That messages arrived in a queue: the ledger of the last one, and how long ago that was."""
+    """Messages of another ledger in a queue: the ledger of the last one, and how long ago it came."""
 
     queue: str
     ledger: str
@@ -22,9 +22,9 @@ class ForeignMessages:
 
 
 def ledger_id() -> str:
-    """What tells this ledger from all others: 16 hexadecimal digits, of the database's name and its cluster's identity.
+    """Return what identifies this ledger: 16 hexadecimal digits, from the database's name and its cluster's identity.
 
-    A copy in another cluster has another. A standby that is promoted keeps it: it goes on with the same ledger.
+    A copy in another cluster has a different one. A promoted standby keeps it, because it continues the same ledger.
     """
     with driver.cursor() as cursor:
         cursor.execute(
@@ -50,7 +50,7 @@ def note_foreign(queue: str, *, ledger: str) -> None:
 
 
 def read_foreign() -> list[ForeignMessages]:
-    """What has arrived of others within the last ten minutes."""
+    """Return the messages of other ledgers that arrived within the last ten minutes."""
     with driver.cursor() as cursor:
         cursor.execute(
             """

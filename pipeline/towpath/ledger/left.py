@@ -1,4 +1,4 @@
-"""What is left to deliver, for whoever leaves: counted in full, in every table that there still is."""
+"""What is left to deliver, for a project that leaves: counted in full, in every table that still exists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.db import connection
 
 from towpath import driver
 
-#: A writer that holds a table for longer is left alone: publishers would wait behind whoever waits for it.
+#: A writer that holds a table for longer is not waited for: publishers would have to wait as well.
 _LOCK_SECONDS = 5
 
 
@@ -27,7 +27,7 @@ class Left:
 
     @property
     def undelivered(self) -> int:
-        """Rows that are not dead letters, and what the ledger holds of them. 0: nothing is under way."""
+        """Rows that are not dead letters, and what the ledger holds of them. 0 if nothing is under way."""
         rows = max(0, sum(self.rows.values()) - self.dead_letters)
         return rows + self.batches + self.open_windows + self.unconfirmed_receipts
 
@@ -59,13 +59,13 @@ def count_named(ledger_table: str, outbox: str) -> int:
 
 
 def tables() -> list[str]:
-    """Return Towpath's own tables that there are: the ledger's, and the general outbox."""
+    """Return Towpath's own tables that exist: the ledger's, and the general outbox."""
     named = sorted(model._meta.db_table for model in apps.get_app_config("towpath").get_models())
     return [table for table in named if exists(table)]
 
 
 def lock(outboxes: Sequence[str]) -> None:
-    """Keep everybody from publishing until the transaction ends. Raises OperationalError when somebody is at it."""
+    """Block all publishing until the transaction ends. Raises OperationalError if a session is publishing."""
     with driver.cursor() as cursor:
         cursor.execute(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
         for outbox in outboxes:
@@ -74,7 +74,7 @@ def lock(outboxes: Sequence[str]) -> None:
 
 
 def exists(table: str) -> bool:
-    """True if there is a table of this name."""
+    """True if a table with this name exists."""
     with driver.cursor() as cursor:
         cursor.execute("SELECT to_regclass(quote_ident(%(table)s)) IS NOT NULL", {"table": table})
         return bool(cursor.fetchone()[0])

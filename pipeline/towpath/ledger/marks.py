@@ -1,8 +1,8 @@
 """Low-water marks: numbers below which a scan finds nothing it looks for, other than what is flagged as late.
 
-While an old transaction keeps vacuum from its work, each row that was ever deleted or updated leaves its index entries
-behind, and a scan reads them again each time. So no scan begins at the lowest number. It begins at a mark, and whatever
-stays behind while many others pass is flagged as late, and found by an index of its own.
+While an old transaction holds back vacuum, each deleted or updated row leaves its index entries behind, and every scan
+reads them again. So no scan begins at the lowest number. It begins at a mark, and a row that stays behind while many
+others pass is flagged as late, and found by a separate index.
 
 A row's number is drawn before the row is visible, so a mark could pass a row that is still to appear. A lock prevents
 that. Each transaction that inserts rows takes it first, shared with the others. The one that moves the mark takes it
@@ -12,7 +12,7 @@ ends, and nobody waits for that. The move is one message to the server, so no pr
 
 A mark is a row for each version, because the newest version of a row that is updated all the time could only be found
 past all the dead ones. The newest has the highest number, and an index that is read backwards meets it first. If the
-power goes, the last moves may be lost: a mark that is too low costs a few reads, and misses nothing.
+power fails, the last moves may be lost: a mark that is too low costs a few reads, and misses nothing.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Literal
 
 Mark = Literal["windows", "batches", "verified", "purged", "swept", "sampled"]
 
-#: Each look is a few probes of indexes, whatever the planner believes: of a table that is empty now it would read every
-#: page that a backlog has left behind. In one message with a statement, it holds for that alone.
+#: Each look is a few probes of indexes, whatever the planner believes: for a table that is empty now, it would read
+#: every page that a backlog left behind. Sent in one message with a statement, it holds for that statement only.
 #:
 #: It takes an index whose rows it believes dead for as cheap to read as to search. So a row is looked up by a value or
 #: an array (`= ANY(ARRAY(...))`), not by a join, and what is asked of each row (EXISTS) has an OFFSET 0, which keeps it
@@ -31,20 +31,20 @@ INDEX_PROBES_ONLY = """
 SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off;
 SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"""
 
-#: What that sets.
+#: The settings that it changes.
 PLANNER_SETTINGS = ["enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"]
 
-#: Of advisory locks, PostgreSQL knows nothing but two numbers. The first says that they are Towpath's ("towp"), the
-#: second is the table, so that two schemas of one database do not wait for each other.
+#: For PostgreSQL, an advisory lock is just two numbers. The first marks it as Towpath's ("towp"). The second is the
+#: table, so that two schemas of one database do not wait for each other.
 _LOCK = "(1953462128, '{table}'::regclass::oid::int)"
 
-#: Before an INSERT into the table: in the same transaction, best in the same message. Waits for a mark that is being
-#: moved, some milliseconds.
+#: Put before an INSERT into the table, in the same transaction and best in the same message. It waits some milliseconds
+#: if a mark is being moved.
 INSERTING_WINDOWS = f"SELECT pg_advisory_xact_lock_shared{_LOCK.format(table='pipeline_window')};"
 INSERTING_BATCHES = f"SELECT pg_advisory_xact_lock_shared{_LOCK.format(table='pipeline_batch')};"
 
-#: What is left behind is late when so many have passed it, and twice as many as wait with it: then most of what is
-#: between it and the newest is dead. Not after so many seconds, in which any number may pass.
+#: A row that is left behind is late once this many have passed it, and twice as many as wait with it: then most entries
+#: between it and the newest are dead. It is not a number of seconds, in which any number of rows may pass.
 PASSED = 100
 
 
@@ -58,9 +58,9 @@ def _newest(mark: Mark) -> str:
 
 
 def move(mark: Mark, *, to: str) -> str:
-    """SQL, a part of WITH: move the mark to what the query `to` selects, one number; NULL leaves it where it is.
+    """SQL, a part of WITH: move the mark to the one number that the query `to` selects; NULL leaves it where it is.
 
-    If somebody else moves it at the same time, one of them does nothing.
+    If another session moves it at the same time, one of the two does nothing.
     """
     return f"""
     {mark}_moved AS (
@@ -77,9 +77,9 @@ def move(mark: Mark, *, to: str) -> str:
 def _move_alone(mark: Mark, *, table: str, number: str, is_passed: str) -> str:
     """SQL, a part of WITH: flag what was left behind, and move the mark to the lowest number that is not.
 
-    Where there is none, the mark goes above the last number that was drawn, as far as this role may see that. If it is
-    already above, somebody has set the sequence back, as when a copy of the database without it is put into service:
-    then the mark begins anew.
+    If there is none, the mark goes above the last number that was drawn, if this role may see it. If the mark is
+    already above that, the sequence was set back, as in a copy of the database that lacks it: then the mark starts
+    over.
     """
     lowest = f"""
         SELECT CASE WHEN drawn.last + 1 < {value_of(mark)} THEN 0 ELSE coalesce(

@@ -1,8 +1,8 @@
 """Before and after `migrate`: an outbox's table is neither dropped nor renamed while its events are under way, and the
 ledger's tables are not dropped while any event is.
 
-The whole plan is looked at before its first statement. What RunSQL and RunPython do cannot be seen: `status` names what
-they leave behind (pipeline/towpath/watch/unknown_outboxes.py).
+The whole plan is checked before its first statement. RunSQL and RunPython cannot be checked: `status` names what they
+leave behind (pipeline/towpath/watch/unknown_outboxes.py).
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ def refuse_to_lose_events(*, using: str, plan: Sequence[tuple[Migration, bool]],
     if using != DEFAULT_DB_ALIAS:
         return
     for migration in _migrations_that_take_the_ledger(plan):
-        # Without the ledger, nobody knows any more which of them are stored already.
+        # Without the ledger, nothing tells any more which of them are already stored.
         for table in all_outboxes():
             if under_way := _under_way(table):
                 raise CommandError(
-                    f"{migration} would drop the ledger, and {table} is an outbox with {under_way}."
-                    " Nothing was changed. Stop publishing, and run `python manage.py pipeline leave`, which delivers"
-                    " what is there and then removes the tables. (docs/leaving.md)"
+                    f"{migration} would drop the ledger, and {table} is an outbox with {under_way}. Nothing was"
+                    " changed. Stop publishing, and run `python manage.py pipeline leave`, which delivers its events"
+                    " and then removes the tables. See docs/leaving.md."
                 )
     for migration, table in _tables_that_leave(plan):
         if under_way := _under_way(table):
             raise CommandError(
-                f"{migration} would drop or rename {table}, the table of an outbox with {under_way}."
-                " Nothing was changed. Stop publishing to it, wait until `python manage.py pipeline status` shows none"
-                " of its rows pending or in flight, replay or drop its dead letters, and then migrate."
-                " (docs/runbook.md, Outboxes that are renamed or removed)"
+                f"{migration} would drop or rename {table}, the table of an outbox with {under_way}. Nothing was"
+                " changed. Stop publishing to it. Wait until `python manage.py pipeline status` shows none of its"
+                " rows pending or in flight. Replay or drop its dead letters, then migrate. See docs/runbook.md,"
+                " Outboxes that are renamed or removed."
             )
 
 
 def forget_drained(*, using: str, **_: Any) -> None:
-    """Receiver of `post_migrate`. The cursor of an outbox that is gone, with nothing under way, means nothing more."""
+    """Receiver of `post_migrate`. Delete the cursors of outboxes that are gone, with nothing under way."""
     if using != DEFAULT_DB_ALIAS or not exists("pipeline_cursor"):
         return
     with driver.cursor() as cursor:
@@ -122,7 +122,7 @@ def _table(model: ModelState) -> str:
 
 
 def _under_way(table: str) -> str:
-    """What there is of it, in words; empty if there is nothing."""
+    """Return in words what the outbox still has under way; empty if nothing."""
     found = []
     if exists(table) and (rows := count_rows(table)):
         found.append(f"{rows:,} undelivered row(s)")

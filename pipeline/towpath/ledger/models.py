@@ -1,7 +1,7 @@
 """The ledger: what is between dispatch and ack, and the receipts of what was delivered.
 
-The tables are declared here and written with SQL in the modules beside, one for each, because what they promise rests
-on single statements (compare-and-set, fencing) that the ORM cannot say.
+The tables are declared here. They are written with SQL in the modules next to this one, one for each table, because
+their guarantees rest on single statements (compare-and-set, fencing) that the ORM cannot express.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=models.Model)
 
-#: Small tables that change all the time: vacuumed after a few thousand changes, whatever their size.
+#: Small tables that change all the time are vacuumed after a few thousand changes, whatever their size.
 _VACUUM = {
     "autovacuum_vacuum_scale_factor": 0,
     "autovacuum_vacuum_threshold": 2000,
@@ -27,14 +27,14 @@ _VACUUM = {
 }
 _LEDGER_STORAGE = {**_VACUUM, "autovacuum_analyze_scale_factor": 0, "autovacuum_analyze_threshold": 5000}
 
-#: Runs empty like an outbox, and so keeps its pages like one, with those of the lists of ids: giving them back takes an
-#: exclusive lock.
+#: The table runs empty like an outbox, so it keeps its pages like one, including those of the lists of ids: returning
+#: them takes an exclusive lock.
 _QUEUE = {**_VACUUM, "vacuum_truncate": "off"}
 _BATCH_STORAGE = {**_LEDGER_STORAGE, **_QUEUE, **{f"toast.{name}": value for name, value in _QUEUE.items()}}
 
 
 class _OnDefault(models.Manager[M]):
-    """Rows of the ledger. No router is asked where they are: a replica has not the newest ones, and takes none."""
+    """Rows of the ledger. Database routers are not asked: a replica lacks the newest rows, and accepts none."""
 
     def get_queryset(self) -> models.QuerySet[M]:
         return super().get_queryset().using(DEFAULT_DB_ALIAS)
@@ -50,7 +50,7 @@ class SnapshotField(AnyField):
 
 
 class NumberField(AnyField):
-    """A number that PostgreSQL gives each row, as to a primary key: which Django has alone."""
+    """A number that PostgreSQL gives each row, as Django offers it for primary keys only."""
 
     description = "PostgreSQL identity (bigint)"
 
@@ -75,19 +75,20 @@ class IdsField(AnyField):
 
 
 class Cursor(models.Model):
-    """How far one outbox has been dispatched: a row that `seen` shows is in a batch, or was, or one of the runs has
-    still to come to it.
+    """How far one outbox has been dispatched. A row that `seen` shows is or was in a batch, or is still to come in one
+    of the runs.
 
-    `cluster` is the system identifier of the PostgreSQL cluster whose transaction ids `seen` speaks of.
+    `cluster` is the system identifier of the PostgreSQL cluster to which the transaction ids of `seen` belong.
 
-    `runs` are what was too much for one look, each dispatched page by page (`towpath.ledger.snapshot.Run`).
-    `is_rewound` is set after a restore, when `seen` means nothing any more: rows that an open batch or a dead letter
-    holds are then left out.
+    `runs` are rows that were too many for one look, dispatched page by page (`towpath.ledger.snapshot.Run`).
+    `is_rewound` is set after a restore, when `seen` no longer means anything: then rows that an open batch or a dead
+    letter holds are left out.
     """
 
     pk = models.CompositePrimaryKey("outbox", "version")
     outbox = models.TextField()
-    #: One more at each change, so that the newest is found past the dead (`towpath.ledger.versions`).
+    #: Raised by one at each change, so that the newest is found without walking over dead ones
+    #: (`towpath.ledger.versions`).
     version = models.BigIntegerField(db_default=0)
     cluster = models.TextField()
     seen = SnapshotField()
@@ -106,14 +107,14 @@ class Cursor(models.Model):
 class Window(models.Model):
     """A sealed window; once `acked_at` is set, its receipt.
 
-    What changes on a window's way (lease, write, ack, verification) is in no index, not even in a condition of one: so
-    an update needs no entry in any, where the page has room for it (`towpath.ledger.marks`).
+    The columns that change (lease, write, ack, verification) are in no index, and in no index condition. So an update
+    needs no new index entry if the page has room for it (`towpath.ledger.marks`).
     """
 
     id = models.UUIDField(primary_key=True)
     #: In the order of the seals.
     number = NumberField(unique=True)
-    #: Left behind by others, or at fault: found by this, and not from a mark on. Until it is verified.
+    #: Left behind by others, or at fault: found by this flag, not from a mark on. Until it is verified.
     is_late = models.BooleanField(db_default=False)
     lease_token = models.UUIDField()
     lease_until = models.DateTimeField()
@@ -121,16 +122,16 @@ class Window(models.Model):
     #: How often it is cut in two before its first insert.
     cut_levels = models.SmallIntegerField(db_default=0)
     is_write_begun = models.BooleanField(db_default=False)
-    #: Rows at fault, parted from those that came with them.
+    #: Its rows are at fault, and isolated from those that came with them.
     is_isolated = models.BooleanField(db_default=False)
-    #: When the event store first refused it without taking a row of it.
+    #: When the event store first refused it without taking any of its rows.
     refused_at = models.DateTimeField(null=True)
-    #: When its last attempt failed; null until one has, and again from the ack on. Windows with one are the
-    #: back-pressure: while too many wait, no more are sealed.
+    #: When its last attempt failed; null before that, and again from the ack on. Windows with a value are the
+    #: back-pressure: while too many of them wait, no more are sealed.
     failed_at = models.DateTimeField(null=True)
-    #: Why it failed, for people: nothing is decided by it.
+    #: Why it failed, for people only: nothing depends on it.
     last_error = models.TextField(db_default="")
-    #: By what its batches were found: their messages, or a look into the ledger (`towpath.ledger.open_windows.Found`).
+    #: How its batches were found: by their messages, or in the ledger (`towpath.ledger.open_windows.Found`).
     found = models.TextField(db_default="message")
     #: By outbox, fixed at the seal. What became of each row is fixed at the ack: it was delivered, had vanished, was
     #: refused, or was isolated. For each outbox, these four add up to it.
@@ -138,23 +139,23 @@ class Window(models.Model):
     bytes = models.BigIntegerField()
     sealed_at = models.DateTimeField()
     acked_at = models.DateTimeField(null=True)
-    #: Receipt: an error in spite of which the event store has the rows. What depends on its table may miss them.
+    #: Receipt: an error despite which the event store has the rows. Views on its table may lack them.
     store_error = models.TextField(db_default="")
     #: Receipt: when the event store was found to hold exactly `delivered`.
     verified_at = models.DateTimeField(null=True)
     #: Receipt: how the event store contradicts it, or why it does not add up.
     contradiction = models.TextField(null=True)  # noqa: DJ001 - null: nothing contradicts it
-    #: Receipt: why a person has closed its alarm; empty: nobody has.
+    #: Receipt: why a person closed its alarm; empty if it is not closed.
     closed_reason = models.TextField(db_default="")
     #: Receipt: SHA-256 of the text that was loaded, of a window that was written whole at its first attempt.
     loaded = models.BinaryField(null=True)
     #: Receipt: rows that were loaded, written and deleted, by outbox.
     delivered = models.JSONField(null=True)
-    #: Receipt: rows that somebody else had deleted from their outbox before the load, by outbox. They are not stored.
+    #: Receipt: rows that were deleted from their outbox before the load, by outbox. They are not stored.
     vanished = models.JSONField(null=True)
     #: Receipt: rows that became dead letters, by outbox.
     refused = models.JSONField(null=True)
-    #: Receipt: rows that wait in windows of their own, by outbox. They count there.
+    #: Receipt: rows that wait in separate windows, by outbox. They count there.
     isolated = models.JSONField(null=True)
     #: Receipt: the first and the last moment at which its batches were dispatched.
     dispatched_from = models.DateTimeField()
@@ -172,7 +173,7 @@ class Window(models.Model):
             ),
             models.Index(fields=["dispatched_from"], name="window_store_error", condition=~Q(store_error="")),
         )
-        # Room on each page for the updates of its windows, which then need no entry in any index.
+        # Leaves room on each page for updates of its windows, which then need no index entries.
         constraints = (TableStorage(name="window_storage", parameters={**_LEDGER_STORAGE, "fillfactor": 80}),)
 
 
@@ -183,11 +184,11 @@ class Batch(models.Model):
     ids = IdsField()
     rows = models.IntegerField()
     bytes = models.BigIntegerField()
-    #: False of rows that a look found new, few enough to be taken whole.
+    #: False for new rows that a look of the dispatcher could take whole.
     is_backlog = models.BooleanField(db_default=True)
     dispatched_at = models.DateTimeField()
     window = models.ForeignKey(Window, on_delete=models.PROTECT, null=True, related_name="batches", db_index=False)
-    #: Left behind by others: found by this, and not from a mark on.
+    #: Left behind by others: found by this flag, not from a mark on.
     is_late = models.BooleanField(db_default=False)
 
     objects = _OnDefault()
@@ -195,7 +196,7 @@ class Batch(models.Model):
     class Meta:
         db_table = "pipeline_batch"
         indexes = (
-            # Without those in no window: they would be looked up by it, past all that were in none once.
+            # Without batches in no window: a look-up of those would walk over all that ever were in none.
             models.Index(fields=["window"], name="batch_window", condition=Q(window__isnull=False)),
             models.Index(fields=["id"], name="batch_late", condition=Q(is_late=True)),
         )
@@ -204,7 +205,7 @@ class Batch(models.Model):
 
 
 class Mark(models.Model):
-    """The number from which on a scan has to look. Its newest version is the one that holds."""
+    """The number at which a scan begins. Its newest version is the valid one."""
 
     pk = models.CompositePrimaryKey("name", "version")
     name = models.TextField()
@@ -225,7 +226,7 @@ class Backfill(models.Model):
     #: The key of the last row that was looked at, as text.
     position = models.TextField(null=True)  # noqa: DJ001 - null: none was
     published = models.BigIntegerField(default=0)
-    #: Rows whose event was in the outbox or in the event store already.
+    #: Rows whose event was already in the outbox or in the event store.
     already_published = models.BigIntegerField(default=0)
     started_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True)
@@ -237,10 +238,10 @@ class Backfill(models.Model):
 
 
 class Coverage(models.Model):
-    """The columns that digests cover, once for all proofs that cover the same."""
+    """The columns that digests cover, shared by all proofs that cover the same ones."""
 
     id = NumberField(primary_key=True)
-    #: The form of a row's text (`towpath.eventlog.proof.FORM`), and the columns in order: `1:outbox,outbox_id,...`.
+    #: The form of a row's text (`towpath.eventlog.proof.FORM`) and the columns in order: `1:outbox,outbox_id,...`.
     columns = models.TextField(unique=True)
 
     objects = _OnDefault()
@@ -250,10 +251,10 @@ class Coverage(models.Model):
 
 
 class Proof(models.Model):
-    """What the event store held of one window, outbox and month when its receipt was verified, as a digest; or a later
-    amendment of that. Never changed, but for `contradiction`; it goes when its month is dropped.
+    """A digest of what the event store held of one window, outbox and month when its receipt was verified, or a later
+    amendment of it. Only `contradiction` ever changes. It is deleted when its month is dropped.
 
-    A window that has no row in the store has a proof, too, without outbox and month: it proves the receipt.
+    A window without rows in the store has a proof as well, without outbox and month: it proves the receipt.
     """
 
     #: In the order of the commits.
@@ -266,7 +267,7 @@ class Proof(models.Model):
     month = models.DateField(null=True)
     rows = models.BigIntegerField()
     digest = models.BinaryField()
-    #: They name the row if one alone was changed (`towpath.eventlog.proof.changed_row`).
+    #: They identify the row if only one was changed (`towpath.eventlog.proof.changed_row`).
     digest_sum = models.DecimalField(max_digits=60, decimal_places=0)
     id_sum = models.DecimalField(max_digits=60, decimal_places=0)
     coverage = models.ForeignKey(Coverage, on_delete=models.PROTECT, db_index=False)
@@ -274,9 +275,9 @@ class Proof(models.Model):
     receipt = models.BinaryField()
     dispatched_at = models.DateTimeField()
     proven_at = models.DateTimeField()
-    #: Why the store's rows were changed, dropped or accepted, and by whom; empty: they are as they were written.
+    #: Why the store's rows were changed, dropped or accepted, and by whom; empty if they are as they were written.
     reason = models.TextField(db_default="")
-    #: What a later check found; null: nothing, or none was made.
+    #: What a later check found; null if nothing, or if none was made.
     contradiction = models.TextField(null=True)  # noqa: DJ001 - null: nothing contradicts it
 
     objects = _OnDefault()
@@ -291,11 +292,11 @@ class Proof(models.Model):
 
 
 class Seal(models.Model):
-    """A statement about the proofs that no earlier seal covers, chained to the seal before. Never changed."""
+    """A statement about the proofs that no earlier seal covers, chained to the previous seal. Never changed."""
 
     #: From 1 on, without a gap.
     number = models.BigIntegerField(primary_key=True)
-    #: The last position that it covers; the first is the one after the seal before.
+    #: The last position that it covers. The first is the one after the previous seal's last.
     last_position = models.BigIntegerField()
     sealed_at = models.DateTimeField()
     #: The text whose SHA-256 is the digest (`towpath.proof.statement`).
@@ -311,7 +312,7 @@ class Seal(models.Model):
 
 
 class DeadLetter(models.Model):
-    """A row that the event store refuses by itself. It stays in its outbox until somebody replays or drops it."""
+    """A row that the event store refuses on its own. It stays in its outbox until a person replays or drops it."""
 
     outbox = models.TextField()
     row_id = models.BigIntegerField()
@@ -327,7 +328,7 @@ class DeadLetter(models.Model):
 
 
 class Foreign(models.Model):
-    """That a message of another ledger came out of a queue: two projects share it."""
+    """A message of another ledger came from a queue: two projects share the queue."""
 
     queue = models.TextField(primary_key=True)
     ledger = models.TextField()
@@ -339,12 +340,69 @@ class Foreign(models.Model):
         db_table = "pipeline_foreign"
 
 
+class Pause(models.Model):
+    """Dispatch of an outbox, or of all (an empty name), is paused: by whom, and why."""
+
+    outbox = models.TextField(primary_key=True)
+    paused_by = models.TextField()
+    reason = models.TextField()
+    paused_at = models.DateTimeField()
+
+    objects = _OnDefault()
+
+    class Meta:
+        db_table = "pipeline_pause"
+
+
+class History(models.Model):
+    """What was stored in one minute, and what waited at its end. Rows go after two hours."""
+
+    minute = models.DateTimeField(primary_key=True)
+    measured_at = models.DateTimeField()
+    #: Since the previous row; 0 without one.
+    seconds = models.FloatField()
+    #: The mark of windows at that moment: those below it were acked, except for late ones.
+    mark = models.BigIntegerField()
+    stored = models.BigIntegerField()
+    pending = models.BigIntegerField()
+    in_flight = models.BigIntegerField()
+    dead_letters = models.BigIntegerField()
+    open_windows = models.IntegerField()
+    oldest_age_seconds = models.FloatField(null=True)
+    #: The median time from dispatch to ack of the windows that were acked.
+    typical_seconds = models.FloatField(null=True)
+
+    objects = _OnDefault()
+
+    class Meta:
+        db_table = "pipeline_history"
+
+
+class Canary(models.Model):
+    """An event of the pipeline's own, and when it could be read in the event store. Rows go after two hours."""
+
+    number = models.BigAutoField(primary_key=True)
+    #: What the event has as its target.
+    token = models.UUIDField()
+    published_at = models.DateTimeField()
+    queryable_at = models.DateTimeField(null=True)
+    #: CANARY_SECONDS of who has sent it.
+    every_seconds = models.FloatField()
+    #: Why the event store did not say whether it is there.
+    last_error = models.TextField(db_default="")
+
+    objects = _OnDefault()
+
+    class Meta:
+        db_table = "pipeline_canary"
+
+
 class Shift(models.Model):
-    """Who dispatches, and who recovers: the holder of the token. A newer shift takes it from an older one."""
+    """Who dispatches, and who recovers: the holder of the token. A newer holder takes it from an older one."""
 
     pk = models.CompositePrimaryKey("name", "version")
     name = models.TextField()
-    #: As a cursor's.
+    #: As that of a cursor.
     version = models.BigIntegerField(db_default=0)
     token = models.UUIDField()
     taken_at = models.DateTimeField()

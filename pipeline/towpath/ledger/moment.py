@@ -1,7 +1,7 @@
-"""A look at the ledger, for people and machines that ask: all that is read in it is of one moment.
+"""A look at the ledger, for people and machines that ask. Everything that is read is of one moment.
 
-Also inside of somebody's transaction (a test's, that of a request with ATOMIC_REQUESTS), which is left as it was: then
-its own snapshots are what is read.
+It also works inside a caller's transaction (a test's, or a request's with ATOMIC_REQUESTS), which is left as it was.
+Then it reads that transaction's own snapshots.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def one_moment(*, by_index: bool = True) -> Iterator[CursorWrapper]:
-    """A cursor that reads the ledger at one moment; by index scans, unless asked otherwise: a sequential one would read
-    every receipt, or all the empty pages that a backlog has left behind."""
+    """A cursor that reads the ledger at one moment. It uses index scans unless asked otherwise: a sequential scan would
+    read every receipt, or all the empty pages that a backlog left behind."""
     is_inside = connection.in_atomic_block or not connection.get_autocommit()
     with transaction.atomic():
         if not is_inside:
-            # Past Django's cursor: a wrapper that puts a statement of its own before each would make it come too late.
+            # Not through Django's cursor: a wrapper that sends a statement of its own before each would make this one
+            # too late.
             with connection.connection.cursor() as raw:
                 raw.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         with driver.cursor() as cursor:
@@ -38,20 +39,20 @@ def one_moment(*, by_index: bool = True) -> Iterator[CursorWrapper]:
                 cursor.execute(INDEX_PROBES_ONLY)
             yield cursor
         if is_inside:
-            # With the savepoint ends what was set for its time, and the transaction goes on with its own settings.
+            # What was set ends with the savepoint, and the transaction continues with its own settings.
             transaction.set_rollback(True)
 
 
 @contextlib.contextmanager
 def planner_as_it_was() -> Iterator[None]:
-    """What the ledger tells the planner inside, it takes back at the end. Elsewhere than in somebody's transaction, it
-    ends with each message, and nothing is done here."""
-    # Not connected yet, it is in nobody's transaction; and PostgreSQL may be away, which whoever reads says in a line.
+    """Restore at the end what the ledger tells the planner inside. Without a caller's transaction, that ends with each
+    message, and nothing is done here."""
+    # Without a connection there is no transaction; and PostgreSQL may be away, which the reader reports.
     if connection.connection is None or (not connection.in_atomic_block and connection.get_autocommit()):
         yield
         return
     before: dict[str, str] = {}
-    # A transaction that has failed answers nothing, and is rolled back with its settings.
+    # A failed transaction answers nothing, and is rolled back with its settings.
     with contextlib.suppress(DatabaseError), driver.cursor() as cursor:
         cursor.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%(names)s)", {"names": PLANNER_SETTINGS})
         before = dict(cursor.fetchall())
@@ -69,7 +70,7 @@ def planner_as_it_was() -> Iterator[None]:
 
 
 def estimate(table: str) -> int:
-    """Return about how many rows a table has, by PostgreSQL's statistics. `table` is quoted."""
+    """Return about how many rows a table has, from PostgreSQL's statistics. `table` is quoted."""
     with driver.cursor() as cursor:
         cursor.execute("SELECT pg_stat_get_live_tuples(%(table)s::regclass)", {"table": table})
         return int(cursor.fetchone()[0])
@@ -86,14 +87,14 @@ def count_or_estimate(table: str, *, first_rows: str, counted_rows: int) -> int:
     return counted if counted < counted_rows else max(counted, estimate(table))
 
 
-#: Statements of a look that take longer than a person waits, all together, are given up.
+#: The time limit of all statements of a look together, in seconds: no longer than a person waits.
 _SECONDS = 4.0
-#: For a lock that somebody else holds. A migration has one for milliseconds; one that lasts longer may last for ever.
+#: The limit for waiting for a lock, in seconds. A migration holds one for milliseconds; a longer one may never end.
 _LOCK_SECONDS = 0.25
 
 
 class Parts:
-    """Reads a look part by part: what cannot be read in time is left out, and named in `unread`."""
+    """Reads a look part by part. What cannot be read in time is left out, and named in `unread`."""
 
     def __init__(self, cursor: CursorWrapper, *, seconds: float = _SECONDS) -> None:
         self.unread: list[str] = []
@@ -102,7 +103,7 @@ class Parts:
 
     @contextlib.contextmanager
     def part(self, what: str) -> Iterator[None]:
-        """Inside, `what` is read. Left early when PostgreSQL takes too long, or somebody holds a lock."""
+        """Read `what` inside. The block ends early if PostgreSQL takes too long, or another session holds a lock."""
         try:
             with transaction.atomic():
                 left = max(0.001, self._until - time.monotonic())
@@ -117,7 +118,7 @@ class Parts:
         except OperationalError as error:
             match driver.sqlstate(error):
                 case "55P03":
-                    reason = f"somebody holds a lock{self._holders()}"
+                    reason = f"another session holds a lock{self._holders()}"
                 case "57014":
                     reason = "PostgreSQL takes too long"
                 case _:
@@ -125,13 +126,13 @@ class Parts:
             self.unread.append(f"{what} could not be read: {reason}")
 
     def read(self, what: str, read: Callable[[], T]) -> T | None:
-        """Return what `read` returns; None if PostgreSQL takes too long, or somebody holds a lock."""
+        """Return what `read` returns; None if PostgreSQL takes too long, or another session holds a lock."""
         with self.part(what):
             return read()
         return None
 
     def _holders(self) -> str:
-        """The tables that are locked against reading, and by which of the server's processes."""
+        """Return the tables that are locked against reading, and the server processes that hold the locks."""
         self._cursor.execute(
             """
             SELECT l.relation::regclass::text, l.pid, a.usename
@@ -141,4 +142,4 @@ class Parts:
             """
         )
         held = [f"{table} (process {pid}, {user or 'unknown'})" for table, pid, user in self._cursor.fetchall()]
-        return f" on {', '.join(held)}: pg_terminate_backend() ends it" if held else ""
+        return f" on {', '.join(held)}: end it with pg_terminate_backend()" if held else ""

@@ -86,7 +86,7 @@ def finish_rename(old: str, new: str) -> None:
 def discard(name: str) -> None:
     """Delete what the ledger has under the name, for good. For a transaction.
 
-    Whoever has a window with its rows finds the lease lost; what else is in it is delivered without them.
+    The owner of a window with its rows finds the lease lost; what else is in it is delivered without them.
     """
     _execute_all(_DISCARD, {"name": name})
 

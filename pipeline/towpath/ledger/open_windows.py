@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from towpath import driver
@@ -41,38 +41,6 @@ def isolated_rows() -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenWindowCounts:
-    """Windows between seal and ack, and those of them whose lease has expired."""
-
-    total: int = 0
-    expired_leases: int = 0
-
-
-def count_open_windows() -> OpenWindowCounts:
-    """Return how many windows are open. MAX_OPEN_WINDOWS bounds them, so all are read."""
-    with driver.cursor() as cursor:
-        cursor.execute(
-            f"""
-            SELECT count(*), count(*) FILTER (WHERE lease_until < statement_timestamp()) FROM {OPEN_WINDOWS} AS w
-            """
-        )
-        return OpenWindowCounts(*cursor.fetchone())
-
-
-def read_frequent_errors(*, limit: int) -> list[tuple[str, int]]:
-    """Return the most frequent errors of open windows, each with the number of windows that it stopped last."""
-    with driver.cursor() as cursor:
-        cursor.execute(
-            f"""
-            SELECT last_error, count(*) FROM {OPEN_WINDOWS} AS w WHERE failed_at IS NOT NULL
-            GROUP BY last_error ORDER BY count(*) DESC LIMIT %(limit)s
-            """,
-            {"limit": limit},
-        )
-        return [(error, windows) for error, windows in cursor.fetchall()]
-
-
-@dataclass(frozen=True, slots=True)
 class SlowWindows:
     """Open windows in one state, and for how many seconds the oldest has been in it."""
 
@@ -80,37 +48,100 @@ class SlowWindows:
     oldest_seconds: int
 
 
-def count_slow_windows(*, late_seconds: float) -> dict[bool, SlowWindows]:
-    """Return the leased windows that were sealed so many seconds ago and have not failed, by whether their insert may
-    have been sent."""
+@dataclass(frozen=True, slots=True)
+class WaitingWindow:
+    """An open window as a person looks at it."""
+
+    id: uuid.UUID
+    rows: int
+    age_seconds: float
+    attempts: int
+    #: True if nobody is delivering it now.
+    is_free: bool
+    is_isolated: bool
+    last_error: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenWindows:
+    """The windows between seal and ack at one moment, and how they are."""
+
+    total: int = 0
+    #: Those whose lease has expired.
+    expired_leases: int = 0
+    #: Leased ones that were sealed long ago and have not failed, by whether their insert may have been sent.
+    slow: Mapping[bool, SlowWindows] = field(default_factory=dict)
+    #: Those whose lease expired long ago and that nobody has claimed, but for those with rows of unknown outboxes.
+    unclaimed: SlowWindows | None = None
+    #: The most frequent errors, each with the number of windows that it stopped last.
+    errors: Sequence[tuple[str, int]] = ()
+    #: Those that wait longest.
+    oldest: Sequence[WaitingWindow] = ()
+
+
+#: Different errors, and windows, that are shown. The others are counted.
+_MOST_ERRORS = 5
+_MOST_SHOWN = 20
+
+
+def read_open_windows(*, outboxes: Sequence[str], slow_seconds: float, unclaimed_seconds: float) -> OpenWindows:
+    """Return how the open windows are, of which `outboxes` are known. MAX_OPEN_WINDOWS bounds them, so all are read;
+    once, because each look at them costs the index probes of both kinds."""
     with driver.cursor() as cursor:
         cursor.execute(
-            f"""
-            SELECT is_write_begun, count(*), extract(epoch FROM statement_timestamp() - min(sealed_at))::int
-            FROM {OPEN_WINDOWS} AS w WHERE failed_at IS NULL AND lease_until >= statement_timestamp()
-            AND sealed_at < statement_timestamp() - make_interval(secs => %(late)s)
-            GROUP BY is_write_begun ORDER BY is_write_begun
-            """,
-            {"late": late_seconds},
+            _OPEN_SQL,
+            {
+                "known": list(outboxes),
+                "slow": slow_seconds,
+                "unclaimed": unclaimed_seconds,
+                "errors": _MOST_ERRORS,
+                "shown": _MOST_SHOWN,
+            },
         )
-        return {is_write_begun: SlowWindows(*counts) for is_write_begun, *counts in cursor.fetchall()}
+        total, expired, *lists = cursor.fetchone()
+    slow, unclaimed, errors, oldest = (json.loads(text) for text in lists)
+    return OpenWindows(
+        total=total,
+        expired_leases=expired,
+        slow={is_write_begun: SlowWindows(*counts) for is_write_begun, *counts in slow},
+        unclaimed=SlowWindows(*unclaimed[0]) if unclaimed[0][0] else None,
+        errors=[(error, windows) for error, windows in errors],
+        oldest=[WaitingWindow(uuid.UUID(id_), *rest) for id_, *rest in oldest],
+    )
 
 
-def count_unclaimed_windows(*, outboxes: Sequence[str], late_seconds: float) -> SlowWindows | None:
-    """Return the windows whose lease expired so many seconds ago and that nobody has claimed; None if there are none.
+def _list_of(columns: str, *, of: str) -> str:
+    """SQL: the rows of a query as JSON, as both drivers read it."""
+    return f"(SELECT coalesce(jsonb_agg(jsonb_build_array({columns})), '[]')::text FROM ({of}) AS listed)"
 
-    Windows with rows of an outbox that is not among these are left out.
-    """
-    with driver.cursor() as cursor:
-        cursor.execute(
-            f"""
-            SELECT count(*), extract(epoch FROM statement_timestamp() - min(lease_until))::int FROM {OPEN_WINDOWS} AS w
-            WHERE lease_until < statement_timestamp() - make_interval(secs => %(late)s) AND NOT {HAS_UNKNOWN_ROWS}
-            """,
-            {"late": late_seconds, "known": list(outboxes)},
-        )
-        windows, oldest_seconds = cursor.fetchone()
-        return SlowWindows(windows, oldest_seconds) if windows else None
+
+_SECONDS_SINCE = "extract(epoch FROM statement_timestamp() - {})"
+_ERRORS = "SELECT last_error, count(*) AS windows FROM w WHERE failed_at IS NOT NULL GROUP BY 1 ORDER BY 2 DESC LIMIT"
+_OPEN_SQL = f"""{INDEX_PROBES_ONLY}
+WITH w AS MATERIALIZED (
+    SELECT id, rows, sealed_at, lease_until, failed_at, attempts, is_isolated, is_write_begun, last_error
+    FROM {OPEN_WINDOWS} AS open
+), slow AS (
+    SELECT is_write_begun, count(*) AS windows, {_SECONDS_SINCE.format("min(sealed_at)")}::int AS oldest FROM w
+    WHERE failed_at IS NULL AND lease_until >= statement_timestamp()
+      AND sealed_at < statement_timestamp() - make_interval(secs => %(slow)s)
+    GROUP BY is_write_begun ORDER BY is_write_begun
+), unclaimed AS (
+    SELECT count(*) AS windows, {_SECONDS_SINCE.format("min(lease_until)")}::int AS oldest FROM w
+    WHERE lease_until < statement_timestamp() - make_interval(secs => %(unclaimed)s) AND NOT {HAS_UNKNOWN_ROWS}
+), oldest AS (
+    SELECT id, (SELECT coalesce(sum(value::bigint), 0) FROM jsonb_each_text(rows))::bigint AS rows,
+           {_SECONDS_SINCE.format("sealed_at")}::float8 AS age, attempts,
+           lease_until < statement_timestamp() AS is_free, is_isolated, last_error
+    FROM w ORDER BY sealed_at LIMIT %(shown)s
+)
+SELECT count(*), count(*) FILTER (WHERE lease_until < statement_timestamp()),
+       {_list_of("is_write_begun, windows, oldest", of="SELECT * FROM slow")},
+       {_list_of("windows, oldest", of="SELECT * FROM unclaimed")},
+       {_list_of("last_error, windows", of=f"{_ERRORS} %(errors)s")},
+       {_list_of("id, rows, age, attempts, is_free, is_isolated, last_error", of="SELECT * FROM oldest")}
+FROM w
+"""
 
 
 def read_newest_found(*, seconds: float, limit: int) -> list[Found]:

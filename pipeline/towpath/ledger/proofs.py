@@ -2,7 +2,7 @@
 
 The rows are only added, all by transactions that hold one lock until they have committed. So positions are in the order
 of the commits: no proof ever appears below a position that somebody has seen, and a seal covers all up to one. The lock
-is no writer's: what verifies, once a minute, takes it, and what seals, once an hour.
+is not a writer's: what verifies, once a minute, takes it, and what seals, once an hour.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ Key = tuple["uuid.UUID", str, "date | None"]
 
 #: The window of a proof that is about a month.
 _NO_WINDOW = "00000000-0000-0000-0000-000000000000"
+
+#: SQL: true of a proof that says of a month that it was dropped. One that says so of a window is somebody else's.
+OF_MONTH = f"(proof.window_id = '{_NO_WINDOW}' AND proof.kind = 'dropped')"
 
 #: To be sent before an INSERT, in the same message or transaction. "towp", and the table, as for the marks.
 LOCK = "SELECT pg_advisory_xact_lock(1953462128, 'pipeline_proof'::regclass::oid::int);"
@@ -105,7 +108,7 @@ class Proof:
 def note_verified(windows: Sequence[uuid.UUID], stored: Iterable[WindowDigest], *, columns: Sequence[str]) -> None:
     """The event store was found to hold exactly what these receipts say: verify them, and prove what it holds.
 
-    In one commit. A receipt that somebody else has verified meanwhile is left as it is. If the power goes before the
+    In one commit. A receipt that somebody else has verified meanwhile is left as it is. If the power fails before the
     commit, the receipts are not verified, and are looked at again.
     """
     with driver.cursor() as cursor:
@@ -142,24 +145,39 @@ def note_closed(
         )
 
 
-def amend(stored: Sequence[WindowDigest], *, kind: Kind, columns: Sequence[str], reason: str) -> None:
+def amend(
+    stored: Sequence[WindowDigest],
+    *,
+    kind: Kind,
+    columns: Sequence[str],
+    reason: str,
+    empty: Iterable[uuid.UUID] = (),
+) -> None:
     """Prove what the store holds now of these windows, outboxes and months: it stands in the place of the proof before,
-    which stays. A window without one has none of a receipt."""
+    which stays. Of the windows that are `empty`, the store holds no row."""
     with driver.cursor() as cursor:
         cursor.execute(
             f"""{LOCK} {_COVERAGE}
             WITH proven AS (
-                SELECT id, coalesce(before.receipt, '') AS receipt,
-                       coalesce(before.dispatched_at, clock_timestamp()) AS dispatched_from
-                FROM unnest(%(windows)s::uuid[]) AS id LEFT JOIN LATERAL (
-                    SELECT receipt, dispatched_at FROM pipeline_proof WHERE window_id = id ORDER BY position LIMIT 1
-                ) AS before ON true
+                SELECT wanted AS id, coalesce(before.receipt, kept.receipt, '') AS receipt,
+                       coalesce(before.dispatched_at, kept.dispatched_from, clock_timestamp()) AS dispatched_from
+                FROM unnest(%(windows)s::uuid[]) AS wanted LEFT JOIN LATERAL (
+                    SELECT receipt, dispatched_at FROM pipeline_proof WHERE window_id = wanted
+                    ORDER BY position LIMIT 1
+                ) AS before ON true LEFT JOIN LATERAL (
+                    SELECT {_OF_RECEIPT} AS receipt, dispatched_from FROM pipeline_window AS receipt
+                    WHERE id = wanted AND acked_at IS NOT NULL
+                ) AS kept ON true
             ) {_INSERT}
-            FROM proven JOIN {_STORED} ON stored.window_id = proven.id
+            FROM proven LEFT JOIN {_STORED} ON stored.window_id = proven.id
             ORDER BY proven.id, stored.outbox, stored.month
             """,
             _parameters(
-                kind, stored, columns=columns, windows=sorted({one.window_id for one in stored}), reason=reason
+                kind,
+                stored,
+                columns=columns,
+                windows=sorted({one.window_id for one in stored}.union(empty)),
+                reason=reason,
             ),
         )
 
@@ -205,7 +223,7 @@ def read_page(*, after: int, limit: int) -> list[Proof]:
     """The proofs of windows from the position after `after` on, in their order."""
     with driver.cursor() as cursor:
         cursor.execute(
-            f"""SELECT {_COLUMNS} FROM {_FROM} WHERE proof.position > %(after)s AND proof.kind <> 'dropped'
+            f"""SELECT {_COLUMNS} FROM {_FROM} WHERE proof.position > %(after)s AND NOT {OF_MONTH}
             ORDER BY proof.position LIMIT %(limit)s""",
             {"after": after, "limit": limit},
         )
@@ -248,7 +266,7 @@ def choose_windows(count: int) -> list[uuid.UUID]:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
             SELECT DISTINCT (
-                SELECT window_id FROM pipeline_proof WHERE position >= chosen.position AND kind <> 'dropped'
+                SELECT window_id FROM pipeline_proof AS proof WHERE position >= chosen.position AND NOT {OF_MONTH}
                 ORDER BY position LIMIT 1
             )
             FROM (
@@ -270,7 +288,7 @@ def find_altered_receipts(windows: Iterable[uuid.UUID]) -> set[uuid.UUID]:
         cursor.execute(
             f"""
             SELECT receipt.id FROM pipeline_window AS receipt
-            WHERE receipt.id = ANY(%(windows)s) AND receipt.acked_at IS NOT NULL AND EXISTS (
+            WHERE receipt.id = ANY(%(windows)s) AND EXISTS (
                 SELECT FROM pipeline_proof AS proof WHERE proof.window_id = receipt.id AND proof.receipt <> '' OFFSET 0
             ) AND NOT EXISTS (
                 SELECT FROM pipeline_proof AS proof WHERE proof.window_id = receipt.id
@@ -296,7 +314,11 @@ def known_of(windows: Iterable[uuid.UUID]) -> Known:
     """Which of these windows the ledger has."""
     wanted = {"windows": list(windows)}
     with driver.cursor() as cursor:
-        cursor.execute("SELECT DISTINCT window_id FROM pipeline_proof WHERE window_id = ANY(%(windows)s)", wanted)
+        cursor.execute(
+            f"""SELECT DISTINCT window_id FROM pipeline_proof AS proof
+            WHERE window_id = ANY(%(windows)s) AND NOT {OF_MONTH}""",
+            wanted,
+        )
         proven = frozenset(window for (window,) in cursor.fetchall())
         cursor.execute("SELECT id FROM pipeline_window WHERE id = ANY(%(windows)s)", wanted)
         return Known(proven, frozenset(window for (window,) in cursor.fetchall()))
@@ -319,33 +341,86 @@ def read_amendments() -> list[Proof]:
         return [_proof(*row) for row in cursor.fetchall()]
 
 
-def find_unproven(*, limit: int | None, windows: Sequence[uuid.UUID] | None = None) -> list[uuid.UUID]:
+#: SQL: verified receipts without a proof, dispatched in a period.
+_UNPROVEN = """pipeline_window WHERE verified_at IS NOT NULL AND NOT EXISTS (
+        SELECT FROM pipeline_proof WHERE window_id = pipeline_window.id
+    ) AND (%(since)s::timestamptz IS NULL OR dispatched_from >= %(since)s::timestamptz)
+    AND (%(until)s::timestamptz IS NULL OR dispatched_from < %(until)s::timestamptz)"""
+
+
+def find_unproven(
+    *,
+    limit: int | None,
+    windows: Sequence[uuid.UUID] | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> list[uuid.UUID]:
     """Windows, or those of `windows`, whose receipt is verified and that have no proof: they were verified by an older
     Towpath, or somebody has removed the proof."""
     with driver.cursor() as cursor:
         cursor.execute(
-            """
-            SELECT id FROM pipeline_window WHERE verified_at IS NOT NULL AND NOT EXISTS (
-                SELECT FROM pipeline_proof WHERE window_id = pipeline_window.id
-            ) AND (%(windows)s::uuid[] IS NULL OR id = ANY(%(windows)s::uuid[])) ORDER BY number LIMIT %(limit)s
+            f"""
+            SELECT id FROM {_UNPROVEN} AND (%(windows)s::uuid[] IS NULL OR id = ANY(%(windows)s::uuid[]))
+            ORDER BY number LIMIT %(limit)s
             """,
-            {"limit": limit, "windows": None if windows is None else list(windows)},
+            {"limit": limit, "windows": None if windows is None else list(windows), "since": since, "until": until},
         )
         return [window for (window,) in cursor.fetchall()]
 
 
+def count_unproven() -> int:
+    """How many such windows there are."""
+    with driver.cursor() as cursor:
+        cursor.execute(f"SELECT count(*) FROM {_UNPROVEN}", {"since": None, "until": None})
+        return int(cursor.fetchone()[0])
+
+
+#: SQL: how many seals end before a proof. Those of one window are proven in one commit, and so under one seal.
+_SEALS_BEFORE = "width_bucket({}.position - 1, (SELECT ends FROM seals))"
+
+
 def find_replaced(*, limit: int) -> list[uuid.UUID]:
-    """Windows with two proofs of the same outbox and month, of which the later one is not an amendment. A receipt is
-    verified once: somebody has added it."""
+    """Windows with a proof that is not an amendment, and that stands in the place of an earlier one, or beside one that
+    was sealed before. A receipt is verified once: somebody has added it."""
     with driver.cursor() as cursor:
         cursor.execute(
-            """
+            f"""
+            WITH seals AS MATERIALIZED (
+                SELECT coalesce(array_agg(last_position ORDER BY last_position), ARRAY[]::bigint[]) AS ends
+                FROM pipeline_seal
+            )
             SELECT DISTINCT later.window_id FROM pipeline_proof AS later
             WHERE later.kind IN ('verified', 'closed') AND EXISTS (
                 SELECT FROM pipeline_proof AS earlier
-                WHERE earlier.window_id = later.window_id AND earlier.outbox = later.outbox
-                  AND earlier.month IS NOT DISTINCT FROM later.month AND earlier.position < later.position
+                WHERE earlier.window_id = later.window_id AND earlier.position < later.position AND (
+                    earlier.outbox = later.outbox AND earlier.month IS NOT DISTINCT FROM later.month
+                    OR {_SEALS_BEFORE.format("earlier")} < {_SEALS_BEFORE.format("later")}
+                )
             ) LIMIT %(limit)s
+            """,
+            {"limit": limit},
+        )
+        return [window for (window,) in cursor.fetchall()]
+
+
+def find_outside_of_seals(*, limit: int) -> list[uuid.UUID]:
+    """Windows with a proof below the first position, where no seal and no check looks: somebody has put it there."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            "SELECT DISTINCT window_id FROM pipeline_proof WHERE position < 1 LIMIT %(limit)s", {"limit": limit}
+        )
+        return [window for (window,) in cursor.fetchall()]
+
+
+def find_without_receipt(*, limit: int) -> list[uuid.UUID]:
+    """Windows that were verified, and whose receipt is gone before its time: none that was dispatched so late was
+    purged."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT DISTINCT window_id FROM pipeline_proof AS proof
+            WHERE kind IN ('verified', 'closed') AND dispatched_at >= to_timestamp({value_of("purged")} + 1)
+              AND NOT EXISTS (SELECT FROM pipeline_window WHERE id = proof.window_id) LIMIT %(limit)s
             """,
             {"limit": limit},
         )
@@ -355,7 +430,7 @@ def find_replaced(*, limit: int) -> list[uuid.UUID]:
 def count_rows() -> int:
     """How many rows have a proof: looks at every proof."""
     with driver.cursor() as cursor:
-        cursor.execute("SELECT coalesce(sum(rows), 0)::bigint FROM pipeline_proof WHERE kind <> 'dropped'")
+        cursor.execute(f"SELECT coalesce(sum(rows), 0)::bigint FROM pipeline_proof AS proof WHERE NOT {OF_MONTH}")
         return int(cursor.fetchone()[0])
 
 
@@ -380,7 +455,7 @@ def is_sample_due() -> bool:
 
 
 def note_sample() -> None:
-    """A sample was checked. If the power goes before, it is checked again."""
+    """A sample was checked. If the power fails before, it is checked again."""
     with driver.cursor() as cursor:
         cursor.execute(f"WITH {move('sampled', to=f'SELECT {_NIGHT}')} SELECT")
 
@@ -405,12 +480,13 @@ def note_contradiction(window: uuid.UUID, contradiction: str | None) -> bool:
         return bool(cursor.rowcount)
 
 
-def find_contradicted(*, limit: int) -> list[uuid.UUID]:
-    """The windows that a check has found changed, at most `limit`."""
+def find_contradicted(*, limit: int | None, windows: Sequence[uuid.UUID] | None = None) -> list[uuid.UUID]:
+    """The windows, or those of `windows`, that a check has found changed, at most `limit`."""
     with driver.cursor() as cursor:
         cursor.execute(
-            "SELECT DISTINCT window_id FROM pipeline_proof WHERE contradiction IS NOT NULL LIMIT %(limit)s",
-            {"limit": limit},
+            """SELECT DISTINCT window_id FROM pipeline_proof WHERE contradiction IS NOT NULL
+            AND (%(windows)s::uuid[] IS NULL OR window_id = ANY(%(windows)s::uuid[])) LIMIT %(limit)s""",
+            {"limit": limit, "windows": None if windows is None else list(windows)},
         )
         return [window for (window,) in cursor.fetchall()]
 

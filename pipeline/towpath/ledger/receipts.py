@@ -42,6 +42,8 @@ class Receipt:
     loaded: str
     #: Why a person has closed its alarm; empty: nobody has.
     closed_reason: str
+    #: True if verification has found that the event store or its own numbers contradict it.
+    is_alarm: bool
 
     def accounted(self) -> Counter[str]:
         """Of how many rows the ack says what became of them. Not so many as were sealed: the receipt is wrong."""
@@ -61,7 +63,7 @@ _UNVERIFIED_LATE = "pipeline_window WHERE is_late AND acked_at IS NOT NULL AND v
 _UNVERIFIED = f"""pipeline_window
     WHERE number >= {value_of("verified")} AND acked_at IS NOT NULL AND verified_at IS NULL AND NOT is_late"""
 
-_COLUMNS = """id, number, dispatched_from, acked_at, closed_reason, bytes,
+_COLUMNS = """id, number, dispatched_from, acked_at, closed_reason, contradiction IS NOT NULL, bytes,
     coalesce(encode(loaded, 'hex'), ''), rows, delivered, vanished, refused, isolated"""
 
 
@@ -69,7 +71,7 @@ def unverified() -> Iterator[Sequence[Receipt]]:
     """The receipts that are not verified, page by page, in the order of the seals.
 
     To take the next page is to have recorded what was found out about the one before, verified or contradicted: below
-    them, nobody looks again for any but late ones. If the power goes before that, they are all looked at again.
+    them, nobody looks again for any but late ones. If the power fails before that, they are all looked at again.
     """
     after, all_acked_below = -1, None
     while True:
@@ -127,12 +129,36 @@ def of_period(since: datetime, until: datetime) -> Iterator[Sequence[Receipt]]:
         after = (receipts[-1].dispatched_at, receipts[-1].number)
 
 
+def of_windows(windows: Sequence[uuid.UUID]) -> list[Receipt]:
+    """The receipts of these windows, in the order of the seals."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            f"""SELECT {_COLUMNS} FROM pipeline_window WHERE id = ANY(%(windows)s) AND acked_at IS NOT NULL
+            ORDER BY number""",
+            {"windows": list(windows)},
+        )
+        return [_receipt(*row) for row in cursor.fetchall()]
+
+
+def find_unverified(*, older_than_seconds: float, limit: int) -> list[tuple[uuid.UUID, str]]:
+    """Windows that were acked so long ago, and whose receipt is not verified; each with what contradicts it, if
+    anything is known to."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            """SELECT id, coalesce(contradiction, '') FROM pipeline_window
+            WHERE verified_at IS NULL AND acked_at < statement_timestamp() - make_interval(secs => %(seconds)s)
+            ORDER BY number LIMIT %(limit)s""",
+            {"seconds": older_than_seconds, "limit": limit},
+        )
+        return list(cursor.fetchall())
+
+
 #: Windows that were dispatched in a period.
 OF_PERIOD = "dispatched_from >= %(since)s AND dispatched_from < %(until)s"
 
 
 def _receipt(*row: Any) -> Receipt:
-    window, number, dispatched_at, acked_at, closed_reason, size, loaded, *rows = row
+    window, number, dispatched_at, acked_at, closed_reason, is_alarm, size, loaded, *rows = row
     sealed, delivered, vanished, refused, isolated = (json.loads(part or "{}") for part in rows)
     return Receipt(
         window=window,
@@ -147,6 +173,7 @@ def _receipt(*row: Any) -> Receipt:
         isolated=isolated,
         loaded=loaded,
         closed_reason=closed_reason,
+        is_alarm=is_alarm,
     )
 
 

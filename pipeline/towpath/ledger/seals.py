@@ -1,6 +1,6 @@
 """Seals of the ledger: statements about proofs, each chained to the one before.
 
-A seal is a text, and its digest is the SHA-256 of that text, which `sha256sum` computes as well. Whoever makes one
+A seal is a text, and its digest is the SHA-256 of that text, which `sha256sum` computes as well. The one who makes it
 holds the lock of the proofs: so there is one at a time, the next number is free, and no proof is still to appear below
 the last position that it covers.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from towpath import driver
-from towpath.ledger.proofs import LOCK, line
+from towpath.ledger.proofs import LOCK, OF_MONTH, line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -115,8 +115,8 @@ def count_windows(*, after: int, until: int) -> int:
     """Of how many windows these proofs are."""
     with driver.cursor() as cursor:
         cursor.execute(
-            """SELECT count(DISTINCT window_id) FROM pipeline_proof
-            WHERE position > %(after)s AND position <= %(until)s AND kind <> 'dropped'""",
+            f"""SELECT count(DISTINCT window_id) FROM pipeline_proof AS proof
+            WHERE position > %(after)s AND position <= %(until)s AND NOT {OF_MONTH}""",
             {"after": after, "until": until},
         )
         return int(cursor.fetchone()[0])

@@ -1,8 +1,8 @@
 """An open window in the ledger, from seal to ack. Each step is one statement, and so one commit.
 
-Seal fixes which batches belong to the window, for good, before anything is written: a replay is then the same rows
-under the same token. Leases only bound wasted work; what keeps an old owner from doing harm is the fence in each
-statement, `HELD`.
+Seal fixes for good which batches belong to the window, before anything is written, so a replay has the same rows under
+the same token. Leases only limit wasted work. What keeps an old owner from doing harm is the fence in each statement,
+`HELD`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
-#: How often one more window is sealed while the store refuses all it is given, seconds: less than a lease.
+#: How often one more window is sealed while the store refuses everything, in seconds: less than a lease.
 _PROBE_SECONDS = 4.0
 
-#: Seal and ack do not wait for the disk. A seal that a power cut undoes leaves its batches unsealed, and nothing was
-#: written: the commit of `begin_write`, which waits, comes before and makes the seal durable with it. An ack that is
-#: undone is done again, when the replay has found the window written.
+#: Seal and ack do not wait for the disk. If a power cut undoes a seal, its batches are unsealed, and nothing was
+#: written: the commit of `begin_write`, which does wait, comes before the write, and makes the seal durable as well. If
+#: it undoes an ack, the replay finds the window written, and acks again.
 MAY_BE_LOST = "SET LOCAL synchronous_commit = off;"
 
-#: True of a window as long as its owner has it: nobody has taken over its lease, and it is open.
+#: True as long as the owner has the window: its lease was not taken over, and it is open.
 HELD = "id = %(window)s AND lease_token = %(token)s AND acked_at IS NULL"
 
 
@@ -42,19 +42,19 @@ class SealedWindow:
 
     id: uuid.UUID
     lease_token: uuid.UUID
-    #: How long the lease is, from each time on that it is renewed.
+    #: How long the lease lasts each time it is renewed.
     lease_seconds: float
     attempts: int
     rows: Mapping[str, int]
-    #: How often it is cut in two before its first insert: the store has given no answer to larger ones.
+    #: How often it is cut in two before its first insert: the store did not answer larger ones.
     cut_levels: int = 0
-    #: An insert of it may have been sent, now or by an owner before: it must not be split any more.
+    #: An insert of it may have been sent, by this owner or an earlier one: it must not be split any more.
     is_write_begun: bool = False
-    #: Rows at fault, parted from others.
+    #: Its rows are at fault, and isolated from others.
     is_isolated: bool = False
     #: When the store first answered without taking it.
     refused_at: datetime | None = None
-    #: Outboxes by the names that they had when the window was sealed, and that its rows are stored under.
+    #: Outboxes, by the names that they had when the window was sealed. Its rows are stored under these names.
     renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -64,7 +64,7 @@ class SealedWindow:
 
 @dataclass(frozen=True, slots=True)
 class RefusedRow:
-    """A row that cannot be stored, whatever comes with it: a dead letter from the ack on."""
+    """A row that cannot be stored, whatever comes with it. From the ack on it is a dead letter."""
 
     outbox: str
     row_id: int
@@ -72,12 +72,12 @@ class RefusedRow:
 
 
 def seal(batch_ids: Sequence[int], *, lease_seconds: float, found: Found = "message") -> SealedWindow | None:
-    """Make a window of those of the batches that no window has yet; None when there are none left.
+    """Make a window of those batches that are in none yet; None if there are none left.
 
-    Batches of an outbox that this program does not know are left to those that do.
+    Batches of an outbox that this program does not know are left to programs that know it.
 
-    A compare-and-set: however often a message is delivered, its batch gets into one window. If the power goes before
-    the commit, the batches are unsealed as before; after it, the window's lease runs out and `recover` delivers it.
+    It is a compare-and-set: however often a message is delivered, its batch gets into one window. If the power fails
+    before the commit, the batches stay unsealed. After it, the window's lease runs out, and `recover` delivers it.
     """
     window_id, lease_token = uuid.uuid4(), uuid.uuid4()
     with driver.cursor() as cursor:
@@ -119,7 +119,7 @@ def seal(batch_ids: Sequence[int], *, lease_seconds: float, found: Found = "mess
 
 
 def renew(windows: Sequence[SealedWindow]) -> None:
-    """Prolong the leases that are still held."""
+    """Extend the leases that are still held."""
     with driver.cursor() as cursor:
         cursor.execute(
             """
@@ -140,11 +140,11 @@ def renew(windows: Sequence[SealedWindow]) -> None:
 def claim_expired(
     *, lease_seconds: float, is_isolated: bool = False, renamed: Mapping[str, str] | None = None
 ) -> SealedWindow | None:
-    """Take over the window whose lease ran out first, among those with rows at fault or the others; None if there is
+    """Take over the window whose lease ran out first: among isolated windows, or among the others. None if there is
     none.
 
-    Windows with rows of an outbox that this program does not know are left to those that do. Those of `renamed` ones
-    are known as well, and then the only ones, of either kind.
+    Windows with rows of an outbox that this program does not know are left to programs that know it. With `renamed`
+    outboxes, only windows with rows of these are taken, of either kind.
     """
     renamed = renamed or {}
     lease_token = uuid.uuid4()
@@ -208,9 +208,9 @@ def _update_held(window: SealedWindow, assignments: str, **parameters: Any) -> N
 
 
 def begin_write(window: SealedWindow) -> None:
-    """Record that an insert of the window may be on its way from now on, and renew the lease. Raises LeaseLost.
+    """Record that from now on an insert of the window may be on its way, and renew the lease. Raises LeaseLost.
 
-    A fence right before the insert: an owner that was taken over while it loaded sends nothing.
+    It is a fence right before the insert: an owner that lost the window while loading sends nothing.
     """
     _update_held(
         window,
@@ -234,8 +234,8 @@ def postpone(
 ) -> None:
     """Record why an attempt failed, and give the window back after a pause; if that is None, when its lease runs out.
 
-    `is_refused` if the store has answered, and not taken the window. `is_isolated` if it is at fault by itself: it
-    holds up no other from then on. Raises LeaseLost.
+    `is_refused`: the store answered, but did not take the window. `is_isolated`: its own rows are at fault, and from
+    now on it holds up no other window. Raises LeaseLost.
     """
     _update_held(
         window,
@@ -254,9 +254,9 @@ def postpone(
 
 
 def split(window: SealedWindow) -> None:
-    """Replace a window of two rows or more by two of half its rows, free to be claimed at once. Raises LeaseLost.
+    """Replace a window of two or more rows by two halves, free to be claimed immediately. Raises LeaseLost.
 
-    Only for a window of which nothing was written: the halves have tokens of their own.
+    Only for a window of which nothing was written: the halves have new tokens.
     """
     with transaction.atomic(), driver.cursor() as cursor:
         cursor.execute(
@@ -303,9 +303,9 @@ def split(window: SealedWindow) -> None:
 def has_room(*, max_open_windows: int) -> bool:
     """True if fewer windows than these wait after a failed attempt: then more may be sealed.
 
-    Batches wait as well as windows do, and cost nothing meanwhile; each open window is tried again and again. Rows at
-    fault that have been parted from others do not count. When the store answers, but takes nothing it is given, one
-    more window is sealed every few seconds: if the store takes it, those before are at fault, and not the store.
+    Batches can wait as well, and cost nothing, while each open window is tried again and again. Isolated windows do not
+    count. If the store answers but takes nothing, one more window is sealed every few seconds: if the store takes that
+    one, the earlier windows are at fault, and not the store.
     """
     with driver.cursor() as cursor:
         cursor.execute(
@@ -321,13 +321,14 @@ def has_room(*, max_open_windows: int) -> bool:
 
 
 def is_store_proven(window: SealedWindow) -> bool:
-    """True if the store has taken rows of a window that was sealed after it had not taken this one, which is at fault
-    then, and not the store."""
+    """True if the store took rows of a window that was sealed after it had refused this one: then this window is at
+    fault, and not the store."""
     if window.refused_at is None:
         return False
     with driver.cursor() as cursor:
         cursor.execute(
-            # From the newest one down: if the store takes any, it is not far; if it takes none, there are not many.
+            # From the newest one down: if the store takes any window, it is not far; if it takes none, there are not
+            # many.
             f"""{INDEX_PROBES_ONLY}
             SELECT FROM pipeline_window
             WHERE number > (SELECT number FROM pipeline_window WHERE id = %(window)s)

@@ -1,6 +1,6 @@
-"""The answer of a command: standard output has nothing else.
+"""The answer of a command: it is the only thing on standard output.
 
-What a project's logs or signal handlers print there goes to stderr meanwhile.
+Whatever a project's logs or signal handlers print in the meantime goes to stderr.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from django.core.management.base import BaseCommand, OutputWrapper
 
 @contextlib.contextmanager
 def nothing_but_the_answer(command: BaseCommand) -> Iterator[None]:
-    """Inside, only what the command writes to its own `stdout` gets there."""
+    """A context in which standard output gets only what the command writes to its own `stdout`."""
     with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as stack:
-        # A handler of logs has kept the stream itself. So its file leads elsewhere, if it is this process's to lead.
+        # A log handler may hold the stream itself. So the file descriptor is redirected, too, if this process runs only
+        # the command.
         if (
             getattr(command, "_called_from_command_line", False)
             and sys.__stdout__ is not None

@@ -1,4 +1,4 @@
-"""Arguments of the commands that take more than one line to understand."""
+"""Types for arguments of the commands. They raise ArgumentTypeError, which argparse shows to the person."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 
 def moment(text: str) -> datetime:
-    """Return a time of the command line in UTC: ISO 8601, in UTC unless it says otherwise."""
+    """Return a time from the command line in UTC. It is ISO 8601, and in UTC unless it has an offset."""
     try:
         found = datetime.fromisoformat(text)
     except ValueError as error:
@@ -18,7 +18,7 @@ def moment(text: str) -> datetime:
 
 
 def pace(text: str) -> float:
-    """Return a number of rows in a second: above 0, and finite."""
+    """Return a number of rows per second: above 0, and finite."""
     try:
         found = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""`manage.py pipeline seals` and `verify --deep`: the proof that nobody has changed the event log."""
+"""`manage.py pipeline seals` and `verify --deep`: the proof that the event log was not changed."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ import time
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from django.core.management.base import BaseCommand, CommandError
 
 from towpath.conf import seal_key
 from towpath.conf.current import config
-from towpath.errors import NoAlarm
 from towpath.eventlog.errors import EventStoreError
-from towpath.eventlog.store import Store
 from towpath.events import LogAudited
 from towpath.ledger import proofs
 from towpath.ledger.seals import all_seals
-from towpath.management import tables
+from towpath.management import accepting, tables
 from towpath.management.arguments import pace
 from towpath.management.operator import operator, record
-from towpath.proof.accepting import accept
 from towpath.proof.audit import audit
 from towpath.proof.chain import Anchor, read_anchors
 from towpath.proof.deep import Pace, Progress
@@ -31,52 +27,58 @@ from towpath.proof.sealing import seal_all
 from towpath.telemetry.secrets import without_secrets
 from towpath.wiring import event_store, verifier_store
 
-#: Between two words about how far a check is.
+#: Seconds between two progress messages of a check.
 _TOLD_SECONDS = 0.5
 
 
 def add_seals(parser: ArgumentParser) -> None:
-    """The arguments of `pipeline seals`."""
+    """Add the arguments of `pipeline seals`."""
     whats = parser.add_subparsers(dest="what", required=True)
-    whats.add_parser("make", help="seal what no seal covers yet, without waiting for the hour")
-    whats.add_parser("list", help="every seal: number, time, windows, rows, digest")
-    export = whats.add_parser("export", help="a line of JSON for each seal, to be kept elsewhere")
+    whats.add_parser("make", help="seal every unsealed proof now, instead of within the hour")
+    whats.add_parser("list", help="list every seal: number, time, windows, rows, digest")
+    export = whats.add_parser("export", help="print each seal as a line of JSON, to keep elsewhere")
     for listing in (whats.choices["list"], export):
-        listing.add_argument("--since", type=int, default=1, metavar="NUMBER", help="from this seal on")
-    whats.add_parser("public-key", help="the key that checks the signatures, as PEM")
+        listing.add_argument("--since", type=int, default=1, metavar="NUMBER", help="start at this seal")
+    whats.add_parser("public-key", help="print the key that checks the signatures, as PEM")
     for parser_of_what in whats.choices.values():
         parser_of_what.add_argument("--json", action="store_true", help="print JSON")
 
 
 def add_deep(parser: ArgumentParser) -> None:
-    """The arguments of `pipeline verify` that are for --deep."""
-    deep = parser.add_argument_group("--deep", "read every row again, and compare it with what was proven")
+    """Add the arguments of `pipeline verify` that are for --deep."""
+    deep = parser.add_argument_group("--deep", "read every row again, and compare it with its proof")
     deep.add_argument("--deep", action="store_true", help="check contents, strays and the chain of seals")
+    accepting.add_arguments(deep)
     deep.add_argument(
-        "--accept",
-        nargs="+",
-        type=UUID,
-        metavar="WINDOW",
-        help="let these windows stand as they are",
+        "--anchors", type=Path, metavar="FILE", help="exported seals that were kept elsewhere, one per line"
     )
-    deep.add_argument("--anchors", type=Path, metavar="FILE", help="seals as they were kept elsewhere, one a line")
     deep.add_argument("--public-key", type=Path, metavar="FILE", help="the key that must have signed every seal")
-    deep.add_argument("--rate", type=pace, default=0.0, help="rows read in a second, at most (default: no limit)")
-    deep.add_argument("--after", type=int, default=0, metavar="POSITION", help="continue from where a run was stopped")
+    deep.add_argument(
+        "--rate",
+        type=pace,
+        default=0.0,
+        metavar="ROWS",
+        help="read at most this many rows per second (default: no limit)",
+    )
+    deep.add_argument("--after", type=int, default=0, metavar="POSITION", help="continue where an earlier run stopped")
 
 
 def require_nothing_of_deep(options: dict[str, Any]) -> None:
-    """Raise CommandError for an argument that would do nothing without --deep."""
-    if given := [name for name in ("accept", "anchors", "public_key", "rate", "after") if options[name]]:
+    """Raise CommandError for an argument that does nothing without --deep."""
+    names = ("accept", "accept_unproven", "yes", "anchors", "public_key", "rate", "after")
+    if given := [name for name in names if options[name]]:
         raise CommandError(f"--{given[0].replace('_', '-')} needs --deep.", returncode=2)
 
 
 def seals(command: BaseCommand, options: dict[str, Any]) -> bool:
-    """Make, list or export seals, or print the key that checks them."""
+    """Make, list or export seals, or print the key that checks them. Always return True. Raises CommandError."""
     what, key = options["what"], config().seal_key
     if what == "public-key":
         if not key:
-            raise CommandError(f"{config().variable_prefix}SEAL_KEY_FILE is not set here: seals are not signed.")
+            raise CommandError(
+                f"{config().variable_prefix}SEAL_KEY_FILE is not set here. Run this where the dispatcher runs, or set"
+                " it: seals are signed only with a key."
+            )
         pem = seal_key.public_pem(key)
         command.stdout.write(json.dumps({"public_key": pem}) if options["json"] else pem, ending="")
         return True
@@ -91,27 +93,20 @@ def seals(command: BaseCommand, options: dict[str, Any]) -> bool:
     return True
 
 
-def _accept(command: BaseCommand, windows: list[UUID], store: Store, *, reason: str) -> None:
-    if not reason.strip():
-        command.stderr.write("Say why: `pipeline verify --deep --accept WINDOW ... --reason TEXT`.")
-        raise SystemExit(2)
-    try:
-        accept(windows, store, reason=reason.strip(), by=operator())
-    except NoAlarm as error:
-        raise CommandError(str(error)) from error
-
-
 def verify_deep(command: BaseCommand, options: dict[str, Any]) -> bool:
-    """Audit the event log. False if anything contradicts a proof, a seal or an anchor."""
+    """Audit the event log, and print the result. False if anything contradicts a proof, a seal or an anchor.
+
+    Raises CommandError, which says how to continue.
+    """
     if options["close"]:
-        raise CommandError("--close is not for --deep: use --accept WINDOW.", returncode=2)
+        raise CommandError("--close does not work with --deep: use --accept WINDOW.", returncode=2)
     anchors = [*_anchors(options["anchors"])] if options["anchors"] else []
     public_key = _public_key(options["public_key"]) if options["public_key"] else ""
+    accepting.require_usable(options)
     store = verifier_store(config(), store=event_store(config()))
     told = _Checked(command, last=proofs.last_position(), is_told=sys.stderr.isatty())
     try:
-        if options["accept"]:
-            _accept(command, options["accept"], store, reason=options["reason"])
+        accepted = accepting.accept_given(store, options)
         found = audit(
             store,
             after=options["after"],
@@ -140,12 +135,15 @@ def verify_deep(command: BaseCommand, options: dict[str, Any]) -> bool:
             audited_by=operator(),
         )
     )
-    command.stdout.write(json.dumps(found.as_json()) if options["json"] else tables.of_audit(found))
+    if options["json"]:
+        command.stdout.write(json.dumps({**found.as_json(), "accepted": accepted.windows}))
+    else:
+        command.stdout.write("\n".join([*accepted.lines, tables.of_audit(found)]))
     return found.is_ok
 
 
 class _Checked:
-    """Tells a person how far a deep check is."""
+    """Tells a person on a terminal how far a deep check is."""
 
     def __init__(self, command: BaseCommand, *, last: int, is_told: bool) -> None:
         self.position = 0
@@ -165,7 +163,7 @@ class _Checked:
             self._command.stderr.flush()
 
     def end(self) -> None:
-        """Leave the line for what comes next."""
+        """End the line of the progress, for what comes next."""
         if self._is_told:
             self._command.stderr.write("")
 
@@ -174,7 +172,7 @@ def _text_of(path: Path, option: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not a text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
         raise CommandError(f"{option}: cannot read {path} ({reason}).", returncode=2) from error
 
 
@@ -185,7 +183,8 @@ def _anchors(path: Path) -> list[Anchor]:
         raise CommandError(f"--anchors: {error}", returncode=2) from error
     if not found:
         raise CommandError(
-            f"--anchors: {path} has none: it needs lines of `pipeline seals export`, or of a log with `ledger_sealed`.",
+            f"--anchors: {path} has no anchors: it needs lines from `pipeline seals export`, or from a log with"
+            " `ledger_sealed`.",
             returncode=2,
         )
     return found

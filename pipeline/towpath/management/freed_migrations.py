@@ -1,7 +1,7 @@
-"""Migrations of a project that stand without Towpath: with a copy of the one module of ours that they name.
+"""A project's migrations, changed so that they work without Towpath: they import a copy of the one module they need.
 
-Each app gets a copy of its own beside its migrations, to be squashed, moved or deleted with them. Nothing of what the
-migrations describe is changed.
+Each app gets its own copy beside its migrations, to be squashed, moved or deleted with them. What the migrations
+describe does not change.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MODULE = fields.__name__
-#: Django takes no module whose name begins so for a migration.
+#: Django does not take a module whose name begins with an underscore for a migration.
 _COPY = "_outbox_fields"
 
 
 def find() -> list[Path]:
-    """Return the files of migrations that name Towpath, other than Towpath's own."""
+    """Return the files of migrations that mention Towpath, except Towpath's own."""
     return sorted(path for path, _ in _files() if re.search(r"\btowpath\b", path.read_text(encoding="utf-8")))
 
 
 def free() -> list[Path]:
-    """Let every migration that names our fields name a copy of them; return what was written.
+    """Make every migration that imports our fields import a copy of them, and return the files that were written.
 
-    Each file is complete at each moment, and a second run does what a first one has not done. Raises OSError.
+    Each file is complete at any moment, and a second run does what an interrupted one has left. Raises OSError.
     """
     written = []
     for path, package in _files():
@@ -40,7 +40,7 @@ def free() -> list[Path]:
         freed = re.sub(rf"\b{re.escape(_MODULE)}\b", f"{package}.{_COPY}", text)
         if freed != text:
             copy = path.with_name(f"{_COPY}.py")
-            # The copy first: a migration that names it can be read from then on.
+            # The copy first, so that a migration never imports a module that does not exist.
             for target, content in ((copy, _copy_text()), (path, freed)):
                 _replace(target, content)
             written += [copy, path]
@@ -48,7 +48,7 @@ def free() -> list[Path]:
 
 
 def _files() -> Iterator[tuple[Path, str]]:
-    """Each migration on disk that is not Towpath's own: its file, and the package that it is in."""
+    """Yield (file, package) of each migration on disk, except Towpath's own."""
     for (app_label, _), migration in MigrationLoader(None, ignore_no_migrations=True).disk_migrations.items():
         module = sys.modules[migration.__module__]
         if app_label != "towpath" and module.__file__ and module.__file__.endswith(".py"):

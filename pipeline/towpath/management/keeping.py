@@ -1,4 +1,4 @@
-"""`manage.py eventlog retain` and `erase`: what the event log no longer keeps."""
+"""`manage.py eventlog retain` and `erase`: drop old months, and mask a person's data."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from django.core.management.base import BaseCommand, CommandError
 
 from towpath.conf.current import config
 from towpath.errors import NotDroppable, NotErasable
+from towpath.eventlog.query import QueryError
 from towpath.eventlog.store import Change, Store
+from towpath.management.consent import confirm
 from towpath.management.operator import operator
 from towpath.proof import erasure, retention
 from towpath.proof.erasure import Plan
 from towpath.proof.retention import Month
 from towpath.proof.selection import Selection, select
 
-#: A statement may read a month, or rewrite what an hour has written, before the event store answers.
+#: A statement may read a whole month, or rewrite an hour's rows, before the event store answers.
 SHORTEST_TIMEOUT_SECONDS = 3600.0
 
 #: A thousand years.
@@ -26,26 +28,24 @@ _MOST_MONTHS = 12_000
 
 
 def add_retain(parser: ArgumentParser) -> None:
-    """The arguments of `eventlog retain`."""
+    """Add the arguments of `eventlog retain`."""
     parser.add_argument(
-        "--months", type=_months, required=True, help="keep this month, and so many whole months before it"
+        "--months", type=_months, required=True, help="keep this month, and this many whole months before it"
     )
     _add_common(parser)
 
 
 def add_erase(parser: ArgumentParser) -> None:
-    """The arguments of `eventlog erase`."""
-    whose = parser.add_argument_group("whose events", "conditions, all of which must hold")
-    whose.add_argument("--actor", help="events whose actor this is")
-    whose.add_argument("--target", help="events whose target this is")
+    """Add the arguments of `eventlog erase`."""
+    whose = parser.add_argument_group("whose events", "events that match all of these")
+    whose.add_argument("--actor", help="events with this actor")
+    whose.add_argument("--target", help="events with this target")
     whose.add_argument(
         "--where",
-        type=_condition,
-        nargs="+",
-        action="extend",
+        action="append",
         default=[],
-        metavar="NAME=VALUE",
-        help="a column, or a path of the context: context.email=jane@example.com",
+        metavar="QUERY",
+        help="events that match a query (docs/query.md): 'context.email:jane@example.com -type:order_*'",
     )
     parser.add_argument(
         "--fields",
@@ -53,21 +53,24 @@ def add_erase(parser: ArgumentParser) -> None:
         action="extend",
         required=True,
         metavar="FIELD",
-        help="what is masked: a column, context, or a path such as context.email",
+        help="what to mask: a column, `context`, or a path such as context.email",
     )
-    parser.add_argument("--reason", required=True, help="why: recorded as an event, with who did it")
+    parser.add_argument("--reason", required=True, help="why you do this; recorded in an event, with your account")
     _add_common(parser)
 
 
 def retain(command: BaseCommand, store: Store, options: dict[str, Any]) -> bool:
-    """Drop whole months that are old enough. False if one of them must not go yet."""
+    """Drop whole months that are old enough, and print which. False if one of them must not be dropped yet.
+
+    Raises CommandError, StoreUnavailable.
+    """
     _require_right(store, "drop", options)
     before = retention.first_kept(today=datetime.now(UTC).date(), months=options["months"])
     months = list(retention.find_months(store, before=before))
     ready = [month for month in months if not month.refusal]
     if ready and not options["dry_run"]:
         names = ", ".join(month.name for month in ready)
-        _confirm(f"Drop {names} of the event log for good? Type drop: ", "drop", is_sure=options["yes"])
+        confirm(f"Drop {names} of the event log for good? Type drop: ", "drop", is_sure=options["yes"])
     is_dropped = not options["dry_run"]
     refused = {month.name: month.refusal for month in months if month.refusal}
     for month in ready if is_dropped else ():
@@ -94,7 +97,10 @@ def retain(command: BaseCommand, store: Store, options: dict[str, Any]) -> bool:
 
 
 def erase(command: BaseCommand, store: Store, options: dict[str, Any]) -> bool:
-    """Mask fields of a person's events. False if some of them are on their way to the event store."""
+    """Mask fields of a person's events. False if some of these events are on their way to the event store.
+
+    Raises CommandError, StoreUnavailable.
+    """
     selection = _selection(options)
     if not options["reason"].strip():
         raise CommandError("Say why: --reason TEXT.", returncode=2)
@@ -106,7 +112,7 @@ def erase(command: BaseCommand, store: Store, options: dict[str, Any]) -> bool:
         has_any = bool(plan.rows or plan.undelivered.rows)
         if has_any and not options["dry_run"]:
             question = f"Mask {', '.join(selection.fields)} of {_found(plan)} for good? Type erase: "
-            _confirm(question, "erase", is_sure=options["yes"])
+            confirm(question, "erase", is_sure=options["yes"])
             on_their_way = erasure.erase(plan, store, own, reason=options["reason"].strip(), by=operator())
     except NotErasable as error:
         raise CommandError(f"Nothing was erased: {error}.") from error
@@ -124,44 +130,42 @@ def erase(command: BaseCommand, store: Store, options: dict[str, Any]) -> bool:
         verb = "would be masked" if options["dry_run"] else "masked"
         lines = [f"{_found(plan)} {verb}: {', '.join(selection.fields)}" if has_any else "nothing to erase"]
         if options["dry_run"] and plan.names:
-            lines.append(f"the first context has: {', '.join(plan.names)}")
+            lines.append(f"fields of the first context: {', '.join(plan.names)}")
         if on_their_way:
             lines.append(
-                f"! {on_their_way} of these events may be stored as they were: run the same command again in a minute."
+                f"! {on_their_way} of these events may be stored unmasked: run the same command again in a minute."
             )
         command.stdout.write("\n".join(lines))
     return not on_their_way
 
 
 def _add_common(parser: ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    parser.add_argument("--yes", action="store_true", help="without asking")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done, and change nothing")
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
 
 def _require_right(store: Store, change: Change, options: dict[str, Any]) -> None:
-    """Before the ledger says that it was done. A dry run asks for no more than reading."""
+    """Raise CommandError if the store's user may not make the change, before the ledger says that it was made. A dry
+    run only reads."""
     problems = [] if options["dry_run"] else store.keeping_problems(change)
     if problems:
         raise CommandError(f"Nothing was changed: {'; '.join(problems)}.")
 
 
 def _selection(options: dict[str, Any]) -> Selection:
-    given = [(name, options[name]) for name in ("actor", "target") if options[name] is not None]
+    columns = {name: options[name] for name in ("actor", "target") if options[name] is not None}
     try:
-        return select([*given, *options["where"]], options["fields"], config().columns)
+        return select(
+            options["where"],
+            options["fields"],
+            config().columns,
+            columns=columns,
+            environment=config().environment,
+        )
+    except QueryError as error:
+        raise CommandError(error.pointed(), returncode=2) from error
     except ValueError as error:
         raise CommandError(f"{error}.", returncode=2) from error
-
-
-def _confirm(question: str, word: str, *, is_sure: bool) -> None:
-    if is_sure:
-        return
-    try:
-        answer = input(question)
-    except EOFError:  # nobody is there to answer
-        answer = ""
-    if answer.strip() != word:
-        raise CommandError("Nothing was changed. Without a person to ask, add --yes.")
 
 
 def _found(plan: Plan) -> str:
@@ -181,11 +185,3 @@ def _months(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= _MOST_MONTHS:
         raise ArgumentTypeError(f"{text!r} is not a number of months, 1 or more")
     return int(text)
-
-
-def _condition(text: str) -> tuple[str, str]:
-    name, sign, value = text.partition("=")
-    if not sign:
-        # Without the text, which may be a person's.
-        raise ArgumentTypeError("write NAME=VALUE")
-    return name, value

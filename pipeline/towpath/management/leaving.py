@@ -1,12 +1,14 @@
-"""`manage.py pipeline leave`: what is left of Towpath in a project, step by step, until nothing is (docs/leaving.md).
+"""`manage.py pipeline leave`: take Towpath out of a project, one step at a time (docs/leaving.md).
 
-Each call does what can be done now and says what comes next. Nothing is kept between two calls: what is there decides.
+Each call does what can be done now, and says what comes next. It keeps no state between calls: what is left in the
+project decides.
 """
 
 from __future__ import annotations
 
 import io
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ from towpath.flow.drain import drain
 from towpath.flow.shift import SILENT_SECONDS
 from towpath.ledger import left as ledger
 from towpath.ledger.left import Left
-from towpath.ledger.open_windows import read_frequent_errors
+from towpath.ledger.open_windows import read_open
 from towpath.ledger.shifts import read_shifts
 from towpath.management import freed_migrations
 from towpath.outbox.models import all_outboxes
@@ -29,27 +31,27 @@ from towpath.wiring import dispatch_limits, event_store, verifier_store, window_
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: So many leases long nothing gets less before we give up: one for the worker that is dead, one for who takes over.
+#: How many leases we wait without progress: one may belong to a dead worker, and one to the worker that takes over.
 _LEASES = 3
 
 
 @dataclass(slots=True)
 class Answer:
-    """What is left, what was removed, and what comes next. `is_ok` is false while there is something to deliver."""
+    """What is left, what was removed, and what comes next. `is_ok` is false while anything is left to deliver."""
 
     left: Left
     is_ok: bool
     next: str
     removed: list[str] = field(default_factory=list)
-    #: What the event store said last of windows that are open.
+    #: The most frequent last errors of open windows.
     errors: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as an object of JSON."""
+        """Return the answer as a JSON object."""
         return {**asdict(self), "is_drained": self.left.is_nothing}
 
     def as_text(self) -> str:
-        """Return it as lines for people."""
+        """Return the answer as lines for people."""
         left = self.left
         lines = [f"{name:<24}{rows:>12,} row(s)" for name, rows in sorted(left.rows.items())]
         lines += [
@@ -64,19 +66,24 @@ class Answer:
 
 
 def leave(*, is_sure: Callable[[Answer, list[str]], bool]) -> Answer:
-    """Deliver what there is; then, if nothing is left and no class needs them, remove Towpath's own tables.
+    """Deliver what is left. Then, if nothing is left and no class needs them, remove Towpath's own tables.
 
-    `is_sure` is asked before that, with what is left (nothing) and the names of the tables. Raises OutboxInUse, and
-    changes nothing more, when somebody publishes or works still.
+    Before it removes them, it calls `is_sure` with the answer and the names of the tables. Raises OutboxInUse, and
+    removes nothing, if somebody still publishes or a worker still runs.
     """
     tables = ledger.tables()
     if not tables:
         left = ledger.find_left(list(all_outboxes()))
         is_ok = left.is_nothing
-        return Answer(left, is_ok=is_ok, next=_next_without_tables() if is_ok else "`migrate`, and run this again.")
+        return Answer(
+            left,
+            is_ok=is_ok,
+            next=_next_without_tables() if is_ok else ("run `python manage.py migrate`, then run this again."),
+        )
     left = _drained()
     if not left.is_nothing:
-        errors = [f"{error} ({windows} window(s))" for error, windows in read_frequent_errors(limit=3)]
+        found = Counter(window.last_error for window in read_open() if window.last_error)
+        errors = [f"{error} ({windows} window(s))" for error, windows in found.most_common(3)]
         return Answer(left, is_ok=False, next=_next_while(left), errors=errors)
     if classes := project_outboxes():
         return Answer(left, is_ok=True, next=_next_with(classes))
@@ -111,35 +118,38 @@ def _drained() -> Left:
 
 
 def _remove() -> None:
-    """All of it, or nothing: nobody can publish from the last look on."""
+    """Remove all tables or none. They are locked before the last look, so that nobody can publish after it."""
     _refuse_while_somebody_works()
     executor = MigrationExecutor(connection)
     plan = executor.migration_plan([("towpath", None)])
     if others := sorted(str(migration) for migration, _ in plan if migration.app_label != "towpath"):
         raise OutboxInUse(
-            f"{', '.join(others)} depends on Towpath's migrations, and would be taken back with them. Remove"
-            " `towpath` from its dependencies, and run this again."
+            f"{', '.join(others)} depends on Towpath's migrations, and would be reversed with them. Remove `towpath`"
+            " from its dependencies, then run this again."
         )
     try:
         with transaction.atomic():
             ledger.lock(list(all_outboxes()))
             if not ledger.find_left(list(all_outboxes())).is_nothing:
-                raise OutboxInUse("Somebody still publishes. Nothing was removed: stop that, and run this again.")
+                raise OutboxInUse(
+                    "Events are still being published. Nothing was removed. Stop publishing, then run this again."
+                )
             call_command("migrate", "towpath", "zero", interactive=False, verbosity=0, stdout=io.StringIO())
     except OperationalError as error:
         raise OutboxInUse(
-            f"Somebody holds an outbox's table ({str(error).splitlines()[0]}). Nothing was removed: run this again."
+            f"Another session holds a lock on an outbox's table ({str(error).splitlines()[0]}). Nothing was"
+            " removed: run this again."
         ) from error
 
 
 def _refuse_while_somebody_works() -> None:
     began = time.monotonic()
     while young := [name for name, shift in read_shifts().items() if shift.alive_seconds_ago < SILENT_SECONDS]:
-        # One that has just ended has been alive until a moment ago.
+        # A process that has just ended still looks alive for a while.
         if time.monotonic() - began > SILENT_SECONDS:
             raise OutboxInUse(
-                f"A dispatcher works (shifts: {', '.join(young)}). Nothing was removed: stop the scheduler, the"
-                " dispatchers and the aggregators, and run this again."
+                f"A dispatcher is still running (shifts: {', '.join(young)}). Nothing was removed. Stop the"
+                " scheduler, the dispatchers and the aggregators, then run this again."
             )
         time.sleep(SILENT_SECONDS / 6)
 
@@ -147,27 +157,30 @@ def _refuse_while_somebody_works() -> None:
 def _next_while(left: Left) -> str:
     if sum(left.rows.values()) > left.dead_letters:
         return (
-            "stop publishing, and run this again. If nothing gets less, `python manage.py pipeline doctor` says why the"
-            " event store takes nothing, and `pipeline outboxes list` whether a name has no class."
+            "stop publishing, then run this again. If the numbers do not fall, `python manage.py pipeline doctor`"
+            " says why the event store accepts nothing. `pipeline outboxes list` shows names without a class."
         )
     if left.dead_letters:
-        return "`python manage.py pipeline deadletters list`: replay or drop each, and run this again."
+        return "run `python manage.py pipeline deadletters list`, replay or drop each dead letter, then run this again."
     if left.batches or left.open_windows:
-        return "run this again in a minute: a worker has it, or `python manage.py pipeline doctor` says what is wrong."
-    return "`python manage.py pipeline verify`: close each alarm with a reason, and run this again."
+        return (
+            "run this again in a minute: a worker is delivering the rest. If nothing changes, `python manage.py"
+            " pipeline doctor` says what is wrong."
+        )
+    return "run `python manage.py pipeline verify`, close each alarm with a reason, then run this again."
 
 
 def _next_with(classes: list[str]) -> str:
     return (
-        f"delete {', '.join(classes)}, run makemigrations, release that, and run this again: it then removes Towpath's"
-        " own tables. Until then, `migrate` refuses to drop a table that has rows again."
+        f"delete {', '.join(classes)}, run makemigrations, deploy that, then run this again: it removes Towpath's own"
+        " tables. Until then, `migrate` refuses to drop a table that has new rows."
     )
 
 
 def _next_without_tables() -> str:
     files = freed_migrations.find()
-    free = f"`python manage.py pipeline leave --migrations` (it changes {len(files)} file(s)), " if files else ""
+    free = f"run `python manage.py pipeline leave --migrations` (it changes {len(files)} file(s)), " if files else ""
     return (
-        f"{free}take towpath and django_dramatiq out of the settings, and `pip uninstall towpath`."
-        " The event log stays in the event store."
+        f"{free}remove towpath and django_dramatiq from the settings, and run `pip uninstall towpath`. The event log"
+        " stays in the event store."
     )

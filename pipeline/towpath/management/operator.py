@@ -1,4 +1,4 @@
-"""Who runs a command, and what he does with it that others must be able to see: the event that says so."""
+"""Who runs a command, and the events that record what they do with it."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from towpath.outbox.publishing import publish
 
 
 def operator() -> str:
-    """The account that runs this: the system's word for it, not that of a variable."""
+    """Return the account that runs this process. It comes from the system, not from an environment variable."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
-        # A container's account need not have a name.
+        # An account in a container may have no name.
         return f"uid {os.getuid()}"
 
 
 def record(event: Event) -> None:
-    """Publish an event in a transaction of its own. Whatever it is about must not happen where this raises."""
+    """Publish an event in its own transaction. If this raises, what the event is about must not happen."""
     with transaction.atomic():
         publish(event)
 
 
 def record_reading(tool: str, *, rows: int, detail: str = "") -> None:
-    """Publish that events are read. Before they are shown: what is not recorded is not shown."""
+    """Publish that events are read. Call this before showing them: without a record, nothing may be shown."""
     record(LogRead(tool=tool, rows=rows, detail=detail, read_by=operator()))

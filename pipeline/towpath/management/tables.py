@@ -1,4 +1,4 @@
-"""What the commands print for people: tables of text."""
+"""The text that the commands print for people."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from towpath.eventlog.comparison import Comparison
+    from towpath.ledger.canaries import Canary
+    from towpath.ledger.history_minutes import Lately
     from towpath.ledger.seals import Seal
     from towpath.proof.audit import Audit
+    from towpath.watch.consumers import Consumers
     from towpath.watch.period import PeriodReport
     from towpath.watch.status import Status
 
 
 def of_status(status: Status) -> str:
-    """Each outbox, the ledger's figures, and every problem."""
+    """Return a table of the outboxes, the ledger's figures, and every problem."""
     figures, windows = status.figures, status.figures.ledger.open_windows
     lines = [f"{'outbox':<24}{'pending':>12}{'in flight':>12}{'dead':>8}{'oldest':>12}"]
     for name, outbox in figures.outboxes.items():
@@ -36,21 +39,54 @@ def of_status(status: Status) -> str:
             f" {windows.total:,} ({windows.expired_leases:,} with an expired lease)   receipts"
             f" {figures.ledger.receipts:,}"
         ),
-        *(f"{name} shift: alive {shift.alive_seconds_ago:.0f} s ago" for name, shift in figures.ledger.shifts.items()),
+        *(
+            f"{name} shift: last alive {shift.alive_seconds_ago:.0f} s ago"
+            for name, shift in figures.ledger.shifts.items()
+        ),
+        *_of_consumers(status.consumers),
+        *_of_lately(status.lately),
+        *_of_canary(figures.ledger.canary),
         *(f"! {problem}" for problem in status.problems),
     ]
     lines += [
-        f"({name} has {outbox.dead_rows:,} dead rows: whether rows are never dispatched is looked for after vacuum)"
+        f"({name} has {outbox.dead_rows:,} dead rows: the search for stranded rows waits for the next vacuum)"
         for name, outbox in figures.outboxes.items()
         if not is_looked_for(outbox)
     ]
     if figures.has_estimates():
-        lines.append(f"(above {COUNTED_RECEIPTS} receipts and {COUNTED_ROWS:,} pending rows, these are estimates)")
+        lines.append(
+            f"(above {COUNTED_RECEIPTS} receipts and {COUNTED_ROWS:,} pending rows, these numbers are estimates)"
+        )
     return "\n".join(lines)
 
 
+def _of_consumers(consumers: Consumers | None) -> list[str]:
+    """Return a line with the number of consuming processes by role, or no line if RabbitMQ does not say."""
+    if consumers is None or consumers.unread:
+        return []
+    roles = dict.fromkeys(consumers.roles.values())
+    return [f"consumers, according to RabbitMQ: {', '.join(f'{consumers.of(role)} {role}(s)' for role in roles)}"]
+
+
+def _of_lately(lately: Lately) -> list[str]:
+    """Return a line that says how much was stored and how long it took, or no line without a history."""
+    if lately.stored_per_second is None:
+        return []
+    typical = "" if lately.typical_seconds is None else f", typically {lately.typical_seconds:.1f} s after its dispatch"
+    return [f"stored {lately.stored_per_second:,.1f} rows/s in the last minute{typical}"]
+
+
+def _of_canary(canary: Canary | None) -> list[str]:
+    """Return a line about the canary, or no line if there is none."""
+    if canary is None or canary.worst_seconds is None:
+        return []
+    if canary.seconds != canary.worst_seconds:
+        return [f"a canary has been on its way to the event store for {canary.worst_seconds:.1f} s"]
+    return [f"the last canary took {canary.seconds:.1f} s from its commit to the event store"]
+
+
 def of_period(report: PeriodReport) -> str:
-    """What became of the rows of a period, and each window that is an alarm."""
+    """Return what became of the rows of a period, and each window that raises an alarm."""
     names = ("committed", "stored", "pending", "in_flight", "dead", "vanished", "lost")
     lines = [f"{'outbox':<24}" + "".join(f"{name.replace('_', ' '):>12}" for name in names)]
     for outbox, rows in report.outboxes.items():
@@ -68,16 +104,16 @@ def of_period(report: PeriodReport) -> str:
         for alarm in report.closed
     ]
     if report.mismatches:
-        lines.append("PostgreSQL does not hold these rows any more: docs/runbook.md, TowpathReceiptMismatch")
+        lines.append("PostgreSQL no longer has these rows: see docs/runbook.md, TowpathReceiptMismatch")
     if report.vanished:
-        lines.append("Somebody deleted rows before they were loaded: docs/runbook.md, TowpathRowsVanished")
+        lines.append("Rows were deleted before they were loaded: see docs/runbook.md, TowpathRowsVanished")
     return "\n".join(lines)
 
 
 def of_seals(found: Sequence[Seal], *, is_new: bool) -> str:
-    """A line for each seal."""
+    """Return a table with a line for each seal. `is_new` says that they have just been made."""
     if not found:
-        return "nothing to seal: every proof is under a seal" if is_new else "no seal yet: see docs/proof.md"
+        return "nothing to seal: a seal covers every proof" if is_new else "no seal yet: see docs/proof.md"
     lines = [f"{'seal':>8}  {'until (UTC)':<20}{'windows':>12}{'rows':>14}  {'signed':<7} digest"]
     for seal in found:
         statement = parse(seal.statement)
@@ -89,7 +125,7 @@ def of_seals(found: Sequence[Seal], *, is_new: bool) -> str:
 
 
 def seal_as_json(seal: Seal) -> dict[str, Any]:
-    """A seal as it is kept elsewhere: with its statement, which `sha256sum` and openssl can check."""
+    """Return a seal as people keep it elsewhere, with its statement, which `sha256sum` and openssl can check."""
     return {
         "number": seal.number,
         "sealed_at": seal.sealed_at.isoformat(),
@@ -99,13 +135,13 @@ def seal_as_json(seal: Seal) -> dict[str, Any]:
     }
 
 
-#: Differences and amendments that are printed, at most; `--json` has them all.
+#: The most differences, amendments and unproven windows that are printed. `--json` has all differences and amendments.
 _MOST_DIFFERENCES = 100
-_MOST_AMENDMENTS = 20
+_MOST_AMENDMENTS = _MOST_UNPROVEN = 20
 
 
 def of_audit(found: Audit) -> str:
-    """What was checked, and everything that is wrong."""
+    """Return what was checked, and everything that is wrong."""
     lines = [
         f"{found.windows:,} window(s), {found.rows:,} row(s), {found.seals:,} seal(s) checked"
         + (f", {found.anchors:,} anchor(s) compared" if found.anchors else "")
@@ -124,7 +160,11 @@ def of_audit(found: Audit) -> str:
     lines += [f"! {difference}" for difference in found.differences[:_MOST_DIFFERENCES]]
     if len(found.differences) > _MOST_DIFFERENCES:
         lines.append(f"! {len(found.differences) - _MOST_DIFFERENCES:,} more: see --json")
-    lines += [f"! unproven window {window}: verified, and without a proof" for window in found.unproven[:20]]
+    lines += [
+        f"! unproven window {window}: verified, but without a proof" for window in found.unproven[:_MOST_UNPROVEN]
+    ]
+    if found.unproven_windows > _MOST_UNPROVEN:
+        lines.append(f"! {found.unproven_windows - _MOST_UNPROVEN:,} more unproven window(s)")
     lines += [
         f"amended: {one.kind} {one.rows:,} row(s) of"
         f" {f'window {one.window_id}, {one.outbox}' if one.window_id.int else f'{one.month:%Y-%m}'}: {one.reason}"
@@ -133,13 +173,14 @@ def of_audit(found: Audit) -> str:
     if len(found.amendments) > _MOST_AMENDMENTS:
         lines.append(f"amended: {len(found.amendments) - _MOST_AMENDMENTS:,} more, see --json")
     if found.unsealed and found.unsealed.proofs:
-        lines.append(f"{found.unsealed.proofs:,} proof(s) are under no seal yet: `pipeline seals make`")
+        lines.append(f"no seal covers {found.unsealed.proofs:,} proof(s) yet: run `pipeline seals make`")
     lines.append("nothing contradicts the ledger" if found.is_ok else "see docs/runbook.md, TowpathProofContradicted")
     return "\n".join(lines)
 
 
 def of_comparison(found: Comparison, names: Mapping[str, str], *, since: datetime, until: datetime) -> str:
-    """How many rows each side has by event type and hour, and the rows that only one side has."""
+    """Return how many rows each side has by event type and hour, and the rows that only one side has. `names` are the
+    tables, by side."""
     lines = [
         f"from {since.isoformat()} to {until.isoformat()}",
         f"{'event_type':<32}{'hour':<20}{names['here']:>16}{names['there']:>24}",

@@ -1,4 +1,4 @@
-"""System checks: an outbox that would lose or change events is refused before anything runs, with what to do.
+"""System checks: refuse an outbox that would lose or change events before anything runs, and say how to fix it.
 
 They run with every `manage.py` command that runs checks: `check`, `migrate`, `runserver`, `test`.
 """
@@ -25,7 +25,7 @@ from towpath.outbox.registry import installed_events
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-#: Bytes of a name in PostgreSQL.
+#: The most bytes of a name in PostgreSQL.
 _LONGEST_NAME = 63
 
 #: A problem and its hint.
@@ -33,7 +33,7 @@ _Problem = tuple[str, str]
 
 
 def check_outboxes(app_configs: Sequence[object] | None = None, **_kwargs: object) -> list[CheckMessage]:  # noqa: ARG001 - Django's signature
-    """Every outbox of the installed apps, and the outboxes and events among each other."""
+    """Check every outbox of the installed apps, and conflicts between outboxes and between events."""
     models_of_rows = [model for model in apps.get_models() if issubclass(model, Outbox)]
     outboxes = [model for model in models_of_rows if not model._meta.proxy]
     found = [error for model in models_of_rows for error in problems_of(model)]
@@ -41,7 +41,7 @@ def check_outboxes(app_configs: Sequence[object] | None = None, **_kwargs: objec
 
 
 def problems_of(outbox: type[Outbox]) -> Iterator[CheckMessage]:
-    """What is wrong with one outbox, or with a proxy, which adds nothing to one but managers."""
+    """Yield what is wrong with one outbox, or with a proxy, which only adds managers to one."""
     checks = _CHECKS_OF_A_PROXY if outbox._meta.proxy else _CHECKS
     for number, check in checks.items():
         for problem, hint in check(outbox):
@@ -49,7 +49,7 @@ def problems_of(outbox: type[Outbox]) -> Iterator[CheckMessage]:
 
 
 def problems_between(outboxes: Iterable[type[Outbox]]) -> Iterator[CheckMessage]:
-    """Names and events that two outboxes claim."""
+    """Yield the names and events that two outboxes claim."""
     by_name: dict[str, list[type[Outbox]]] = defaultdict(list)
     by_event: dict[type[Event], list[type[Outbox]]] = defaultdict(list)
     for outbox in outboxes:
@@ -59,7 +59,7 @@ def problems_between(outboxes: Iterable[type[Outbox]]) -> Iterator[CheckMessage]
     for name, same in by_name.items():
         if len(same) > 1:
             yield Error(
-                f"{_labels(same)} have one name, {name!r}: the pipeline would see only one of them.",
+                f"{_labels(same)} have the same name, {name!r}: the pipeline would see only one of them.",
                 hint="Give each a db_table of its own.",
                 obj=same[0],
                 id="outbox.E020",
@@ -67,7 +67,7 @@ def problems_between(outboxes: Iterable[type[Outbox]]) -> Iterator[CheckMessage]
     for event, same in by_event.items():
         if len(same) > 1:
             yield Error(
-                f"{_labels(same)} both name {event.__name__} in `events`: publish() could not know where to put it.",
+                f"{_labels(same)} both name {event.__name__} in `events`: publish() could not know which one to use.",
                 hint="Name it in one of them.",
                 obj=same[0],
                 id="outbox.E021",
@@ -85,7 +85,7 @@ def _event_problems() -> Iterator[CheckMessage]:
         if not (outcome is None or isinstance(outcome, property) or outcome in OUTCOMES):
             yield Error(
                 f"{event.__name__}.event_outcome is {outcome!r}.",
-                hint=f"Write one of {', '.join(OUTCOMES)}, or none.",
+                hint=f"Write one of {', '.join(OUTCOMES)}, or leave it out.",
                 obj=event,
                 id="outbox.E032",
             )
@@ -94,23 +94,23 @@ def _event_problems() -> Iterator[CheckMessage]:
 def _setting_problems() -> Iterator[CheckMessage]:
     if config().event_context_max_bytes > MOST_ROW_BYTES:
         yield Error(
-            f"EVENT_CONTEXT_MAX_BYTES is {config().event_context_max_bytes:,}, but an outbox's table takes"
-            f" {MOST_ROW_BYTES:,} bytes at most.",
+            f"EVENT_CONTEXT_MAX_BYTES is {config().event_context_max_bytes:,}, but an outbox's table accepts at"
+            f" most {MOST_ROW_BYTES:,} bytes.",
             hint=f"Set it to {MOST_ROW_BYTES:,} or less, and publish a reference to larger data.",
             id="outbox.E031",
         )
 
 
 def _column_problems(outboxes: Iterable[type[Outbox]]) -> Iterator[CheckMessage]:
-    """Of the project's own columns of the event log; what `towpath.checks` says of their declarations comes first."""
+    """Check the project's own columns of the event log, once `towpath.checks` has accepted their declarations."""
     if any(columns.problems(config().columns)):
         return
     offered = {name for outbox in outboxes for name in outbox.own_columns()}
     for column in config().columns:
         if isinstance(column.source, FromEvent) and column.name not in offered:
             yield Warning(
-                f"TOWPATH: no outbox has a column {column.name!r}, so that of the event log stays empty.",
-                hint="Name it like a column of an outbox, or take FromContext(key) for what is bound.",
+                f"TOWPATH: no outbox has a column {column.name!r}, so the event log's column stays empty.",
+                hint="Give it the name of an outbox's column, or use FromContext(key) for a bound value.",
                 id="outbox.W033",
             )
 
@@ -124,7 +124,7 @@ def _kind(outbox: type[Outbox]) -> Iterator[_Problem]:
         yield "it is neither a LeanOutbox nor a FrozenOutbox", "Subclass one of them: they say what the event is."
     if outbox._meta.parents:
         yield (
-            "it inherits from another table, so that its rows are not in its own",
+            "it inherits from another table, so its rows are not in its own table",
             "Subclass LeanOutbox or FrozenOutbox, or a model with `abstract = True`.",
         )
 
@@ -172,9 +172,9 @@ def _inherited_meta(outbox: type[Outbox]) -> Iterator[_Problem]:
     hint = f"Write `class Meta({base}.Meta):`, and extend `indexes` and `constraints` rather than replace them."
     if not has_index or not has_storage:
         missing = "index on (xid, id)" if not has_index else "storage parameters"
-        yield f"it has not inherited the {missing}: every look of the dispatcher would read the whole table", hint
+        yield f"it does not inherit the {missing}: each look of the dispatcher would read the whole table", hint
     elif not any(isinstance(one, RowLimits) for one in outbox._meta.constraints):
-        yield "it has not inherited the limits of its rows: its table would take what no event store can hold", hint
+        yield "it does not inherit the limits of its rows: its table would accept what no event store can hold", hint
 
 
 def _foreign_keys(outbox: type[Outbox]) -> Iterator[_Problem]:
@@ -185,12 +185,12 @@ def _foreign_keys(outbox: type[Outbox]) -> Iterator[_Problem]:
         if on_delete not in (models.PROTECT, models.RESTRICT, models.DO_NOTHING):
             what = "delete" if on_delete is models.CASCADE else "change"
             yield (
-                f"deleting what {field.name!r} points to would {what} events that are not delivered yet",
+                f"deleting what {field.name!r} points to would {what} undelivered events",
                 f"Give {field.name!r} on_delete=models.PROTECT.",
             )
         elif not getattr(field, "db_constraint", True):
             yield (
-                f"{field.name!r} has no constraint in the database: what it points to could be deleted under it",
+                f"{field.name!r} has no constraint in the database: the row that it points to could be deleted",
                 f"Remove db_constraint=False from {field.name!r}.",
             )
 
@@ -200,9 +200,9 @@ def _lean(outbox: type[Outbox]) -> Iterator[_Problem]:
         return
     event = getattr(outbox, "event", None)
     if not (isinstance(event, type) and issubclass(event, Event)):
-        yield "`event` is no Event class", "Write `event = ...`, the class whose type and version the rows get."
+        yield "`event` is not an Event class", "Write `event = ...`, the class whose type and version the rows get."
     elif not isinstance(getattr(outbox, "event_date_time", None), str):
-        yield "`event_date_time` is no path", 'Say which field is the event\'s time, as in "user__created_at".'
+        yield "`event_date_time` is not a path", 'Say which field is the event\'s time, as in "user__created_at".'
     elif not isinstance(getattr(outbox, "event_context", None), Mapping):
         yield "`event_context` is missing", "Give the path of each of the event's fields."
     else:
@@ -217,7 +217,7 @@ def _frozen(outbox: type[Outbox]) -> Iterator[_Problem]:
         return
     for event in outbox.events:
         if not (isinstance(event, type) and issubclass(event, Event)):
-            yield f"`events` names {event!r}, which is no Event class", "Name the classes of its events."
+            yield f"`events` names {event!r}, which is not an Event class", "Name the classes of its events."
     if all(isinstance(event, type) and issubclass(event, Event) for event in outbox.events):
         yield from own_columns.problems_of(outbox)
 
@@ -226,20 +226,20 @@ def _managers(outbox: type[Outbox]) -> Iterator[_Problem]:
     for manager in outbox._meta.managers:
         if not isinstance(manager.get_queryset(), OutboxQuerySet):
             yield (
-                f"its manager {manager.name!r} makes rows outside transactions, and where a router likes",
+                f"its manager {manager.name!r} can create rows outside transactions, or in another database",
                 f"Write `{manager.name} = {type(manager).__name__}.from_queryset(OutboxQuerySet)()`.",
             )
 
 
 def _pointed_to(outbox: type[Outbox]) -> Iterator[_Problem]:
-    # Hidden ones, too: those without a name, and those of the tables that a ManyToManyField makes.
+    # Including hidden ones: those without a name, and those in the tables of a ManyToManyField.
     for relation in outbox._meta.get_fields(include_hidden=True):
         if not isinstance(relation, models.ForeignObjectRel) or isinstance(relation, models.ManyToManyRel):
             continue
         field: Any = relation.field
         if getattr(field, "db_constraint", False) and not relation.parent_link:
             yield (
-                f"{field.model.__name__}.{field.name} points to its rows, which could not be deleted once delivered",
+                f"{field.model.__name__}.{field.name} points to its rows, so they could not be deleted once delivered",
                 "Point to what the event reports, or give the key db_constraint=False and on_delete=models.DO_NOTHING.",
             )
 
@@ -248,12 +248,12 @@ def _table(outbox: type[Outbox]) -> Iterator[_Problem]:
     name = outbox.outbox_name()
     if '"' in name or "%" in name:
         yield (
-            f"its table is {name!r}, which PostgreSQL's catalogues, asked by migrate and doctor, do not know",
-            'Name it without " and %. A schema of its own goes into the search_path of the database or the role.',
+            f"its table is {name!r}, a name that migrate and doctor cannot find in PostgreSQL's catalogues",
+            'Use a name without " or %. A schema of its own must be in the search_path of the database or the role.',
         )
     elif len(name.encode()) > _LONGEST_NAME:
         yield (
-            f"its table is {name!r}, and PostgreSQL cuts a name after {_LONGEST_NAME} bytes",
+            f"its table is {name!r}, but PostgreSQL cuts names after {_LONGEST_NAME} bytes",
             "Give it a shorter db_table.",
         )
 

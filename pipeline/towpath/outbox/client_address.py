@@ -27,7 +27,7 @@ class ClientAddressMiddleware:
 
 
 def _client(forwarded_for: str, trusted_proxies: int) -> str | None:
-    """What the outermost of the proxies has written; None if that is no address, because the request did not come
+    """What the outermost of the proxies has written; None if that is not an address, because the request did not come
     through all of them: then its peer is all that is known."""
     entries = forwarded_for.split(",")
     if not 0 < trusted_proxies <= len(entries):

@@ -1,9 +1,9 @@
-"""Context: who and what an event was caused by, bound once and published with every event.
+"""Context: who and what caused an event, bound once and published with every event.
 
     with bind(actor="user:7", request_id=..., ip=...):
         publish(...)
 
-The values are fixed at publish, with the event; columns of the OBT are filled from them.
+The values are fixed when the event is published. They fill columns of the event log.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from towpath.eventlog.columns import OUTCOMES, FromContext, FromEventOrContext
 from towpath.eventlog.values import as_text, parse
 
 _Value = str | int | float | Decimal | datetime | UUID
-#: What may be bound; a function is asked for the value when something is published, and may answer None.
+#: What may be bound. A function is called for the value when something is published, and may return None.
 Bindable = _Value | Callable[[], _Value | None] | None
 
-#: All that is bound takes as many bytes of each row, at most.
+#: The most bytes that all bound values may take in each row.
 MOST_BYTES = 16 * 1024
 
 
@@ -42,23 +42,29 @@ _bound: ContextVar[_Bound | None] = ContextVar("event_context", default=None)
 
 @contextlib.contextmanager
 def bind(**values: Bindable) -> Iterator[None]:
-    """While inside, also in threads and tasks that copy this context, events carry these values; None removes one.
+    """Give every event that is published inside these values, including in threads and tasks that copy this context.
 
-    Raises ValueError, which names the value, for text that PostgreSQL cannot hold or that is too large, for what does
-    not fit into a column of the event log that is filled from it, and for another `outcome` than success, failure or
-    denied.
+        with bind(actor=f"user:{user.pk}", request_id=request_id):
+            publish(...)
+
+    `actor`, `request_id`, `ip`, `target` and `outcome` fill the event log's columns of these names. So do the keys of
+    the project's own columns. None removes a value that is bound outside. A function is called when an event is
+    published.
+
+    Raises ValueError, which names the value: text that PostgreSQL cannot hold; more than MOST_BYTES bytes in all; a
+    value that does not fit its column of the event log; an `outcome` that is not success, failure or denied.
     """
     token = _bound.set(_with(values))
     try:
         yield
     finally:
-        # In a generator that is closed elsewhere than where it began, there is nothing to give back.
+        # A generator may be closed in another context than it began in: then there is nothing to give back.
         with contextlib.suppress(ValueError):
             _bound.reset(token)
 
 
 def bind_for_good(**values: Bindable) -> None:
-    """As `bind`, for as long as the context itself lives: for a copy of a context, which nobody leaves."""
+    """Bind values for as long as the context itself lives: for a copy of a context, which nothing leaves."""
     _bound.set(_with(values))
 
 
@@ -77,7 +83,7 @@ def _with(values: Mapping[str, Bindable]) -> _Bound | None:
 
 
 def bound() -> dict[str, str] | None:
-    """What is bound here and now; None when nothing is."""
+    """Return the values that are bound now; None if there are none."""
     here = _bound.get()
     if here is None:
         return None
@@ -87,7 +93,7 @@ def bound() -> dict[str, str] | None:
 
 
 def bound_json(**given: _Value | None) -> str | None:
-    """What is bound, as the JSON that a row takes; what is given besides wins."""
+    """Return the bound values as a row's JSON. Values that are given here win."""
     said = {name: _storable(name, value) for name, value in given.items() if value is not None}
     if said:
         return _json({**(bound() or {}), **said})
@@ -101,12 +107,12 @@ def bound_json(**given: _Value | None) -> str | None:
 
 
 def _json(values: Mapping[str, str]) -> str:
-    # Not as escapes, which PostgreSQL takes for characters of its own encoding only.
+    # Without escapes: PostgreSQL accepts those only for characters of its own encoding.
     text = json.dumps(values, ensure_ascii=False)
     if len(text.encode()) > MOST_BYTES:
         largest = max(values, key=lambda name: len(values[name]))
         raise ValueError(
-            f"bind() has bound more than {MOST_BYTES:,} bytes, most of them as {largest!r}: bind a reference to it"
+            f"bind() has bound more than {MOST_BYTES:,} bytes, most of them in {largest!r}: bind a reference instead"
         )
     return text
 
@@ -121,7 +127,7 @@ def _storable(name: str, value: object) -> str:
     if "\x00" in text:
         raise ValueError(f"bind({name}=...) contains a NUL character: remove it")
     if name == "outcome" and text not in OUTCOMES:
-        raise ValueError(f"bind(outcome=...) is none of {', '.join(OUTCOMES)}")
+        raise ValueError(f"bind(outcome=...) must be one of {', '.join(OUTCOMES)}")
     for column in config().columns:
         match column.source:
             case FromContext(key) | FromEventOrContext(key) if key == name:
@@ -129,6 +135,6 @@ def _storable(name: str, value: object) -> str:
                     parse(column.kind, text)
                 except ValueError as error:
                     raise ValueError(
-                        f"bind({name}=...) does not fit into the event log's column {column.name!r}: {error}"
+                        f"bind({name}=...) does not fit the event log's column {column.name!r}: {error}"
                     ) from None
     return text

@@ -26,16 +26,16 @@ class NotInTransaction(OutboxError, TransactionManagementError):
     def __init__(self, *, others: Iterable[str] = ()) -> None:
         text = " ".join((type(self).__doc__ or "").split())
         if names := ", ".join(map(repr, others)):
-            text += f" (The transaction that is open is one of {names}; events are rows of 'default'.)"
+            text += f" (The open transaction is on {names}, but events are rows of 'default'.)"
         super().__init__(text)
 
 
 class WrongDatabase(OutboxError, ValueError):
-    """A row of an outbox is to be written into another database than `default`, where the pipeline never looks."""
+    """An outbox row would be written into another database than `default`, where the pipeline never looks."""
 
 
 class OnlyInserts(OutboxError):
-    """A row of an outbox is to be changed, or made only where there is none: the event would be another, or missing."""
+    """An outbox row would be changed, or created only if it is missing: the event would change, or be lost."""
 
 
 class EventNotStorable(OutboxError, ValueError):

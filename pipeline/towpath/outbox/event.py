@@ -17,7 +17,7 @@ from towpath.outbox.errors import EventNotStorable, EventTooLarge
 
 T = TypeVar("T")
 
-#: How what was tried ended: done, not done because of an error, or not allowed.
+#: How an action ended: done, not done because of an error, or not allowed.
 Outcome = Literal["success", "failure", "denied"]
 
 #: What is stored in place of a `Sensitive` value.
@@ -28,16 +28,18 @@ def _mask(value: object) -> str | None:
     return None if value is None else MASK
 
 
+def hashed(value: object) -> str:
+    """Return what is stored in place of a `Hashed` value: its HMAC-SHA256 under EVENT_HASH_KEY, 64 hex digits."""
+    return hmac.new(hash_key().encode(), str(value).encode(), sha256).hexdigest()
+
+
 def _hash(value: object) -> str | None:
-    if value is None:
-        return None
-    key = hash_key()
-    return hmac.new(key.encode(), str(value).encode(), sha256).hexdigest()
+    return None if value is None else hashed(value)
 
 
 @dataclass(frozen=True, slots=True)
 class _Protected:
-    """Marks a field whose value never reaches a table: `how` says what is stored instead."""
+    """Marks a field whose value never reaches a table. `how` says what is stored instead."""
 
     how: str
 
@@ -48,16 +50,24 @@ class _Protected:
 #: `password: Sensitive[str]`: stored as `***`.
 Sensitive = Annotated[T, PlainSerializer(_mask, return_type=str | None), _Protected("masked")]
 
-#: `ip: Hashed[str]`: stored as its HMAC-SHA256 under EVENT_HASH_KEY, so that equal values can be told to be equal.
+#: `ip: Hashed[str]`: stored as its HMAC-SHA256 under EVENT_HASH_KEY, so that equal values can be found.
 Hashed = Annotated[T, PlainSerializer(_hash, return_type=str | None), _Protected("hashed")]
 
 
 class Event(BaseModel):
-    """Base of every event. Subclass it with the fields of the context.
+    """Base of every event: an immutable pydantic model, whose fields are what the event log stores as its context.
 
-    The event's type is the class's name in snake_case (`UserDeactivated` -> `user_deactivated`); `version` is
-    stored as `metadata_version`: raise it when the fields change. `event_outcome` and `event_target` fill the columns
-    `outcome` and `target`; they are not in the context.
+    Subclass it, and declare the fields:
+
+        class UserCreated(Event):
+            email: str
+
+    Class attributes:
+      event_type: the type in the event log. Default: the class's name in snake_case, such as `user_created`.
+      version: stored as `metadata_version`. Raise it when the fields change.
+      event_outcome: fills the column `outcome`, and is not in the context.
+
+    Override the property `event_target` to fill the column `target`; it is not in the context either.
     """
 
     model_config = ConfigDict(
@@ -76,7 +86,7 @@ class Event(BaseModel):
 
     @property
     def event_target(self) -> str | None:
-        """What was acted on, such as `user:7`. None: whoever publishes the event says it, or nobody does."""
+        """What was acted on, such as `user:7`. None: what is given to `publish`, or bound, fills the column."""
         return None
 
     @classmethod
@@ -87,7 +97,7 @@ class Event(BaseModel):
 
     @classmethod
     def protected_fields(cls) -> list[str]:
-        """The fields marked `Sensitive` or `Hashed`."""
+        """Return the names of the fields that are marked `Sensitive` or `Hashed`."""
         return [
             name
             for name, field in cls.model_fields.items()
@@ -96,9 +106,10 @@ class Event(BaseModel):
 
 
 def stored_context(event: Event) -> str:
-    """The text that is stored: `event.model_dump_json()`, byte for byte.
+    """Return the text that is stored: `event.model_dump_json()`, byte for byte.
 
-    Raises EventTooLarge, or EventNotStorable for what JSON, UTF-8 or PostgreSQL cannot hold; both name the event.
+    Raises EventTooLarge, or EventNotStorable for values that JSON, UTF-8 or PostgreSQL cannot hold. Both name the
+    event.
     """
     try:
         context = event.model_dump_json()
@@ -110,9 +121,9 @@ def stored_context(event: Event) -> str:
             f"{type(event).__name__} is {size:,} bytes; EVENT_CONTEXT_MAX_BYTES allows "
             f"{config().event_context_max_bytes:,}. Publish a reference to large data, or raise the setting."
         )
-    # Both are looked for as text first, because nearly no event contains them and parsing each one would be dear.
+    # Both are first looked for as text: hardly any event contains them, and parsing each one is expensive.
     if r"\u0000" in context and re.search(r"(?<!\\)(?:\\\\)*\\u0000", context):
-        _refuse(event, "it contains a NUL character, which neither PostgreSQL nor most readers take: remove it")
+        _refuse(event, "it contains a NUL character, which neither PostgreSQL nor most readers accept: remove it")
     if "NaN" in context or "Infinity" in context:
         try:
             json.loads(context, parse_constant=_refuse_constant)

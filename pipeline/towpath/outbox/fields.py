@@ -1,7 +1,7 @@
-"""What Django does not know of PostgreSQL and an outbox needs: xid8 and its index, storage parameters, limits of rows.
+"""What an outbox needs of PostgreSQL that Django does not know: xid8 and its index, storage parameters, row limits.
 
-Migrations of applications name this module and nothing else of Towpath's. So it imports Django only, and needs no
-setting and no installed application: a project that has left Towpath can keep a copy of it for its old migrations.
+Migrations of applications refer to this module, and to nothing else of Towpath. So it imports only Django, and needs no
+settings and no installed application. A project that has left Towpath can keep a copy of it for its old migrations.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ class Xid8Field(AnyField):
         return None if value is None else int(value)
 
     def get_prep_value(self, value: Any) -> str | None:
-        # Either driver would send a number, which PostgreSQL does not compare with an xid8.
+        # Both drivers would send a number, which PostgreSQL does not compare with an xid8.
         value = super().get_prep_value(value)
         return str(value) if isinstance(value, int) else value
 
 
 class TransactionIndex(models.Index):
-    """An index that begins with `xid`, for those alone who ask by it: their condition includes `IN_INDEX`.
+    """An index that begins with `xid`. Only queries whose condition includes `IN_INDEX` use it.
 
-    It is a partial index of which no row is left out. As a plain one, PostgreSQL may choose it to find rows by `id`,
-    when the outbox was empty as its statistics were taken: it then costs nothing in the planner's eyes, and a window
-    reads all of it, with an entry for each row that vacuum could not remove.
+    It is a partial index that leaves out no row. A plain index might be chosen to find rows by `id` if the outbox was
+    empty when its statistics were taken: the planner would think it free, and a window would read the whole index, with
+    an entry for each row that vacuum could not remove.
     """
 
     #: True of every row.
@@ -55,11 +55,11 @@ class TransactionIndex(models.Index):
 
 
 class TableStorage(BaseConstraint):
-    """Storage parameters of a table, as an entry of `Meta.constraints`, so that makemigrations carries them.
+    """Storage parameters of a table, as an entry of `Meta.constraints`, so that makemigrations includes them.
 
     Parameters:
       parameters: what goes into `ALTER TABLE ... SET (...)`.
-      lz4_columns: columns whose large values are compressed with lz4 (faster than pglz by far), if the server can.
+      lz4_columns: columns whose large values are compressed with lz4 (far faster than pglz), if the server has it.
       uncompressed_columns: columns whose large values are stored as they are.
     """
 
@@ -104,7 +104,7 @@ class TableStorage(BaseConstraint):
         return f"ALTER TABLE {schema_editor.quote_name(model._meta.db_table)} RESET ({', '.join(self.parameters)})"
 
     def validate(self, *args: object, **kwargs: object) -> None:
-        """Nothing: storage parameters say nothing about a row."""
+        """Do nothing: storage parameters say nothing about a row."""
 
     def deconstruct(self) -> tuple[str, Sequence[Any], dict[str, Any]]:
         path, args, kwargs = super().deconstruct()
@@ -113,7 +113,7 @@ class TableStorage(BaseConstraint):
         return path, args, {**kwargs, "parameters": self.parameters, **given}
 
     def __eq__(self, other: object) -> bool:
-        # Without the name, which PostgreSQL never sees: tables whose migrations gave it another one stay as they are.
+        # Without the name, which PostgreSQL never sees: tables whose migrations used another name stay as they are.
         return isinstance(other, TableStorage) and _without_name(self) == _without_name(other)
 
     def __hash__(self) -> int:
@@ -121,10 +121,10 @@ class TableStorage(BaseConstraint):
 
 
 class RowLimits(BaseConstraint):
-    """What a new row of the table must be, as an entry of `Meta.constraints`; each condition is SQL.
+    """Conditions in SQL that a new row of the table must meet, as an entry of `Meta.constraints`.
 
-    Unlike Django's CheckConstraint, it is added to an existing table without reading it, and leaves its rows alone: a
-    migration neither waits for a scan nor fails on a row of the past.
+    Unlike Django's CheckConstraint, it is added to an existing table without reading it, and leaves its rows alone. So
+    a migration neither waits for a scan nor fails on an old row.
     """
 
     def __init__(self, *, name: str, conditions: Sequence[str]) -> None:
@@ -149,7 +149,7 @@ class RowLimits(BaseConstraint):
         return f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {schema_editor.quote_name(self.name)}"
 
     def validate(self, *args: object, **kwargs: object) -> None:
-        """Nothing: `publish()` refuses such values itself, and says why."""
+        """Do nothing: `publish()` refuses such values itself, and says why."""
 
     def deconstruct(self) -> tuple[str, Sequence[Any], dict[str, Any]]:
         path, args, kwargs = super().deconstruct()

@@ -1,4 +1,4 @@
-"""Insert: rows of an outbox, in statements written by hand, because the ORM's cost more than the rows themselves."""
+"""Insert: rows of an outbox, with handwritten statements, because the ORM's cost more than the rows themselves."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from towpath.outbox.errors import EventNotStorable, NotInTransaction, WrongDatab
 
 M = TypeVar("M", bound=models.Model)
 
-#: An INSERT takes this many rows: more only make the statement's text larger.
+#: The rows of one INSERT. More would only make the statement's text longer.
 ROWS_PER_STATEMENT = 1000
 
-#: Columns whose values PostgreSQL gives.
+#: Columns that PostgreSQL fills.
 _FILLED_BY_POSTGRESQL = ("id", "xid")
 
 
@@ -38,14 +38,14 @@ def require_transaction(*, using: str = DEFAULT_DB_ALIAS) -> None:
 
 
 def stamp_anew(row: models.Model) -> None:
-    """A copy of a row brings the transaction id of the old one, which the dispatcher has seen long ago."""
+    """Reset what a copied row brings along: the transaction id of the original, which the dispatcher saw long ago."""
     field = {field.name: field for field in row._meta.concrete_fields}["xid"]
     if not isinstance(field.value_from_object(row), DatabaseDefault):
         setattr(row, field.attname, field.get_default())
 
 
 def insert(table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, returning: str = "") -> list[Any]:
-    """One statement for all rows; what it returns, in the order of the rows."""
+    """Insert all rows with one statement. Returns what it returns, in the order of the rows."""
     with driver.cursor() as cursor:
         into, values = _insert_sql(table, tuple(columns))
         cursor.execute(f"{into} VALUES {', '.join([values] * len(rows))} {returning}", [*itertools.chain(*rows)])
@@ -59,20 +59,20 @@ def _refuse_to_lose(table: str, *, stored: int, of: int) -> NoReturn:
         transaction.set_rollback(True)  # some of the events and not the others would be committed
     raise EventNotStorable(
         f"PostgreSQL has stored {stored} of {of} rows of {table}, without an error: a trigger or a rule of that table"
-        " takes them away. See `pipeline doctor`."
+        " removes the others. See `pipeline doctor`."
     )
 
 
 @functools.cache
 def _insert_sql(table: str, columns: tuple[str, ...]) -> tuple[str, str]:
-    """`INSERT INTO` up to its values, and the placeholders of a row."""
+    """Return `INSERT INTO` up to its values, and the placeholders of a row."""
     quote = connection.ops.quote_name
     names = ", ".join(map(quote, columns))
     return f"INSERT INTO {quote(table)} ({names})", f"({', '.join(['%s'] * len(columns))})"
 
 
 def insert_objects(model: type[M], rows: Sequence[M]) -> None:
-    """One statement for all rows, which have their ids afterwards."""
+    """Insert all rows with one statement. They have their ids afterwards."""
     fields = _fields(model)
     values = [[field.get_db_prep_save(field.pre_save(row, add=True), connection) for field in fields] for row in rows]
     columns = [str(field.column) for field in fields]
@@ -93,7 +93,8 @@ def _fields(model: type[models.Model]) -> tuple[models.Field[Any, Any], ...]:
 
 
 def require_zones(row: models.Model) -> None:
-    """Raise EventNotStorable for a time without a zone, which Django would take for one of its own settings' zone."""
+    """Raise EventNotStorable for a time without a time zone, which Django would take to be in the zone of its
+    settings."""
     for name in _times(type(row)):
         value = getattr(row, name)
         if isinstance(value, datetime) and timezone.is_naive(value):
@@ -111,7 +112,7 @@ def _foreign_keys(model: type[models.Model]) -> frozenset[str]:
 
 
 def has_ordinary_values(row: models.Model) -> bool:
-    """True if the row's values are values, and PostgreSQL is to give id and xid."""
+    """True if the row has plain values, and PostgreSQL gives id and xid."""
     values = row.__dict__
     if values["id"] is not None or not isinstance(values["xid"], DatabaseDefault):
         return False

@@ -1,7 +1,7 @@
 """The context of a lean outbox's event: compiled to SQL, and byte for byte what pydantic would dump.
 
-PostgreSQL writes some values in another way than pydantic does (numbers with a fraction), and cannot run what a
-model's validators and serializers do. Such events are refused by `problems_of`; nothing is stored differently.
+PostgreSQL writes some values differently from pydantic (numbers with a fraction), and cannot run a model's validators
+and serializers. `problems_of` refuses such events, so nothing is ever stored differently.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from django.db.models.expressions import Combinable
 
-#: The types of an event's fields that both write in the same way, each with the database fields that hold its values.
+#: The types that both write in the same way, each with the database fields that hold its values.
 _FIELDS_BY_TYPE = {
     "str": ("CharField", "TextField", "SlugField"),
     "int": (
@@ -46,10 +46,10 @@ _FIELDS_BY_TYPE = {
 }
 _SUPPORTED = "str, int, bool, date, datetime, UUID, and each of them with `| None`"
 
-#: The fields whose values, as PostgreSQL's text, name a thing.
+#: The fields whose values, as PostgreSQL's text, can name a thing.
 _OF_A_TARGET = (*_FIELDS_BY_TYPE["str"], *_FIELDS_BY_TYPE["int"], *_FIELDS_BY_TYPE["uuid"])
 
-#: What pydantic's schema of a value may say besides its type: limits, which change nothing in how it is written.
+#: What pydantic's schema of a value may have besides its type: limits, which do not change how it is written.
 _LIMITS = {
     "type",
     "metadata",
@@ -70,10 +70,10 @@ _LIMITS = {
 
 
 def context_json(event: type[Event], paths: Mapping[str, str]) -> Combinable:
-    """The JSON object of the event's fields, in their order, each read through its path.
+    """Return the SQL for the JSON object of the event's fields, in their order, each read through its path.
 
-    NULL where a row that a path leads through is not to be seen, or holds NULL where the event has none: null in the
-    place of a value would be another event.
+    It is NULL if a row on a path cannot be seen, or holds NULL where the event does not allow None: null in place of a
+    value would be a different event.
     """
     parts: list[Combinable] = [_text("{")]
     is_unreadable: list[When] = []
@@ -90,7 +90,8 @@ def context_json(event: type[Event], paths: Mapping[str, str]) -> Combinable:
 
 
 def target_text(template: str, *, to_path: Callable[[str], str] = str) -> Combinable:
-    """The text of a template such as "user:{user_id}", each name in braces a path (`to_path` may make it another)."""
+    """Return the SQL for a template such as "user:{user_id}". Each name in braces is a path, which `to_path` may
+    change."""
     parts: list[Combinable] = []
     for literal, path in _parts(template):
         parts += [_text(literal), *([Cast(F(to_path(path)), TextField())] if path else [])]
@@ -98,12 +99,12 @@ def target_text(template: str, *, to_path: Callable[[str], str] = str) -> Combin
 
 
 def target_paths(template: str) -> list[str]:
-    """The paths of a template."""
+    """Return the paths of a template."""
     return [path for _, path in _parts(template) if path]
 
 
 def target_problems(outbox: type[models.Model], template: object) -> Iterator[tuple[str, str]]:
-    """What would keep `event_target` from naming one thing; and how to fix it."""
+    """Yield what would keep `event_target` from naming one thing, and how to fix it."""
     try:
         parts = _parts(template) if isinstance(template, str) else []
     except ValueError:
@@ -118,12 +119,12 @@ def target_problems(outbox: type[models.Model], template: object) -> Iterator[tu
 
 
 def _text(literal: str) -> Combinable:
-    """A piece of a CONCAT, which takes any type: a server that puts in the parameters has to be told which."""
+    """Return a piece of a CONCAT, which takes any type: a server that puts in the parameters must be told the type."""
     return Cast(Value(literal), TextField())
 
 
 def _parts(template: str) -> list[tuple[str, str]]:
-    """Each literal text with the path that follows it, or with an empty one. Raises ValueError for a lone brace."""
+    """Yield each literal text with the path that follows it, or an empty one. Raises ValueError for a lone brace."""
     return [(literal, path or "") for literal, path, *_ in Formatter().parse(template)]
 
 
@@ -142,7 +143,7 @@ def text_bytes(event: type[Event], paths: Mapping[str, str]) -> Combinable:
 
 
 class _LeadsNowhere(F):
-    """True if a foreign key on the way of the path has a value, and the row that it names is not to be seen."""
+    """True if a foreign key on the path has a value, but the row that it names cannot be seen."""
 
     conditional = True
 
@@ -158,7 +159,7 @@ class _LeadsNowhere(F):
         summarize: bool = False,  # noqa: FBT001, FBT002, ARG002 - the same
         for_save: bool = False,  # noqa: FBT001, FBT002, ARG002 - the same
     ) -> Any:
-        # As Query.resolve_ref joins the tables for F(path), which gives no way to name the key of one of them.
+        # Joins the tables as Query.resolve_ref does for F(path), which offers no way to name the key of one of them.
         names = self.path.split("__")
         found = query.setup_joins(names, query.get_meta(), query.get_initial_alias(), can_reuse=reuse)
         _, _, aliases = query.trim_joins(found.targets, found.joins, found.path)
@@ -171,7 +172,8 @@ class _LeadsNowhere(F):
 
 
 def _time_text(path: str) -> Combinable:
-    """As pydantic writes a time in UTC: six digits of microseconds, or none when they are zero."""
+    """Return the SQL for a time as pydantic writes it: in UTC, with six digits of microseconds, or none if they are
+    zero."""
     whole = Func(Value("second"), F(path), function="date_trunc", output_field=models.DateTimeField())
     form = Case(
         When(Exact(F(path), whole), then=Value('YYYY-MM-DD"T"HH24:MI:SS"Z"')),
@@ -191,13 +193,13 @@ class _Kind:
 
 
 def _kinds(event: type[Event]) -> dict[str, _Kind | None]:
-    """The kind of each field; None where PostgreSQL may write the value in another way than pydantic."""
+    """Return the kind of each field; None if PostgreSQL may write the value differently from pydantic."""
     fields = event.__pydantic_core_schema__["schema"]["fields"]
     return {name: _kind(fields[name]["schema"]) for name in event.model_fields}
 
 
 def _kind(schema: Mapping[str, Any], *, is_nullable: bool = False) -> _Kind | None:
-    # Whatever is not known to be harmless is refused: validators and serializers come in many forms.
+    # Everything that is not known to be harmless is refused: validators and serializers come in many forms.
     if schema["type"] in {"default", "nullable"} and "serialization" not in schema:
         return _kind(schema["schema"], is_nullable=is_nullable or schema["type"] == "nullable")
     if schema["type"] not in _FIELDS_BY_TYPE or not schema.keys() <= _LIMITS:
@@ -206,7 +208,7 @@ def _kind(schema: Mapping[str, Any], *, is_nullable: bool = False) -> _Kind | No
 
 
 def problems_of(outbox: type[models.Model], event: type[Event], paths: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """What would make the stored context another text than the event's `model_dump_json()`; and how to fix it."""
+    """Yield what would make the stored context differ from the event's `model_dump_json()`, and how to fix it."""
     if event.protected_fields():
         names = ", ".join(event.protected_fields())
         yield (
@@ -216,7 +218,7 @@ def problems_of(outbox: type[models.Model], event: type[Event], paths: Mapping[s
         return
     if event.event_target is not Event.event_target or isinstance(event.event_outcome, property):
         yield (
-            f"{event.__name__} computes its event_target or event_outcome, but PostgreSQL puts the event together",
+            f"{event.__name__} computes its event_target or event_outcome, but PostgreSQL builds the event",
             'Write the outcome as a value, and the target in the outbox, as in event_target = "user:{user_id}".',
         )
     if _is_customised(event):
@@ -235,7 +237,7 @@ def problems_of(outbox: type[models.Model], event: type[Event], paths: Mapping[s
     for name, kind in _kinds(event).items():
         if kind is None:
             yield (
-                f"{event.__name__}.{name} is of a type that PostgreSQL may write in another way than pydantic",
+                f"{event.__name__}.{name} has a type that PostgreSQL may write differently from pydantic",
                 f"Use one of {_SUPPORTED}, without validators; or publish it through a FrozenOutbox.",
             )
             continue
@@ -244,15 +246,15 @@ def problems_of(outbox: type[models.Model], event: type[Event], paths: Mapping[s
 
 
 def time_problems(outbox: type[models.Model], path: str) -> Iterator[tuple[str, str]]:
-    """What would keep `event_date_time` from being the time of the event; and how to fix it."""
+    """Yield what would keep `event_date_time` from being the time of the event, and how to fix it."""
     for problem in _path_problems(outbox, path, _FIELDS_BY_TYPE["datetime"], is_nullable=False):
         yield f"event_date_time: {problem[0]}", problem[1]
         return
     field = _follow(outbox, path)[0]
     if getattr(field, "auto_now", False):
         yield (
-            f"event_date_time: {path!r} is set anew by each save (auto_now)",
-            "Take a field that keeps the time of the event, such as one with auto_now_add, or add one to the outbox.",
+            f"event_date_time: {path!r} changes with every save (auto_now)",
+            "Use a field that keeps the time of the event, such as one with auto_now_add, or add one to the outbox.",
         )
 
 
@@ -276,8 +278,8 @@ def _path_problems(
         return
     if field.get_internal_type() not in wanted or hasattr(field, "from_db_value"):
         yield (
-            f"{path!r} is a {type(field).__name__}, whose values are written in another way",
-            f"Take a field of the event's type ({', '.join(wanted)}), or publish through a FrozenOutbox.",
+            f"{path!r} is a {type(field).__name__}, whose values look different in JSON",
+            f"Use a field of the event's type ({', '.join(wanted)}), or publish through a FrozenOutbox.",
         )
     elif has_null and not is_nullable:
         yield f"{path!r} can be NULL, but the event's field cannot be None", "Allow None in the event (`| None`)."
@@ -288,13 +290,13 @@ class _NotOneValueError(Exception):
 
 
 def _follow(outbox: type[models.Model], path: str) -> tuple[models.Field[Any, Any], bool]:
-    """The field at the end of the path, and whether there may be NULL."""
+    """Return the field at the end of the path, and whether the value may be NULL."""
     model: Any = outbox
     has_null = False
     field: Any = None
     for name in path.split("__"):
         if field is not None and not field.is_relation:
-            raise _NotOneValueError(f"{field.name!r} is no foreign key")
+            raise _NotOneValueError(f"{field.name!r} is not a foreign key")
         field = model._meta.pk if name == "pk" else model._meta.get_field(name)
         if not field.concrete or field.many_to_many:
             raise _NotOneValueError(f"{name!r} may stand for several rows, or none")

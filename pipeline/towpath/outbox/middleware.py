@@ -1,6 +1,6 @@
-"""Binds the context of a request, and carries the context of whoever sent a message to the actor that works on it.
+"""Binds the context of a request, and carries the context of a message's sender to the actor that processes it.
 
-Both for the events that are published there, and for every line that is logged there: request id and actor.
+Request id and actor are bound for the events that are published there, and for every line that is logged there.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from towpath.outbox.context import bind, bind_for_good, bound
 
 log = structlog.get_logger()
 
-#: A request id from outside is taken only if it can do no harm in a log line.
+#: A request id from outside is accepted only if it can do no harm in a log line.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 
 
-#: What of the context is logged: an application may bind what belongs into the event log, but not into logs.
+#: The part of the context that is logged: an application may bind values that belong into the event log, but not into
+#: logs.
 _LOGGED = ("request_id", "actor")
 
 
@@ -44,10 +45,10 @@ def _logged(**values: str | None) -> dict[str, str]:
 class EventContextMiddleware:
     """Django middleware: `actor`, `request_id` and `ip` for every event of the request, sync or async, streamed or not.
 
-    After AuthenticationMiddleware. The actor is the user of the request when something is published: whoever a view, a
-    token or the session's cookie has made it by then. A request that publishes nothing asks for no user. The request
-    id is the proxy's X-Request-ID or a new one, and is answered; `ip` is REMOTE_ADDR, which behind proxies must be made
-    the client's before (the setting TRUSTED_PROXIES).
+    Put it after AuthenticationMiddleware. The actor is the request's user at the moment of publishing, whether a view,
+    a token or the session's cookie set it. A request that publishes nothing does not look up its user. The request id
+    is the proxy's X-Request-ID or a new one, and is sent with the answer. `ip` is REMOTE_ADDR. Behind proxies, that
+    must be set to the client's address first (the setting TRUSTED_PROXIES).
     """
 
     sync_capable = True
@@ -76,7 +77,7 @@ class EventContextMiddleware:
 
 
 class _RequestContext:
-    """What is bound and logged while a request is worked on, and while its answer is streamed."""
+    """What is bound and logged while a request is processed, and while its answer is streamed."""
 
     def __init__(self, request: HttpRequest) -> None:
         given = request.headers.get("X-Request-ID", "")
@@ -92,7 +93,7 @@ class _RequestContext:
 
     def finish(self, response: HttpResponseBase) -> HttpResponseBase:
         response["X-Request-ID"] = self._request_id
-        # What a file consists of is published by nobody, and the server may want to send it by itself.
+        # The content of a file publishes nothing, and the server may want to send it on its own.
         if isinstance(response, StreamingHttpResponse) and getattr(response, "file_to_stream", None) is None:
             content: Any = response.streaming_content
             response.streaming_content = self._pieces_async(content) if response.is_async else self._pieces(content)
@@ -102,8 +103,8 @@ class _RequestContext:
 
     @functools.cached_property
     def _of_stream(self) -> contextvars.Context:
-        """One for all pieces, so that what is bound between two of them holds. Made of the consumer's own, who may be
-        in another thread or event loop than the view was."""
+        """One context for all pieces, so that what is bound between two of them stays bound. It is a copy of the
+        consumer's, which may run in another thread or event loop than the view did."""
         context = contextvars.copy_context()
         context.run(bind_for_good, **self._bound)
         context.run(structlog.contextvars.bind_contextvars, **self._logged)
@@ -125,7 +126,7 @@ class _RequestContext:
 
 
 class RequestActor:
-    """Who makes a request. Called, it finds out, which may take two queries; a log shows what is known already."""
+    """The user of a request. A call looks it up, which may take two queries. A log shows it only if already known."""
 
     def __init__(self, request: HttpRequest) -> None:
         self._request = request
@@ -136,7 +137,7 @@ class RequestActor:
             with _savepoints() if _is_unknown(user) else contextlib.nullcontext():
                 return _name_of(user)
         except Exception as error:  # noqa: BLE001 - whatever a session, a cache or a backend raises
-            # The event matters more than who caused it, and the caller's transaction most of all.
+            # The event matters more than its actor, and the caller's transaction matters most.
             log.warning("actor_unknown", error=type(error).__name__)
             return None
 
@@ -148,13 +149,13 @@ class RequestActor:
         return self.__structlog__() or ""
 
     def _user(self) -> Any:
-        # django-ninja puts there whom a token belongs to, and leaves `user` to the cookie.
+        # django-ninja puts a token's owner there, and leaves `user` to the cookie.
         authenticated = getattr(self._request, "auth", None)
         if getattr(authenticated, "is_authenticated", False) is True and hasattr(authenticated, "pk"):
             return authenticated
         user = getattr(self._request, "user", None)
         if _is_unknown(user):
-            # Where `auser` has put it, an asynchronous view has asked already.
+            # `auser` has put it there if an asynchronous view has already asked.
             return getattr(self._request, "_acached_user", user)
         return user
 
@@ -169,7 +170,7 @@ def _name_of(user: Any) -> str | None:
 
 @contextlib.contextmanager
 def _savepoints() -> Iterator[None]:
-    """A query that fails inside takes no transaction with it, of whichever database."""
+    """A query that fails inside does not break a transaction of any database."""
     with contextlib.ExitStack() as stack:
         for connection in connections.all(initialized_only=True):
             if connection.in_atomic_block:
@@ -178,16 +179,16 @@ def _savepoints() -> Iterator[None]:
 
 
 class ActorContext(dramatiq.Middleware):
-    """dramatiq middleware: enters a context before an actor works on a message, and leaves it however that ends.
+    """dramatiq middleware: enters a context before an actor processes a message, and leaves it however that ends.
 
-    In the actor's own thread. A subclass says which context.
+    It does so in the actor's own thread. A subclass says which context.
     """
 
     def __init__(self) -> None:
         self._entered = threading.local()
 
     def context_of(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> AbstractContextManager[object]:
-        """The context in which the message is processed."""
+        """Return the context in which the message is processed."""
         raise NotImplementedError
 
     def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:

@@ -1,7 +1,7 @@
 """Outbox tables: every row is an event that is not yet in the event store.
 
-A row is inserted in the transaction of what it reports and deleted by the pipeline's ack, never updated. A subclass
-of `LeanOutbox` or `FrozenOutbox` is all that a new outbox takes: the pipeline finds it by itself, and
+A row is inserted in the transaction of the change that it reports, deleted by the pipeline's ack, and never updated.
+For a new outbox, a subclass of `LeanOutbox` or `FrozenOutbox` is enough: the pipeline finds it on its own, and
 `towpath.outbox.checks` refuses one that would lose events.
 """
 
@@ -56,8 +56,8 @@ _QUEUE_STORAGE = {
     **{f"toast.{name}": value for name, value in _VACUUM.items()},
 }
 
-#: No context and no bound value is larger, whatever EVENT_CONTEXT_MAX_BYTES says and whoever inserts it: a worker holds
-#: several copies of a row in memory. Written into the tables, so changing it takes a migration of each outbox.
+#: The limit of a context and of the bound values, whatever EVENT_CONTEXT_MAX_BYTES says and whatever inserts them: a
+#: worker holds several copies of a row in memory. It is a constraint of the tables, so a change needs a migration.
 MOST_ROW_BYTES = 64 * 1024 * 1024
 
 #: Bytes that JSON may make of one.
@@ -79,7 +79,7 @@ CURRENT_XID = Func(function="pg_current_xact_id", output_field=Xid8Field())
 
 
 class BoundContextField(models.JSONField):
-    """What is bound when a row is made. A migration has a plain JSONField, because the table knows no default."""
+    """What is bound when a row is made. In a migration it is a plain JSONField: the table has no default."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, default=bound, **kwargs)
@@ -91,10 +91,10 @@ class BoundContextField(models.JSONField):
 
 
 class OutboxQuerySet(models.QuerySet[M]):
-    """Rows of an outbox: inserted into `default`, in the transaction of what they report, or not at all.
+    """Rows of an outbox: inserted into `default`, in the transaction of the change that they report, or not at all.
 
-    No router is asked where they are: a replica has not the newest ones, and takes none. What is out of the ordinary (a
-    `save` of its own, receivers of Django's signals, expressions as values) is left to the ORM.
+    Database routers are not asked: a replica lacks the newest rows, and accepts none. Anything unusual (a `save` of the
+    subclass, receivers of Django's signals, expressions as values) is left to the ORM.
     """
 
     @property
@@ -103,7 +103,7 @@ class OutboxQuerySet(models.QuerySet[M]):
         return alias or DEFAULT_DB_ALIAS
 
     def create(self, **values: Any) -> M:
-        """As Django's. Raises NotInTransaction outside `transaction.atomic()`."""
+        """Insert one row, as Django does. Raises NotInTransaction outside `transaction.atomic()`."""
         require_transaction(using=self.db)
         row = self.model(**values)
         if not self._is_ordinary() or not has_ordinary_values(row):
@@ -114,7 +114,7 @@ class OutboxQuerySet(models.QuerySet[M]):
         return row
 
     def bulk_create(self, objs: Iterable[M], batch_size: int | None = None, *args: Any, **conflicts: Any) -> list[M]:
-        """As Django's, a thousand rows to a statement. Raises NotInTransaction outside `transaction.atomic()`."""
+        """Insert rows, a thousand in a statement. Raises NotInTransaction outside `transaction.atomic()`."""
         require_transaction(using=self.db)
         if any(args) or any(conflicts.values()):
             self._refuse("bulk_create() with conflicts", "leaves out events, or changes them")
@@ -134,13 +134,13 @@ class OutboxQuerySet(models.QuerySet[M]):
         self._refuse("update_or_create()", "changes an older event instead of making one")
 
     def update(self, **_values: object) -> NoReturn:
-        self._refuse("update()", "changes events that may be on their way already")
+        self._refuse("update()", "changes events that may already be on their way")
 
     def bulk_update(self, *_args: object, **_values: object) -> NoReturn:
-        self._refuse("bulk_update()", "changes events that may be on their way already")
+        self._refuse("bulk_update()", "changes events that may already be on their way")
 
     def _insert(self, objs: Iterable[M], *args: Any, using: str | None = None, **kwargs: Any) -> Any:
-        """Where every insert of the ORM's passes: those of `save`, of fixtures and of related managers, too."""
+        """Every insert of the ORM comes through here, including those of `save`, fixtures and related managers."""
         require_transaction(using=using or self.db)
         rows = list(objs)
         for row in rows:
@@ -153,10 +153,11 @@ class OutboxQuerySet(models.QuerySet[M]):
     _insert.alters_data = True  # type: ignore[attr-defined]
     _insert.queryset_only = False  # type: ignore[attr-defined]
 
-    def _update(self, _values: object) -> int:
-        """What Django tries first with a row that has an id, such as one from a fixture."""
+    def _update(self, *_values: object) -> int:
+        """What Django tries first with a row that has an id, such as one from a fixture. From 6.1 on, it also names
+        the columns that it wants back."""
         if self.exists():
-            self._refuse("loading a row with the id of another", "changes an event that may be on its way already")
+            self._refuse("loading a row with the id of another", "changes an event that may already be on its way")
         return 0
 
     def _refuse(self, what: str, does: str) -> NoReturn:
@@ -172,9 +173,9 @@ class OutboxQuerySet(models.QuerySet[M]):
 
 
 class OutboxBase(models.base.ModelBase):
-    """The metaclass of outboxes. What Django calls `_base_manager` keeps the promises of `objects`, too.
+    """The metaclass of outboxes. It makes Django's `_base_manager` keep the promises of `objects`.
 
-    `Meta.base_manager_name` would do the same, and be a migration in each project.
+    `Meta.base_manager_name` would do the same, but need a migration in each project.
     """
 
     @property
@@ -190,7 +191,7 @@ def _base_manager(model: Any) -> models.Manager[Any]:
 
 
 class Outbox(models.Model, metaclass=OutboxBase):
-    """Base of every outbox table. Subclass `LeanOutbox` or `FrozenOutbox`, not this."""
+    """Base of every outbox table. Subclass `LeanOutbox` or `FrozenOutbox`, not this class."""
 
     id = models.BigAutoField(primary_key=True)
     #: Which transaction wrote the row: the dispatcher tells new rows from old ones by it, because ids commit out
@@ -222,12 +223,12 @@ class Outbox(models.Model, metaclass=OutboxBase):
         using: str | None = None,
         update_fields: Iterable[str] | None = None,
     ) -> None:
-        """Insert the row. Raises OnlyInserts for one that is stored already: events are not changed."""
+        """Insert the row. Raises OnlyInserts if it is already stored: events are never changed."""
         require_transaction(using=using or DEFAULT_DB_ALIAS)
         if force_update or update_fields is not None or not self._state.adding:
             name = type(self).__name__
             raise OnlyInserts(
-                f"{name}: save() of a stored row changes an event that may be on its way already. Make a new {name}."
+                f"{name}: save() of a stored row changes an event that may already be on its way. Make a new {name}."
             )
         require_zones(self)
         # Otherwise Django would look for the row of a given id, and change that.
@@ -235,41 +236,41 @@ class Outbox(models.Model, metaclass=OutboxBase):
 
     @classmethod
     def outbox_name(cls) -> str:
-        """The name that batches, windows and the event store know this outbox by: its table's."""
+        """Return the name of this outbox in batches, windows and the event store: that of its table."""
         return cls._meta.db_table
 
     @classmethod
     def own_columns(cls) -> tuple[str, ...]:
-        """The columns that the subclass adds: a column of the event log that is `FromEvent` is filled by its name."""
+        """Return the columns that the subclass adds. They fill the event log's `FromEvent` columns of these names."""
         return tuple(field.attname for field in cls._meta.concrete_fields if field.name not in base_fields(cls))
 
     @classmethod
     def event_columns(cls) -> Mapping[str, Combinable]:
-        """`event_type`, `event_date_time`, `event_context` and `metadata_version` of a row, as ORM expressions.
+        """Return the ORM expressions that make an event of a row, by the event log's column.
 
-        And its own columns, by their names.
+        They are `event_type`, `event_date_time`, `event_context`, `metadata_version`, and the outbox's own columns.
         """
         raise NotImplementedError(f"{cls.__name__} must be a LeanOutbox or a FrozenOutbox")
 
     @classmethod
     def payload_bytes(cls) -> Combinable:
-        """The size of a row's `event_context`, as PostgreSQL finds it without reading what is large."""
+        """Return an expression for the size of a row's `event_context`, which PostgreSQL finds without reading it."""
         return octets(cls.event_columns()["event_context"])
 
 
 class LeanOutbox(Outbox):
-    """An outbox by reference: a row holds foreign keys only, and the event is read through them when it is loaded.
+    """An outbox by reference: a row holds only foreign keys, and the event is built from them when the row is loaded.
 
-    Cheapest to publish, but the log shows the referenced rows as they are at load (a second or so after the commit).
-    For what changes or is deleted, take a `FrozenOutbox`. Give its foreign keys `on_delete=PROTECT`: an undelivered
-    event must not go with the row it points to.
+    This is the cheapest way to publish, but the log shows the referenced rows as they are about a second after the
+    commit. For data that changes or is deleted, use a `FrozenOutbox`. Give the foreign keys `on_delete=PROTECT`, so
+    that no undelivered event is deleted with the row that it points to.
 
     Class attributes:
-      event: the Event class, which gives type and version, and the order of the context's fields.
-      event_date_time: the path of a DateTimeField, as for `values()`: `"user__created_at"`.
+      event: the Event class. It gives the type, the version, and the order of the context's fields.
+      event_date_time: the path of the event's time, as for `values()`, such as `"user__created_at"`.
       event_context: for each field of `event`, the path of its value.
-      event_target: what was acted on, with paths in braces: `"user:{user_id}"`. It fills the column `target`, as the
-        event's `event_outcome` fills `outcome`; without them, what is bound does.
+      event_target: what was acted on, with paths in braces, such as `"user:{user_id}"`. It fills the column `target`,
+        and the event's `event_outcome` fills `outcome`. Without them, the bound values do.
     """
 
     event: ClassVar[type[Event]]
@@ -298,18 +299,18 @@ class LeanOutbox(Outbox):
 
     @classmethod
     def payload_bytes(cls) -> Combinable:
-        # Of nearly all rows, the sum is enough: PostgreSQL need not make the context twice.
+        # For nearly all rows the sum is enough, and PostgreSQL need not build the context twice.
         parts = text_bytes(cls.event, cls.event_context)
         is_near = GreaterThan(parts, MOST_ROW_BYTES // _LONGEST_IN_JSON)
         return Case(When(is_near, then=super().payload_bytes()), default=parts, output_field=models.BigIntegerField())
 
 
 class FrozenOutbox(Outbox):
-    """An outbox by value: a row holds the event as it was when it was published.
+    """An outbox by value: a row holds the event exactly as it was published.
 
     Class attributes:
-      events: the Event classes that `publish()` puts here instead of into the general outbox. Columns that the
-        subclass adds are filled from the event's fields of the same names.
+      events: the Event classes that `publish()` puts here instead of into `OutboxEvent`. A column that the subclass
+        adds is filled from the event's field of the same name.
     """
 
     event_type = models.TextField()
@@ -337,7 +338,7 @@ class FrozenOutbox(Outbox):
 
 
 class OutboxEvent(FrozenOutbox):
-    """The general outbox, for events without a table of their own: what `publish()` inserts into."""
+    """The general outbox: where `publish()` puts events that no other outbox names."""
 
     class Meta(FrozenOutbox.Meta):
         db_table = "outbox_event"
@@ -345,14 +346,14 @@ class OutboxEvent(FrozenOutbox):
 
 
 def all_outboxes() -> dict[str, type[Outbox]]:
-    """Every concrete outbox of the installed apps, by name, in the order of the names."""
+    """Return every concrete outbox of the installed apps, by name, sorted by name."""
     found = (model for model in apps.get_models() if issubclass(model, Outbox) and not model._meta.proxy)
     return {model.outbox_name(): model for model in sorted(found, key=lambda model: model.outbox_name())}
 
 
 @functools.cache
 def outbox_of(event: type[Event]) -> type[FrozenOutbox]:
-    """Where `publish()` puts events of this class."""
+    """Return the outbox into which `publish()` puts events of this class."""
     for outbox in all_outboxes().values():
         if issubclass(outbox, FrozenOutbox) and event in outbox.events:
             return outbox
@@ -360,6 +361,6 @@ def outbox_of(event: type[Event]) -> type[FrozenOutbox]:
 
 
 def base_fields(outbox: type[Outbox]) -> dict[str, models.Field[Any, Any]]:
-    """The fields that every outbox of this kind has, by name."""
+    """Return the fields that every outbox of this kind has, by name."""
     kind = next(kind for kind in (LeanOutbox, FrozenOutbox, Outbox) if issubclass(outbox, kind))
     return {field.name: field for field in kind._meta.local_fields}

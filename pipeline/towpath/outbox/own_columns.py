@@ -1,8 +1,8 @@
 """Own columns: the values of the columns that a frozen outbox adds, taken from the context as it is stored.
 
-From the text and not from the event, so that a column and the context never say different things: what is masked,
-hashed or put into another form there is so here. A value that its column cannot hold is refused before any row is
-written, because PostgreSQL's own refusal would end the caller's transaction.
+They come from the text and not from the event, so a column and the context never disagree: a value that is masked,
+hashed or converted there is so here as well. A value that its column cannot hold is refused before any row is written,
+because a refusal by PostgreSQL would end the caller's transaction.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from towpath.outbox.fields import AnyField
 if TYPE_CHECKING:
     from towpath.outbox.models import FrozenOutbox
 
-#: Those validators that say what the column can hold. The others are for forms.
+#: The validators that say what the column can hold. Others are for forms.
 _LIMITS = (DecimalValidator, MaxLengthValidator, MaxValueValidator, MinValueValidator)
 
-#: Columns whose values stand otherwise in JSON, with what to take instead.
+#: Columns whose values look different in JSON, and what to use instead.
 _OF_ANOTHER_FORM = {
-    "BinaryField": "a TextField: JSON has no bytes, only a text that stands for them",
+    "BinaryField": "a TextField: JSON has no bytes, only text that represents them",
     "DurationField": "a TextField, which holds the ISO 8601 text of the context",
     "FileField": "a TextField",
 }
 
 
-#: PostgreSQL's types whose values are judged here. It may refuse those of others: addresses, ranges, nested arrays.
+#: PostgreSQL's types whose values are checked here. It may refuse values of others: addresses, ranges, nested arrays.
 _JUDGED = re.compile(
     r"(?:varchar|text|smallint|integer|bigint|boolean|numeric|double precision|date|timestamp with time zone|time|uuid"
     r"|jsonb)(?:\(\d+(?:, \d+)?\))?(?:\[\d*\])?"
@@ -49,19 +49,19 @@ _JUDGED = re.compile(
 
 
 class _NotHeldError(Exception):
-    """The column cannot hold the value. What it is, is not said: errors go into logs."""
+    """The column cannot hold the value. The text does not quote it, because errors go into logs."""
 
 
 @functools.cache
 def own_fields(outbox: type[FrozenOutbox]) -> tuple[AnyField, ...]:
-    """The columns that publish() fills, in the order of the table."""
+    """Return the columns that publish() fills, in the order of the table."""
     return tuple(
         field for field in outbox._meta.concrete_fields if field.attname in outbox.own_columns() and not field.generated
     )
 
 
 def own_values(outbox: type[FrozenOutbox], event: Event, context: str) -> tuple[Any, ...]:
-    """The values of `own_fields(outbox)`. Raises EventNotStorable, which names event and column."""
+    """Return the values of `own_fields(outbox)`. Raises EventNotStorable, which names event and column."""
     fields = own_fields(outbox)
     if not fields:
         return ()
@@ -86,13 +86,13 @@ def own_values(outbox: type[FrozenOutbox], event: Event, context: str) -> tuple[
 
 
 def is_judged(field: AnyField) -> bool:
-    """True if a value that the column cannot hold is found out before PostgreSQL is asked."""
+    """True if a value that the column cannot hold is found before PostgreSQL is asked."""
     return _JUDGED.fullmatch(field.db_type(connection) or "") is not None
 
 
 @functools.cache
 def stored_names(event: type[Event]) -> dict[str, str]:
-    """The names of the event's fields, and what they are called in its context, without those that are left out."""
+    """Return the names of the event's fields, and their names in its context, without those that are left out."""
     by_alias = event.model_config.get("serialize_by_alias", False)
     fields = {
         name: field.serialization_alias
@@ -104,11 +104,11 @@ def stored_names(event: type[Event]) -> dict[str, str]:
 
 
 def problems_of(outbox: type[FrozenOutbox]) -> Iterator[tuple[str, str]]:
-    """What publish() could not fill the columns of the outbox with."""
+    """Yield the columns of the outbox that publish() could not fill."""
     for field in own_fields(outbox):
         if instead := _OF_ANOTHER_FORM.get(field.get_internal_type()):
             name = type(field).__name__
-            yield f"its column {field.name!r} is a {name}, whose values stand otherwise in JSON", f"Take {instead}."
+            yield f"its column {field.name!r} is a {name}, whose values look different in JSON", f"Use {instead}."
     names = {field.attname for field in own_fields(outbox)}
     for event in outbox.events:
         unknown = names - event.model_fields.keys() - event.model_computed_fields.keys()
@@ -116,17 +116,17 @@ def problems_of(outbox: type[FrozenOutbox]) -> Iterator[tuple[str, str]]:
         if unknown:
             yield (
                 f"publish() could not fill its column(s) {_listed(unknown)}: {event.__name__} has no such field",
-                "Name the columns like fields of each event in `events`, or leave the event out.",
+                "Give each column the name of a field that every event in `events` has, or leave this event out.",
             )
         if left_out:
             yield (
-                f"publish() could not fill its column(s) {_listed(left_out)}: {event.__name__} does not store it",
+                f"publish() could not fill its column(s) {_listed(left_out)}, which {event.__name__} does not store",
                 "A column holds what the context holds: remove exclude=True or exclude_if, or the column.",
             )
 
 
 def _require_to_fit(name: str, held: Any) -> None:
-    """Raise an error unless the event log's column of this name, if the project has one, can hold the value as well."""
+    """Raise an error if the project has an event log column of this name that cannot hold the value."""
     for column in config().columns:
         if column.name == name and held is not None and isinstance(column.source, FromEvent | FromEventOrContext):
             try:
@@ -140,18 +140,18 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _held(field: AnyField, value: Any) -> Any:
-    """The value as the column holds it. Raises an error unless that is the same value."""
+    """Return the value as the column holds it. Raises an error unless it is the same value."""
     while isinstance(field, models.ForeignKey):
         if value is None:
             break
         field = field.target_field
     if value is None:
         if not field.null:
-            raise _NotHeldError("it is None, and the column takes no NULL")
+            raise _NotHeldError("it is None, but the column does not allow NULL")
         return None
     held = _converted(field, value)
     if field.choices and held not in {choice for choice, _ in field.flatchoices}:
-        raise _NotHeldError("it is none of the column's choices")
+        raise _NotHeldError("it is not one of the column's choices")
     for validator in field.validators:
         if isinstance(validator, _LIMITS):
             try:
@@ -165,7 +165,7 @@ def _held(field: AnyField, value: Any) -> Any:
 def _converted(field: AnyField, value: Any) -> Any:
     if field.get_internal_type() == "ArrayField":
         if not isinstance(value, list):
-            raise _NotHeldError("it is no list")
+            raise _NotHeldError("it is not a list")
         items: AnyField = field.base_field  # type: ignore[attr-defined]
         held_items = [None if item is None else _held(items, item) for item in value]
         if held_items and all(item == [] for item in held_items):

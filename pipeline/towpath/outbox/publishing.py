@@ -1,6 +1,6 @@
 """Publish: the event is committed with the caller's transaction, or not at all.
 
-If the power goes before the caller's COMMIT, neither the change nor its event has happened; after it, both have.
+If the power fails before the caller's COMMIT, neither the change nor its event has happened. After it, both have.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from towpath.outbox.own_columns import is_judged, own_fields, own_values
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: An INSERT takes this many characters of context, at most: its text is held in memory, several times over.
+#: The most characters of context in one INSERT: several copies of its text are held in memory.
 _CHARACTERS_PER_STATEMENT = 8 * 1024 * 1024
 
 #: bigint's.
 _LARGEST_VERSION = 2**63 - 1
 
-#: SQLSTATEs that speak of a value, outside of the class of data exceptions: it has not the column's type, an array has
-#: no type, an entry of an index is too large.
+#: SQLSTATEs about a value, besides the class of data exceptions: a value is not of the column's type, an array has no
+#: type, an entry of an index is too large.
 _OF_A_VALUE = ("42804", "42P18", "54000")
 
 #: What `publish_many` takes: an event, or one with a time of its own.
@@ -45,17 +45,27 @@ _Item = Event | tuple[Event, datetime]
 def publish(
     event: Event, *, at: datetime | None = None, target: str | None = None, outcome: Outcome | None = None
 ) -> None:
-    """Insert `event` into its outbox, in the caller's transaction. It happened `at` that time, or now.
+    """Record `event` in the caller's transaction: it is committed together with the change that it reports, or not at
+    all. Once committed, it arrives in the event log, once (docs/guarantees.md).
 
-    Its outbox is the `FrozenOutbox` that names its class in `events`, or the general one. `target` (what was acted on,
-    such as `user:7`) and `outcome` fill the columns of these names; not given, the event's own `event_target` and
-    `event_outcome` do, or what is bound.
+        with transaction.atomic():
+            user.save()
+            publish(UserCreated(email=user.email))
+
+    This inserts one row into an outbox, and talks to no other service. The outbox is the `FrozenOutbox` that names the
+    event's class in `events`, or `OutboxEvent`.
+
+    Parameters:
+      event: what happened. It is stored as compact JSON, exactly as it is now.
+      at: when it happened, with a time zone, in the years 1900 to 2299. Default: now.
+      target: what was acted on, such as `"user:7"`. Default: the event's `event_target`, or else the bound target.
+      outcome: `"success"`, `"failure"` or `"denied"`. Default: the event's `event_outcome`, or else the bound outcome.
 
     Raises, before any row is written:
-      NotInTransaction: outside `transaction.atomic()`, where the event could be committed without what it reports, or
-        the other way round.
-      EventTooLarge, EventNotStorable: the event's context, its time, or what is said about it cannot be stored as it
-        is.
+      NotInTransaction: there is no `transaction.atomic()` around the call, so the event and its change could be
+        committed one without the other.
+      EventTooLarge: the event's JSON has more than EVENT_CONTEXT_MAX_BYTES bytes.
+      EventNotStorable: the event's fields, time, target or outcome cannot be stored as they are.
     """
     require_transaction()
     _insert([_frozen(event, at, target, outcome)])
@@ -64,10 +74,18 @@ def publish(
 def publish_many(
     events: Iterable[_Item], *, at: datetime | None = None, target: str | None = None, outcome: Outcome | None = None
 ) -> None:
-    """`publish` for any number of events, a thousand to a statement: all of them, or none when one is refused.
+    """Record any number of events in the caller's transaction: all of them, or none if one is refused.
 
-    They happened `at` that time, or now; an event that comes with a time of its own, as `(event, time)`, then.
-    `target` and `outcome` are those of all of them; what each has of its own stands in the event.
+    This is `publish` for many events, with one INSERT per thousand. `events` may be a generator of millions: only a few
+    thousand events are held in memory at a time.
+
+    Parameters:
+      events: events, or pairs of an event and the time at which it happened.
+      at: when the events without a time of their own happened, with a time zone. Default: now.
+      target: what all of them acted on. Default: the `event_target` of each, or else the bound target.
+      outcome: the outcome of all of them. Default: the `event_outcome` of each, or else the bound outcome.
+
+    Raises what `publish` raises. Then none of the events is stored, even if the caller catches the error.
     """
     require_transaction()
     chunks = _chunks(events, at, target, outcome)
@@ -75,7 +93,7 @@ def publish_many(
     if not second:
         _insert(first)
         return
-    # If a later event is refused, the statements before it must not be committed by a caller that goes on.
+    # If a later event is refused, a caller that catches the error must not commit the statements before it.
     with transaction.atomic():
         for chunk in itertools.chain([first, second], chunks):
             _insert(chunk)
@@ -97,13 +115,18 @@ def _frozen(event: Event, at: datetime | None, target: str | None, outcome: Outc
     if at is None:
         at = datetime.now(UTC)
     elif not isinstance(at, datetime):
-        raise EventNotStorable(f"{type(event).__name__} cannot be stored: its time {at} is no datetime")
+        raise EventNotStorable(f"{type(event).__name__} cannot be stored: its time {at} is not a datetime")
     elif timezone.is_naive(at):
         raise EventNotStorable(f"{type(event).__name__} cannot be stored: its time {at} has no time zone: give it one")
     if not EARLIEST <= at < TOO_LATE:
-        raise EventNotStorable(f"{type(event).__name__} cannot be stored: its time {at} is not in 1900 to 2299")
+        raise EventNotStorable(
+            f"{type(event).__name__} cannot be stored: its time {at} is not in the years 1900 to 2299"
+        )
     if not 0 <= event.version <= _LARGEST_VERSION:
-        raise EventNotStorable(f"{type(event).__name__} cannot be stored: its version is {event.version}")
+        raise EventNotStorable(
+            f"{type(event).__name__} cannot be stored: its version {event.version} is not in the range 0 to"
+            f" {_LARGEST_VERSION}"
+        )
     try:
         bound = bound_json(
             target=event.event_target if target is None else target,
@@ -142,7 +165,7 @@ def _insert(chunk: Sequence[_Frozen]) -> None:
             insert(outbox._meta.db_table, _columns(outbox), rows)
             continue
         try:
-            with transaction.atomic():  # so that the caller's transaction outlives the refusal
+            with transaction.atomic():  # a savepoint, so that the caller's transaction survives a refusal
                 insert(outbox._meta.db_table, _columns(outbox), rows)
         except DatabaseError as error:
             reason = _refusal(outbox, error)
@@ -166,7 +189,7 @@ def _has_rules_of_its_own(outbox: type[FrozenOutbox]) -> bool:
 
 
 def _refusal(outbox: type[FrozenOutbox], error: DatabaseError) -> str | None:
-    """Why PostgreSQL does not take the row, without its values; None if something else is wrong than the row."""
+    """Return why PostgreSQL refuses the row, without its values; None if the row is not what is wrong."""
     if isinstance(error, IntegrityError):
         return str(error).partition("\n")[0]  # what follows quotes the row
     cause = error.__cause__

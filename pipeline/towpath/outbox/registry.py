@@ -1,7 +1,7 @@
-"""The registry of event types: which there are, in which version, with which fields.
+"""The registry of event types: their names, versions and fields.
 
 Each app keeps the schemas of its events in a checked-in file beside its code. A version in that file is a promise to
-whoever reads the store: its schema never changes, and a new one takes a new version.
+everyone who reads the store: its schema never changes. A new schema needs a new version.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from django.utils.module_loading import autodiscover_modules
 from towpath.outbox.event import Event
 from towpath.outbox.models import LeanOutbox, all_outboxes, outbox_of
 
-#: In the folder of each app that has events.
+#: The name of the file, in the folder of each app that has events.
 FILE_NAME = "events.schema.json"
-#: What brings the files up to date.
+#: The command that brings the files up to date.
 COMMAND = "python manage.py eventlog events --write"
 
-#: Parts of a JSON schema that say nothing of what is stored, so that a reworded docstring is no new version.
+#: Parts of a JSON schema that do not affect what is stored. They are left out, so that rewording a docstring needs no
+#: new version.
 _WORDING = {"title", "description", "examples"}
-#: Parts whose keys are names of the application's.
+#: Parts of a JSON schema whose keys are names from the application.
 _NAMED = {"properties", "$defs"}
 
 #: type -> version -> JSON schema, as in the files.
@@ -35,7 +36,7 @@ _Schemas = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class EventType:
-    """A kind of event, as the catalogue shows it. `outbox` is the table that it is published into."""
+    """An event type, as the catalogue shows it. `outbox` is the table that it is published into."""
 
     type: str
     version: int
@@ -46,9 +47,9 @@ class EventType:
 
 
 def installed_events() -> list[type[Event]]:
-    """Every event class of the installed apps (their `events` modules are imported), by type and version.
+    """Return every event class of the installed apps, ordered by type and version. This imports their `events` modules.
 
-    Raises ValueError when two share both.
+    Raises ValueError if two classes share both.
     """
     autodiscover_modules("events")
     found: dict[tuple[str, int], type[Event]] = {}
@@ -65,7 +66,8 @@ def installed_events() -> list[type[Event]]:
 
 
 def catalogue() -> list[EventType]:
-    """Every event type of the installed apps, by type and version."""
+    """Return every event type of the installed apps, ordered by type and version. Raises what `installed_events`
+    raises."""
     lean = {outbox.event: outbox.outbox_name() for outbox in all_outboxes().values() if issubclass(outbox, LeanOutbox)}
     return [
         EventType(
@@ -81,7 +83,7 @@ def catalogue() -> list[EventType]:
 
 
 def disagreements() -> list[str]:
-    """What in the checked-in files does not agree with the code, each with what to do; empty when all does."""
+    """Return how the checked-in files differ from the code, and how to fix it. It is empty if they agree."""
     found = []
     for path, registered, events in _by_file():
         for event in events:
@@ -92,17 +94,18 @@ def disagreements() -> list[str]:
                 found.append(f"{name} is not in {path}: run `{COMMAND}` and commit the file")
             elif known[str(event.version)] != _stored_schema(event):
                 found.append(
-                    f"{name} has other fields than {path} says: write `version = {latest + 1}` in the class, then run"
-                    f" `{COMMAND}` and commit the file. (If that version has never been deployed: delete it from the"
-                    " file instead, then run the command.)"
+                    f"{name} does not have the fields that {path} lists: write `version = {latest + 1}` in the class,"
+                    f" then run `{COMMAND}` and commit the file. (If that version has never been deployed: delete it"
+                    " from the file instead, then run the command.)"
                 )
     return found
 
 
 def update_files() -> list[Path]:
-    """Add the event types and versions that are missing in the files; the files that were changed.
+    """Add missing event types and versions to the files, and return the files that were changed.
 
-    What is registered stays as it is, also when the code has changed or is gone: `disagreements` says so.
+    What is registered stays as it is, even if the code has changed or is gone: `disagreements` reports that it has
+    changed.
     """
     changed = []
     for path, registered, events in _by_file():
@@ -110,7 +113,7 @@ def update_files() -> list[Path]:
         for event in events:
             schemas.setdefault(event.event_type, {}).setdefault(str(event.version), _stored_schema(event))
         if schemas != registered:
-            # Sorted, but not within a schema: the order of the fields is that of the stored context.
+            # Sorted, except within a schema, where fields have the order of the stored context.
             ordered = {
                 type_: dict(sorted(versions.items(), key=lambda item: int(item[0])))
                 for type_, versions in sorted(schemas.items())
@@ -121,7 +124,7 @@ def update_files() -> list[Path]:
 
 
 def _by_file() -> Iterator[tuple[Path, _Schemas, list[type[Event]]]]:
-    """Each app's file, what it says, and the app's events."""
+    """Yield each app's file, the schemas in it, and the app's events."""
     events = installed_events()
     for app in apps.get_app_configs():
         path = Path(app.path) / FILE_NAME

@@ -24,7 +24,7 @@ class RequestSpans:
         spans.begin("web")
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if trace.get_current_span().get_span_context().is_valid:  # somebody else has begun it
+        if trace.get_current_span().get_span_context().is_valid:  # another middleware has begun it
             return self._with_context(request)
         parent = spans.parent_in({"traceparent": request.headers.get("traceparent", "")})
         name = request.method or "GET"

@@ -1,5 +1,5 @@
-"""Accepting: a person decides that what the event store holds of a window stands, though a proof says something else,
-or nothing does. The decision is an amendment, which the next seal covers, and an event."""
+"""Accepting: a person decides that what the event store holds of a window is right, although a proof says something
+else, or there is no proof. The decision is an amendment, which the next seal covers, and an event."""
 
 from __future__ import annotations
 
@@ -23,27 +23,34 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+#: How many windows the store is asked about at a time.
+_WINDOWS_PER_LOOK = 300
+
 
 def accept(windows: Sequence[UUID], store: ProvableStore, *, reason: str, by: str) -> None:
     """Prove what the store holds of these windows now, in place of what was proven before.
 
-    In one transaction with an event for each. Raises NoAlarm, before anything is changed, if one of them is as it was
-    proven, or is open or not verified yet; StoreUnavailable.
+    It is one transaction, with an event for each window. Raises NoAlarm, before anything is changed, if a window is as
+    it was proven, is open, or is not verified yet; and StoreUnavailable.
     """
     differences = check_windows(windows, store, pace=Pace(0))
     known = proofs.known_of(windows)
     columns = store.covered_columns()
-    stored = store.window_digests(windows, columns=columns)
+    stored = [
+        digest
+        for first in range(0, len(windows), _WINDOWS_PER_LOOK)
+        for digest in store.window_digests(windows[first : first + _WINDOWS_PER_LOOK], columns=columns)
+    ]
     held = {(one.window_id, one.outbox, one.month) for one in stored}
     unproven = set(proofs.find_unproven(limit=None, windows=windows))
     for window in windows:
         if window in known.proven:
             if not differences[window]:
-                raise NoAlarm(f"{window} is as it was proven: there is nothing to accept.")
+                raise NoAlarm(f"{window} has not changed since it was proven: there is nothing to accept.")
         elif window in known.in_ledger and window not in unproven:
             raise NoAlarm(f"{window} is open or not verified yet: wait a minute, or see `pipeline status`.")
-        elif not any(one.window_id == window for one in stored):
-            raise NoAlarm(f"the event store holds nothing of {window}, and the ledger does not know it.")
+        elif window not in known.in_ledger and window not in {key[0] for key in held}:
+            raise NoAlarm(f"the event store has nothing of {window}, and the ledger does not know it.")
     gone = [
         WindowDigest(proof.window_id, proof.outbox, proof.month, rows=0, digest="", digest_sum=0, id_sum=0)
         for proof in proofs.of_windows(windows)
@@ -54,7 +61,8 @@ def accept(windows: Sequence[UUID], store: ProvableStore, *, reason: str, by: st
             [*stored, *gone],
             kind="accepted",
             columns=columns,
-            reason=f"{reason} (accepted by {by})",
+            reason=f"{reason} (accepted by {by}{_one_of(len(windows))})",
+            empty=unproven - {one.window_id for one in stored},
         )
         for window in windows:
             proofs.note_contradiction(window, None)
@@ -62,3 +70,8 @@ def accept(windows: Sequence[UUID], store: ProvableStore, *, reason: str, by: st
             publish(WindowAccepted(window=str(window), difference=difference, reason=reason, accepted_by=by))
     for window in windows:
         log.warning("window_accepted", window=str(window), reason=reason, by=by)
+
+
+def _one_of(windows: int) -> str:
+    """Return how many were accepted together, in the words of an amendment."""
+    return f", one of {windows} windows" if windows > 1 else ""

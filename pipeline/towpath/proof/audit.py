@@ -1,17 +1,17 @@
-"""An audit: the chain of seals, every proof, and every window of the store, and what was found wrong with them."""
+"""An audit: checks the chain of seals, every proof, and every window of the store."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from towpath.ledger import proofs, seals
+from towpath.ledger import proofs, receipts, seals
 from towpath.proof import chain, deep
 from towpath.proof.chain import BrokenSeal
 from towpath.proof.statement import MonthOfSeal, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
     from uuid import UUID
 
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from towpath.proof.chain import Anchor
     from towpath.proof.deep import Difference, Progress
 
-#: Windows without a proof that are named, at most.
+#: The most windows without a proof that are named.
 _MOST_UNPROVEN = 1000
-#: Windows that were found changed before, and are looked at again, at most.
+#: A receipt is verified about a minute after the ack.
+_LATE_SECONDS = 3600.0
+#: The most windows that were found changed before and are checked again.
 _MOST_CONTRADICTED = 10_000
 
 
@@ -37,9 +39,10 @@ class Audit:
     rows: int = 0
     broken: list[BrokenSeal] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
-    #: Verified receipts without a proof.
+    #: Verified receipts without a proof: how many, and the first of them.
+    unproven_windows: int = 0
     unproven: list[UUID] = field(default_factory=list)
-    #: What was changed by our own commands, or accepted by a person.
+    #: What our own commands changed, or a person accepted.
     amendments: list[Proof] = field(default_factory=list)
     unsealed: Unsealed | None = None
 
@@ -50,8 +53,8 @@ class Audit:
 
     @property
     def findings(self) -> int:
-        """How many things contradict a proof, a seal or an anchor."""
-        return len(self.broken) + len(self.differences) + len(self.unproven)
+        """The number of things that contradict a proof, a seal or an anchor."""
+        return len(self.broken) + len(self.differences) + self.unproven_windows
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -74,6 +77,7 @@ class Audit:
                 for one in self.differences
             ],
             "unproven": [str(window) for window in self.unproven],
+            "unproven_windows": self.unproven_windows,
             "amendments": [
                 {
                     "kind": one.kind,
@@ -107,8 +111,8 @@ def audit(
 ) -> Audit:
     """Check the whole chain, and the windows above a position that were dispatched from `since` to before `until`.
 
-    What it finds is noted beside the proofs, and what it no longer finds is forgotten there. Raises StoreUnavailable,
-    and ValueError for a key that is none.
+    What it finds is noted with the proofs, and what it no longer finds is removed there. Raises StoreUnavailable, and
+    ValueError for a key that is not valid.
     """
     found = Audit()
     kept = list(anchors)
@@ -129,21 +133,35 @@ def audit(
     found.differences += deep.check(store, after=after, since=since, until=until, pace=pace, on_page=note)
     found.differences = _rewritten(found, by_number)
     _note(found.differences, store, pace=pace)
-    found.differences += [
-        deep.Difference("receipt", window, "", None, 0, "a second proof stands in the place of the first")
-        for window in proofs.find_replaced(limit=_MOST_UNPROVEN)
-    ]
+    found.differences += _of_the_ledger()
     found.differences += deep.find_strays(
         store, since=since.date() if since else None, until=until.date() if until else None
     )
     found.unproven = proofs.find_unproven(limit=_MOST_UNPROVEN)
+    has_all = len(found.unproven) < _MOST_UNPROVEN
+    found.unproven_windows = len(found.unproven) if has_all else proofs.count_unproven()
     found.amendments = proofs.read_amendments()
     found.unsealed = seals.count_unsealed(limit=COUNTED_UNSEALED)
     return found
 
 
+def _of_the_ledger() -> Iterator[Difference]:
+    """Yield contradictions between proofs and receipts, whatever the store holds."""
+    for find, detail in (
+        (proofs.find_replaced, "an extra proof was added"),
+        (proofs.find_outside_of_seals, "a proof is in a place that no seal covers"),
+        (proofs.find_without_receipt, "its receipt was removed, or it never had one"),
+    ):
+        for window in find(limit=_MOST_UNPROVEN):
+            yield deep.Difference("receipt", window, "", None, 0, detail)
+    for window, contradiction in receipts.find_unverified(older_than_seconds=_LATE_SECONDS, limit=_MOST_UNPROVEN):
+        yield deep.Difference(
+            "unverified", window, "", None, 0, contradiction or "it was never compared with the store"
+        )
+
+
 def _note(differences: Iterable[Difference], store: ProvableStore, *, pace: deep.Pace) -> None:
-    """Note beside each window's proof what was found, so that `status` says so, and forget what is true again."""
+    """Note with each window's proof what was found, so that `status` says so, and remove what no longer holds."""
     by_window: dict[UUID, list[Difference]] = {}
     for difference in differences:
         by_window.setdefault(difference.window, []).append(difference)
@@ -153,7 +171,7 @@ def _note(differences: Iterable[Difference], store: ProvableStore, *, pace: deep
 
 
 def _rewritten(found: Audit, by_number: dict[int, Seal]) -> list[Difference]:
-    """The differences; where a seal covers what the store holds, and not what the proof says, it is the proof that was
+    """Return the differences. If a seal covers what the store holds, and not what the proof says, the proof was
     rewritten."""
     proof_is_wrong: set[int] = set()
     for broken in found.broken:

@@ -1,8 +1,8 @@
-"""The chain of seals: each rests on the one before, and on the proofs that it covers. Anchors are digests of seals that
-were kept where nobody who can change the ledger can change them.
+"""The chain of seals: each refers to the previous one, and to the proofs that it covers. Anchors are digests of seals
+that are kept where no one who can change the ledger can change them.
 
-A chain alone shows that one seal was changed, and not that all from one on were made anew: an anchor shows that, and
-also that the end was cut off.
+The chain alone shows that one seal was changed, but not that all from one seal on were made again. An anchor shows
+that, and also that the end was cut off.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class BrokenSeal:
     number: int
     kind: Broken
     detail: str
-    #: Where proofs that it covers were changed: their positions and their month.
+    #: If proofs that it covers were changed: their positions and their month.
     first: int = 0
     last: int = 0
     month: date | None = None
@@ -40,7 +40,7 @@ class BrokenSeal:
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """A seal's number and digest, as they were kept elsewhere, and where."""
+    """A seal's number and digest that were kept elsewhere, and where."""
 
     number: int
     digest: str
@@ -48,10 +48,10 @@ class Anchor:
 
 
 def read_anchors(lines: Iterable[str], *, name: str) -> Iterator[Anchor]:
-    """The anchors of a file: lines of JSON with `number` and `digest`, as `pipeline seals export` prints them, or lines
-    of a log in which `event` is `ledger_sealed`. Other lines are passed over.
+    """Yield the anchors of a file: lines of JSON with `number` and `digest`, as `pipeline seals export` prints them, or
+    lines of a log in which `event` is `ledger_sealed`. Other lines are skipped.
 
-    Raises ValueError, which names the line, for one that should be an anchor and is not.
+    Raises ValueError, which names the line, for a line that should be an anchor but is not.
     """
     for count, line in enumerate(lines, 1):
         try:
@@ -66,15 +66,15 @@ def read_anchors(lines: Iterable[str], *, name: str) -> Iterator[Anchor]:
             continue
         number, digest = found.get("number"), found["digest"]
         if not isinstance(number, int) or not isinstance(digest, str):
-            raise ValueError(f"{name}:{count} has a digest and no number: it is not an anchor")  # noqa: TRY004 - a text is wrong
+            raise ValueError(f"{name}:{count} has a digest but no number: it is not an anchor")  # noqa: TRY004 - a text is wrong
         yield Anchor(number, digest, f"{name}:{count}")
 
 
 def check(*, anchors: Iterable[Anchor] = (), public_key: str = "") -> Iterator[Seal | BrokenSeal]:
-    """Walk the chain from the first seal to the last: each seal, and before it whatever is wrong with it.
+    """Walk the chain from the first seal to the last, and yield each seal after everything that is wrong with it.
 
-    `public_key` is a PEM text: with it, every seal must be signed. The proofs of a month that was dropped are not
-    looked for. Raises ValueError or ModuleNotFoundError if the key is not one.
+    With `public_key`, a PEM text, every seal must be signed. Proofs of a dropped month are not expected. Raises
+    ValueError or ModuleNotFoundError if the key is not valid.
     """
     key = seal_key.public_key(public_key) if public_key else None
     dropped = proofs.dropped_months()
@@ -82,11 +82,11 @@ def check(*, anchors: Iterable[Anchor] = (), public_key: str = "") -> Iterator[S
     digests: dict[int, str] = {}
     for seal in seals.all_seals():
         for missing in range(number + 1, seal.number):
-            yield BrokenSeal(missing, "missing", "somebody has removed it")
+            yield BrokenSeal(missing, "missing", "it was removed")
         number = seal.number
         digests[number] = seal.digest
         if seal.digest != digest_of(seal.statement):
-            yield BrokenSeal(number, "rewritten", "its digest is not that of its statement")
+            yield BrokenSeal(number, "rewritten", "its digest does not match its statement")
         if key is not None:
             yield from _signature(seal, key)
         try:
@@ -110,16 +110,16 @@ def _signature(seal: Seal, key: object) -> Iterator[BrokenSeal]:
     try:
         key.verify(seal.signature, seal.statement.encode())  # type: ignore[attr-defined]
     except InvalidSignature:
-        yield BrokenSeal(seal.number, "forged", "its signature is not of this key and this statement")
+        yield BrokenSeal(seal.number, "forged", "its signature does not match this key and this statement")
 
 
 def _statement(seal: Seal, statement: Statement, *, previous: str, after: int) -> Iterator[BrokenSeal]:
     if statement.number != seal.number or statement.last != seal.last_position:
-        yield BrokenSeal(seal.number, "rewritten", "its statement is of another seal")
+        yield BrokenSeal(seal.number, "rewritten", "its statement belongs to another seal")
     if statement.previous != previous:
-        yield BrokenSeal(seal.number, "unchained", "it does not rest on the seal before")
+        yield BrokenSeal(seal.number, "unchained", "it does not refer to the previous seal")
     elif statement.first != after + 1:
-        yield BrokenSeal(seal.number, "unchained", "it does not begin where the seal before ends")
+        yield BrokenSeal(seal.number, "unchained", "it does not begin where the previous seal ends")
 
 
 def _proofs(statement: Statement, dropped: Mapping[date, int]) -> Iterator[BrokenSeal]:
@@ -137,7 +137,7 @@ def _proofs(statement: Statement, dropped: Mapping[date, int]) -> Iterator[Broke
         yield BrokenSeal(
             statement.number,
             "proofs",
-            f"the proofs of {name} are not those that it covers ({found} found, {sealed} sealed)",
+            f"the proofs of {name} do not match those that it covers ({found} found, {sealed} sealed)",
             first=statement.first,
             last=statement.last,
             month=month,
@@ -148,10 +148,10 @@ def _anchors(anchors: Iterable[Anchor], digests: Mapping[int, str]) -> Iterator[
     for anchor in anchors:
         digest = digests.get(anchor.number)
         if digest is None:
-            yield BrokenSeal(anchor.number, "anchor", f"{anchor.where} has its digest, and it is gone")
+            yield BrokenSeal(anchor.number, "anchor", f"{anchor.where} has its digest, but the seal is gone")
         elif digest != anchor.digest:
             yield BrokenSeal(
                 anchor.number,
                 "anchor",
-                f"{anchor.where} has another digest: this seal was made anew, with all later ones",
+                f"{anchor.where} has another digest: this seal and all later ones were made again",
             )

@@ -1,11 +1,11 @@
 """`verify --deep`: the event store is read again, and compared with the proofs, window by window and row by row.
 
-What is compared is what the store holds with the newest proof of each window, outbox and month. A difference is named:
-edited, lost, doubled, added. Then the other way round: windows that the store has rows of and no proof (stray). The
-proofs themselves are what the seals cover (`towpath.proof.chain`).
+It compares what the store holds with the newest proof of each window, outbox and month. A difference is called edited,
+lost, doubled or added. Then it looks the other way round, for windows with rows in the store but no proof (stray). The
+proofs themselves are covered by the seals (`towpath.proof.chain`).
 
-Nothing is changed by it, but that what it has found is noted beside the proof, for `status`. It can be stopped at any
-time, and continues from a position.
+It changes nothing, except that it notes what it finds with the proof, for `status`. It can be stopped at any time, and
+continued from a position.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from towpath.eventlog.store import ProvableStore
     from towpath.ledger.proofs import Key, Proof
 
-Kind = Literal["edited", "lost", "doubled", "added", "stray", "receipt", "unreadable"]
+Kind = Literal["edited", "lost", "doubled", "added", "stray", "receipt", "unverified", "unreadable"]
 
 #: Proofs of one page, and rows and windows of one query to the store.
 _PROOFS_PER_PAGE = 300
 _MOST_ROWS = 200_000
-#: Windows of one question whether the ledger knows them.
+#: How many windows the ledger is asked about at a time.
 _WINDOWS_PER_LOOK = 1000
-#: Rows of a window that are named, at most.
+#: The most rows of a window that are named.
 _MOST_NAMED = 20
 
 
@@ -66,7 +66,7 @@ class Difference:
 
 @dataclass(slots=True)
 class Progress:
-    """How far a check is."""
+    """How far a check has come."""
 
     position: int = 0
     windows: int = 0
@@ -74,7 +74,7 @@ class Progress:
 
 
 class Pace:
-    """Keeps to so many rows a second, so that the store has time for others; 0 is as fast as it can."""
+    """Limits the rows per second, so that the store has time for others; 0 is unlimited."""
 
     def __init__(self, rows_per_second: float) -> None:
         self._rows_per_second = rows_per_second
@@ -82,7 +82,7 @@ class Pace:
         self._rows = 0
 
     def wait(self, rows: int) -> None:
-        """Return when so many more rows may be read."""
+        """Return once this many more rows may be read."""
         self._rows += rows
         if self._rows_per_second:
             ahead = self._rows / self._rows_per_second - (time.monotonic() - self._started)
@@ -98,8 +98,8 @@ def check(
     pace: Pace,
     on_page: Callable[[Progress], None],
 ) -> Iterator[Difference]:
-    """Every difference between the store and the proofs above a position, of windows dispatched from `since` to before
-    `until`. Raises StoreUnavailable."""
+    """Yield every difference between the store and the proofs above a position, for windows dispatched from `since` to
+    before `until`. Raises StoreUnavailable."""
     progress = Progress(position=after)
     dropped = proofs.dropped_months()
     while True:
@@ -122,7 +122,7 @@ def check(
 
 
 def check_windows(windows: Sequence[UUID], store: ProvableStore, *, pace: Pace) -> dict[UUID, list[Difference]]:
-    """The differences of these windows, by window. Raises StoreUnavailable."""
+    """Return the differences of these windows, by window. Raises StoreUnavailable."""
     dropped = proofs.dropped_months()
     found: dict[UUID, list[Difference]] = {window: [] for window in windows}
     for part in _parts(proofs.of_windows(windows)):
@@ -130,6 +130,15 @@ def check_windows(windows: Sequence[UUID], store: ProvableStore, *, pace: Pace) 
             found[difference.window].append(difference)
         pace.wait(sum(proof.rows for proof in part))
     return found
+
+
+def look_again(store: ProvableStore, *, windows: Sequence[UUID] | None = None) -> None:
+    """Check those of the windows that are an alarm, or all of those, and note it. Raises StoreUnavailable."""
+    contradicted = proofs.find_contradicted(limit=None, windows=windows)
+    for first in range(0, len(contradicted), _PROOFS_PER_PAGE):
+        look = contradicted[first : first + _PROOFS_PER_PAGE]
+        for window, differences in check_windows(look, store, pace=Pace(0)).items():
+            proofs.note_contradiction(window, "; ".join(map(str, differences)) or None)
 
 
 def find_strays(store: ProvableStore, *, since: date | None = None, until: date | None = None) -> Iterator[Difference]:
@@ -164,7 +173,7 @@ def _strays(windows: Sequence[UUID], month: date, store: ProvableStore) -> Itera
 
 
 def _parts(page: Iterable[Proof]) -> Iterator[list[Proof]]:
-    """In parts of the same coverage that the store can digest within its time."""
+    """Split the proofs into parts of the same coverage that the store can digest within its time."""
     for _, of_coverage in groupby(page, key=lambda proof: proof.columns):
         part: list[Proof] = []
         rows = 0
@@ -179,30 +188,48 @@ def _parts(page: Iterable[Proof]) -> Iterator[list[Proof]]:
 
 
 def _compare(part: Sequence[Proof], store: ProvableStore, dropped: Mapping[date, int]) -> Iterator[Difference]:
-    latest = [
-        proof
-        for proof in part
-        if proof.is_latest and not (proof.month and dropped.get(proof.month, 0) > proof.position)
-    ]
-    windows = list(dict.fromkeys(proof.window_id for proof in latest))
-    if not windows:
+    latest = [proof for proof in part if proof.is_latest]
+    gone = [proof for proof in latest if proof.month and dropped.get(proof.month, 0) > proof.position]
+    kept = [proof for proof in latest if proof not in gone]
+    yield from _compare_kept(kept, store)
+    yield from _compare_gone(gone, store)
+    for window in proofs.find_altered_receipts({proof.window_id for proof in latest}):
+        yield Difference("receipt", window, "", None, 0, "its receipt has changed since it was proven")
+
+
+def _compare_kept(latest: Sequence[Proof], store: ProvableStore) -> Iterator[Difference]:
+    """Yield how the store differs from these proofs, which cover the same columns."""
+    if not latest:
         return
     columns = latest[0].columns
     if missing := [name for name in columns if name not in store.covered_columns()]:
         for proof in latest:
-            detail = f"the column {missing[0]} is gone, which its digest covers"
+            detail = f"its digest covers the column {missing[0]}, which is gone"
             yield Difference("unreadable", proof.window_id, proof.outbox, proof.month, proof.rows, detail)
         return
-    stored: dict[Key, WindowDigest] = {
-        (one.window_id, one.outbox, one.month): one for one in store.window_digests(windows, columns=columns)
-    }
+    stored = _stored(latest, store, columns=columns)
     for proof in latest:
         found = stored.pop(proof.key, None)
         if proof.digest != (found.digest if found else ""):
             yield from _differences(proof, found, store)
     yield from _added(stored, latest, store)
-    for window in proofs.find_altered_receipts(windows):
-        yield Difference("receipt", window, "", None, 0, "its receipt is not what it was when it was proven")
+
+
+def _compare_gone(latest: Sequence[Proof], store: ProvableStore) -> Iterator[Difference]:
+    """Yield what the store still holds of dropped months."""
+    if not latest:
+        return
+    stored = _stored(latest, store, columns=store.covered_columns())
+    for proof in latest:
+        if found := stored.pop(proof.key, None):
+            detail = "to a month that was dropped: run `eventlog retain` again, if it was interrupted"
+            yield Difference("added", proof.window_id, proof.outbox, proof.month, found.rows, detail)
+    yield from _added(stored, latest, store)
+
+
+def _stored(latest: Sequence[Proof], store: ProvableStore, *, columns: Sequence[str]) -> dict[Key, WindowDigest]:
+    windows = list(dict.fromkeys(proof.window_id for proof in latest))
+    return {(one.window_id, one.outbox, one.month): one for one in store.window_digests(windows, columns=columns)}
 
 
 def _differences(proof: Proof, found: WindowDigest | None, store: ProvableStore) -> Iterator[Difference]:
@@ -241,7 +268,7 @@ def _differences(proof: Proof, found: WindowDigest | None, store: ProvableStore)
 
 
 def _added(stored: Mapping[Key, WindowDigest], latest: Sequence[Proof], store: ProvableStore) -> Iterator[Difference]:
-    """Rows of these windows under an outbox or in a month of which the window has no proof at all."""
+    """Yield rows of these windows in an outbox or a month for which the window has no proof."""
     if not stored:
         return
     windows = {window for window, _, _ in stored}

@@ -1,9 +1,9 @@
 """Erasure: fields of a person's events are masked wherever they are, and the proofs of what changes are amended.
 
-What the rows will be is computed first, from rows that are as they were proven: nothing that somebody else has changed
-is covered up. Then one transaction amends the proofs, masks what is not delivered yet, and records it as an event. Only
-then the event store rewrites its rows. If the power goes between the two, the store holds what was proven before the
-newest proof: the same erasure, run again, finds that and completes it.
+First the new rows are computed, only from rows that are as they were proven, so no other change is covered up. Then one
+transaction amends the proofs, masks what is not delivered yet, and records an event. Only then does the event store
+rewrite its rows. If the power fails between the two, the store holds what was proven before the newest proof: the same
+erasure, run again, finds that and completes it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from towpath.events import EventsErased
 from towpath.ledger import proofs, seals
 from towpath.outbox.publishing import publish
 from towpath.proof import undelivered
+from towpath.proof.deep import look_again
 from towpath.proof.undelivered import Undelivered
 
 if TYPE_CHECKING:
@@ -31,14 +32,15 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from towpath.eventlog.columns import Column
-    from towpath.eventlog.store import KeepableStore, MaskedRow, StoredEvent
+    from towpath.eventlog.store import KeepableStore, MaskedRow
+    from towpath.eventlog.stored import StoredEvent
     from towpath.ledger.proofs import Key, Proof
     from towpath.proof.selection import Selection
 
 log = structlog.get_logger()
 
-#: Windows of one question to the store: the digests of all their rows are in memory. Rows and characters of contexts
-#: that are rewritten at a time.
+#: How many windows the store is asked about at a time: the digests of all their rows are in memory. And how many rows,
+#: and characters of contexts, are rewritten at a time.
 _WINDOWS_PER_LOOK = 50
 _MOST_ROWS = 20_000
 _MOST_CHARACTERS = 32 << 20
@@ -78,13 +80,13 @@ class Plan:
 
 
 def plan(selection: Selection, store: KeepableStore, own: tuple[Column, ...]) -> Plan:
-    """What the erasure would change. Raises NotErasable if a window of these events is not as it was proven, or not
-    proven; StoreUnavailable."""
-    # The outboxes first: what is delivered meanwhile is found in the store.
+    """Return what the erasure would change. Raises NotErasable if a window of these events has changed since it was
+    proven, or is not proven; and StoreUnavailable."""
+    # The outboxes first: what is delivered in the meantime is found in the store.
     found = Plan(selection, undelivered=undelivered.find(selection, own))
     seen: set[UUID] = set()
     for month in store.months():
-        windows = [window for window in store.find_windows(selection.wanted(), month=month) if window not in seen]
+        windows = [window for window in store.find_windows(selection.query, month=month) if window not in seen]
         seen.update(windows)
         for look in _looks(windows):
             rows = _masked_rows(look, selection, store)
@@ -96,13 +98,14 @@ def plan(selection: Selection, store: KeepableStore, own: tuple[Column, ...]) ->
 
 
 def erase(found: Plan, store: KeepableStore, own: tuple[Column, ...], *, reason: str, by: str) -> int:
-    """Erase what the plan has; how many of the undelivered events may be stored unmasked all the same, so that the same
-    erasure is needed once more when they are.
+    """Erase what the plan has. Returns how many undelivered events may still be stored unmasked: then the same erasure
+    is needed once more.
 
-    Raises NotErasable, before anything is changed, if a proof was amended meanwhile; StoreUnavailable, after which the
-    same erasure completes it.
+    Raises NotErasable, before anything is changed, if a proof was amended in the meantime. Raises StoreUnavailable;
+    after that, the same erasure completes it.
     """
     selection = found.selection
+    query = selection.query_on_record
     amended = [part for part in found.parts.values() if not part.is_begun]
     with transaction.atomic():
         seals.lock()
@@ -112,14 +115,14 @@ def erase(found: Plan, store: KeepableStore, own: tuple[Column, ...], *, reason:
                 [part.expected for part in parts],
                 kind="erased",
                 columns=columns,
-                reason=f"{', '.join(selection.fields)}: {reason} (erased by {by})",
+                reason=f"{', '.join(selection.fields)} of {query}: {reason} (erased by {by})",
             )
         masked = undelivered.mask(selection, own)
         windows, rows = len({part.proof.window_id for part in amended}), sum(part.rows for part in amended)
         if rows or masked.masked:
             publish(
                 EventsErased(
-                    conditions=dict(selection.conditions),
+                    query=query,
                     fields=list(selection.fields),
                     windows=windows,
                     rows=rows,
@@ -128,9 +131,19 @@ def erase(found: Plan, store: KeepableStore, own: tuple[Column, ...], *, reason:
                     erased_by=by,
                 )
             )
-    log.warning("events_erased", windows=windows, rows=rows, undelivered=masked.masked, fields=selection.fields, by=by)
+    log.warning(
+        "events_erased",
+        query=query,
+        windows=windows,
+        rows=rows,
+        undelivered=masked.masked,
+        fields=selection.fields,
+        by=by,
+    )
     _rewrite(found, store)
     _require_rewritten(found, store)
+    # A check that read a window between the commit and the rewriting of an interrupted run has found it changed.
+    look_again(store, windows=found.windows)
     return undelivered.count_on_their_way(found.undelivered, masked)
 
 
@@ -139,14 +152,14 @@ def _looks(windows: Sequence[UUID]) -> Iterator[Sequence[UUID]]:
 
 
 def _masked_rows(windows: Sequence[UUID], selection: Selection, store: KeepableStore) -> list[MaskedRow]:
-    """The rows of these windows that change, in the order of the windows."""
+    """Yield the rows of these windows that change, in the order of the windows."""
     rows = []
-    for event in store.read_rows(windows, selection.wanted()):
+    for event in store.read_rows(windows, selection.query):
         try:
             row = selection.masked(event)
         except ValueError as error:
             raise NotErasable(
-                f"{event.outbox} {event.outbox_id} of window {event.window_id}: {error}. Erase it whole"
+                f"{event.outbox} {event.outbox_id} of window {event.window_id}: {error}. Erase all of it"
                 " (--fields context)"
             ) from None
         if row is not None:
@@ -185,7 +198,7 @@ def _parts(
 
 
 def _proven(keys: Collection[Key]) -> Iterator[Proof]:
-    """The newest proof of each."""
+    """Return the newest proof of each."""
     windows = list(dict.fromkeys(window for window, _, _ in keys))
     latest = {proof.key: proof for proof in proofs.of_windows(windows) if proof.is_latest}
     known, dropped = proofs.known_of(windows), proofs.dropped_months()
@@ -208,9 +221,9 @@ def _part(
     proof: Proof, rows: Sequence[MaskedRow], stored: Counter[RowDigest], selection: Selection, own: tuple[Column, ...]
 ) -> Part:
     before = Counter(_digest(row.event, proof, own) for row in rows)
-    # What is computed here is what the store computes, or nothing is promised.
+    # This must be what the store computes, or there is no guarantee.
     if before - stored:
-        raise NotErasable(f"window {proof.window_id} is changing: run it again")
+        raise NotErasable(f"window {proof.window_id} is changing: run this again")
     after = Counter(_digest(row.after(selection.mask), proof, own) for row in rows)
     expected = _of_window(proof, (stored - before) + after)
     if proof.digest not in {_of_window(proof, stored).digest, expected.digest}:
@@ -220,8 +233,8 @@ def _part(
 
 def _not_as_proven(window: UUID) -> str:
     return (
-        f"window {window} is not as it was proven: see `pipeline verify --deep`. If another erasure was interrupted,"
-        " run that one again first"
+        f"window {window} has changed since it was proven: see `pipeline verify --deep`. If another erasure was"
+        " interrupted, run that one again first"
     )
 
 
@@ -263,11 +276,11 @@ def _require_unchanged(parts: Iterable[Part]) -> None:
         if proof.is_latest and proof.key in wanted
     }
     if now != wanted:
-        raise NotErasable("a proof was amended meanwhile: run it again")
+        raise NotErasable("a proof was amended in the meantime: run this again")
 
 
 def _rewrite(found: Plan, store: KeepableStore) -> None:
-    """Rewrite in the store what the plan has of it."""
+    """Rewrite the plan's stored rows."""
     rows: list[MaskedRow] = []
     characters = 0
     for look in _looks(found.windows):
@@ -283,7 +296,7 @@ def _rewrite(found: Plan, store: KeepableStore) -> None:
 
 
 def _require_rewritten(found: Plan, store: KeepableStore) -> None:
-    """Look again: the store holds what the newest proofs say."""
+    """Check that the store now holds what the newest proofs say."""
     for columns, parts in _by_coverage(found.parts.values()).items():
         expected: dict[UUID, dict[Key, str]] = defaultdict(dict)
         for part in parts:
@@ -296,6 +309,6 @@ def _require_rewritten(found: Plan, store: KeepableStore) -> None:
             for window in look:
                 if any(stored.get(key) != digest for key, digest in expected[window].items()):
                     raise StoreUnavailable(
-                        f"window {window} does not hold yet what it should: run it again, and see"
-                        " `pipeline verify --deep` if it says so once more"
+                        f"window {window} does not hold the masked rows yet: run this again. If this repeats, see"
+                        " `pipeline verify --deep`"
                     )

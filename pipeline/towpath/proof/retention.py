@@ -1,7 +1,7 @@
-"""Retention: whole months of the event log go, once all of them is proven and sealed, and the chain says so.
+"""Retention: drop whole months of the event log, once everything in them is proven and sealed. The chain records it.
 
-First an amendment and an event, in one transaction; then the month's rows; then its proofs. If the power goes between
-any two, checks look for nothing of the month, and the next run completes it. Seals stay for ever.
+First come an amendment and an event, in one transaction, then the month's rows, then its proofs. If the power fails in
+between, the next run completes it, and checks name rows of the month that are still there. Seals stay for ever.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from towpath.errors import NotDroppable
 from towpath.events import LogMonthDropped
 from towpath.ledger import dropped, proofs, seals
 from towpath.outbox.publishing import publish
+from towpath.proof.deep import Pace, check_windows, look_again
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,7 @@ _POSITIONS_PER_DELETE = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """A month that is old enough to go."""
+    """A month that is old enough to be dropped."""
 
     month: date
     windows: int
@@ -41,7 +42,7 @@ class Month:
     last_position: int
     #: True if an earlier run was interrupted: it is in the chain, and its rows are still stored.
     is_begun: bool = False
-    #: Why it must not go yet, and what to do; empty: it may.
+    #: Why it must not be dropped yet, and what to do; empty if it may.
     refusal: str = ""
 
     @property
@@ -50,14 +51,14 @@ class Month:
 
 
 def first_kept(*, today: date, months: int) -> date:
-    """The first day of the month that was so many months ago: what is before it is old enough to go."""
+    """Return the first day of the month this many months ago: everything before it is old enough to be dropped."""
     number = today.year * 12 + today.month - 1 - months
     return today.replace(year=number // 12, month=number % 12 + 1, day=1)
 
 
 def find_months(store: KeepableStore, *, before: date) -> Iterator[Month]:
-    """The months before a day that the store has rows of, the earliest first, and whether they may go. Raises
-    StoreUnavailable."""
+    """Return the months before a day that have rows in the store, earliest first, and whether they may be dropped.
+    Raises StoreUnavailable."""
     for month in store.months():
         if month < before:
             yield _examine(month, store)
@@ -72,18 +73,20 @@ def drop(month: Month, store: KeepableStore, *, reason: str, by: str) -> None:
         with transaction.atomic():
             seals.lock()
             if dropped.is_proven_since(month.month, month.last_position):
-                raise NotDroppable(f"{month.name} was written to meanwhile: run it again")
+                raise NotDroppable(f"{month.name} was written to in the meantime: run this again")
             columns = store.covered_columns()
             dropped.note(month.month, rows=month.rows, columns=columns, reason=f"{reason} (dropped by {by})")
             publish(
                 LogMonthDropped(month=month.name, windows=month.windows, rows=month.rows, reason=reason, dropped_by=by)
             )
     store.drop_month(month.month)
+    # A check that read a window between the commit and this has found rows of a dropped month.
+    look_again(store)
     log.warning("log_month_dropped", month=month.name, windows=month.windows, rows=month.rows, by=by)
 
 
 def purge_proofs() -> int:
-    """Delete the proofs of dropped months whose receipts are gone as well, in small steps; how many."""
+    """Delete the proofs of dropped months whose receipts are gone, in small steps. Returns their number."""
     if not proofs.dropped_months():
         return 0
     ends = range(0, proofs.last_position() + 1, _POSITIONS_PER_DELETE)
@@ -114,9 +117,17 @@ def _examine(month: date, store: KeepableStore) -> Month:
         )
     elif unsealed or held.last_position > sealed_until:
         refusal = f"{month:%Y-%m} has {max(1, unsealed)} window(s) that no seal covers: run `pipeline seals make`"
-    elif held.contradicted:
+    elif held.contradicted and (changed := _changed(month, store)):
         refusal = (
-            f"{month:%Y-%m} has {held.contradicted} window(s) that were changed in the event store: see"
-            " `pipeline verify --deep`"
+            f"{month:%Y-%m} has {changed} window(s) that were changed in the event store: see `pipeline verify --deep`"
         )
     return Month(month, windows=held.windows, rows=held.rows, last_position=held.last_position, refusal=refusal)
+
+
+def _changed(month: date, store: KeepableStore) -> int:
+    """How many windows of this month were changed, in any month that was not dropped: of one that was, an interrupted
+    run has left rows."""
+    windows = list(dropped.positions_in(month, proofs.find_contradicted(limit=None)))
+    found = check_windows(windows, store, pace=Pace(0))
+    gone = proofs.dropped_months().keys()
+    return sum(any(one.month not in gone for one in differences) for differences in found.values())

@@ -1,7 +1,8 @@
-"""The check of every night: some windows, chosen at random among all that were ever proven, are read again.
+"""The nightly check: some windows, chosen at random among all proven ones, are read again.
 
-It finds what was changed in many windows within days, and a single one by chance: `verify --deep` reads all. What it
-finds is an alarm, and stays one until the next check of the window finds nothing.
+It finds a change in many windows within days, and a single changed window only by chance: `verify --deep` reads all of
+them. What it finds is an alarm. Each night also reads the windows with an alarm again, and the alarm ends when they are
+as they were proven.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ _ROWS_PER_SECOND = 100_000.0
 
 
 def check_sample_if_due(store: ProvableStore, *, should_stop: Callable[[], bool]) -> int:
-    """Check a sample, unless one was checked this night; how many of its windows are contradicted.
+    """Check a sample, unless one was checked this night. Returns how many of its windows are contradicted.
 
-    While the store is away nothing is decided, and the next look tries again.
+    While the store does not answer, nothing is decided, and the next look tries again.
     """
     if not proofs.is_sample_due():
         return 0
     pace = Pace(_ROWS_PER_SECOND)
-    windows = proofs.choose_windows(_WINDOWS)
+    earlier = proofs.find_contradicted(limit=_WINDOWS)
+    windows = list(dict.fromkeys([*earlier, *proofs.choose_windows(_WINDOWS)]))
     contradicted = 0
     for first in range(0, len(windows), _WINDOWS_PER_QUERY):
         if should_stop():
@@ -50,8 +52,11 @@ def check_sample_if_due(store: ProvableStore, *, should_stop: Callable[[], bool]
         for window, differences in found.items():
             text = "; ".join(map(str, differences)) or None
             contradicted += bool(differences)
-            if proofs.note_contradiction(window, text) and text:
+            is_news = proofs.note_contradiction(window, text)
+            if is_news and text:
                 log.error("proof_contradicted", window=str(window), difference=text)
+            elif is_news:
+                log.info("proof_holds_again", window=str(window))
         heartbeat.step()
     proofs.note_sample()
     log.info("sample_checked", windows=len(windows), contradicted=contradicted)

@@ -1,8 +1,8 @@
-"""Sealing: once an hour, what no seal covers yet is put under one, and its digest goes where no database can follow.
+"""Sealing: once an hour, a seal is made for the proofs that none covers yet, and its digest leaves the database.
 
-A seal is made in one transaction with the event about it, under the lock of the proofs. If the power goes before its
-commit, there is none, and the next look makes it. After the commit its digest is logged: if the power goes between the
-two, the next seal's digest, which rests on it, is the anchor for both.
+A seal and its event are made in one transaction, under the lock of the proofs. If the power fails before its commit,
+there is no seal, and the next look makes it. After the commit its digest is logged. If the power fails between the two,
+the next seal's digest, which refers to it, is the anchor for both.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: A proof waits for a seal for so long, and is unprotected meanwhile.
+#: A proof waits this long for a seal, and is unprotected until then.
 INTERVAL_SECONDS = 3600.0
-#: Proofs of one seal, at most: what is sorted and digested in one transaction.
+#: The most proofs of one seal: all of them are sorted and digested in one transaction.
 _MOST_PROOFS = 500_000
 
 
 def seal_if_due(*, key: str) -> int:
-    """Seal when proofs have waited for an hour; how many seals that made. `key` is a private key as PEM, or empty."""
+    """Seal if proofs have waited for an hour. Returns the number of new seals. `key` is a private key as PEM, or
+    empty."""
     oldest = seals.count_unsealed(limit=1).oldest_seconds
     if oldest is None or oldest < INTERVAL_SECONDS:
         return 0
@@ -40,12 +41,12 @@ def seal_if_due(*, key: str) -> int:
 
 
 def seal_all(*, key: str) -> Iterator[Seal]:
-    """Seal every proof that no seal covers, each seal in a commit of its own."""
+    """Seal every proof that no seal covers, with a commit for each seal."""
     until = None
     while True:
         with transaction.atomic():
             seals.lock()
-            # Not what is proven meanwhile, such as the window of the event about this seal: that would never end.
+            # Not proofs that come in the meantime, such as that of this seal's own event: that would never end.
             until = proofs.last_position() if until is None else until
             seal = _make(until=until, key=key)
         if seal is None:

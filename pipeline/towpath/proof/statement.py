@@ -1,4 +1,4 @@
-"""The statement of a seal: a short text for people and for `sha256sum`, which names all that the seal covers.
+"""The statement of a seal: a short text for people and for `sha256sum`, which names everything that the seal covers.
 
     towpath seal 1
     number 12
@@ -11,9 +11,9 @@
     month none proofs 0 ...
     previous <64 digits>
 
-Its SHA-256 is the seal's digest, and the next one's `previous`: anyone who changes a seal must change all later ones. A
-month stands by itself, so that the chain can be checked after a month was dropped. The digest of a month is the SHA-256
-over the SHA-256 of each proof's text, in the order of their positions (`towpath.ledger.proofs.LINE`).
+Its SHA-256 is the seal's digest, and the next one's `previous`: anyone who changes a seal must change all later ones.
+Each month has its own line, so that the chain can be checked after a month was dropped. The digest of a month is the
+SHA-256 over the SHA-256 of each proof's text, in the order of their positions (`towpath.ledger.proofs.LINE`).
 """
 
 from __future__ import annotations

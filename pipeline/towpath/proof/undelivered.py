@@ -1,8 +1,8 @@
-"""Undelivered events: what outboxes hold of a person is masked where it is, in the caller's transaction. Dead letters
-are among them, since they stay in their outbox.
+"""Undelivered events: what outboxes hold about a person is masked in place, in the caller's transaction. That includes
+dead letters, which stay in their outbox.
 
-A worker may have loaded a row before: that one is stored as it was, and the caller is told of it. A lean outbox holds
-no content, only what was bound: its events are read from the application's own tables.
+A worker may have loaded a row before: then it is stored as it was, and the caller is told. A lean outbox holds no
+content, only bound values: its events are read from the application's own tables.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from django.db import connection, models
-from django.db.models import Q, TextField
+from django.db import connection, models, transaction
+from django.db.models import F, TextField, Value
 from django.db.models.functions import Cast
 
 from towpath import driver
 from towpath.errors import NotErasable
-from towpath.eventlog.columns import FromContext, FromEventOrContext, row_columns
+from towpath.eventlog.columns import BASE_COLUMNS, FromContext, FromEventOrContext, Kind, row_columns
 from towpath.eventlog.masking import MASK, with_mask
+from towpath.eventlog.stored import StoredEvent
+from towpath.eventlog.values import DEFAULTS, parse
 from towpath.flow.load import value_of
 from towpath.ledger import batches
 from towpath.outbox.models import FrozenOutbox, LeanOutbox, all_outboxes
@@ -27,10 +29,16 @@ from towpath.outbox.own_columns import own_fields
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from django.db.models.expressions import Combinable
+
     from towpath.eventlog.columns import Column
     from towpath.outbox.fields import AnyField
     from towpath.outbox.models import Outbox
     from towpath.proof.selection import Selection
+
+#: Times are read as texts, which are to be in UTC whatever the role's settings are.
+_SESSION = "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, MDY'"
+_BASE = tuple(column.name for column in BASE_COLUMNS)
 
 #: Rows that are fetched at a time.
 _ROWS_PER_FETCH = 500
@@ -53,29 +61,31 @@ class Undelivered:
     def masked(self) -> int:
         return sum(map(len, self.maskable.values()))
 
+    def note(self, outbox: str, row: _Row) -> None:
+        """Add a row."""
+        if row.changed:
+            self.maskable.setdefault(outbox, []).append(row.id)
+        if row.is_left:
+            self.others.setdefault(outbox, []).append(row.id)
+
 
 def find(selection: Selection, own: tuple[Column, ...]) -> Undelivered:
     """The rows that are not delivered yet. Raises NotErasable for a context that cannot be masked."""
     found = Undelivered()
-    for name, outbox in all_outboxes().items():
-        for row in _rows(outbox, selection, own):
-            if row.changed:
-                found.maskable.setdefault(name, []).append(row.id)
-            if row.is_left:
-                found.others.setdefault(name, []).append(row.id)
+    with transaction.atomic():
+        for name, row in _all_rows(selection, own):
+            found.note(name, row)
     return found
 
 
 def mask(selection: Selection, own: tuple[Column, ...]) -> Undelivered:
     """Mask them, and say which they were. Raises NotErasable, before anything is changed."""
     found = Undelivered()
-    for name, outbox in all_outboxes().items():
-        for row in _rows(outbox, selection, own):
-            if row.changed:
-                _update(outbox, row)
-                found.maskable.setdefault(name, []).append(row.id)
-            if row.is_left:
-                found.others.setdefault(name, []).append(row.id)
+    outboxes = all_outboxes()
+    for name, row in _all_rows(selection, own):
+        if row.changed:
+            _update(outboxes[name], row)
+        found.note(name, row)
     return found
 
 
@@ -101,29 +111,77 @@ class _Row:
     is_left: bool
 
 
+def _all_rows(selection: Selection, own: tuple[Column, ...]) -> Iterator[tuple[str, _Row]]:
+    with driver.cursor() as cursor:
+        cursor.execute(_SESSION)
+    for name, outbox in all_outboxes().items():
+        for row in _rows(outbox, selection, own):
+            yield name, row
+
+
 def _rows(outbox: type[Outbox], selection: Selection, own: tuple[Column, ...]) -> Iterator[_Row]:
     columns = {column.name: column for column in row_columns(own)}
     of_event = outbox.event_columns()
-    # In annotations of names that no field has.
-    values = {
-        f"log_{name}": value_of(columns[name], {}, of_event) for name in (*selection.wanted_columns, *selection.columns)
+    is_frozen = issubclass(outbox, FrozenOutbox)
+    known: dict[str, Combinable] = {
+        "outbox": Value(outbox.outbox_name()),
+        "outbox_id": F("id"),
+        "environment": Value(selection.environment),
     }
-    rows = outbox._base_manager.annotate(**values).filter(
-        **{f"log_{name}": value for name, value in selection.wanted_columns.items()}
-    )
-    is_read = issubclass(outbox, FrozenOutbox) or bool(selection.wanted_paths)
-    if is_read:
-        rows = rows.annotate(log_context=Cast(of_event["event_context"], TextField()))
-    if texts := selection.wanted().texts:
-        has_all = Q()
-        for text in texts:
-            has_all &= Q(log_context__contains=text)
-        rows = rows.filter(Q(log_context__contains="\\") | has_all)
-    fields = own_fields(outbox) if issubclass(outbox, FrozenOutbox) else ()
-    names = ["id", "bound", *values, *(["log_context"] if is_read else []), *(one.attname for one in fields)]
-    for row in rows.order_by("id").values(*dict.fromkeys(names)).iterator(chunk_size=_ROWS_PER_FETCH):
-        if selection.is_met_by(row.get("log_context") or ""):
-            yield _masked(outbox, row, selection, columns, fields)
+    # As texts, in annotations of names that no field has.
+    names = {*selection.asked_columns, *selection.columns}
+    values = {f"log_{name}": Cast(value_of(columns[name], known, of_event), TextField()) for name in sorted(names)}
+    # A lean outbox makes a context of other tables' rows: of each row, if anything asks for it.
+    if is_frozen or selection.asks_for_context:
+        values["log_event_context"] = Cast(of_event["event_context"], TextField())
+    wanted = {f"log_{name}__in": sorted(texts) for name, texts in selection.required.items()}
+    fields = own_fields(outbox) if is_frozen else ()
+    read = dict.fromkeys(["id", "bound", *values, *(one.attname for one in fields)])
+    rows = outbox._base_manager.annotate(**values).filter(**wanted).order_by("id").values(*read)
+    unique = _unique_columns(outbox)
+    for row in rows.iterator(chunk_size=_ROWS_PER_FETCH):
+        if selection.is_met_by(_stored(row, columns)):
+            masked = _masked(outbox, row, selection, columns, fields)
+            if taken := sorted(masked.changed.keys() & unique.keys()):
+                raise NotErasable(
+                    f"{outbox.outbox_name()} {row['id']}: the column {taken[0]} must be unique (index"
+                    f" {unique[taken[0]]}), but the mask is the same in every row. Run this again when the event is"
+                    " delivered, or remove the index"
+                )
+            yield masked
+
+
+def _unique_columns(outbox: type[Outbox]) -> dict[str, str]:
+    """The columns that a unique index looks at, itself or in an expression, each with the name of one."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT attname, indexrelid::regclass::text FROM pg_index JOIN pg_attribute ON attrelid = indrelid
+            WHERE indrelid = %(table)s::regclass AND (indisunique OR indisexclusion) AND attnum > 0 AND (
+                attnum = ANY(indkey) OR EXISTS (
+                    SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = indexrelid
+                    AND refobjid = indrelid AND refobjsubid = attnum
+                )
+            )
+            """,
+            {"table": connection.ops.quote_name(outbox.outbox_name())},
+        )
+        return dict(cursor.fetchall())
+
+
+def _stored(row: Mapping[str, Any], columns: Mapping[str, Column]) -> StoredEvent:
+    """The event as a store would hold it, as far as anybody asks for it."""
+    held = {name: _held(column.kind, row.get(f"log_{name}")) for name, column in columns.items()}
+    base = {name: held.pop(name) for name in _BASE}
+    return StoredEvent(**base, written_at=parse(Kind.TIME, DEFAULTS[Kind.TIME]), added=held)
+
+
+def _held(kind: Kind, text: str | None) -> Any:
+    """What would be stored. What cannot be stored yet is as if it was never given."""
+    try:
+        return parse(kind, text if text is not None else DEFAULTS[kind])
+    except ValueError:
+        return parse(kind, DEFAULTS[kind])
 
 
 def _masked(
@@ -145,12 +203,12 @@ def _masked(
                 changed["bound"] = json.dumps(bound, ensure_ascii=False)
     if issubclass(outbox, LeanOutbox):
         return _Row(row["id"], changed, bool(left or selection.has_whole_context or selection.paths))
-    context = row["log_context"]
+    context = row["log_event_context"]
     try:
         places = selection.cuts(context)
     except ValueError as error:
         raise NotErasable(
-            f"{outbox.outbox_name()} {row['id']}: {error}. Erase it whole (--fields context), or drop it"
+            f"{outbox.outbox_name()} {row['id']}: {error}. Erase all of it (--fields context), or drop it"
         ) from None
     if places:
         changed["event_context"] = with_mask(context, places, selection.mask)

@@ -1,7 +1,7 @@
 """dramatiq's broker for RabbitMQ, with a check of what arrives in the pipeline's queues and one way to enqueue there.
 
-Nothing rests on what RabbitMQ says: a message is a hint that the ledger has something new. A stranger's message is
-taken out of its queue once, counted by reason, and forgotten.
+Nothing depends on what RabbitMQ says: a message is a hint that the ledger has something new. A foreign message is
+removed from its queue, counted by reason, and forgotten.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from towpath.rabbitmq.messages import MessageRejected, accept, largest_body, sen
 from towpath.telemetry import heartbeat, report
 from towpath.telemetry.secrets import without_secrets
 
-#: A connection that enqueues waits for answers, so that it must notice soon when none comes (pika: after twice this
-#: and ten seconds). One that consumes has time.
+#: A connection that enqueues waits for answers, so it must soon notice if none comes (pika: after twice this plus ten
+#: seconds). One that consumes has time.
 _ENQUEUEING_HEARTBEAT_SECONDS = 4
-#: An attempt that failed sooner found a connection that had died long ago; another one is worth it.
+#: An attempt that failed sooner found a connection that had died long ago, so another attempt is worth it.
 _QUICK_FAILURE_SECONDS = 2.0
-#: Batches of a backlog that a worker fetches, at most. Each makes a window, or nearly, and has an actor's thread until
-#: the window is sealed: the other threads are for fresh batches. What is not fetched, another aggregator can take.
+#: The most batches of a backlog that a worker fetches. Each makes nearly a window, and occupies an actor's thread until
+#: the window is sealed. The other threads are for fresh batches, and another aggregator can take what is not fetched.
 _BACKLOG_PREFETCH = 4
 #: Where the pipeline's own actors are.
 _OURS = "towpath.actors"
@@ -51,10 +51,10 @@ _json = JSONEncoder()
 
 
 class Broker(RabbitmqBroker):
-    """dramatiq's broker for RabbitMQ. On the pipeline's queues it takes and sends the pipeline's messages only; the
-    queues of a project are as they are with dramatiq's own."""
+    """dramatiq's broker for RabbitMQ. On the pipeline's queues, it accepts and sends only the pipeline's messages. A
+    project's own queues work as with dramatiq's broker."""
 
-    #: Ids in a message, at most: a body that is too large for them is rejected unread. A worker sets its own limit.
+    #: The most ids in a message: a body that is too large for them is rejected unread. A worker sets its own limit.
     batch_ids = 1000
 
     def __init__(self, *, queue_prefix: str = "", **options: Any) -> None:
@@ -64,7 +64,7 @@ class Broker(RabbitmqBroker):
 
     def declare_actor(self, actor: dramatiq.Actor[Any, Any]) -> None:
         if actor.queue_name in self.own_queues and actor.fn.__module__ != _OURS:
-            # What is sent to it would be taken for a stranger's.
+            # A message that is sent to it would be taken for a foreign one.
             raise ValueError(
                 f"{actor.fn.__module__}.{actor.actor_name}: the queue {actor.queue_name!r} is the pipeline's own."
                 " Give this actor another queue_name."
@@ -105,7 +105,7 @@ class Broker(RabbitmqBroker):
                 or getattr(error.message, "reply_code", None) != _ACCESS_REFUSED
             ):
                 raise
-            # The scheduler's user may send messages and nothing else. Who consumes a queue declares it.
+            # The scheduler's user may only send messages. The worker that consumes a queue declares it.
             self.queues_pending.discard(canonical_queue_name)
 
     @property
@@ -139,7 +139,7 @@ class _CheckedConsumer(_RabbitmqConsumer):
             self.iterator = self._checked(self.iterator)
 
     def _checked(self, deliveries: Iterator[tuple[Any, Any, bytes]]) -> Iterator[tuple[Any, Any, Any]]:
-        """The deliveries that are messages of the pipeline. All others end here, before dramatiq has read them."""
+        """Yield the deliveries that are messages of the pipeline. All others end here, before dramatiq reads them."""
         for method, properties, body in _noted(deliveries, self.queue_name):
             if method is None:
                 yield None, None, None
@@ -149,7 +149,7 @@ class _CheckedConsumer(_RabbitmqConsumer):
                 largest = largest_body(batch_ids=self.broker.batch_ids)
                 fields = accept(body, queue=self.queue_name, actors=actors, largest=largest)
             except MessageRejected as rejected:
-                # Acked and not refused: a queue for failed messages would grow with what strangers send.
+                # Acked, not refused: otherwise the queue for failed messages would grow with foreign messages.
                 self.channel.basic_ack(method.delivery_tag)
                 report.rejected(rejected.reason, queue=self.queue_name)
                 yield None, None, None
@@ -160,7 +160,7 @@ class _CheckedConsumer(_RabbitmqConsumer):
 def _noted(deliveries: Iterator[tuple[Any, Any, bytes]], queue_name: str) -> Iterator[tuple[Any, Any, bytes]]:
     try:
         for delivery in deliveries:
-            # Nothing for a while is a delivery, too.
+            # dramatiq also counts "nothing for a while" as a delivery.
             heartbeat.not_refused(queue_name)
             yield delivery
     except pika.exceptions.ChannelClosedByBroker:
@@ -169,7 +169,7 @@ def _noted(deliveries: Iterator[tuple[Any, Any, bytes]], queue_name: str) -> Ite
 
 
 def _note_refusal(queue_name: str, error: ConnectionClosed, *, own: QueueNames) -> None:
-    """An outage ends by itself. That RabbitMQ refuses a queue does not."""
+    """An outage ends on its own. A queue that RabbitMQ refuses stays refused."""
     if q_name(queue_name) in own and isinstance(error.message, pika.exceptions.ChannelClosedByBroker):
         heartbeat.refused(queue_name)
     else:
@@ -179,8 +179,8 @@ def _note_refusal(queue_name: str, error: ConnectionClosed, *, own: QueueNames) 
 def _read_frame(driver: Any) -> tuple[int, Any]:
     """The next frame that has arrived, and its length, as pika reads it; but no message's properties and headers.
 
-    Nobody needs them, and pika loses its connection over some that RabbitMQ takes (a time after the year 9999, deep
-    tables, a number that is none): it would meet the same message again for ever.
+    They are not needed, and pika loses its connection over some that RabbitMQ accepts (a time after the year 9999, deep
+    tables, a number that is not one): it would meet the same message again for ever.
     """
     arrived = driver._frame_buffer
     kind, channel, length = _FRAME.unpack(arrived[: _FRAME.size].ljust(_FRAME.size, b"\0"))
@@ -238,8 +238,8 @@ def _enqueue_in_transaction(broker: RabbitmqBroker, messages: Sequence[dramatiq.
     broker.connection.process_data_events(time_limit=0)
     if returned:
         raise pika.exceptions.AMQPChannelError(
-            f"RabbitMQ has no queue {returned[0]}, which the worker that consumes it declares: start one, with a user"
-            " that has the rights of deploy/rabbitmq/definitions.json"
+            f"RabbitMQ has no queue {returned[0]}. The worker that consumes a queue declares it: start that worker,"
+            " with a user that has the rights in deploy/rabbitmq/definitions.json"
         )
     channel.close()
 

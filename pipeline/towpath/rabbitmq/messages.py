@@ -46,18 +46,18 @@ class MessageRejected(Exception):
 
 
 def largest_body(*, batch_ids: int) -> int:
-    """Bytes of a message with this many ids, at most."""
+    """Return the most bytes of a message with this many ids."""
     return _BYTES + _BYTES_PER_ID * batch_ids
 
 
 def sent_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the options that go out with a message of ours. A project's middleware may add its own to each message:
-    on our queues they would be taken for a stranger's."""
+    """Return the options that go out with our messages. A project's middleware may add its own to each message: on our
+    queues, that would make it look like a foreign message."""
     return {name: value for name, value in options.items() if name in _OPTIONS}
 
 
 def accept(body: bytes, *, queue: str, actors: Mapping[str, str], largest: int) -> dict[str, Any]:
-    """The fields of a message that the pipeline has sent to `queue`. Raises MessageRejected for every other one.
+    """Return the fields of a message that the pipeline sent to `queue`. Raises MessageRejected for any other message.
 
     `actors` are the names of the known actors, with the queue of each.
     """
@@ -113,7 +113,7 @@ def _whole(text: str) -> int:
 
 
 def _is_number(value: object, least: int) -> bool:
-    """True if it is a whole number that PostgreSQL takes as bigint. (JSON's `true` is a number to Python.)"""
+    """True if it is a whole number that fits PostgreSQL's bigint. (In Python, JSON's `true` is a number.)"""
     return type(value) is int and least <= value <= _LARGEST_ID
 
 

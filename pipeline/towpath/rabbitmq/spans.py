@@ -1,7 +1,7 @@
 """A span for each message that is sent, and for the work at it (extra `tracing`).
 
-They begin in the threads that do the work. The instrumentation for pika begins them in dramatiq's consumer thread,
-from where they get neither to the actors nor to the writers of windows.
+They begin in the threads that do the work. The instrumentation for pika begins them in dramatiq's consumer thread, so
+they would reach neither the actors nor the writers of windows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class MessageSpans(ActorContext):
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         queues = broker.own_queues if isinstance(broker, Broker) else QueueNames.of("")
-        # Before the first message, which may be there already.
+        # Before the first message, which may already be there.
         spans.begin(queues.role_of(worker.consumer_whitelist))
 
     def after_worker_shutdown(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
@@ -36,7 +36,7 @@ class MessageSpans(ActorContext):
     def before_enqueue(self, broker: dramatiq.Broker, message: dramatiq.Message[Any], _delay: int | None) -> None:
         if _is_periodic(broker, message):
             return
-        # Over at once: many messages go out together, and only the way from here is of interest.
+        # Ended immediately: many messages go out together, and only what follows is of interest.
         with spans.tracer.start_as_current_span(f"send {message.queue_name}", kind=SpanKind.PRODUCER):
             message.options.update(trace=spans.carrier())
 

@@ -1,7 +1,8 @@
 """Failpoints: places between two stages where a test can kill the process, or make it stall or fail.
 
-Nothing unless armed (FAILPOINTS). `sealed=kill@3,written=sleep:2`: SIGKILL this process at the third passage of
-`sealed`; sleep two seconds at every passage of `written`. Actions: kill, raise, sleep:SECONDS, stop (SIGSTOP).
+They do nothing unless armed (FAILPOINTS). `sealed=kill@3,written=sleep:2` kills this process (SIGKILL) at the third
+passage of `sealed`, and sleeps two seconds at every passage of `written`. Actions: kill, raise, sleep:SECONDS, stop
+(SIGSTOP).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The heartbeat of a process: a file that is renewed while the process's work makes progress, for `towpath.probe`.
 
-A thread that does something which must come to an end does it `with progress("...")`, one such piece of work at a time,
-and calls `step()` whenever it has moved on. A thread of its own renews the file as long as no work has stood still for
-WEDGED_SECONDS and no thread that must live has died. Waiting for something to do is not work, and a service that is
-away is not a standstill: each attempt is a step. A queue that RabbitMQ refuses is one, because time does not heal it.
+A thread does work that must come to an end `with progress("...")`, one piece at a time, and calls `step()` whenever it
+has moved. A separate thread renews the file as long as no work has stood still for WEDGED_SECONDS, and no required
+thread has died. Waiting for something to do is not work. A service that is away is not a standstill, because each
+attempt is a step. A queue that RabbitMQ refuses is a standstill, because time does not fix it.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ class _Work:
     moved_at: float
 
 
-#: What is under way, by thread.
+#: The work in progress, by thread.
 _under_way: dict[int, _Work] = {}
-#: The queues that RabbitMQ refuses to this process, and since when.
+#: The queues that RabbitMQ refuses this process, and since when.
 _refused_since: dict[str, float] = {}
 _changing = threading.Lock()
 
 
 @contextlib.contextmanager
 def progress(name: str) -> Iterator[None]:
-    """While inside, the process counts as wedged when this thread does not call `step()` for WEDGED_SECONDS.
+    """While inside, the process counts as wedged if this thread does not call `step()` for WEDGED_SECONDS.
 
-    Raises RuntimeError within other work of the thread.
+    Raises RuntimeError inside other work of the same thread.
     """
     thread = threading.get_ident()
     with _changing:
         if thread in _under_way:
-            raise RuntimeError(f"{name} within {_under_way[thread].name}: call step() in it instead")
+            raise RuntimeError(f"{name} is nested in {_under_way[thread].name}: call step() instead")
         _under_way[thread] = _Work(name, time.monotonic())
     try:
         yield

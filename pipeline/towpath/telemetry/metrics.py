@@ -20,13 +20,13 @@ Stage = Literal["dispatch", "accumulate", "seal", "load", "write", "ack"]
 CloseReason = Literal["rows", "bytes", "linger", "shutdown", "recovery"]
 #: How an insert ended; all but `stored` are errors of `towpath.eventlog.errors`.
 InsertOutcome = Literal["stored", "refused", "too_large", "unavailable", "unknown"]
-#: Why a window is tried again: `failed` stands for whatever is not the event store's.
+#: Why a window is tried again: `failed` is any reason other than the event store.
 RetryReason = Literal["unavailable", "unknown", "schema", "failed"]
 #: Why recovery delivers a window: nobody had sealed its batches, or its lease had expired.
 RecoverReason = Literal["unsealed", "expired"]
-#: Why a message is taken out of its queue unused: too large; not one JSON object; not dramatiq's fields; not an actor
-#: of this queue; not what this actor takes; options that we do not send; in a queue for delayed messages, which we do
-#: not use; a batch that the ledger does not have, or that is in a window already.
+#: Why a message is removed from its queue unused: too large; not one JSON object; not dramatiq's fields; not an actor
+#: of this queue; not this actor's arguments; options that we do not send; in a queue for delayed messages, which we do
+#: not use; a batch that the ledger does not have, or that is already in a window.
 RejectReason = Literal["size", "json", "fields", "actor", "arguments", "options", "delayed", "foreign", "batch"]
 #: How a receipt compares with the event store.
 VerifyOutcome = Literal["match", "mismatch"]
@@ -35,36 +35,72 @@ _STAGE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.
 _END_TO_END_SECONDS = (0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 900, 3600, 6 * 3600, 24 * 3600)
 _WINDOW_ROWS = (1, 10, 100, 500, 1000, 2000, 5000, 10_000, 20_000)
 
-#: By actor, so that only the scheduler has any: without a label, every worker would say that it was in 1970.
+#: By actor, so that only the scheduler has any: without a label, every worker would report 1970.
 last_tick = Gauge(
-    "towpath_last_tick_timestamp_seconds", "When RabbitMQ last took the scheduler's message to this actor", ["actor"]
+    "towpath_last_tick_timestamp_seconds",
+    "When RabbitMQ last accepted the scheduler's message to this actor; one is sent every minute",
+    ["actor"],
 )
 dispatched_rows = Counter(
     "towpath_dispatched_rows", "Committed outbox rows, counted when dispatch puts them into a batch", ["outbox"]
 )
 batches = Counter("towpath_batches", "Batches of ids committed by dispatch", ["outbox"])
-windows = Counter("towpath_windows", "Windows closed by accumulate or recover, by the reason for closing", ["reason"])
+windows = Counter(
+    "towpath_windows",
+    "Windows closed because of `rows`, `bytes`, `linger` (the time was up), `shutdown` (the process"
+    " is stopping) or `recovery` (batches that nobody had sealed)",
+    ["reason"],
+)
 window_rows = Histogram("towpath_window_rows", "Rows of each delivered window", buckets=_WINDOW_ROWS)
-stage_seconds = Histogram("towpath_stage_seconds", "Seconds a stage took", ["stage"], buckets=_STAGE_SECONDS)
+stage_seconds = Histogram(
+    "towpath_stage_seconds",
+    "Seconds that a stage took: a look that found rows (`dispatch`), the wait of a window's first batch"
+    " (`accumulate`), `seal`, `load`, `write`, `ack`",
+    ["stage"],
+    buckets=_STAGE_SECONDS,
+)
 loaded_bytes = Counter("towpath_loaded_bytes", "Bytes of rows read by load, as COPY text")
 vanished_rows = Counter(
-    "towpath_vanished_rows", "Rows of delivered windows that were deleted from their outbox before the load", ["outbox"]
+    "towpath_vanished_rows",
+    "Rows that were deleted from their outbox between dispatch and load: they are not stored",
+    ["outbox"],
 )
-inserts = Counter("towpath_inserts", "Inserts sent to the event store, by outcome", ["outcome"])
+inserts = Counter(
+    "towpath_inserts",
+    "Inserts sent to the event store: `stored`, `refused`, `too_large`, `unavailable`, `unknown` (the answer was lost)",
+    ["outcome"],
+)
 acked_rows = Counter("towpath_acked_rows", "Rows stored in the event store and deleted from their outbox", ["outbox"])
-refused_rows = Counter("towpath_refused_rows", "Rows the event store refused: dead letters", ["outbox"])
-retries = Counter("towpath_retries", "Deliveries of a window that must be tried again", ["reason"])
+refused_rows = Counter("towpath_refused_rows", "Rows that became dead letters", ["outbox"])
+retries = Counter(
+    "towpath_retries",
+    "Deliveries that must be tried again: `unavailable`, `unknown`, `schema` (no row of the window was"
+    " taken), `failed` (something other than the event store)",
+    ["reason"],
+)
 leases_lost = Counter("towpath_leases_lost", "Deliveries that found their window taken over by another process")
-recovered_windows = Counter("towpath_recovered_windows", "Windows that recover delivered, by the reason", ["reason"])
+recovered_windows = Counter(
+    "towpath_recovered_windows",
+    "Windows that recovery delivered: their batches were `unsealed` for too long, or their lease had `expired`",
+    ["reason"],
+)
 end_to_end_seconds = Histogram(
     "towpath_end_to_end_seconds",
-    "Seconds from an event's own time to its ack: the first and the last row of each window",
+    "Seconds from an event's own time to its ack, for the first and the last row of each window",
     buckets=_END_TO_END_SECONDS,
 )
 rejected_messages = Counter(
-    "towpath_rejected_messages", "Messages taken out of the pipeline's queues unused, by the reason", ["reason"]
+    "towpath_rejected_messages",
+    "Messages removed unused from the pipeline's queues: `size`, `json` (not one JSON object), `fields`, `actor`,"
+    " `arguments`, `options`, `delayed`, `foreign` (another project's), `batch` (not in the ledger, or already in a"
+    " window)",
+    ["reason"],
 )
-verified_windows = Counter("towpath_verified_windows", "Receipts compared with the event store", ["outcome"])
+verified_windows = Counter(
+    "towpath_verified_windows",
+    "Receipts compared with the event store: `match`, or `mismatch` (counted each minute while it lasts)",
+    ["outcome"],
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,26 +115,39 @@ class LedgerGauge:
 pending_rows = LedgerGauge("towpath_pending_rows", "Rows in no batch yet; an estimate above 10,000", "outbox")
 in_flight_rows = LedgerGauge("towpath_in_flight_rows", "Rows between dispatch and ack", "outbox")
 oldest_age_seconds = LedgerGauge(
-    "towpath_oldest_age_seconds", "Age of the oldest undelivered event, by its own time; 0 when there is none", "outbox"
+    "towpath_oldest_age_seconds",
+    "Age of the oldest undelivered event that is not a dead letter, by its own time; 0 when there is none",
+    "outbox",
 )
-dead_letters = LedgerGauge("towpath_dead_letters", "Rows the event store refuses, waiting for a person", "outbox")
+dead_letters = LedgerGauge(
+    "towpath_dead_letters", "Rows that the event store refuses, and that wait for a person", "outbox"
+)
 last_dispatch = LedgerGauge(
     "towpath_last_dispatch_timestamp_seconds", "When rows of the outbox were last put into batches", "outbox"
 )
+canary_seconds = LedgerGauge(
+    "towpath_canary_seconds",
+    "Seconds that the last canary took from its commit to the event store, or that a later one has already"
+    " waited, if longer; absent without `CANARY_SECONDS`",
+)
 unsealed_batches = LedgerGauge("towpath_unsealed_batches", "Batches in no window yet")
 open_windows = LedgerGauge("towpath_open_windows", "Windows between seal and ack")
-expired_leases = LedgerGauge("towpath_expired_leases", "Open windows that nobody is delivering")
+expired_leases = LedgerGauge("towpath_expired_leases", "Open windows without an owner: recovery delivers them")
 shift_alive_age_seconds = LedgerGauge(
-    "towpath_shift_alive_age_seconds", "Seconds since the shift last said that it works", "shift"
+    "towpath_shift_alive_age_seconds",
+    "Seconds since the shift (`dispatch`, `recover`) last said that it is alive, which it does every second",
+    "shift",
 )
 shift_taken_age_seconds = LedgerGauge(
-    "towpath_shift_taken_age_seconds", "Seconds since a tick of the scheduler for the shift last arrived", "shift"
+    "towpath_shift_taken_age_seconds",
+    "Seconds since a tick of the scheduler for this shift last arrived; one is due every minute",
+    "shift",
 )
 unverified_age_seconds = LedgerGauge(
     "towpath_unverified_age_seconds", "Age of the oldest receipt not yet compared with the event store; 0 without one"
 )
 mismatched_windows = LedgerGauge(
-    "towpath_mismatched_windows", "Receipts that the event store or their own numbers contradict"
+    "towpath_mismatched_windows", "Receipts that do not match the event store, or do not add up"
 )
 contradicted_proofs = LedgerGauge(
     "towpath_contradicted_proofs", "Windows that were changed in the event store after they were proven"
@@ -107,7 +156,10 @@ unsealed_age_seconds = LedgerGauge(
     "towpath_unsealed_age_seconds", "Age of the oldest proof that no seal covers yet; 0 without one"
 )
 vacuum_held_seconds = LedgerGauge(
-    "towpath_vacuum_held_seconds", "How long somebody has held back vacuum; 0 when nobody does", "holder"
+    "towpath_vacuum_held_seconds",
+    "How long the oldest `session`, `standby` without a slot, replication `slot` or `prepared`"
+    " transaction has held back vacuum; 0 when there is none",
+    "holder",
 )
 
 LEDGER_GAUGES = (
@@ -116,6 +168,7 @@ LEDGER_GAUGES = (
     oldest_age_seconds,
     dead_letters,
     last_dispatch,
+    canary_seconds,
     unsealed_batches,
     open_windows,
     expired_leases,

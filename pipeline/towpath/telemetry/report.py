@@ -1,4 +1,4 @@
-"""What the path reports, each once for a window, an insert or a message, never for a row.
+"""What the path reports: once for a window, an insert or a message, never for a row.
 
 A report is a log event, an observation, a step for the heartbeat, and a span when the window is traced.
 """
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 _EVENTS = {"seal": "window_sealed", "load": "window_loaded", "write": "window_written", "ack": "window_acked"}
 
-#: However many messages are rejected, the log has a line about each reason this often at most.
+#: The log has a line about each reason at most this often, however many messages are rejected.
 _REJECTIONS_LOGGED_SECONDS = 10.0
 
 _rejected = Counter[tuple[str, "RejectReason"]]()
@@ -50,7 +50,7 @@ def stage_done(
 
 @contextlib.contextmanager
 def insert(outcomes: Mapping[type[Exception], InsertOutcome]) -> Iterator[None]:
-    """Count the insert that is made inside: `stored`, or the outcome of the error that it ends with."""
+    """Count the insert that is made inside, as `stored` or by the error that it ends with."""
     heartbeat.step()
     try:
         yield
@@ -61,7 +61,7 @@ def insert(outcomes: Mapping[type[Exception], InsertOutcome]) -> Iterator[None]:
 
 
 def window_delivered(rows: Mapping[str, int], *, event_times: Iterable[str]) -> None:
-    """Count the rows of a delivered window by outbox, and how long its events took since these of their times.
+    """Count the rows of a delivered window by outbox, and the seconds since these times of its events.
 
     The times are PostgreSQL's, as text.
     """
@@ -70,13 +70,13 @@ def window_delivered(rows: Mapping[str, int], *, event_times: Iterable[str]) -> 
     metrics.window_rows.observe(sum(rows.values()))
     now = datetime.now(UTC)
     for event_time in event_times:
-        # PostgreSQL knows times that Python does not: infinity, and before Christ.
+        # PostgreSQL knows times that Python does not: infinity, and years BC.
         with contextlib.suppress(ValueError):
             metrics.end_to_end_seconds.observe(max(0.0, (now - datetime.fromisoformat(event_time)).total_seconds()))
 
 
 def rejected(reason: RejectReason, *, queue: str, count: int = 1) -> None:
-    """Count messages that were taken out of a queue unused, and log how many now and then. Never what was in them."""
+    """Count messages that were removed unused, and log their number now and then. Their content is never logged."""
     metrics.rejected_messages.labels(reason).inc(count)
     _rejected[queue, reason] += count
     now = time.monotonic()

@@ -1,6 +1,6 @@
 """What must never be in a log line, an error or a traceback: the secrets of a process, and how they are blanked.
 
-A text is blanked where it is made, because nobody knows who prints it: a project may have logs of its own.
+A text is blanked where it is made, because it may be printed anywhere: a project may have its own logs.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus
 
 BLANK = "***"
 
-#: A shorter one is blanked only where it stands by itself: it would blank out parts of ordinary words.
+#: A shorter secret is blanked only as a whole word: otherwise it would blank out parts of ordinary words.
 _SHORT = 6
 #: Names of parameters and options whose value is a secret.
 _IS_SECRET = re.compile(r"pass(word|wd|phrase)?$|secret|token|^pwd$", re.IGNORECASE)
-#: Whatever URL it is, what stands between its user and the last @ is a password.
+#: In any URL, the text between the user and the last @ is a password.
 _IN_URL = re.compile(r"(\w\+?://[^\s/?#@:\"']*:)[^\s\"'/?#]*@")
 _IN_QUERY = re.compile(r"([?&;]\w*(?:pass(?:word|wd|phrase)?|secret|token)=)[^\s&;\"']+", re.IGNORECASE)
 
@@ -26,14 +26,14 @@ _hidden: list[str] = []
 
 
 def parts(secrets: Iterable[str]) -> list[str]:
-    """Every form in which these secrets may turn up, the longest first. Each is one itself, or a URL (or several, with
-    `;` between them) with passwords in it."""
+    """Return every form in which these secrets may appear, longest first. Each secret is a plain value, or a URL (or
+    several, separated by `;`) that contains passwords."""
     found = {form for secret in secrets for part in _secrets_of(secret) for form in _forms(part) if form}
     return sorted(found, key=len, reverse=True)
 
 
 def blanked(text: str, forms: Iterable[str]) -> str:
-    """The text without these, and without the password of any URL."""
+    """Return the text without these secrets, and without the password of any URL."""
     text = _IN_QUERY.sub(rf"\1{BLANK}", _IN_URL.sub(rf"\1{BLANK}@", text))
     for form in forms:
         if len(form) >= _SHORT:
@@ -44,12 +44,12 @@ def blanked(text: str, forms: Iterable[str]) -> str:
 
 
 def hide(secrets: Iterable[str]) -> None:
-    """Have `without_secrets` blank these from now on, instead of those that it was given before."""
+    """From now on, let `without_secrets` blank these secrets instead of earlier ones."""
     _hidden[:] = parts(secrets)
 
 
 def without_secrets(text: str) -> str:
-    """The text without the secrets of this process."""
+    """Return the text without the secrets of this process."""
     return blanked(text, _hidden)
 
 

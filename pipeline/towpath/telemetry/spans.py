@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from towpath.telemetry.tracing import Origins
 
-#: Messages whose context is kept until their window is delivered, at most: an old one costs a link.
+#: The most messages whose context is kept until their window is delivered. A dropped one only loses a link.
 _MOST_MESSAGES = 1000
 #: How long a stopping worker may take to send its last spans.
 _FLUSH_MILLISECONDS = 2000
@@ -58,26 +58,26 @@ def begin(role: str) -> None:
 
 
 def flush() -> None:
-    """Send what is left: a worker ends without running what `atexit` was given."""
+    """Send what is left: a worker ends without running `atexit` functions."""
     provider = trace.get_tracer_provider()
     if isinstance(provider, TracerProvider):
         provider.force_flush(_FLUSH_MILLISECONDS)
 
 
 def carrier() -> dict[str, str]:
-    """The current span's context as W3C's `traceparent`; empty without one."""
+    """Return the current span's context as a W3C `traceparent`; empty without a span."""
     values: dict[str, str] = {}
     _format.inject(values)
     return values
 
 
 def parent_in(values: Mapping[str, str]) -> Context:
-    """The context that such a carrier carries."""
+    """Return the context of a `traceparent`."""
     return _format.extract(values)
 
 
 def remember_message(batch: int, context: SpanContext) -> None:
-    """Keep the context in which a message has brought this batch, for the span of its window to link to."""
+    """Remember the context of the message that brought this batch, so that its window's span can link to it."""
     with _keeping:
         _messages[batch] = context
         if len(_messages) > _MOST_MESSAGES:
@@ -100,7 +100,7 @@ class _Windows:
 
 
 def links_to(origins: Origins) -> list[Link]:
-    """To the messages that this process remembers of the batches, and to the requests."""
+    """Return links to the remembered messages of the batches, and to the requests."""
     with _keeping:
         messages = [_messages.pop(batch, None) for batch in origins.batches]
     spans = (

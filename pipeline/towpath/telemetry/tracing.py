@@ -1,6 +1,6 @@
-"""Where windows and their stages are traced: nothing, until a worker that traces begins to (TRACING).
+"""Where windows and their stages are traced, once a worker turns tracing on (TRACING).
 
-Off, nothing of OpenTelemetry is imported, and nothing is asked for what a span would show.
+While it is off, nothing of OpenTelemetry is imported, and nothing is read that only a span would show.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """Some of what a window carries: batches, whose messages brought it, and the `traceparent` of requests."""
+    """A sample of what a window carries: the batches that messages brought, and the `traceparent` of requests."""
 
     batches: Sequence[int]
     traceparents: Sequence[str]

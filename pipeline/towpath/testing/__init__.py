@@ -1,8 +1,8 @@
 """The testing kit for applications that publish events (docs/testing.md).
 
-`EventsMixin` is for Django's own `TestCase` and `TransactionTestCase`; `pytest_plugins = ["towpath.testing"]` in the
-project's uppermost conftest.py brings the same as fixtures. It asks for the test database and for no other service, and
-leaves nothing behind in a test that is rolled back.
+`EventsMixin` is for Django's own `TestCase` and `TransactionTestCase`. With pytest, `pytest_plugins =
+["towpath.testing"]` in the project's top-level conftest.py gives the same as fixtures. The kit needs the test database
+and no other service, and leaves nothing behind in a test that is rolled back.
 """
 
 from __future__ import annotations
@@ -11,5 +11,5 @@ from towpath.testing.cases import EventsMixin
 
 __all__ = ["EventsMixin"]
 
-#: pytest reads it in this module, too, and nobody else needs pytest.
+#: pytest reads this here; nothing else needs pytest.
 pytest_plugins = ["towpath.testing.fixtures"]

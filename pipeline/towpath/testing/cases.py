@@ -23,7 +23,7 @@ else:
 class EventsMixin(Case):
     """For a `TestCase` or a `TransactionTestCase`, before it: `class SignUpTests(EventsMixin, TestCase)`.
 
-    What `setUpTestData` publishes does not count as published in a test.
+    Events that `setUpTestData` publishes do not count as published in a test.
     """
 
     _ids_before: ClassVar[Mapping[str, int]]

@@ -1,9 +1,9 @@
-"""From dispatch to ack within a test, by the code that does it in production; only RabbitMQ is left out.
+"""From dispatch to ack within a test, with the code that does it in production. Only RabbitMQ is left out.
 
-The events of a test that is rolled back are never committed, and the dispatcher only takes what its snapshot shows as
-committed. So it is given a snapshot that shows everything, this transaction too, as the target that it would come to by
-itself. That holds at every isolation level. And since a cursor that has seen a transaction does not look at it again,
-the cursors are rewound each time, as after a restore.
+The events of a test that is rolled back are never committed, but the dispatcher takes only what its snapshot shows as
+committed. So it is given a snapshot that shows everything, including this transaction, as the target that it would
+reach on its own. That works at every isolation level. A cursor that has seen a transaction does not look at it again,
+so the cursors are rewound each time, as after a restore.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ _ANY_SIZE = 2**62
 
 
 class Deliver:
-    """`deliver()` of a test. `store` is the store in memory, for the test to look into or to damage."""
+    """The `deliver()` of a test. `store` is the store in memory, which a test may inspect or damage."""
 
     def __init__(self, published: Published) -> None:
         self.store = MemoryStore(own_columns=config().columns)
         self._published = published
 
     def __call__(self) -> StoredEvents:
-        """Deliver every event there is; all that the store holds then.
+        """Deliver every published event, and return all events that the store then holds.
 
-        Raises AssertionError when the store does not take all of them.
+        Raises AssertionError if the store does not accept all of them.
         """
         before = self._published.all()
-        # The thread that renews leases would do so on a connection of its own, which sees nothing of the transaction.
+        # The thread that renews leases would use its own connection, which does not see this transaction.
         with mock.patch("towpath.flow.lease.held", contextlib.nullcontext):
             self._deliver_all()
         self._published.remember_delivered(before)
@@ -58,7 +58,7 @@ class Deliver:
             raise AssertionError(f"the event store refuses:\n{refused}")
         if isolated := open_windows.read_open():
             left = "\n".join(f"  {sum(window.rows.values())} row(s): {window.last_error}" for window in isolated)
-            raise AssertionError(f"these wait, apart from others:\n{left}")
+            raise AssertionError(f"these wait, isolated from other rows:\n{left}")
         return StoredEvents(_found(row, self.store.added_values(row)) for row in self.store.rows)
 
     def _deliver_all(self) -> None:
@@ -82,7 +82,7 @@ class Deliver:
                 self._write(window)
 
     def _write(self, window: SealedWindow) -> None:
-        # A window that is too large would be given up with its connection, and with that the test's transaction.
+        # A window that is too large would end its connection, and with it the test's transaction.
         delivery = deliver(window, self.store, replace(window_rules(config()), max_bytes=_ANY_SIZE))
         if delivery is not Delivery.ACKED:
             error = open_windows.read_last_error(window.id)

@@ -1,4 +1,4 @@
-"""Events of a test, to be asked for by class and fields. A question that cannot be answered is an error, never a no."""
+"""Events of a test, found by class and fields. A question that cannot be answered is an error, never a "no"."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FoundEvent:
-    """An event as its outbox or the event store has it."""
+    """An event as it is in its outbox or in the event store."""
 
     outbox: str
     outbox_id: int
@@ -24,12 +24,12 @@ class FoundEvent:
     at: datetime
     #: The stored text, byte for byte.
     event_context: str
-    #: Who and what caused it: `actor`, `request_id`, `ip`, `target`, `outcome` and whatever else was bound.
+    #: Who and what caused it: `actor`, `request_id`, `ip`, `target`, `outcome` and any other bound value.
     bound: Mapping[str, str]
 
     @property
     def context(self) -> dict[str, Any]:
-        """The context's fields, as JSON has them."""
+        """The context's fields, as parsed from its JSON."""
         fields: dict[str, Any] = json.loads(self.event_context)
         return fields
 
@@ -38,10 +38,10 @@ class FoundEvent:
 
 
 class Events:
-    """A number of events. `event` narrows a question to a class; `fields` to values, given as they were published.
+    """A set of events to ask. `event` narrows a question to a class, and `fields` to values.
 
-    A value is compared in the form in which it is stored: a `Sensitive` or `Hashed` field can be asked for by the
-    value that was published.
+    Give the values as they were published. They are compared in their stored form, so a `Sensitive` or `Hashed` field
+    can be found by its original value.
     """
 
     #: How a failure calls these events.
@@ -51,16 +51,16 @@ class Events:
         self._events = list(events)
 
     def all(self) -> list[FoundEvent]:
-        """Every event, in the order of their times."""
+        """Return every event, ordered by time."""
         return sorted(self._events, key=lambda one: (one.at, one.outbox, one.outbox_id))
 
     def find(self, event: type[Event] | None = None, /, **fields: object) -> list[FoundEvent]:
-        """Those that match; all when nothing is asked for. Raises TypeError for a field that the class lacks."""
+        """Return the events that match; without arguments, all. Raises TypeError for a field that the class lacks."""
         matches = _matcher(event, fields)
         return [one for one in self.all() if matches(one)]
 
     def one(self, event: type[Event] | None = None, /, **fields: object) -> FoundEvent:
-        """The event that matches. Raises AssertionError, which lists all there are, unless it is exactly one."""
+        """Return the event that matches. Raises AssertionError, which lists all events, unless exactly one does."""
         __tracebackhide__ = True
         found = self.find(event, **fields)
         if len(found) != 1:
@@ -68,7 +68,7 @@ class Events:
         return found[0]
 
     def none(self, event: type[Event] | None = None, /, **fields: object) -> None:
-        """Raises AssertionError, which lists all there are, if any event matches."""
+        """Raise AssertionError, which lists all events, if any event matches."""
         __tracebackhide__ = True
         found = self.find(event, **fields)
         if found:
@@ -82,7 +82,7 @@ class Events:
 
 
 class StoredEvents(Events):
-    """What the store of the test holds."""
+    """The events that the test's store holds."""
 
     _verb = "stored"
 
@@ -111,7 +111,8 @@ def _matcher(event: type[Event] | None, fields: Mapping[str, object]) -> _Matche
     if unknown := fields.keys() - event.model_fields.keys():
         known = ", ".join(event.model_fields)
         raise TypeError(f"{event.__name__} has no field {', '.join(sorted(unknown))}: its fields are {known}")
-    # Neither validated nor complete: only to have the model's own serializers put the values as they are stored.
+    # Neither validated nor complete: it only runs the model's own serializers, which give the stored form of the
+    # values.
     partial = event.model_construct(_fields_set=set(fields), **fields)
     return _Matcher(event, partial.model_dump(mode="json", include=set(fields), warnings=False))
 

@@ -23,7 +23,7 @@ def published(db: None) -> Published:  # noqa: ARG001 - the database comes first
 
 @pytest.fixture
 def deliver(published: Published) -> Deliver:
-    """`deliver()` carries what is published into a store in memory, and returns the events that it holds then."""
+    """`deliver()` carries the published events into a store in memory, and returns the events that it then holds."""
     from towpath.testing.delivering import Deliver  # noqa: PLC0415 - as said above
 
     return Deliver(published)

@@ -1,4 +1,4 @@
-"""What a test has published: the rows of every outbox that the test's own connection sees and that are new."""
+"""What a test has published: the new rows of every outbox that the test's own connection sees."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class Published(Events):
-    """The events published since this was made, also those delivered meanwhile; what was rolled back is not there.
+    """The events published since this object was made, including those delivered since then; none that was rolled back.
 
-    `since` is what `last_ids()` said at an earlier moment, from which on they count.
+    With `since`, which `last_ids()` returned at an earlier moment, events count from that moment on.
     """
 
     def __init__(self, since: Mapping[str, int] | None = None) -> None:
@@ -30,7 +30,7 @@ class Published(Events):
         return Events([*self._events, *waiting]).all()
 
     def remember_delivered(self, before: list[FoundEvent]) -> None:
-        """Keep those of the events of a moment `before` whose rows the ack has deleted since."""
+        """Keep the events from `before` whose rows an ack has deleted since."""
         known = {(one.outbox, one.outbox_id) for one in self.all()}
         self._events += [one for one in before if (one.outbox, one.outbox_id) not in known]
 
@@ -43,7 +43,7 @@ def last_ids() -> dict[str, int]:
 def _rows(outbox: type[Outbox], last_id: int) -> list[FoundEvent]:
     columns = outbox.event_columns()
     names = ("event_type", "metadata_version", "event_date_time", "event_context")
-    # What a lean outbox says itself is in no row.
+    # A lean outbox computes these: they are in no row.
     said = [name for name in ("target", "outcome") if name in columns]
     read = (columns[name] for name in (*names, *said))
     rows = outbox._base_manager.filter(id__gt=last_id).values_list("id", "bound", *read)

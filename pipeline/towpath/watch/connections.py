@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: how many are in use, how many the fleet takes, and how many there may be."""
+"""Connections to PostgreSQL: how many are in use, how many the fleet needs, and how many are allowed."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from towpath import driver
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Fuller than that, the next update of the fleet may find no room: old and new processes run side by side for a while.
+#: Above this share, the next update of the fleet may find no room: old and new processes run side by side for a while.
 _FULL = 0.8
-#: Of a dispatcher: its two shifts, verification, and a thread for ticks.
+#: Connections of a dispatcher: its two shifts, verification, and a thread for ticks.
 _OF_A_DISPATCHER = 4
-#: Of an aggregator, beside its writers: the spare writer, and the thread that renews leases.
+#: Connections of an aggregator besides its writers: the spare writer, and the thread that renews leases.
 _OF_AN_AGGREGATOR = 2
 
 _REMEDY = (
-    "Raise it, or put PgBouncer in transaction mode before PostgreSQL (docs/deployment.md, PgBouncer); docs/scale.md"
-    " has the arithmetic"
+    "Raise the limit, or put PgBouncer in transaction mode in front of PostgreSQL (docs/deployment.md, PgBouncer)."
+    " docs/scale.md has the arithmetic"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How many connections may be open of a server, a database or a role, and how many are."""
+    """How many connections of a server, a database or a role may be open, and how many are."""
 
-    #: The setting, as a person would look for it.
+    #: The setting, by the name that a person would look for.
     name: str
     most: int
     used: int
@@ -44,7 +44,7 @@ class Fleet:
 
 
 def read_limits() -> list[Limit]:
-    """Return every limit that holds for this role, without what is reserved for superusers."""
+    """Return every limit for this role, without the connections that are reserved for superusers."""
     with driver.cursor() as cursor:
         # reserved_connections came with PostgreSQL 16.
         cursor.execute(
@@ -68,30 +68,31 @@ def read_limits() -> list[Limit]:
 
 
 def is_pooled() -> bool:
-    """True if a pooler is in between: then processes do not have a connection to PostgreSQL each."""
+    """True if there is a pooler in between: then each process does not have its own connection to PostgreSQL."""
     with driver.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         return bool(cursor.fetchone()[0] != connection.connection.info.backend_pid)
 
 
 def most_of_a_process(*, writers: int) -> int:
-    """Return how many connections one process takes at most when it is at work."""
+    """Return the most connections that one process takes at work."""
     return max(_OF_A_DISPATCHER, writers + _OF_AN_AGGREGATOR)
 
 
 def most_of(fleet: Fleet, *, writers: int) -> int:
-    """Return how many connections the fleet's worker processes take when all are at work."""
+    """Return how many connections the fleet takes when all its workers are at work."""
     return fleet.dispatchers * _OF_A_DISPATCHER + fleet.aggregators * (writers + _OF_AN_AGGREGATOR)
 
 
 def connection_problems(limits: list[Limit], fleet: Fleet | None, *, writers: int) -> Iterator[str]:
-    """Limits that are nearly reached, or that this fleet would reach. Without a fleet, only the first."""
+    """Yield the limits that are nearly reached, or that this fleet would reach. Without a fleet, only the former."""
     for limit in limits:
         needed = 0 if fleet is None else most_of(fleet, writers=writers)
         if limit.used > _FULL * limit.most:
             yield f"{limit.used} of {limit.most} connections are in use ({limit.name}). {_REMEDY}"
         elif fleet is not None and needed > _FULL * limit.most:
             yield (
-                f"{fleet.aggregators} aggregator(s) with WINDOW_WRITERS={writers} and {fleet.dispatchers} dispatcher(s)"
-                f" take up to {needed} connections, of {limit.most} for everybody ({limit.name}). {_REMEDY}"
+                f"{fleet.aggregators} aggregator(s) with WINDOW_WRITERS={writers} and {fleet.dispatchers}"
+                f" dispatcher(s) need up to {needed} connections, but only {limit.most} are available ({limit.name})."
+                f" {_REMEDY}"
             )

@@ -1,6 +1,6 @@
-"""The database: what of the server, the database and the role would hide events from the pipeline, or stop it.
+"""The database: what in the server, the database or the role would hide events from the pipeline, or stop it.
 
-Each function yields what is wrong, and how to fix it. All of it is read from catalogues, in milliseconds.
+Each function yields what is wrong, and how to fix it. Everything is read from catalogues, in milliseconds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: What the pipeline does with a table's rows, in the letters of pg_policy.
 _OUTBOX_COMMANDS, _LEDGER_COMMANDS, _READ = "rd", "rwd", "r"
 
-#: A policy that lets this role see and touch every row is no harm.
+#: A policy that lets this role see and touch every row does no harm.
 _SUBJECT_TO_POLICIES = """
 SELECT current_user, name FROM unnest(%(tables)s::text[], %(commands)s::text[]) AS asked (name, commands)
 JOIN pg_class AS c ON c.oid = to_regclass(quote_ident(name))
@@ -65,7 +65,7 @@ ORDER BY 1, 3
 
 
 def problems_of_database(connection: BaseDatabaseWrapper) -> Iterator[tuple[str, str]]:
-    """What is wrong with a database before anything of ours is in it."""
+    """Yield what is wrong with a database before any of our tables are in it."""
     with driver.cursor(connection) as cursor:
         cursor.execute(
             """
@@ -76,19 +76,19 @@ def problems_of_database(connection: BaseDatabaseWrapper) -> Iterator[tuple[str,
         name, encoding, is_read_only, is_standby = cursor.fetchone()
     if encoding != "UTF8":
         yield (
-            f"The database {name!r} has the encoding {encoding}, which does not hold every event.",
+            f"The database {name!r} has the encoding {encoding}, which cannot hold every event.",
             f"Move the project to a database with ENCODING 'UTF8' (pg_dump {name}, CREATE DATABASE, restore).",
         )
     if is_standby or is_read_only == "on":
         what = "is a standby" if is_standby else "is read only for this role"
         yield (
             f"The database {name!r} {what}, but publishing and the pipeline write to it.",
-            "Let `default` be the primary, without default_transaction_read_only.",
+            "Point `default` to the primary, without default_transaction_read_only.",
         )
 
 
 def hiding_problems(*, is_with_lean: bool = True) -> Iterator[str]:
-    """Why undelivered rows, or the ledger, may look empty to this role though they are not."""
+    """Yield why undelivered rows, or the ledger, may look empty to this role although they are not."""
     commands = dict.fromkeys(ledger_tables(), _LEDGER_COMMANDS) | dict.fromkeys(all_outboxes(), _OUTBOX_COMMANDS)
     referenced = dict.fromkeys(_referenced(), _READ) if is_with_lean else {}
     yield from _policy_problems(referenced | commands)
@@ -96,8 +96,8 @@ def hiding_problems(*, is_with_lean: bool = True) -> Iterator[str]:
 
 
 def limit_problems() -> Iterator[str]:
-    """Time limits of the role, whatever this transaction has set, that are too short for what the pipeline does in one
-    statement."""
+    """Yield the role's time limits that are too short for one statement of the pipeline, whatever this transaction has
+    set."""
     with driver.cursor() as cursor:
         cursor.execute(
             """
@@ -110,21 +110,21 @@ def limit_problems() -> Iterator[str]:
         found = cursor.fetchall()
     for setting, milliseconds, role in found:
         yield (
-            f"{setting} is {milliseconds} ms, too short for a large window:"
-            f" ALTER ROLE {role} SET {setting} = '{SHORTEST_STATEMENT_SECONDS}s'"
+            f"{setting} is {milliseconds} ms, which is too short for a large window: run ALTER ROLE {role} SET"
+            f" {setting} = '{SHORTEST_STATEMENT_SECONDS}s'"
         )
 
 
 def reading_problems() -> Iterator[str]:
-    """Outboxes whose events this role cannot carry: a right is missing, or a column. A role that may not write the
-    ledger is not the pipeline's, and need not."""
+    """Yield the outboxes whose events this role cannot deliver, because a privilege or a column is missing. A role that
+    may not write the ledger is not the pipeline's, and is not checked."""
     if not may_seal():
         return
     for name, outbox in all_outboxes().items():
         sql, parameters = _reading(outbox).sql_with_params()
         try:
             with transaction.atomic(), driver.cursor() as cursor:
-                cursor.execute(f"EXPLAIN {sql}", parameters)  # which asks for the rights, and reads nothing
+                cursor.execute(f"EXPLAIN {sql}", parameters)  # which checks the privileges, and reads nothing
                 cursor.execute(
                     "SELECT has_table_privilege(%(table)s, 'DELETE'), current_user",
                     {"table": connection.ops.quote_name(name)},
@@ -134,16 +134,16 @@ def reading_problems() -> Iterator[str]:
             yield f"the events of {name} cannot be read: {str(error).strip().splitlines()[0]}"
         else:
             if not may_delete:
-                yield f"the role {role} may not delete from {name} what is delivered: GRANT DELETE ON {name} TO {role}"
+                yield f"the role {role} may not delete delivered rows from {name}: run GRANT DELETE ON {name} TO {role}"
 
 
 def meddling_problems() -> Iterator[str]:
-    """What sits before an outbox's table, and may change or swallow its rows."""
+    """Yield the triggers and rules of outbox tables that may change or swallow rows."""
     with driver.cursor() as cursor:
         cursor.execute(_MEDDLERS, {"outboxes": [*all_outboxes()]})
         found = cursor.fetchall()
     for table, kind, name in found:
-        yield f"the {kind} {name} on {table} may change its events, or take them away: remove it"
+        yield f"the {kind} {name} on {table} may change or remove events: drop it"
 
 
 def _policy_problems(commands: Mapping[str, str]) -> Iterator[str]:
@@ -153,8 +153,8 @@ def _policy_problems(commands: Mapping[str, str]) -> Iterator[str]:
     if found:
         role, hidden = found[0][0], ", ".join(name for _, name in found)
         yield (
-            f"the role {role} is subject to row level security on {hidden}: rows may be hidden from it;"
-            f" ALTER ROLE {role} BYPASSRLS, or give it a policy USING (true)"
+            f"row level security on {hidden} may hide rows from the role {role}: run ALTER ROLE {role} BYPASSRLS, or"
+            " give the role a policy USING (true)"
         )
 
 
@@ -165,13 +165,14 @@ def _schema_problems(*, is_only_with_rows: bool) -> Iterator[str]:
     for name, schemas, rows_elsewhere in found:
         if rows_elsewhere or not is_only_with_rows:
             yield (
-                f"{name} is in several schemas ({', '.join(schemas)}), and only rows of one of them are delivered:"
-                " keep that one, in the search_path of every role (with django-tenants, its app in SHARED_APPS only)"
+                f"{name} exists in several schemas ({', '.join(schemas)}), but only the rows of one are delivered."
+                " Keep that one, and put it in the search_path of every role. With django-tenants, list its app in"
+                " SHARED_APPS only"
             )
 
 
 def _referenced() -> list[str]:
-    """The tables that lean outboxes read."""
+    """Return the tables that lean outboxes read."""
     tables: set[str] = set()
     for outbox in all_outboxes().values():
         if issubclass(outbox, LeanOutbox):

@@ -26,6 +26,7 @@ from towpath.rabbitmq import queues
 from towpath.telemetry.secrets import without_secrets
 from towpath.watch import tables, vacuum
 from towpath.watch.connections import Fleet, connection_problems, is_pooled, read_limits
+from towpath.watch.consumers import nobody_consumes
 from towpath.watch.database import (
     hiding_problems,
     limit_problems,
@@ -35,25 +36,28 @@ from towpath.watch.database import (
 )
 from towpath.watch.status import read_status
 
-#: The time limit of each check; they run beside each other.
+#: The time limit of each check, in seconds. The checks run in parallel.
 CHECK_SECONDS = 10.0
 #: xid8 and pg_snapshot came with PostgreSQL 13.
 _OLDEST_POSTGRESQL = 130000
-#: Clocks further apart than this make latencies and the event times of a lean outbox misleading. Correctness does
-#: not depend on clocks: leases are on the database's.
+#: Clocks that are further apart make latencies, and the event times of a lean outbox, misleading. Correctness does not
+#: depend on clocks: leases use the database's.
 _LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=5)
 
 
-#: What PostgreSQL's promise to keep what it has committed rests on; the last is that of this process's own role.
+#: The settings on which PostgreSQL's durability rests. The last one is that of this process's role.
 _DURABLE = {
-    "fsync": "a power cut loses commits and can ruin the database; ALTER SYSTEM SET fsync = on, and reload",
-    "full_page_writes": "a power cut can leave half-written pages; ALTER SYSTEM SET full_page_writes = on, and reload",
+    "fsync": "a power cut loses commits and can corrupt the database; run ALTER SYSTEM SET fsync = on, and reload",
+    "full_page_writes": (
+        "a power cut can leave half-written pages; run ALTER SYSTEM SET full_page_writes = on, and reload"
+    ),
     "synchronous_commit": "a power cut can undo commits; set it to on, for the server or the role (ALTER ROLE ... SET)",
 }
 
 
 def examine(config: Config) -> list[Finding]:
-    """Every check, whatever has failed, hangs or raises. Changes nothing, and takes CHECK_SECONDS and a little more."""
+    """Make every check, even if others fail, hang or raise. Changes nothing, and takes little more than
+    CHECK_SECONDS."""
     looks: dict[str, Callable[[], Iterator[Finding]]] = {
         "PostgreSQL": _postgresql,
         "ledger": _ledger,
@@ -61,7 +65,8 @@ def examine(config: Config) -> list[Finding]:
         "RabbitMQ": partial(_rabbitmq, config),
         "RabbitMQ settings": _rabbitmq_settings,
         "event store": partial(_event_store, config),
-        "event store verifier": partial(_verifier_store, config),
+        "event store verifier": partial(_reader, config, name="verifier", url=config.event_store_verifier_url),
+        "event store explorer": partial(_reader, config, name="explorer", url=config.event_store_explorer_url),
         "settings": partial(_settings, config),
     }
     checks = [_Check(name, look) for name, look in looks.items()]
@@ -72,7 +77,7 @@ def examine(config: Config) -> list[Finding]:
 
 
 class _Check:
-    """One group of checks, in a thread of its own: with a database connection of its own, and with a time limit."""
+    """One group of checks, in its own thread, with its own database connection and a time limit."""
 
     def __init__(self, name: str, look: Callable[[], Iterator[Finding]]) -> None:
         self._name = name
@@ -84,11 +89,12 @@ class _Check:
         self._thread.start()
 
     def findings(self, deadline: float) -> list[Finding]:
-        """What has been found until then."""
+        """Return what was found by the deadline."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
         found = list(self._found)
         if self._thread.is_alive():
-            found.append(Finding(self._name, False, f"no answer within {CHECK_SECONDS:g} s: it hangs, or is very slow"))
+            told = f"no answer within {CHECK_SECONDS:g} s: check whether its service hangs or is overloaded"
+            found.append(Finding(self._name, False, told))
         return found
 
     def _run(self) -> None:
@@ -118,11 +124,11 @@ def _postgresql() -> Iterator[Finding]:
         return
     shown = f"{version // 10000}.{version % 10000}"
     if version < _OLDEST_POSTGRESQL:
-        yield Finding("PostgreSQL", False, f"version {shown}: the dispatcher's cursor needs 13 or later")
+        yield Finding("PostgreSQL", False, f"version {shown} is too old: use PostgreSQL 13 or later")
         return
     yield Finding("PostgreSQL", True, f"version {shown}")
     with transaction.atomic(), driver.cursor() as cursor:
-        # The role's time limits are among what is looked for, and must not end the look: CHECK_SECONDS does.
+        # The role's own time limits are checked here, so they must not end the check: CHECK_SECONDS does.
         cursor.execute("SET LOCAL statement_timeout = 0")
         yield from _promises()
         executor = MigrationExecutor(connection)
@@ -131,12 +137,12 @@ def _postgresql() -> Iterator[Finding]:
             yield Finding("migrations", False, f"{len(unapplied)} not applied: run `python manage.py migrate`")
             return
         yield Finding("migrations", True, "all applied")
-        yield _finding("tables", [*tables.problems()], "outboxes and ledger as `migrate` made them")
+        yield _finding("tables", [*tables.problems()], "outboxes and ledger are as `migrate` made them")
         yield from _visibility()
 
 
 def _promises() -> Iterator[Finding]:
-    """The server's clock, and its promise to keep what it has committed."""
+    """Check the server's clock, and its durability."""
     with driver.cursor() as cursor:
         cursor.execute("SELECT clock_timestamp()")
         (database_now,) = cursor.fetchone()
@@ -158,26 +164,29 @@ def _ledger() -> Iterator[Finding]:
     if unread := status.problems_of("unread"):
         yield Finding("ledger", False, "; ".join(unread))
     yield _finding("shifts", status.problems_of("shift", "interruption"), "dispatch and recover shifts are alive")
-    yield _finding("outboxes", status.problems_of("outbox"), "no row and no name without its class")
+    yield _finding("outboxes", status.problems_of("outbox"), "no stranded rows, and no name without its class")
+    if (canary := status.figures.ledger.canary) is not None:
+        took = "the first is on its way" if canary.seconds is None else f"the last one took {canary.seconds:.1f} s"
+        yield _finding("canary", status.problems_of("canary"), took)
     unseen = vacuum.unseen()
     yield _finding(
         "vacuum",
         status.problems_of("vacuum"),
-        f"nobody has held it back for ten minutes{f', as far as can be seen: {unseen}' if unseen else ''}",
+        f"nothing has held it back for ten minutes{f', as far as can be seen: {unseen}' if unseen else ''}",
     )
     yield _finding("receipts", status.problems_of("receipt"), "none is known to differ from the event store")
     with one_moment() as cursor:
         stored = Parts(cursor).read("errors of windows that are stored", partial(read_store_errors, days=1))
     if stored:
         text = (
-            f"{stored.windows} window(s) of the last day are stored although the event store answered with an error,"
-            f" such as {stored.example!r}: a materialized view on event_log may lack their rows, see docs/stores.md"
+            f"{stored.windows} window(s) of the last day were stored, but the event store answered with an error,"
+            f" such as {stored.example!r}. A materialized view on event_log may lack their rows: see docs/stores.md"
         )
         yield Finding("views", False, text)
 
 
 def _visibility() -> Iterator[Finding]:
-    """What of the role, the schemas and the database would keep events from being seen."""
+    """Check whether the role, the schemas or the database keep events from being seen."""
     problems = [
         *(text for text, _ in problems_of_database(connection)),
         *reading_problems(),
@@ -189,7 +198,7 @@ def _visibility() -> Iterator[Finding]:
 
 
 def _connections(config: Config) -> Iterator[Finding]:
-    """Of PostgreSQL. Without RabbitMQ, which knows the fleet, those that are in use now."""
+    """Check the connections to PostgreSQL. RabbitMQ knows the fleet; without it, only those in use now are checked."""
     fleet = None
     with contextlib.suppress(BrokerUnreachable):
         states = queues.queue_states(config)
@@ -215,14 +224,14 @@ def _rabbitmq(config: Config) -> Iterator[Finding]:
     yield Finding("RabbitMQ", True, shown or "queues empty")
     for queue, role in config.queues.roles.items():
         consumers = states[queue].consumers
-        text = f"{consumers} consumer(s)" if consumers else f"nobody consumes it: start a worker (the {role})"
+        text = f"{consumers} consumer(s)" if consumers else nobody_consumes(queue, role=role)
         yield Finding(f"queue {queue}", bool(consumers), text)
     yield _finding("queues", queues.refused_declarations(config), "as workers declare them")
     for queue in config.queues:
         if failed := states[queue + queues.FAILED].messages:
             text = (
-                f"{failed} message(s) whose worker died with them again and again, or failed. Their events are"
-                " delivered from the ledger. Find out what killed workers, then purge the queue: see"
+                f"{failed} message(s) failed, or killed their worker repeatedly. Their events are delivered from"
+                " the ledger. Find out what killed workers, then purge the queue: see"
                 " docs/runbook.md#messages-that-failed"
             )
             yield Finding(f"queue {queue}{queues.FAILED}", False, text)
@@ -238,8 +247,8 @@ def _event_store(config: Config) -> Iterator[Finding]:
     try:
         now = store.now()
         yield Finding("event store", True, "reachable")
-        yield _finding("event store table", store.problems(), "columns and settings as they must be")
-        yield _finding("event store columns", [*schema.conflicts(store)], "each that was applied is declared")
+        yield _finding("event store table", store.problems(), "columns and settings are correct")
+        yield _finding("event store columns", [*schema.conflicts(store)], "every applied column is declared")
         yield _clock("event store clock", now)
         yield from store.findings()
     except EventStoreError as error:
@@ -250,20 +259,18 @@ def _event_store(config: Config) -> Iterator[Finding]:
         store.close()
 
 
-def _verifier_store(config: Config) -> Iterator[Finding]:
-    """Of the user that verification has for itself, if it has one."""
-    if not config.event_store_verifier_url:
+def _reader(config: Config, *, name: str, url: str) -> Iterator[Finding]:
+    """Check the separate store user with which one part reads, if it has one."""
+    if not url:
         return
-    variable = f"{config.variable_prefix}EVENT_STORE_VERIFIER_URL"
+    check, variable = f"event store {name}", f"{config.variable_prefix}EVENT_STORE_{name.upper()}_URL"
     timeout_seconds = min(10.0, config.store_timeout_seconds)
-    store = connect(
-        config.event_store_verifier_url, timeout_seconds=timeout_seconds, own_columns=config.columns, setting=variable
-    )
+    store = connect(url, timeout_seconds=timeout_seconds, own_columns=config.columns, setting=variable)
     try:
-        yield _finding("event store verifier", store.reading_problems(), "reads every column of event_log")
+        yield _finding(check, store.reading_problems(), "reads every column of event_log")
     except EventStoreError as error:
         text = without_secrets(f"cannot read event_log ({error}): start it, or correct {variable}")
-        yield Finding("event store verifier", False, text)
+        yield Finding(check, False, text)
     finally:
         store.close()
 
@@ -273,7 +280,7 @@ def _settings(config: Config) -> Iterator[Finding]:
     yield Finding(
         "BATCH_IDS",
         not too_large,
-        "larger than WINDOW_ROWS: windows would be larger than asked for; lower it" if too_large else "fits a window",
+        "larger than WINDOW_ROWS, so windows would exceed that limit: lower it" if too_large else "fits a window",
     )
 
 

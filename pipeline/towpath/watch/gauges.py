@@ -1,6 +1,6 @@
-"""The gauges of the ledger: a view of the figures that `status` shows, read from PostgreSQL when they are asked for.
+"""The gauges of the ledger: the figures that `status` shows, read from PostgreSQL when they are asked for.
 
-So they are true whatever else is down. They cost the same whatever has piled up, and are given up after a second.
+So they are true whatever else is down. They cost the same however much has piled up, and are given up after a second.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from towpath.watch.vacuum import longest_seconds
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from towpath.ledger.canaries import Canary
     from towpath.telemetry.metrics import LedgerGauge
     from towpath.watch.figures import Figures
 
 log = structlog.get_logger()
 
-#: A scrape is answered within two seconds, and an outbox that somebody has locked must not cost the others theirs.
+#: A scrape is answered within two seconds, and a locked outbox must not take the time of the others.
 _SECONDS = 1.2
 
 
@@ -41,8 +42,8 @@ class LedgerCollector(Collector):
 def read_gauges() -> dict[LedgerGauge, Mapping[str, float]]:
     """Return every gauge's values at one moment, by the label's value; by "" where the gauge has no label.
 
-    An outbox that cannot be read in time is left out. Raises NotReadable when the ledger cannot be: figures of who
-    knows when are worse than none.
+    An outbox that cannot be read in time is left out. Raises NotReadable if the ledger cannot be read: figures of an
+    unknown time are worse than none.
     """
     with one_moment() as cursor:
         parts = Parts(cursor, seconds=_SECONDS)
@@ -59,7 +60,7 @@ def _samples(figures: Figures) -> dict[LedgerGauge, Mapping[str, float]]:
     return {
         metrics.pending_rows: {name: outbox.pending for name, outbox in outboxes.items()},
         metrics.in_flight_rows: {name: outbox.in_flight for name, outbox in outboxes.items()},
-        # Without one where there are rows, and the age of none could be read.
+        # Left out if there are rows, but none of their ages could be read.
         metrics.oldest_age_seconds: {
             name: outbox.oldest_age_seconds or 0.0
             for name, outbox in outboxes.items()
@@ -67,6 +68,7 @@ def _samples(figures: Figures) -> dict[LedgerGauge, Mapping[str, float]]:
         },
         metrics.dead_letters: {name: outbox.dead_letters for name, outbox in outboxes.items()},
         metrics.last_dispatch: {name: at.timestamp() for name, at in ledger.last_dispatches.items()},
+        metrics.canary_seconds: _canary(ledger.canary),
         metrics.unsealed_batches: {"": figures.batches.unsealed},
         metrics.open_windows: {"": ledger.open_windows.total},
         metrics.expired_leases: {"": ledger.open_windows.expired_leases},
@@ -78,6 +80,11 @@ def _samples(figures: Figures) -> dict[LedgerGauge, Mapping[str, float]]:
         metrics.unsealed_age_seconds: {"": ledger.unsealed.oldest_seconds or 0.0},
         metrics.vacuum_held_seconds: {} if figures.holders is None else longest_seconds(figures.holders),
     }
+
+
+def _canary(canary: Canary | None) -> Mapping[str, float]:
+    """Nothing while there is none."""
+    return {} if canary is None or canary.worst_seconds is None else {"": canary.worst_seconds}
 
 
 def _family(gauge: LedgerGauge, samples: Mapping[str, float]) -> GaugeMetricFamily:

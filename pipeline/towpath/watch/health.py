@@ -1,10 +1,10 @@
 """What machines and people ask the web process about itself: /healthz, /readyz, /metrics.
 
-RabbitMQ and the event store being away does not make the web process unready: it publishes into PostgreSQL, and
-keeping requests away from it would turn their outage into one of the application.
+The web process stays ready while RabbitMQ and the event store are away: it publishes into PostgreSQL, and keeping
+requests away from it would turn their outage into one of the application.
 
-Whatever hangs, each is answered within two seconds, and no number of them takes the threads that serve people: what may
-hang is done in a thread of its own, one at a time.
+Whatever hangs, each request is answered within two seconds, and no number of them blocks the threads that serve people:
+anything that may hang is done in a separate thread, one at a time.
 
 This middleware is in `watch/` and not in `conf/`, because it serves what the doctor and the gauges read in the ledger.
 """
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: Every answer comes within two seconds, its way included.
+#: Every answer comes within two seconds, including its transport.
 _SECONDS = 1.8
-#: However often anybody asks, the ledger is not measured more often than this.
+#: The ledger is not measured more often than this, however many ask.
 _MEASURED_EVERY_SECONDS = 2.0
-#: The same of a full examination, which connects to everything.
+#: The same for a full examination, which connects to everything.
 _EXAMINED_EVERY_SECONDS = 5.0
 
 
 class HealthMiddleware:
-    """Answers machines before any other middleware: they call the process by its address, which is none of
+    """Answers machines before any other middleware: they call the process by its address, which is not in
     ALLOWED_HOSTS, without TLS, and have no session."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
@@ -70,10 +70,10 @@ def _ready() -> HttpResponse:
     try:
         are_applied = _readiness.answer()
     except NoAnswerYet:
-        return _text("PostgreSQL does not answer in time: `python manage.py pipeline doctor` says more", status=503)
+        return _text("PostgreSQL does not answer in time: run `python manage.py pipeline doctor`", status=503)
     except (DatabaseError, InterfaceError) as error:
         if database_errors.is_outage(error):
-            return _text("PostgreSQL does not answer: `python manage.py pipeline doctor` says more", status=503)
+            return _text("PostgreSQL does not answer: run `python manage.py pipeline doctor`", status=503)
         return _text(_refusal(error), status=503)
     if not are_applied:
         return _text("migrations are not applied: run `python manage.py migrate`", status=503)
@@ -100,7 +100,7 @@ def _metrics() -> HttpResponse:
         return _text("PostgreSQL does not answer in time", status=503)
     except NotReadable as error:
         log.warning("ledger_not_measured", error=str(error))
-        return _text("The ledger cannot be read in time: `python manage.py pipeline doctor` says more", status=503)
+        return _text("The ledger cannot be read in time: run `python manage.py pipeline doctor`", status=503)
     except (DatabaseError, InterfaceError) as error:
         log.warning("ledger_not_measured", error=database_errors.describe(error))
         is_away = database_errors.is_outage(error)
@@ -112,25 +112,25 @@ def _measure() -> bytes:
 
 
 def _refusal(error: Exception) -> str:
-    """For anybody, so without what an error says of hosts and rows."""
-    return f"PostgreSQL answers, but refuses: {type(error).__name__} {driver.sqlstate(error)}".strip()
+    """Return an answer that anyone may see: without what an error says about hosts and rows."""
+    return f"PostgreSQL answers but refuses: {type(error).__name__} {driver.sqlstate(error)}".strip()
 
 
 _readiness = Within(_look_at_migrations, seconds=_SECONDS)
 _measurement = Within(_measure, seconds=_SECONDS, fresh_seconds=_MEASURED_EVERY_SECONDS)
 _examination = Within(lambda: examine(config()), seconds=_SECONDS, fresh_seconds=_EXAMINED_EVERY_SECONDS)
-#: Who asks for the full report is looked up in PostgreSQL, which may hang; so many at a time may wait for it.
+#: The account that asks for the full report is looked up in PostgreSQL, which may hang. Only this many may wait for it.
 _being_looked_up = threading.BoundedSemaphore(2)
 
 
 def _full_report(request: HttpRequest) -> HttpResponse:
-    """Every check of `pipeline doctor`, for staff, as JSON; 503 unless all is well. Nobody else starts one."""
+    """Return every check of `pipeline doctor` as JSON, with 503 unless all is well. Only staff can start one."""
     try:
         if not _is_staff(request):
             return _for_staff()
         findings = _examination.answer()
     except NoAnswerYet:
-        waiting = [{"check": "examination", "is_ok": False, "detail": "not over yet: ask again in ten seconds"}]
+        waiting = [{"check": "examination", "is_ok": False, "detail": "not finished yet: ask again in ten seconds"}]
         return JsonResponse({"is_ok": False, "checks": waiting}, status=503)
     shown = [{"check": finding.check, "is_ok": finding.is_ok, "detail": finding.detail} for finding in findings]
     is_ok = all(finding.is_ok for finding in findings)
@@ -138,9 +138,9 @@ def _full_report(request: HttpRequest) -> HttpResponse:
 
 
 def _is_staff(request: HttpRequest) -> bool:
-    """True if a member of staff asks. Raises NoAnswerYet when PostgreSQL, which has the sessions, hangs.
+    """True if a member of staff asks. Raises NoAnswerYet if PostgreSQL, which has the sessions, hangs.
 
-    Here, and not in the middleware for that, because other middleware that comes before could wait for PostgreSQL, too.
+    It is done here and not in Django's middleware, because other middleware before that could wait for PostgreSQL.
     """
     SessionMiddleware(lambda _: HttpResponse()).process_request(request)
     if request.session.session_key is None:
@@ -171,7 +171,7 @@ def _for_staff() -> HttpResponse:
     answer: dict[str, object] = {
         "is_ok": None,
         "checks": [],
-        "detail": "for staff: sign in. Machines ask /readyz.",
+        "detail": "for staff only: sign in. Machines use /readyz.",
     }
     return JsonResponse(answer, status=403)
 

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from towpath.flow.verify import ComparedReceipt, compare
+from towpath.flow.verify import ComparedReceipt, compare, compare_bytes
 from towpath.ledger.period import read_row_counts
 from towpath.ledger.receipts import of_period
 from towpath.outbox.models import all_outboxes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from towpath.eventlog.store import EventStore
     from towpath.ledger.receipts import Receipt
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 class OutboxReport:
     """The rows of one outbox in a period."""
 
-    #: Of what was sealed, what went to no dead letter and to no other window; and what is in flight, dead or pending.
+    #: The sealed rows that went to no dead letter and no other window, plus those in flight, dead or pending.
     committed: int = 0
     stored: int = 0
     pending: int = 0
     in_flight: int = 0
     dead: int = 0
-    #: Rows that somebody deleted from their outbox before they were loaded.
+    #: Rows that were deleted from their outbox before they were loaded.
     vanished: int = 0
-    #: Rows that the event store should have and has not; negative when it has more.
+    #: Rows that the event store should have but does not; negative if it has more.
     lost: int = 0
 
 
@@ -44,16 +44,16 @@ class PeriodReport:
 
     windows: int = 0
     outboxes: dict[str, OutboxReport] = field(default_factory=dict)
-    #: Receipts that the event store or their own numbers contradict.
+    #: Receipts that do not match the event store, or do not add up.
     mismatches: list[ComparedReceipt] = field(default_factory=list)
-    #: Receipts of windows some of whose rows had vanished.
+    #: Receipts of windows with vanished rows.
     vanished: list[ComparedReceipt] = field(default_factory=list)
-    #: Either, where a person has closed the alarm.
+    #: Receipts of either kind whose alarm a person has closed.
     closed: list[ComparedReceipt] = field(default_factory=list)
 
     @property
     def is_ok(self) -> bool:
-        """True if every row is accounted for, but for those that a person has given up."""
+        """True if every row is accounted for, except those that a person has given up."""
         return not (self.mismatches or self.vanished)
 
     def as_json(self) -> dict[str, Any]:
@@ -67,9 +67,10 @@ class PeriodReport:
 
 
 def read_period(store: EventStore, *, since: datetime, until: datetime | None) -> PeriodReport:
-    """What became of the rows dispatched from `since` to before `until`, or to now, in which case those pending count.
+    """Return what became of the rows dispatched from `since` to before `until`. Without `until`, pending rows count
+    too.
 
-    The sums are PostgreSQL's at one moment; every receipt of the period is compared with the store, verified or not.
+    PostgreSQL computes the sums at one moment. Every receipt of the period is compared with the store, verified or not.
     Raises StoreUnavailable.
     """
     end = until or datetime.max.replace(tzinfo=UTC)
@@ -87,15 +88,24 @@ def read_period(store: EventStore, *, since: datetime, until: datetime | None) -
             for name, rows in counts.items()
         }
     )
-    # With no transaction open, because the store may take its time. A receipt never changes.
+    # Without an open transaction, because the store may take its time. A receipt never changes.
     for page in of_period(since, end):
         _compare(report, page, store)
     return report
 
 
+def _compared(page: Sequence[Receipt], store: EventStore) -> Iterator[ComparedReceipt]:
+    """By their counts; those that are alarms, and whose counts are right, by their bytes, which takes longer."""
+    for compared in compare(page, store):
+        if compared.receipt.is_alarm and not compared.is_contradicted:
+            yield from compare_bytes([compared.receipt], store)
+        else:
+            yield compared
+
+
 def _compare(report: PeriodReport, page: Sequence[Receipt], store: EventStore) -> None:
     report.windows += len(page)
-    for compared in compare(page, store):
+    for compared in _compared(page, store):
         receipt = compared.receipt
         if compared.is_contradicted:
             (report.closed if receipt.closed_reason else report.mismatches).append(compared)

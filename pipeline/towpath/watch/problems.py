@@ -1,4 +1,7 @@
-"""What is wrong, in sentences that say what to do: each with its kind, so that nobody has to search its text."""
+"""What is wrong, in sentences that say what to do. Each has its kind, so that no code has to search its text.
+
+A sentence says what is wrong first, and what to do after the first colon or full stop: the console cuts it there.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
-from towpath.ledger.open_windows import read_frequent_errors
 from towpath.outbox.models import all_outboxes
 from towpath.watch import standstill, stranded, unknown_outboxes, vacuum
 from towpath.watch.database import hiding_problems
@@ -22,8 +24,12 @@ if TYPE_CHECKING:
 
 Kind = Literal[
     "unread",  # could not be read in time
-    "shift",  # a shift that nobody works at, or that does not get to its work
-    "standstill",  # what else does not move
+    "store",  # the event store being away
+    "consumer",  # queues that nobody consumes, and RabbitMQ being away
+    "shift",  # a shift without a worker, or one that does not get its work done
+    "pause",  # what a person has paused
+    "standstill",  # anything else that does not move
+    "canary",  # the pipeline's own event is late, or nothing sends it
     "vacuum",  # who holds it back
     "receipt",  # receipts that the event store contradicts
     "proof",  # windows that were changed in the event store after they were proven, and proofs without a seal
@@ -34,8 +40,6 @@ Kind = Literal[
     "interruption",  # what interrupted a shift, unless its work has succeeded since
 ]
 
-#: Different errors of open windows that are shown.
-_MOST_ERRORS = 5
 #: A proof waits for an hour at most, and a minute for the look that seals it.
 _SEAL_LATE_SECONDS = 2 * 3600.0
 
@@ -52,14 +56,14 @@ def find_problems(parts: Parts, figures: Figures) -> list[Problem]:
     """Return everything that is wrong at the moment of the figures, in the order in which a person should read it."""
     found = [*_of_figures(figures)]
     if figures.is_ledger_read:
-        found += parts.read("what stands still", partial(_of_ledger, figures)) or []
+        found += parts.read("stalled work", partial(_of_ledger, figures)) or []
     held_from = stranded.first_held(figures)
     for name, model in all_outboxes().items():
         if outbox := figures.outboxes.get(name):
-            what = f"whether rows of {name} are never dispatched"
+            what = f"stranded rows of {name}"
             found += parts.read(what, partial(_of_outbox, model, outbox, held_from)) or []
-    found += parts.read("what hides rows", _of_role) or []
-    found += parts.read("names that no outbox class has", _of_unknown_names) or []
+    found += parts.read("hidden rows", _of_role) or []
+    found += parts.read("unknown outbox names", _of_unknown_names) or []
     found += [Problem("unread", text) for text in parts.unread]
     return sorted(found, key=lambda problem: get_args(Kind).index(problem.kind))
 
@@ -81,7 +85,7 @@ def _of_receipts(unverified: UnverifiedReceipts) -> Iterator[Problem]:
     command = f"python manage.py pipeline verify --since {unverified.contradicted_since.isoformat(timespec='seconds')}"
     yield Problem(
         "receipt",
-        f"{count} window(s) with a receipt that the event store or its own numbers contradict: run `{command}`",
+        f"the receipts of {count} window(s) do not match the event store, or do not add up: run `{command}`",
     )
 
 
@@ -97,7 +101,7 @@ def _of_proofs(ledger: LedgerFigures) -> Iterator[Problem]:
     if age is not None and age > _SEAL_LATE_SECONDS:
         yield Problem(
             "proof",
-            f"nothing has been sealed for {age / 3600:.1f} h: run `python manage.py pipeline seals make`, which says"
+            f"nothing has been sealed for {age / 3600:.1f} h: run `python manage.py pipeline seals make` to find out"
             " why, and see docs/runbook.md, TowpathSealsLate",
         )
 
@@ -107,22 +111,24 @@ def _of_vanished(vanished: Vanished) -> Iterator[Problem]:
         yield Problem(
             "row",
             f"{vanished.rows} row(s) of {vanished.windows} window(s) were deleted from their outbox before they were"
-            " loaded, and are not stored: see docs/runbook.md, TowpathRowsVanished",
+            " loaded, so they are not stored: see docs/runbook.md, TowpathRowsVanished",
         )
 
 
 def _of_ledger(figures: Figures) -> list[Problem]:
     ledger = figures.ledger
     found: dict[Kind, list[str]] = {
-        "shift": [*standstill.silent_shifts(ledger.shifts), *standstill.unclaimed_windows()],
+        "pause": [*standstill.pauses(ledger.pauses)],
+        "shift": [*standstill.silent_shifts(ledger.shifts), *standstill.unclaimed_windows(ledger.open_windows)],
         "standstill": [
             *standstill.late_batches(),
-            *standstill.slow_windows(),
+            *standstill.slow_windows(ledger.open_windows),
             *standstill.stuck_messages(),
             *standstill.shared_queues(),
             *standstill.unverified_receipts(ledger.unverified),
         ],
-        "window": [f"{windows} open window(s): {error}" for error, windows in read_frequent_errors(limit=_MOST_ERRORS)],
+        "canary": [*standstill.late_canary(ledger.canary, ledger.pauses)],
+        "window": [f"{windows} open window(s): {error}" for error, windows in ledger.open_windows.errors],
         "interruption": [*standstill.interruptions(ledger.shifts)],
     }
     return [Problem(kind, text) for kind, texts in found.items() for text in texts]

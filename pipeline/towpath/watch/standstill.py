@@ -1,8 +1,8 @@
 """What does not move, and why: sentences for `status`, from the ledger alone.
 
-Each is a fact of the ledger, and not a guess at which process runs: batches that nobody takes, windows that are under
-way for too long or that nobody has claimed, windows whose batches no message has brought, shifts that say nothing. What
-is under a name that no outbox class has is a problem of its own (pipeline/towpath/watch/unknown_outboxes.py).
+Each is a fact of the ledger, not a guess at which process runs: batches that no aggregator takes, windows that take too
+long or have no owner, windows whose batches no message brought, and silent shifts. What is under a name that no outbox
+class has is a separate problem (pipeline/towpath/watch/unknown_outboxes.py).
 """
 
 from __future__ import annotations
@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING
 from towpath import driver
 from towpath.ledger import batches, open_windows
 from towpath.ledger.foreign import read_foreign
-from towpath.outbox.models import all_outboxes
+from towpath.ledger.pauses import EVERY_OUTBOX
+from towpath.outbox.models import OutboxEvent, all_outboxes
+from towpath.watch.thresholds import CANARY_LATE_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from towpath.ledger.canaries import Canary
+    from towpath.ledger.open_windows import OpenWindows
+    from towpath.ledger.pauses import Pause
     from towpath.ledger.receipts import UnverifiedReceipts
     from towpath.ledger.shifts import ShiftState
 
@@ -30,10 +35,6 @@ INTERRUPTION_SHOWN_SECONDS = 60
 
 #: An aggregator that has nothing to do takes a batch within three seconds; recovery comes after UNSEALED_SECONDS.
 _BATCH_LATE_SECONDS = 10
-#: A window is loaded and written in a second or two.
-_WINDOW_LATE_SECONDS = 10
-#: Recovery takes a window over as soon as its lease has run out.
-_TAKEOVER_LATE_SECONDS = 20
 #: By what the batches of these were found says whether messages arrive.
 _NEWEST_WINDOWS = 20
 _NEWEST_SECONDS = 60
@@ -42,28 +43,47 @@ _MISSED_WINDOWS = 5
 #: Receipts are compared every minute. Those that are wrong stay unverified, and are a problem of their own.
 _VERIFY_LATE_SECONDS = 300
 
-_QUEUE = "See docs/runbook.md, A queue that does not move"
+_CANARYS_OUTBOX = OutboxEvent.outbox_name()
+_QUEUE = "See docs/runbook.md, A queue is stuck"
 
 
 def silent_shifts(shifts: Mapping[str, ShiftState]) -> Iterator[str]:
-    """Shifts at which nobody works, and those of which no tick of the scheduler arrives."""
+    """Shifts without a worker, and shifts for which no tick of the scheduler arrives."""
     for name in ("dispatch", "recover"):
         shift = shifts.get(name)
         if shift is None:
             yield f"no {name} shift has ever run: start the dispatcher"
         elif shift.alive_seconds_ago > SHIFT_SILENT_SECONDS:
             waiting = _waiting_for_locks()
-            locks = f" ({waiting} session(s) wait for a lock: see pg_locks)" if waiting else ""
+            locks = f" ({waiting} session(s) are waiting for a lock: see pg_locks)" if waiting else ""
             yield (
-                f"the {name} shift was last alive {shift.alive_seconds_ago:.0f} s ago: is the dispatcher running,"
-                f" and what does its log say?{locks}"
+                f"the {name} shift was last alive {shift.alive_seconds_ago:.0f} s ago: check that the dispatcher is"
+                f" running, and read its log{locks}"
             )
         elif shift.taken_seconds_ago > SCHEDULER_SILENT_SECONDS:
             yield (
                 f"no tick for the {name} shift has arrived for {shift.taken_seconds_ago:.0f} s. The shift itself"
-                " works. Is the scheduler running (`manage.py pipeline run scheduler`), and does the queue of its ticks"
-                f" move? {_QUEUE}"
+                " works. Check that the scheduler is running (`manage.py pipeline run scheduler`). See docs/runbook.md,"
+                " TowpathSchedulerSilent"
             )
+
+
+def pauses(found: Sequence[Pause]) -> Iterator[str]:
+    """What a person has paused. It is intended, and still a problem: a person has to end it."""
+    for pause in found:
+        what = f"dispatch of {pause.outbox}" if pause.outbox else "dispatch of all outboxes"
+        resume = f"python manage.py pipeline resume{f' {pause.outbox}' if pause.outbox else ''}"
+        yield (
+            f"{what} was paused {_duration(pause.seconds)} ago by {pause.paused_by} ({pause.reason}): events wait"
+            f" until you run `{resume}`"
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h"  # noqa: PLR2004 - until then, minutes say more
 
 
 def interruptions(shifts: Mapping[str, ShiftState]) -> Iterator[str]:
@@ -72,7 +92,7 @@ def interruptions(shifts: Mapping[str, ShiftState]) -> Iterator[str]:
         ago = shift.interrupted_seconds_ago
         if ago is not None and ago < INTERRUPTION_SHOWN_SECONDS:
             yield (
-                f"the {name} shift was interrupted {ago:.0f} s ago, and is not known to have succeeded since:"
+                f"the {name} shift was interrupted {ago:.0f} s ago, and has not reported success since:"
                 f" {shift.interruption}"
             )
 
@@ -82,30 +102,30 @@ def late_batches() -> Iterator[str]:
     late = batches.count_late_batches(outboxes=list(all_outboxes()), late_seconds=_BATCH_LATE_SECONDS)
     if late:
         yield (
-            f"{late.batches} batch(es) are in no window, the oldest for {late.oldest_seconds} s: is an aggregator"
-            " running? Without one, recovery takes them after UNSEALED_SECONDS"
+            f"{late.batches} batch(es) are waiting for a window, the oldest for {late.oldest_seconds} s: check that"
+            " an aggregator is running. Without one, recovery delivers them after UNSEALED_SECONDS"
         )
 
 
-def slow_windows() -> Iterator[str]:
-    """Windows that somebody has been delivering for too long."""
-    for is_write_begun, slow in open_windows.count_slow_windows(late_seconds=_WINDOW_LATE_SECONDS).items():
+def slow_windows(windows: OpenWindows) -> Iterator[str]:
+    """Windows whose delivery takes too long."""
+    for is_write_begun, slow in windows.slow.items():
         stage = "written: the event store has not answered yet" if is_write_begun else "loaded from PostgreSQL"
         yield f"{slow.windows} window(s) have been under way for up to {slow.oldest_seconds} s, and are being {stage}"
 
 
-def unclaimed_windows() -> Iterator[str]:
+def unclaimed_windows(windows: OpenWindows) -> Iterator[str]:
     """Windows that the recover shift should have taken over."""
-    unclaimed = open_windows.count_unclaimed_windows(outboxes=list(all_outboxes()), late_seconds=_TAKEOVER_LATE_SECONDS)
-    if unclaimed:
+    if unclaimed := windows.unclaimed:
         yield (
-            f"{unclaimed.windows} window(s) have had nobody for up to {unclaimed.oldest_seconds} s: the recover shift"
-            " does not get to them. `pipeline recover` does the same by hand and says why"
+            f"{unclaimed.windows} window(s) have had no owner for up to {unclaimed.oldest_seconds} s: the recover"
+            " shift does not reach them. Run `python manage.py pipeline recover`, which delivers them or says why it"
+            " cannot"
         )
 
 
 def stuck_messages() -> Iterator[str]:
-    """That no message brings the batches of windows, or that some messages go elsewhere."""
+    """No message brings the batches of windows, or some messages go elsewhere."""
     found = open_windows.read_newest_found(seconds=_NEWEST_SECONDS, limit=_NEWEST_WINDOWS)
     from_ledger = found.count("ledger")
     if not found:
@@ -113,19 +133,19 @@ def stuck_messages() -> Iterator[str]:
     if "message" in found:
         if len(found) == _NEWEST_WINDOWS and from_ledger >= _MISSED_WINDOWS:
             yield (
-                f"no message has brought the batches of {from_ledger} of the last {len(found)} windows: aggregators"
-                " found them in the ledger, which takes seconds longer. Does somebody else consume the queues of"
-                " batches, such as another project on this virtual host?"
+                f"messages are missing for the batches of {from_ledger} of the last {len(found)} windows: aggregators"
+                " found these batches in the ledger, seconds later. Check whether something else consumes the"
+                " pipeline's queues, such as another project on this virtual host"
             )
     elif from_ledger:
         yield (
-            f"no message has brought the batches of the last {len(found)} window(s): aggregators found them in the"
-            f" ledger, which takes seconds longer. Do the queues of batches move? {_QUEUE}"
+            f"no message arrived for the batches of the last {len(found)} window(s): aggregators found them in the"
+            f" ledger, seconds later. Check whether the queues of batches are stuck. {_QUEUE}"
         )
     else:
         yield (
-            f"no aggregator has taken the batches of the last {len(found)} window(s): recovery did, which takes longer."
-            " Is an aggregator running?"
+            f"no aggregator took the batches of the last {len(found)} window(s), so recovery delivered them later."
+            " Check that an aggregator is running"
         )
 
 
@@ -133,24 +153,44 @@ def shared_queues() -> Iterator[str]:
     """Queues in which another project's messages arrive."""
     for foreign in read_foreign():
         yield (
-            f"another project's messages arrive in the queue {foreign.queue}, the last one {foreign.seconds_ago:.0f} s"
-            f" ago (from the ledger {foreign.ledger}): each project takes messages of the other, whose events come"
-            " seconds later. Give each a virtual host of its own, or one of them a QUEUE_PREFIX"
+            f"another project sends messages to the queue {foreign.queue}, the last one {foreign.seconds_ago:.0f} s"
+            f" ago (its ledger is {foreign.ledger}): the two projects consume each other's messages. That delays events"
+            " by seconds. Give each its own virtual host, or set QUEUE_PREFIX in one of them"
         )
 
 
 def unverified_receipts(unverified: UnverifiedReceipts) -> Iterator[str]:
-    """That nobody compares receipts with the event store."""
+    """Receipts are not compared with the event store."""
     age = unverified.oldest_uncompared_seconds
     if age is not None and age > _VERIFY_LATE_SECONDS:
         yield (
-            f"nobody has verified receipts for {age:.0f} s: see docs/runbook.md, TowpathReceiptsUnverified,"
-            " and the dispatcher's log for `verify_postponed` and `verify_failed`"
+            f"receipts have not been verified for {age:.0f} s: see docs/runbook.md, TowpathReceiptsUnverified, and"
+            " the dispatcher's log for `verify_postponed` and `verify_failed`"
         )
 
 
+def late_canary(canary: Canary | None, pauses: Sequence[Pause]) -> Iterator[str]:
+    """That the pipeline's own event is not in the event store in time, or that nobody sends one."""
+    if canary is None or any(pause.outbox in {EVERY_OUTBOX, _CANARYS_OUTBOX} for pause in pauses):
+        return
+    if (canary.late_seconds or 0.0) > CANARY_LATE_SECONDS:
+        if canary.last_error:
+            yield (
+                f"the event store does not say whether the canary is stored: {canary.last_error}. See docs/runbook.md,"
+                " TowpathCanaryLate"
+            )
+        else:
+            yield (
+                f"the canary has been on its way for {_duration(canary.late_seconds or 0.0)}, but is not in the event"
+                " store: see docs/runbook.md, TowpathCanaryLate"
+            )
+    elif canary.late_seconds is None and canary.published_seconds_ago > canary.every_seconds + CANARY_LATE_SECONDS:
+        ago = _duration(canary.published_seconds_ago)
+        yield f"no canary has been sent for {ago}: see docs/runbook.md, TowpathCanaryLate"
+
+
 def _waiting_for_locks() -> int:
-    """How many sessions wait for a lock that somebody else holds, as far as this role may see them."""
+    """Return how many sessions wait for a lock, as far as this role may see them."""
     with driver.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"

@@ -1,20 +1,25 @@
-"""Where everything is and what is wrong with it, from PostgreSQL alone: it works whatever else is down."""
+"""Where everything is and what is wrong with it, from PostgreSQL: it works whatever else is down.
+
+Who consumes the queues, and whether the event store answers, is asked beside it (`towpath.watch.overview`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, get_args
 
+from towpath.ledger.history_minutes import Lately, read_lately
 from towpath.ledger.moment import Parts, one_moment
 from towpath.watch.figures import read_figures
-from towpath.watch.problems import find_problems
+from towpath.watch.problems import Kind, Problem, find_problems
 from towpath.watch.vacuum import late_holders
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from towpath.watch.consumers import Consumers
     from towpath.watch.figures import Figures
-    from towpath.watch.problems import Kind, Problem
+    from towpath.watch.store_health import StoreHealth
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,23 @@ class Status:
 
     figures: Figures
     found: Sequence[Problem]
+    #: None if nobody has asked.
+    consumers: Consumers | None = None
+
+    #: The same.
+    store: StoreHealth | None = None
+    #: How it went in the last minute or so.
+    lately: Lately = field(default_factory=Lately)
+
+    def with_surroundings(self, consumers: Consumers, store: StoreHealth) -> Status:
+        """This status, with who consumes the queues, how the event store is, and what is wrong with that."""
+        found = [
+            *self.found,
+            *(Problem("consumer", text) for text in consumers.problems()),
+            *(Problem("store", text) for text in store.problems()),
+        ]
+        found.sort(key=lambda problem: get_args(Kind).index(problem.kind))
+        return replace(self, found=found, consumers=consumers, store=store)
 
     @property
     def problems(self) -> list[str]:
@@ -61,10 +83,27 @@ class Status:
                 }
                 for name, shift in ledger.shifts.items()
             },
+            "pauses": [
+                {
+                    "outbox": pause.outbox,
+                    "by": pause.paused_by,
+                    "reason": pause.reason,
+                    "at": pause.paused_at.isoformat(),
+                }
+                for pause in ledger.pauses
+            ],
+            "consumers": {} if self.consumers is None else _consumers_as_json(self.consumers),
+            "store_seconds": None if self.store is None else self.store.seconds,
+            **asdict(self.lately),
+            "canary": None if ledger.canary is None else asdict(ledger.canary),
             "vacuum_holders": [asdict(holder) for holder in late_holders(figures.holders or ())],
             "errors": self.errors,
             "problems": self.problems,
         }
+
+
+def _consumers_as_json(consumers: Consumers) -> dict[str, Any]:
+    return {queue: asdict(state) for queue, state in consumers.states.items()}
 
 
 def read_status() -> Status:
@@ -72,4 +111,5 @@ def read_status() -> Status:
     with one_moment() as cursor:
         parts = Parts(cursor)
         figures = read_figures(parts)
-        return Status(figures, find_problems(parts, figures))
+        lately = parts.read("what was stored lately", read_lately) or Lately()
+        return Status(figures, find_problems(parts, figures), lately=lately)

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 #: Counted up to here, so that a look costs the same with ten rows and with ten million.
 _MOST_COUNTED = 10_000
 
-#: Dead rows, and rows in flight, are passed over one by one. So many are few: then all rows are looked at.
+#: Dead rows, and rows in flight, are walked over one by one. Up to this many are few: then all rows are looked at.
 _FEW = 1_000
-#: As many as vacuum waits for. With more of them than that, rows are looked for after it.
+#: As many as vacuum waits for. If there are more, stranded rows are looked for after vacuum.
 _MOST_DEAD = 20_000
 
 
@@ -32,16 +32,17 @@ def is_looked_for(outbox: OutboxFigures) -> bool:
 
 
 def first_held(figures: Figures) -> int:
-    """Return the oldest transaction whose rows somebody may still look into. Vacuum removes what died before it."""
+    """Return the oldest transaction whose rows may still be visible to a session. Vacuum removes what died before
+    it."""
     oldest = max((holder.transactions for holder in figures.holders or ()), default=0)
     return Snapshot.parse(cursors.current_snapshot()).xmax - oldest
 
 
 def problems(model: type[Outbox], outbox: OutboxFigures, *, held_from: int) -> Iterator[str]:
-    """What is wrong with rows of the outbox. For a transaction in which all is of one snapshot.
+    """Yield what is wrong with rows of the outbox, in a transaction with one snapshot.
 
-    Of more than a few dead rows, those of transactions from `held_from` on are left out, because vacuum has not been
-    past them; of more than a few rows in flight, those from the oldest of these on.
+    If there are more than a few dead rows, rows of transactions from `held_from` on are left out, because vacuum has
+    not passed them yet. If there are more than a few rows in flight, rows from the oldest of these on are left out.
     """
     cursor = cursors.read(model.outbox_name(), is_locked=False)
     if cursor is None or not is_looked_for(outbox):
@@ -53,9 +54,9 @@ def problems(model: type[Outbox], outbox: OutboxFigures, *, held_from: int) -> I
     if rows:
         count = f"{rows:,} or more" if rows >= _MOST_COUNTED else f"{rows:,}"
         yield (
-            f"{model.outbox_name()}: {count} row(s) are never dispatched, the first of {_time_of(model, first)}: their"
-            " xid was not given by PostgreSQL when they were inserted (a dump, INSERT ... SELECT, COPY, replication)."
-            " Run `python manage.py pipeline recover`, or delete those that are stored already"
+            f"{count} row(s) of {model.outbox_name()} will never be dispatched, the first from"
+            f" {_time_of(model, first)}: they were inserted with an xid from elsewhere (a dump, INSERT ... SELECT,"
+            " COPY, replication). Run `python manage.py pipeline recover`, or delete the rows that are already stored"
         )
 
 

@@ -1,4 +1,4 @@
-"""The tables of outboxes and ledger, as PostgreSQL has them now: what somebody has changed by hand that loses events.
+"""The tables of outboxes and ledger, as they are in PostgreSQL now: changes by hand that lose events.
 
 Read from catalogues, for `pipeline doctor`.
 """
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-#: A smaller index is not worth a repair: vacuum reads all of an index each time it comes.
+#: A smaller index is not worth a rebuild. Vacuum reads the whole index each time.
 _LARGE_INDEX_BYTES = 1 << 30
-#: The index on (xid, id) levels off at so many bytes for each row that waits or has died since the last vacuum.
+#: The index on (xid, id) levels off at this many bytes for each row that waits or has died since the last vacuum.
 _BYTES_OF_A_ROW = 64
-#: An index of several times as much has been made by a backlog of the past, and is nearly empty.
+#: An index that is this many times larger was left by an earlier backlog, and is nearly empty.
 _TIMES_TOO_LARGE = 4
 
 
 def problems() -> Iterator[str]:
-    """What is wrong with a table, and the statement that repairs it."""
+    """Yield what is wrong with a table, and the statement that repairs it."""
     outboxes = list(all_outboxes())
-    # Before their sequences are read, which only grow.
+    # Read before their sequences, which only grow.
     held = _held()
     for sql, tables in (
         (_UNLOGGED, [*outboxes, *ledger_tables()]),
@@ -55,7 +55,7 @@ def problems() -> Iterator[str]:
 
 
 def _held() -> dict[str, int]:
-    """The largest row id that the ledger holds of each outbox."""
+    """Return the largest row id that the ledger holds of each outbox."""
     in_flight, dead = largest_ids_in_flight(), largest_dead_ids()
     return {name: max(in_flight.get(name, 0), dead.get(name, 0)) for name in in_flight.keys() | dead.keys()}
 
@@ -65,7 +65,7 @@ SELECT c.oid, c.relname, c.relkind, c.relpersistence FROM unnest(%(tables)s::tex
 JOIN pg_class AS c ON c.oid = to_regclass(quote_ident(name))
 """
 _UNLOGGED = """
-SELECT format('%%1$s is unlogged: a crash of PostgreSQL empties it. ALTER TABLE %%1$I SET LOGGED', relname)
+SELECT format('%%1$s is unlogged: a crash of PostgreSQL empties it. Run ALTER TABLE %%1$I SET LOGGED', relname)
 FROM ours WHERE relpersistence <> 'p' ORDER BY relname
 """
 _NO_TABLE = """
@@ -73,15 +73,15 @@ SELECT format('%%s is not an ordinary table (relkind %%s): drop it, and let `mig
 FROM ours WHERE relkind <> 'r' ORDER BY relname
 """
 _DEFAULT = """
-SELECT format('%%1$s: xid has not its default, so that rows are never dispatched.'
-              ' ALTER TABLE %%1$I ALTER COLUMN xid SET DEFAULT pg_current_xact_id()', o.relname)
+SELECT format('%%1$s: xid lacks its default, so rows are never dispatched.'
+              ' Run ALTER TABLE %%1$I ALTER COLUMN xid SET DEFAULT pg_current_xact_id()', o.relname)
 FROM ours AS o JOIN pg_attribute AS a ON a.attrelid = o.oid AND a.attname = 'xid'
 LEFT JOIN pg_attrdef AS d ON d.adrelid = o.oid AND d.adnum = a.attnum
 WHERE pg_get_expr(d.adbin, d.adrelid) IS DISTINCT FROM 'pg_current_xact_id()' ORDER BY 1
 """
 _INDEX = """
-SELECT format('%%1$s has no valid index on (xid, id): each look of the dispatcher reads all of it.'
-              ' CREATE INDEX CONCURRENTLY ON %%1$I (xid, id) WHERE xid >= ''0''', o.relname)
+SELECT format('%%1$s has no valid index on (xid, id): each look of the dispatcher reads the whole table.'
+              ' Run CREATE INDEX CONCURRENTLY ON %%1$I (xid, id) WHERE xid >= ''0''', o.relname)
 FROM ours AS o WHERE NOT EXISTS (
     SELECT FROM pg_index AS i WHERE i.indrelid = o.oid AND i.indisvalid
     AND coalesce(pg_get_expr(i.indpred, i.indrelid), '') IN ('', '(xid >= ''0''::xid8)')
@@ -89,14 +89,14 @@ FROM ours AS o WHERE NOT EXISTS (
 ) ORDER BY 1
 """
 _POINTED_TO = """
-SELECT format('%%1$s: its rows cannot be deleted once delivered, because %%2$s points to them.'
-              ' ALTER TABLE %%2$s DROP CONSTRAINT %%3$I', o.relname, c.conrelid::regclass, c.conname)
+SELECT format('%%1$s: delivered rows cannot be deleted, because %%2$s points to them.'
+              ' Run ALTER TABLE %%2$s DROP CONSTRAINT %%3$I', o.relname, c.conrelid::regclass, c.conname)
 FROM ours AS o JOIN pg_constraint AS c ON c.confrelid = o.oid AND c.contype = 'f' AND c.confdeltype IN ('a', 'r')
 ORDER BY 1
 """
-#: Two rows of one id under way would be taken for one.
+#: Two rows in flight with the same id would be taken for one.
 _SEQUENCE = """
-SELECT format('%%1$s gives ids again that are under way (up to %%2$s): SELECT setval(%%3$L, %%2$s)',
+SELECT format('%%1$s reuses ids that are in flight (up to %%2$s): run SELECT setval(%%3$L, %%2$s)',
               relname, held, sequence)
 FROM (
     SELECT o.relname, s.sequence, h.held, CASE WHEN has_sequence_privilege(s.sequence, 'SELECT, USAGE')
@@ -108,7 +108,7 @@ FROM (
 ) AS sequences WHERE is_known AND coalesce(last, 0) < held ORDER BY 1
 """
 _LARGE_INDEX = """
-SELECT format('%%s is nearly empty, and has %%s that vacuum reads each time. REINDEX INDEX CONCURRENTLY %%s'
+SELECT format('%%s is nearly empty, but vacuum reads %%s of it each time. Run REINDEX INDEX CONCURRENTLY %%s'
               ' (docs/runbook.md, How to make an outbox smaller)', i.indexrelid::regclass, pg_size_pretty(size),
               i.indexrelid::regclass)
 FROM ours AS o JOIN pg_index AS i ON i.indrelid = o.oid, pg_relation_size(i.indexrelid) AS size

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def problems() -> Iterator[str]:
-    """What is under a name that no class has; in the ledger, and in tables of outboxes that it does not know.
+    """Yield what is under a name that no class has, in the ledger and in tables of outboxes that it does not know.
 
     The ledger knows an outbox from the first look of a dispatcher that has its class, until it is discarded.
     """
@@ -23,15 +23,15 @@ def problems() -> Iterator[str]:
     yield from (problem(name) for name in unknown.values())
     for table in names.tables_with_rows(besides=[*outboxes, *unknown]):
         yield (
-            f"{table}: no outbox class has this name, and its table has undelivered rows. Deploy code that has the"
-            " class (this may be an older program in a rolling update), or delete the rows"
+            f"no outbox class has the name {table}, but this table has undelivered rows. During a rolling update,"
+            " this process may just be older. Otherwise deploy the code that has the class, or delete the rows"
         )
 
 
 def problem(name: UnknownName) -> str:
-    """What waits under the name, and the way out."""
-    held = f"{name.batches} batch(es) of {name.rows:,} row(s) and {name.dead_letters} dead letter(s)"
-    return f"{name.outbox}: no outbox class has this name, under which the ledger has {held}. {_way_out(name)}"
+    """Return what waits under the name, and the way out."""
+    held = f"{name.batches} batch(es) with {name.rows:,} row(s) and {name.dead_letters} dead letter(s)"
+    return f"no outbox class has the name {name.outbox}, but the ledger has {held} under it. {_way_out(name)}"
 
 
 def _way_out(name: UnknownName) -> str:
@@ -40,10 +40,10 @@ def _way_out(name: UnknownName) -> str:
         return f"Its table is now {name.renamed_to}: run `{command} rename {name.outbox} {name.renamed_to}`"
     if name.has_table:
         return (
-            "Its table is there: deploy code that has the class (this may be an older program in a rolling update),"
-            f" or give the events up with `{command} discard {name.outbox}`"
+            "Its table still exists. During a rolling update, this process may just be older. Otherwise deploy the"
+            f" code that has the class, or give up the events with `{command} discard {name.outbox}`"
         )
     return (
-        f"Its table is gone. If it was renamed, run `{command} rename {name.outbox} NEW`; if it was dropped,"
+        f"Its table is gone. If it was renamed, run `{command} rename {name.outbox} NEW`. If it was dropped, run"
         f" `{command} discard {name.outbox}`"
     )

@@ -1,8 +1,8 @@
 """Who holds back vacuum: sessions, standbys, replication slots and prepared transactions, for people and machines.
 
-Rows that die after the oldest transaction that somebody may still look into stay in tables and indexes until it ends.
-The rules are those of PostgreSQL's `GetOldestNonRemovableTransactionId`: sessions and prepared transactions of this
-database, slots and standbys of any. Vacuum itself does not count, nor does what decodes for a logical slot.
+Dead rows stay in tables and indexes as long as an older transaction may still see them. The rules are those of
+PostgreSQL's `GetOldestNonRemovableTransactionId`: sessions and prepared transactions of this database, slots and
+standbys of any database. Vacuum itself does not count, and neither does decoding for a logical slot.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 HolderKind = Literal["session", "standby", "slot", "prepared"]
 
-#: Nobody is named who has held vacuum back for less.
+#: Holders are named only if they have held back vacuum for longer than this.
 LATE_SECONDS = 600.0
-#: Named one by one, those that have held it back longest first.
+#: How many are named one by one, longest first.
 _MOST_NAMED = 5
 
 _RUNBOOK = "See docs/runbook.md, TowpathVacuumHeldBack"
 
-#: `is_derived`: a snapshot is as old as the oldest transaction that runs when it is taken. As long as that one runs, it
-#: does not say how old the snapshot is.
+#: `is_derived`: a snapshot is as old as the oldest transaction that ran when it was taken. While that transaction runs,
+#: it does not tell how old the snapshot is.
 _CANDIDATES = """
 WITH running AS (
     SELECT backend_xid AS xid FROM pg_stat_activity WHERE backend_xid IS NOT NULL
@@ -63,10 +63,10 @@ FROM held WHERE xid IS NOT NULL OR xmin IS NOT NULL
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds back vacuum, since `transactions` ago: a process by its number, a slot or a prepared transaction by its
-    name.
+    """What has held back vacuum for `transactions` transactions: a process by its number, a slot or a prepared
+    transaction by its name.
 
-    `is_measured` is False where no time is recorded, or this role may not see it: then vacuum has been held back for at
+    `is_measured` is False if no time is recorded, or this role may not see it: then vacuum has been held back for at
     least `seconds`.
     """
 
@@ -74,7 +74,7 @@ class Holder:
     name: str
     application: str
     owner: str
-    #: Of a session, what it does; of a slot, its type and whether somebody uses it. Empty where it may not be seen.
+    #: What a session does; a slot's type, and whether it is in use. Empty if this role may not see it.
     state: str
     seconds: float
     is_measured: bool
@@ -82,7 +82,7 @@ class Holder:
 
 
 def find_holders() -> list[Holder]:
-    """Return everybody who holds back vacuum in this database at this moment, the oldest first; for whatever time."""
+    """Return everything that holds back vacuum in this database now, longest first, however short."""
     with driver.cursor() as cursor:
         cursor.execute(_CANDIDATES)
         candidates = [_Candidate(*row) for row in cursor.fetchall()]
@@ -97,7 +97,7 @@ class _Candidate:
     application: str
     owner: str
     state: str
-    #: Since its transaction began, or since nobody uses the slot. None if that is not recorded, or may not be seen.
+    #: Since its transaction began, or since the slot was last in use. None if not recorded, or not visible.
     seconds: float | None
     has_xid: bool
     is_derived: bool
@@ -111,7 +111,7 @@ class _Candidate:
         return not self.has_xid and self.seconds > LATE_SECONDS
 
     def judged_by(self, ages: Sequence[Age]) -> Holder:
-        """As a holder. Without a transaction id, a session's snapshot may be younger than its transaction."""
+        """Return it as a holder. Without a transaction id, a session's snapshot may be younger than its transaction."""
         older = [age.seconds for age in ages if age.transactions <= self.transactions]
         younger = [age.seconds for age in ages if age.transactions > self.transactions]
         at_least = 0.0 if self.is_derived or not older else max(older)
@@ -132,7 +132,7 @@ class _Candidate:
 
 
 def longest_seconds(holders: Sequence[Holder]) -> Mapping[str, float]:
-    """How long the oldest of each kind has held back vacuum; 0 for a kind without one."""
+    """Return how long each kind has held back vacuum, in seconds; 0 for a kind without a holder."""
     return {
         kind: max((holder.seconds for holder in holders if holder.kind == kind), default=0.0)
         for kind in get_args(HolderKind)
@@ -140,12 +140,12 @@ def longest_seconds(holders: Sequence[Holder]) -> Mapping[str, float]:
 
 
 def late_holders(holders: Sequence[Holder]) -> list[Holder]:
-    """Those of them that have held back vacuum for more than LATE_SECONDS."""
+    """Return the holders that have held back vacuum for more than LATE_SECONDS."""
     return [holder for holder in holders if holder.seconds > LATE_SECONDS]
 
 
 def problems(holders: Sequence[Holder]) -> Iterator[str]:
-    """A sentence for each holder that has held back vacuum for too long, with what ends it."""
+    """Yield a sentence for each holder that has held back vacuum for too long, and how to end it."""
     late = late_holders(holders)
     yield from (f"{_sentence(holder)}. {_RUNBOOK}" for holder in late[:_MOST_NAMED])
     if len(late) > _MOST_NAMED:
@@ -153,15 +153,15 @@ def problems(holders: Sequence[Holder]) -> Iterator[str]:
 
 
 def unseen() -> str:
-    """What this role may not see of other roles' transactions, and how it may; empty if it sees everything."""
+    """Return what this role may not see of other roles' transactions, and the remedy; empty if it sees everything."""
     with driver.cursor() as cursor:
         cursor.execute("SELECT current_user, pg_has_role('pg_read_all_stats', 'USAGE')")
         role, is_seeing = cursor.fetchone()
     if is_seeing:
         return ""
     return (
-        f"the role {role} does not see since when other roles' transactions are open, and judges them by receipts;"
-        f" GRANT pg_read_all_stats TO {role} shows it, and the text of all queries"
+        f"the role {role} cannot see how long other roles' transactions have been open, so receipts give an estimate."
+        f" To see it, run GRANT pg_read_all_stats TO {role}, which also shows the text of all queries"
     )
 
 
@@ -179,21 +179,22 @@ def _sentence(holder: Holder) -> str:
         case "prepared":
             return (
                 f"the prepared transaction {holder.name!r} (user {holder.owner}) has held back vacuum for"
-                f" {_how_long(holder)}: `ROLLBACK PREPARED {_literal(holder.name)}` ends it, or COMMIT PREPARED"
+                f" {_how_long(holder)}: end it with `ROLLBACK PREPARED {_literal(holder.name)}`, or with COMMIT"
+                " PREPARED"
             )
 
 
 _ON_THE_STANDBY = (
-    "look there for the oldest query (pg_stat_activity.xact_start), or set hot_standby_feedback = off there"
+    "end the oldest query on the standby (pg_stat_activity.xact_start), or set hot_standby_feedback = off there"
 )
 
 
 def _session(holder: Holder) -> str:
     state = f", {holder.state}" if holder.state else ""
-    wait = ", or wait until its query ends" if holder.state == "active" else ""
+    wait = ", or wait for its query to finish" if holder.state == "active" else ""
     return (
         f"the session {holder.name} (application {holder.application!r}, user {holder.owner or 'unknown'}{state}) has"
-        f" held back vacuum for {_how_long(holder)}: `SELECT pg_terminate_backend({holder.name})` ends it{wait}"
+        f" held back vacuum for {_how_long(holder)}: end it with `SELECT pg_terminate_backend({holder.name})`{wait}"
     )
 
 
@@ -202,13 +203,13 @@ def _slot(holder: Holder) -> str:
     if holder.state.endswith("active"):
         standby = f" of the standby {holder.application!r}" if holder.application else ""
         return f"{who}{standby} has held back vacuum for {_how_long(holder)}: {_ON_THE_STANDBY}"
-    drop = f"or drop it if that is gone: `SELECT pg_drop_replication_slot({_literal(holder.name)})`"
+    drop = f"or drop the slot if nothing needs it: `SELECT pg_drop_replication_slot({_literal(holder.name)})`"
     if holder.state == "logical":
         return (
-            f"{who} (logical, not in use) has kept WAL, and held back vacuum of the system catalogs, for"
-            f" {_how_long(holder)}: start what reads it, {drop}"
+            f"{who} (logical, not in use) has kept WAL and held back vacuum of the system catalogs for"
+            f" {_how_long(holder)}: restart its reader, {drop}"
         )
-    return f"{who} (not in use) has held back vacuum for {_how_long(holder)}: start its standby, {drop}"
+    return f"{who} (not in use) has held back vacuum for {_how_long(holder)}: restart its standby, {drop}"
 
 
 def _how_long(holder: Holder) -> str:

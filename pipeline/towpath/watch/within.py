@@ -1,7 +1,7 @@
-"""Something that may hang, asked by threads that must not: each gets an answer in time, or is told that there is none.
+"""Something that may hang, asked by threads that must not: each gets an answer in time, or learns that there is none.
 
-One look is under way at a time, in a thread of its own, however many ask. Whatever asks while it lasts shares its
-answer; whatever asks after it has taken too long is told so immediately. An answer can be kept for some seconds.
+Only one look runs at a time, in its own thread, however many ask. Those who ask while it runs share its answer. Those
+who ask after it has taken too long are told so immediately. An answer can be kept for some seconds.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class NoAnswerYet(Exception):
 
 
 def is_in_a_test() -> bool:
-    """True if this thread's connection is in a transaction already, which another one could not look into, or if its
-    queries are watched. Nobody else asks from there."""
+    """True if this thread's connection is already in a transaction, which another thread could not see, or if its
+    queries are recorded. Only tests ask like this."""
     return connection.in_atomic_block or connection.force_debug_cursor
 
 
@@ -55,7 +55,7 @@ class _Look(Generic[T]):
 
 
 class Within(Generic[T]):
-    """`look`, whose answer is due within `seconds` and is given again for `fresh_seconds`, whether good or bad."""
+    """Wraps `look`: its answer is due within `seconds`, and is reused for `fresh_seconds`, whether good or bad."""
 
     def __init__(self, look: Callable[[], T], *, seconds: float, fresh_seconds: float = 0.0) -> None:
         self.look = look
@@ -65,7 +65,7 @@ class Within(Generic[T]):
         self._current: _Look[T] | None = None
 
     def answer(self) -> T:
-        """What `look` returns or raises; raises NoAnswerYet when it takes too long."""
+        """Return or raise what `look` does. Raises NoAnswerYet if it takes too long."""
         if is_in_a_test():
             return self.look()
         now = time.monotonic()

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from towpath.eventlog.store import StoredEvent
+    from towpath.eventlog.stored import StoredEvent
 
-#: What each operator means.
+#: The meaning of each operator.
 COMPARE: dict[Operator, Callable[[Any, Any], bool]] = {
     Operator.IS: operator.eq,
     Operator.BELOW: operator.lt,
@@ -43,9 +43,9 @@ COMPARE: dict[Operator, Callable[[Any, Any], bool]] = {
 }
 #: Letters that are folded: A to Z.
 _FOLDED = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
-#: An escape, so that the backslash of an escaped backslash begins none.
+#: An escape as a whole, so that an escaped backslash does not begin another one.
 _NUL = re.compile(r"(?:^|[^\\])(?:\\\\)*\\u0000")
-#: In place of a value that a path does not lead to.
+#: Stands for a value that a path does not lead to.
 _MISSING = object()
 
 
@@ -55,12 +55,12 @@ def matches(query: Query, event: StoredEvent) -> bool:
 
 
 def folded(text: str) -> str:
-    """As full text compares."""
+    """Return the text as full-text search compares it."""
     return text.translate(_FOLDED)
 
 
 def context_value(context: str) -> object:
-    """The context as paths see it. Raises ValueError if they see nothing in it."""
+    """Return the context as paths see it. Raises ValueError if they see nothing in it."""
     if _NUL.search(context):
         raise ValueError("it has U+0000")
     try:
@@ -73,7 +73,7 @@ def context_value(context: str) -> object:
 
 
 class _Event:
-    """An event whose context is read when a path asks for it."""
+    """An event whose context is parsed when a path asks for it."""
 
     def __init__(self, event: StoredEvent) -> None:
         self._event = event
@@ -149,7 +149,7 @@ def _of_period(held: datetime, how: Operator, start: datetime, end: datetime) ->
 def _of_path(held: object, how: Operator, value: syntax.Value) -> bool:
     match value:
         case Number(text):
-            # A boolean is an int to Python, and no number to JSON.
+            # In Python a boolean is an int; in JSON it is not a number.
             is_number = isinstance(held, int | float) and not isinstance(held, bool)
             if is_number:
                 return COMPARE[how](held, number(text))
@@ -164,7 +164,7 @@ def _of_path(held: object, how: Operator, value: syntax.Value) -> bool:
 
 
 def _fits(text: str, parts: tuple[str, ...]) -> bool:
-    """Each part where it is first found: no pattern takes longer than the text is long, as a regular expression can."""
+    """Take each part where it is first found: unlike a regular expression, that is linear in the text's length."""
     first, *middle, last = parts
     if len(text) < len(first) + len(last) or not text.startswith(first) or not text.endswith(last):
         return False

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from towpath.eventlog.query.operators import Operator
 
-#: JSON's form of a number; larger exponents are beyond any float.
+#: JSON's form of a number. Larger exponents are beyond any float.
 NUMBER = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,3})?"
 _WHOLE = re.compile(r"-?[0-9]+")
 
@@ -19,7 +19,7 @@ _DIGITS = 20
 
 
 def whole(text: str) -> int | None:
-    """The number, if it is written without point and exponent and fits into 64 bits."""
+    """Return the number if it is written without point and exponent, and fits into 64 bits."""
     if not _WHOLE.fullmatch(text) or len(text.lstrip("-")) > _DIGITS:
         return None
     number = int(text)
@@ -27,7 +27,7 @@ def whole(text: str) -> int | None:
 
 
 def number(text: str) -> int | float:
-    """What a number in a query is compared as. Infinite if it is beyond the largest float."""
+    """Return the value as which a number in a query is compared; infinite if it is beyond the largest float."""
     exact = whole(text)
     return float(text) if exact is None else exact
 

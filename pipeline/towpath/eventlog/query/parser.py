@@ -51,11 +51,11 @@ from towpath.eventlog.query.syntax import (
     quoted,
 )
 
-#: Of the text: more is not read.
+#: The most characters of the text: more is not read.
 MOST_CHARACTERS = 4000
-#: Parentheses and negations in each other.
+#: How deep parentheses and negations may be nested.
 MOST_DEPTH = 20
-#: Words and values together: each is a condition of the statement that searches the store.
+#: The most words and values together: each is a condition of the statement that searches the store.
 MOST_TERMS = 100
 #: Of a path.
 MOST_KEYS = 10
@@ -76,10 +76,10 @@ _PHRASE = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _OTHER_ESCAPE = re.compile(r'(?:[^\\]|\\["\\])*\\(?!["\\])')
 _LONE_MINUS = re.compile(r"-(?:[\s)]|\Z)")
 _KEYWORD = re.compile(rf"({AND}|{OR}|{NOT})(?![^\s()\"])")
-#: What no text of a store holds, and what no UTF-8 has.
+#: Characters that no store's text can hold, and that UTF-8 does not have.
 _NEVER = re.compile("[\0\ud800-\udfff]")
 
-#: Characters of a value in a message.
+#: The most characters of a value in a message.
 _SHOWN = 40
 
 #: The store's own, which comes with no row.
@@ -96,7 +96,7 @@ _FORMS = {
 
 
 def parse(text: str, *, columns: tuple[Column, ...] = ()) -> Query:
-    """The query that the text says. `columns` are the project's own. Raises QueryError."""
+    """Return the query of the text. `columns` are the project's own. Raises QueryError."""
     return Query(_Parser(text, columns).whole())
 
 
@@ -120,7 +120,7 @@ class _Parser:
             return None
         term = self._any()
         if not self._is_at_end():
-            self._fail("This ) closes nothing. Remove it, or write its ( before.")
+            self._fail("This ) closes nothing. Remove it, or add a ( before it.")
         return term
 
     def _any(self) -> Term:
@@ -142,7 +142,7 @@ class _Parser:
             self._fail("The query ends where a term is expected. Write one, such as type:user_created.")
         if self._is_keyword(OR) or self._is_keyword(AND):
             word = OR if self._is_keyword(OR) else AND
-            self._fail(f'{word} stands between two terms. Write one before it, or "{word}" to search for the word.')
+            self._fail(f'{word} needs a term on each side. Write one before it, or "{word}" to search for the word.')
         if self._takes(NOT) or self._takes_minus():
             self._deepen(start)
             term = Not(self._one())
@@ -166,7 +166,7 @@ class _Parser:
         self._skip_space()
         term = self._any()
         if self._is_at_end():
-            self._fail("This ( is never closed. Write its ) behind.", start)
+            self._fail("This ( is never closed. Add a ) after it.", start)
         self._at += 1
         self._depth -= 1
         self._skip_space()
@@ -199,7 +199,7 @@ class _Parser:
             self._fail(f"{field.name} has a value in every event. Leave has:{found[0]} out.")
         self._at = found.end()
         if not self._is_at_end() and not re.match(r"[\s()]", self._next()):
-            self._fail(f"has:{found[0]} takes nothing behind it. Write a space, or OR and one more has:.")
+            self._fail(f"has:{found[0]} takes nothing after it. Write a space, or OR and another has:.")
         self._skip_space()
         return Has(field)
 
@@ -229,7 +229,7 @@ class _Parser:
         if name == CONTEXT:
             return f"Write {CONTEXT}.key for a path, or a word without {CONTEXT}: to search the whole context."
         close = difflib.get_close_matches(name, [*ALIASES, *self._columns], n=1)
-        meant = f"Did you mean {close[0]}? Else write" if close else "Write"
+        meant = f"Did you mean {close[0]}? Otherwise write" if close else "Write"
         return f"{meant} {CONTEXT}.{name} for a path in the context, or put the text in quotes to search for it."
 
     def _comparison(self, field: Field, how: Operator) -> Comparison:
@@ -249,12 +249,12 @@ class _Parser:
             self._fail(f'A value is missing after {field}{how}. Write one, or "" for an empty one.')
         if not is_quoted and self._text[start] in "<>=":
             first = self._text[start]
-            self._fail(f"A value does not begin with {first}. Write {field}>10, or put the value in quotes.", start)
+            self._fail(f"A value cannot begin with {first}. Write {field}>10, or put the value in quotes.", start)
         if len(parts) > 1:
             if how is not Operator.IS:
                 self._fail(f'{how} takes no pattern. Remove the *, or put it in quotes: "*".', start)
             if isinstance(field, ColumnField) and field.kind not in _TEXTS:
-                self._fail(f"{field.name} takes no pattern, but {_FORMS[field.kind]}.", start)
+                self._fail(f"{field.name} takes no pattern. Write {_FORMS[field.kind]}.", start)
             return Pattern(parts)
         if isinstance(field, Path):
             return self._value_of_path(parts[0], how, start, is_quoted=is_quoted)
@@ -265,7 +265,7 @@ class _Parser:
             return Text(text)
         if text in CONSTANTS:
             if how is not Operator.IS:
-                self._fail(f"{text} has no order. Write :{text}, or quotes to compare strings.", start)
+                self._fail(f"{text} has no order. Write :{text}, or put it in quotes to compare text.", start)
             return Constant(text)
         return self._number(text, start)
 
@@ -278,7 +278,7 @@ class _Parser:
         try:
             value = _of_kind(kind, text)
         except ValueError:
-            self._fail(f"{field.name} does not hold {_brief(text)}. Write {_FORMS[kind]}.", start)
+            self._fail(f"{field.name} cannot hold {_brief(text)}. Write {_FORMS[kind]}.", start)
         return self._number(text, start) if isinstance(value, Number) else value
 
     def _number(self, text: str, start: int) -> Number:
@@ -287,7 +287,7 @@ class _Parser:
         return Number(text)
 
     def _parts(self) -> tuple[tuple[str, ...], bool]:
-        """The texts between the `*` of a value, and whether any of it is in quotes."""
+        """Return the texts between the `*` of a value, and whether any of it is in quotes."""
         parts, is_quoted = [""], False
         while not self._is_at_end():
             if self._next() == '"':
@@ -308,11 +308,11 @@ class _Parser:
     def _word(self) -> Term:
         start = self._at
         found = _WORD.match(self._text, start)
-        # One character is there, which is none of those that end a word.
+        # There is at least one character, and it does not end a word.
         word = found[0] if found else ""
         for character, why in (
-            ("*", "A word is found inside longer ones, too: leave the * out"),
-            (",", f"Between words, write a space for both or {OR} for either, not a comma"),
+            ("*", "A word also matches inside longer words: leave the * out"),
+            (",", f"A comma does not separate words: write a space for both, {OR} for either"),
         ):
             if character in word:
                 self._fail(f"{why}, or put the text in quotes to search for it.", start + word.index(character))
@@ -324,16 +324,16 @@ class _Parser:
         start = self._at
         found = _PHRASE.match(self._text, start)
         if not found:
-            self._fail('This " is never closed. Write another one behind the text; one within it is written as \\".')
+            self._fail('This " is never closed. Add another one after the text. Inside the text, write \\".')
         self._at = found.end()
         return self._unquoted(found[1], start + 1)
 
     def _unquoted(self, text: str, start: int) -> str:
-        """What is between two quotation marks, which begins at `start`."""
+        """Return the text between two quotation marks, which begins at `start`."""
         wrong = _OTHER_ESCAPE.match(text)
         if wrong:
             at = start + wrong.end() - 1
-            self._fail('A \\ in quotes stands before " or \\ only. Write \\\\ for a backslash.', at)
+            self._fail('In quotes, a \\ may only come before " or \\. Write \\\\ for a backslash.', at)
         return re.sub(r'\\(["\\])', r"\1", text)
 
     def _not_empty(self, phrase: str, start: int) -> str:
@@ -366,14 +366,14 @@ class _Parser:
         if self._next() != "-":
             return False
         if _LONE_MINUS.match(self._text, self._at):
-            self._fail('This - has no term behind it. Write -type:user_created, or "-" to search for the character.')
+            self._fail('This - has no term after it. Write -type:user_created, or "-" to search for the character.')
         self._at += 1
         return True
 
     def _deepen(self, start: int) -> None:
         self._depth += 1
         if self._depth > MOST_DEPTH:
-            self._fail(f"Parentheses and negations are {MOST_DEPTH} deep. Take some of them out.", start)
+            self._fail(f"Parentheses and negations are nested more than {MOST_DEPTH} deep. Remove some of them.", start)
 
     def _count(self) -> None:
         self._terms += 1
@@ -385,7 +385,7 @@ class _Parser:
 
 
 def _of_kind(kind: Kind, text: str) -> Value:
-    """The value of a column that is not text. Raises ValueError."""
+    """Return the value of a column that is not text. Raises ValueError."""
     if kind is Kind.TIME:
         return period(text.replace(" ", "T"))
     if kind is Kind.UUID:

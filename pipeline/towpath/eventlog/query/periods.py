@@ -19,10 +19,10 @@ _FORM = re.compile(
 
 
 def period(text: str) -> Period:
-    """What the text names; in UTC, unless it has an offset. Raises ValueError for one that is not a time."""
+    """Return the period that the text names, in UTC unless it has an offset. Raises ValueError if it is not a time."""
     found = _FORM.fullmatch(text)
     if found is None:
-        raise ValueError("it has not the form of a time")
+        raise ValueError("it does not have the form of a time")
     part = found.groupdict()
     fraction = part["fraction"] or ""
     year, month, day = int(part["year"] or 0), int(part["month"] or 0), int(part["day"] or 1)

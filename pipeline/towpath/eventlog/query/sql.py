@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 
 def like(parts: tuple[str, ...]) -> str:
-    """The operand of LIKE, with a backslash before what means itself."""
+    """Return the operand of LIKE, with a backslash before characters that stand for themselves."""
     return "%".join(re.sub(r"([\\%_])", r"\\\1", part) for part in parts)
 
 
 def any_holds(conditions: Iterable[str]) -> str:
-    """One condition: that any of these holds."""
+    """Return one condition: any of these holds."""
     return f"({' OR '.join(conditions)})"
 
 
 def operator(how: Operator) -> str:
-    """The operator of a comparison."""
+    """Return the operator of a comparison."""
     return "=" if how is Operator.IS else str(how)

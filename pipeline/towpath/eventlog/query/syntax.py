@@ -15,14 +15,14 @@ from towpath.eventlog.query.numbers import NUMBER
 from towpath.eventlog.query.operators import Operator
 
 AND, OR, NOT = "AND", "OR", "NOT"
-#: What a path begins with.
+#: The word with which a path begins.
 CONTEXT = "context"
 CONSTANTS = ("true", "false", "null")
 
 _BARE_WORD = re.compile(r"[\w.@/][-\w.@/]*")
 _BARE_KEY = re.compile(r"[-\w]+")
 _BARE_TEXT = re.compile(r"""[^\s()",*<>=][^\s()",*]*""")
-#: What a path's value is, unless it is quoted.
+#: Words that are constants in JSON, unless they are quoted.
 NUMBER_OR_CONSTANT = re.compile(f"{NUMBER}|{'|'.join(CONSTANTS)}")
 
 
@@ -35,7 +35,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """These texts in this order, with any run of characters between each two: at least two, none in between empty."""
+    """These texts in this order, with any characters between them: at least two texts, no inner one empty."""
 
     parts: tuple[str, ...]
 
@@ -56,7 +56,7 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """A time as it is written, and from when to before when that is."""
+    """A time as it is written, and the period that it names: from its start to before its end."""
 
     text: str
     start: datetime
@@ -103,7 +103,7 @@ class FullText:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A field that compares so with any of the values."""
+    """A field that compares like this with any of the values."""
 
     field: Field
     operator: Operator
@@ -116,7 +116,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Has:
-    """A path that is there, or a column of text that is not empty."""
+    """A path that exists, or a text column that is not empty."""
 
     field: Field
 
@@ -126,7 +126,7 @@ class Has:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """What the term does not find."""
+    """Finds what the term does not find."""
 
     term: Term
 
@@ -136,7 +136,7 @@ class Not:
 
 @dataclass(frozen=True, slots=True)
 class All:
-    """What each of the terms finds: two at least, none of them an All."""
+    """Finds what all of the terms find: at least two, none of them an All."""
 
     terms: tuple[Term, ...]
 
@@ -146,7 +146,7 @@ class All:
 
 @dataclass(frozen=True, slots=True)
 class Any:
-    """What one of the terms finds: two at least, none of them an Any."""
+    """Finds what any of the terms finds: at least two, none of them an Any."""
 
     terms: tuple[Term, ...]
 
@@ -169,19 +169,19 @@ class Query:
 
 
 def all_of(terms: list[Term]) -> Term:
-    """The terms as one: all of them hold. There is one at least."""
+    """Return the terms as one: all of them hold. There is at least one."""
     flat = [inner for term in terms for inner in (term.terms if isinstance(term, All) else (term,))]
     return flat[0] if len(flat) == 1 else All(tuple(flat))
 
 
 def any_of(terms: list[Term]) -> Term:
-    """The terms as one: any of them holds. There is one at least."""
+    """Return the terms as one: any of them holds. There is at least one."""
     flat = [inner for term in terms for inner in (term.terms if isinstance(term, Any) else (term,))]
     return flat[0] if len(flat) == 1 else Any(tuple(flat))
 
 
 def quoted(text: str) -> str:
-    """In quotes, with the two escapes that there are."""
+    """Return the text in quotes, with the two possible escapes."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 

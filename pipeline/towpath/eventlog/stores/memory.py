@@ -1,8 +1,8 @@
-"""The event store in memory, which behaves as the real ones do: for the testing kit and for tests that must
-decide what goes wrong in a store.
+"""An event store in memory that behaves as the real ones do. It is for the testing kit, and for tests that decide what
+goes wrong in a store.
 
-It passes the conformance suite (tests/conformance): rows are parsed as a store parses them, an insert is one block for
-each month, and the token log has an entry for each block, of which it forgets the oldest.
+It passes the conformance suite (tests/conformance): it parses rows as a store does, an insert is one block for each
+month, and the token log has an entry for each block and forgets the oldest.
 """
 
 from __future__ import annotations
@@ -19,19 +19,24 @@ from uuid import UUID
 from towpath.eventlog.columns import Column, added_columns, row_columns
 from towpath.eventlog.errors import OutcomeUnknown, RowsRefused, StoreUnavailable
 from towpath.eventlog.proof import RowDigest, WindowDigest, covered, kinds, row_digest, window_digests
+from towpath.eventlog.query.matching import matches
 from towpath.eventlog.rows import Identity, have_one_text, lines, text_of, values
-from towpath.eventlog.store import Change, Digest, MaskedRow, StoredEvent, Wanted
+from towpath.eventlog.search import Bar, FoundEvent, FoundEvents, Position, bar_start, position_of
+from towpath.eventlog.store import Change, Digest, MaskedRow
+from towpath.eventlog.stored import StoredEvent
 from towpath.eventlog.values import parse as value_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from towpath.eventlog.query import Query
 
 Block = tuple[str, str]  # month, token
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRow:
-    """A row of the OBT, its text as the bytes that are stored."""
+    """A row of the OBT. Its context is kept as bytes."""
 
     outbox: str
     outbox_id: int
@@ -55,7 +60,7 @@ class StoredRow:
 
 
 class MemoryStore:
-    """An `EventStore`, a `ReadableStore` and a `KeepableStore`, which remembers `token_log_entries` blocks."""
+    """A `Store` without migrations. Its token log remembers `token_log_entries` blocks."""
 
     def __init__(self, *, own_columns: tuple[Column, ...] = (), token_log_entries: int = 10_000) -> None:
         self.own_columns = own_columns
@@ -72,7 +77,7 @@ class MemoryStore:
             raise OutcomeUnknown(f"the event store took {len(parsed)} of {row_count} rows")
 
     def store_block(self, block: Block, rows: Sequence[StoredRow]) -> bool:
-        """Store the rows of one month, all or none. False if the token log has the block."""
+        """Store the rows of one month, all or none. Return False, and store nothing, if the token log has the block."""
         with self._writing:
             if block in self.token_log:
                 return False
@@ -81,6 +86,7 @@ class MemoryStore:
             return True
 
     def remember(self, block: Block) -> None:
+        """Put the block into the token log, which then forgets its oldest block if it is full."""
         self.token_log[block] = None
         if len(self.token_log) > self._token_log_entries:
             self.token_log.popitem(last=False)
@@ -121,6 +127,52 @@ class MemoryStore:
             written_at=row.written_at,
             added=self.added_values(row),
         )
+
+    def search(
+        self,
+        query: Query,
+        *,
+        since: datetime,
+        until: datetime,
+        before: Position | None = None,
+        rows: int,
+        most_characters: int | None = None,
+        seconds: float,  # noqa: ARG002 - as the others
+    ) -> FoundEvents:
+        found = [
+            event
+            for event in self._found(query, since=since, until=until)
+            if before is None or position_of(event) < before
+        ]
+        found.sort(key=position_of, reverse=True)
+        last = position_of(found[rows - 1]) if len(found) >= rows else None
+        cut = [
+            FoundEvent(replace(event, event_context=event.event_context[:most_characters]), len(event.event_context))
+            for event in found
+            if last is None or position_of(event) >= last
+        ]
+        return FoundEvents.of(cut)
+
+    def histogram(
+        self,
+        query: Query,
+        *,
+        since: datetime,
+        until: datetime,
+        step: timedelta,
+        seconds: float,  # noqa: ARG002 - as the others
+    ) -> Sequence[Bar]:
+        found = self._found(query, since=since, until=until)
+        counts = Counter((bar_start(event.event_date_time, step), event.event_type) for event in found)
+        return sorted(Bar(start, event_type, events) for (start, event_type), events in counts.items())
+
+    def one(self, position: Position, *, seconds: float) -> Sequence[FoundEvent]:  # noqa: ARG002 - as the others
+        found = (event for event in map(self._event, self.rows) if position_of(event) == position)
+        return [FoundEvent(event, len(event.event_context)) for event in found]
+
+    def _found(self, query: Query, *, since: datetime, until: datetime) -> Iterator[StoredEvent]:
+        events = map(self._event, self.rows)
+        return (event for event in events if since <= event.event_date_time < until and matches(query, event))
 
     def stored_targets(self, event_type: str, targets: Sequence[str], *, since: datetime, until: datetime) -> set[str]:
         found = {
@@ -182,9 +234,9 @@ class MemoryStore:
         with self._writing:
             self.rows = [row for row in self.rows if _first_day(row.event_date_time) != month.replace(day=1)]
 
-    def find_windows(self, wanted: Wanted, *, month: date) -> Sequence[UUID]:
+    def find_windows(self, query: Query, *, month: date) -> Sequence[UUID]:
         found = (row for row in self.rows if _first_day(row.event_date_time) == month.replace(day=1))
-        return list({row.window_id for row in found if self._is_wanted(row, wanted)})
+        return list({row.window_id for row in found if matches(query, self._event(row))})
 
     def row_digests_of(
         self, window_ids: Sequence[UUID], *, columns: Sequence[str]
@@ -192,8 +244,9 @@ class MemoryStore:
         found = {window_id: self.row_digests(window_id, columns=columns) for window_id in window_ids}
         return {window_id: rows for window_id, rows in found.items() if rows}
 
-    def read_rows(self, window_ids: Sequence[UUID], wanted: Wanted) -> Sequence[StoredEvent]:
-        return [self._event(row) for row in self.rows if row.window_id in window_ids and self._is_wanted(row, wanted)]
+    def read_rows(self, window_ids: Sequence[UUID], query: Query) -> Sequence[StoredEvent]:
+        found = (self._event(row) for row in self.rows if row.window_id in window_ids)
+        return [event for event in found if matches(query, event)]
 
     def rewrite(self, rows: Sequence[MaskedRow], *, mask: str) -> None:
         def identity(row: StoredRow | StoredEvent, context: bytes) -> tuple[object, ...]:
@@ -207,13 +260,6 @@ class MemoryStore:
                     added = tuple(after.added[column.name] for column in added_columns(self.own_columns))
                     self.rows[place] = replace(row, event_context=after.event_context.encode(), added=added)
 
-    def _is_wanted(self, row: StoredRow, wanted: Wanted) -> bool:
-        added = self.added_values(row)
-        context = row.event_context.decode()
-        return all(added[name] == value for name, value in wanted.columns.items()) and (
-            "\\" in context or all(text in context for text in wanted.texts)
-        )
-
     def _digest(self, row: StoredRow, columns: Sequence[str]) -> RowDigest:
         held = self._held(row)
         digest = row_digest([(kind, held[name]) for name, kind in kinds(columns, self.own_columns)])
@@ -221,11 +267,11 @@ class MemoryStore:
         return RowDigest(row.outbox, row.outbox_id, month, row.event_type, row.event_date_time, digest)
 
     def _held(self, row: StoredRow) -> dict[str, Any]:
-        """The value of every column, by name."""
+        """Return the value of every column, by name."""
         return {name: getattr(row, name) for name in StoredRow.__slots__} | self.added_values(row)
 
     def added_values(self, row: StoredRow) -> dict[str, object]:
-        """The values of the added columns, by name."""
+        """Return the values of the added columns, by name."""
         names = (column.name for column in added_columns(self.own_columns))
         return dict(zip(names, row.added, strict=True))
 
@@ -233,15 +279,16 @@ class MemoryStore:
         return datetime.now(UTC)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
 
 def parse(rows: bytes, *, own_columns: tuple[Column, ...] = ()) -> list[StoredRow]:
-    """The rows of COPY text. Raises RowsRefused, which quotes none of them."""
+    """Return the rows of COPY text. Raises RowsRefused, which quotes no row."""
     return [_parse_row(line, own_columns) for line in lines(rows)]
 
 
 def by_month(rows: Sequence[StoredRow]) -> dict[str, list[StoredRow]]:
+    """Return the rows of each month (YYYYMM), earliest month first."""
     months: dict[str, list[StoredRow]] = defaultdict(list)
     for row in rows:
         months[row.month].append(row)

@@ -1,4 +1,4 @@
-"""`manage.py eventlog`: the One Big Table."""
+"""`manage.py eventlog`: manage the One Big Table."""
 
 from __future__ import annotations
 
@@ -29,57 +29,67 @@ from towpath.ledger import backfills
 from towpath.management import catalogue, keeping, tables
 from towpath.management.answers import nothing_but_the_answer
 from towpath.management.arguments import moment, pace
+from towpath.management.examples import EVENTLOG, add_examples
 from towpath.management.operator import record_reading
 from towpath.outbox import registry
 from towpath.outbox.event import Event
 from towpath.wiring import event_store
 
-#: Between two lines about how far a backfill is.
+#: Seconds between two lines about how far a backfill is.
 _TOLD_SECONDS = 5.0
-#: Younger events may not be in the event log yet.
+#: Events younger than this may not be in the event log yet.
 _STILL_ON_ITS_WAY = timedelta(minutes=5)
 
 
 class Command(BaseCommand):
-    help = "The event log's table in the event store."
+    help = "Manage the event log's table in the event store."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
         migrate = actions.add_parser("migrate", help="create the table, or bring it up to date")
-        migrate.add_argument("--plan", action="store_true", help="show what would be done, and do nothing")
-        migrate.add_argument("--check", action="store_true", help="do nothing; exit code 1 if something is to be done")
-        status = actions.add_parser("status", help="every migration, and whether it is applied")
+        migrate.add_argument("--plan", action="store_true", help="show what would be done, and change nothing")
+        migrate.add_argument(
+            "--check", action="store_true", help="change nothing; exit code 1 if a migration is pending"
+        )
+        status = actions.add_parser("status", help="list every migration, and whether it is applied")
         comparison = actions.add_parser(
             "compare", help="compare event_log with a table that should hold the same events"
         )
         comparison.add_argument("--with", dest="table", type=_table, required=True, help="the other table, or a view")
-        comparison.add_argument("--at", metavar="URL", help="the store that has it (default: EVENT_STORE_URL)")
+        comparison.add_argument("--at", metavar="URL", help="the event store that has it (default: EVENT_STORE_URL)")
         comparison.add_argument("--since", type=moment, help="ISO 8601, in UTC (default: a day before --until)")
         comparison.add_argument("--until", type=moment, help="ISO 8601, in UTC (default: five minutes ago)")
         comparison.add_argument(
-            "--slack-seconds", type=float, default=60, help="between the two clock readings of an event"
+            "--slack-seconds",
+            type=float,
+            default=60,
+            help="how far apart the two logs' times of an event may be (default: %(default)g)",
         )
-        comparison.add_argument("--limit", type=int, default=20, help="differences shown, at most")
+        comparison.add_argument(
+            "--limit", type=int, default=20, help="show at most this many differences (default: %(default)d)"
+        )
         filling = actions.add_parser(
-            "backfill", help="publish the rows that a model had before its lean outbox, each once"
+            "backfill", help="publish the rows that a model had before it got a lean outbox, each once"
         )
         filling.add_argument("model", metavar="MODEL", help="APP.MODEL: the model, or its lean outbox")
         filling.add_argument(
-            "--rows-per-second", type=pace, default=1000.0, help="at most so many (default: %(default)g)"
+            "--rows-per-second",
+            type=pace,
+            default=1000.0,
+            help="publish at most this many rows per second (default: %(default)g)",
         )
-        filling.add_argument(
-            "--again", action="store_true", help="look at every row once more, although a run has finished"
-        )
-        events = actions.add_parser("events", help="the catalogue of event types")
+        filling.add_argument("--again", action="store_true", help="look at every row again, even if a run has finished")
+        events = actions.add_parser("events", help="print the catalogue of event types")
         events.add_argument("--markdown", action="store_true", help="print a page of Markdown")
         events.add_argument("--write", action="store_true", help="add new types and versions to the checked-in files")
-        events.add_argument("--check", action="store_true", help="exit code 1 if the checked-in files do not agree")
-        retaining = actions.add_parser("retain", help="drop whole months that are older than what is kept")
+        events.add_argument("--check", action="store_true", help="exit code 1 if the checked-in files are out of date")
+        retaining = actions.add_parser("retain", help="drop whole months that are older than --months")
         keeping.add_retain(retaining)
         erasing = actions.add_parser("erase", help="mask fields of a person's events (GDPR, article 17)")
         keeping.add_erase(erasing)
         for action in (migrate, status, comparison, filling, events, retaining, erasing):
             action.add_argument("--json", action="store_true", help="print JSON")
+        add_examples(actions.choices, EVENTLOG, of="eventlog")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         with nothing_but_the_answer(self):
@@ -97,15 +107,16 @@ class Command(BaseCommand):
             "retain": functools.partial(keeping.retain, self),
             "erase": functools.partial(keeping.erase, self),
         }
-        is_change = options["action"] in {"retain", "erase"}
+        # A step of `migrate` may build an index over every event.
+        is_change = options["action"] in {"retain", "erase", "migrate"}
         shortest = keeping.SHORTEST_TIMEOUT_SECONDS if is_change else 0.0
         store = event_store(config(), shortest_timeout_seconds=shortest)
         try:
             is_ok = actions[options["action"]](store, options)
         except EventStoreError as error:
             raise CommandError(
-                f"The event store does not answer, or refuses: {error}."
-                f" Is {config().variable_prefix}EVENT_STORE_URL right?"
+                f"The event store does not answer, or refuses the request: {error}. Check"
+                f" {config().variable_prefix}EVENT_STORE_URL."
             ) from error
         except schema.SchemaConflictError as error:
             raise CommandError(str(error)) from error
@@ -119,7 +130,7 @@ class Command(BaseCommand):
         is_only_shown = options["plan"] or options["check"]
         if not is_only_shown:
             todo = schema.migrate(store)
-        # Of a table that somebody has changed since: no step of ours undoes that.
+        # Somebody may have changed the table since: no migration of ours undoes that.
         problems = [] if is_only_shown else store.problems()
         lines = [f"{step.number:>4}  {step.name}  {step.checksum}" for step in todo]
         if options["json"]:
@@ -175,9 +186,11 @@ class Command(BaseCommand):
                 until=until,
                 slack=timedelta(seconds=options["slack_seconds"]),
                 most_differences=options["limit"],
-                # Such as those of each comparison: no other log has them.
+                # Towpath's own events, such as the one about each comparison: no other log has them.
                 only_here={
-                    event.event_type for event in Event.__subclasses__() if event.__module__ == "towpath.events"
+                    event.event_type
+                    for event in Event.__subclasses__()
+                    if event.__module__ in {"towpath.events", "towpath.explorer.events"}
                 },
             )
         except EventStoreError as error:
@@ -208,11 +221,11 @@ class Command(BaseCommand):
                 on_page=told.tell,
             )
         except KeyboardInterrupt:
-            self.stderr.write("Stopped. What is published stays published: run it again to go on.")
+            self.stderr.write("Stopped. What is published stays published. Run it again to continue.")
         except EventStoreError as error:
             raise CommandError(
                 f"The event store does not say which rows it has: {error}. {told.report.published} row(s) were"
-                " published: run it again to go on."
+                " published. Run it again to continue."
             ) from error
         report, progress = told.report, backfills.read(name)
         if options["json"]:
@@ -226,9 +239,9 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps(answer))
         else:
             self.stdout.write(
-                f"{report.looked_at} row(s) of {source.model._meta.label} looked at: {report.published} published,"
+                f"{report.looked_at} row(s) of {source.model._meta.label} checked: {report.published} published,"
                 f" {report.already_published} published before."
-                + (f" Finished; {progress.published} by all runs." if progress.finished_at else "")
+                + (f" Finished: {progress.published} published by all runs." if progress.finished_at else "")
             )
         return progress.finished_at is not None
 
@@ -246,9 +259,11 @@ class _Told:
         self.report = report
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + _TOLD_SECONDS
-            waits = ". Waiting: thousands of events are not dispatched. Is the dispatcher running?" * report.is_waiting
+            waits = (
+                ". Waiting: thousands of events are not dispatched yet. Check that the dispatcher is running."
+            ) * report.is_waiting
             self._command.stderr.write(
-                f"{report.before + report.looked_at} of about {self._rows} rows looked at, {report.published} published"
+                f"{report.before + report.looked_at} of about {self._rows} rows checked, {report.published} published"
                 f" by this run{waits}"
             )
 

@@ -1,11 +1,13 @@
-"""`manage.py pipeline`: look at the pipeline, and repair it."""
+"""`manage.py pipeline`: inspect the pipeline, and repair it."""
 
 from __future__ import annotations
 
 import json
 from argparse import REMAINDER, ArgumentParser
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -15,89 +17,116 @@ from django.db import DatabaseError, InterfaceError
 from towpath.actors import enqueue_batches
 from towpath.conf.current import config
 from towpath.conf.launch import ROLES, become, run_all
-from towpath.errors import NoAlarm, NotReadable, OutboxInUse
+from towpath.errors import NoAlarm, NotDone, NotReadable, OutboxInUse
 from towpath.eventlog.errors import EventStoreError
-from towpath.flow import deadletters, outboxes, stranded
-from towpath.flow.recover import recover
+from towpath.flow import deadletters, operating, outboxes
 from towpath.flow.verify import close, verify_receipts
 from towpath.ledger import database_errors, names
 from towpath.ledger.deadletters import Letter
 from towpath.ledger.moment import planner_as_it_was
-from towpath.management import auditing, freed_migrations, leaving, tables
+from towpath.management import auditing, freed_migrations, leaving, pausing, tables, watching
 from towpath.management.answers import nothing_but_the_answer
 from towpath.management.arguments import moment
+from towpath.management.examples import PIPELINE, add_examples
 from towpath.management.operator import operator, record_reading
 from towpath.outbox.models import all_outboxes
 from towpath.telemetry.secrets import without_secrets
 from towpath.watch.doctor import examine
+from towpath.watch.overview import read_overview
 from towpath.watch.period import read_period
-from towpath.watch.status import read_status
 from towpath.watch.unknown_outboxes import problem
-from towpath.watch.within import NoAnswerYet, Within
+from towpath.watch.within import NoAnswerYet
 from towpath.wiring import event_store, verifier_store, window_limits, window_rules
 
-#: Also where a project has set no time limit for its connections.
+#: The time limit of `status`, even if a project's connections have none.
 _STATUS_SECONDS = 20.0
 
 
 class Command(BaseCommand):
-    help = "Look at the pipeline, and repair it. Exit code 0: all is well; 1: a problem was found; 2: wrong usage."
+    help = "Inspect and repair the pipeline. Exit code 0: all is well; 1: a problem was found; 2: wrong usage."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
         for name, text in (
-            ("status", "what is pending, in flight and stuck; asks PostgreSQL only"),
-            ("doctor", "check every service and what the promises rest on, and say how to fix it"),
+            (
+                "status",
+                "show what is pending, in flight or stuck, which workers run, and whether the event store answers",
+            ),
+            (
+                "doctor",
+                "check every service and setting that the guarantees depend on, and say how to fix each problem",
+            ),
             ("recover", "deliver what is stuck, now and in this process"),
         ):
             actions.add_parser(name, help=text).add_argument("--json", action="store_true", help="print JSON")
-        self._add_run(actions.add_parser("run", help="be a process of the pipeline, until it is told to stop"))
-        self._add_verify(actions.add_parser("verify", help="compare receipts with the event store; print the ledger"))
-        auditing.add_seals(actions.add_parser("seals", help="seals of the ledger, which prove what was stored"))
-        self._add_deadletters(actions.add_parser("deadletters", help="rows that the event store refuses"))
-        self._add_outboxes(actions.add_parser("outboxes", help="names in the ledger that no outbox class has"))
-        self._add_leave(actions.add_parser("leave", help="take Towpath out of the project: the next step of it"))
+        watching.add_watch(actions.choices["status"])
+        watching.add_tail(actions.add_parser("tail", help="follow windows as they finish, until Ctrl-C"))
+        self._add_run(actions.add_parser("run", help="run a process of the pipeline, until it is told to stop"))
+        self._add_verify(
+            actions.add_parser(
+                "verify", help="compare receipts with the event store, and print what became of each row"
+            )
+        )
+        auditing.add_seals(actions.add_parser("seals", help="make, list or export seals, which prove what was stored"))
+        self._add_deadletters(
+            actions.add_parser("deadletters", help="list, show, replay or drop rows that the event store refuses")
+        )
+        pausing.add_pause(actions.add_parser("pause", help="keep committed events in their outbox until `resume`"))
+        pausing.add_resume(actions.add_parser("resume", help="dispatch events again after `pause`"))
+        self._add_outboxes(actions.add_parser("outboxes", help="list, rename or discard outbox names in the ledger"))
+        self._add_leave(actions.add_parser("leave", help="remove Towpath from the project, one step at a time"))
+        add_examples(actions.choices, PIPELINE, of="pipeline")
 
     def _add_run(self, parser: ArgumentParser) -> None:
-        parser.add_argument("role", choices=[*ROLES, "all"], help="`all`: one of each, for development")
-        parser.add_argument("arguments", nargs=REMAINDER, help="dramatiq's or periodiq's own, such as --processes=2")
+        parser.add_argument(
+            "role", choices=[*ROLES, "all"], help="the process to run; `all` runs one of each, for development"
+        )
+        parser.add_argument(
+            "arguments", nargs=REMAINDER, help="arguments of dramatiq or periodiq, such as --processes=2"
+        )
 
     def _add_verify(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "--since", type=moment, help="rows dispatched from then on (default: a day ago; with --deep: ever)"
+            "--since", type=moment, help="only rows dispatched from then on (default: a day ago; with --deep: all rows)"
         )
-        parser.add_argument("--until", type=moment, help="rows dispatched before then (default: now)")
-        parser.add_argument("--close", nargs="+", type=UUID, metavar="WINDOW", help="end the alarm of these windows")
-        parser.add_argument("--reason", default="", help="why: recorded as an event, with who did it")
+        parser.add_argument("--until", type=moment, help="only rows dispatched before then (default: now)")
+        parser.add_argument("--close", nargs="+", type=UUID, metavar="WINDOW", help="close the alarms of these windows")
+        parser.add_argument("--reason", default="", help="why you do this; recorded in an event, with your account")
         auditing.add_deep(parser)
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def _add_deadletters(self, parser: ArgumentParser) -> None:
         parser.add_argument("what", choices=["list", "show", "replay", "drop"])
         parser.add_argument("ids", nargs="*", type=int, help="numbers of dead letters, as `list` shows them")
-        parser.add_argument("--all", action="store_true", help="every dead letter (replay, drop)")
+        parser.add_argument("--all", action="store_true", help="all dead letters (replay, drop)")
         parser.add_argument("--yes", action="store_true", help="drop without asking")
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def _add_outboxes(self, parser: ArgumentParser) -> None:
         whats = parser.add_subparsers(dest="what", required=True)
-        whats.add_parser("list", help="each outbox, and each name that no class has; exit code 1 with such a name")
-        rename = whats.add_parser("rename", help="an outbox's table was renamed: deliver what the ledger has")
+        whats.add_parser("list", help="list outboxes, and names that no class has; exit code 1 if there is such a name")
+        rename = whats.add_parser(
+            "rename", help="after a table was renamed: deliver what the ledger has under its old name"
+        )
         rename.add_argument("old", help="the name that no class has")
-        rename.add_argument("new", help="the outbox that has its rows now")
-        discard = whats.add_parser("discard", help="give up what the ledger has under a name; recorded as an event")
+        rename.add_argument("new", help="the outbox that has the rows now")
+        discard = whats.add_parser(
+            "discard", help="give up the events that the ledger has under a name; recorded in an event"
+        )
         discard.add_argument("name", help="the name that no class has")
         for parser_of_what in (rename, discard):
-            parser_of_what.add_argument("--yes", action="store_true", help="without asking")
+            parser_of_what.add_argument("--yes", action="store_true", help="do not ask for confirmation")
         for parser_of_what in whats.choices.values():
             parser_of_what.add_argument("--json", action="store_true", help="print JSON")
 
     def _add_leave(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "--migrations", action="store_true", help="let the project's migrations stand without Towpath"
+            "--migrations",
+            action="store_true",
+            help="rewrite the project's migrations so that they work without Towpath",
         )
         parser.add_argument("--yes", action="store_true", help="remove tables without asking")
-        parser.add_argument("--json", action="store_true", help="print JSON; remove tables with --yes only")
+        parser.add_argument("--json", action="store_true", help="print JSON; tables are removed only with --yes")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         if options["action"] == "run":
@@ -106,20 +135,23 @@ class Command(BaseCommand):
             self._handle(options)
 
     def _handle(self, options: dict[str, Any]) -> None:
-        actions = {
+        actions: dict[str, Callable[[dict[str, Any]], bool]] = {
             "status": self._status,
             "doctor": self._doctor,
             "recover": self._recover,
             "deadletters": self._deadletters,
             "outboxes": self._outboxes,
+            "tail": partial(watching.tail, self),
+            "pause": partial(pausing.pause, self),
+            "resume": partial(pausing.resume, self),
             "verify": self._verify,
             "seals": self._seals,
             "leave": self._free_migrations if options.get("migrations") else self._leave,
         }
         try:
             is_ok = actions[options["action"]](options)
-        except (NotReadable, OutboxInUse) as error:
-            raise CommandError(str(error)) from error
+        except (NotDone, NotReadable, OutboxInUse) as error:
+            raise CommandError(without_secrets(str(error))) from error
         except NoAnswerYet:
             raise CommandError(
                 f"PostgreSQL does not answer within {_STATUS_SECONDS:g} s: see `pipeline doctor`."
@@ -128,7 +160,9 @@ class Command(BaseCommand):
             raise CommandError(without_secrets(database_errors.describe(error))) from error
         except EventStoreError as error:
             raise CommandError(
-                without_secrets(f"The event store does not answer, or refuses ({error}): see `pipeline doctor`.")
+                without_secrets(
+                    f"The event store does not answer, or refuses the request ({error}): see `pipeline doctor`."
+                )
             ) from error
         if not is_ok:
             raise SystemExit(1)
@@ -137,12 +171,15 @@ class Command(BaseCommand):
         if role != "all":
             become(role, arguments)
         if arguments:
-            self.stderr.write("`pipeline run all` takes no arguments: they are those of one program.")
+            self.stderr.write("`pipeline run all` takes no arguments. To pass arguments, run one role.")
             raise SystemExit(2)
         raise SystemExit(run_all())
 
     def _status(self, options: dict[str, Any]) -> bool:
-        status = Within(read_status, seconds=_STATUS_SECONDS).answer()
+        if options["watch"]:
+            watching.watch(self, looks=options["looks"])
+            return True
+        status = read_overview(config(), seconds=_STATUS_SECONDS)
         self.stdout.write(json.dumps(status.as_json()) if options["json"] else tables.of_status(status))
         return not status.problems
 
@@ -158,17 +195,21 @@ class Command(BaseCommand):
 
     def _recover(self, options: dict[str, Any]) -> bool:
         store = event_store(config())
-        rows = sum(stranded.bring_back().values())
-        windows = recover(
+        look = partial(
+            operating.recover_now,
             store,
             window_rules(config()),
             limits=window_limits(config()),
             unsealed_seconds=config().unsealed_seconds,
-            should_stop=lambda: False,
+            by=operator(),
         )
-        store.close()
+        try:
+            done = operating.carry_out(look, action="recover", target="", by=operator())
+        finally:
+            store.close()
+        windows, rows = done.windows, done.stranded_rows
         found = {"windows": windows, **({"stranded_rows": rows} if rows else {})}
-        text = f"{windows} window(s) recovered" + (f", {rows} stranded row(s) given to the dispatcher" if rows else "")
+        text = f"{windows} window(s) recovered" + (f", {rows} stranded row(s) handed to the dispatcher" if rows else "")
         self.stdout.write(json.dumps(found) if options["json"] else text)
         return True
 
@@ -204,22 +245,27 @@ class Command(BaseCommand):
     def _deadletters(self, options: dict[str, Any]) -> bool:
         what, ids, as_json = options["what"], options["ids"], options["json"]
         if what != "list" and not ids and not (options["all"] and what != "show"):
-            self.stderr.write(f"Say which: `pipeline deadletters {what} NUMBER ...`, or --all.")
+            self.stderr.write(f"Say which ones: `pipeline deadletters {what} NUMBER ...`, or --all.")
             raise SystemExit(2)
         letters = deadletters.find(ids if not options["all"] else None) if what != "list" else deadletters.find(None)
         if unknown := set(ids) - {letter.id for letter in letters}:
             raise CommandError(f"No dead letter has the number {min(unknown)}: see `pipeline deadletters list`.")
         if what == "drop":
             self._confirm_drop(letters, is_sure=options["yes"])
-            deadletters.drop(letters, by=operator())
+            self._act(what, letters, partial(deadletters.drop, letters, by=operator()))
         elif what == "replay":
-            deadletters.replay(letters, batch_ids=config().batch_ids, enqueue=enqueue_batches)
+            again = partial(operating.replay, batch_ids=config().batch_ids, enqueue=enqueue_batches)
+            self._act(what, letters, partial(again, letters, by=operator()))
         elif what == "show":
             record_reading("pipeline deadletters show", rows=len(letters))
         self._show_deadletters(letters, as_json=as_json, with_context=what == "show")
         if not as_json and what in {"drop", "replay"}:
             self.stdout.write(f"{len(letters)} {'dropped' if what == 'drop' else 'requeued'}")
         return what != "list" or not letters
+
+    def _act(self, action: str, letters: list[Letter], do: Callable[[], None]) -> None:
+        numbers = " ".join(str(letter.id) for letter in letters)
+        operating.carry_out(do, action=action, target=numbers, by=operator())
 
     def _outboxes(self, options: dict[str, Any]) -> bool:
         if options["what"] == "rename":
@@ -256,20 +302,22 @@ class Command(BaseCommand):
     def _free_migrations(self, options: dict[str, Any]) -> bool:
         if classes := leaving.project_outboxes():
             raise CommandError(
-                f"First delete {', '.join(classes)}, and run makemigrations: it compares these classes with the"
-                " migrations. (docs/leaving.md)"
+                f"First delete {', '.join(classes)}, and run makemigrations, which compares these classes with the"
+                " migrations. See docs/leaving.md."
             )
         try:
             written = [str(path) for path in freed_migrations.free()]
         except OSError as error:
-            raise CommandError(f"{error.filename}: {error.strerror}. What is written already is complete.") from error
+            raise CommandError(
+                f"{error.filename}: {error.strerror}. The files that were written before it are complete."
+            ) from error
         left = [str(path) for path in freed_migrations.find()]
         if options["json"]:
             self.stdout.write(json.dumps({"written": written, "names_towpath": left}))
         else:
             lines = [f"written: {path}" for path in written] or ["nothing to write"]
             self.stdout.write(
-                "\n".join([*lines, *(f"! {path} still names towpath: change it by hand" for path in left)])
+                "\n".join([*lines, *(f"! {path} still refers to towpath: change it by hand" for path in left)])
             )
         return not left
 
@@ -296,5 +344,7 @@ class Command(BaseCommand):
         if as_json:
             self.stdout.write(json.dumps(shown, default=str))
             return
+        if not shown:
+            self.stdout.write("no dead letters")
         for letter in shown:
             self.stdout.write("  ".join(f"{name}={value}" for name, value in letter.items()))

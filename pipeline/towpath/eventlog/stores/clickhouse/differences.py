@@ -1,7 +1,7 @@
-"""How the tables of our names may differ from those that `eventlog migrate` makes on ClickHouse, and how to fix each.
+"""How tables with our names may differ from those that `eventlog migrate` creates on ClickHouse, and how to fix them.
 
-A promise rests on each difference that is named here: what merges drop or replace rows, what makes two blocks of one
-month, what expires, what refuses, what makes a value up. Looks, and changes nothing.
+Each difference named here breaks a guarantee: merges drop or replace rows, one month becomes two blocks, rows expire,
+rows are refused, or values are made up. This module only reads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MIGRATIONS = f"{TABLE}_migration"
 _ENGINES = frozenset({"MergeTree", "ReplicatedMergeTree", "SharedMergeTree"})
 _WATCHED_SETTINGS = (*TABLE_SETTINGS, "replicated_deduplication_window", "async_insert")
 
-#: What cannot be altered.
+#: The remedy for what cannot be altered.
 _MOVE = (
     f"rename the table (RENAME TABLE {TABLE} TO {TABLE}_before), drop {TABLE}_migration, run `python manage.py eventlog"
     " migrate`, and copy its events with INSERT INTO ... SELECT; or name another database in EVENT_STORE_URL"
@@ -42,16 +42,16 @@ _MOVE = (
 
 @dataclass(frozen=True, slots=True)
 class TableColumn:
-    """A column of a table: its type, and what gives its value when none is inserted."""
+    """A column of a table: its type, and where its value comes from when none is inserted."""
 
     kind: str
-    #: DEFAULT, MATERIALIZED, ALIAS or EPHEMERAL, and its expression; empty: none.
+    #: DEFAULT, MATERIALIZED, ALIAS or EPHEMERAL, with its expression. Empty means none.
     default: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of our name, as the server describes it."""
+    """A table with one of our names, as the server describes it."""
 
     database: str
     name: str
@@ -61,22 +61,22 @@ class Table:
     primary_key: str
     ddl: str
     columns: Mapping[str, TableColumn]
-    #: The server's own values of _WATCHED_SETTINGS, where the table sets none.
+    #: The server's values of _WATCHED_SETTINGS, which apply where the table sets none.
     server_settings: Mapping[str, str]
 
     @property
     def bare_ddl(self) -> str:
-        """Without what stands in quotes, where any word may stand."""
+        """The DDL with empty quotes: a quoted text may contain any keyword."""
         return re.sub(r"'(?:[^'\\]|\\.|'')*'|`(?:[^`\\]|\\.)*`", "''", self.ddl)
 
     def setting(self, name: str) -> str:
-        """The value that is in force."""
+        """Return the value in force: the table's, or else the server's."""
         own = re.search(rf"\b{name} = '?(\w+)", self.ddl.rpartition(" SETTINGS ")[2])
         return own[1] if own else self.server_settings.get(name, "0")
 
 
 def describe(client: ClickHouseClient, name: str) -> Table | None:
-    """The table, view or dictionary of this name in our database."""
+    """Return the table, view or dictionary with this name in our database, or None. Raises StoreUnavailable."""
     found = client.query(
         """
         SELECT database, engine, partition_key, sorting_key, primary_key, create_table_query FROM system.tables
@@ -108,7 +108,7 @@ def describe(client: ClickHouseClient, name: str) -> Table | None:
 
 
 def _server_settings(client: ClickHouseClient) -> dict[str, str]:
-    """What the server sets for every table; nothing that the user may not see."""
+    """Return the server's settings for every table. It is empty if the user may not see them."""
     try:
         rows = client.query(
             "SELECT name, value FROM system.merge_tree_settings WHERE name IN %(names)s", names=_WATCHED_SETTINGS
@@ -120,16 +120,17 @@ def _server_settings(client: ClickHouseClient) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Of a table from the OBT: what is different, and the statement or the advice that puts it right."""
+    """A difference between a table and the OBT, and the statement or the advice that fixes it."""
 
     what: str
     remedy: str
-    #: True of a step that `eventlog migrate` still has to take.
+    #: True if `eventlog migrate` has not run this step yet.
     is_pending: bool = False
 
 
 def differences(table: Table, own_columns: tuple[Column, ...], *, recorded: frozenset[str]) -> Iterator[Difference]:
-    """What a promise would miss. `recorded` are the names of the steps that `migrate` will not take again."""
+    """Yield each difference that breaks a guarantee. `recorded` has the names of the applied migrations, which
+    `migrate` does not run again."""
     alter = f"run ALTER TABLE {table.name}"
     if table.engine not in _ENGINES:
         yield Difference(f"its engine is {table.engine}, not MergeTree or ReplicatedMergeTree", _MOVE)
@@ -141,7 +142,7 @@ def differences(table: Table, own_columns: tuple[Column, ...], *, recorded: froz
     yield from _column_differences(table, own_columns, recorded=recorded)
     if re.search(r"\bTTL\b", table.bare_ddl):
         yield Difference(
-            "it has a TTL: an event older than that vanishes when it is inserted, and its receipt becomes an alarm",
+            "it has a TTL: an event older than that vanishes when it is inserted, and its receipt raises an alarm",
             f"{alter} REMOVE TTL (of a column: ALTER TABLE {table.name} MODIFY COLUMN ... REMOVE TTL), and delete old"
             " events by partition: ALTER TABLE ... DROP PARTITION",
         )
@@ -153,7 +154,9 @@ def differences(table: Table, own_columns: tuple[Column, ...], *, recorded: froz
         )
     if not re.search(r"\bINDEX `?window_id_bloom`? `?window_id`? TYPE bloom_filter", table.ddl):
         index = "INDEX window_id_bloom window_id TYPE bloom_filter(0.001) GRANULARITY 1"
-        yield Difference("the index window_id_bloom is missing: a read-back reads everything", f"{alter} ADD {index}")
+        yield Difference(
+            "the index window_id_bloom is missing: a read-back reads the whole table", f"{alter} ADD {index}"
+        )
     yield from _setting_differences(table)
 
 
@@ -169,7 +172,7 @@ def _column_differences(
             is_pending = name in added and f"column {name}" not in recorded
             column_definition = definitions.get(name, f"{wanted} {default}")
             remedy = f"run ALTER TABLE {table.name} ADD COLUMN {name} {column_definition}" if recorded else _MOVE
-            yield Difference(f"column {name} is missing, not {wanted}", remedy, is_pending=is_pending)
+            yield Difference(f"column {name} is missing (it must be {wanted})", remedy, is_pending=is_pending)
         elif column.kind != wanted:
             yield Difference(f"column {name} is {column.kind}, not {wanted}", _MOVE)
         elif column.default != default:
@@ -192,13 +195,14 @@ def _setting_differences(table: Table) -> Iterator[Difference]:
             )
     if table.setting("async_insert") not in {"0", "false"}:
         yield Difference(
-            "table setting async_insert is on: it wins over that of an insert, and answers before the rows are stored",
+            "table setting async_insert is on: it overrides the setting of an insert, and answers before the rows"
+            " are stored",
             f"run ALTER TABLE {table.name} MODIFY SETTING async_insert = 0",
         )
 
 
 def differences_of_record(record: Table) -> list[str]:
-    """Why the record of the migrations is not one that we made."""
+    """Return the reasons why the table of applied migrations is not ours. It is empty if the table is ours."""
     found = {name: column.kind for name, column in record.columns.items()}
     reasons = [
         f"column {name} is {found.get(name, 'missing')}, not {kind}"

@@ -1,6 +1,6 @@
-"""What ClickHouse's answers mean: its error codes, and the driver's errors without one.
+"""What ClickHouse's errors mean for a write: its error codes, and errors of the driver that have no code.
 
-Not one word of a row may leave this module: the server quotes rows in its messages.
+No part of a row may leave this module, although the server quotes rows in its messages.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from towpath.eventlog.errors import (
     WriteTooLarge,
 )
 
-#: Error codes that say nothing of the rows: the server takes none now. No table or column of that name, wrong SQL,
-#: setting or password, no right, no disk, read only, too many queries or parts, no replica or Keeper, not started yet,
-#: overloaded, shutting down.
+#: Error codes that say nothing about the rows: the server takes no rows now. A table or column is missing; SQL, a
+#: setting or the password is wrong; the user lacks a privilege; the disk is full or read-only; there are too many
+#: queries or parts; there is no replica or Keeper; the server is starting, overloaded or shutting down.
 _CODES_UNAVAILABLE = frozenset(
     {
         *(8, 16, 23, 24, 46, 47, 60, 62, 63, 73, 74, 75, 76, 77, 81, 83, 84, 87, 88, 95, 96, 107, 113, 115, 164, 172),
@@ -33,31 +33,35 @@ _CODES_UNAVAILABLE = frozenset(
         *(905, 999, 1000, 1001, 1002, 1004, 1005, 1008, 1009, 1015, 1016, 1019, 1020),
     }
 )
-#: Error codes of a limit that fewer rows may stay below: memory, rows, bytes, time for so many.
+#: Error codes for a limit that fewer rows may stay below: memory, rows, bytes, or the time for them.
 _CODES_TOO_LARGE = frozenset({158, 160, 173, 191, 241, 307, 396, 777, 778})
-#: The status with which a proxy refuses a body for its size. Whatever else a proxy says leaves the outcome unknown.
+#: Error codes of a statement that reads, and has reached a limit of the user: rows, bytes, time, speed, memory, a set's
+#: size, partitions.
+CODES_OF_LIMITS = frozenset({158, 159, 160, 191, 241, 307, 396, 565})
+#: The status with which a proxy refuses a body for its size. Any other answer of a proxy leaves the outcome unknown.
 _TOO_LARGE = "HTTP status 413"
-#: Error codes after which the insert may be running still: timeouts, cut connections, "unknown status of insert", or
-#: of another server to which this one has passed it on.
+#: Error codes after which the insert may still be running: timeouts, cut connections, "unknown status of insert", or
+#: errors from another server to which this one has forwarded the insert.
 _CODES_OUTCOME_UNKNOWN = frozenset({3, 86, 159, 209, 210, 319, 394, 659, 677, 734, 735, 1014, 1017, 1018})
-#: READONLY (so is every setting, for a reader) and ACCESS_DENIED.
+#: READONLY (a read-only profile may change no setting) and ACCESS_DENIED.
 _CODES_NO_RIGHT = frozenset({164, 497})
-#: FUNCTION_THROW_IF_VALUE_IS_NON_ZERO: whoever wrote the view chose the words.
+#: FUNCTION_THROW_IF_VALUE_IS_NON_ZERO: the author of the view wrote the message.
 _THROW_IF = 395
-#: What the parser of our inserts says without a value.
+#: Messages of the parser that quote no value.
 _QUOTES_NO_VALUE = re.compile(
     r"(?:Code: \d+. DB::Exception: )?"
     r"(?:Cannot parse input: expected '\S{1,2}'|Cannot (?:read|parse) DateTime(?:: unexpected word)?)"
 )
 _WHO_MAY = (
-    "Workers need the privileges of towpath_writer in EVENT_STORE_URL, verification those of towpath_verifier in"
-    " EVENT_STORE_VERIFIER_URL, `eventlog migrate` those of towpath_migrator, `eventlog retain` and `eventlog erase`"
-    " those of towpath_keeper (docs/proof.md)."
+    "Workers need the privileges of towpath_writer in EVENT_STORE_URL. Verification needs those of towpath_verifier"
+    " in EVENT_STORE_VERIFIER_URL. The explorer needs those of towpath_explorer in EVENT_STORE_EXPLORER_URL."
+    " `eventlog migrate` needs those of towpath_migrator. `eventlog retain` and `eventlog erase` need those of"
+    " towpath_keeper (docs/proof.md)."
 )
 
 
 def translated(error: Exception, *, user: str = "") -> EventStoreError:
-    """What the driver's error means for the rows of an insert. `user` is the one whose privileges may not be enough."""
+    """Return what the driver's error means for the rows of an insert. `user` is the user who ran it."""
     code = getattr(error, "code", None)
     message = brief(error)
     if code is None:
@@ -70,18 +74,18 @@ def translated(error: Exception, *, user: str = "") -> EventStoreError:
         return WriteTooLarge(message)
     if code in _CODES_UNAVAILABLE:
         return StoreUnavailable(message + lacking(error, user=user))
-    # A parser, a constraint or a view that does not take a value; a code that nobody knows is taken for one, too. That
-    # blames no row: one is at fault only if the store takes others.
+    # A parser, a constraint or a view does not take a value. An unknown code is treated the same way. That blames no
+    # row: a row is at fault only if the store takes others.
     return RowsRefused(_without_values(error))
 
 
 def lacking(error: Exception, *, user: str) -> str:
-    """Of an answer that the user lacks a privilege: which user that is, and who has it."""
+    """Return which user lacks a privilege, and whose privileges are needed. It is empty for any other error."""
     return f". {lacks(user, 'a privilege')}" if getattr(error, "code", None) in _CODES_NO_RIGHT else ""
 
 
 def lacks(user: str, what: str) -> str:
-    """The sentence that a user of the event store lacks something, and whose privileges are needed."""
+    """Return a sentence that says what the user lacks, and whose privileges are needed."""
     return f"User {user or 'default'} of the event store lacks {what}. {_WHO_MAY}"
 
 
@@ -93,19 +97,20 @@ def _never_sent(error: Exception) -> bool:
 
 
 def _without_values(error: Exception) -> str:
-    """Of a value that is not taken. The server's words for it may quote it anywhere, so only some are passed on."""
+    """Return the error for a value that is refused. The server may quote the value anywhere in its message, so only
+    known messages are passed on."""
     line = _first_line(error)
     constraint = re.match(r"Constraint (?:`[^`]+`|\w+) for table \S+", line)
     if constraint:
         line = f"{constraint[0]} is violated"
     elif not (_QUOTES_NO_VALUE.fullmatch(line) or getattr(error, "code", None) == _THROW_IF):
-        line = getattr(error, "name", None) or "a value is not taken"
+        line = getattr(error, "name", None) or "a value is refused"
     view = re.search(r"while pushing to view ([\w.]*\w)", str(error))
     return line + (f" in the view {view[1]}" if view else "") + _where(error)
 
 
 def brief(error: Exception) -> str:
-    """The error without the rows that the server quotes in it: payloads do not belong in logs."""
+    """Return the error in one line, without the rows that the server quotes in it: payloads do not belong in logs."""
     return _first_line(error) + _where(error)
 
 

@@ -1,7 +1,7 @@
-"""What retention and erasure do to the OBT on ClickHouse: a partition is dropped, and rows are rewritten by a mutation.
+"""What retention and erasure do to the OBT on ClickHouse: drop a partition, and rewrite rows by a mutation.
 
-A server keeps the text of its last mutations. So ours has no value of a row: a row is named by a digest of its
-identity, and its context is cut by numbers.
+The server keeps the text of its latest mutations, so ours contain no value of a row: a digest of its identity names
+the row, and byte offsets say what is cut out of its context.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from towpath.eventlog.stores.clickhouse.schema import PARTITION_KEY, TABLE
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from towpath.eventlog.store import MaskedRow, Wanted
+    from towpath.eventlog.store import MaskedRow
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 DROP_MONTH = f"ALTER TABLE {TABLE} DROP PARTITION %(month)s"
 
-#: Of one mutation, at most. Each rewrites the parts that it finds rows in, so few mutations are better than many.
+#: Most rows of one mutation. Each mutation rewrites every part in which it finds a row, so few are better than many.
 _ROWS = 20_000
-#: Of the text of a statement. The rest of it is less than what is left.
+#: Most characters of a statement. The rows may take this share of them; the rest of the statement needs less than
+#: what is left.
 MOST_CHARACTERS = 4 << 20
 _SHARE_OF_ROWS = 0.8
 
-#: The name of a row. Its context is part of it by its length and by 16 bits of a checksum: so a row that was rewritten
-#: meanwhile is not cut again, and nobody can guess values by them.
+#: The key that names a row. It includes the context's length and 16 bits of its checksum, so a row that was rewritten
+#: in the meantime is not cut again. They are too little to guess values from.
 _KEY = """concat(
     substring(lower(hex(SHA256(concat(
         toString(window_id), '/', outbox, '/', toString(outbox_id), '/',
@@ -41,28 +42,17 @@ _KEY = """concat(
 )"""
 
 
-def conditions(wanted: Wanted) -> tuple[str, dict[str, object]]:
-    """Which rows are wanted, and the parameters of that."""
-    parameters: dict[str, object] = {f"column_{name}": value for name, value in wanted.columns.items()}
-    parameters |= {f"text_{number}": text for number, text in enumerate(wanted.texts)}
-    found = [f"{name} = %(column_{name})s" for name in wanted.columns]
-    if wanted.texts:
-        has_all = " AND ".join(f"position(event_context, %(text_{number})s) > 0" for number in range(len(wanted.texts)))
-        found.append(f"(position(event_context, char(92)) > 0 OR ({has_all}))")
-    return " AND ".join(found) or "true", parameters
-
-
 def of_month(condition: str) -> str:
-    """The windows of the wanted rows of a month, as one array."""
+    """Return the statement for the windows of the rows of `%(month)s` that meet the condition, as one array."""
     return f"SELECT groupUniqArray(window_id) FROM {TABLE} WHERE {PARTITION_KEY} = %(month)s AND {condition}"
 
 
 def mutations(rows: Sequence[MaskedRow], *, mask: str, most_characters: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The statements that rewrite the rows, each with its parameters and no more text than so many characters."""
+    """Yield the statements that rewrite the rows, with their parameters. None has more than `most_characters`."""
     assignments = [f"{name} = if({name} = '', '', '{MASK}')" for name in rows[0].columns]
     if any(row.cuts for row in rows):
-        # Each cut is where it begins and how far on the text continues, in bytes from 1 on. Other rows of the part are
-        # not looked at by the fold.
+        # A cut is "start-end": the number of bytes before it, and the place of the first byte after it, counted from 1.
+        # The fold does not process the other rows of the part.
         cuts = f"(transform({_KEY}, %(keys)s, %(cuts)s, '') AS towpath_cuts)"
         place = "toUInt64OrZero(splitByChar('-', cut)[{}])"
         assignments.append(f"""
@@ -95,7 +85,7 @@ def _parts(rows: Iterator[MaskedRow], *, most_characters: int) -> Iterator[list[
     characters = 0
     for row in rows:
         key, cuts = _key(row), _cuts(row)
-        # With a window's id, and the key once more.
+        # The key is in the statement twice. The rest is a window's id and punctuation.
         size = 2 * len(key) + len(cuts) + 50
         if part and (len(part) >= _ROWS or characters + size > most_characters):
             yield part

@@ -1,7 +1,7 @@
-"""The digests of a proof, as ClickHouse computes them: `towpath.eventlog.proof` in its SQL.
+"""The digests of a proof as ClickHouse computes them: `towpath.eventlog.proof` in its SQL.
 
-Each statement gives one array, and no setting of a profile changes a byte of what is digested: numbers, times and
-booleans become text by functions that no format's setting reaches.
+Each statement returns one array. No setting of a profile changes a byte of what is digested: the functions that turn
+numbers, times and booleans into text depend on no setting.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ if TYPE_CHECKING:
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-#: The bytes of a value, of each kind that is not text.
+#: The bytes of a value, for kinds that are not text.
 _TEXTS = {
     Kind.WHOLE_NUMBER: "toString({name})",
     Kind.SIGNED_NUMBER: "toString({name})",
     Kind.DECIMAL: "toDecimalString({name}, 9)",
     Kind.TIME: "toString(toUnixTimestamp64Micro({name}))",
 }
-#: With their lengths, of those that need not be measured.
+#: The same with the length in front, for kinds whose length is known.
 _FORMS = {
     Kind.BOOLEAN: "if({name}, '4:true', '5:false')",
-    # hex() leaves out the zeros in front of a number.
+    # hex() omits leading zeros.
     Kind.FLOAT: "concat('16:', leftPad(lower(hex(reinterpretAsUInt64({name}))), 16, '0'))",
     Kind.UUID: "concat('36:', toString({name}))",
 }
 
-#: Aliases stand for columns of their name as well: a project's column cannot begin so.
+#: An alias hides a column of the same name. No column of a project may begin with towpath_.
 _ROW = "towpath_digest"
 _MONTH = "towpath_month"
 
 _MONTH_NUMBER = "toYYYYMM(event_date_time)"
 
-#: Windows that `windows_of` asks for at a time: enough that looking through the month again costs little beside what
-#: is done with them.
+#: Windows on a page of `windows_of`. Each page scans the month again: with this many windows, that costs little beside
+#: what is done with them.
 PAGE_WINDOWS = 10_000
 
 
 def digests_of_windows(columns: Sequence[str], own: tuple[Column, ...]) -> str:
-    """For `%(windows)s`. The answer is read by `window_digests`."""
-    # Bytes in the order of their hexadecimal digits. They are joined as digits: a FixedString that becomes text loses
-    # the zeros at its end.
+    """Return the statement for the digests of `%(windows)s`, whose answer `window_digests` reads."""
+    # Sorted as bytes, which is the order of their hexadecimal digits, but joined as digits: a FixedString loses its
+    # trailing zeros when it becomes text.
     joined = f"lower(arrayStringConcat(arrayMap(one -> hex(one), arraySort(groupArray({_ROW})))))"
-    # The first 8 bytes, without the last 2 of them.
+    # The first 6 bytes: 8 of them, without the last 2.
     number = f"bitShiftRight(byteSwap(reinterpretAsUInt64({_ROW})), 16)"
     return f"""
         SELECT groupArray((window_id, outbox, {_MONTH}, towpath_rows, towpath_window, towpath_sum, towpath_id_sum))
@@ -70,6 +70,7 @@ def digests_of_windows(columns: Sequence[str], own: tuple[Column, ...]) -> str:
 
 
 def window_digests(found: Sequence[Any]) -> list[WindowDigest]:
+    """Return the digests in the answer to `digests_of_windows`, ordered by window, outbox and month."""
     return sorted(
         (
             WindowDigest(UUID(str(window_id)), str(outbox), month_of(month), rows, digest, int(total), int(id_total))
@@ -80,7 +81,7 @@ def window_digests(found: Sequence[Any]) -> list[WindowDigest]:
 
 
 def digests_of_rows(columns: Sequence[str], own: tuple[Column, ...]) -> str:
-    """For `%(windows)s`. The answer is read by `row_digests`."""
+    """Return the statement for the digest of each row of `%(windows)s`, whose answer `row_digests` reads."""
     return f"""
         SELECT groupArray((
             window_id, outbox, outbox_id, {_MONTH_NUMBER}, event_type, toUnixTimestamp64Micro(event_date_time),
@@ -91,6 +92,7 @@ def digests_of_rows(columns: Sequence[str], own: tuple[Column, ...]) -> str:
 
 
 def row_digests(found: Sequence[Any]) -> dict[UUID, list[RowDigest]]:
+    """Return the digests in the answer to `digests_of_rows` by window, ordered by outbox, id and digest."""
     digests: dict[UUID, list[RowDigest]] = {}
     for window_id, outbox, outbox_id, month, event_type, microseconds, digest in found:
         at = _EPOCH + timedelta(microseconds=int(microseconds))
@@ -103,11 +105,14 @@ def row_digests(found: Sequence[Any]) -> dict[UUID, list[RowDigest]]:
 
 
 def digests_of_bodies(own: tuple[Column, ...]) -> str:
-    """For `%(windows)s`, for the `%(orders)s` of outboxes that there are among them, and for `%(order_of_windows)s`:
-    the place that the order of each window has there, from 1 on."""
+    """Return the statement for (window, SHA-256 of the COPY text that its rows make).
+
+    Parameters: `%(windows)s`; `%(orders)s`, the distinct orders of outboxes among them; and `%(order_of_windows)s`, for
+    each window the place of its order in `orders`, counted from 1.
+    """
     line = ", '\\t', ".join(_field(column) for column in row_columns(own))
     order = "%(orders)s[transform(toString(window_id), %(windows)s, %(order_of_windows)s, 0)]"
-    # An outbox that is in no order is none that was loaded: its rows come first, and change the digest.
+    # An outbox that is missing from the order was never loaded: its rows come first, and change the digest.
     return f"""
         SELECT groupArray((toString(window_id), towpath_digest)) FROM (
             SELECT window_id, lower(hex(SHA256(arrayStringConcat(
@@ -123,14 +128,14 @@ def digests_of_bodies(own: tuple[Column, ...]) -> str:
         """
 
 
-#: Grouped by the key of the partitions, and no more: the parts say it, and no row is read.
+#: Grouped by the partition key alone, so the server answers from the list of parts, and reads no row.
 MONTHS = f"""
 SELECT groupArray({_MONTH}) FROM (SELECT {_MONTH_NUMBER} AS {_MONTH} FROM {TABLE} GROUP BY {_MONTH} HAVING count() > 0)
 """
 
 
 def windows_of(*, is_first: bool) -> str:
-    """A page of the windows of `%(month)s`, those that follow `%(after)s` unless it is the first."""
+    """Return the statement for a page of the windows of `%(month)s`: the first page, or the one after `%(after)s`."""
     after = "" if is_first else "AND window_id > toUUID(%(after)s)"
     return f"""
         SELECT groupArray(window_id) FROM (
@@ -142,7 +147,7 @@ def windows_of(*, is_first: bool) -> str:
 
 def _digest(columns: Sequence[str], own: tuple[Column, ...]) -> str:
     form = ", ".join(_form(name, kind) for name, kind in kinds(columns, own))
-    # No column of ours can hold NULL. Should one, its row is still a row, with a digest.
+    # None of our columns can hold NULL. If one ever does, its row must still have a digest.
     return f"SHA256(ifNull(concat('', {form}), ''))"
 
 
@@ -154,7 +159,7 @@ def _form(name: str, kind: Kind) -> str:
 
 
 def _field(column: Column) -> str:
-    """A column's value in COPY text. The settings of formats reach none of these functions."""
+    """Return the SQL for a column's value in COPY text. No setting for formats affects these functions."""
     match column.kind:
         case Kind.TEXT | Kind.LOW_CARDINALITY_TEXT:
             text = column.name

@@ -1,7 +1,7 @@
 """A query (`towpath.eventlog.query`) as a condition on rows of the OBT, in ClickHouse's SQL. Values are parameters.
 
-ClickHouse's JSON functions keep whole numbers of 64 bits and read others as floats; a larger whole number is a string
-to them. That is what the language promises.
+ClickHouse's JSON functions keep 64-bit whole numbers, treat a larger whole number as a string, and read every other
+number as a float. The query language promises the same.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from towpath.eventlog.query.syntax import (
 from towpath.eventlog.values import EARLIEST, TOO_LATE
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-#: Of what a Decimal(38, 9) holds, a billion times.
+#: The largest Decimal(38, 9), in billionths.
 _LARGEST_DECIMAL = 10**38 - 1
 _LARGEST_INT64 = 2**63 - 1
-#: Names within a condition, which no column of a project has.
+#: Names within a condition that no column of a project can have.
 _FOUND, _NUMBER = "towpath_found", "towpath_number"
 _NUL = "\\u0000"
-#: That as an escape: behind no backslash that escapes another one.
+#: A regular expression for _NUL as an escape: its backslash is not itself escaped by another one.
 _ESCAPED_NUL = r"(^|[^\\])(\\\\)*\\u0000"
 
 
 def where(query: Query) -> tuple[str, dict[str, object]]:
-    """The condition, never NULL, and its parameters, whose names begin with `query_`."""
+    """Return the condition, which is never NULL, and its parameters, whose names begin with `query_`."""
     compiler = _Compiler()
     sql = "true" if query.term is None else compiler.term(query.term)
     return sql, compiler.parameters
@@ -76,7 +76,7 @@ class _Compiler:
         raise TypeError(term)
 
     def _add(self, value: object) -> str:
-        """The place of a parameter with this value."""
+        """Return the placeholder of a parameter with this value."""
         for name, known in self.parameters.items():
             if type(known) is type(value) and known == value:
                 return f"%({name})s"
@@ -148,11 +148,11 @@ class _Compiler:
         condition = of_floats(how, number(text))
         if isinstance(condition, bool):
             return str(condition).lower()
-        # By its bits: the server's parser of floats may be off by one in the last place.
+        # As bits: the server's parser of floats may be off by one in the last place.
         (bits,) = struct.unpack("<Q", struct.pack("<d", condition[1]))
         wanted = f"reinterpretAsFloat64(toUInt64({self._add(bits)}))"
         if condition == (Operator.IS, 0):
-            # The server makes one IN of several equalities, and to IN, 0.0 is not -0.0.
+            # The server turns several equalities into one IN, for which 0.0 is not equal to -0.0.
             return f"({expression} >= {wanted} AND {expression} <= {wanted})"
         return f"({expression} {operator(condition[0])} {wanted})"
 
@@ -164,7 +164,7 @@ class _Compiler:
         return ", ".join(["event_context", *map(self._add, keys)])
 
     def _of_path(self, place: str, how: Operator, values: tuple[syntax.Value, ...]) -> str:
-        # The path is named a few times, however many values there are: a statement has 256 KiB of text at most.
+        # The path occurs only a few times, however many values there are: a statement is limited to 256 KiB of text.
         parts = _parts(how, values)
         is_array = f"JSONType({place}) = 'Array'"
         numbers = f"range(1, if({is_array}, toUInt32(JSONLength({place})), 0) + 1)"
@@ -202,7 +202,8 @@ class _Compiler:
 
 
 def _parts(how: Operator, values: tuple[syntax.Value, ...]) -> list[str]:
-    """What has to be known of a path's value: each costs the server another look at the context."""
+    """Return the functions that the condition needs for a path's value. Each costs the server another look at the
+    context."""
     wanted = ["JSONType"]
     if any(isinstance(value, Number) for value in values):
         wanted += ["JSONExtractInt", "JSONExtractUInt", "JSONExtractFloat"]

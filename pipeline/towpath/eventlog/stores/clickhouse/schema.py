@@ -1,4 +1,4 @@
-"""The tables of the event store on ClickHouse: the OBT by months, and the record of its migrations."""
+"""The tables of the event store on ClickHouse: the OBT, partitioned by month, and the record of its migrations."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from towpath.eventlog.columns import Column, Kind, numbered, row_columns
 from towpath.eventlog.store import Migration
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 TABLE = "event_log"
 
-#: Tokens the table remembers. A replay is recognised while fewer inserts than this came in between; after that
-#: the pipeline's read-back is what keeps a row from being stored twice.
+#: Tokens that the table remembers. It recognises a replay as long as fewer inserts than this came in between. After
+#: that, the pipeline's read-back keeps a row from being stored twice.
 _TOKEN_LOG_ENTRIES = 10_000
 
-#: Settings of the table on which the promises stand (system.merge_tree_settings names).
+#: Table settings that the guarantees depend on, by their names in system.merge_tree_settings.
 TABLE_SETTINGS = {
     "non_replicated_deduplication_window": _TOKEN_LOG_ENTRIES,
-    # Off by default: an acknowledged insert would be in the page cache only, and the ack deletes the original.
+    # Off by default: an acknowledged insert would only be in the page cache, and the ack deletes the original.
     "fsync_after_insert": 1,
     "fsync_part_directory": 1,
 }
-#: Windows make parts of a thousand rows under steady load. Merged as soon as there are a few, they took a third of the
-#: engine's time; ten at once are merged less often. Costs nothing in correctness, and up to nine small parts to read.
+#: Under steady load, each window makes parts of about a thousand rows. Merging them as soon as there are a few took a
+#: third of the engine's time, so they wait until there are ten. Reads then meet up to nine small parts; correctness
+#: does not depend on it.
 _MERGE_SETTINGS = {"min_parts_to_merge_at_once": 10}
 
 _TYPES = {
@@ -38,14 +39,17 @@ _TYPES = {
     Kind.TIME: "DateTime64(6, 'UTC')",
     Kind.UUID: "UUID",
 }
-#: What often changes by little from row to row.
+#: Kinds whose values often change little from row to row.
 _DELTA = frozenset({Kind.WHOLE_NUMBER, Kind.SIGNED_NUMBER, Kind.TIME})
 
 PARTITION_KEY = "toYYYYMM(event_date_time)"
-SORTING_KEY = "event_type, event_date_time, outbox, outbox_id"
+SORTING_KEY = "event_date_time, outbox, outbox_id"
+#: Columns whose values are rare. They have an index: a search for a value reads only the granules that may contain it.
+_SEARCHED = frozenset({"actor", "request_id", "target"})
 
-# event_type comes first in the sorting key, so that a search for a type and a time reads one stretch; window_id is
-# nearly constant within a granule (a window is written at once), so the bloom filter skips nearly all of them.
+# Sorted by time, so that a search reads the newest events from the end, however many there are, and so that events are
+# stored in the order in which they arrive (docs/decisions/0024-sorted-by-time.md). Bloom filters skip the granules
+# without a rare type, or without a window, whose rows are written together.
 _CREATE_TABLE = f"""
 CREATE TABLE IF NOT EXISTS {TABLE} (
     event_type      String CODEC(ZSTD(1)),
@@ -57,7 +61,8 @@ CREATE TABLE IF NOT EXISTS {TABLE} (
     outbox_id       UInt64 CODEC(Delta, ZSTD(1)),
     window_id       UUID CODEC(ZSTD(1)),
     written_at      DateTime64(6, 'UTC') DEFAULT now64(6, 'UTC') CODEC(Delta, ZSTD(1)),
-    INDEX window_id_bloom window_id TYPE bloom_filter(0.001) GRANULARITY 1
+    INDEX window_id_bloom window_id TYPE bloom_filter(0.001) GRANULARITY 1,
+    INDEX event_type_bloom event_type TYPE bloom_filter(0.001) GRANULARITY 1
 )
 ENGINE = MergeTree
 PARTITION BY {PARTITION_KEY}
@@ -74,22 +79,29 @@ CREATE TABLE IF NOT EXISTS {TABLE}_migration (
 
 
 def column_types(own: tuple[Column, ...] = ()) -> dict[str, str]:
-    """The type of each column of the OBT, with the project's own."""
+    """Return the ClickHouse type of each column of the OBT, including the project's own columns."""
     return {column.name: _TYPES[column.kind] for column in row_columns(own)} | {"written_at": _TYPES[Kind.TIME]}
 
 
 def migrations(own: tuple[Column, ...] = ()) -> Sequence[Migration]:
-    """Every step, with those of the project's own columns."""
+    """Return every migration in order, including those for the project's own columns."""
     return [
         Migration(1, f"table {TABLE}", (_CREATE_TABLE,)),
-        *(Migration(number, f"column {column.name}", (_add_column(column),)) for number, column in numbered(own)),
+        *(Migration(number, f"column {column.name}", (*_add_column(column),)) for number, column in numbered(own)),
     ]
 
 
 def definition(column: Column) -> str:
-    """What stands after an added column's name."""
+    """Return the type and the codec of an added column."""
     return f"{_TYPES[column.kind]} CODEC({'Delta, ' * (column.kind in _DELTA)}ZSTD(1))"
 
 
-def _add_column(column: Column) -> str:
-    return f"ALTER TABLE {TABLE} ADD COLUMN IF NOT EXISTS {column.name} {definition(column)}"
+#: The names of our indexes.
+INDEXES = ("window_id_bloom", "event_type_bloom", *(f"{name}_bloom" for name in sorted(_SEARCHED)))
+
+
+def _add_column(column: Column) -> Iterator[str]:
+    yield f"ALTER TABLE {TABLE} ADD COLUMN IF NOT EXISTS {column.name} {definition(column)}"
+    if column.name in _SEARCHED:
+        index = f"{column.name}_bloom {column.name} TYPE bloom_filter(0.01) GRANULARITY 1"
+        yield f"ALTER TABLE {TABLE} ADD INDEX IF NOT EXISTS {index}"

@@ -1,7 +1,7 @@
 """ClickHouse's settings that change what our statements mean. They are pinned on every statement, because the profile
-of EVENT_STORE_URL's user can set each of them; what else a profile changes is judged here.
+of EVENT_STORE_URL's user can set each of them. This module also judges what else a profile changes.
 
-A limit of a profile stays in force. That a limit cuts an answer short, and says nothing, does not.
+A profile's limits stay in force, but they may not silently shorten an answer.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-#: A window is far below: an insert becomes one block for each month, whatever the profile says.
+#: Far more than a window has, so that an insert becomes one block for each month, whatever the profile says.
 _NO_LIMIT = str(2**40)
 
-#: Of every statement. Each is the server's default, so that a user whose settings are fixed can still read.
+#: Pinned on every statement. Each value is the server's default, so that a user whose settings are fixed can still
+#: read.
 PINNED: Mapping[str, str] = {
     # Each of these leaves rows out of an answer, without an error.
     "limit": "0",
@@ -46,7 +47,7 @@ PINNED: Mapping[str, str] = {
     ),
     "partial_result_on_first_cancel": "0",
     "skip_unavailable_shards": "0",
-    # An old answer, or one without the newest parts, is no proof that rows are missing.
+    # An old answer, or one without the newest parts, does not prove that rows are missing.
     "use_query_cache": "0",
     "ignore_cold_parts_seconds": "0",
     "prefer_warmed_unmerged_parts_seconds": "0",
@@ -54,7 +55,7 @@ PINNED: Mapping[str, str] = {
     "apply_deleted_mask": "1",
     "final": "0",
     "implicit_transaction": "0",
-    # Other values for the same rows.
+    # Each of these changes the values of the same rows.
     "aggregate_functions_null_for_empty": "0",
     "group_by_use_nulls": "0",
     "join_use_nulls": "0",
@@ -67,44 +68,44 @@ PINNED: Mapping[str, str] = {
     "prefer_column_name_to_alias": "0",
     "enable_named_columns_in_function_tuple": "0",
     "date_time_overflow_behavior": "ignore",
-    # Errors about indexes that our statements do not need.
+    # Each of these raises an error if a statement does not use an index.
     "force_primary_key": "0",
     "force_index_by_date": "0",
     "force_optimize_projection": "0",
     "force_optimize_projection_name": "",
-    # Columns of other types than the migrations name.
+    # Would give columns other types than the migrations name.
     "data_type_default_nullable": "0",
 }
 
-#: Lifted from a read on which a decision rests, where the user may: it looks for a window, by an index.
+#: Lifted, if the user may, for a read on which a decision rests: it looks up windows by an index.
 _LIMITS_OF_READS = frozenset(
     {"max_rows_to_read", "max_bytes_to_read", "max_result_rows", "max_result_bytes", "max_rows_to_group_by"}
 )
-#: Lifted where the user may.
+#: Lifted if the user may.
 _LIMITS = _LIMITS_OF_READS | {"max_partition_size_to_drop"}
 
-#: Of every read on which a decision rests: a replica that lags behind would report rows missing that are stored.
+#: Pinned on every read on which a decision rests. A replica that lags behind would report stored rows as missing.
 PINNED_ON_DECISIONS: Mapping[str, str] = {
     **PINNED,
     **dict.fromkeys(sorted(_LIMITS_OF_READS), "0"),
     "select_sequential_consistency": "1",
 }
 
-#: Of every insert.
+#: Pinned on every insert.
 PINNED_ON_INSERTS: Mapping[str, str] = {
     **PINNED,
-    # On by default since 26.2. It answers before the rows are stored, or batches them out of our tokens' reach.
+    # On by default since 26.2. It answers before the rows are stored, or batches them, and our tokens have no effect.
     "async_insert": "0",
     "wait_for_async_insert": "1",
-    # From 26.2 on the second wins over the first.
+    # From 26.2 on, the second overrides the first.
     "insert_deduplicate": "1",
     "deduplicate_insert": "enable",
-    # A late insert is counted once in the target of a view as well, if the target has a token log (docs/stores.md).
+    # A late insert counts only once in the target of a view, too, if the target has a token log (docs/stores.md).
     "deduplicate_blocks_in_dependent_materialized_views": "1",
     "update_insert_deduplication_token_in_dependent_materialized_views": "1",
-    # What a view cannot take is an answer, not a line in the server's log.
+    # If a view cannot take a row, the insert fails. Otherwise only the server's log would say so.
     "materialized_views_ignore_errors": "0",
-    # All of these split an insert into several blocks, and a token stands for one block per partition.
+    # All of these can split an insert into several blocks, but a token covers one block for each partition.
     "max_insert_threads": "1",
     "input_format_parallel_parsing": "0",
     "parallel_view_processing": "0",
@@ -116,7 +117,7 @@ PINNED_ON_INSERTS: Mapping[str, str] = {
     "input_format_max_block_size_bytes": "0",
     "input_format_max_block_wait_ms": "0",
     "input_format_connection_handling": "0",
-    # Rows that are left out, or values that are made up, instead of an error.
+    # Each of these leaves out rows or makes up values, instead of raising an error.
     "input_format_allow_errors_num": "0",
     "input_format_allow_errors_ratio": "0",
     "input_format_tsv_skip_first_lines": "0",
@@ -132,7 +133,7 @@ PINNED_ON_INSERTS: Mapping[str, str] = {
     "input_format_skip_unknown_fields": "0",
     "input_format_defaults_for_omitted_fields": "1",
     "date_time_input_format": "best_effort",
-    # Else the last bit of a float may differ.
+    # Otherwise the last bit of a float may differ.
     "precise_float_parsing": "1",
     "session_timezone": "UTC",
     "optimize_on_insert": "1",
@@ -140,14 +141,14 @@ PINNED_ON_INSERTS: Mapping[str, str] = {
     # A window may reach back over years (a bulk import); the default refuses more than 100 months.
     "max_partitions_per_insert_block": "0",
     "throw_on_max_partitions_per_insert_block": "1",
-    # One quorum insert after the other: what makes the read-back see every acknowledged row.
+    # One quorum insert after the other, so that the read-back sees every acknowledged row.
     "insert_quorum_parallel": "0",
     "fsync_metadata": "1",
-    # The whole answer at once: no status line before the insert's outcome is known.
+    # The server sends no status line before the insert's outcome is known.
     "wait_end_of_query": "1",
 }
 
-#: Of what retention and erasure change: an answer comes when it is done, on every replica. A month may be large.
+#: Pinned on the changes of retention and erasure: the answer comes when every replica is done. A month may be large.
 PINNED_ON_CHANGES: Mapping[str, str] = {
     **PINNED,
     "mutations_sync": "2",
@@ -159,9 +160,9 @@ _NOT_OF_THE_ENGINE = frozenset({"wait_end_of_query"})
 
 _ALL_PINNED = {**PINNED_ON_DECISIONS, **PINNED_ON_INSERTS, **PINNED_ON_CHANGES}
 
-#: Settings that may have any value, by the beginnings of their names: limits (a limit is an error, because of the
-#: pins), ways to an answer (plans, threads, caches, networks), formats and engines that we do not use, what is logged,
-#: and what DDL allows.
+#: The first letters of the names of settings that may have any value: limits (because of the pins, reaching one is an
+#: error), ways to compute the answer (plans, threads, caches, networks), formats and engines that we do not use,
+#: logging, and what DDL allows.
 _HARMLESS = re.compile(
     r"max_|min_|fallback_|priority|workload|reserve_memory|timeout_before_|parts_to_|number_of_mutations_"
     r"|optimize_|query_plan_|compile_|join_|grace_hash_|partial_merge_|cross_|convert_|rewrite_|correlated_"
@@ -195,28 +196,28 @@ _HARMLESS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A setting as it is for our user, from system.settings."""
+    """A setting as system.settings shows it to our user."""
 
     name: str
     value: str
-    #: True if the user's profile, or the server's, sets it.
+    #: True if the profile of the user or of the server sets it.
     is_changed: bool
     #: True if the user may not change it.
     is_fixed: bool
-    #: The range within which the user may change it; empty: no limit.
+    #: The range within which the user may change it. Empty means no bound.
     least: str = ""
     most: str = ""
     default: str = ""
 
     def can_be(self, wanted: str) -> bool:
-        """True if our statements can have it at this value."""
+        """True if our statements can run with this value."""
         if same(self.value, wanted):
             return True
         return not self.is_fixed and not _is_below(wanted, self.least) and not _is_below(self.most, wanted)
 
 
 def same(value: str, wanted: str) -> bool:
-    """True if the two are one value, however it is written."""
+    """True if both are the same value, even if one is written as a word: true is 1, false is 0."""
     written = {"true": "1", "false": "0"}
     return written.get(value, value) == written.get(wanted, wanted)
 
@@ -229,7 +230,8 @@ def _is_below(value: str, bound: str) -> bool:
 
 
 def pins(wanted: Mapping[str, str], known: Mapping[str, Setting]) -> dict[str, str]:
-    """What is to be sent with a statement: what the server knows, and does not have fixed."""
+    """Return the settings to send with a statement. It leaves out those that the server does not know, those that are
+    fixed at the wanted value, and limits that the user may not lift."""
     return {
         name: value for name, value in wanted.items() if name in _NOT_OF_THE_ENGINE or _is_sent(value, known.get(name))
     }
@@ -242,7 +244,7 @@ def _is_sent(value: str, setting: Setting | None) -> bool:
 
 
 def fixed_otherwise(wanted: Mapping[str, str], known: Mapping[str, Setting]) -> list[str]:
-    """The pins that the user's profile does not allow, each with the value it has."""
+    """Return a text for each pin that the user's profile does not allow, with the value that it has."""
     return [
         f"{name} cannot be set to {value or 'nothing'} (it is {known[name].value})"
         for name, value in wanted.items()
@@ -251,7 +253,8 @@ def fixed_otherwise(wanted: Mapping[str, str], known: Mapping[str, Setting]) -> 
 
 
 def not_known_to_be_harmless(known: Iterable[Setting]) -> list[str]:
-    """What a profile changes that is neither pinned nor known to be harmless."""
+    """Return `name = value` for each setting that a profile changes and that is neither pinned nor known to be
+    harmless."""
     return [
         f"{one.name} = {one.value}"
         for one in known

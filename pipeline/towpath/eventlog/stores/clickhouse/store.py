@@ -1,13 +1,14 @@
-"""The event store on ClickHouse: a server over HTTP, or `chdb:///folder`, the same engine inside this process, for one
-process at a time.
+"""The event store on ClickHouse: a server over HTTP or, with `chdb:///folder`, the same engine inside this process.
+Only one process at a time can open the folder.
 
-A window is one INSERT with the window's token. What makes that idempotent, and durable when it returns, is pinned: on
-the table (schema: token log, fsync) and on every statement (settings: one block per month, no
-asynchronous inserts, no shortened answers).
+A window is one INSERT with the window's token. Table settings (schema.py: token log, fsync) and settings that are
+pinned on every statement (settings.py: one block per month, no asynchronous inserts, no shortened answers) make it
+idempotent, and durable when it returns.
 """
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -16,9 +17,13 @@ from towpath.eventlog.columns import Column, row_columns
 from towpath.eventlog.errors import OutcomeUnknown, StoreUnavailable
 from towpath.eventlog.proof import covered, month_of
 from towpath.eventlog.rows import have_one_text
-from towpath.eventlog.store import Digest, Finding, Migration, StoredEvent, stored_event, streamed_columns
-from towpath.eventlog.stores.clickhouse import keeping, proof, surroundings
+from towpath.eventlog.search import FoundEvents
+from towpath.eventlog.store import Digest, Finding, Migration
+from towpath.eventlog.stored import StoredEvent, stored_event, streamed_columns
+from towpath.eventlog.stores.clickhouse import keeping, proof, search, surroundings
 from towpath.eventlog.stores.clickhouse.client import NOT_THE_STORES, ClickHouseClient
+from towpath.eventlog.stores.clickhouse.moments import microseconds, moment_of, of_microseconds
+from towpath.eventlog.stores.clickhouse.query import where
 from towpath.eventlog.stores.clickhouse.schema import CREATE_MIGRATIONS, TABLE, migrations
 from towpath.eventlog.stores.clickhouse.settings import PINNED_ON_CHANGES, PINNED_ON_DECISIONS
 from towpath.eventlog.stores.clickhouse.url import address
@@ -27,11 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from towpath.eventlog.proof import RowDigest, WindowDigest
-    from towpath.eventlog.store import Change, MaskedRow, Wanted
+    from towpath.eventlog.query import Query
+    from towpath.eventlog.search import Bar, FoundEvent, Position
+    from towpath.eventlog.store import Change, MaskedRow
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-#: Rows that `stream` asks for at a time.
+#: Rows on a page of `stream`.
 _PAGE_ROWS = 1000
 
 
@@ -51,7 +56,7 @@ class ClickHouseStore:
     def apply_migration(self, migration: Migration) -> None:
         for statement in (CREATE_MIGRATIONS, *migration.statements):
             self._client.command(statement)
-        # As one of the statements would be after a crash, this is repeatable: the newest record of a number counts.
+        # After a crash this can run again, as the statements can: the newest record of a number counts.
         self._client.command(
             f"INSERT INTO {TABLE}_migration (number, name, checksum) SELECT %(number)s, %(name)s, %(checksum)s",
             number=migration.number,
@@ -74,7 +79,7 @@ class ClickHouseStore:
     def write(self, rows: bytes, *, row_count: int, token: str) -> None:
         columns = [column.name for column in row_columns(self._own_columns)]
         written = self._client.insert(TABLE, columns, rows, token=token)
-        # Also a write dropped by its token counts its rows; fewer than sent means that some were not even parsed.
+        # A write that is dropped by its token still counts its rows. Fewer than sent means that some were not parsed.
         if written < row_count:
             raise OutcomeUnknown(f"the event store says that it took {written} of {row_count} rows")
 
@@ -107,12 +112,12 @@ class ClickHouseStore:
         parameters: dict[str, Any] = {"event_type": event_type}
         for name, moment, comparison in (("since", since, ">="), ("until", until, "<")):
             if moment is not None:
-                conditions.append(f"event_date_time {comparison} {_moment(name)}")
-                parameters[name] = _microseconds(moment)
+                conditions.append(f"event_date_time {comparison} {moment_of(name)}")
+                parameters[name] = microseconds(moment)
         columns = ", ".join(streamed_columns(self._own_columns))
         after = ""
         while True:
-            # The ties come with it, so that a row that is stored twice is streamed twice also at the end of a page.
+            # With ties, so that a row that is stored twice is streamed twice even at the end of a page.
             rows = self._client.query(
                 f"""
                 SELECT {columns} FROM {TABLE} WHERE {" AND ".join(conditions)} {after}
@@ -125,13 +130,57 @@ class ClickHouseStore:
                 yield event
             if len(rows) < _PAGE_ROWS:
                 return
-            # The first condition is for the sorting key, which the second does not use.
+            # The first condition is there for the sorting key, which the server does not use for the second.
             after = f"""
-                AND event_date_time >= {_moment("time")}
-                AND (event_date_time, outbox, outbox_id) > ({_moment("time")}, %(outbox)s, %(outbox_id)s)
+                AND event_date_time >= {moment_of("time")}
+                AND (event_date_time, outbox, outbox_id) > ({moment_of("time")}, %(outbox)s, %(outbox_id)s)
                 """
-            time = _microseconds(event.event_date_time)
-            parameters |= {"time": time, "outbox": event.outbox, "outbox_id": event.outbox_id}
+            parameters |= {
+                "time": microseconds(event.event_date_time),
+                "outbox": event.outbox,
+                "outbox_id": event.outbox_id,
+            }
+
+    def search(
+        self,
+        query: Query,
+        *,
+        since: datetime,
+        until: datetime,
+        before: Position | None = None,
+        rows: int,
+        most_characters: int | None = None,
+        seconds: float,
+    ) -> FoundEvents:
+        more, ends = 1, time.monotonic() + seconds
+        while True:
+            sql, parameters = search.page(
+                query,
+                since=since,
+                until=until,
+                before=before,
+                rows=rows + more,
+                most_characters=most_characters,
+                own=self._own_columns,
+            )
+            found = self._searched(sql, parameters, seconds=ends - time.monotonic())
+            last = found[rows - 1].position if len(found) >= rows else None
+            if last is None or len(found) < rows + more or found[-1].position < last:
+                return found[: rows + sum(one.position == last for one in found[rows:])]
+            # Every further row is at the position of the last one, so there may be more of them: ask again.
+            more *= 16
+
+    def histogram(
+        self, query: Query, *, since: datetime, until: datetime, step: timedelta, seconds: float
+    ) -> Sequence[Bar]:
+        sql, parameters = search.bars(query, since=since, until=until, step=step)
+        return search.found_bars(self._client.columns_within(sql, parameters, seconds=seconds))
+
+    def one(self, position: Position, *, seconds: float) -> Sequence[FoundEvent]:
+        return list(self._searched(*search.at(position, own=self._own_columns), seconds=seconds))
+
+    def _searched(self, sql: str, parameters: dict[str, Any], *, seconds: float) -> FoundEvents:
+        return FoundEvents.of_columns(self._client.columns_within(sql, parameters, seconds=seconds), self._own_columns)
 
     def stored_targets(self, event_type: str, targets: Sequence[str], *, since: datetime, until: datetime) -> set[str]:
         if not targets:
@@ -139,12 +188,12 @@ class ClickHouseStore:
         stored = self._array(
             f"""
             SELECT groupUniqArray(target) FROM {TABLE} WHERE event_type = %(event_type)s
-            AND event_date_time >= {_moment("since")} AND event_date_time <= {_moment("until")}
+            AND event_date_time >= {moment_of("since")} AND event_date_time <= {moment_of("until")}
             AND target IN %(targets)s
             """,
             event_type=event_type,
-            since=_microseconds(since),
-            until=_microseconds(until),
+            since=microseconds(since),
+            until=microseconds(until),
             targets=tuple(targets),
         )
         return {str(target) for target in stored}
@@ -154,19 +203,18 @@ class ClickHouseStore:
             f"""
             SELECT toString(event_type) AS type, lower(hex(MD5(event_context))) AS digest,
                 toUnixTimestamp64Micro(toDateTime64(min(event_date_time), 6, 'UTC')),
-                countIf(event_date_time >= {_moment("since")} AND event_date_time < {_moment("until")}), count()
+                countIf(event_date_time >= {moment_of("since")} AND event_date_time < {moment_of("until")}), count()
             FROM {_quoted(table or TABLE)}
-            WHERE event_date_time >= {_moment("earliest")} AND event_date_time < {_moment("latest")}
+            WHERE event_date_time >= {moment_of("earliest")} AND event_date_time < {moment_of("latest")}
             GROUP BY type, digest ORDER BY type, digest
             """,
-            since=_microseconds(since),
-            until=_microseconds(until),
-            earliest=_microseconds(since - slack),
-            latest=_microseconds(until + slack),
+            since=microseconds(since),
+            until=microseconds(until),
+            earliest=microseconds(since - slack),
+            latest=microseconds(until + slack),
         )
-        for event_type, digest, microseconds, count, around in found:
-            at = _EPOCH + timedelta(microseconds=int(microseconds))
-            yield Digest(str(event_type), str(digest), at, int(count), int(around))
+        for event_type, digest, number, count, around in found:
+            yield Digest(str(event_type), str(digest), of_microseconds(int(number)), int(count), int(around))
 
     def covered_columns(self) -> tuple[str, ...]:
         return covered(self._own_columns)
@@ -210,8 +258,8 @@ class ClickHouseStore:
     def drop_month(self, month: date) -> None:
         self._client.command(keeping.DROP_MONTH, wanted=PINNED_ON_CHANGES, month=_month_number(month))
 
-    def find_windows(self, wanted: Wanted, *, month: date) -> Sequence[UUID]:
-        condition, parameters = keeping.conditions(wanted)
+    def find_windows(self, query: Query, *, month: date) -> Sequence[UUID]:
+        condition, parameters = where(query)
         found = self._array(keeping.of_month(condition), month=_month_number(month), **parameters)
         return [UUID(str(window_id)) for window_id in found]
 
@@ -221,8 +269,8 @@ class ClickHouseStore:
         sql = proof.digests_of_rows(columns, self._own_columns)
         return proof.row_digests(self._array(sql, windows=tuple(str(window_id) for window_id in window_ids)))
 
-    def read_rows(self, window_ids: Sequence[UUID], wanted: Wanted) -> Sequence[StoredEvent]:
-        condition, parameters = keeping.conditions(wanted)
+    def read_rows(self, window_ids: Sequence[UUID], query: Query) -> Sequence[StoredEvent]:
+        condition, parameters = where(query)
         columns = ", ".join(streamed_columns(self._own_columns))
         rows = self._client.query(
             f"SELECT {columns} FROM {TABLE} WHERE window_id IN %(windows)s AND {condition}",
@@ -251,13 +299,15 @@ class ClickHouseStore:
         self._client.close()
 
     def _array(self, sql: str, **parameters: object) -> Sequence[Any]:
-        """What is stored, asked for as one array, because that is always one row: an empty answer is not the server's,
-        and must not be taken for "nothing is stored".
+        """Return the array that a statement yields as its only row. Raises StoreUnavailable.
+
+        An array is always one row, so an answer without rows is not the server's, and must not mean "nothing is
+        stored".
         """
         rows = self._client.query(sql, wanted=PINNED_ON_DECISIONS, **parameters)
         if len(rows) != 1:
             raise StoreUnavailable(NOT_THE_STORES)
-        # Of rows that a policy hides, the answer would say that they are missing, and they would be stored again.
+        # The answer would report rows that a policy hides as missing, and they would be stored again.
         if hidden := surroundings.hidden_rows(self._client):
             raise StoreUnavailable(hidden)
         found: Sequence[Any] = rows[0][0]
@@ -266,15 +316,6 @@ class ClickHouseStore:
 
 def _month_number(month: date) -> int:
     return month.year * 100 + month.month
-
-
-def _moment(name: str) -> str:
-    """The time that a parameter has in microseconds since 1970."""
-    return f"fromUnixTimestamp64Micro(toInt64(%({name})s), 'UTC')"
-
-
-def _microseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def _quoted(table: str) -> str:

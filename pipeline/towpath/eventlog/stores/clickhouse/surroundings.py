@@ -1,6 +1,6 @@
-"""What is around the OBT on ClickHouse: tables of its names, the user's profile, row policies, and what depends on it.
+"""What surrounds the OBT on ClickHouse: tables with our names, the user's profile, row policies, and dependents.
 
-Looks, and changes nothing. What the user may not see is said to be unseen, and never taken for absent.
+This module only reads. It reports what the user may not see as unseen, never as absent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from towpath.eventlog.stores.clickhouse.differences import (
     differences,
     differences_of_record,
 )
-from towpath.eventlog.stores.clickhouse.schema import TABLE, column_types
+from towpath.eventlog.stores.clickhouse.schema import INDEXES, TABLE, column_types
 from towpath.eventlog.stores.clickhouse.settings import (
     PINNED_ON_DECISIONS,
     PINNED_ON_INSERTS,
@@ -35,14 +35,15 @@ if TYPE_CHECKING:
     from towpath.eventlog.stores.clickhouse.client import ClickHouseClient
     from towpath.eventlog.stores.clickhouse.settings import Setting
 
-_ELSEWHERE = "Rename it, or name a database of its own in EVENT_STORE_URL, and run `python manage.py eventlog migrate`"
+_ELSEWHERE = "Rename it, or name a separate database in EVENT_STORE_URL, then run `python manage.py eventlog migrate`"
 
-#: Looks for hidden rows before it says that there are some: a month may be dropped between the two counts.
+#: Attempts before rows are reported as hidden: a month may be dropped between the two counts.
 _LOOKS = 3
 
 
 def applied_migrations(client: ClickHouseClient) -> Mapping[int, tuple[str, str]]:
-    """What is recorded of the table; nothing of one that is gone, so that it can be made again."""
+    """Return (name, checksum) of each applied migration, by number. It is empty if the table is gone, so that `migrate`
+    creates it again."""
     record = describe(client, MIGRATIONS)
     if record is None or differences_of_record(record) or not _exists(client, TABLE):
         return {}
@@ -51,7 +52,7 @@ def applied_migrations(client: ClickHouseClient) -> Mapping[int, tuple[str, str]
 
 
 def foreign_tables(client: ClickHouseClient, own_columns: tuple[Column, ...]) -> list[str]:
-    """What `migrate` must not touch."""
+    """Return a sentence for each table with one of our names that `migrate` must not touch."""
     found = []
     record = describe(client, MIGRATIONS)
     if record is not None and (reasons := differences_of_record(record)):
@@ -61,12 +62,12 @@ def foreign_tables(client: ClickHouseClient, own_columns: tuple[Column, ...]) ->
         found_different = differences(table, own_columns, recorded=frozenset())
         reasons = [one.what for one in found_different if not one.is_pending]
         if reasons:
-            found.append(f"{_named(table)} is not one that Towpath made: {'; '.join(reasons)}. {_ELSEWHERE}")
+            found.append(f"{_named(table)} was not made by Towpath: {'; '.join(reasons)}. {_ELSEWHERE}")
     return found
 
 
 def table_problems(client: ClickHouseClient, own_columns: tuple[Column, ...]) -> list[str]:
-    """What the promises miss in the table, each with how to fix it."""
+    """Return what breaks a guarantee in the table, and how to fix it."""
     table = describe(client, TABLE)
     if foreign := foreign_tables(client, own_columns):
         return foreign
@@ -81,16 +82,16 @@ def _advice(one: Difference) -> str:
 
 
 def findings(client: ClickHouseClient, own_columns: tuple[Column, ...]) -> list[Finding]:
-    """The profile, the policies, and what depends on the table."""
+    """Check the profile, the quorum, the row policies, and what depends on the table."""
     table = describe(client, TABLE)
     quorum = quorum_findings(table.engine if table else "", client.settings())
     return [_profile(client), *quorum, _visibility(client), *_dependents(client, own_columns)]
 
 
 def reading_problems(client: ClickHouseClient) -> list[str]:
-    """What keeps our user from reading every column of every row."""
+    """Return what keeps our user from reading every column of every row, and how to fix it."""
     try:
-        # Each column of the table as it is, also one that no migration of ours has added.
+        # Every column that the table has, including those that no migration of ours has added.
         client.query(f"SELECT * FROM {TABLE} LIMIT 0", wanted=PINNED_ON_DECISIONS)
     except NotGranted:
         table = f"{client.database}.{TABLE}"
@@ -102,21 +103,22 @@ def reading_problems(client: ClickHouseClient) -> list[str]:
 
 
 def keeping_problems(client: ClickHouseClient, change: Change) -> list[str]:
-    """What keeps our user from a change."""
+    """Return what keeps our user from making a change, and how to fix it."""
     right = {"drop": "ALTER DELETE", "rewrite": "ALTER UPDATE"}[change]
     try:
         ((is_granted,),) = client.query(f"CHECK GRANT {right} ON {TABLE}")
     except StoreUnavailable:  # an older server does not know the question
         return []
     table = f"{client.database}.{TABLE}"
-    remedy = f"take the URL of towpath_keeper (docs/deployment.md), or run GRANT {right} ON {table} TO {client.user}"
+    remedy = f"use the URL of towpath_keeper (docs/deployment.md), or run GRANT {right} ON {table} TO {client.user}"
     return [] if is_granted else [f"user {client.user} lacks {right} on {table}: {remedy}"]
 
 
 def hidden_rows(client: ClickHouseClient) -> str:
-    """What is wrong if our user does not see every row of the table; empty if it does, or may not see the parts.
+    """Return what is wrong if our user does not see every row of the table. It is empty if the user sees every row, or
+    may not see the parts.
 
-    No row policy and no filter shortens the list of the table's parts.
+    The count of rows in the list of parts is the measure: no row policy and no filter changes it.
     """
     try:
         shown, held = _shown_and_held(client)
@@ -140,7 +142,7 @@ def _shown_and_held(client: ClickHouseClient) -> tuple[int, int]:
             """,
             table=TABLE,
         )
-        # The parts count what DELETE FROM has taken out, until they are merged.
+        # Until they are merged, parts also count the rows that DELETE FROM has removed.
         wanted = {**PINNED_ON_DECISIONS, "apply_deleted_mask": "0" if parts_with_deleted_rows else "1"}
         ((shown,),) = client.query(f"SELECT count() FROM {TABLE}", wanted=wanted)
         if shown >= held:
@@ -158,17 +160,15 @@ def _profile(client: ClickHouseClient) -> Finding:
     if fixed:
         said.append(f"its constraints do not allow what Towpath's statements need: {'; '.join(fixed)}. Remove them")
     if unknown:
-        said.append(f"it sets {', '.join(unknown)}, which is not known to be harmless. Take it out of the profile")
+        said.append(f"it sets {', '.join(unknown)}, which is not known to be harmless. Remove it from the profile")
     return Finding("event store profile", False, "; ".join(said))
 
 
 def quorum_findings(engine: str, settings: Mapping[str, Setting]) -> Iterator[Finding]:
-    """Of a table on replicas: whether a read-back sees what was acknowledged a moment ago."""
+    """Check, for a replicated table, that a read-back sees what was acknowledged a moment ago."""
     if engine == "ReplicatedMergeTree":
         quorum = settings["insert_quorum"].value
-        advice = (
-            ": a replica that lags behind would report rows missing that are stored. Set it to 'auto' in the profile"
-        )
+        advice = ": a replica that lags behind would report stored rows as missing. Set it to 'auto' in the profile"
         yield Finding("event store quorum", quorum != "0", quorum + advice * (quorum == "0"))
 
 
@@ -190,7 +190,10 @@ def _visibility(client: ClickHouseClient) -> Finding:
         return Finding("event store row policies", True, "every row is visible")
     if policies:
         names = ", ".join(str(name) for (name,) in policies)
-        detail = f"{names}: now every row is visible to this user. Exempt it: ALTER ROW POLICY ... TO ALL EXCEPT ..."
+        detail = (
+            f"{names}: every row is visible to this user now, but may not stay so. Exempt it: ALTER ROW POLICY ... TO"
+            " ALL EXCEPT ..."
+        )
         return Finding("event store row policies", False, detail)
     return Finding("event store row policies", True, "none")
 
@@ -199,7 +202,7 @@ def _dependents(client: ClickHouseClient, own_columns: tuple[Column, ...]) -> It
     table = describe(client, TABLE)
     if table is None:
         return
-    # Also the views on a view's target: each insert goes on to them, and a late one counts in each of them.
+    # Including the views on a view's target: each insert reaches them, and a late one counts in each of them.
     sources = [(table.database, TABLE)]
     for source in sources:
         for view in _views(client, *source):
@@ -209,7 +212,7 @@ def _dependents(client: ClickHouseClient, own_columns: tuple[Column, ...]) -> It
                 sources.append(target)
     computed = [
         *(f"projection {name}" for name in re.findall(r"\bPROJECTION (`[^`]+`|\w+)", table.ddl)),
-        *(f"index {name}" for name in re.findall(r"\bINDEX (`[^`]+`|\w+)", table.ddl) if name != "window_id_bloom"),
+        *(f"index {name}" for name in re.findall(r"\bINDEX (`[^`]+`|\w+)", table.ddl) if name not in INDEXES),
         *(
             f"column {name}"
             for name, column in table.columns.items()
@@ -228,12 +231,12 @@ def _dependents(client: ClickHouseClient, own_columns: tuple[Column, ...]) -> It
     )
     for database, name, engine in others:
         is_buffer = engine == "Buffer"
-        detail = f"{database}.{name} ({engine})" + ": writes to it, past the tokens. Drop it" * is_buffer
+        detail = f"{database}.{name} ({engine})" + ": it inserts without tokens. Drop it" * is_buffer
         yield Finding("event store dependents", not is_buffer, detail)
 
 
 def _views(client: ClickHouseClient, database: str, name: str) -> list[tuple[str, str]]:
-    """The materialized views that each insert into the table goes on to."""
+    """Return (database, name) of each materialized view on the table, which each insert reaches."""
     found = client.query(
         """
         SELECT dependencies_database, dependencies_table FROM system.tables
@@ -248,7 +251,7 @@ def _views(client: ClickHouseClient, database: str, name: str) -> list[tuple[str
 
 
 def _view(client: ClickHouseClient, database: str, name: str) -> tuple[Finding, tuple[str, str] | None]:
-    """What is to be said of a view, and the table that it fills, as far as it can be seen."""
+    """Return the finding about a view, and the table that it fills if the user can see it."""
     check = "event store view"
     found = client.query(
         """
@@ -264,7 +267,7 @@ def _view(client: ClickHouseClient, database: str, name: str) -> tuple[Finding, 
     ddl, uuid = found[0]
     refreshed = " REFRESH " in ddl.split(" AS SELECT", 1)[0]
     if refreshed:
-        return Finding(check, True, f"{database}.{name}: refreshed by itself, inserts do not wait for it"), None
+        return Finding(check, True, f"{database}.{name}: it refreshes on its own, so inserts do not wait for it"), None
     filled = target_database, target = _target(client, ddl, database=database, name=name, uuid=uuid)
     described = client.query(
         """
@@ -274,14 +277,14 @@ def _view(client: ClickHouseClient, database: str, name: str) -> tuple[Finding, 
         name=target,
     )
     if not described:
-        detail = f"{database}.{name}: its target {target_database}.{target} does not exist, or is unseen"
+        detail = f"{database}.{name}: its target {target_database}.{target} does not exist, or this user cannot see it"
         return Finding(check, False, detail), None
     engine, target_ddl = described[0]
     what = f"{database}.{name} to {target_database}.{target} ({engine})"
     if not _forgets_tokens(engine, target_ddl):
         return Finding(check, True, f"{what}: with a token log"), filled
     if not engine.endswith("MergeTree"):
-        return Finding(check, False, f"{what}: has no token log, so that a late insert counts twice in it"), filled
+        return Finding(check, False, f"{what}: has no token log, so a late insert counts twice in it"), filled
     detail = (
         f"{what}: without a token log, a late insert counts twice in it. Run ALTER TABLE {target_database}.`{target}`"
         " MODIFY SETTING non_replicated_deduplication_window = 10000"
@@ -299,7 +302,7 @@ def _target(client: ClickHouseClient, ddl: str, *, database: str, name: str, uui
 
 
 def _forgets_tokens(engine: str, ddl: str) -> bool:
-    """True if the table does not know a block again that it has taken."""
+    """True if the table does not recognise a block that it has already taken."""
     replicated = engine.startswith(("Replicated", "Shared"))
     name = "replicated_deduplication_window" if replicated else "non_replicated_deduplication_window"
     window = re.search(rf"\b{name} = '?(\d+)", ddl)

@@ -1,6 +1,6 @@
-"""What a URL of ClickHouse says, checked before anything connects. An option without a meaning here is refused by name.
+"""The URL of a ClickHouse store, parsed and checked before anything connects. An unknown option is refused by name.
 
-No message quotes the URL: it holds a password.
+No message quotes the URL: it contains a password.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TLS_SCHEMES = frozenset({"clickhouses", "https"})
 SCHEMES = frozenset({"clickhouse", "http", "chdb"}) | TLS_SCHEMES
 
-#: Ports that speak TLS on every server: what the driver takes them for as well.
+#: Ports that the driver, too, takes for TLS.
 _TLS_PORTS = frozenset({443, 8443})
 _CONNECT_SECONDS = 5
 
@@ -34,7 +34,7 @@ _TEXTS = (
     "client_name",
 )
 _OPTIONS = ("database", "secure", "connect_timeout", "verify", "compress", *_TEXTS)
-#: Options of other tools, and what stands for them here.
+#: Options of other tools, and what to write instead.
 _INSTEAD = {
     **dict.fromkeys(("user", "username", "password"), "write user:password@ before the host"),
     **dict.fromkeys(("host", "port"), "write them before the path"),
@@ -44,7 +44,7 @@ _INSTEAD = {
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A server over HTTP, or, with a `folder`, the engine in this process."""
+    """The address of a server over HTTP or, with a `folder`, of the engine in this process."""
 
     folder: str = ""
     host: str = ""
@@ -58,14 +58,17 @@ class Address:
 
 
 def address(url: str) -> Address:
-    """Raises ImproperlyConfigured, which names what is wrong and quotes nothing of the URL's user part."""
+    """Return the address that the URL names.
+
+    Raises ImproperlyConfigured, which says what is wrong, and quotes neither user nor password.
+    """
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
         raise ImproperlyConfigured(
             "host and port cannot be read: write [::1]:8123 for an IPv6 address, a port from 1 to 65535, and"
-            " percent-encode special characters of the password"
+            " percent-encode special characters in the password"
         ) from None
     if parts.fragment or "#" in url:
         raise ImproperlyConfigured("a # ends a URL: write %23 for one in the password")
@@ -75,7 +78,7 @@ def address(url: str) -> Address:
     if not parts.hostname:
         raise ImproperlyConfigured("it names no host: write clickhouse://user:password@host:8123/database")
     if port == 0:
-        raise ImproperlyConfigured("port 0 is not a port of a server")
+        raise ImproperlyConfigured("port 0 is not a valid port")
     is_secure = _is_secure(parts.scheme, port, given)
     return Address(
         host=parts.hostname,
@@ -92,9 +95,9 @@ def _given(parts: SplitResult) -> dict[str, str]:
     given: dict[str, str] = {}
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name in given:
-            raise ImproperlyConfigured(f"the option {name} is given twice")
+            raise ImproperlyConfigured(f"the option {name} is given twice: remove one")
         if not value:
-            raise ImproperlyConfigured(f"the option {name} has no value")
+            raise ImproperlyConfigured(f"the option {name} has no value: write one, or remove the option")
         given[name] = value
     return given
 
@@ -104,7 +107,7 @@ def _embedded(parts: SplitResult, given: dict[str, str]) -> Address:
         raise ImproperlyConfigured(f"chdb:// takes no options: remove {', '.join(given)}")
     folder = parts.netloc + unquote(parts.path)
     if not folder.strip("/"):
-        raise ImproperlyConfigured("chdb:// needs a folder, in which the events are kept: chdb:///folder")
+        raise ImproperlyConfigured("chdb:// needs a folder for its events: chdb:///folder")
     return Address(folder=folder)
 
 
@@ -129,7 +132,7 @@ def _database(parts: SplitResult, given: dict[str, str]) -> str:
 def _driver_options(given: dict[str, str]) -> dict[str, Any]:
     unknown = [name for name in given if name not in _OPTIONS]
     if unknown:
-        hints = [f"{name} is not an option of it ({_INSTEAD.get(name, _PROFILE)})" for name in unknown]
+        hints = [f"{name} is not an option of this URL ({_INSTEAD.get(name, _PROFILE)})" for name in unknown]
         raise ImproperlyConfigured(f"{'; '.join(hints)}. It takes: {', '.join(sorted(_OPTIONS))}")
     options: dict[str, Any] = {"connect_timeout": _CONNECT_SECONDS}
     if "connect_timeout" in given:

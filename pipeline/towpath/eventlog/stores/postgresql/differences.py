@@ -1,6 +1,6 @@
-"""How the tables of our names may differ from those that `eventlog migrate` makes on PostgreSQL, and how to fix each.
+"""How tables with our names may differ from those that `eventlog migrate` creates on PostgreSQL, and how to fix them.
 
-A promise rests on each difference that is named here. Looks, and changes nothing.
+Each difference named here breaks a guarantee. This module only reads.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from towpath.eventlog.columns import Column, added_columns
-from towpath.eventlog.stores.postgresql.schema import TABLE, column_types
+from towpath.eventlog.stores.postgresql.schema import INDEX_BY_TIME, TABLE, column_types
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MIGRATIONS, TOKENS = f"{TABLE}_migration", f"{TABLE}_token"
 
-#: What cannot be altered.
+#: The remedy for what cannot be altered.
 _MOVE = (
     f"rename the table (ALTER TABLE ... RENAME), drop {MIGRATIONS}, run `python manage.py eventlog migrate`, and copy"
     " its events with INSERT INTO ... SELECT"
@@ -41,15 +41,15 @@ _RECORD_COLUMNS = {
 }
 _TOKEN_COLUMNS = {"token": "text", "month": "date", "written_at": "timestamp with time zone"}
 
-#: Of a step that `eventlog migrate` still has to take.
+#: The remedy if `eventlog migrate` has not run the step yet.
 PENDING = "run `python manage.py eventlog migrate`"
 
 
 def differences(
     client: PostgreSQLClient, own_columns: tuple[Column, ...], *, recorded: frozenset[str]
 ) -> dict[str, str]:
-    """What a promise misses in the OBT, and what to do about it. `recorded` are the names of the steps that `migrate`
-    will not take again."""
+    """Return each difference of the OBT that breaks a guarantee, with its remedy. `recorded` has the names of the
+    applied migrations, which `migrate` does not run again."""
     kind = kind_of(client, TABLE)
     if kind != "p":
         return {f"it is {_KINDS.get(kind, kind)}, not a partitioned table": _MOVE}
@@ -61,7 +61,7 @@ def differences(
     if key != "RANGE (event_date_time)":
         found[f"its partition key is {key}, not RANGE (event_date_time)"] = _MOVE
     if persistence != "p":
-        found["it is not logged: a crash empties it"] = _MOVE
+        found["it is unlogged: a crash empties it"] = _MOVE
     partitions = client.query(
         """
         SELECT inhrelid::regclass::text FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
@@ -74,7 +74,7 @@ def differences(
             f"run ALTER TABLE {name} SET LOGGED"
         )
     found |= dict(_column_differences(client, own_columns, recorded=recorded))
-    found |= dict(_index_differences(client))
+    found |= dict(_index_differences(client, recorded=recorded))
     checks = client.query(
         """
         SELECT conname FROM pg_constraint WHERE conrelid = to_regclass(%(table)s) AND contype IN ('c', 'f') ORDER BY 1
@@ -105,11 +105,9 @@ def _column_differences(
     for name, wanted in types.items():
         if name not in columns:
             is_pending = name in added and f"column {name}" not in recorded
-            remedy = (
-                f"run ALTER TABLE {TABLE} ADD COLUMN {name} {wanted} NOT NULL, with a DEFAULT for the rows there are"
-            )
+            remedy = f"run ALTER TABLE {TABLE} ADD COLUMN {name} {wanted} NOT NULL, with a DEFAULT for existing rows"
             yield (
-                f"column {name} is missing, not {wanted}",
+                f"column {name} is missing (it must be {wanted})",
                 PENDING if is_pending else remedy if recorded else _MOVE,
             )
             continue
@@ -124,10 +122,10 @@ def _column_differences(
     for name, (_, made, is_required, default) in columns.items():
         if name not in types and is_required and not made and default is None:
             change = f"ALTER TABLE {TABLE} ALTER {name} DROP NOT NULL"
-            yield f"column {name}, which no insert fills, takes no NULL", f"run {change}"
+            yield f"column {name}, which no insert fills, does not allow NULL", f"run {change}"
 
 
-def _index_differences(client: PostgreSQLClient) -> Iterator[tuple[str, str]]:
+def _index_differences(client: PostgreSQLClient, *, recorded: frozenset[str]) -> Iterator[tuple[str, str]]:
     indexes = client.query(
         """
         SELECT indexrelid::regclass::text, indisunique OR indisexclusion, pg_get_indexdef(indexrelid, 1, true)
@@ -138,19 +136,27 @@ def _index_differences(client: PostgreSQLClient) -> Iterator[tuple[str, str]]:
     for name, is_unique, _ in indexes:
         if is_unique:
             yield (
-                f"its index {name} is unique: an id that comes again after a restore is refused",
+                f"its index {name} is unique: an id that is used again after a restore is refused",
                 f"drop the constraint or index {name}",
             )
     if not any(first == "window_id" for _, _, first in indexes):
         statement = f"CREATE INDEX {TABLE}_by_window ON {TABLE} (window_id)"
-        yield "it has no index on window_id: a read-back reads everything", f"run {statement}"
+        yield "it has no index on window_id: a read-back reads the whole table", f"run {statement}"
+    if not any(first == "event_date_time" for _, _, first in indexes):
+        statement = f"CREATE INDEX {INDEX_BY_TIME} ON {TABLE} (event_date_time, outbox, outbox_id)"
+        yield (
+            "it has no index on event_date_time: a search for the newest events sorts all of them",
+            f"run {statement}" if f"index {INDEX_BY_TIME}" in recorded else PENDING,
+        )
 
 
 def differences_of_record(client: PostgreSQLClient) -> list[str]:
+    """Return the reasons why the table of applied migrations is not ours. It is empty if it is ours, or missing."""
     return _plain_table_differences(client, MIGRATIONS, _RECORD_COLUMNS)
 
 
 def differences_of_tokens(client: PostgreSQLClient) -> list[str]:
+    """Return the reasons why the table of tokens is not ours. It is empty if it is ours, or missing."""
     reasons = _plain_table_differences(client, TOKENS, _TOKEN_COLUMNS)
     if not reasons and kind_of(client, TOKENS):
         keys = client.query(
@@ -166,7 +172,8 @@ def differences_of_tokens(client: PostgreSQLClient) -> list[str]:
 
 
 def _plain_table_differences(client: PostgreSQLClient, name: str, wanted: Mapping[str, str]) -> list[str]:
-    """Why what has this name is not the plain table with these columns; nothing if there is none."""
+    """Return the reasons why what has this name is not a plain table with these columns. It is empty if nothing has
+    the name."""
     kind = kind_of(client, name)
     if not kind:
         return []
@@ -189,5 +196,6 @@ def _plain_table_differences(client: PostgreSQLClient, name: str, wanted: Mappin
 
 
 def kind_of(client: PostgreSQLClient, name: str) -> str:
+    """Return the relkind of what has this name, or "" if nothing has it."""
     rows = client.query("SELECT relkind::text FROM pg_class WHERE oid = to_regclass(%(table)s)", table=name)
     return str(rows[0][0]) if rows else ""

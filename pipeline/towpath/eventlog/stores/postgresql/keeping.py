@@ -1,4 +1,4 @@
-"""What retention and erasure do to the OBT on PostgreSQL: partitions are dropped, and rows are updated."""
+"""What retention and erasure do to the OBT on PostgreSQL: drop partitions, and update rows."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from towpath.eventlog.stores.postgresql.schema import SCHEMA_LOCK, TABLE
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from towpath.eventlog.store import MaskedRow, Wanted
+    from towpath.eventlog.store import MaskedRow
 
-#: How long the dropping of a month may wait for the table. Every write queues up behind it meanwhile.
+#: How long dropping a month may wait for the lock on the table. Every write queues up behind it in the meantime.
 _LOCK_SECONDS = 5
 
-#: Of one UPDATE, at most.
+#: Most rows of one UPDATE, and most characters of their contexts.
 _ROWS = 500
 _CHARACTERS = 4_000_000
 
-#: Partitions for the month or a part of it: their names, quoted as they have to be.
+#: The names of the partitions for the month or a part of it, quoted for SQL.
 PARTITIONS = f"""
 SELECT inhrelid::regclass::text FROM pg_inherits JOIN pg_class ON oid = inhrelid
 CROSS JOIN regexp_match(pg_get_expr(relpartbound, oid), 'FROM \\(''([^'']+)''\\) TO \\(''([^'']+)''\\)') AS bound
@@ -28,7 +28,8 @@ WHERE inhparent = '{TABLE}'::regclass AND bound[1]::timestamptz >= %(since)s AND
 
 
 def drop_month(partitions: Sequence[str]) -> str:
-    """One message: the partitions go, and rows of the month that are elsewhere, as in a default partition."""
+    """Return one message that drops the partitions, and deletes rows of the month that are elsewhere, such as in a
+    default partition."""
     drops = "".join(f"ALTER TABLE {TABLE} DETACH PARTITION {name}; DROP TABLE {name};" for name in partitions)
     return f"""
         BEGIN; SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'; SELECT pg_advisory_xact_lock({SCHEMA_LOCK}); {drops}
@@ -36,19 +37,8 @@ def drop_month(partitions: Sequence[str]) -> str:
         """
 
 
-def conditions(wanted: Wanted) -> tuple[str, dict[str, object]]:
-    """Which rows are wanted, and the parameters of that."""
-    parameters: dict[str, object] = {f"column_{name}": value for name, value in wanted.columns.items()}
-    parameters |= {f"text_{number}": text for number, text in enumerate(wanted.texts)}
-    found = [f"{name} = %(column_{name})s" for name in wanted.columns]
-    if wanted.texts:
-        has_all = " AND ".join(f"strpos(event_context, %(text_{number})s) > 0" for number in range(len(wanted.texts)))
-        found.append(f"(strpos(event_context, chr(92)) > 0 OR ({has_all}))")
-    return " AND ".join(found) or "true", parameters
-
-
 def updates(rows: Sequence[MaskedRow], *, mask: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The statements that rewrite the rows, each with its parameters."""
+    """Yield the statements that rewrite the rows, with their parameters."""
     assignments = [f"{name} = CASE WHEN stored.{name} = '' THEN '' ELSE '{MASK}' END" for name in rows[0].columns]
     sql = f"""
         UPDATE {TABLE} AS stored SET {", ".join(["event_context = masked.after", *assignments])}

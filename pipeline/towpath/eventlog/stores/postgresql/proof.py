@@ -1,6 +1,6 @@
-"""The digests of a proof, as PostgreSQL computes them: `towpath.eventlog.proof` in its SQL.
+"""The digests of a proof as PostgreSQL computes them: `towpath.eventlog.proof` in its SQL.
 
-No setting of a session changes a byte of what is digested: times and floats become text by the bytes that they are.
+No setting of a session changes a byte of what is digested: the text of a time or a float comes from its binary form.
 """
 
 from __future__ import annotations
@@ -18,46 +18,55 @@ from towpath.eventlog.stores.postgresql.schema import MONTH, TABLE
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-#: PostgreSQL counts from 2000 on.
+#: The start of 2000 in microseconds since 1970: PostgreSQL counts times from 2000.
 _YEAR_2000 = (datetime(2000, 1, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
-# In every version to the microsecond: what extract() gives is a float before PostgreSQL 14. Only by hand is a time
-# infinite.
+# Exact to the microsecond in every version: before PostgreSQL 14, extract() returns a float. A time is infinite only
+# if somebody has set it by hand.
 _MICROSECONDS = (
     "CASE WHEN isfinite({name})"
     f" THEN (('x' || encode(timestamptz_send({{name}}), 'hex'))::bit(64)::bigint + {_YEAR_2000})::text"
     " ELSE {name}::text END"
 )
-#: The bytes of a value, of each kind that is not text.
+#: The bytes of a value, for kinds that are not text.
 _TEXTS = {
     Kind.WHOLE_NUMBER: "{name}::text",
     Kind.SIGNED_NUMBER: "{name}::text",
     Kind.DECIMAL: "{name}::text",
     Kind.TIME: _MICROSECONDS,
 }
-#: With their lengths, of those that need not be measured.
+#: The same with the length in front, for kinds whose length is known.
 _FORMS = {
     Kind.BOOLEAN: "CASE WHEN {name} THEN '4:true' ELSE '5:false' END",
     Kind.FLOAT: "'16:', encode(float8send({name}), 'hex')",
     Kind.UUID: "'36:', {name}::text",
 }
 
-#: Of a row's digest, the first bytes as a number.
+#: The first 6 bytes of a row's digest as a number.
 _NUMBER = "('x' || encode(substr(digest, 1, 6), 'hex'))::bit(48)::bigint"
 
-#: Windows that `windows_of` asks for at a time.
+#: The months of the earliest and the latest time that a row can be reported with. PostgreSQL holds times that Python
+#: cannot, such as infinity. No event has one, but a row that somebody has added by hand must be found.
+_FIRST_MONTH, _LAST_MONTH = date(2, 1, 1), date(9998, 12, 1)
+_SAID_TIME = (
+    f"least(greatest(event_date_time, '{_FIRST_MONTH.isoformat()}'::date::timestamp AT TIME ZONE 'UTC'),"
+    f" '{_LAST_MONTH.isoformat()}'::date::timestamp AT TIME ZONE 'UTC')"
+)
+_SAID_MONTH = MONTH.replace("event_date_time", _SAID_TIME)
+
+#: Windows on a page of `windows_of`.
 PAGE_WINDOWS = 10_000
 
 
 def digests_of_windows(columns: Sequence[str], own: tuple[Column, ...]) -> str:
-    """For `%(windows)s`. The answer is read by `window_digests`."""
-    # Without OFFSET, PostgreSQL would put the digest's expression in wherever its name stands, and compute each anew.
+    """Return the statement for the digests of `%(windows)s`, whose rows `window_digests` reads."""
+    # Without OFFSET, PostgreSQL would inline the digest's expression wherever it is used, and compute it each time.
     return f"""
         SELECT window_id::text, outbox, month, count(*),
             encode(sha256(convert_to(string_agg(encode(digest, 'hex'), '' ORDER BY digest), 'UTF8')), 'hex'),
             sum({_NUMBER}), sum({_NUMBER}::numeric * outbox_id)
         FROM (
-            SELECT window_id, outbox, outbox_id, {MONTH} AS month, {_digest(columns, own)} AS digest
+            SELECT window_id, outbox, outbox_id, {_SAID_MONTH} AS month, {_digest(columns, own)} AS digest
             FROM {TABLE} WHERE window_id = ANY(%(windows)s::uuid[]) OFFSET 0
         ) AS digested
         GROUP BY window_id, outbox, month
@@ -65,6 +74,7 @@ def digests_of_windows(columns: Sequence[str], own: tuple[Column, ...]) -> str:
 
 
 def window_digests(rows: Sequence[tuple[Any, ...]]) -> list[WindowDigest]:
+    """Return the digests in the rows of `digests_of_windows`, ordered by window, outbox and month."""
     return sorted(
         (
             WindowDigest(UUID(window_id), outbox, month, stored, digest, int(total), int(id_total))
@@ -75,15 +85,16 @@ def window_digests(rows: Sequence[tuple[Any, ...]]) -> list[WindowDigest]:
 
 
 def digests_of_rows(columns: Sequence[str], own: tuple[Column, ...]) -> str:
-    """For `%(windows)s`. The answer is read by `row_digests`."""
+    """Return the statement for the digest of each row of `%(windows)s`, whose rows `row_digests` reads."""
     return f"""
-        SELECT window_id::text, outbox, outbox_id, {MONTH}, event_type, event_date_time,
+        SELECT window_id::text, outbox, outbox_id, {_SAID_MONTH}, event_type, {_SAID_TIME},
             encode({_digest(columns, own)}, 'hex')
         FROM {TABLE} WHERE window_id = ANY(%(windows)s::uuid[])
         """
 
 
 def row_digests(rows: Sequence[tuple[Any, ...]]) -> dict[UUID, list[RowDigest]]:
+    """Return the digests in the rows of `digests_of_rows` by window, ordered by outbox, id and digest."""
     digests: dict[UUID, list[RowDigest]] = {}
     for window_id, outbox, outbox_id, month, event_type, at, digest in rows:
         row = RowDigest(outbox, outbox_id, month, event_type, at.astimezone(UTC), digest)
@@ -95,10 +106,13 @@ def row_digests(rows: Sequence[tuple[Any, ...]]) -> dict[UUID, list[RowDigest]]:
 
 
 def digests_of_bodies(own: tuple[Column, ...]) -> str:
-    """For `%(windows)s`, which is JSON: the outboxes of each window, in their order."""
+    """Return the statement for (window, SHA-256 of the COPY text that its rows make).
+
+    `%(windows)s` is a JSON object: the outboxes of each window, in the order in which they were loaded.
+    """
     line = r", E'\t', ".join(_field(column) for column in row_columns(own))
-    # Window by window: nothing is sorted but the rows of one. An outbox that is in no order is none that was loaded:
-    # its rows come last, and change the digest. No column of a project's begins with outbox_.
+    # Window by window, so that only the rows of one are sorted together. An outbox that is missing from the order was
+    # never loaded: its rows come last, and change the digest. No column of a project may begin with outbox_.
     return rf"""
         SELECT w.id, body.digest FROM jsonb_each(%(windows)s::jsonb) AS w (id, outboxes), LATERAL (
             SELECT encode(sha256(convert_to(
@@ -121,9 +135,10 @@ _BOUNDS = re.compile(r"FOR VALUES FROM \('(\d{4}-\d\d-\d\d 00:00:00\+00)'\) TO \
 
 
 def months(partitions: Sequence[tuple[str, str]]) -> str:
-    """The months of which the partitions hold rows. Of a partition for a month, one row is looked at.
+    """Return the statement for the first day of each month that has rows. For a partition of one month, it looks for
+    one row; in any other partition, it reads all of them.
 
-    All of it through the table: who may read that may not read a partition by its own name.
+    It reads the table only: a role that may read the table may not be allowed to read a partition by its own name.
     """
     parts = []
     for name, bound in partitions:
@@ -134,17 +149,18 @@ def months(partitions: Sequence[tuple[str, str]]) -> str:
             parts.append(f"SELECT '{since.date()}'::date WHERE EXISTS (SELECT FROM {TABLE} WHERE {within})")
         else:
             quoted = name.replace("'", "''")
-            parts.append(f"SELECT {MONTH} FROM {TABLE} WHERE tableoid = '{quoted}'::regclass")
+            parts.append(f"SELECT {_SAID_MONTH} FROM {TABLE} WHERE tableoid = '{quoted}'::regclass")
     return " UNION ".join(parts)
 
 
 def windows_of(*, is_first: bool) -> str:
-    """A page of the windows from `%(since)s` to before `%(until)s`: those that follow `%(after)s`, unless it is the
-    first. Each is one look into the index."""
+    """Return the statement for a page of the windows from `%(since)s` to before `%(until)s`: the first page, or the one
+    after `%(after)s`. Each window is one lookup in the index."""
 
     def following(window: str) -> str:
         return f"""(
-            SELECT window_id FROM {TABLE} WHERE event_date_time >= %(since)s AND event_date_time < %(until)s {window}
+            SELECT window_id FROM {TABLE} WHERE event_date_time >= %(since)s
+            AND (event_date_time < %(until)s OR %(until)s = 'infinity') {window}
             ORDER BY window_id LIMIT 1
         )"""
 
@@ -158,14 +174,14 @@ def windows_of(*, is_first: bool) -> str:
 
 
 def bounds(month: date) -> tuple[datetime, datetime]:
-    """The first moment of a month, and that of the next one."""
+    """Return the first moment of the month and that of the next month, in UTC."""
     first = datetime(month.year, month.month, 1, tzinfo=UTC)
     return first, datetime(month.year + month.month // 12, month.month % 12 + 1, 1, tzinfo=UTC)
 
 
 def _digest(columns: Sequence[str], own: tuple[Column, ...]) -> str:
     form = ", ".join(part for name, kind in kinds(columns, own) for part in _form(name, kind))
-    # concat() has a NULL, which no column of ours can hold, as nothing: with ||, the row would have no digest.
+    # None of our columns can hold NULL. If one ever does, concat() skips it; with ||, the row would have no digest.
     return f"sha256(convert_to(concat({form}), 'UTF8'))"
 
 
@@ -178,7 +194,7 @@ def _form(name: str, kind: Kind) -> Iterator[str]:
 
 
 def _field(column: Column) -> str:
-    """A column's value in COPY text: but for the escapes, it is the text that the session's pinned settings give it."""
+    """Return the SQL for a column's value in COPY text. Except for escapes, the session's settings make it."""
     text = f"{column.name}::text"
     if column.kind in {Kind.TEXT, Kind.LOW_CARDINALITY_TEXT}:
         for plain, escaped in escapes():
@@ -188,3 +204,14 @@ def _field(column: Column) -> str:
 
 def _literal(text: str) -> str:
     return "E'" + "".join(f"\\x{byte:02x}" for byte in text.encode()) + "'"
+
+
+def ends(month: date) -> tuple[str, str]:
+    """Return `bounds` as text for SQL. The first month has no lower bound, and the last month no upper bound: they are
+    infinite."""
+    since, until = bounds(month)
+    first = month.replace(day=1)
+    return (
+        "-infinity" if first == _FIRST_MONTH else since.isoformat(),
+        "infinity" if first == _LAST_MONTH else until.isoformat(),
+    )

@@ -1,6 +1,6 @@
 """A query (`towpath.eventlog.query`) as a condition on rows of the OBT, in PostgreSQL's SQL. Values are parameters.
 
-A context is cast to json, whose numbers are the text that they are, and only once it is known to be JSON: a cast of
+A context is cast to json, which keeps numbers as their text. It is cast only if it is known to be JSON: a cast of
 anything else would fail the whole statement.
 """
 
@@ -41,14 +41,14 @@ if TYPE_CHECKING:
     from datetime import datetime
     from fractions import Fraction
 
-#: The first release that can say whether a text is a value of a type.
+#: The first major version with pg_input_is_valid.
 _KNOWS_VALID_INPUT = 16
 
-#: Levels of a context in which paths are looked for, where the server does not know that.
+#: Most levels of a context that a path can search on an older server.
 _MOST_LEVELS = 20
-#: What stands for a string while a context is checked: no JSON has this character as it is.
+#: Replaces each string while a context is checked. JSON never contains this character unescaped.
 _STRING = "\x01"
-#: JSON's strings, without those that have U+0000 or half a pair of surrogates.
+#: JSON strings, except those with U+0000 or a lone surrogate.
 _STRINGS = (
     r'"([^"\\\u0001-\u001f]|\\["\\/bfnrt]|\\u(?!0000|[dD][89a-fA-F])[0-9a-fA-F]{4}'
     r'|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})*"'
@@ -57,15 +57,15 @@ _SCALARS = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?|true|false|null"
 _SPACE = r"[ \t\n\r]+"
 _INNERMOST = rf"\[([0{_STRING}](,[0{_STRING}])*)?\]|\{{({_STRING}:[0{_STRING}](,{_STRING}:[0{_STRING}])*)?\}}"
 
-#: Characters of a number that is compared, and of a whole one of 64 bits.
+#: Most characters of a number that is compared, and of a 64-bit whole number.
 _MOST_CHARACTERS, _MOST_OF_WHOLE = 400, 20
-#: Digits of a float of 64 bits, or of what is half way between two.
+#: Most digits of a 64-bit float, or of the middle between two.
 _MOST_DIGITS = 1200
 
 
 def where(query: Query, *, server: int = 0) -> tuple[str, dict[str, object]]:
-    """The condition, never NULL, and its parameters, whose names begin with `query_`. `server` is the server's major
-    version: what a later one than 15 knows makes paths cheaper."""
+    """Return the condition, which is never NULL, and its parameters, whose names begin with `query_`. `server` is the
+    server's major version: from 16 on, paths cost less."""
     compiler = _Compiler(knows_valid_input=server >= _KNOWS_VALID_INPUT)
     sql = "true" if query.term is None else compiler.term(query.term)
     return sql, compiler.parameters
@@ -97,7 +97,7 @@ class _Compiler:
         raise TypeError(term)
 
     def _add(self, value: str, kind: str = "text") -> str:
-        """The place of a parameter with this value."""
+        """Return the placeholder of a parameter with this value."""
         for name, known in self.parameters.items():
             if known == value:
                 return f"%({name})s::{kind}"
@@ -150,8 +150,8 @@ class _Compiler:
         return " -> ".join(["event_context::json", *map(self._add, keys)])
 
     def _where_readable(self, keys: tuple[str, ...], condition: str) -> str:
-        """The condition, of contexts that are JSON. Most have no such key: whether any of the text can be one is cheap
-        to know, since JSON writes a key in another way with a backslash only."""
+        """Return the condition, limited to contexts that are JSON. Most contexts do not have the key, and a search for
+        its text shows that at little cost: JSON can write the key differently only with a backslash."""
         key = self._add(f'"{keys[0]}"')
         has_key = f"strpos(event_context, {key}) > 0 OR strpos(event_context, chr(92)) > 0"
         return f"(CASE WHEN NOT ({has_key}) THEN false WHEN {self._is_json()} THEN {condition} ELSE false END)"
@@ -163,14 +163,15 @@ class _Compiler:
         text = 'event_context COLLATE "C"'
         for pattern, instead in ((_STRINGS, string), (_SCALARS, "'0'"), (_SPACE, "''")):
             text = f"regexp_replace({text}, {self._add(pattern)}, {instead}, 'g')"
-        # From the inside to the outside.
+        # Each pass replaces the innermost brackets.
         for _ in range(_MOST_LEVELS):
             text = f"regexp_replace({text}, {self._add(_INNERMOST)}, '0', 'g')"
         return f"strpos(event_context, {string}) = 0 AND {text} IN ('0', {string})"
 
     def _of_path(self, keys: tuple[str, ...], how: Operator, values: tuple[syntax.Value, ...]) -> str:
         is_one = any_holds(self._of_value(how, value) for value in values)
-        # A number is its text here. A whole one beyond 64 bits is a string, and one that is too long is nothing.
+        # A number is its text here. A whole number beyond 64 bits counts as a string; any other number that is too long
+        # matches nothing.
         smallest, largest = self._add(str(SMALLEST_WHOLE), "numeric"), self._add(str(LARGEST_WHOLE), "numeric")
         condition = f"""EXISTS (
             SELECT FROM (SELECT {self._place(keys)}) AS found (value)
@@ -217,7 +218,7 @@ class _Compiler:
 
 
 def _decimal(exact: float | Fraction) -> str:
-    """The number, which is a float or half way between two, with each of its digits."""
+    """Return all digits of the number, which is a float or the middle between two."""
     numerator, denominator = exact.as_integer_ratio()
     with localcontext() as context:
         context.prec = _MOST_DIGITS

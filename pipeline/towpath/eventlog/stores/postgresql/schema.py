@@ -1,4 +1,6 @@
-"""The tables of the event store on PostgreSQL: the OBT by months, the tokens, the window that is being written."""
+"""The tables of the event store on PostgreSQL: the OBT, partitioned by month; the tokens; and the window that is being
+written.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 TABLE = "event_log"
 
-#: Creating a month and adding a column exclude each other by this advisory lock.
+#: The advisory lock that keeps migrations and the creation or removal of months apart.
 SCHEMA_LOCK = 5_208_140_023
 
 _TYPES = {
@@ -28,13 +30,12 @@ _TYPES = {
     Kind.TIME: "timestamp with time zone",
     Kind.UUID: "uuid",
 }
-#: Those whose default stands without quotes: a step that is applied never changes, not even in how it is written.
+#: Kinds whose default is written without quotes. An applied migration never changes, not even in its quotes.
 _BARE = frozenset({Kind.WHOLE_NUMBER, Kind.SIGNED_NUMBER, Kind.DECIMAL, Kind.FLOAT, Kind.BOOLEAN})
 
-# The first index is for a search for a type and a time, the second for reading a window back. Neither is unique:
-# that a row is stored once is the tokens' doing, and an id comes again, with another event, after the application's
-# database was restored from a backup. The order of text is that of its bytes, so that no update of the machine's
-# locales can break an index.
+# The first index is for a search by type and time, the second for reading a window back. Neither is unique: the tokens
+# ensure that a row is stored once, and after a restore of the application's database, an id can come again with another
+# event. Indexed text is ordered by its bytes, so that no update of the machine's locales can break an index.
 _CREATE_TABLE = (
     f"""
 CREATE TABLE IF NOT EXISTS {TABLE} (
@@ -62,6 +63,11 @@ CREATE TABLE IF NOT EXISTS {TABLE}_token (
     f"CREATE INDEX IF NOT EXISTS {TABLE}_token_by_time ON {TABLE}_token (written_at)",
 )
 
+#: The index that finds the newest events of all types. Inserts wait while it is built, unless the partitions already
+#: have a matching one (docs/stores.md).
+INDEX_BY_TIME = f"{TABLE}_by_time"
+_CREATE_INDEX_BY_TIME = (f"CREATE INDEX IF NOT EXISTS {INDEX_BY_TIME} ON {TABLE} (event_date_time, outbox, outbox_id)",)
+
 CREATE_MIGRATIONS = f"""
 CREATE TABLE IF NOT EXISTS {TABLE}_migration (
     number integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,
@@ -69,8 +75,8 @@ CREATE TABLE IF NOT EXISTS {TABLE}_migration (
 )
 """
 
-#: Where the rows of a write are until they are known to be good; emptied by each commit. No store takes every time
-#: that a timestamp of PostgreSQL can be, infinity among them.
+#: The table that holds the rows of a write until they are known to be good. Each commit empties it. Its constraint
+#: refuses times that not every store can hold, such as infinity.
 WINDOW = "event_log_window"
 _CREATE_WINDOW = f"""
 CREATE TEMPORARY TABLE IF NOT EXISTS {WINDOW} (
@@ -82,33 +88,35 @@ CREATE TEMPORARY TABLE IF NOT EXISTS {WINDOW} (
 
 
 def create_window(own: tuple[Column, ...] = (), *, is_kept: bool) -> str:
-    """The statement that makes sure of the table for a transaction; kept for the next one, in a session of our own."""
+    """Return the statement that ensures that the transaction has the table. With `is_kept`, the table stays for the
+    session's next transaction."""
     columns = ", ".join(f"{column.name} {_TYPES[column.kind]} NOT NULL" for column in row_columns(own))
     return f"{_CREATE_WINDOW % {'columns': columns}} ON COMMIT {'DELETE ROWS' if is_kept else 'DROP'}"
 
 
-#: The first day of a row's month.
+#: The first day of a row's month, in UTC.
 MONTH = "date_trunc('month', event_date_time AT TIME ZONE 'UTC')::date"
 
 
 def column_types(own: tuple[Column, ...] = ()) -> dict[str, str]:
-    """The type of each column of the OBT, with the project's own."""
+    """Return the PostgreSQL type of each column of the OBT, including the project's own columns."""
     return {column.name: _TYPES[column.kind] for column in row_columns(own)} | {"written_at": _TYPES[Kind.TIME]}
 
 
 def migrations(own: tuple[Column, ...] = ()) -> Sequence[Migration]:
-    """Every step, with those of the project's own columns."""
+    """Return every migration in order, including those for the project's own columns."""
     return [
         Migration(1, f"table {TABLE}", _CREATE_TABLE),
+        Migration(2, f"index {INDEX_BY_TIME}", _CREATE_INDEX_BY_TIME),
         *(Migration(number, f"column {column.name}", (_add_column(column),)) for number, column in numbered(own)),
     ]
 
 
 def create_partition(month: date) -> str:
-    """The statement that makes sure that the month has a partition."""
+    """Return the statement that ensures that the month has a partition. `month` is its first day."""
     name = f"{TABLE}_{month:%Y_%m}"
     following = date(month.year + month.month // 12, month.month % 12 + 1, 1)
-    # As a table that is attached when it is complete: created as a partition, it would lock readers and writers out.
+    # A table that is attached once it is complete: creating it as a partition would lock readers and writers out.
     return f"""
 DO $$ BEGIN
     PERFORM pg_advisory_xact_lock({SCHEMA_LOCK});

@@ -1,5 +1,5 @@
-"""PostgreSQL's settings that change what our statements mean. Every session has them, whatever role, database and
-server set; behind a pooler, every transaction.
+"""PostgreSQL's settings that change what our statements mean. They are set in every session, whatever the role, the
+database and the server set. Behind a pooler, they are set in every transaction.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ _SETTINGS = {
     "DateStyle": "'ISO, YMD'",
     "IntervalStyle": "'postgres'",
     "standard_conforming_strings": "on",
-    # A policy that would leave rows out is an error.
+    # Turns a policy that would hide rows into an error.
     "row_security": "off",
     "default_table_access_method": "'heap'",
     "client_min_messages": "warning",
 }
-#: A server where commits need not be on disk is asked for ours to be.
+#: Settings that depend on the server: not every version has transaction_timeout, and synchronous_commit is only changed
+#: if it is off, so that our commits are on disk.
 _ADJUSTED = """
 SELECT set_config('transaction_timeout', '0', {is_local})
 WHERE current_setting('transaction_timeout', true) IS NOT NULL;
@@ -23,9 +24,9 @@ SELECT set_config('synchronous_commit', 'on', {is_local}) WHERE current_setting(
 
 
 def of_session(*, timeout_seconds: float) -> tuple[str, str]:
-    """The two messages that a session of ours starts with.
+    """Return the two messages that a session starts with.
 
-    The first stands by itself: the role's own limit would apply to all that is sent with it.
+    The first has only the time limit: until it has run, the role's own limit applies to everything in its message.
     """
     limits = _limits(timeout_seconds)
     statement_timeout = limits.pop("statement_timeout")
@@ -35,19 +36,25 @@ def of_session(*, timeout_seconds: float) -> tuple[str, str]:
 
 
 def of_transaction(*, timeout_seconds: float) -> str:
-    """The message that begins a transaction in a session that belongs to a pooler, and leaves nothing in it."""
+    """Return the message that begins a transaction in a pooler's session. Its settings end with the transaction."""
     settings = {**_SETTINGS, **_limits(timeout_seconds)}
     assignments = "".join(f"SET LOCAL {name} = {value};" for name, value in settings.items())
     return f"BEGIN ISOLATION LEVEL READ COMMITTED; {assignments} {_ADJUSTED.format(is_local='true')}"
 
 
+def of_reading(*, milliseconds: int) -> str:
+    """Return the settings for a transaction that reads, each statement of which may take `milliseconds`."""
+    # A search has many small expressions and returns few rows: compiling them takes longer than running them.
+    return f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL jit = off"
+
+
 def _limits(timeout_seconds: float) -> dict[str, str]:
     milliseconds = max(1000, int(timeout_seconds * 1000))
     return {
-        # The server gives up before we do: a statement must not go on when nobody waits for it any more.
+        # The server gives up before we do: a statement must not continue when nobody waits for it.
         "statement_timeout": str(milliseconds * 8 // 10),
-        # Less, so that a table that is locked is not taken for a statement that takes too long.
+        # Shorter, so that a locked table is not mistaken for a slow statement.
         "lock_timeout": str(milliseconds * 6 // 10),
-        # A process that stands still must not keep a transaction open.
+        # A stalled process must not keep a transaction open.
         "idle_in_transaction_session_timeout": str(milliseconds),
     }

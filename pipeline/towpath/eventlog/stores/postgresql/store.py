@@ -1,9 +1,4 @@
-"""The event store on PostgreSQL, on connections of its own, in its own tables.
-
-A window's rows are copied into a table of the session's own first. Then one message has the server take the tokens,
-move the rows of those months whose token is new into the OBT, and commit: however the client ends, all of that happens
-or nothing, and no lock ever waits for a client.
-"""
+"""The event store on PostgreSQL. It has its own connections and its own tables."""
 
 from __future__ import annotations
 
@@ -14,67 +9,35 @@ from uuid import UUID
 
 from towpath import driver
 from towpath.eventlog.columns import Column, row_columns
-from towpath.eventlog.errors import OutcomeUnknown, StoreUnavailable
+from towpath.eventlog.errors import StoreUnavailable
 from towpath.eventlog.proof import covered
 from towpath.eventlog.rows import have_one_text
-from towpath.eventlog.store import Digest, Finding, Migration, StoredEvent, stored_event, streamed_columns
-from towpath.eventlog.stores.postgresql import keeping, proof, surroundings
+from towpath.eventlog.search import FoundEvents
+from towpath.eventlog.store import Digest, Finding, Migration
+from towpath.eventlog.stored import StoredEvent, stored_event, streamed_columns
+from towpath.eventlog.stores.postgresql import keeping, proof, search, surroundings
 from towpath.eventlog.stores.postgresql.client import PostgreSQLClient
-from towpath.eventlog.stores.postgresql.errors import (
-    brief,
-    is_partition_missing,
-    lacking,
-    translated,
-    translated_of_commit,
-)
-from towpath.eventlog.stores.postgresql.schema import (
-    CREATE_MIGRATIONS,
-    MONTH,
-    SCHEMA_LOCK,
-    TABLE,
-    WINDOW,
-    create_partition,
-    create_window,
-    migrations,
-)
+from towpath.eventlog.stores.postgresql.errors import brief, lacking
+from towpath.eventlog.stores.postgresql.query import where
+from towpath.eventlog.stores.postgresql.schema import CREATE_MIGRATIONS, SCHEMA_LOCK, TABLE, migrations
+from towpath.eventlog.stores.postgresql.writing import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from towpath.eventlog.proof import RowDigest, WindowDigest
-    from towpath.eventlog.store import Change, MaskedRow, Wanted
+    from towpath.eventlog.query import Query
+    from towpath.eventlog.search import Bar, FoundEvent, Position
+    from towpath.eventlog.store import Change, MaskedRow
 
-#: Databases that exist on every server, to ask from whether ours does.
+#: A database that exists on every server. From there, we can ask whether ours exists, and create it.
 _MAINTENANCE_DATABASE = "postgres"
 
-#: For how long a token is remembered. After that the pipeline's read-back is what keeps a row from being stored twice.
-_TOKEN_DAYS = 7
-
-#: How long a new column may wait for the table. Every write queues up behind it meanwhile.
+#: How long a migration may wait for a lock on the table. Every write queues up behind it in the meantime.
 _LOCK_SECONDS = 5
 
-#: Rows that `stream` asks for at a time.
+#: Rows on a page of `stream`.
 _PAGE_ROWS = 1000
-
-# Two tokens are forgotten for each that comes, so that they never pile up and no write has to clear many. A trigger
-# that leaves rows out fails the division, and nothing is committed.
-_STORE = f"""
-WITH forgotten AS (
-    DELETE FROM {TABLE}_token WHERE (token, month) IN (
-        SELECT token, month FROM {TABLE}_token WHERE written_at < statement_timestamp() - interval '{_TOKEN_DAYS} days'
-        ORDER BY written_at LIMIT 2 FOR UPDATE SKIP LOCKED
-    )
-), fresh AS (
-    INSERT INTO {TABLE}_token (token, month)
-    SELECT %(token)s, month FROM unnest(%(months)s::date[]) AS month ORDER BY month
-    ON CONFLICT DO NOTHING RETURNING month
-), stored AS (
-    INSERT INTO {TABLE} (COLUMNS) SELECT COLUMNS FROM {WINDOW} WHERE {MONTH} IN (SELECT month FROM fresh) RETURNING 1
-)
-SELECT 1 / ((SELECT count(*) FROM stored)
-    = (SELECT count(*) FROM {WINDOW} WHERE {MONTH} IN (SELECT month FROM fresh)))::int;
-COMMIT
-"""
 
 
 class PostgreSQLStore:
@@ -83,9 +46,7 @@ class PostgreSQLStore:
     def __init__(self, url: str, *, timeout_seconds: float, own_columns: tuple[Column, ...] = ()) -> None:
         self._client = PostgreSQLClient(url, timeout_seconds=timeout_seconds)
         self._own_columns = own_columns
-        self._columns = ", ".join(column.name for column in row_columns(own_columns))
-        #: Those that were there when last looked.
-        self._months: set[date] = set()
+        self._writer = Writer(self._client, own_columns)
 
     def migrations(self) -> Sequence[Migration]:
         return migrations(self._own_columns)
@@ -136,20 +97,7 @@ class PostgreSQLStore:
         return surroundings.findings(self._client)
 
     def write(self, rows: bytes, *, row_count: int, token: str) -> None:
-        with self._client.cursor() as cursor:
-            try:
-                months, copied = self._copy(cursor, rows)
-            except driver.Error as error:
-                raise translated(error) from error
-            if copied < row_count:
-                raise OutcomeUnknown(f"{copied} of {row_count} rows were sent to the event store")
-            self._create(months - self._months)
-            try:
-                cursor.execute(_STORE.replace("COLUMNS", self._columns), {"token": token, "months": sorted(months)})
-            except driver.Error as error:
-                if is_partition_missing(error):
-                    self._months.clear()
-                raise translated_of_commit(error) from error
+        self._writer.write(rows, row_count=row_count, token=token)
 
     def read_back(self, window_id: UUID) -> set[tuple[str, int]]:
         rows = self._client.query(
@@ -182,7 +130,7 @@ class PostgreSQLStore:
         after = ""
         position: dict[str, object] = {}
         while True:
-            # The ties come with it, so that a row that is stored twice is streamed twice also at the end of a page.
+            # With ties, so that a row that is stored twice is streamed twice even at the end of a page.
             rows = self._client.query(
                 f"""
                 SELECT {columns} FROM {TABLE} WHERE {" AND ".join(conditions)} {after}
@@ -200,6 +148,41 @@ class PostgreSQLStore:
                 return
             after = "AND (event_date_time, outbox, outbox_id) > (%(time)s, %(outbox)s, %(outbox_id)s)"
             position = {"time": event.event_date_time, "outbox": event.outbox, "outbox_id": event.outbox_id}
+
+    def search(
+        self,
+        query: Query,
+        *,
+        since: datetime,
+        until: datetime,
+        before: Position | None = None,
+        rows: int,
+        most_characters: int | None = None,
+        seconds: float,
+    ) -> FoundEvents:
+        sql, parameters = search.page(
+            query,
+            since=since,
+            until=until,
+            before=before,
+            rows=rows,
+            most_characters=most_characters,
+            own=self._own_columns,
+            server=self._client.server(),
+        )
+        return self._searched(sql, parameters, seconds=seconds)
+
+    def histogram(
+        self, query: Query, *, since: datetime, until: datetime, step: timedelta, seconds: float
+    ) -> Sequence[Bar]:
+        sql, parameters = search.bars(query, since=since, until=until, step=step, server=self._client.server())
+        return search.found_bars(self._client.query_within(sql, parameters, seconds=seconds), step=step)
+
+    def one(self, position: Position, *, seconds: float) -> Sequence[FoundEvent]:
+        return list(self._searched(*search.at(position, own=self._own_columns), seconds=seconds))
+
+    def _searched(self, sql: str, parameters: dict[str, Any], *, seconds: float) -> FoundEvents:
+        return FoundEvents.of_rows(self._client.query_within(sql, parameters, seconds=seconds), self._own_columns)
 
     def stored_targets(self, event_type: str, targets: Sequence[str], *, since: datetime, until: datetime) -> set[str]:
         rows = self._client.query(
@@ -253,7 +236,7 @@ class PostgreSQLStore:
         return sorted(month for (month,) in self._client.query(proof.months(partitions)))
 
     def windows_of(self, month: date) -> Iterator[UUID]:
-        since, until = proof.bounds(month)
+        since, until = proof.ends(month)
         page: list[tuple[Any, ...]] = []
         while True:
             page = self._client.query(
@@ -270,11 +253,11 @@ class PostgreSQLStore:
         since, until = proof.bounds(month)
         partitions = [name for (name,) in self._client.query(keeping.PARTITIONS, since=since, until=until)]
         self._change(keeping.drop_month(partitions), {"since": since, "until": until})
-        self._months.discard(month.replace(day=1))
+        self._writer.forget(month)
 
-    def find_windows(self, wanted: Wanted, *, month: date) -> Sequence[UUID]:
+    def find_windows(self, query: Query, *, month: date) -> Sequence[UUID]:
         since, until = proof.bounds(month)
-        condition, parameters = keeping.conditions(wanted)
+        condition, parameters = where(query, server=self._client.server())
         rows = self._client.query(
             f"""
             SELECT DISTINCT window_id::text FROM {TABLE}
@@ -292,8 +275,8 @@ class PostgreSQLStore:
         sql = proof.digests_of_rows(columns, self._own_columns)
         return proof.row_digests(self._client.query(sql, windows=[str(window_id) for window_id in window_ids]))
 
-    def read_rows(self, window_ids: Sequence[UUID], wanted: Wanted) -> Sequence[StoredEvent]:
-        condition, parameters = keeping.conditions(wanted)
+    def read_rows(self, window_ids: Sequence[UUID], query: Query) -> Sequence[StoredEvent]:
+        condition, parameters = where(query, server=self._client.server())
         rows = self._client.query(
             f"""
             SELECT {", ".join(streamed_columns(self._own_columns))} FROM {TABLE}
@@ -334,16 +317,3 @@ class PostgreSQLStore:
                 raise
             return False
         return True
-
-    def _create(self, months: set[date]) -> None:
-        """Make sure that the months have partitions."""
-        for month in sorted(months):
-            self._client.query(create_partition(month))
-            self._months.add(month)
-
-    def _copy(self, cursor: Any, rows: bytes) -> tuple[set[date], int]:
-        """The rows into the session's own table; their months, and how many they are."""
-        begin = f"BEGIN; {create_window(self._own_columns, is_kept=not self._client.is_pooled)}"
-        copied = driver.copy_in(cursor, rows, before=begin, to=f"{WINDOW} ({self._columns})")
-        cursor.execute(f"SELECT DISTINCT {MONTH} FROM {WINDOW}")
-        return {month for (month,) in cursor.fetchall()}, copied

@@ -1,6 +1,6 @@
-"""What is around the OBT on PostgreSQL: tables of its names, and what triggers, policies and indexes do to its rows.
+"""What surrounds the OBT on PostgreSQL: tables with our names, and what triggers, rules and policies do to its rows.
 
-Looks, and changes nothing.
+This module only reads.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from towpath.eventlog.store import Change
     from towpath.eventlog.stores.postgresql.client import PostgreSQLClient
 
-_ELSEWHERE = "Rename it, or name a database of its own in EVENT_STORE_URL, and run `python manage.py eventlog migrate`"
+_ELSEWHERE = "Rename it, or name a separate database in EVENT_STORE_URL, then run `python manage.py eventlog migrate`"
 
-#: The OBT, its partitions, and the table of the tokens.
+#: The OBT, its partitions, and the table of tokens.
 _OURS = """(
     SELECT inhrelid AS oid FROM pg_inherits WHERE inhparent = to_regclass(%(table)s)
     UNION SELECT to_regclass(%(table)s)::oid
@@ -37,7 +37,8 @@ _OURS = """(
 
 
 def applied_migrations(client: PostgreSQLClient) -> Mapping[int, tuple[str, str]]:
-    """What is recorded of the table; nothing of one that is gone, so that it can be made again."""
+    """Return (name, checksum) of each applied migration, by number. It is empty if the table is gone, so that `migrate`
+    creates it again."""
     if differences_of_record(client) or not kind_of(client, MIGRATIONS) or not kind_of(client, TABLE):
         return {}
     rows = client.query(f"SELECT number, name, checksum FROM {MIGRATIONS}")
@@ -45,21 +46,21 @@ def applied_migrations(client: PostgreSQLClient) -> Mapping[int, tuple[str, str]
 
 
 def foreign_tables(client: PostgreSQLClient, own_columns: tuple[Column, ...]) -> list[str]:
-    """What `migrate` must not touch."""
+    """Return a sentence for each table with one of our names that `migrate` must not touch."""
     found = {MIGRATIONS: differences_of_record(client)}
     if not applied_migrations(client):
         reasons = differences(client, own_columns, recorded=frozenset()) if kind_of(client, TABLE) else {}
         found[TABLE] = [what for what in reasons if reasons[what] != PENDING]
         found[TOKENS] = differences_of_tokens(client)
     return [
-        f"the table {_schema(client, name)}.{name} is not one that Towpath made: {'; '.join(reasons)}. {_ELSEWHERE}"
+        f"the table {_schema(client, name)}.{name} was not made by Towpath: {'; '.join(reasons)}. {_ELSEWHERE}"
         for name, reasons in found.items()
         if reasons
     ]
 
 
 def table_problems(client: PostgreSQLClient, own_columns: tuple[Column, ...]) -> list[str]:
-    """What the promises miss in the tables, each with how to fix it."""
+    """Return what breaks a guarantee in the tables or the server's settings, and how to fix it."""
     if foreign := foreign_tables(client, own_columns):
         return foreign
     if not kind_of(client, TABLE):
@@ -73,12 +74,15 @@ def table_problems(client: PostgreSQLClient, own_columns: tuple[Column, ...]) ->
     if client.query("SELECT current_setting('fsync')") != [("on",)]:
         found.append("fsync is off: a power cut loses what was acknowledged; set it to on in postgresql.conf")
     if client.query("SELECT current_setting('server_encoding')") != [("UTF8",)]:
-        found.append("the database's encoding is not UTF8: give the event store a database that has it")
+        found.append("the database's encoding is not UTF8: give the event store a database with ENCODING 'UTF8'")
     return found
 
 
 def reading_problems(client: PostgreSQLClient) -> list[str]:
-    """What keeps our role from reading every column of every row."""
+    """Return what keeps our role from reading every column of every row, and how to fix it.
+
+    Raises StoreUnavailable if a policy would hide rows.
+    """
     if not kind_of(client, TABLE):
         return [f"table {TABLE} does not exist: run `python manage.py eventlog migrate`"]
     denied = client.query(
@@ -92,13 +96,13 @@ def reading_problems(client: PostgreSQLClient) -> list[str]:
     if denied:
         columns, role = ", ".join(column for column, _ in denied), denied[0][1]
         return [f"role {role} may not read {columns} of {TABLE}: run GRANT SELECT ON {TABLE} TO {role}"]
-    # A policy that would leave rows out is an error.
+    # Fails if a policy would hide rows: row_security is off.
     client.query(f"SELECT FROM {TABLE} LIMIT 0")
     return []
 
 
 def keeping_problems(client: PostgreSQLClient, change: Change) -> list[str]:
-    """What keeps our role from a change: only an owner drops a partition."""
+    """Return what keeps our role from making a change, and how to fix it. Only the owner can drop a partition."""
     ((role, owner, is_owner, may_update),) = client.query(
         """
         SELECT current_user::text, relowner::regrole::text, pg_has_role(relowner, 'USAGE'),
@@ -108,15 +112,15 @@ def keeping_problems(client: PostgreSQLClient, change: Change) -> list[str]:
         table=TABLE,
     )
     if change == "drop" and not is_owner:
-        return [f"role {role} does not own {TABLE}: take the URL of towpath_keeper, or run GRANT {owner} TO {role}"]
+        return [f"role {role} does not own {TABLE}: use the URL of towpath_keeper, or run GRANT {owner} TO {role}"]
     if change == "rewrite" and not may_update:
-        remedy = f"take the URL of towpath_keeper, or run GRANT UPDATE ON {TABLE} TO {role}"
+        remedy = f"use the URL of towpath_keeper, or run GRANT UPDATE ON {TABLE} TO {role}"
         return [f"role {role} lacks UPDATE on {TABLE}: {remedy}"]
     return []
 
 
 def findings(client: PostgreSQLClient) -> list[Finding]:
-    """Triggers, rules and policies, each of which can leave rows out of an insert or of an answer."""
+    """Check for triggers, rules and policies, which can leave rows out of an insert or an answer."""
     triggers = client.query(
         f"""
         SELECT tgrelid::regclass::text, tgname FROM pg_trigger

@@ -106,14 +106,28 @@ def test_every_event_of_the_installed_apps_is_registered_and_those_of_tests_are_
 
     assert types == [
         *(
+            "canary_sent",
             "dead_letter_dropped",
+            "dead_letters_replayed",
+            "dispatch_paused",
+            "dispatch_resumed",
+            "event_opened",
+            "events_access_refused",
             "events_erased",
+            "events_export_ended",
+            "events_exported",
+            "events_searched",
+            "events_view_shared",
             "ledger_sealed",
             "log_audited",
             "log_month_dropped",
             "log_read",
             "outbox_discarded",
+            "pipeline_action_failed",
+            "pipeline_action_refused",
             "receipt_mismatch_closed",
+            "recovery_run",
+            "unproven_windows_accepted",
             "user_created",
             "user_deleted",
             "user_logged_in",
@@ -147,7 +161,7 @@ def test_changing_a_published_version_is_refused_with_what_to_write(shop: Shop) 
     for option in ("--check", "--write"):
         code, _, problem = command(option)
         assert code == 1
-        assert "ShippedInClear ('shipped' version 1) has other fields" in problem
+        assert "ShippedInClear ('shipped' version 1) does not have the fields" in problem
         assert "write `version = 2`" in problem
         assert registry.COMMAND in problem
     assert shop.file.read_bytes() == before
@@ -210,14 +224,28 @@ def test_the_catalogue_is_listed_a_line_for_each() -> None:
     assert code == 0
     assert [line.split()[:3] for line in lines.splitlines()] == [
         ["event", "version", "outbox"],
+        ["canary_sent", "1", "outbox_event"],
         ["dead_letter_dropped", "1", "outbox_event"],
+        ["dead_letters_replayed", "1", "outbox_event"],
+        ["dispatch_paused", "1", "outbox_event"],
+        ["dispatch_resumed", "1", "outbox_event"],
+        ["event_opened", "1", "outbox_event"],
+        ["events_access_refused", "1", "outbox_event"],
         ["events_erased", "1", "outbox_event"],
+        ["events_export_ended", "1", "outbox_event"],
+        ["events_exported", "1", "outbox_event"],
+        ["events_searched", "1", "outbox_event"],
+        ["events_view_shared", "1", "outbox_event"],
         ["ledger_sealed", "1", "outbox_event"],
         ["log_audited", "1", "outbox_event"],
         ["log_month_dropped", "1", "outbox_event"],
         ["log_read", "1", "outbox_event"],
         ["outbox_discarded", "1", "outbox_event"],
+        ["pipeline_action_failed", "1", "outbox_event"],
+        ["pipeline_action_refused", "1", "outbox_event"],
         ["receipt_mismatch_closed", "1", "outbox_event"],
+        ["recovery_run", "1", "outbox_event"],
+        ["unproven_windows_accepted", "1", "outbox_event"],
         ["user_created", "1", "outbox_user"],
         ["user_deleted", "1", "outbox_user_change"],
         ["user_logged_in", "1", "outbox_event"],

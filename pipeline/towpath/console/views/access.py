@@ -1,0 +1,69 @@
+"""Who may see the console, and who may act in it. Others learn why not, and a refused action is recorded."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
+
+from django.contrib.auth.views import redirect_to_login
+from django.http import HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_http_methods, require_safe
+
+from towpath.console.actions import record_refusal
+from towpath.console.models import OPERATE, VIEW
+from towpath.pages.frame import frame
+from towpath.pages.policy import strict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from django.http import HttpRequest, HttpResponseBase
+
+_Arguments = ParamSpec("_Arguments")
+
+
+def for_viewers(
+    view: Callable[Concatenate[HttpRequest, _Arguments], HttpResponseBase],
+) -> Callable[Concatenate[HttpRequest, _Arguments], HttpResponseBase]:
+    """A view for GET that only people with the permission to see the pipeline are shown."""
+
+    @functools.wraps(view)
+    def guarded(request: HttpRequest, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> HttpResponseBase:
+        if not request.user.is_authenticated:
+            return _sign_in(request)
+        if not request.user.has_perm(VIEW):
+            return _refused(request, VIEW)
+        return view(request, *args, **kwargs)
+
+    return strict(require_safe(guarded))
+
+
+def for_operators(
+    view: Callable[Concatenate[HttpRequest, _Arguments], HttpResponseBase],
+) -> Callable[Concatenate[HttpRequest, _Arguments], HttpResponseBase]:
+    """A view that asks by GET and acts by POST, for people with the permission to act. It is named after its action."""
+
+    @functools.wraps(view)
+    def guarded(request: HttpRequest, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> HttpResponseBase:
+        if not request.user.is_authenticated:
+            return _sign_in(request)
+        if not request.user.has_perms([VIEW, OPERATE]):
+            if request.method == "POST":
+                record_refusal(request, action=view.__name__)
+            return _refused(request, OPERATE)
+        return view(request, *args, **kwargs)
+
+    return strict(require_http_methods(["GET", "HEAD", "POST"])(guarded))
+
+
+def _refused(request: HttpRequest, permission: str) -> HttpResponse:
+    context = {"permission": permission, "is_to_act": permission == OPERATE}
+    return render(request, "towpath/console/refused.html", frame(request, here="Pipeline") | context, status=403)
+
+
+def _sign_in(request: HttpRequest) -> HttpResponseBase:
+    """Redirect to the sign-in page. A part of a page cannot do that: the page does, when it is loaded again."""
+    if "X-Part" in request.headers:
+        return HttpResponse("Sign in first.", status=401, content_type="text/plain")
+    return redirect_to_login(request.get_full_path())

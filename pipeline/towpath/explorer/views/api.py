@@ -1,0 +1,119 @@
+"""The search, histogram and export of the page for programs: in JSON, with a person's session and permissions.
+
+docs/explorer.md explains it, and `towpath.explorer.openapi` describes it for a project's OpenAPI document.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.http import HttpResponse, JsonResponse
+
+from towpath.eventlog.errors import EventStoreError, LimitReached
+from towpath.eventlog.paging import histogram, newest
+from towpath.explorer import access, reading
+from towpath.explorer.bars import moment, step
+from towpath.explorer.export import whole
+from towpath.explorer.formats import NdJson, compact_json
+from towpath.explorer.links import place, position
+from towpath.explorer.models import EXPORT
+from towpath.explorer.views.access import for_programs
+from towpath.explorer.views.asked import asked
+from towpath.explorer.views.export import exported
+from towpath.explorer.views.problems import problem, problem_of
+from towpath.pages.zones import as_utc
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+ROWS, MOST_ROWS = 100, 500
+#: The most characters of a context in the first read. A longer one is read separately.
+_CHARACTERS = 32_000
+_TOO_LONG = "This search takes too long. Choose a shorter range, or add a condition such as type:login."
+_AWAY = "The event store does not answer. Nothing is lost: try again in a moment."
+
+
+@for_programs()
+def search(request: HttpRequest) -> HttpResponse:
+    """Return a page of events, newest first. `next` is the `before` of the following page."""
+    asks = asked(request)
+    if asks.is_wrong:
+        return problem_of(asks.problems)
+    try:
+        rows = int(request.GET.get("rows", ROWS))
+        before = position(request.GET["before"]) if "before" in request.GET else None
+    except (ValueError, OverflowError):
+        return problem(422, f"rows must be a number up to {MOST_ROWS}, and before the `next` of another page.")
+    if not 1 <= rows <= MOST_ROWS:
+        return problem(422, f"rows is {rows}: write a number from 1 to {MOST_ROWS}.")
+    access.searched(request.user, asks.state, now=asks.now, shown_as="api")
+    store, bounds = reading.store(request.user), asks.bounds
+    try:
+        page = newest(
+            store,
+            asks.state.query,
+            since=bounds.since,
+            until=bounds.until,
+            before=before,
+            rows=rows,
+            most_characters=_CHARACTERS,
+            seconds=reading.ROWS_SECONDS,
+        )
+        events = whole(store, page.events)
+    except LimitReached:
+        return problem(503, _TOO_LONG)
+    except EventStoreError:
+        return problem(503, _AWAY)
+    said = {
+        "searched_back_to": as_utc(page.searched_back_to),
+        "next": place(page.next) if page.next else None,
+        "is_complete": page.is_complete,
+    }
+    # Contexts are the stored text, so that no number changes.
+    found = ",".join(NdJson(asks.state.own).objects(events))
+    return HttpResponse(f'{{"events":[{found}],{compact_json(said)[1:]}'.encode("utf-8", "replace"), "application/json")
+
+
+@for_programs()
+def bars(request: HttpRequest) -> HttpResponse:
+    """Return how many events of each type there are, newest first, as far as there was time to count."""
+    asks = asked(request)
+    if asks.is_wrong:
+        return problem_of(asks.problems)
+    bounds = asks.bounds
+    try:
+        until = min(bounds.until, moment(request.GET["back_to"])) if "back_to" in request.GET else bounds.until
+    except (ValueError, OverflowError):
+        return problem(422, "back_to is not a time, such as 2026-11-25T21:00:00Z.")
+    access.searched(request.user, asks.state, now=asks.now, shown_as="api")
+    length = step(bounds.until - bounds.since)
+    try:
+        found = histogram(
+            reading.store(request.user),
+            asks.state.query,
+            since=bounds.since,
+            until=max(until, bounds.since),
+            step=length,
+            seconds=reading.BARS_SECONDS,
+        )
+    except LimitReached:
+        return problem(503, _TOO_LONG)
+    except EventStoreError:
+        return problem(503, _AWAY)
+    return JsonResponse(
+        {
+            "seconds": length.total_seconds(),
+            "bars": [
+                {"start": as_utc(bar.start), "event_type": bar.event_type, "events": bar.events} for bar in found.bars
+            ],
+            "back_to": as_utc(found.searched_back_to),
+            "is_complete": found.is_complete,
+        }
+    )
+
+
+@for_programs(EXPORT)
+def export(request: HttpRequest) -> HttpResponseBase:
+    """Return the page's export: a file, streamed."""
+    return exported(request)

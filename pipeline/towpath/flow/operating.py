@@ -1,0 +1,109 @@
+"""What a person does to the pipeline, in the console or with a command. Done or not, it is recorded as an event.
+
+Both go through `carry_out`, so both record the same. If the power fails before the event of a recovery is committed,
+that recovery is not recorded; the recover shift would have delivered the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import structlog
+from django.db import DatabaseError, InterfaceError, transaction
+from dramatiq.errors import BrokerError
+
+from towpath import driver
+from towpath.errors import NotDone, NotYours, PipelineError, described
+from towpath.eventlog.errors import EventStoreError
+from towpath.events import DeadLettersReplayed, PipelineActionFailed, RecoveryRun
+from towpath.flow import deadletters, stranded
+from towpath.flow.recover import recover
+from towpath.ledger.tables import may_seal
+from towpath.outbox.publishing import publish
+
+if TYPE_CHECKING:
+    from towpath.eventlog.store import EventStore
+    from towpath.flow.accumulate import WindowLimits
+    from towpath.flow.delivery import WindowRules
+    from towpath.flow.dispatch import EnqueueBatches
+    from towpath.ledger.batches import BatchMessage
+    from towpath.ledger.deadletters import Letter
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+#: PostgreSQL's code.
+_INSUFFICIENT_PRIVILEGE = "42501"
+#: Where each process has a role of its own.
+NOT_THIS_ROLE = (
+    "The PostgreSQL role of this process may not do this, so that an attacker who takes it over can do no harm. Run"
+    " the command as a role that may: the pipeline's for `recover` and `deadletters replay`, the migrator's for"
+    " everything else"
+)
+#: A target and a reason are read in a line; an outbox's name is shorter.
+LONGEST = 200
+
+
+def carry_out(do: Callable[[], T], *, action: str, target: str, by: str) -> T:
+    """Return what `do` returns. Raises NotDone, after the failure was published: it says why, and what to do."""
+    try:
+        return do()
+    except (PipelineError, DatabaseError, InterfaceError, EventStoreError, BrokerError) as error:
+        reason = _reason(error)
+        try:
+            with transaction.atomic():
+                publish(
+                    PipelineActionFailed(action=action, target=storable(target), reason=storable(reason), tried_by=by)
+                )
+        except (DatabaseError, InterfaceError):
+            reason += ". The attempt could not be recorded either"
+        raise NotDone(reason) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, DatabaseError) and driver.sqlstate(error) == _INSUFFICIENT_PRIVILEGE:
+        return NOT_THIS_ROLE
+    return str(error) if isinstance(error, (PipelineError, EventStoreError)) else described(error)
+
+
+def storable(text: str) -> str:
+    """Return what a person has typed in a form that an event may have."""
+    return text.replace("\x00", "")[:LONGEST]
+
+
+def replay(letters: Sequence[Letter], *, by: str, batch_ids: int, enqueue: EnqueueBatches) -> None:
+    """Send dead letters through the pipeline again; with the event, or not at all. Raises OutboxInUse."""
+    found: list[BatchMessage] = []
+    with transaction.atomic():
+        numbers = [letter.id for letter in letters]
+        publish(DeadLettersReplayed(rows=len(numbers), numbers=numbers, replayed_by=by))
+        deadletters.replay(letters, batch_ids=batch_ids, enqueue=found.extend)
+    try:
+        enqueue(found)
+    except BrokerError as error:
+        # It is done anyway: recovery seals the batches after UNSEALED_SECONDS.
+        log.warning("batches_not_sent", batches=len(found), error=described(error))
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a look of recovery has done: windows delivered, and stranded rows handed to the dispatcher."""
+
+    windows: int
+    stranded_rows: int
+
+
+def recover_now(
+    store: EventStore, rules: WindowRules, *, limits: WindowLimits, unsealed_seconds: float, by: str
+) -> Recovered:
+    """Deliver what is stuck in this process, as the recover shift does each second. Raises NotYours."""
+    if not may_seal():
+        raise NotYours(NOT_THIS_ROLE)
+    rows = sum(stranded.bring_back().values())
+    windows = recover(store, rules, limits=limits, unsealed_seconds=unsealed_seconds, should_stop=lambda: False)
+    with transaction.atomic():
+        publish(RecoveryRun(windows=windows, stranded_rows=rows, run_by=by))
+    return Recovered(windows, rows)

@@ -1,0 +1,28 @@
+"""How late is late: one definition for the console's colours and for the alerts of deploy/prometheus/alerts.yml."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+#: TowpathEventsLate, and TowpathEventsStuck: seconds of the oldest undelivered event.
+EVENTS_LATE_SECONDS = 60
+EVENTS_STUCK_SECONDS = 900
+#: TowpathCanaryLate: seconds of a canary from its commit to the event store.
+CANARY_LATE_SECONDS = 60
+#: TowpathShiftSilent, and TowpathSchedulerSilent.
+SHIFT_SILENT_SECONDS = 60
+SCHEDULER_SILENT_SECONDS = 180
+#: TowpathReceiptsUnverified.
+RECEIPTS_UNVERIFIED_SECONDS = 900
+#: TowpathSealsLate.
+SEALS_LATE_SECONDS = 7200
+
+#: Nothing to do; look at it today; look at it now.
+Level = Literal["ok", "warn", "bad"]
+
+
+def level_of_age(seconds: float | None) -> Level:
+    """Of the oldest undelivered event; None: there is none."""
+    if seconds is None or seconds <= EVENTS_LATE_SECONDS:
+        return "ok"
+    return "warn" if seconds <= EVENTS_STUCK_SECONDS else "bad"

@@ -1,0 +1,65 @@
+"""The explorer over an event store on PostgreSQL: every page and part, as on ClickHouse."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from django.test import Client
+from pytest_django import Settings
+
+from tests.browser import demo
+from tests.integration.proving import OnPostgreSQL
+from tests.integration.readers import reader, signed_in, text
+from tests.services import Services
+from towpath.conf.current import config
+
+EVENTS = 300
+
+
+@pytest.fixture
+def page(services: Services, settings: Settings) -> Client:
+    """Somebody who may read and export, and a day of events."""
+    log = OnPostgreSQL(services)
+    demo.store_day(log.store, datetime.now(UTC), count=EVENTS)
+    settings.TOWPATH = replace(config(), event_store_url=log.url)
+    log.close()
+    return signed_in(reader("export_events"))
+
+
+def test_every_page_and_part_is_there(page: Client) -> None:
+    found = text(page.get("/events/?q=type:invoice_paid"))
+    (link, *_) = re.findall(r'href="(/events/event/[^"]+)"', found)
+    bars = page.get("/events/histogram").json()
+    facets = text(page.get("/events/facets"))
+    event = text(page.get(link, headers={"HX-Request": "true"}))
+    around = text(page.get(link.replace("/event/", "/around/")))
+    raw = page.get(link.replace("/event/", "/context/"))
+
+    assert found.count('<tr class="row"') > 10
+    assert sum(events for _, _, events in bars["bars"]) == EVENTS
+    assert 'data-field="outcome"' in facets
+    assert "Where it came from" in event
+    assert "Same target" in around
+    assert json.loads(raw.content)["currency"]
+
+
+def test_the_same_is_exported(page: Client) -> None:
+    response = page.get("/events/export?format=ndjson&q=type:invoice_paid")
+    content = b"".join(response.streaming_content)  # type: ignore[attr-defined]
+
+    *rows, end = [json.loads(line) for line in content.splitlines()]
+    assert len({row["outbox_id"] for row in rows}) == len(rows) > 10
+    assert {row["event_type"] for row in rows} == {"invoice_paid"}
+    assert "omplete" in str(end)
+
+
+def test_a_tail_follows_windows(page: Client) -> None:
+    first = page.get("/events/tail")
+    assert first.headers["Tail-After"].endswith("Z")
+
+    response = page.get(f"/events/tail?after={first.headers['Tail-After']}")
+    assert (response.status_code, '<tr class="row"' in text(response)) == (200, False)
