@@ -22,6 +22,7 @@ from towpath.eventlog.stores.memory import MemoryStore, StoredRow
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
+    from psycopg2.extensions import connection
 
     from tests.services import Services
     from towpath.eventlog.columns import Column
@@ -266,17 +267,25 @@ class EmbeddedSubject(_Engine):
 
 
 class PostgreSQLSubject:
-    """A database beside the application's, on the same server. The first test finds that it does not exist."""
+    """A database beside the application's, on the same server."""
+
+    #: One for all tests: to sign in takes longer than what they ask.
+    _kept_admin: ClassVar[connection | None] = None
 
     def __init__(self, services: Services) -> None:
         self.port = services.postgres.port
         self._server = urlsplit(services.postgres.url)
+        kept = type(self)
+        if kept._kept_admin is None:
+            with closing(self._sign_in("postgres")) as admin, admin.cursor() as cursor:
+                cursor.execute("SELECT 1 FROM pg_database WHERE datname = 'conformance'")
+                if not cursor.fetchone():
+                    cursor.execute("CREATE DATABASE conformance TEMPLATE template0 ENCODING 'UTF8'")
+            kept._kept_admin = self._sign_in("conformance")
+        self._admin = kept._kept_admin
         self.store = self.connect(self.port)
 
     def clear(self) -> None:
-        """Whatever has one of our names, if any test has made the database yet."""
-        if not self._ask("SELECT 1 FROM pg_database WHERE datname = 'conformance'", database="postgres"):
-            return
         for name, kind in self._ask(
             "SELECT relname, relkind::text FROM pg_class WHERE relname ~ '^event_log(_token|_migration)?$'"
         ):
@@ -339,11 +348,13 @@ class PostgreSQLSubject:
 
     def close(self) -> None:
         self.store.close()
-        self.clear()
 
-    def _ask(self, sql: str, *, database: str = "conformance") -> list[tuple[Any, ...]]:
-        with closing(psycopg2.connect(urlunsplit(self._server._replace(path=database)))) as connection:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(sql)
-                return cursor.fetchall() if cursor.description else []
+    def _sign_in(self, database: str) -> connection:
+        signed_in = psycopg2.connect(urlunsplit(self._server._replace(path=database)))
+        signed_in.autocommit = True
+        return signed_in
+
+    def _ask(self, sql: str) -> list[tuple[Any, ...]]:
+        with self._admin.cursor() as cursor:
+            cursor.execute(sql)
+            return cursor.fetchall() if cursor.description else []
