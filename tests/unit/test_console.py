@@ -78,10 +78,6 @@ def test_the_dashboard_s_panels_have_each_an_id_of_its_own() -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_the_package_s_runbook_is_that_of_the_docs() -> None:
-    assert (PROJECT / "pipeline/towpath/console/runbook.md").resolve() == PROJECT / "docs/runbook.md"
-
-
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_every_kind_of_problem_has_a_section(kind: Kind) -> None:
     assert runbook.section_of(Problem(kind, "something: do something")) is not None

@@ -7,12 +7,10 @@ import re
 import towpath
 from deploy.local.process import PROJECT
 
-#: The store's own modules, the choice by the URL's scheme, the variable CLICKHOUSE_URL (which the brief names), and the
-#: runbook, which is for people.
+#: The store's own modules, the choice by the URL's scheme, and the variable CLICKHOUSE_URL (which the brief names).
 _MAY_KNOW = {
     "pipeline/towpath/eventlog/connect.py",
     "pipeline/towpath/conf/config.py",
-    "pipeline/towpath/console/runbook.md",
 }
 _OWN = "pipeline/towpath/eventlog/stores/clickhouse/"
 _WORDS = re.compile(r"clickhouse|chdb", re.IGNORECASE)

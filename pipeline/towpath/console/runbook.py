@@ -1,6 +1,6 @@
 """The runbook, next to the problem: its sections as HTML, and which section is about which problem.
 
-It is docs/runbook.md, to which this package has a link: docs are not installed, but a wheel has the target of the link.
+It is docs/runbook.md. Docs are not installed, so a wheel has a copy of this page in here (pyproject.toml).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from django.utils.html import format_html, format_html_join
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from django.utils.safestring import SafeString
 
     from towpath.watch.problems import Kind, Problem
+
+_INSTALLED = Path(__file__).with_name("runbook.md")
+_OF_A_CHECKOUT = Path(__file__).parents[3] / "docs" / "runbook.md"
 
 #: The section for a kind of problem, unless its own text names another.
 _SECTIONS: dict[Kind, str] = {
@@ -55,7 +58,7 @@ class Section:
 @cache
 def sections() -> dict[str, Section]:
     """Every section, by its title."""
-    text = files("towpath.console").joinpath("runbook.md").read_text(encoding="utf-8")
+    text = (_INSTALLED if _INSTALLED.exists() else _OF_A_CHECKOUT).read_text(encoding="utf-8")
     parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
     return {
         title: Section(title, anchor(title), _joined(_blocks(body)))
