@@ -172,7 +172,7 @@ class Servers:
             "RABBITMQ_URL": node.url,
             "RABBITMQ_MANAGEMENT_URL": node.management_url,
             "EVENT_STORE_URL": clickhouse.url(ADMINISTRATOR, database="default"),
-            # For tests/real.
+            # For tests/deploy/real.
             "REAL_SERVERS": json.dumps({user: clickhouse.url(user, database="towpath") for user in users}),
             "REAL_FOLDER": str(self._folder / "of-tests"),
         }
@@ -207,12 +207,12 @@ def main() -> int:
                         folder,
                         "suite",
                         *_SLICE,
-                        "tests/real",
-                        "--deselect=tests/real/test_cluster.py",
+                        "tests/deploy/real",
+                        "--deselect=tests/deploy/real/test_cluster.py",
                     ),
                 )
             if "cluster" in only:
-                report.part("cluster", lambda: _tests(servers, folder, "cluster", "tests/real/test_cluster.py"))
+                report.part("cluster", lambda: _tests(servers, folder, "cluster", "tests/deploy/real/test_cluster.py"))
                 report.part("replicas", servers.replicas)
         finally:
             servers.stop()

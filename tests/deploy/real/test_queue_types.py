@@ -9,7 +9,7 @@ import pytest
 
 from deploy.rabbitmq import setup
 from tests.deploy.conftest import wait_until_an_event_is_stored
-from tests.real.asking import all_are_consumed, doctor, nobody_consumes, queues
+from tests.deploy.real.asking import all_are_consumed, doctor, nobody_consumes, queues
 from tests.waiting import eventually
 
 if TYPE_CHECKING:

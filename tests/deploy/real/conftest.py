@@ -1,4 +1,7 @@
-"""The servers of `make real`, which deploy/real/run.py has started: given by URL, and by REAL_SERVERS."""
+"""The servers of `make real`, which deploy/real/run.py has started: given by URL, and by REAL_SERVERS.
+
+Their deployments are those of tests/deploy: roles and their passwords are the server's, so there is one set of them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.deploy.conftest import clickhouse, deployment, migrated, variables
 from tests.faults.conftest import bare_fleet, oracle, run
 from tests.integration.conftest import django_db_setup
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.deploy.deployment import Deployment
 
-__all__ = ["bare_fleet", "clickhouse", "deployment", "django_db_setup", "migrated", "oracle", "run", "variables"]
+__all__ = ["bare_fleet", "django_db_setup", "oracle", "run"]
 
 collect_ignore_glob = [] if "REAL_SERVERS" in os.environ else ["test_*.py"]
 

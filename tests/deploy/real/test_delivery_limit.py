@@ -10,7 +10,7 @@ import pika
 import pytest
 
 from tests.deploy.conftest import signed_up, stored_emails
-from tests.real.asking import doctor, queues
+from tests.deploy.real.asking import doctor, queues
 from tests.waiting import eventually
 from towpath.conf.names import QueueNames
 from towpath.rabbitmq.queues import FAILED

@@ -16,7 +16,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from tests.deploy.compose import compose
 from tests.deploy.conftest import signed_up, stored_emails
 from tests.deploy.deployment import Deployment
-from tests.real.asking import doctor
+from tests.deploy.real.asking import doctor
 from tests.waiting import eventually
 from towpath.eventlog.columns import Kind, row_columns
 from towpath.eventlog.connect import connect
