@@ -5,44 +5,71 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dramatiq
 import pika
 
 from towpath.conf.current import config
-from towpath.rabbitmq.queues import queue_states
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+
+
+#: What purges and counts, kept: to connect takes longer than either, and every test purges.
+_kept: list[pika.BlockingConnection] = []
 
 
 def queue_lengths() -> dict[str, int]:
-    """Messages ready in each queue of the pipeline."""
-    return {queue: state.messages for queue, state in queue_states(config()).items()}
+    """Messages ready in each queue of the pipeline. One that nobody has used yet has none."""
+    return _with_kept_connection(lambda connection: {queue: _length(connection, queue) for queue in _every_queue()})
 
 
-#: What purges, kept: to connect takes longer than to purge, and every test purges.
-_kept: list[Any] = []
+def queue_length(queue: str) -> int:
+    """Messages ready in one queue."""
+    return _with_kept_connection(lambda connection: _length(connection, queue))
 
 
 def purge_queues() -> None:
     """Empty every queue of the pipeline that exists."""
+    _with_kept_connection(_purge)
+
+
+def _every_queue() -> list[str]:
+    return [name + suffix for name in config().queues for suffix in ("", ".DQ", ".XQ")]
+
+
+def _with_kept_connection(work: Callable[[pika.BlockingConnection], T]) -> T:
     try:
-        _purge_over_kept_connection()
+        return work(_connected())
     except pika.exceptions.AMQPConnectionError:  # a test has restarted RabbitMQ meanwhile
         _kept.clear()
-        _purge_over_kept_connection()
+        return work(_connected())
 
 
-def _purge_over_kept_connection() -> None:
+def _connected() -> pika.BlockingConnection:
     if not _kept:
         parameters = copy.copy(dramatiq.get_broker().parameters)  # type: ignore[attr-defined]
         parameters.heartbeat = 0  # nobody would answer between two tests
         _kept.append(pika.BlockingConnection(parameters=parameters))
-    (connection,) = _kept
+    return _kept[0]
+
+
+def _length(connection: pika.BlockingConnection, queue: str) -> int:
     channel = connection.channel()
-    for queue in (name + suffix for name in config().queues for suffix in ("", ".DQ", ".XQ")):
+    try:
+        declared = channel.queue_declare(queue, passive=True)
+    except pika.exceptions.ChannelClosedByBroker:  # nobody has used it yet
+        return 0
+    channel.close()
+    return int(declared.method.message_count)
+
+
+def _purge(connection: pika.BlockingConnection) -> None:
+    channel = connection.channel()
+    for queue in _every_queue():
         try:
             channel.queue_purge(queue)
         except pika.exceptions.ChannelClosedByBroker:  # nobody has used it yet

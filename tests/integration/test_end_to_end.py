@@ -14,7 +14,7 @@ from tests.integration.dispatching import dispatch_all, make_dispatcher
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered_within
 from tests.integration.manage import manage
-from tests.integration.queues import queue_lengths, take_messages
+from tests.integration.queues import queue_length, take_messages
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.workers import QUICK, Workers
 from tests.services import Services
@@ -141,18 +141,18 @@ def test_an_aggregator_started_for_its_one_queue_takes_a_backlog_too_but_a_few_m
     monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 2)
     create_users(20)
     dispatch(batch_ids=2)
-    assert queue_lengths()["towpath.aggregate_backlog"] == 10
+    assert queue_length("towpath.aggregate_backlog") == 10
     workers.aggregator(**{**QUICK, "WINDOW_LINGER_SECONDS": "300"})
-    eventually(lambda: queue_lengths()["towpath.aggregate_backlog"] < 10, seconds=WAIT_SECONDS)
+    eventually(lambda: queue_length("towpath.aggregate_backlog") < 10, seconds=WAIT_SECONDS)
 
     # When twelve threads' worth of fresh messages come
     for number in range(8):
         create_users(1, prefix=f"fresh{number}")
         dispatch()
-    eventually(lambda: queue_lengths()["towpath.aggregate"] == 0, seconds=WAIT_SECONDS)
+    eventually(lambda: queue_length("towpath.aggregate") == 0, seconds=WAIT_SECONDS)
 
     # Then it has all of these, and four of those
-    assert queue_lengths()["towpath.aggregate_backlog"] == 6
+    assert queue_length("towpath.aggregate_backlog") == 6
 
 
 # --- Killed ------------------------------------------------------------------------------------------------------
@@ -166,12 +166,12 @@ def test_an_aggregator_killed_before_it_seals_gives_its_messages_to_another_one(
     workers.wait_until_ready()
     create_users(10)
     dispatch()
-    eventually(lambda: queue_lengths()["towpath.aggregate"] == 0, seconds=WAIT_SECONDS)
+    eventually(lambda: queue_length("towpath.aggregate") == 0, seconds=WAIT_SECONDS)
     assert undelivered() == {"outbox_user": 10, "batches": 1}
 
     # When it is killed, the message is there again
     first.kill()
-    eventually(lambda: queue_lengths()["towpath.aggregate"] == 1, seconds=WAIT_SECONDS)
+    eventually(lambda: queue_length("towpath.aggregate") == 1, seconds=WAIT_SECONDS)
 
     # Then the next one takes it; nobody recovers here
     workers.aggregator(2, **QUICK)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
 from tests.integration.invariants import assert_delivered_within
-from tests.integration.queues import queue_lengths
+from tests.integration.queues import queue_length, queue_lengths
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.workers import QUICK
 from tests.waiting import eventually
@@ -69,7 +69,7 @@ def test_forged_messages_store_nothing_and_stop_nobody(workers: Workers, event_l
 
     # When an aggregator takes them, and the dispatcher's own message after them
     workers.aggregator(**{**QUICK, "WINDOW_WRITERS": "1"})
-    eventually(lambda: not queue_lengths()["towpath.aggregate"], seconds=WAIT_SECONDS)
+    eventually(lambda: not queue_length("towpath.aggregate"), seconds=WAIT_SECONDS)
     create_users(1, prefix="after")
     dispatch_all(make_dispatcher(enqueue_batches))
 

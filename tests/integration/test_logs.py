@@ -24,7 +24,7 @@ from deploy.local.process import PROJECT
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered_within
 from tests.integration.manage import manage
-from tests.integration.queues import queue_lengths
+from tests.integration.queues import queue_length
 from tests.integration.rows import create_users, undelivered, write_events
 from tests.integration.scraping import get
 from tests.integration.stores import LosesInserts
@@ -232,7 +232,7 @@ def test_the_scheduler_s_log_has_the_level_of_the_settings(
     """periodiq sets another one."""
     workers.scheduler(LOG_LEVEL=level)
 
-    eventually(lambda: queue_lengths()["towpath.dispatch"] >= 3, seconds=WAIT_SECONDS)
+    eventually(lambda: queue_length("towpath.dispatch") >= 3, seconds=WAIT_SECONDS)
 
     levels = {line["level"] for line in lines(folder, "scheduler")}
     assert ("info" in levels, "debug" in levels) == (hears_info, hears_debug)

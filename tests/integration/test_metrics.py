@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from tests.integration.dispatching import Sent, dispatch_all, make_dispatcher
 from tests.integration.event_log import EventLog
 from tests.integration.invariants import assert_delivered_within
-from tests.integration.queues import queue_lengths
+from tests.integration.queues import queue_length
 from tests.integration.rows import create_users, write_events
 from tests.integration.scraping import Counted, Samples, measure_at_each_scrape, scrape
 from tests.integration.stores import LosesInserts
@@ -128,7 +128,7 @@ def test_the_scheduler_serves_when_rabbitmq_has_last_taken_each_of_its_messages(
     scraped = eventually(lambda: _if_ticked(port, "towpath.verify"), seconds=WAIT_SECONDS)  # the last of three
 
     assert scraped
-    assert queue_lengths()["towpath.dispatch"] >= 3  # nobody works at them here
+    assert queue_length("towpath.dispatch") >= 3  # nobody works at them here
     for actor in ("towpath.dispatch_shift", "towpath.recover_shift", "towpath.verify"):
         assert began <= scraped.of("towpath_last_tick_timestamp_seconds", actor=actor) <= time.time()
 
@@ -136,7 +136,7 @@ def test_the_scheduler_serves_when_rabbitmq_has_last_taken_each_of_its_messages(
 def test_a_scheduler_whose_metrics_port_is_taken_ticks_all_the_same(workers: Workers, services: Services) -> None:
     workers.scheduler(METRICS_PORT=str(services.postgres.port))
 
-    eventually(lambda: queue_lengths()["towpath.dispatch"] >= 3, seconds=WAIT_SECONDS)
+    eventually(lambda: queue_length("towpath.dispatch") >= 3, seconds=WAIT_SECONDS)
 
 
 def _if_ticked(port: int, actor: str) -> Samples | None:

@@ -10,7 +10,7 @@ import pika
 import pytest
 from django.db import connection
 
-from tests.integration.queues import queue_lengths
+from tests.integration.queues import queue_length
 from tests.integration.rows import create_users, undelivered
 from tests.integration.windows import dispatched, seal
 from tests.integration.workers import QUICK, Workers
@@ -111,5 +111,5 @@ def test_queues_with_a_prefix_are_a_projects_own(workers: Workers, event_log: Ev
     # Then its events are stored, by its own messages, and the others are where they were
     eventually(lambda: not undelivered(), seconds=WAIT_SECONDS)
     assert event_log.count() == 3
-    assert queue_lengths()["towpath.aggregate"] == 1
+    assert queue_length("towpath.aggregate") == 1
     assert problems() == []
