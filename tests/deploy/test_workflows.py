@@ -138,11 +138,14 @@ def test_the_wheel_has_the_product_alone_and_all_of_it(tmp_path: Path) -> None:
     subprocess.run([*build, "--wheel-dir", tmp_path, PROJECT], check=True)
     (wheel,) = tmp_path.glob("*.whl")
 
-    names = {Path(name) for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    archive = ZipFile(wheel)
+    names = {Path(name) for name in archive.namelist() if ".dist-info/" not in name}
 
     folder = PROJECT / "pipeline"
     ours = (path for path in (folder / "towpath").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    assert names == {path.relative_to(folder) for path in ours}
+    runbook = Path("towpath/console/runbook.md")
+    assert names == {path.relative_to(folder) for path in ours} | {runbook}
+    assert archive.read(f"{runbook}") == (PROJECT / "docs" / "runbook.md").read_bytes()
     assert Path("towpath/events.schema.json") in names
 
 
