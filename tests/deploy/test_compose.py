@@ -351,6 +351,20 @@ def test_the_roles_run_the_commands_that_the_docs_say() -> None:
         assert f"exec {of_any_role}" in script, f"{role}: docs/deployment.md and deploy/role differ"
 
 
+def test_the_docs_say_which_roles_are_started_and_which_have_a_health_check() -> None:
+    script = (PROJECT / "deploy" / "role").read_text()
+    page = (PROJECT / "docs" / "deployment.md").read_text()
+    started, rest = page.split("and `deploy/role ROLE healthy` checks its health.")
+    listed = set(re.findall(r"^\| `(\w+)` \|", rest.split("\n\n")[1], re.MULTILINE))
+
+    by_role = set(re.findall(r"`(\w+)`", started.rsplit("`deploy/role ROLE` starts", 1)[1]))
+    assert by_role == set(re.findall(r'"(\w+) healthy"', script))
+    # The page says of the others that one ends, and that the other is not run by this script.
+    assert listed - by_role == {"migrate", "keeper"}
+    assert '"migrate run")' in script
+    assert "keeper" not in script
+
+
 def check_schema(schema: str, *files: Path) -> None:
     """Fails with the reasons when a file is not valid by a schema that check-jsonschema ships."""
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *map(str, files)]
