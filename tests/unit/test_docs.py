@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import re
 import shlex
+import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -114,6 +115,27 @@ def refusal(arguments: tuple[str, ...]) -> str:
     except SystemExit as stop:
         return f"exit code {stop.code}"
     return ""
+
+
+@each_page
+def test_every_extra_exists_and_is_installed_from_the_checkout_beside_the_project(page: Path) -> None:
+    """As docs/adopting.md has it: no index has Towpath's releases."""
+    extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+    commands = [line for line in command_lines(page) if re.search(r"pip install .*towpath\[", line)]
+
+    assert [line for line in commands if not re.fullmatch(r'pip install "\.\./towpath\[\w+\]"', line)] == []
+    assert {re.split(r"[\[\]]", line)[1] for line in commands} <= extras.keys()
+
+
+def test_a_pull_request_asks_for_what_a_change_must_pass() -> None:
+    required = re.findall(r"^make \w+", (PROJECT / ".ci" / "run").read_text(), re.MULTILINE)
+
+    (asked,) = re.findall(
+        r"^- \[ \] (.+) pass$", (PROJECT / ".github" / "PULL_REQUEST_TEMPLATE.md").read_text(), re.MULTILINE
+    )
+
+    assert re.findall(r"`(.+?)`", asked) == required
 
 
 @pytest.mark.parametrize("page", sorted(PROJECT.glob("docs/decisions/0*.md")), ids=lambda page: page.stem)
