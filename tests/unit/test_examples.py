@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import TYPE_CHECKING
 
 import pytest
 
+from deploy.local.process import PROJECT
 from towpath.management.commands import eventlog, pipeline
-from towpath.management.examples import actions_of
+from towpath.management.examples import PIPELINE, actions_of
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -41,6 +43,13 @@ def test_every_action_has_examples_and_takes_them(typed: str, parser: ArgumentPa
         _, _, name, *arguments = shlex.split(example)
         parsed = COMMANDS[name]().create_parser("manage.py", name).parse_args(arguments)
         assert parsed.action == typed.split()[1]
+
+
+def test_the_example_of_a_worker_is_the_one_that_the_page_about_metrics_advises() -> None:
+    page = (PROJECT / "docs" / "operating.md").read_text()
+    (advised,) = re.findall(r"run one worker process per container: `([^`]+)`", page)
+
+    assert f"run aggregator {advised.replace(' ', '=')}" in PIPELINE["run"]
 
 
 def test_there_are_as_many_as_people_know() -> None:

@@ -13,7 +13,7 @@ PIPELINE: Mapping[str, tuple[str, ...]] = {
     "doctor": ("doctor", "doctor --json"),
     "recover": ("recover",),
     "tail": ("tail", "tail --json --windows 10"),
-    "run": ("run all", "run aggregator --processes=2"),
+    "run": ("run all", "run aggregator --processes=1"),
     "verify": ("verify --since 2026-11-24", "verify --deep --since 2026-11-24T06:00:00+00:00"),
     "seals": ("seals make", "seals list", "seals export --since 17", "seals public-key"),
     "deadletters": ("deadletters list", "deadletters show 17", "deadletters replay --all", "deadletters drop 17"),

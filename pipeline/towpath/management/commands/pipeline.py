@@ -82,7 +82,7 @@ class Command(BaseCommand):
             "role", choices=[*ROLES, "all"], help="the process to run; `all` runs one of each, for development"
         )
         parser.add_argument(
-            "arguments", nargs=REMAINDER, help="arguments of dramatiq or periodiq, such as --processes=2"
+            "arguments", nargs=REMAINDER, help="arguments of dramatiq or periodiq, such as --processes=1"
         )
 
     def _add_verify(self, parser: ArgumentParser) -> None:
