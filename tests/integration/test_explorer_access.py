@@ -74,6 +74,20 @@ def test_who_opens_an_event_is_recorded_with_which(page: Client, user: User, eve
     assert (opened["target"], opened["actor"]) == ("outbox_user:7", f"user:{user.pk}")
 
 
+def test_each_of_several_events_at_one_position_is_recorded(page: Client, store: Store) -> None:
+    """After a restore of the application's database, two different events may share a position."""
+    for window, event_type in ((1, "login"), (2, "logout")):
+        row = StoredRow("outbox_user", 7, UUID(int=window), event_type, AT, "test", 1, b"{}")
+        write(store, row, token=event_type)
+
+    for _ in range(2):
+        for number in (1, 2):
+            page.get(f"{EVENT}?row={number}")
+    page.get(f"{EVENT.replace('/event/', '/context/')}?row=2")
+
+    assert sorted(one["opened_type"] for one in recorded("event_opened")) == ["login", "logout"]
+
+
 def test_who_is_refused_is_recorded_as_denied() -> None:
     stranger = User.objects.create(email="eve@example.com", first_name="E", last_name="E", is_staff=True)
     for _ in range(3):

@@ -59,11 +59,11 @@ def searched(user: Any, state: State, *, now: datetime, shown_as: str) -> None:
     _record_once(user, event, event.query, period, shown_as)
 
 
-def opened(user: Any, found: FoundEvent) -> None:
-    """Record that a person opened an event."""
+def opened(user: Any, found: FoundEvent, *, row: int) -> None:
+    """Record that a person opened an event. `row` says which of several at one position, counted from 1."""
     event = found.event
     record = EventOpened(outbox=event.outbox, outbox_id=event.outbox_id, opened_type=event.event_type)
-    _record_once(user, record, event.outbox, str(event.outbox_id), as_utc(event.event_date_time))
+    _record_once(user, record, event.outbox, str(event.outbox_id), as_utc(event.event_date_time), str(row))
 
 
 def refused(user: Any, what: str) -> None:

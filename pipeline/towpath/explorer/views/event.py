@@ -84,7 +84,7 @@ def event(request: HttpRequest, place: str) -> HttpResponse:
         context["problem"] = str(error)
     if found:
         number = _number(request, len(found))
-        access.opened(request.user, found[number - 1])
+        access.opened(request.user, found[number - 1], row=number)
         context |= _event(found[number - 1], shown)
         context["number"] = number
         context["others"] = [{"number": one, "url": f"?row={one}"} for one in range(1, len(found) + 1) if one != number]
@@ -108,8 +108,9 @@ def context(request: HttpRequest, place: str) -> HttpResponse:
         return HttpResponse(str(error), status=503, content_type="text/plain; charset=utf-8")
     if not found:
         raise Http404("There is no such event.")
-    one = found[_number(request, len(found)) - 1]
-    access.opened(request.user, one)
+    number = _number(request, len(found))
+    one = found[number - 1]
+    access.opened(request.user, one, row=number)
     name = f"{one.event.event_type}-{at.outbox_id}"
     return HttpResponse(
         one.event.event_context,
