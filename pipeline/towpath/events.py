@@ -78,10 +78,19 @@ class LogRead(Event):
 class LogAudited(Event):
     """A person compared the event log with its proofs."""
 
+    version = 2
+
     windows: int
     rows: int
     seals: int
     findings: int
+    #: False: it was stopped, or the event store failed.
+    is_complete: bool
+    #: The windows with proofs above `after`, up to `position`, that were dispatched in this period.
+    after: int
+    position: int
+    since: str
+    until: str
     audited_by: str
 
 

@@ -337,6 +337,11 @@ def test_that_somebody_has_audited_the_log_is_an_event() -> None:
         "rows": 11,
         "seals": 1,
         "findings": 0,
+        "is_complete": True,
+        "after": 0,
+        "position": Proof.objects.latest("position").position,
+        "since": "",
+        "until": "",
         "audited_by": operator(),
     }
 

@@ -237,7 +237,7 @@ def test_the_catalogue_is_listed_a_line_for_each() -> None:
         ["events_searched", "1", "outbox_event"],
         ["events_view_shared", "1", "outbox_event"],
         ["ledger_sealed", "1", "outbox_event"],
-        ["log_audited", "1", "outbox_event"],
+        ["log_audited", "2", "outbox_event"],
         ["log_month_dropped", "1", "outbox_event"],
         ["log_read", "1", "outbox_event"],
         ["outbox_discarded", "1", "outbox_event"],

@@ -480,13 +480,22 @@ def note_contradiction(window: uuid.UUID, contradiction: str | None) -> bool:
         return bool(cursor.rowcount)
 
 
-def find_contradicted(*, limit: int | None, windows: Sequence[uuid.UUID] | None = None) -> list[uuid.UUID]:
-    """The windows, or those of `windows`, that a check has found changed, at most `limit`."""
+def find_contradicted(
+    *,
+    limit: int | None,
+    windows: Sequence[uuid.UUID] | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> list[uuid.UUID]:
+    """The windows, or those of `windows`, that a check has found changed, at most `limit`; of those that were
+    dispatched from `since` to before `until`."""
     with driver.cursor() as cursor:
         cursor.execute(
             """SELECT DISTINCT window_id FROM pipeline_proof WHERE contradiction IS NOT NULL
-            AND (%(windows)s::uuid[] IS NULL OR window_id = ANY(%(windows)s::uuid[])) LIMIT %(limit)s""",
-            {"limit": limit, "windows": None if windows is None else list(windows)},
+            AND (%(windows)s::uuid[] IS NULL OR window_id = ANY(%(windows)s::uuid[]))
+            AND (%(since)s::timestamptz IS NULL OR dispatched_at >= %(since)s::timestamptz)
+            AND (%(until)s::timestamptz IS NULL OR dispatched_at < %(until)s::timestamptz) LIMIT %(limit)s""",
+            {"limit": limit, "windows": None if windows is None else list(windows), "since": since, "until": until},
         )
         return [window for (window,) in cursor.fetchall()]
 

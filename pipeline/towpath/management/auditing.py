@@ -18,9 +18,10 @@ from towpath.events import LogAudited
 from towpath.ledger import proofs
 from towpath.ledger.seals import all_seals
 from towpath.management import accepting, tables
+from towpath.management.accepting import Accepted
 from towpath.management.arguments import pace
 from towpath.management.operator import operator, record
-from towpath.proof.audit import audit
+from towpath.proof.audit import Audit, audit
 from towpath.proof.chain import Anchor, read_anchors
 from towpath.proof.deep import Pace, Progress
 from towpath.proof.sealing import seal_all
@@ -94,9 +95,9 @@ def seals(command: BaseCommand, options: dict[str, Any]) -> bool:
 
 
 def verify_deep(command: BaseCommand, options: dict[str, Any]) -> bool:
-    """Audit the event log, and print the result. False if anything contradicts a proof, a seal or an anchor.
+    """Audit the event log, and print what was found. False if anything contradicts a proof, a seal or an anchor.
 
-    Raises CommandError, which says how to continue.
+    Raises CommandError if it is stopped, which says how to continue.
     """
     if options["close"]:
         raise CommandError("--close does not work with --deep: use --accept WINDOW.", returncode=2)
@@ -104,11 +105,13 @@ def verify_deep(command: BaseCommand, options: dict[str, Any]) -> bool:
     public_key = _public_key(options["public_key"]) if options["public_key"] else ""
     accepting.require_usable(options)
     store = verifier_store(config(), store=event_store(config()))
+    found, accepted, stopped = Audit(position=options["after"]), Accepted(), ""
     told = _Checked(command, last=proofs.last_position(), is_told=sys.stderr.isatty())
     try:
         accepted = accepting.accept_given(store, options)
-        found = audit(
+        audit(
             store,
+            into=found,
             after=options["after"],
             since=options["since"],
             until=options["until"],
@@ -118,42 +121,51 @@ def verify_deep(command: BaseCommand, options: dict[str, Any]) -> bool:
             on_page=told.tell,
         )
     except KeyboardInterrupt:
-        raise CommandError(f"Stopped. Continue with --after {told.position}.") from None
+        stopped = "Stopped"
     except EventStoreError as error:
-        raise CommandError(
-            without_secrets(f"The event store does not answer ({error}). Continue with --after {told.position}.")
-        ) from error
+        stopped = f"The event store does not answer ({error})"
     finally:
         store.close()
         told.end()
+    _record(found, options)
+    if options["json"]:
+        command.stdout.write(json.dumps({**found.as_json(), "accepted": accepted.windows}))
+    else:
+        command.stdout.write("\n".join([*accepted.lines, tables.of_audit(found)]))
+    if stopped:
+        raise CommandError(without_secrets(f"{stopped}. Continue with --after {found.position}."))
+    return found.is_ok
+
+
+def _record(found: Audit, options: dict[str, Any]) -> None:
+    """Publish that the log was audited, or a part of it, before it is shown what was found."""
+    since, until = options["since"], options["until"]
     record(
         LogAudited(
             windows=found.windows,
             rows=found.rows,
             seals=found.seals,
             findings=found.findings,
+            is_complete=found.is_complete,
+            after=options["after"],
+            position=found.position,
+            since=since.isoformat() if since else "",
+            until=until.isoformat() if until else "",
             audited_by=operator(),
         )
     )
-    if options["json"]:
-        command.stdout.write(json.dumps({**found.as_json(), "accepted": accepted.windows}))
-    else:
-        command.stdout.write("\n".join([*accepted.lines, tables.of_audit(found)]))
-    return found.is_ok
 
 
 class _Checked:
     """Tells a person on a terminal how far a deep check is."""
 
     def __init__(self, command: BaseCommand, *, last: int, is_told: bool) -> None:
-        self.position = 0
         self._command = command
         self._last = last
         self._is_told = is_told
         self._due = time.monotonic()
 
     def tell(self, progress: Progress) -> None:
-        self.position = progress.position
         if self._is_told and time.monotonic() >= self._due:
             self._due = time.monotonic() + _TOLD_SECONDS
             share = progress.position / max(1, self._last)

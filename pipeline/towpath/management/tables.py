@@ -174,7 +174,12 @@ def of_audit(found: Audit) -> str:
         lines.append(f"amended: {len(found.amendments) - _MOST_AMENDMENTS:,} more, see --json")
     if found.unsealed and found.unsealed.proofs:
         lines.append(f"no seal covers {found.unsealed.proofs:,} proof(s) yet: run `pipeline seals make`")
-    lines.append("nothing contradicts the ledger" if found.is_ok else "see docs/runbook.md, TowpathProofContradicted")
+    if not found.is_complete:
+        lines.append("This audit is not complete.")
+    so_far = "" if found.is_complete else " so far"
+    lines.append(
+        "see docs/runbook.md, TowpathProofContradicted" if found.findings else f"nothing contradicts the ledger{so_far}"
+    )
     return "\n".join(lines)
 
 

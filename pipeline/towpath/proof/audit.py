@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +26,17 @@ if TYPE_CHECKING:
 _MOST_UNPROVEN = 1000
 #: A receipt is verified about a minute after the ack.
 _LATE_SECONDS = 3600.0
-#: The most windows that were found changed before and are checked again.
-_MOST_CONTRADICTED = 10_000
+#: Windows that were found changed before, of one question.
+_WINDOWS_PER_LOOK = 300
 
 
 @dataclass(slots=True)
 class Audit:
-    """What an audit has found."""
+    """What an audit has found, up to where it has come."""
 
+    #: False until everything was checked. An audit that was stopped continues after `position`.
+    is_complete: bool = False
+    position: int = 0
     seals: int = 0
     anchors: int = 0
     windows: int = 0
@@ -48,8 +52,8 @@ class Audit:
 
     @property
     def is_ok(self) -> bool:
-        """True if nothing contradicts a proof, a seal or an anchor."""
-        return not self.findings
+        """True if everything was checked, and nothing contradicts a proof, a seal or an anchor."""
+        return self.is_complete and not self.findings
 
     @property
     def findings(self) -> int:
@@ -59,6 +63,8 @@ class Audit:
     def as_json(self) -> dict[str, Any]:
         return {
             "is_ok": self.is_ok,
+            "is_complete": self.is_complete,
+            "position": self.position,
             "seals": self.seals,
             "anchors": self.anchors,
             "windows": self.windows,
@@ -101,6 +107,7 @@ COUNTED_UNSEALED = 10_000
 def audit(
     store: ProvableStore,
     *,
+    into: Audit | None = None,
     after: int = 0,
     since: datetime | None = None,
     until: datetime | None = None,
@@ -111,38 +118,99 @@ def audit(
 ) -> Audit:
     """Check the whole chain, and the windows above a position that were dispatched from `since` to before `until`.
 
-    What it finds is noted with the proofs, and what it no longer finds is removed there. Raises StoreUnavailable, and
-    ValueError for a key that is not valid.
+    What it finds is noted with the proofs, and what it no longer finds is removed there. `into` has what was found even
+    if this raises. Raises StoreUnavailable, and ValueError for a key that is not valid.
     """
-    found = Audit()
-    kept = list(anchors)
-    found.anchors = len(kept)
+    found = Audit() if into is None else into
+    found.position = after
+    by_number = _check_chain(found, anchors=list(anchors), public_key=public_key)
+
+    def tell(progress: Progress) -> None:
+        found.position, found.windows, found.rows = progress.position, progress.windows, progress.rows
+        on_page(progress)
+
+    noted = _Noted(found)
+    for difference in deep.check(store, after=after, since=since, until=until, pace=pace, on_page=tell):
+        noted.add(difference)
+    noted.check_again(store, is_continued=after > 0, since=since, until=until, pace=pace)
+    noted.rename(_rewritten(found, by_number))
+    months = {"since": since.date() if since else None, "until": until.date() if until else None}
+    # One by one, so that those found before a stop are there.
+    for difference in itertools.chain(_of_the_ledger(), deep.find_strays(store, **months)):
+        found.differences.append(difference)
+    found.unproven = proofs.find_unproven(limit=_MOST_UNPROVEN)
+    has_all = len(found.unproven) < _MOST_UNPROVEN
+    found.unproven_windows = len(found.unproven) if has_all else proofs.count_unproven()
+    found.amendments = proofs.read_amendments()
+    found.unsealed = seals.count_unsealed(limit=COUNTED_UNSEALED)
+    found.is_complete = True
+    return found
+
+
+def _check_chain(found: Audit, *, anchors: list[Anchor], public_key: str) -> dict[int, Seal]:
+    """Check the seals. Returns those that are broken, by number."""
+    found.anchors = len(anchors)
     by_number: dict[int, Seal] = {}
-    for one in chain.check(anchors=kept, public_key=public_key):
+    for one in chain.check(anchors=anchors, public_key=public_key):
         if isinstance(one, BrokenSeal):
             found.broken.append(one)
         else:
             found.seals += 1
             if any(broken.number == one.number for broken in found.broken):
                 by_number[one.number] = one
+    return by_number
 
-    def note(progress: Progress) -> None:
-        found.windows, found.rows = progress.windows, progress.rows
-        on_page(progress)
 
-    found.differences += deep.check(store, after=after, since=since, until=until, pace=pace, on_page=note)
-    found.differences = _rewritten(found, by_number)
-    _note(found.differences, store, pace=pace)
-    found.differences += _of_the_ledger()
-    found.differences += deep.find_strays(
-        store, since=since.date() if since else None, until=until.date() if until else None
-    )
-    found.unproven = proofs.find_unproven(limit=_MOST_UNPROVEN)
-    has_all = len(found.unproven) < _MOST_UNPROVEN
-    found.unproven_windows = len(found.unproven) if has_all else proofs.count_unproven()
-    found.amendments = proofs.read_amendments()
-    found.unsealed = seals.count_unsealed(limit=COUNTED_UNSEALED)
-    return found
+class _Noted:
+    """The differences of an audit. Each is noted with its window's proof as soon as it is found, so that `status` says
+    so even if the audit is stopped, or its process dies."""
+
+    def __init__(self, found: Audit) -> None:
+        self._found = found
+        self._by_window: dict[UUID, list[Difference]] = {}
+
+    def add(self, difference: Difference) -> None:
+        """Report the difference, and note it."""
+        self._report(difference)
+        deep.note(difference.window, self._by_window[difference.window])
+
+    def check_again(
+        self,
+        store: ProvableStore,
+        *,
+        is_continued: bool,
+        since: datetime | None,
+        until: datetime | None,
+        pace: deep.Pace,
+    ) -> None:
+        """Look again at windows that were found changed before, and note what still holds. What holds of the period is
+        reported: an audit that continues another one names what that one has found. Raises StoreUnavailable."""
+        # A continued audit may have begun in the middle of a window.
+        earlier = [one for one in proofs.find_contradicted(limit=None) if is_continued or one not in self._by_window]
+        of_period = set(proofs.find_contradicted(limit=None, since=since, until=until))
+        for first in range(0, len(earlier), _WINDOWS_PER_LOOK):
+            look = deep.check_windows(earlier[first : first + _WINDOWS_PER_LOOK], store, pace=pace)
+            for window, differences in look.items():
+                deep.note(window, differences)
+                for difference in differences if window in of_period else ():
+                    self._report(difference)
+
+    def rename(self, differences: list[Difference]) -> None:
+        """Replace what was reported, and note what was not noted like that."""
+        changed = {new.window for old, new in zip(self._found.differences, differences, strict=True) if old != new}
+        self._found.differences = differences
+        of_changed: dict[UUID, list[Difference]] = {}
+        for difference in differences:
+            if difference.window in changed:
+                of_changed.setdefault(difference.window, []).append(difference)
+        for window, of_window in of_changed.items():
+            deep.note(window, of_window)
+
+    def _report(self, difference: Difference) -> None:
+        of_window = self._by_window.setdefault(difference.window, [])
+        if difference not in of_window:
+            of_window.append(difference)
+            self._found.differences.append(difference)
 
 
 def _of_the_ledger() -> Iterator[Difference]:
@@ -158,16 +226,6 @@ def _of_the_ledger() -> Iterator[Difference]:
         yield deep.Difference(
             "unverified", window, "", None, 0, contradiction or "it was never compared with the store"
         )
-
-
-def _note(differences: Iterable[Difference], store: ProvableStore, *, pace: deep.Pace) -> None:
-    """Note with each window's proof what was found, so that `status` says so, and remove what no longer holds."""
-    by_window: dict[UUID, list[Difference]] = {}
-    for difference in differences:
-        by_window.setdefault(difference.window, []).append(difference)
-    earlier = [window for window in proofs.find_contradicted(limit=_MOST_CONTRADICTED) if window not in by_window]
-    for window, found in {**by_window, **deep.check_windows(earlier, store, pace=pace)}.items():
-        proofs.note_contradiction(window, "; ".join(map(str, found)) or None)
 
 
 def _rewritten(found: Audit, by_number: dict[int, Seal]) -> list[Difference]:

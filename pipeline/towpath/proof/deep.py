@@ -132,13 +132,18 @@ def check_windows(windows: Sequence[UUID], store: ProvableStore, *, pace: Pace) 
     return found
 
 
+def note(window: UUID, differences: Iterable[Difference]) -> None:
+    """Note with the window's proof how the store contradicts it, so that `status` says so; or that it does not."""
+    proofs.note_contradiction(window, "; ".join(map(str, differences)) or None)
+
+
 def look_again(store: ProvableStore, *, windows: Sequence[UUID] | None = None) -> None:
     """Check those of the windows that are an alarm, or all of those, and note it. Raises StoreUnavailable."""
     contradicted = proofs.find_contradicted(limit=None, windows=windows)
     for first in range(0, len(contradicted), _PROOFS_PER_PAGE):
         look = contradicted[first : first + _PROOFS_PER_PAGE]
         for window, differences in check_windows(look, store, pace=Pace(0)).items():
-            proofs.note_contradiction(window, "; ".join(map(str, differences)) or None)
+            note(window, differences)
 
 
 def find_strays(store: ProvableStore, *, since: date | None = None, until: date | None = None) -> Iterator[Difference]:

@@ -1,0 +1,176 @@
+"""Audits that end early: what they have found is printed, noted and recorded, and the continued audit names it, too."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.db import connection
+from pytest_django import Settings
+
+from tests.integration.manage import here, status
+from tests.integration.proving import EACH_STORE, STORES, Tampered, audited
+from tests.integration.rows import write_events
+from tests.integration.windows import deliver, sealed
+from tests.services import Services
+from tests.waiting import eventually
+from towpath.conf.current import config
+from towpath.flow.delivery import Delivery
+from towpath.flow.verify import verify_receipts
+from towpath.ledger.models import Proof
+from towpath.outbox.models import OutboxEvent
+from towpath.proof import deep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Slow enough that each of these windows takes a second.
+_RATE = "2"
+
+
+@pytest.fixture(params=EACH_STORE)
+def three(
+    request: pytest.FixtureRequest, services: Services, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Tampered]:
+    """Three verified windows of two rows each, of which the first two are changed. Each is a page of an audit."""
+    monkeypatch.setattr(deep, "_PROOFS_PER_PAGE", 1)
+    store: Tampered = STORES[request.param](services)
+    settings.TOWPATH = replace(config(), event_store_url=store.url)
+    for day in (1, 2, 3):
+        write_events(['{"n": 1}', '{"n": 2}'], at=f"2026-03-0{day} 00:00:00+00")
+        assert deliver(sealed(), store.store) is Delivery.ACKED
+    assert verify_receipts(store.store, should_stop=lambda: False) == 0
+    OutboxEvent.objects.all().delete()
+    store.update("environment = 'x'", where="event_date_time < '2026-03-03 00:00:00'")
+    yield store
+    store.close()
+
+
+def windows() -> list[str]:
+    return [str(window) for window in Proof.objects.order_by("position").values_list("window_id", flat=True)]
+
+
+def positions() -> list[int]:
+    return list(Proof.objects.order_by("position").values_list("position", flat=True))
+
+
+@contextmanager
+def as_soon_as_both_are_noted(act: Callable[[], None]) -> Iterator[None]:
+    """Do something in the middle of an audit: it has found both changed windows, and waits for its pace."""
+
+    def wait() -> None:
+        is_noted = Proof.objects.filter(contradiction__isnull=False)
+        eventually(lambda: is_noted.count() == 2, seconds=30, what="both windows are noted")
+        connection.close()
+        act()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    yield
+    thread.join()
+
+
+def interrupt() -> None:
+    """Press Ctrl-C."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def recorded() -> dict[str, Any]:
+    """What the newest event about an audit says."""
+    event = OutboxEvent.objects.filter(event_type="log_audited").latest("id")
+    found: dict[str, Any] = json.loads(event.event_context)
+    return found
+
+
+def named(audit: dict[str, Any]) -> list[str]:
+    return [difference["window"] for difference in audit["differences"]]
+
+
+@pytest.mark.usefixtures("three")
+def test_what_was_found_before_ctrl_c_is_printed_noted_and_recorded() -> None:
+    with as_soon_as_both_are_noted(interrupt):
+        done = here("pipeline", "verify", "--deep", "--rate", _RATE, "--since", "2020-01-01")
+
+    # Then both are named, and the person is told how to continue
+    assert done.returncode == 1
+    assert all(f"window {window}" in done.stdout for window in windows()[:2])
+    assert "This audit is not complete." in done.stdout
+    after = positions()[0]
+    assert done.stderr == f"Stopped. Continue with --after {after}.\n"
+    # And it is a problem, and an event
+    assert status()["contradicted_proofs"] == 2
+    assert recorded() | {"audited_by": ""} == {
+        "windows": 1,
+        "rows": 2,
+        "seals": 0,
+        "findings": 2,
+        "is_complete": False,
+        "after": 0,
+        "position": after,
+        "since": "2020-01-01T00:00:00+00:00",
+        "until": "",
+        "audited_by": "",
+    }
+
+
+def test_the_continued_audit_names_what_still_holds(three: Tampered) -> None:
+    with as_soon_as_both_are_noted(interrupt):
+        stopped = audited("--rate", _RATE)
+    assert (stopped["exit"], stopped["is_ok"], stopped["is_complete"]) == (1, False, False)
+    assert (named(stopped), stopped["position"]) == (windows()[:2], positions()[0])
+
+    # Even above every window
+    for after in (stopped["position"], positions()[-1]):
+        found = audited("--after", str(after))
+        assert (found["exit"], found["is_complete"]) == (1, True)
+        assert sorted(named(found)) == sorted(windows()[:2])
+    assert recorded()["after"] == positions()[-1]
+
+    # Of a period in which they were not dispatched, nothing is named
+    assert audited("--after", str(positions()[-1]), "--until", "2020-01-01")["exit"] == 0
+    assert status()["contradicted_proofs"] == 2
+
+    # When they are as they were proven
+    three.update(f"environment = '{config().environment}'", where="environment = 'x'")
+    assert audited("--after", str(positions()[-1]))["exit"] == 0
+    assert status()["contradicted_proofs"] == 0
+
+
+def test_what_was_found_before_the_event_store_failed_is_printed_noted_and_recorded(three: Tampered) -> None:
+    tables = ("event_log", "event_log_away")
+    rename = "RENAME TABLE {} TO {}" if "clickhouse" in three.url else "ALTER TABLE {} RENAME TO {}"
+    try:
+        with as_soon_as_both_are_noted(lambda: three.execute(rename.format(*tables))):
+            done = here("pipeline", "verify", "--deep", "--rate", _RATE, "--json")
+    finally:
+        three.execute(rename.format(*reversed(tables)))
+
+    assert done.returncode == 1
+    assert named(json.loads(done.stdout)) == windows()[:2]
+    assert done.stderr.startswith("The event store does not answer")
+    assert done.stderr.endswith(f"Continue with --after {positions()[1]}.\n")
+    assert status()["contradicted_proofs"] == 2
+    assert (recorded()["findings"], recorded()["is_complete"]) == (2, False)
+
+
+@pytest.mark.usefixtures("three")
+def test_an_audit_that_is_stopped_without_findings_does_not_say_that_all_is_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(*_: object, **__: object) -> Iterator[deep.Difference]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(deep, "check", stop)
+
+    done = here("pipeline", "verify", "--deep", "--after", "2")
+
+    assert done.returncode == 1
+    assert done.stdout.endswith("This audit is not complete.\nnothing contradicts the ledger so far\n")
+    assert done.stderr == "Stopped. Continue with --after 2.\n"
