@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from towpath.conf.current import config
+from towpath.eventlog.query.syntax import Path
 from towpath.explorer.scope import ScopedStore, scope_of
 from towpath.wiring import explorer_store
 
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
     from towpath.conf.config import Config
     from towpath.eventlog.search import SearchableStore
     from towpath.eventlog.store import Store
+    from towpath.explorer.state import State
 
 #: The rows of one page. More would take longer to draw than to find.
 PAGE_ROWS = 100
+#: The most rows of one answer to a live tail: some seconds of a busy log.
+TAIL_ROWS = 300
 #: How many characters of a context are read for the summary.
 SUMMARY_CHARACTERS = 600
 #: The same if a column shows a path, whose value may come later in the context.
-PATH_CHARACTERS = 20_000
+_PATH_CHARACTERS = 20_000
 
 ROWS_SECONDS = 1.0
 #: Nobody waits for the facets, and a larger sample makes better ones.
@@ -37,6 +41,12 @@ NEWEST_SECONDS = 0.8
 
 #: A connection for each thread: not every store and driver lets threads share one.
 _of_thread = threading.local()
+
+
+def characters(state: State) -> int:
+    """Return how many characters of each context the columns of the table need."""
+    has_paths = any(isinstance(column.field, Path) for column in state.columns)
+    return _PATH_CHARACTERS if has_paths else SUMMARY_CHARACTERS
 
 
 def store(user: Any) -> SearchableStore:

@@ -14,7 +14,6 @@ from django.utils import timezone
 from towpath.eventlog.errors import EventStoreError, LimitReached
 from towpath.eventlog.paging import newest
 from towpath.eventlog.query import Query
-from towpath.eventlog.query.syntax import Path
 from towpath.explorer import access, columns, parquet, reading, saved
 from towpath.explorer.bars import step
 from towpath.explorer.emptiness import Emptiness, nothing_found, store_away
@@ -25,6 +24,7 @@ from towpath.explorer.rows import rows
 from towpath.explorer.state import Between, Last
 from towpath.explorer.views.access import for_readers
 from towpath.explorer.views.asked import Asked, asked
+from towpath.explorer.views.tail import now_as_text
 from towpath.pages.frame import frame
 from towpath.pages.zones import UTC_ZONE, as_utc
 
@@ -49,11 +49,13 @@ def page(request: HttpRequest) -> HttpResponse:
         saved.remember_columns(request.user, asks.state)
         return redirect(f"{reverse('explorer:page')}{asks.state.url()}")
     asks = replace(asks, state=saved.with_columns_of(request.user, asks.state))
+    # Before the search: what it does not find yet comes later.
+    followed_from = now_as_text()
     found = {} if asks.is_wrong else _found(request, asks, before=None)
     return render(
         request,
         "towpath/explorer/page.html",
-        frame(request, here="Events") | _surroundings(request, asks) | found,
+        frame(request, here="Events") | _surroundings(request, asks) | found | {"followed_from": followed_from},
     )
 
 
@@ -73,7 +75,6 @@ def more_rows(request: HttpRequest) -> HttpResponse:
 def _found(request: HttpRequest, asks: Asked, *, before: Position | None) -> dict[str, Any]:
     """Return the rows and how far they go, or why there are none."""
     state, bounds = asks.state, asks.bounds
-    has_paths = any(isinstance(column.field, Path) for column in state.columns)
     began = time.monotonic()
     access.searched(request.user, state, now=asks.now, shown_as="page")
     try:
@@ -85,7 +86,7 @@ def _found(request: HttpRequest, asks: Asked, *, before: Position | None) -> dic
             until=bounds.until,
             before=before,
             rows=reading.PAGE_ROWS,
-            most_characters=reading.PATH_CHARACTERS if has_paths else reading.SUMMARY_CHARACTERS,
+            most_characters=reading.characters(state),
             seconds=reading.ROWS_SECONDS,
         )
         empty = None

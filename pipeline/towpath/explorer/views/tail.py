@@ -1,4 +1,7 @@
-"""Live tail: the events of the windows that were acknowledged since the last request."""
+"""Live tail: the events of the windows that were acknowledged since the last request.
+
+An answer that may lack some says so in its last row: no event is left out silently.
+"""
 
 from __future__ import annotations
 
@@ -10,71 +13,103 @@ from django.http import HttpResponse
 from django.shortcuts import render
 
 from towpath.eventlog.columns import Kind
-from towpath.eventlog.errors import EventStoreError
+from towpath.eventlog.errors import EventStoreError, LimitReached
 from towpath.eventlog.query import Query
 from towpath.eventlog.query.operators import Operator
 from towpath.eventlog.query.syntax import ColumnField, Comparison, Text
+from towpath.eventlog.values import EARLIEST, LARGEST, TOO_LATE
 from towpath.explorer import access, reading
 from towpath.explorer.bars import moment
 from towpath.explorer.rows import rows
 from towpath.explorer.terms import both
 from towpath.explorer.views.access import for_readers
 from towpath.explorer.views.asked import asked
-from towpath.ledger.acked import acked_since
-from towpath.ledger.seals import database_now
+from towpath.ledger.finished import MOST_LATE, MOST_WINDOWS, Place, finished_since, here
 from towpath.pages.zones import as_utc
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from uuid import UUID
 
     from django.http import HttpRequest
 
     from towpath.eventlog.search import FoundEvent
     from towpath.explorer.views.asked import Asked
+    from towpath.ledger.finished import FinishedWindow
 
 #: The header with the `after` of the next request.
 AFTER = "Tail-After"
 _SECONDS = 1.0
 #: An event may bring its own time, which is a little in the future if clocks disagree.
 _AHEAD = timedelta(days=1)
+_TOO_LONG = "Finding new events takes too long. Still trying. Add a condition, such as type:login."
+_AWAY = "The event store does not answer. Still trying."
 
 
 @for_readers
 def tail(request: HttpRequest) -> HttpResponse:
-    """Return rows for the top of the table, newest first; some may already be there. Without `after`, return no rows,
-    only the time to ask from."""
+    """Return rows for the top of the table, newest first; some may already be there."""
     asks = asked(request)
-    now = database_now()
     try:
-        after = moment(request.GET.get("after", "")) if "after" in request.GET else now
+        after = _place(request.GET.get("after", ""))
     except (ValueError, OverflowError):
-        return HttpResponse("after is not a time.", status=HTTPStatus.BAD_REQUEST, content_type="text/plain")
+        return _told("after is not the Tail-After of an answer.", HTTPStatus.BAD_REQUEST)
     if asks.is_wrong:
-        return HttpResponse(asks.problems[0].text, status=HTTPStatus.BAD_REQUEST, content_type="text/plain")
+        return _told(asks.problems[0].text, HTTPStatus.BAD_REQUEST)
     access.searched(request.user, asks.state, now=asks.now, shown_as="tail")
-    windows = acked_since(after) if "after" in request.GET else []
+    windows, place = finished_since(after)
     try:
         found = _events(request, windows, asks) if windows else ()
-    except EventStoreError:
+    except EventStoreError as error:
         # The next request asks for the same again.
-        return HttpResponse(status=HTTPStatus.SERVICE_UNAVAILABLE)
-    today = found[0].position if found else None
-    context = {"rows": list(rows(found, asks.state, after=today)), "state": asks.state, "is_tail": True}
+        return _told(_TOO_LONG if isinstance(error, LimitReached) else _AWAY, HTTPStatus.SERVICE_UNAVAILABLE)
+    shown = found[: reading.TAIL_ROWS]
+    may_lack = len(found) > len(shown) or len(windows) >= MOST_WINDOWS or len(place.late) >= MOST_LATE
+    context = {
+        "rows": list(rows(shown, asks.state, after=shown[0].position if shown else None)),
+        "state": asks.state,
+        "is_tail": True,
+        "may_lack": may_lack,
+    }
     response = render(request, "towpath/explorer/_rows.html", context)
-    response.headers[AFTER] = as_utc(now)
+    response.headers[AFTER] = _text(place)
     return response
 
 
-def _events(request: HttpRequest, windows: Sequence[UUID], asks: Asked) -> Sequence[FoundEvent]:
+def now_as_text() -> str:
+    """Return the `after` that follows from now on."""
+    return _text(here())
+
+
+def _told(text: str, status: HTTPStatus) -> HttpResponse:
+    return HttpResponse(text, status=status, content_type="text/plain; charset=utf-8")
+
+
+def _text(place: Place) -> str:
+    """Return the place as the client keeps it: `2026-11-25T21:42:07.318204Z,1234`, and the late windows."""
+    return ",".join([as_utc(place.acked_at), *map(str, (place.number, *place.late))])
+
+
+def _place(text: str) -> Place:
+    """Return the place from the text of `_text`. Raises ValueError or OverflowError for any other text."""
+    acked_at, *numbers = text.split(",")
+    (number, *late), at = map(int, numbers), moment(acked_at)
+    if not all(0 <= each <= LARGEST for each in (number, *late)) or len(late) > MOST_LATE:
+        raise ValueError("these are not numbers of windows")
+    if not EARLIEST <= at <= TOO_LATE:
+        raise ValueError("no window was acknowledged then")
+    return Place(number, at, tuple(late))
+
+
+def _events(request: HttpRequest, windows: Sequence[FinishedWindow], asks: Asked) -> Sequence[FoundEvent]:
+    """Return the newest events of the windows: more than TAIL_ROWS if there are more than an answer has."""
     of_windows = Comparison(
-        ColumnField("window_id", Kind.UUID), Operator.IS, tuple(Text(str(window)) for window in windows)
+        ColumnField("window_id", Kind.UUID), Operator.IS, tuple(Text(str(window.id)) for window in windows)
     )
     return reading.store(request.user).search(
         both(asks.state.query, Query(of_windows)),
         since=asks.bounds.since,
         until=asks.now + _AHEAD,
-        rows=reading.PAGE_ROWS,
-        most_characters=reading.SUMMARY_CHARACTERS,
+        rows=reading.TAIL_ROWS + 1,
+        most_characters=reading.characters(asks.state),
         seconds=_SECONDS,
     )
