@@ -125,6 +125,13 @@ def test_a_viewer_has_no_button_and_is_refused_and_the_attempt_is_an_event(
     assert len(published.find(PipelineActionRefused, action=action, target=EVENT)) == 1
 
 
+def test_the_permission_to_act_is_named_after_all_that_it_allows(viewer: Client) -> None:
+    name = "Can pause, resume, recover, replay and drop"
+
+    assert Permission.objects.get(codename=OPERATE.rpartition(".")[2]).name == name
+    assert name in text(viewer.get("/pipeline/dead-letters/drop"))
+
+
 # --- What it says ------------------------------------------------------------------------------------------------
 
 
