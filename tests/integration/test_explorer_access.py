@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 AT = datetime(2026, 11, 25, 21, 42, tzinfo=UTC)
 EVENT = "/events/event/2026-11-25T21:42:00Z/outbox_user/7"
+AROUND = EVENT.replace("/event/", "/around/")
 
 
 @pytest.fixture
@@ -84,8 +87,40 @@ def test_each_of_several_events_at_one_position_is_recorded(page: Client, store:
         for number in (1, 2):
             page.get(f"{EVENT}?row={number}")
     page.get(f"{EVENT.replace('/event/', '/context/')}?row=2")
+    page.get(f"{AROUND}?row=2")
 
     assert sorted(one["opened_type"] for one in recorded("event_opened")) == ["login", "logout"]
+
+
+def test_the_page_of_the_second_event_at_a_position_links_to_its_own_context(page: Client, store: Store) -> None:
+    for window in (1, 2):
+        row = StoredRow("outbox_user", 7, UUID(int=window), "login", AT, "test", 1, b'{"window":%d}' % window)
+        write(store, row, token=str(window))
+
+    shown = page.get(f"{EVENT}?row=2").content.decode()
+
+    (context_url,) = re.findall(r'href="(/events/context/[^"]+)"', shown)
+    (around_url,) = re.findall(r'hx-get="(/events/around/[^"]+)"', html.unescape(shown))
+    assert page.get(context_url).content != page.get(EVENT.replace("/event/", "/context/")).content
+    assert (context_url[-6:], around_url[-6:]) == ("?row=2", "&row=2")
+
+
+def test_what_is_around_an_event_is_recorded_as_opening_it(page: Client, user: User, event: None) -> None:
+    del event
+    for _ in range(2):
+        assert "Same minute" in text(page.get(AROUND))
+
+    (opened,) = recorded("event_opened")
+
+    assert (opened["target"], opened["actor"]) == ("outbox_user:7", f"user:{user.pk}")
+
+
+def test_who_opens_an_event_and_is_shown_what_is_around_it_is_recorded_once(page: Client, event: None) -> None:
+    del event
+    for url in (EVENT, AROUND):
+        page.get(url)
+
+    assert len(recorded("event_opened")) == 1
 
 
 def test_who_is_refused_is_recorded_as_denied() -> None:
@@ -109,7 +144,7 @@ def test_what_cannot_be_recorded_is_not_shown(page: Client, event: None, monkeyp
     monkeypatch.setattr(access, "publish", fail)
     page.raise_request_exception = False
 
-    for url in (EVENT, "/events/?range=30d", "/events/facets?range=30d", "/events/histogram?range=30d"):
+    for url in (EVENT, AROUND, "/events/?range=30d", "/events/facets?range=30d", "/events/histogram?range=30d"):
         answer = page.get(url)
 
         assert answer.status_code == 500

@@ -86,6 +86,9 @@ def event(request: HttpRequest, place: str) -> HttpResponse:
         number = _number(request, len(found))
         access.opened(request.user, found[number - 1], row=number)
         context |= _event(found[number - 1], shown)
+        if number > 1:
+            context["raw_url"] += f"?row={number}"
+            context["around_url"] += f"&row={number}"
         context["number"] = number
         context["others"] = [{"number": one, "url": f"?row={one}"} for one in range(1, len(found) + 1) if one != number]
         context["title"] = found[0].event.event_type
@@ -121,14 +124,18 @@ def context(request: HttpRequest, place: str) -> HttpResponse:
 
 @for_readers
 def neighbours(request: HttpRequest, place: str) -> HttpResponse:
-    """Return what is around an event, counted."""
+    """Return what is around an event, counted. It says who did what and when, so it is recorded as opening the event.
+    For a person who has just opened it, that is a repetition."""
     at, shown = _position(place), asked(request).state
     try:
         store = reading.store(request.user)
         found = store.one(at, seconds=_SECONDS)
-        counted = [
-            replace(one, count=around.count(one, store)) for one in (around.around(found[0].event) if found else ())
-        ]
+        counted = []
+        if found:
+            number = _number(request, len(found))
+            one = found[number - 1]
+            access.opened(request.user, one, row=number)
+            counted = [replace(near, count=around.count(near, store)) for near in around.around(one.event)]
     except EventStoreError as error:
         return HttpResponse(str(error), status=503, content_type="text/plain; charset=utf-8")
     return render(request, "towpath/explorer/_around.html", {"neighbours": _linked(counted, shown)})
