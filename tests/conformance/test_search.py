@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -250,6 +250,18 @@ def test_one_event_is_found_whole_by_its_position(store: AnyStore) -> None:
     assert store.one(Position(MOMENT, "outbox_event", 4), seconds=SECONDS) == []
     assert store.one(Position(MOMENT, "outbox_event", 2**63 - 1), seconds=SECONDS) == []
     assert store.one(Position(EARLIEST, "", 0), seconds=SECONDS) == []
+
+
+def test_several_events_at_one_position_are_in_the_same_order_each_time(store: AnyStore) -> None:
+    memory = MemoryStore(own_columns=OWN_COLUMNS)
+    windows = [UUID(int=number) for number in (3, 1, 4, 2)]
+    for window in windows:
+        for one in (store, memory):
+            one.write(copy_text(row(1, window=window)), row_count=1, token=str(window))
+
+    for one in (store, memory):
+        found = one.one(Position(MOMENT, "outbox_event", 1), seconds=SECONDS)
+        assert [each.event.window_id for each in found] == sorted(windows)
 
 
 def test_no_text_of_a_search_is_taken_for_sql(store: AnyStore) -> None:

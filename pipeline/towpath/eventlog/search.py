@@ -187,4 +187,5 @@ class SearchableStore(Protocol):
         bar count only what is within the range."""
 
     def one(self, position: Position, *, seconds: float) -> Sequence[FoundEvent]:
-        """Return the events at a position, with whole contexts: none, one, or several that share it."""
+        """Return the events at a position, with whole contexts: none, one, or several that share it. Those are in the
+        same order each time, because the explorer's links number them."""

@@ -168,7 +168,8 @@ class MemoryStore:
 
     def one(self, position: Position, *, seconds: float) -> Sequence[FoundEvent]:  # noqa: ARG002 - as the others
         found = (event for event in map(self._event, self.rows) if position_of(event) == position)
-        return [FoundEvent(event, len(event.event_context)) for event in found]
+        in_order = sorted(found, key=lambda event: (event.window_id, event.event_type))
+        return [FoundEvent(event, len(event.event_context)) for event in in_order]
 
     def _found(self, query: Query, *, since: datetime, until: datetime) -> Iterator[StoredEvent]:
         events = map(self._event, self.rows)

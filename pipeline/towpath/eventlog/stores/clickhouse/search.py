@@ -73,6 +73,7 @@ def at(position: Position, *, own: tuple[Column, ...]) -> Statement:
     sql = f"""
         SELECT {", ".join(streamed_columns(own))}, lengthUTF8(event_context) FROM {TABLE}
         WHERE event_date_time = {moment_of("at")} AND outbox = %(outbox)s AND outbox_id = %(outbox_id)s
+        ORDER BY window_id, event_type
         """
     return sql, {"at": microseconds(position.at), "outbox": position.outbox, "outbox_id": position.outbox_id}
 

@@ -66,6 +66,7 @@ def at(position: Position, *, own: tuple[Column, ...]) -> Statement:
     sql = f"""
         SELECT {", ".join(streamed_columns(own))}, length(event_context) FROM {TABLE}
         WHERE event_date_time = %(at)s AND outbox = %(outbox)s AND outbox_id = %(outbox_id)s::bigint
+        ORDER BY window_id, event_type
         """
     return sql, {"at": position.at, "outbox": position.outbox, "outbox_id": position.outbox_id}
 
