@@ -102,6 +102,27 @@ def test_who_lacks_the_permission_is_told_which(path: str) -> None:
     assert VIEW in text(response)
 
 
+@pytest.mark.parametrize("path", [*PAGES, *ACTIONS])
+def test_no_page_is_in_a_transaction_of_the_project_s(operator: Client, path: str) -> None:
+    """With ATOMIC_REQUESTS, an action would be said to be done before it is committed."""
+
+    def look(execute: Callable[..., object], sql: str, *more: object) -> object:
+        if "auth_permission" in sql:  # the view asks for it first
+            are_atomic.append(connection.in_atomic_block)
+        return execute(sql, *more)
+
+    are_atomic: list[bool] = []
+    connection.settings_dict["ATOMIC_REQUESTS"] = True
+    try:
+        with connection.execute_wrapper(look):
+            assert operator.get(path).status_code == 200
+    finally:
+        connection.settings_dict["ATOMIC_REQUESTS"] = False
+
+    assert are_atomic
+    assert not any(are_atomic)
+
+
 @pytest.mark.parametrize("path", PAGES)
 def test_a_viewer_sees_every_page_under_the_strict_policy(viewer: Client, path: str) -> None:
     response = viewer.get(path)

@@ -1,7 +1,8 @@
 """Dead letters, windows and every outbox in Django's admin: read-only.
 
 A table may have millions of rows. So nothing here counts them, sorts by a column without an index, or lists the values
-of a column. The newest rows are shown, up to a limit.
+of a column. The newest rows are shown, up to a limit. The address of a page changes neither order nor selection: by a
+condition on a payload, people could find out what it says without reading it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth import get_permission_codename
 from django.core.paginator import Paginator
 from django.db import DatabaseError, models, transaction
@@ -44,6 +46,11 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # Django's is not 
         return len(self.object_list.values_list("pk")[:MOST_ROWS])  # type: ignore[attr-defined]
 
 
+class _Newest(ChangeList):
+    def get_ordering(self, _request: HttpRequest, _queryset: models.QuerySet[Any]) -> list[Any]:
+        return [*self.model_admin.ordering]
+
+
 class _ReadOnly(admin.ModelAdmin[Any]):
     paginator = BoundedPaginator
     show_full_result_count = False
@@ -51,6 +58,12 @@ class _ReadOnly(admin.ModelAdmin[Any]):
     list_max_show_all = 0
     sortable_by = ()
     actions = None
+
+    def get_changelist(self, _request: HttpRequest, **_kwargs: Any) -> type[ChangeList]:
+        return _Newest
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:  # noqa: ARG002 - Django asks for the names
+        return False
 
     def has_view_permission(self, request: HttpRequest, obj: models.Model | None = None) -> bool:
         return request.user.has_perm(VIEW) or super().has_view_permission(request, obj)

@@ -1,4 +1,7 @@
-"""Who may see the console, and who may act in it. Others learn why not, and a refused action is recorded."""
+"""Who may see the console, and who may act in it. Others learn why not, and a refused action is recorded.
+
+A view is in no transaction of the project's (ATOMIC_REQUESTS): what an action does is committed before it is said.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import functools
 from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from django.contrib.auth.views import redirect_to_login
+from django.db import transaction
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_http_methods, require_safe
@@ -36,7 +40,7 @@ def for_viewers(
             return _refused(request, VIEW)
         return view(request, *args, **kwargs)
 
-    return strict(require_safe(guarded))
+    return transaction.non_atomic_requests(strict(require_safe(guarded)))
 
 
 def for_operators(
@@ -54,7 +58,7 @@ def for_operators(
             return _refused(request, OPERATE)
         return view(request, *args, **kwargs)
 
-    return strict(require_http_methods(["GET", "HEAD", "POST"])(guarded))
+    return transaction.non_atomic_requests(strict(require_http_methods(["GET", "HEAD", "POST"])(guarded)))
 
 
 def _refused(request: HttpRequest, permission: str) -> HttpResponse:
