@@ -69,7 +69,8 @@ def test_an_investigation_by_mouse(ada: Visitor) -> None:
     ada.wait()
 
     # Then what is shown is what was brushed, and everything is in the URL
-    assert count(ada) == brushed == rows(ada).count()
+    assert count(ada) == brushed
+    assert rows(ada).count() == min(brushed, 100)
     page.reload()
     ada.wait()
     assert count(ada) == brushed

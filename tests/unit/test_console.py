@@ -20,6 +20,7 @@ from towpath.watch import thresholds
 from towpath.watch.consumers import Consumers
 from towpath.watch.figures import Figures, LedgerFigures, OutboxFigures
 from towpath.watch.problems import Kind, Problem
+from towpath.watch.standstill import late_events
 from towpath.watch.status import Status
 
 NOW = datetime(2026, 11, 27, 3, 0, tzinfo=UTC)
@@ -126,8 +127,8 @@ def test_the_gravest_problem_is_the_verdict() -> None:
         (901, "bad", "Events are late"),
     ],
 )
-def test_without_a_problem_the_age_is_the_verdict(age: float | None, level: str, title: str) -> None:
-    found = verdict(status(age=age))
+def test_without_another_problem_the_age_is_the_verdict(age: float | None, level: str, title: str) -> None:
+    found = verdict(status(*(Problem("late", text) for text in late_events(age)), age=age))
 
     assert (found.level, found.title) == (level, title)
 

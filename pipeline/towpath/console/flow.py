@@ -33,6 +33,7 @@ _STAGE_OF: dict[Kind, str] = {
     "outbox": "Outboxes",
     "role": "Outboxes",
     "unread": "Outboxes",
+    "late": "Outboxes",
     "row": "Outboxes",
     "pause": "Dispatcher",
     "shift": "Dispatcher",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from towpath.watch.status import Status
 
 #: Events flow despite these, or wait because a person wants them to.
-_CAN_WAIT: frozenset[Kind] = frozenset({"pause", "vacuum", "row", "proof"})
+_CAN_WAIT: frozenset[Kind] = frozenset({"pause", "vacuum", "row", "proof", "late"})
 #: Where a sentence's second half begins: not inside backticks or parentheses, which stay whole.
 _PARTS = re.compile(r"(?P<whole>`[^`]*`|\([^()]*\))|(?P<end>: |\. )")
 _RANK: dict[Level, int] = {"ok": 0, "warn": 1, "bad": 2}
@@ -54,8 +54,6 @@ def verdict(status: Status) -> Verdict:
     if troubles:
         level = max((*(one.level for one in troubles), age_level), key=_RANK.__getitem__)
         return Verdict(level, troubles[0].what, troubles)
-    if age_level != "ok":
-        return Verdict(age_level, "Events are late", ())
     waiting = sum(outbox.pending + outbox.in_flight for outbox in status.figures.outboxes.values())
     return Verdict("ok", "Events are flowing" if waiting else "All events are delivered", ())
 

@@ -14,7 +14,6 @@ from towpath.ledger.finished import finished_since, here
 from towpath.management import tables
 from towpath.telemetry.secrets import without_secrets
 from towpath.watch.overview import read_overview
-from towpath.watch.thresholds import level_of_age
 from towpath.watch.within import NoAnswerYet
 
 if TYPE_CHECKING:
@@ -70,12 +69,11 @@ def _screen(command: BaseCommand) -> str:
     except (DatabaseError, InterfaceError) as error:
         connection.close()
         return command.style.ERROR(f"{now} UTC: {without_secrets(database_errors.describe(error))}")
-    colour = {"ok": command.style.SUCCESS, "warn": command.style.WARNING, "bad": command.style.ERROR}
-    level = "bad" if status.problems else level_of_age(status.figures.oldest_age_seconds)
-    head = "all is well" if level == "ok" else f"{len(status.problems)} problem(s)" if status.problems else "late"
+    colour = command.style.ERROR if status.problems else command.style.SUCCESS
+    head = f"{len(status.problems)} problem(s)" if status.problems else "all is well"
     lines = tables.of_status(status).splitlines()
     shown = [command.style.ERROR(line) if line.startswith("! ") else line for line in lines]
-    return "\n".join([colour[level](f"{now} UTC: {head}"), "", *shown])
+    return "\n".join([colour(f"{now} UTC: {head}"), "", *shown])
 
 
 def tail(command: BaseCommand, options: dict[str, Any]) -> bool:

@@ -29,6 +29,7 @@ Kind = Literal[
     "shift",  # a shift without a worker, or one that does not get its work done
     "pause",  # what a person has paused
     "standstill",  # anything else that does not move
+    "late",  # undelivered events that are older than they should be, whatever the reason
     "canary",  # the pipeline's own event is late, or nothing sends it
     "vacuum",  # who holds it back
     "receipt",  # receipts that the event store contradicts
@@ -69,6 +70,7 @@ def find_problems(parts: Parts, figures: Figures) -> list[Problem]:
 
 
 def _of_figures(figures: Figures) -> Iterator[Problem]:
+    yield from (Problem("late", text) for text in standstill.late_events(figures.oldest_age_seconds))
     yield from _of_receipts(figures.ledger.unverified)
     yield from _of_vanished(figures.ledger.vanished)
     yield from _of_proofs(figures.ledger)

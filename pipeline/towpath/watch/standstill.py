@@ -14,7 +14,7 @@ from towpath.ledger import batches, open_windows
 from towpath.ledger.foreign import read_foreign
 from towpath.ledger.pauses import EVERY_OUTBOX
 from towpath.outbox.models import OutboxEvent, all_outboxes
-from towpath.watch.thresholds import CANARY_LATE_SECONDS
+from towpath.watch.thresholds import CANARY_LATE_SECONDS, level_of_age
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -95,6 +95,13 @@ def interruptions(shifts: Mapping[str, ShiftState]) -> Iterator[str]:
                 f"the {name} shift was interrupted {ago:.0f} s ago, and has not reported success since:"
                 f" {shift.interruption}"
             )
+
+
+def late_events(oldest_age_seconds: float | None) -> Iterator[str]:
+    """Events that wait for longer than the alerts allow. Another problem may say why."""
+    if oldest_age_seconds is not None and level_of_age(oldest_age_seconds) != "ok":
+        age = _duration(oldest_age_seconds)
+        yield f"events are late: the oldest undelivered one is {age} old. See docs/runbook.md, TowpathEventsLate"
 
 
 def late_batches() -> Iterator[str]:
