@@ -42,7 +42,7 @@ screenshots: setup ## the pictures of the pages in docs/images, from a real stac
 docs: setup ## docs/ as a site in site/ that needs no network, with the pages that the code writes
 	@$(PYTHON) -m tests.settings_page
 	@$(PYTHON) -m tests.reference_pages
-	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 	@echo "Open site/index.html. To search, serve it: $(PYTHON) -m http.server --bind 127.0.0.1 --directory site 8010"
 
 lint: setup ## pip check, ruff, bandit, mypy, the import contracts, spelling, the language of what people read, links between pages
@@ -54,7 +54,7 @@ lint: setup ## pip check, ruff, bandit, mypy, the import contracts, spelling, th
 	@.venv/bin/lint-imports --no-cache
 	@.venv/bin/codespell *.md Makefile .github backend deploy docs pipeline tests
 	@$(PYTHON) -m tests.prose
-	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 coverage: setup ## `make test`, and how much of towpath it runs in its own processes; fails below the floor of pyproject.toml
 	@$(PYTHON) -m $(or $(RUNNER),pytest) $(if $(ARGS),$(ARGS),$(PARALLEL)) --cov --cov-report= --cov-fail-under=0

@@ -1,4 +1,6 @@
-"""Everything that Towpath says to a person, in one text. Read it from top to bottom before a release.
+"""Everything that Towpath, its sample application and its deployment say to a person, in one text.
+
+Read it from top to bottom before a release.
 
 python -m tests.messages     prints it
 """
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PRODUCT = PROJECT / "pipeline" / "towpath"
+#: The sample application, and what starts the stack: the first that a newcomer reads.
+AROUND = (PROJECT / "backend", PROJECT / "deploy")
 COMMANDS = ("pipeline", "eventlog")
 _LOG_METHODS = {"debug", "info", "warning", "error", "exception", "critical"}
 #: Two words in a row are for people: patterns and types have none.
@@ -50,8 +54,8 @@ class Message:
 
 
 def messages() -> Iterator[Message]:
-    """Return every message of the product, in the order of its files."""
-    for path in sorted(PRODUCT.rglob("*.py")):
+    """Return every message, in the order of the files."""
+    for path in sorted(path for folder in (PRODUCT, *AROUND) for path in folder.rglob("*.py")):
         if "migrations" not in path.parts:
             yield from of_module(path)
     yield from of_commands()

@@ -30,6 +30,8 @@ def printed() -> list[Message]:
         ("pipeline/towpath/explorer/static", "script", "The rest cannot be counted."),
         ("deploy/prometheus/alerts.yml", "TowpathUnmeasured", "No web process serves the ledger's metrics"),
         ("docs/runbook.md", "title", "Dispatch is paused"),
+        ("deploy/local/debian_package.py", "remedy", "{package} is not installed."),
+        ("backend/users/use_cases.py", "EMAIL_TAKEN", "User with this email already exists"),
     ],
 )
 def test_messages_of_every_kind_are_printed(printed: list[Message], place: str, kind: str, text: str) -> None:
