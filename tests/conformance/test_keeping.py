@@ -46,25 +46,37 @@ def test_a_dropped_month_is_gone_and_its_neighbours_are_not(store: AnyStore, sub
         store, row(1, moment=datetime(2024, 1, 31, 23, 59, 59, 999999, UTC)), row(2, moment=last), row(3, moment=first)
     )
 
-    store.drop_month(date(2024, 2, 17))
+    store.drop_month(date(2024, 2, 17), windows=1)
 
     assert [one.outbox_id for one in subject.rows()] == [1, 3]
     assert store.months() == [date(2024, 1, 1), MARCH]
 
 
+def test_a_month_with_more_windows_than_are_known_stays(store: AnyStore, subject: Subject) -> None:
+    write(store, row(1))
+    write(store, row(2, window=OTHER_WINDOW), token=SECOND)
+    write(store, row(3, moment=IN_MARCH), token="third")
+
+    assert store.drop_month(FEBRUARY, windows=1) is False
+    assert [one.outbox_id for one in subject.rows()] == [1, 2, 3]
+
+    assert store.drop_month(FEBRUARY, windows=2) is True
+    assert [one.outbox_id for one in subject.rows()] == [3]
+
+
 def test_a_month_that_is_gone_is_dropped_again_without_an_error(store: AnyStore, subject: Subject) -> None:
     write(store, row(1), row(2, moment=IN_MARCH))
 
-    store.drop_month(FEBRUARY)
-    store.drop_month(FEBRUARY)
-    store.drop_month(date(1999, 1, 1))
+    store.drop_month(FEBRUARY, windows=1)
+    store.drop_month(FEBRUARY, windows=1)
+    store.drop_month(date(1999, 1, 1), windows=1)
 
     assert [one.outbox_id for one in subject.rows()] == [2]
 
 
 def test_a_month_that_was_dropped_takes_rows_again(store: AnyStore, subject: Subject) -> None:
     write(store, row(1))
-    store.drop_month(FEBRUARY)
+    store.drop_month(FEBRUARY, windows=1)
 
     write(store, row(2), token=SECOND)
 
@@ -82,7 +94,7 @@ def test_rows_of_a_month_without_a_partition_of_its_own_are_dropped(store: AnySt
         " FROM (VALUES ('2023-05-01'::timestamptz), ('2023-06-01')) AS times (t)"
     )
 
-    store.drop_month(date(2023, 5, 1))
+    store.drop_month(date(2023, 5, 1), windows=1)
 
     assert store.months() == [date(2023, 6, 1)]
 

@@ -215,7 +215,7 @@ def test_the_keeper_drops_a_month_and_rewrites_a_row_and_can_neither_insert_nor_
             _refused(port, sql)
 
         with closing(_store(port)) as store:
-            store.drop_month(date(2026, 3, 1))
+            store.drop_month(date(2026, 3, 1), windows=1)
 
         assert client.query("SELECT count() FROM event_log").result_rows == [(0,)]
 

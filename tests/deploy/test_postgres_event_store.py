@@ -151,7 +151,7 @@ def test_the_keeper_rewrites_a_row_and_drops_a_month(migrated: str) -> None:
         keeping.rewrite([MaskedRow(event, ((6, 7),), ()) for event in _events(keeping, month)], mask=MASK_JSON)
         assert [event.event_context for event in _events(store, month)] == ['{"a": "***"}']
 
-        keeping.drop_month(month.date())
+        keeping.drop_month(month.date(), windows=1)
         assert _events(store, month) == []
 
 
@@ -164,7 +164,7 @@ def test_who_may_not_keep_the_log_is_told_before_anything_is_done_and_when_it_is
             f"role towpath_reader lacks UPDATE on event_log: {take} UPDATE ON event_log TO towpath_reader",
         ]
         with pytest.raises(StoreUnavailable, match="User towpath_reader of EVENT_STORE_URL lacks a privilege"):
-            store.drop_month(MOMENT.date())
+            store.drop_month(MOMENT.date(), windows=1)
 
 
 def test_tables_that_another_role_has_made_become_the_writer_s(migrated: str) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
+from datetime import date
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg2
 import pytest
 from django.db import connection
 from pytest_django import Settings
@@ -18,8 +22,10 @@ from tests.integration.proving import EACH_STORE, STORES, Tampered, audited, col
 from tests.integration.rows import create_users, write_events
 from tests.integration.windows import deliver, sealed, taken_over
 from tests.services import Services
+from tests.waiting import eventually
 from towpath.conf.current import config
 from towpath.eventlog.errors import StoreUnavailable
+from towpath.eventlog.store import Store
 from towpath.flow.delivery import Delivery
 from towpath.flow.verify import purge_receipts, verify_receipts
 from towpath.ledger.models import Proof, Window
@@ -171,6 +177,130 @@ def test_a_month_with_a_window_that_is_not_verified_is_refused(kept: Tampered) -
     assert not Proof.objects.filter(kind="dropped", month="2020-03-01").exists()
 
 
+def write_late(store: Tampered) -> None:
+    """An event of March that comes late: stored, acked, and not verified yet."""
+    write_events(['{"n": 6}'], at="2020-03-05 00:00:00+00")
+    assert deliver(sealed(), store.store) is Delivery.ACKED
+
+
+def test_a_window_that_comes_while_the_person_is_asked_is_not_dropped(
+    kept: Tampered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def think(_question: str) -> str:
+        write_late(kept)
+        return "drop"
+
+    monkeypatch.setattr("builtins.input", think)
+
+    done = here("eventlog", "retain", "--months", "24")
+
+    # Then its month stays, and is named with what to do, and the other one goes
+    assert done.returncode == 1
+    assert "! 2020-03 has 1 window(s) without a proof" in done.stdout
+    assert "2020-04  1 window(s), 2 row(s)  dropped" in done.stdout
+    assert stored_months(kept) == [MARCH]
+    assert not Proof.objects.filter(kind="dropped", month="2020-03-01").exists()
+
+
+def test_a_month_that_is_not_what_the_person_was_asked_about_is_not_dropped(
+    kept: Tampered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def think(_question: str) -> str:
+        write_events(['{"n": 6}'], at="2020-03-05 00:00:00+00")
+        deliver_and_verify(kept)
+        seal()
+        return "drop"
+
+    monkeypatch.setattr("builtins.input", think)
+
+    assert (
+        "! 2020-03 was written to in the meantime: run this again" in here("eventlog", "retain", "--months=24").stdout
+    )
+    assert stored_months(kept) == [MARCH]
+    assert retain()["dropped"] == [{"month": MARCH, "windows": 2, "rows": 4, "is_completed": False}]
+
+
+def test_a_window_that_comes_to_a_month_of_an_interrupted_run_is_not_dropped(
+    kept: Tampered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object, **__: object) -> bool:
+        raise StoreUnavailable("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(kept.store), "drop_month", dies)
+        assert here("eventlog", "retain", "--months", "24", "--yes").returncode == 1
+
+    def think(question: str) -> str:
+        assert MARCH in question
+        write_late(kept)
+        return "drop"
+
+    monkeypatch.setattr("builtins.input", think)
+
+    assert "! 2020-03 has 1 window(s) without a proof" in here("eventlog", "retain", "--months", "24").stdout
+    assert stored_months(kept) == [MARCH]
+
+
+def test_a_window_that_comes_at_the_last_moment_is_dropped_only_once_it_is_proven(
+    kept: Tampered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given one that is stored after the last look at the month
+    drop = type(kept.store).drop_month
+
+    def drop_late(store: Store, month: date, *, windows: int) -> bool:
+        if f"{month:%Y-%m}" == MARCH:
+            write_late(kept)
+        return drop(store, month, windows=windows)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(kept.store), "drop_month", drop_late)
+        answer = retain()
+    assert (answer["exit"], answer["refused"].keys()) == (1, {MARCH})
+    assert "is still stored: run this again in a few minutes" in answer["refused"][MARCH]
+
+    # Then it is still there, and goes with the next run, once it is proven and sealed
+    assert stored_months(kept) == [MARCH]
+    assert "without a proof" in retain()["refused"][MARCH]
+    assert verify_receipts(kept.store, should_stop=lambda: False) == 0
+    seal()
+    assert [one["month"] for one in retain()["dropped"]] == [MARCH]
+    assert stored_months(kept) == []
+    assert audited()["exit"] == 0
+
+
+def test_postgresql_counts_the_windows_when_nobody_writes_any_more(services: Services) -> None:
+    # Given a session that has written to a month, and has not committed yet
+    with (
+        closing(STORES["postgresql"](services)) as empty,
+        closing(psycopg2.connect(empty.url)) as writer,
+        ThreadPoolExecutor() as pool,
+    ):
+        empty.execute(
+            "CREATE TABLE IF NOT EXISTS event_log_2020_03 PARTITION OF event_log"
+            " FOR VALUES FROM ('2020-03-01 00:00:00+00') TO ('2020-04-01 00:00:00+00')"
+        )
+        writer.cursor().execute(
+            "INSERT INTO event_log (event_type, event_date_time, environment, event_context, metadata_version, outbox,"
+            f" outbox_id, window_id) VALUES ('late', '2020-03-05', 'x', '{{}}', 1, 'outbox_event', 1, '{uuid4()}')"
+        )
+
+        # When somebody drops the month meanwhile
+        dropped = pool.submit(empty.store.drop_month, date(2020, 3, 1), windows=0)
+        eventually(lambda: is_waited_for(empty.url), seconds=10, what="the drop waits for the writer")
+        writer.commit()
+
+        # Then what was written is there
+        assert dropped.result() is False
+        assert [f"{month:%Y-%m}" for month in empty.store.months()] == [MARCH]
+
+
+def is_waited_for(url: str) -> bool:
+    """True if a session waits for a lock of a table."""
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT FROM pg_locks WHERE NOT granted AND locktype = 'relation'")
+        return bool(cursor.rowcount)
+
+
 def test_a_month_with_a_window_that_is_not_sealed_is_refused_until_it_is(kept: Tampered) -> None:
     write_events(['{"n": 6}'], at="2020-03-05 00:00:00+00")
     deliver_and_verify(kept)
@@ -207,7 +337,7 @@ def test_a_run_that_ends_before_the_store_has_dropped_the_month_is_completed(
     kept: Tampered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a run that is interrupted after its commit
-    def dies(*_: object) -> None:
+    def dies(*_: object, **__: object) -> bool:
         raise StoreUnavailable("gone")
 
     with monkeypatch.context() as patched:

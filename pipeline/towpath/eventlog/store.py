@@ -229,9 +229,14 @@ class KeepableStore(ProvableStore, Protocol):
         """Return what keeps the user from making a change, and how to fix it. It is asked before the ledger says that
         the change was made. The answer is empty if the store cannot tell. Raises StoreUnavailable."""
 
-    def drop_month(self, month: date) -> None:
-        """Remove every row of the month, and the partition that holds them. It does nothing for a month that is already
-        gone. `month` is any day of the month. Raises StoreUnavailable, which says what the user may not do."""
+    def drop_month(self, month: date, *, windows: int) -> bool:
+        """Remove every row of the month, and the partition that holds them; False, and nothing is removed, if it has
+        rows of more than so many windows. It does nothing for a month that is already gone. `month` is any day of the
+        month.
+
+        As little time as possible is between the count and the removal: what is written then is lost. Raises
+        StoreUnavailable, which says what the user may not do.
+        """
 
     def find_windows(self, query: Query, *, month: date) -> Sequence[UUID]:
         """Return the windows with rows of the month that the query finds. Raises StoreUnavailable."""

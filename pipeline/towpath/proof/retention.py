@@ -40,6 +40,8 @@ class Month:
     windows: int
     rows: int
     last_position: int
+    #: Windows that the store has rows of in this month.
+    stored_windows: int
     #: True if an earlier run was interrupted: it is in the chain, and its rows are still stored.
     is_begun: bool = False
     #: Why it must not be dropped yet, and what to do; empty if it may.
@@ -65,10 +67,9 @@ def find_months(store: KeepableStore, *, before: date) -> Iterator[Month]:
 
 
 def drop(month: Month, store: KeepableStore, *, reason: str, by: str) -> None:
-    """Drop a month that may go. Raises NotDroppable, before anything is changed, and StoreUnavailable: then the next
-    run completes it."""
-    if month.refusal:
-        raise NotDroppable(month.refusal)
+    """Drop a month that may go. Raises NotDroppable if it must not go now, and StoreUnavailable: then the next run
+    completes it."""
+    _require_unchanged(month, store)
     if not month.is_begun:
         with transaction.atomic():
             seals.lock()
@@ -79,7 +80,11 @@ def drop(month: Month, store: KeepableStore, *, reason: str, by: str) -> None:
             publish(
                 LogMonthDropped(month=month.name, windows=month.windows, rows=month.rows, reason=reason, dropped_by=by)
             )
-    store.drop_month(month.month)
+    if not store.drop_month(month.month, windows=month.stored_windows):
+        # It is in the chain already. That is so after a power failure, too, and the next run completes it.
+        raise NotDroppable(
+            f"{month.name} was written to at the last moment, and is still stored: run this again in a few minutes"
+        )
     # A check that read a window between the commit and this has found rows of a dropped month.
     look_again(store)
     log.warning("log_month_dropped", month=month.name, windows=month.windows, rows=month.rows, by=by)
@@ -93,6 +98,16 @@ def purge_proofs() -> int:
     return sum(dropped.purge_proofs(after=end, until=end + _POSITIONS_PER_DELETE) for end in ends)
 
 
+def _require_unchanged(month: Month, store: KeepableStore) -> None:
+    """Raise NotDroppable if the month must not go, or is not what it was: the person was asked about that. What was
+    written meanwhile is not proven, and would be gone for good."""
+    now = _examine(month.month, store)
+    if now.refusal:
+        raise NotDroppable(now.refusal)
+    if now != month:
+        raise NotDroppable(f"{month.name} was written to in the meantime: run this again")
+
+
 def _examine(month: date, store: KeepableStore) -> Month:
     positions: list[int] = []
     unproven: list[str] = []
@@ -104,7 +119,7 @@ def _examine(month: date, store: KeepableStore) -> Month:
         unproven += [str(window) for window in look if window not in proven]
     begun_at = proofs.dropped_months().get(month, 0)
     if begun_at and not unproven and max(positions, default=0) < begun_at:
-        return Month(month, windows=0, rows=0, last_position=begun_at, is_begun=True)
+        return Month(month, windows=0, rows=0, last_position=begun_at, stored_windows=len(positions), is_begun=True)
     held = dropped.read_month(month)
     newest = seals.newest()
     sealed_until = newest.last_position if newest else 0
@@ -121,7 +136,14 @@ def _examine(month: date, store: KeepableStore) -> Month:
         refusal = (
             f"{month:%Y-%m} has {changed} window(s) that were changed in the event store: see `pipeline verify --deep`"
         )
-    return Month(month, windows=held.windows, rows=held.rows, last_position=held.last_position, refusal=refusal)
+    return Month(
+        month,
+        windows=held.windows,
+        rows=held.rows,
+        last_position=held.last_position,
+        stored_windows=len(positions) + len(unproven),
+        refusal=refusal,
+    )
 
 
 def _changed(month: date, store: KeepableStore) -> int:

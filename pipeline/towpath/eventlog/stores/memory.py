@@ -231,9 +231,12 @@ class MemoryStore:
     def keeping_problems(self, change: Change) -> Sequence[str]:  # noqa: ARG002 - as the others
         return []
 
-    def drop_month(self, month: date) -> None:
+    def drop_month(self, month: date, *, windows: int) -> bool:
         with self._writing:
+            if len(set(self.windows_of(month))) > windows:
+                return False
             self.rows = [row for row in self.rows if _first_day(row.event_date_time) != month.replace(day=1)]
+        return True
 
     def find_windows(self, query: Query, *, month: date) -> Sequence[UUID]:
         found = (row for row in self.rows if _first_day(row.event_date_time) == month.replace(day=1))

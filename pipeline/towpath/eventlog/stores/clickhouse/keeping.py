@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+COUNT_WINDOWS = f"SELECT uniqExact(window_id) FROM {TABLE} WHERE toYYYYMM(event_date_time) = %(month)s"
 DROP_MONTH = f"ALTER TABLE {TABLE} DROP PARTITION %(month)s"
 
 #: Most rows of one mutation. Each mutation rewrites every part in which it finds a row, so few are better than many.

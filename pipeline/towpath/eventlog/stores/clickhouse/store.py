@@ -255,8 +255,14 @@ class ClickHouseStore:
     def keeping_problems(self, change: Change) -> Sequence[str]:
         return surroundings.keeping_problems(self._client, change)
 
-    def drop_month(self, month: date) -> None:
-        self._client.command(keeping.DROP_MONTH, wanted=PINNED_ON_CHANGES, month=_month_number(month))
+    def drop_month(self, month: date, *, windows: int) -> bool:
+        number = _month_number(month)
+        ((stored,),) = self._client.query(keeping.COUNT_WINDOWS, month=number)
+        if int(stored) > windows:
+            return False
+        # The server has no lock for both statements.
+        self._client.command(keeping.DROP_MONTH, wanted=PINNED_ON_CHANGES, month=number)
+        return True
 
     def find_windows(self, query: Query, *, month: date) -> Sequence[UUID]:
         condition, parameters = where(query)

@@ -27,13 +27,22 @@ WHERE inhparent = '{TABLE}'::regclass AND bound[1]::timestamptz >= %(since)s AND
 """
 
 
+def keep_writers_out(partitions: Sequence[str]) -> str:
+    """Return one message that begins a transaction in which nobody else writes to the table or to these partitions."""
+    tables = "".join(f", {name}" for name in partitions)
+    return f"""
+        BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{_LOCK_SECONDS}s';
+        SELECT pg_advisory_xact_lock({SCHEMA_LOCK});
+        LOCK TABLE ONLY {TABLE}{tables} IN SHARE ROW EXCLUSIVE MODE
+        """
+
+
 def drop_month(partitions: Sequence[str]) -> str:
-    """Return one message that drops the partitions, and deletes rows of the month that are elsewhere, such as in a
-    default partition."""
+    """Return one message that drops the partitions, deletes rows of the month that are elsewhere, such as in a default
+    partition, and commits."""
     drops = "".join(f"ALTER TABLE {TABLE} DETACH PARTITION {name}; DROP TABLE {name};" for name in partitions)
     return f"""
-        BEGIN; SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'; SELECT pg_advisory_xact_lock({SCHEMA_LOCK}); {drops}
-        DELETE FROM {TABLE} WHERE event_date_time >= %(since)s AND event_date_time < %(until)s; COMMIT
+        {drops} DELETE FROM {TABLE} WHERE event_date_time >= %(since)s AND event_date_time < %(until)s; COMMIT
         """
 
 

@@ -156,7 +156,11 @@ def months(partitions: Sequence[tuple[str, str]]) -> str:
 def windows_of(*, is_first: bool) -> str:
     """Return the statement for a page of the windows from `%(since)s` to before `%(until)s`: the first page, or the one
     after `%(after)s`. Each window is one lookup in the index."""
+    found = _windows("" if is_first else "AND window_id > %(after)s")
+    return f"{found} SELECT id::text FROM found WHERE id IS NOT NULL LIMIT {PAGE_WINDOWS}"
 
+
+def _windows(after: str) -> str:
     def following(window: str) -> str:
         return f"""(
             SELECT window_id FROM {TABLE} WHERE event_date_time >= %(since)s
@@ -166,11 +170,14 @@ def windows_of(*, is_first: bool) -> str:
 
     return f"""
         WITH RECURSIVE found (id) AS (
-            {following("" if is_first else "AND window_id > %(after)s")}
+            {following(after)}
             UNION ALL SELECT {following("AND window_id > found.id")} FROM found WHERE id IS NOT NULL
         )
-        SELECT id::text FROM found WHERE id IS NOT NULL LIMIT {PAGE_WINDOWS}
         """
+
+
+#: How many windows have rows from `%(since)s` to before `%(until)s`.
+COUNT_WINDOWS = f"{_windows('')} SELECT count(id) FROM found"
 
 
 def bounds(month: date) -> tuple[datetime, datetime]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -249,11 +250,18 @@ class PostgreSQLStore:
     def keeping_problems(self, change: Change) -> Sequence[str]:
         return surroundings.keeping_problems(self._client, change)
 
-    def drop_month(self, month: date) -> None:
+    def drop_month(self, month: date, *, windows: int) -> bool:
         since, until = proof.bounds(month)
         partitions = [name for (name,) in self._client.query(keeping.PARTITIONS, since=since, until=until)]
-        self._change(keeping.drop_month(partitions), {"since": since, "until": until})
+        with self._changing() as cursor:
+            cursor.execute(keeping.keep_writers_out(partitions))
+            cursor.execute(proof.COUNT_WINDOWS, {"since": since, "until": until})
+            ((stored,),) = cursor.fetchall()
+            is_dropped = int(stored) <= windows
+            end = keeping.drop_month(partitions) if is_dropped else "ROLLBACK"
+            cursor.execute(driver.with_parameters(cursor, end, {"since": since, "until": until}))
         self._writer.forget(month)
+        return is_dropped
 
     def find_windows(self, query: Query, *, month: date) -> Sequence[UUID]:
         since, until = proof.bounds(month)
@@ -289,7 +297,8 @@ class PostgreSQLStore:
 
     def rewrite(self, rows: Sequence[MaskedRow], *, mask: str) -> None:
         for statement, parameters in keeping.updates(rows, mask=mask) if rows else ():
-            self._change(statement, parameters)
+            with self._changing() as cursor:
+                cursor.execute(driver.with_parameters(cursor, statement, parameters))
 
     def now(self) -> datetime:
         moment: datetime = self._client.query("SELECT clock_timestamp()")[0][0]
@@ -298,10 +307,12 @@ class PostgreSQLStore:
     def close(self) -> None:
         self._client.close()
 
-    def _change(self, sql: str, parameters: Mapping[str, object]) -> None:
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[Any]:
+        """A context with a cursor. Raises StoreUnavailable, which says what the role may not do."""
         try:
             with self._client.cursor() as cursor:
-                cursor.execute(driver.with_parameters(cursor, sql, parameters))
+                yield cursor
         except driver.Error as error:
             raise StoreUnavailable(brief(error) + lacking(error, user=self._client.user)) from error
 
