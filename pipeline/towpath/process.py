@@ -23,11 +23,11 @@ from towpath.flow.recover import recover
 from towpath.flow.shift import note_success, run_shift
 from towpath.flow.verify import purge_receipts, verify_receipts
 from towpath.ledger import canaries, shifts
+from towpath.ledger.due import is_verification_due
 from towpath.ledger.foreign import ledger_id, note_foreign
-from towpath.ledger.receipts import has_overdue
 from towpath.outbox.models import all_outboxes
 from towpath.proof.sample import check_sample_if_due
-from towpath.proof.sealing import seal_if_due
+from towpath.proof.sealing import INTERVAL_SECONDS, seal_if_due
 from towpath.rabbitmq.broker import keep_alive
 from towpath.telemetry import heartbeat, report
 from towpath.watch.history import add_minute_if_due
@@ -45,8 +45,8 @@ log = structlog.get_logger()
 _BUSY_PAUSE_SECONDS = 0.02
 #: Seconds between two looks for stuck batches and windows.
 _RECOVER_INTERVAL_SECONDS = 1.0
-#: Ticks come once a minute. Receipts that were not compared for this long are compared without one.
-_UNVERIFIED_SECONDS = 90.0
+#: Ticks come once a minute. What verification has not done for this long after it was due is done without one.
+_OVERDUE_SECONDS = 90.0
 _OVERDUE_INTERVAL_SECONDS = 30.0
 #: How often a new minute of the history is looked for: it is noted within this time of its beginning.
 _HISTORY_INTERVAL_SECONDS = 5.0
@@ -251,7 +251,7 @@ class Process:
         return work
 
     def _recovering(self) -> Callable[[], float]:
-        """What the recover shift does: look for what is stuck, and now and then for receipts that nobody verifies."""
+        """What the recover shift does: look for what is stuck, and now and then for what verification has not done."""
         look_at = measure_at = 0.0
         is_canary_known = bool(self._config.canary_seconds)
 
@@ -276,7 +276,11 @@ class Process:
                 threading.Thread(target=self._canary_beside, name="canary", daemon=True).start()
             if time.monotonic() >= look_at:
                 look_at = time.monotonic() + _OVERDUE_INTERVAL_SECONDS
-                if has_overdue(seconds=_UNVERIFIED_SECONDS):
+                if is_verification_due(
+                    since_seconds=_OVERDUE_SECONDS,
+                    seal_after_seconds=INTERVAL_SECONDS,
+                    receipt_days=self._config.receipt_days,
+                ):
                     # In a separate thread, because it may take minutes. No tick has come for that long, or no thread is
                     # free.
                     threading.Thread(target=self._verify_beside, name="verify", daemon=True).start()

@@ -25,7 +25,8 @@ from towpath.eventlog.rows import Identity, lines, values
 from towpath.flow.delivery import Delivery
 from towpath.flow.recover import recover
 from towpath.flow.verify import purge_receipts, verify_receipts
-from towpath.ledger import batches, receipts, shifts, windows
+from towpath.ledger import batches, shifts, windows
+from towpath.ledger.due import is_verification_due
 from towpath.outbox.models import all_outboxes
 from towpath.watch.gauges import read_gauges
 from towpath.watch.period import read_period
@@ -224,7 +225,7 @@ class Pipeline:
             verify_receipts(self.store, should_stop=lambda: False)
         with buffers.during("verify, nothing to do"):
             verify_receipts(self.store, should_stop=lambda: False)
-            receipts.has_overdue(seconds=90)
+            is_verification_due(since_seconds=90, seal_after_seconds=3600, receipt_days=60)
         with buffers.during("purge"):
             purge_receipts(receipt_days=settings.TOWPATH.receipt_days, should_stop=lambda: False)
 

@@ -5,14 +5,29 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.integration.manage import manage
 from tests.integration.rows import execute, write_events
+from tests.integration.windows import deliver, sealed
 from tests.integration.workers import QUICK
 from tests.waiting import eventually
+from towpath.conf.current import config
+from towpath.flow.delivery import Delivery
+from towpath.flow.verify import verify_receipts
+from towpath.ledger import proofs
+from towpath.ledger.due import is_verification_due
+from towpath.ledger.models import Seal, Window
+from towpath.outbox.models import OutboxEvent
+from towpath.proof import sealing
+from towpath.proof.sample import check_sample_if_due
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.integration.event_log import EventLog
     from tests.integration.workers import Workers
+    from towpath.eventlog.store import ProvableStore
 
 _WAIT_SECONDS = 30
 
@@ -35,6 +50,58 @@ def test_without_a_scheduler_events_are_delivered_and_status_misses_it(workers: 
         assert f"no tick for the {shift} shift has arrived" in problem
         assert "`manage.py pipeline run scheduler`" in problem
         assert problem.endswith("docs/runbook.md, TowpathSchedulerSilent")
+
+
+@pytest.fixture
+def proven(store: ProvableStore) -> None:
+    """A window that is verified and sealed; nothing is due."""
+    write_events(["{}"] * 3)
+    assert deliver(sealed(), store) is Delivery.ACKED
+    assert verify_receipts(store, should_stop=lambda: False) == 0
+    assert list(sealing.seal_all(key=""))
+    OutboxEvent.objects.all().delete()  # the event about it
+    assert check_sample_if_due(store, should_stop=lambda: False) == 0
+    assert not _is_due()
+
+
+@pytest.mark.usefixtures("proven")
+@pytest.mark.parametrize("what", ["seal", "sample", "purge"])
+def test_without_a_scheduler_what_is_due_without_new_events_is_done(workers: Workers, what: str) -> None:
+    done: Callable[[], bool]
+    if what == "seal":
+        Seal.objects.all().delete()
+        execute("UPDATE pipeline_proof SET proven_at = proven_at - interval '62 minutes'")
+        done = Seal.objects.exists
+    elif what == "sample":
+        execute("UPDATE pipeline_mark SET value = value - 1 WHERE name = 'sampled'")
+        # Nothing is due within the first seconds of a night, when a tick could still come.
+        eventually(_is_due, seconds=100, what="the sample has been due for longer than ticks take")
+        done = _is_sampled
+    else:
+        days = config().receipt_days
+        execute(
+            f"UPDATE pipeline_window SET dispatched_from = dispatched_from - interval '{days} days 2 minutes',"
+            f" acked_at = acked_at - interval '{days} days 2 minutes'"
+        )
+        done = _is_purged
+    assert _is_due()
+
+    workers.idle_dispatcher(**QUICK)
+
+    eventually(done, seconds=_WAIT_SECONDS, what=f"the {what} is done without a tick")
+    eventually(lambda: not _is_due(), seconds=_WAIT_SECONDS, what="nothing is due any more")
+
+
+def _is_sampled() -> bool:
+    return not proofs.is_sample_due()
+
+
+def _is_purged() -> bool:
+    return not Window.objects.filter(verified_at__isnull=False).exists()
+
+
+def _is_due() -> bool:
+    return is_verification_due(since_seconds=90, seal_after_seconds=3600, receipt_days=config().receipt_days)
 
 
 def _problems() -> list[str]:

@@ -443,21 +443,28 @@ def last_position() -> int:
 
 # --- The check of every night ------------------------------------------------------------------------------------
 
-#: SQL: nights since 1970, each of which begins at 02:00 UTC.
-_NIGHT = "floor((extract(epoch FROM clock_timestamp()) - 7200) / 86400)::bigint"
+
+def _night(*, after: str = "0") -> str:
+    """SQL: nights since 1970, each of which begins at 02:00 UTC, and so many seconds later."""
+    return f"floor((extract(epoch FROM clock_timestamp()) - 7200 - {after}) / 86400)::bigint"
+
+
+#: SQL: true if a sample could have been checked for `%(seconds)s`, and nobody has. One that was checked when the night
+#: began is ahead of that.
+IS_SAMPLE_DUE = f"({_night(after='%(seconds)s')} > {value_of('sampled')} AND EXISTS (SELECT FROM pipeline_proof))"
 
 
 def is_sample_due() -> bool:
     """True if nobody has checked a sample this night, and there are proofs."""
     with driver.cursor() as cursor:
-        cursor.execute(f"SELECT {_NIGHT} <> {value_of('sampled')} AND EXISTS (SELECT FROM pipeline_proof)")
+        cursor.execute(f"SELECT {_night()} <> {value_of('sampled')} AND EXISTS (SELECT FROM pipeline_proof)")
         return bool(cursor.fetchone()[0])
 
 
 def note_sample() -> None:
     """A sample was checked. If the power fails before, it is checked again."""
     with driver.cursor() as cursor:
-        cursor.execute(f"WITH {move('sampled', to=f'SELECT {_NIGHT}')} SELECT")
+        cursor.execute(f"WITH {move('sampled', to=f'SELECT {_night()}')} SELECT")
 
 
 # --- What a check has found --------------------------------------------------------------------------------------

@@ -190,21 +190,15 @@ def note_contradiction(window: uuid.UUID, contradiction: str) -> bool:
         return bool(cursor.rowcount)
 
 
-def has_overdue(*, seconds: float) -> bool:
-    """True if receipts have waited for so long, and nobody has compared them with the event store yet."""
-    with driver.cursor() as cursor:
-        cursor.execute(
-            f"""{INDEX_PROBES_ONLY}
-            SELECT FROM (
-                (SELECT acked_at FROM {_UNVERIFIED} ORDER BY number LIMIT 1)
-                UNION ALL
-                SELECT acked_at FROM {_UNVERIFIED_LATE} AND contradiction IS NULL
-            ) AS oldest
-            WHERE acked_at < statement_timestamp() - make_interval(secs => %(seconds)s) LIMIT 1
-            """,
-            {"seconds": seconds},
-        )
-        return bool(cursor.rowcount)
+#: SQL: true if receipts have waited for `%(seconds)s`, and nobody has compared them with the event store yet.
+IS_OVERDUE = f"""EXISTS (
+    SELECT FROM (
+        (SELECT acked_at FROM {_UNVERIFIED} ORDER BY number LIMIT 1)
+        UNION ALL
+        SELECT acked_at FROM {_UNVERIFIED_LATE} AND contradiction IS NULL
+    ) AS oldest
+    WHERE acked_at < statement_timestamp() - make_interval(secs => %(seconds)s)
+)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +227,17 @@ def close(windows: Sequence[uuid.UUID], *, reason: str) -> list[ClosedAlarm]:
             ClosedAlarm(window, contradiction, json.loads(vanished))
             for window, contradiction, vanished in cursor.fetchall()
         ]
+
+
+#: SQL: true if a receipt could have been purged for `%(seconds)s`. Not of one below the mark, for which the first look
+#: of each day looks.
+IS_PURGE_DUE = f"""EXISTS (
+    SELECT FROM pipeline_window
+    WHERE dispatched_from < statement_timestamp() - make_interval(days => %(days)s, secs => %(seconds)s)
+      AND dispatched_from >= to_timestamp({value_of("purged")})
+      AND acked_at < statement_timestamp() - make_interval(days => %(days)s, secs => %(seconds)s)
+      AND verified_at IS NOT NULL
+)"""
 
 
 def purge(*, days: int, limit: int) -> int:

@@ -183,6 +183,16 @@ def insert(seal: Seal) -> None:
         )
 
 
+#: SQL: true if a proof could have been sealed for `%(seconds)s`, which is `%(seal_seconds)s` after it was made.
+IS_SEAL_DUE = """coalesce((
+    SELECT proven_at < statement_timestamp() - make_interval(secs => %(seal_seconds)s + %(seconds)s)
+    FROM pipeline_proof WHERE position > coalesce(
+        (SELECT last_position FROM pipeline_seal ORDER BY number DESC LIMIT 1), 0
+    )
+    ORDER BY position LIMIT 1
+), false)"""
+
+
 @dataclass(frozen=True, slots=True)
 class Unsealed:
     """Proofs that no seal covers: how many, at most the limit, and the age of the oldest in seconds; None without."""
