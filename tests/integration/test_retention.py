@@ -194,7 +194,7 @@ def test_a_window_that_comes_while_the_person_is_asked_is_not_dropped(
 
     done = here("eventlog", "retain", "--months", "24")
 
-    # Then its month stays, and is named with what to do, and the other one goes
+    # Then its month stays, and is named, and the other one goes
     assert done.returncode == 1
     assert "! 2020-03 has 1 window(s) without a proof" in done.stdout
     assert "2020-04  1 window(s), 2 row(s)  dropped" in done.stdout

@@ -1,6 +1,6 @@
 """What verification should have done by now: the scheduler's tick asks for it once a minute, and nobody else does.
 
-So a process that gets no tick asks this. It is one statement with some probes of indexes, for whoever is idle.
+So a process that gets no tick asks this. It is one statement with a few probes of indexes, which costs little.
 """
 
 from __future__ import annotations
