@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from django.test import Client
 from tests.conformance.rows import write
 from tests.integration.readers import reader, recorded, signed_in, text
 from towpath.eventlog.stores.memory import StoredRow
-from towpath.explorer.models import SavedView
+from towpath.explorer.models import Preference, SavedView
 from towpath.explorer.saved import AUDITS, MOST_VIEWS
 
 if TYPE_CHECKING:
@@ -139,13 +138,33 @@ def test_columns_are_remembered_of_the_person_who_chose_them(page: Client, store
         return re.findall(r'<th scope="col"[^>]*title="([^"]+)"><span>', text(client.get(url)))
 
     usual = heads(page, "/events/")
-    answer = page.get("/events/?remember=columns&columns=actor&columns=context.amount&q=type:login")
+    answer = page.post("/events/columns", {"columns": ["actor", "context.amount", ""], "q": "type:login"})
     assert answer["Location"] == "/events/?q=type%3Alogin&columns=actor%2Ccontext.amount"
     assert heads(page, "/events/") == ["actor", "context.amount"]
     assert heads(page, "/events/?columns=type") == ["type"]
     assert heads(page, "/events/") == ["actor", "context.amount"]
     assert heads(signed_in(reader(email="bob@example.com")), "/events/") == usual
 
-    (reset,) = re.findall(r'href="([^"]*remember=columns)"', text(page.get("/events/")))
-    page.get(f"/events/{html.unescape(reset)}")
+    assert page.post("/events/columns", {"q": "type:login"})["Location"] == "/events/?q=type%3Alogin"
     assert heads(page, "/events/") == usual
+
+
+def test_wrong_columns_are_not_remembered_and_the_page_says_what_is_wrong(page: Client, store: Store) -> None:
+    write(store, StoredRow("outbox_event", 1, UUID(int=1), "login", datetime.now(UTC), "test", 1, b"{}"))
+
+    answer = page.post("/events/columns", {"columns": ["actor", "nothing"], "range": "7d"})
+
+    assert answer["Location"] == "/events/?range=7d&columns=actor%2Cnothing"
+    assert "There is no column nothing." in text(page.get(answer["Location"]))
+    assert not Preference.objects.exists()
+
+
+def test_no_link_or_form_of_another_site_changes_the_columns() -> None:
+    page = Client(enforce_csrf_checks=True)
+    page.force_login(reader(), backend="django.contrib.auth.backends.ModelBackend")
+
+    page.get("/events/?remember=columns&columns=actor")
+    assert page.get("/events/columns?columns=actor").status_code == 405
+    assert page.post("/events/columns", {"columns": "actor"}).status_code == 403
+
+    assert not Preference.objects.exists()

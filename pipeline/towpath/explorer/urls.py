@@ -9,7 +9,7 @@ from towpath.explorer.views.event import context, event, neighbours
 from towpath.explorer.views.export import export
 from towpath.explorer.views.page import more_rows, page
 from towpath.explorer.views.parts import bars, facet_list
-from towpath.explorer.views.saved import change, list_of_views, save
+from towpath.explorer.views.saved import change, choose_columns, list_of_views, save
 from towpath.explorer.views.tail import tail
 from towpath.explorer.views.timeline import timeline
 
@@ -27,6 +27,7 @@ urlpatterns = [
     path("around/<path:place>", neighbours, name="around"),
     path("tail", tail, name="tail"),
     path("timeline", timeline, name="timeline"),
+    path("columns", choose_columns, name="columns"),
     path("views/", list_of_views, name="views"),
     path("views/save", save, name="save-view"),
     path("views/<int:number>", change, name="change-view"),

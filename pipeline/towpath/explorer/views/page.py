@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from django.shortcuts import redirect, render
-from django.urls import reverse
+from django.shortcuts import render
 from django.utils import timezone
 
 from towpath.eventlog.errors import EventStoreError, LimitReached
@@ -45,9 +44,6 @@ _FEW_ROWS = 20
 def page(request: HttpRequest) -> HttpResponse:
     """Return the search page with the newest rows that its URL asks for."""
     asks = asked(request)
-    if request.GET.get("remember") == "columns" and not asks.problems:
-        saved.remember_columns(request.user, asks.state)
-        return redirect(f"{reverse('explorer:page')}{asks.state.url()}")
     asks = replace(asks, state=saved.with_columns_of(request.user, asks.state))
     # Before the search: what it does not find yet comes later.
     followed_from = now_as_text()
@@ -147,7 +143,6 @@ def _surroundings(request: HttpRequest, asks: Asked) -> dict[str, Any]:
         "possible_columns": [(column, column.name in shown) for column in columns.possible(state.own)],
         "paths": [column for column in state.columns if column.is_path],
         "heads": [(column, _without(state, column)) for column in state.columns],
-        "default_columns_url": f"{state.url(chosen=None)}&remember=columns",
         "fields": _fields(state),
     }
 

@@ -1,8 +1,12 @@
-"""A person's views: save, list, rename, share and delete them. They are plain forms, which work without JavaScript."""
+"""A person's views and columns: save, list, rename, share and delete them.
+
+They are plain forms, which work without JavaScript. What changes something is a POST, which no link from elsewhere is.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
@@ -62,6 +66,20 @@ def change(request: HttpRequest, number: int) -> HttpResponse:
     except saved.NotSaved as error:
         return _list(request, str(error))
     return redirect("explorer:views")
+
+
+@for_writers
+def choose_columns(request: HttpRequest) -> HttpResponse:
+    """Remember the chosen columns, or forget them if none is chosen, and lead to the page with them. The page says what
+    is wrong with them."""
+    # A form sends one parameter for each column.
+    chosen = ",".join(filter(None, request.POST.getlist("columns")))
+    given = {name: request.POST.get(name, "") for name in ("q", "range", "since", "until", "tz")} | {"columns": chosen}
+    state, problems = read(given, own=config().columns)
+    if not problems:
+        saved.remember_columns(request.user, state)
+    parameters = {name: text for name, text in given.items() if text} if problems else state.parameters()
+    return redirect(f"{reverse('explorer:page')}?{urlencode(parameters)}")
 
 
 def _list(request: HttpRequest, problem: str = "") -> HttpResponse:

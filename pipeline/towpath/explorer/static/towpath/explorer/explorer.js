@@ -32,14 +32,11 @@
     }
   });
 
-  // What says nothing does not stand in the URL, and the boxes of one form are one list there.
+  // What says nothing does not stand in the URL.
   document.addEventListener("htmx:configRequest", (event) => {
     const { parameters, elt } = event.detail;
     if (!elt.matches("form")) return;
-    const columns = parameters.getAll?.("columns") ?? [parameters.columns].flat();
-    const chosen = columns.filter(Boolean);
-    for (const name of Object.keys(parameters)) if (!parameters[name] || name === "columns") delete parameters[name];
-    if (chosen.length) parameters.columns = chosen.join(",");
+    for (const name of Object.keys(parameters)) if (!parameters[name]) delete parameters[name];
     if (parameters.tz === "UTC") delete parameters.tz;
   });
 
