@@ -57,8 +57,30 @@ def test_pages_follow_each_other_to_the_end(programs: Client, store: Store) -> N
 
     assert page["is_complete"]
     assert found == [row.outbox_id for row in wanted if row.event_date_time < now]
-    assert len(recorded("events_searched")) == 1
-    assert recorded("events_searched")[0]["shown_as"] == "api"
+    read = recorded("events_page_read")
+    assert [one["rows"] for one in read] == [150, 150, len(found) - 300]
+    assert read[0]["before"] == ""
+    assert len({one["before"] for one in read}) == 3
+
+
+def test_what_is_read_again_is_recorded_again(programs: Client, store: Store) -> None:
+    demo.store_day(store, datetime.now(UTC), count=10)
+
+    for _ in range(2):
+        programs.get("/events/api/search?range=48h&rows=4")
+
+    assert [one["rows"] for one in recorded("events_page_read")] == [4, 4]
+
+
+def test_a_page_with_whole_contexts_takes_the_permission_to_export(store: Store) -> None:
+    demo.store_day(store, datetime.now(UTC), count=10)
+    ada = signed_in(reader())
+
+    answer = ada.get("/events/api/search?range=48h")
+
+    assert answer.status_code == 403
+    assert "towpath_explorer.export_events" in answer.json()["detail"]
+    assert ada.get("/events/api/histogram?range=48h").status_code == 200
 
 
 def test_a_context_is_json_to_the_last_digit(programs: Client, store: Store) -> None:

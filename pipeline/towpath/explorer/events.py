@@ -18,6 +18,19 @@ class EventsSearched(Event):
     shown_as: str
 
 
+class EventsPageRead(Event):
+    """A person read a page of events, with whole contexts, through the JSON interface."""
+
+    #: As in events_searched.
+    query: str
+    since: str
+    until: str
+    #: Where the page continues from; empty for the first page.
+    before: str
+    #: How many events the page has.
+    rows: int
+
+
 class EventOpened(Event):
     """A person opened an event."""
 

@@ -90,6 +90,7 @@ def paths() -> dict[str, Any]:
                 _parameter("before", "The `next` of the previous page."),
             ],
             {"application/json": {"schema": _PAGE}},
+            {"403": "The permission to export is missing: contexts are whole."},
         ),
         reverse("explorer:api-histogram"): _get(
             "Count events by time and type",

@@ -53,7 +53,10 @@ AUDITS = (
     ),
     Ready("Exports", "type:*exported,*export_ended"),
     Ready("Deletions", "type:*_deleted,*_dropped,*_erased,*_discarded"),
-    Ready("Who read the log", "type:events_searched,event_opened,events_exported,events_access_refused,log_read"),
+    Ready(
+        "Who read the log",
+        "type:events_searched,events_page_read,event_opened,events_exported,events_access_refused,log_read",
+    ),
 )
 
 

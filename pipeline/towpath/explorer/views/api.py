@@ -13,6 +13,7 @@ from towpath.eventlog.errors import EventStoreError, LimitReached
 from towpath.eventlog.paging import histogram, newest
 from towpath.explorer import access, reading
 from towpath.explorer.bars import moment, step
+from towpath.explorer.events import EventsPageRead
 from towpath.explorer.export import whole
 from towpath.explorer.formats import NdJson, compact_json
 from towpath.explorer.links import place, position
@@ -34,9 +35,13 @@ _TOO_LONG = "This search takes too long. Choose a shorter range, or add a condit
 _AWAY = "The event store does not answer. Nothing is lost: try again in a moment."
 
 
-@for_programs()
+@for_programs(EXPORT)
 def search(request: HttpRequest) -> HttpResponse:
-    """Return a page of events, newest first. `next` is the `before` of the following page."""
+    """Return a page of events, newest first. `next` is the `before` of the following page.
+
+    Contexts are whole, and one page follows the other to the end of the log. So this takes the permission to export,
+    and each page is recorded with its number of events.
+    """
     asks = asked(request)
     if asks.is_wrong:
         return problem_of(asks.problems)
@@ -47,7 +52,6 @@ def search(request: HttpRequest) -> HttpResponse:
         return problem(422, f"rows must be a number up to {MOST_ROWS}, and before the `next` of another page.")
     if not 1 <= rows <= MOST_ROWS:
         return problem(422, f"rows is {rows}: write a number from 1 to {MOST_ROWS}.")
-    access.searched(request.user, asks.state, now=asks.now, shown_as="api")
     store, bounds = reading.store(request.user), asks.bounds
     try:
         page = newest(
@@ -65,6 +69,14 @@ def search(request: HttpRequest) -> HttpResponse:
         return problem(503, _TOO_LONG)
     except EventStoreError:
         return problem(503, _AWAY)
+    read = EventsPageRead(
+        query=str(asks.state.query),
+        since=as_utc(bounds.since),
+        until=as_utc(bounds.until),
+        before=place(before) if before else "",
+        rows=len(events),
+    )
+    access.record(request.user, read)
     said = {
         "searched_back_to": as_utc(page.searched_back_to),
         "next": place(page.next) if page.next else None,
