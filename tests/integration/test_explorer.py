@@ -7,6 +7,7 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.db import transaction
@@ -240,3 +241,21 @@ def test_a_link_to_an_event_shows_it(page: Client, day: list[StoredRow]) -> None
     assert answer.status_code == 200
     assert max(day, key=lambda row: row.event_date_time).event_type in text(answer)
     assert page.get("/events/event/2001-01-01T00:00:00Z/outbox_event/1").status_code == 404
+
+
+def test_each_time_around_an_event_has_its_zone_and_a_step_of_another_day_its_day(page: Client, store: Store) -> None:
+    at = datetime(2026, 7, 1, 22, 30, 5, tzinfo=UTC)
+    write(store, StoredRow("outbox_user", 7, UUID(int=1), "login", at, "test", 1, b"{}"))
+    path = "2026-07-01T22:30:05Z/outbox_user/7?tz=Asia/Tokyo"
+
+    event = text(page.get(f"/events/event/{path}"))
+    around = text(page.get(f"/events/around/{path}"))
+
+    assert "Times are in the zone Asia/Tokyo" in event
+    published, _, stored = re.findall(r'<span class="mono at">([^<]+)</span>', event)
+    assert published == "07:30:05.000"
+    today = datetime.now(ZoneInfo("Asia/Tokyo"))
+    assert re.fullmatch(rf"{today:%a} {today.day} {today:%b}, \d\d:\d\d:\d\d\.\d\d\d", stored)
+    for part in (event, around):
+        # The year is named from the next one on.
+        assert re.search('title="Thu 2 Jul(?: 2026)?, 07:30 Asia/Tokyo"', part)

@@ -33,6 +33,7 @@ class Neighbours:
     counted them, or counting takes too long."""
 
     name: str
+    #: What they share with it; empty if that is only the time.
     value: str
     query: Query
     since: datetime
@@ -48,7 +49,7 @@ def around(event: StoredEvent) -> Iterator[Neighbours]:
             query = Query(Comparison(ColumnField(column, Kind.TEXT), Operator.IS, (Text(value),)))
             yield Neighbours(name, value, query, at - _AN_HOUR, at + _AN_HOUR)
     minute = at.replace(second=0, microsecond=0)
-    yield Neighbours("Same minute", f"{minute:%H:%M}", Query(), minute, minute + _A_MINUTE)
+    yield Neighbours("Same minute", "", Query(), minute, minute + _A_MINUTE)
 
 
 def count(one: Neighbours, store: SearchableStore) -> int | None:

@@ -173,15 +173,21 @@ def _event(found: FoundEvent, shown: State) -> dict[str, Any]:
         },
         "characters": found.context_characters,
         "raw": one.event_context if found.context_characters <= _COPIED_CHARACTERS else "",
+        "zone": shown.zone,
         "steps": [
-            {"step": step, "at": shown.zone.clock(step.at)[:12] if step.at else ""}
-            for step in provenance.steps(one, way)
+            {"step": step, "at": _clock(step.at, one, shown) if step.at else ""} for step in provenance.steps(one, way)
         ],
         "neighbours": _linked(list(around.around(one)), shown),
         "permalink": reverse("explorer:event", args=[at]),
         "raw_url": reverse("explorer:context", args=[at]),
         "around_url": reverse("explorer:around", args=[at]) + shown.url(),
     }
+
+
+def _clock(at: datetime, one: StoredEvent, shown: State) -> str:
+    """Return the time of a step, with its day unless that is the event's."""
+    day, clock = shown.zone.day(at), shown.zone.clock(at)[:12]
+    return clock if day == shown.zone.day(one.event_date_time) else f"{day}, {clock}"
 
 
 def _columns(shown: State) -> list[tuple[str, Kind]]:
@@ -231,7 +237,16 @@ def _linked(found: list[around.Neighbours], shown: State) -> list[dict[str, Any]
         there = replace(shown, text=written(one.query, shown.own), period=Between(one.since, one.until))
         story = _STORIES.get(one.name, "")
         timeline_url = reverse("explorer:timeline") + there.url(chosen=None) if story else ""
-        linked.append({"neighbours": one, "url": _page(there), "timeline_of": story, "timeline_url": timeline_url})
+        shared = one.value or f"{shown.zone.minute(one.since)} {shown.zone.name}"
+        linked.append(
+            {
+                "neighbours": one,
+                "shared": shared,
+                "url": _page(there),
+                "timeline_of": story,
+                "timeline_url": timeline_url,
+            }
+        )
     return linked
 
 
