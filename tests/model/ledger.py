@@ -65,6 +65,12 @@ class Ledger:
         self.uuids = NumberedUuids()
         self._clearings = 0
         self.execute("SET synchronous_commit = off; SET lock_timeout = '10s'")
+        # What a killed program of another test has left. While its transaction is open, cursors wait for its rows.
+        self.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()"
+            " AND backend_type = 'client backend'"
+        )
 
     def clear(self) -> None:
         """Also numbers and uuids begin again: what an example does must not depend on those before it."""
