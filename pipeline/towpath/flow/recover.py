@@ -73,15 +73,21 @@ def recover(
         recovered += 1
         if deliver(window, store, rules) is Delivery.POSTPONED:
             return recovered
-    # Last, and only for a short time: windows at fault may be many, and slow.
+    if stuck.has_isolated_windows or recovered:
+        recovered += _deliver_isolated(store, rules, should_stop=should_stop)
+    return recovered
+
+
+def _deliver_isolated(store: EventStore, rules: WindowRules, *, should_stop: Callable[[], bool]) -> int:
+    """Last, and only for a short time: windows at fault may be many, and slow."""
     until = time.monotonic() + _ISOLATED_SECONDS
-    is_any = stuck.has_isolated_windows or bool(recovered)
-    while is_any and not should_stop() and (window := claim(is_isolated=True)) is not None:
-        recovered += 1
+    delivered = 0
+    while not should_stop() and (window := claim_expired(lease_seconds=rules.lease_seconds, is_isolated=True)):
+        delivered += 1
         deliver(window, store, rules)
         if time.monotonic() > until:
             break
-    return recovered
+    return delivered
 
 
 def _seal(batch_ids: Sequence[int], rules: WindowRules) -> SealedWindow | None:

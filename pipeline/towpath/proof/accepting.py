@@ -16,7 +16,7 @@ from towpath.outbox.publishing import publish
 from towpath.proof.deep import Pace, check_windows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from uuid import UUID
 
     from towpath.eventlog.store import ProvableStore
@@ -34,23 +34,16 @@ def accept(windows: Sequence[UUID], store: ProvableStore, *, reason: str, by: st
     it was proven, is open, or is not verified yet; and StoreUnavailable.
     """
     differences = check_windows(windows, store, pace=Pace(0))
-    known = proofs.known_of(windows)
     columns = store.covered_columns()
     stored = [
         digest
         for first in range(0, len(windows), _WINDOWS_PER_LOOK)
         for digest in store.window_digests(windows[first : first + _WINDOWS_PER_LOOK], columns=columns)
     ]
-    held = {(one.window_id, one.outbox, one.month) for one in stored}
+    stored_windows = {one.window_id for one in stored}
     unproven = set(proofs.find_unproven(limit=None, windows=windows))
-    for window in windows:
-        if window in known.proven:
-            if not differences[window]:
-                raise NoAlarm(f"{window} has not changed since it was proven: there is nothing to accept.")
-        elif window in known.in_ledger and window not in unproven:
-            raise NoAlarm(f"{window} is open or not verified yet: wait a minute, or see `pipeline status`.")
-        elif window not in known.in_ledger and window not in {key[0] for key in held}:
-            raise NoAlarm(f"the event store has nothing of {window}, and the ledger does not know it.")
+    _require_acceptable(windows, differences, stored=stored_windows, unproven=unproven)
+    held = {(one.window_id, one.outbox, one.month) for one in stored}
     gone = [
         WindowDigest(proof.window_id, proof.outbox, proof.month, rows=0, digest="", digest_sum=0, id_sum=0)
         for proof in proofs.of_windows(windows)
@@ -62,7 +55,7 @@ def accept(windows: Sequence[UUID], store: ProvableStore, *, reason: str, by: st
             kind="accepted",
             columns=columns,
             reason=f"{reason} (accepted by {by}{_one_of(len(windows))})",
-            empty=unproven - {one.window_id for one in stored},
+            empty=unproven - stored_windows,
         )
         for window in windows:
             proofs.note_contradiction(window, None)
@@ -70,6 +63,20 @@ def accept(windows: Sequence[UUID], store: ProvableStore, *, reason: str, by: st
             publish(WindowAccepted(window=str(window), difference=difference, reason=reason, accepted_by=by))
     for window in windows:
         log.warning("window_accepted", window=str(window), reason=reason, by=by)
+
+
+def _require_acceptable(
+    windows: Sequence[UUID], differences: Mapping[UUID, Sequence[object]], *, stored: set[UUID], unproven: set[UUID]
+) -> None:
+    known = proofs.known_of(windows)
+    for window in windows:
+        if window in known.proven:
+            if not differences[window]:
+                raise NoAlarm(f"{window} has not changed since it was proven: there is nothing to accept.")
+        elif window in known.in_ledger and window not in unproven:
+            raise NoAlarm(f"{window} is open or not verified yet: wait a minute, or see `pipeline status`.")
+        elif window not in known.in_ledger and window not in stored:
+            raise NoAlarm(f"the event store has nothing of {window}, and the ledger does not know it.")
 
 
 def _one_of(windows: int) -> str:

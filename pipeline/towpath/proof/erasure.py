@@ -110,13 +110,7 @@ def erase(found: Plan, store: KeepableStore, own: tuple[Column, ...], *, reason:
     with transaction.atomic():
         seals.lock()
         _require_unchanged(found.parts.values())
-        for columns, parts in _by_coverage(amended).items():
-            proofs.amend(
-                [part.expected for part in parts],
-                kind="erased",
-                columns=columns,
-                reason=f"{', '.join(selection.fields)} of {query}: {reason} (erased by {by})",
-            )
+        _amend(amended, reason=f"{', '.join(selection.fields)} of {query}: {reason} (erased by {by})")
         masked = undelivered.mask(selection, own)
         windows, rows = len({part.proof.window_id for part in amended}), sum(part.rows for part in amended)
         if rows or masked.masked:
@@ -145,6 +139,11 @@ def erase(found: Plan, store: KeepableStore, own: tuple[Column, ...], *, reason:
     # A check that read a window between the commit and the rewriting of an interrupted run has found it changed.
     look_again(store, windows=found.windows)
     return undelivered.count_on_their_way(found.undelivered, masked)
+
+
+def _amend(parts: Sequence[Part], *, reason: str) -> None:
+    for columns, covered in _by_coverage(parts).items():
+        proofs.amend([part.expected for part in covered], kind="erased", columns=columns, reason=reason)
 
 
 def _looks(windows: Sequence[UUID]) -> Iterator[Sequence[UUID]]:
