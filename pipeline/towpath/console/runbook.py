@@ -31,6 +31,7 @@ _SECTIONS: dict[Kind, str] = {
     "shift": "TowpathShiftSilent",
     "pause": "Dispatch is paused",
     "standstill": "TowpathEventsLate",
+    "message": "A queue is stuck",
     "late": "TowpathEventsLate",
     "canary": "TowpathCanaryLate",
     "vacuum": "TowpathVacuumHeldBack",

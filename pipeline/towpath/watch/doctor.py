@@ -164,6 +164,8 @@ def _ledger() -> Iterator[Finding]:
     if unread := status.problems_of("unread"):
         yield Finding("ledger", False, "; ".join(unread))
     yield _finding("shifts", status.problems_of("shift", "interruption"), "dispatch and recover shifts are alive")
+    # RabbitMQ counts the consumers of a queue, and does not say whose they are. The ledger knows what arrives.
+    yield _finding("messages", status.problems_of("message"), "those of this project arrive, and no others do")
     yield _finding("outboxes", status.problems_of("outbox"), "no stranded rows, and no name without its class")
     if (canary := status.figures.ledger.canary) is not None:
         took = "the first is on its way" if canary.seconds is None else f"the last one took {canary.seconds:.1f} s"

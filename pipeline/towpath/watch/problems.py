@@ -29,6 +29,7 @@ Kind = Literal[
     "shift",  # a shift without a worker, or one that does not get its work done
     "pause",  # what a person has paused
     "standstill",  # anything else that does not move
+    "message",  # messages that do not arrive, and those of another project
     "late",  # undelivered events that are older than they should be, whatever the reason
     "canary",  # the pipeline's own event is late, or nothing sends it
     "vacuum",  # who holds it back
@@ -125,10 +126,9 @@ def _of_ledger(figures: Figures) -> list[Problem]:
         "standstill": [
             *standstill.late_batches(),
             *standstill.slow_windows(ledger.open_windows),
-            *standstill.stuck_messages(),
-            *standstill.shared_queues(),
             *standstill.unverified_receipts(ledger.unverified),
         ],
+        "message": [*standstill.stuck_messages(), *standstill.shared_queues()],
         "canary": [*standstill.late_canary(ledger.canary, ledger.pauses)],
         "window": [f"{windows} open window(s): {error}" for error, windows in ledger.open_windows.errors],
         "interruption": [*standstill.interruptions(ledger.shifts)],

@@ -45,6 +45,7 @@ _VERIFY_LATE_SECONDS = 300
 
 _CANARYS_OUTBOX = OutboxEvent.outbox_name()
 _QUEUE = "See docs/runbook.md, A queue is stuck"
+_APART = "Give each project its own virtual host, or set QUEUE_PREFIX in one of them"
 
 
 def silent_shifts(shifts: Mapping[str, ShiftState]) -> Iterator[str]:
@@ -142,7 +143,7 @@ def stuck_messages() -> Iterator[str]:
             yield (
                 f"messages are missing for the batches of {from_ledger} of the last {len(found)} windows: aggregators"
                 " found these batches in the ledger, seconds later. Check whether something else consumes the"
-                " pipeline's queues, such as another project on this virtual host"
+                f" pipeline's queues, such as another project on this virtual host. {_APART}"
             )
     elif from_ledger:
         yield (
@@ -152,7 +153,8 @@ def stuck_messages() -> Iterator[str]:
     else:
         yield (
             f"no aggregator took the batches of the last {len(found)} window(s), so recovery delivered them later."
-            " Check that an aggregator is running"
+            " Check that an aggregator is running. If its queues have consumers all the same, one hangs, or they are"
+            f" another project's. {_APART}"
         )
 
 
@@ -162,7 +164,7 @@ def shared_queues() -> Iterator[str]:
         yield (
             f"another project sends messages to the queue {foreign.queue}, the last one {foreign.seconds_ago:.0f} s"
             f" ago (its ledger is {foreign.ledger}): the two projects consume each other's messages. That delays events"
-            " by seconds. Give each its own virtual host, or set QUEUE_PREFIX in one of them"
+            f" by seconds. {_APART}"
         )
 
 
