@@ -22,7 +22,7 @@ from deploy.lock import IMAGE_LOCK, LOCK, image_lines, pins
 from deploy.sbom import bill
 from tests.deploy.compose import FILE
 from tests.deploy.test_compose import check_schema
-from tests.matrix import DRIVERS, PYTHONS, combinations, requirements
+from tests.matrix import DJANGOS, DRIVERS, PYTHONS, combinations, requirements
 
 _WORKFLOWS = sorted((PROJECT / ".github" / "workflows").iterdir())
 _DOCKERFILE = (PROJECT / "deploy" / "Dockerfile").read_text()
@@ -134,11 +134,7 @@ def test_the_product_installs_what_it_imports_and_nothing_of_the_sample_s() -> N
 
 def test_the_wheel_has_the_product_alone_and_all_of_it(tmp_path: Path) -> None:
     """What `pip install` of a checkout puts into another project."""
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*build, "--wheel-dir", tmp_path, PROJECT], check=True)
-    (wheel,) = tmp_path.glob("*.whl")
-
-    archive = ZipFile(wheel)
+    archive = ZipFile(_wheel(tmp_path))
     names = {Path(name) for name in archive.namelist() if ".dist-info/" not in name}
 
     folder = PROJECT / "pipeline"
@@ -147,6 +143,25 @@ def test_the_wheel_has_the_product_alone_and_all_of_it(tmp_path: Path) -> None:
     assert names == {path.relative_to(folder) for path in ours} | {runbook}
     assert archive.read(f"{runbook}") == (PROJECT / "docs" / "runbook.md").read_bytes()
     assert Path("towpath/events.schema.json") in names
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("beside", ["django==6.1.*", "django-axes<8"])
+def test_the_product_can_be_installed_beside(beside: str, tmp_path: Path) -> None:
+    """As pip's own resolver says: the newest Django, and what an older project has. Nothing is installed."""
+    wheel = _wheel(tmp_path)
+    oldest = DJANGOS["6.1"] if "6.1" in beside else PYTHONS[0]
+    here = ".".join(map(str, sys.version_info[:2]))
+    # This Python may be too old for that Django. pip compares Requires-Python with the Python that runs it, even if it
+    # resolves for another.
+    for_another = ("--ignore-requires-python", "--only-binary=:all:", "--python-version", oldest, "--target", tmp_path)
+    options = for_another if PYTHONS.index(here) < PYTHONS.index(oldest) else ()
+
+    command = (sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", *options)
+    done = subprocess.run([*command, wheel, beside], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_package_is_installed_by_version_and_hash() -> None:
@@ -192,6 +207,14 @@ def test_the_bill_of_materials_is_valid_and_has_what_the_image_installs() -> Non
     pinned = [(canonicalize_name(pin.name), str(pin.specifier)[2:]) for pin in pins(IMAGE_LOCK.read_text())]
     assert purls == {f"pkg:pypi/{name}@{version}" for name, version in pinned}
     assert all(component["externalReferences"] for component in document["components"])
+
+
+def _wheel(folder: Path) -> Path:
+    """The product's wheel, built into the folder."""
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*build, "--wheel-dir", folder, PROJECT], check=True)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
 
 
 def _closure(texts: list[str]) -> set[str]:
