@@ -44,8 +44,8 @@ _FIRST_PORT = 23_000
 _DETAIL = 160
 _COUNTS = ("tests", "failures", "errors", "skipped")
 #: What these servers can show differently from those of `make test`: every word that is spoken to a store, to RabbitMQ
-#: and to PostgreSQL, and the rights of each role. The faults of connections are left out, because ClickHouse's library
-#: ends with an insert that is cut.
+#: and to PostgreSQL, the rights of each role, and proof, retention and erasure from end to end. The faults of
+#: connections are left out, because ClickHouse's library ends with an insert that is cut.
 _SLICE = (
     "tests/conformance",
     "tests/deploy/test_postgres_roles.py",
@@ -53,9 +53,9 @@ _SLICE = (
     *(
         f"tests/integration/test_{name}.py"
         for name in (
-            *("commands", "database_role", "deliver", "dispatch", "doctor", "end_to_end", "forged_messages"),
-            *("large_rows", "logs", "refused_windows", "store_surroundings", "stored_content", "verify"),
-            "verify_period",
+            *("commands", "database_role", "deliver", "dispatch", "doctor", "end_to_end", "erasure"),
+            *("forged_messages", "large_rows", "logs", "proof", "refused_windows", "retention", "seals"),
+            *("store_surroundings", "stored_content", "unproven", "verify", "verify_period"),
         )
     ),
 )

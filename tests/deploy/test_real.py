@@ -15,7 +15,7 @@ from deploy.local.process import PROJECT
 from deploy.real import cache, compose, tree
 from deploy.real.cache import BuildFailed, NotPossible
 from deploy.real.clickhouse_server import users_file
-from deploy.real.run import Failed, Report
+from deploy.real.run import _SLICE, Failed, Report
 from tests.deploy.compose import FILE
 
 if TYPE_CHECKING:
@@ -40,6 +40,13 @@ def test_every_image_of_others_has_a_stand_in() -> None:
 
     assert stand_ins.keys() == foreign | {compose.base_of_the_image()}
     assert set(stand_ins.values()) == set(re.findall(r"^FROM \S+ AS (\w+)$", dockerfile, re.MULTILINE))
+
+
+def test_proof_seals_retention_and_erasure_run_on_the_real_servers() -> None:
+    names = ("proof", "seals", "unproven", "retention", "erasure")
+
+    assert {f"tests/integration/test_{name}.py" for name in names} <= {*_SLICE}
+    assert [path for path in _SLICE if not (PROJECT / path).exists()] == []
 
 
 def test_the_file_of_users_has_the_grants_and_profiles_of_users_sql() -> None:
