@@ -18,5 +18,5 @@ class Permissions(models.Model):
         default_permissions = ()
         permissions = (
             ("view_pipeline", "Can see the state of the pipeline"),
-            ("operate_pipeline", "Can pause, resume and recover"),
+            ("operate_pipeline", "Can pause, resume, recover, replay and drop"),
         )

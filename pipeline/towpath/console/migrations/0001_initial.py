@@ -21,7 +21,7 @@ class Migration(migrations.Migration):
                 "default_permissions": (),
                 "permissions": (
                     ("view_pipeline", "Can see the state of the pipeline"),
-                    ("operate_pipeline", "Can pause, resume and recover"),
+                    ("operate_pipeline", "Can pause, resume, recover, replay and drop"),
                 ),
             },
         )
