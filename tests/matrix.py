@@ -39,10 +39,11 @@ DJANGOS = {"5.2": "3.11", "6.0": "3.12", "6.1": "3.12"}
 DRIVERS = ("psycopg2", "psycopg")
 
 #: What differs by Django or driver: SQL and its results, COPY, errors, migrations, the event store on PostgreSQL, the
-#: programs from end to end.
+#: programs from end to end, a project that adopts Towpath.
 SLICE = (
     "tests/unit",
     "tests/conformance/test_postgresql_store.py",
+    "tests/integration/test_adopting.py",
     "tests/integration/test_backfill.py",
     "tests/integration/test_commands.py",
     "tests/integration/test_database_role.py",
@@ -60,6 +61,9 @@ SLICE = (
     "tests/integration/test_user_use_cases.py",
     "tests/integration/test_window.py",
 )
+
+#: Files whose slow tests run as well, in the slice and in `--full`: docs/adopting.md, command for command.
+ALL_OF = ("tests/integration/test_adopting.py",)
 
 #: It starts gunicorn by its name, which only the environment below has: with that one's Django.
 _NOT_HERE = (
@@ -207,18 +211,22 @@ def run(combination: Combination, path: str, *, is_full: bool) -> Outcome:
     chosen = everything if is_full else ["-n", "2", *SLICE]
     log = combination.folder.with_suffix(combination.folder.suffix + ".log")
     environment = {**os.environ, "PYTHONPATH": f"{_PROJECT / 'pipeline'}"}
+    pytest = [f"{python}", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     with log.open("wb") as file:
-        command = [f"{python}", "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen]
-        done = subprocess.run(
-            command, cwd=_PROJECT, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False
-        )
+        codes = [
+            subprocess.run(
+                [*pytest, *arguments], cwd=_PROJECT, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False
+            ).returncode
+            for arguments in (chosen, ["-m", "slow", *ALL_OF])
+        ]
     text = log.read_text(errors="replace")
     summaries = _OUTCOME.findall(text)
-    if done.returncode:
+    if any(codes):
         for line in [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))][:20]:
             _print(f"    {line}")
-    tests = summaries[-1] if summaries else f"pytest ended with {done.returncode}: see {log}"
-    return outcome(installed, tests, has_passed=done.returncode == 0)
+    is_summed_up = len(summaries) == len(codes)
+    tests = "; ".join(summaries) if is_summed_up else f"pytest ended with {max(codes, key=abs)}: see {log}"
+    return outcome(installed, tests, has_passed=not any(codes))
 
 
 def _print(line: str) -> None:

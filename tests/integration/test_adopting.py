@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import time
 from datetime import UTC, datetime, timedelta
 from hashlib import md5
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from django import get_version
 from django.db import connection
+from django.db.backends.postgresql.psycopg_any import is_psycopg3
 
 from deploy.local.process import PROJECT
 from tests.clickhouse import database_of, url_of
@@ -18,7 +21,7 @@ from tests.integration.foreign_project import ForeignProject, blocks, variables_
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from clickhouse_connect.driver.client import Client
@@ -43,6 +46,14 @@ CREATE_OLD_TABLE = """
 CREATE TABLE mysite.old_event_log (event_type String, event_date_time DateTime64(3, 'UTC'), event_context String)
 ENGINE = MergeTree ORDER BY event_date_time
 """
+#: Prints the version of Django, and whether the driver is psycopg 3.
+VERSIONS = """
+from django import get_version
+from django.db.backends.postgresql.psycopg_any import is_psycopg3
+print(get_version(), is_psycopg3)
+"""
+#: README.md says so. Nothing is downloaded here, and nobody reads.
+MOST_SECONDS_OF_THE_PAGE = 180
 #: No service listens there.
 NOWHERE = {"TOWPATH_RABBITMQ_URL": "amqp://127.0.0.1:9", "TOWPATH_EVENT_STORE_URL": "clickhouse://127.0.0.1:9/default"}
 
@@ -125,9 +136,12 @@ def compare(project: ForeignProject, *, exit_code: int) -> dict[str, Any]:
 @pytest.mark.timing
 @pytest.mark.timeout(600)
 def test_a_fresh_project_adopts_towpath_by_the_page_and_compares_its_logs(
-    project: ForeignProject, clickhouse: Client
+    project: ForeignProject, clickhouse: Client, record_property: Callable[[str, object], None]
 ) -> None:
-    # Given a project to which every block of the page has been applied, in order
+    # Given a project with the Django and the driver of these tests
+    assert project.run(shlex.join(["python", "-c", VERSIONS])) == f"{get_version()} {is_psycopg3}\n"
+    # And every block of the page applied to it, in order
+    began = time.monotonic()
     for block in blocks("adopting.md"):
         if "pipeline run scheduler" in block.text:
             # By then the first event is in the log, as the page has it
@@ -136,6 +150,9 @@ def test_a_fresh_project_adopts_towpath_by_the_page_and_compares_its_logs(
             project.stop()
         project.apply(block, environment=NOWHERE if "manage.py test" in block.text else None)
     assert project.are_all_running()
+    seconds = time.monotonic() - began
+    record_property("seconds_of_the_page", round(seconds))
+    assert seconds < MOST_SECONDS_OF_THE_PAGE
     shell(project, """insert_into_old_log("account_opened", timezone.now(), '{"name":"first"}')""")
 
     # When it publishes
@@ -233,6 +250,10 @@ def test_a_project_may_keep_its_event_log_beside_its_own_database(project: Forei
             assert cursor.fetchone() == (1,)
         finally:
             cursor.execute("DROP DATABASE IF EXISTS mysite_events WITH (FORCE)")
+
+
+def test_the_readme_says_how_long_the_page_s_commands_take_at_most() -> None:
+    assert f"run for {MOST_SECONDS_OF_THE_PAGE // 60} minutes at most" in (PROJECT / "README.md").read_text()
 
 
 def test_the_page_names_the_comparison_and_every_block_has_its_mark() -> None:
