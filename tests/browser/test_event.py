@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 from django.db import transaction
@@ -13,9 +14,11 @@ from playwright.sync_api import Browser, expect
 from backend.users.models import User
 from tests.browser import demo
 from tests.browser.visitor import NARROW, Visitor, visitor
+from tests.conformance.rows import write
 from tests.integration.workers import Workers
 from towpath import publish
 from towpath.eventlog.store import Store
+from towpath.eventlog.stores.memory import StoredRow
 from towpath.events import LogRead
 from towpath.proof.sealing import seal_all
 
@@ -80,6 +83,34 @@ def test_an_event_has_a_page_of_its_own(ada: Visitor) -> None:
     assert not ada.grave_barriers()
     raw = ada.page.request.get(f"{ada.web_url}{place.replace('/event/', '/context/')}")
     assert json.loads(raw.text())["request_bytes"] == 9_007_199_254_740_993
+    assert ada.complaints == []
+
+
+def test_an_event_leads_to_the_others_of_its_request(ada: Visitor, store: Store) -> None:
+    # Given three events of one request, among those of a day
+    at = datetime.now(UTC) - timedelta(minutes=5)
+    kinds = ("request_begun", "request_changed", "request_ended")
+    same = [
+        StoredRow(
+            *("outbox_event", EVENTS + number, UUID(int=number), kind, at + timedelta(seconds=number)),
+            *("test", 1, b"{}", ("user:7", "the-same-request", "", "", "success")),
+        )
+        for number, kind in enumerate(kinds, start=1)
+    ]
+    write(store, *same, token="the same request")
+
+    # When somebody opens one of them, and asks for those of its request
+    ada.go("/events/?q=type:request_changed")
+    ada.page.locator("#rows .row").first.click()
+    chip = ada.page.locator("#drawer .chip", has_text="Same request")
+    expect(chip.locator(".faint")).to_have_text("3")
+    chip.click()
+    ada.page.wait_for_url("**the-same-request**")
+    ada.wait()
+
+    # Then the table has all three and nothing else
+    expect(ada.page.locator("#q")).to_have_value("request_id:the-same-request")
+    expect(ada.page.locator("#rows .row .is-type")).to_have_text([*reversed(kinds)])
     assert ada.complaints == []
 
 

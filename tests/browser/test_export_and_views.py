@@ -49,6 +49,22 @@ def test_an_export_by_keyboard_has_what_the_page_counts(auditor: Visitor) -> Non
     assert auditor.complaints == []
 
 
+def test_who_may_not_export_sees_no_button_and_is_refused(
+    web_url: str, browser: Browser, reader: User, store: Store
+) -> None:
+    demo.store_day(store, datetime.now(UTC), count=50)
+    bob = visitor(browser, reader, web_url=web_url)
+
+    bob.go("/events/")
+    expect(bob.page.locator(".views > summary")).to_be_visible()
+    expect(bob.page.locator(".export")).to_have_count(0)
+    refused = bob.page.request.get(f"{web_url}/events/export?format=csv")
+
+    assert refused.status == 403
+    assert "Can export events" in refused.text()
+    assert bob.complaints == []
+
+
 def test_a_view_is_saved_shared_and_found_again_and_columns_are_remembered(auditor: Visitor) -> None:
     page = auditor.page
     auditor.go("/events/?q=outcome:denied&range=7d")
