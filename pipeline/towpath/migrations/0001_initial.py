@@ -134,6 +134,7 @@ class Migration(migrations.Migration):
                 ('isolated', models.JSONField(null=True)),
                 ('dispatched_from', models.DateTimeField()),
                 ('dispatched_to', models.DateTimeField()),
+                ('loaded', models.BinaryField(null=True)),
             ],
             options={
                 'db_table': 'pipeline_window',
@@ -158,6 +159,113 @@ class Migration(migrations.Migration):
                 'db_table': 'pipeline_batch',
                 'indexes': [models.Index(condition=models.Q(('window__isnull', False)), fields=['window'], name='batch_window'), models.Index(condition=models.Q(('is_late', True)), fields=['id'], name='batch_late')],
                 'constraints': [towpath.outbox.fields.TableStorage(name='batch_storage', parameters={'autovacuum_analyze_scale_factor': 0, 'autovacuum_analyze_threshold': 5000, 'autovacuum_vacuum_cost_delay': 0, 'autovacuum_vacuum_scale_factor': 0, 'autovacuum_vacuum_threshold': 2000, 'toast.autovacuum_vacuum_cost_delay': 0, 'toast.autovacuum_vacuum_scale_factor': 0, 'toast.autovacuum_vacuum_threshold': 2000, 'toast.vacuum_truncate': 'off', 'vacuum_truncate': 'off'}, uncompressed_columns=('ids',))],
+            },
+        ),
+        migrations.CreateModel(
+            name='Backfill',
+            fields=[
+                ('outbox', models.TextField(primary_key=True, serialize=False)),
+                ('position', models.TextField(null=True)),
+                ('published', models.BigIntegerField(default=0)),
+                ('already_published', models.BigIntegerField(default=0)),
+                ('started_at', models.DateTimeField()),
+                ('finished_at', models.DateTimeField(null=True)),
+            ],
+            options={
+                'db_table': 'pipeline_backfill',
+            },
+        ),
+        migrations.CreateModel(
+            name='Coverage',
+            fields=[
+                ('id', towpath.ledger.models.NumberField(primary_key=True, serialize=False)),
+                ('columns', models.TextField(unique=True)),
+            ],
+            options={
+                'db_table': 'pipeline_coverage',
+            },
+        ),
+        migrations.CreateModel(
+            name='Seal',
+            fields=[
+                ('number', models.BigIntegerField(primary_key=True, serialize=False)),
+                ('last_position', models.BigIntegerField()),
+                ('sealed_at', models.DateTimeField()),
+                ('statement', models.TextField()),
+                ('digest', models.TextField()),
+                ('signature', models.BinaryField(db_default=b'')),
+            ],
+            options={
+                'db_table': 'pipeline_seal',
+            },
+        ),
+        migrations.CreateModel(
+            name='Proof',
+            fields=[
+                ('position', towpath.ledger.models.NumberField(primary_key=True, serialize=False)),
+                ('kind', models.TextField()),
+                ('window_id', models.UUIDField()),
+                ('outbox', models.TextField()),
+                ('month', models.DateField(null=True)),
+                ('rows', models.BigIntegerField()),
+                ('digest', models.BinaryField()),
+                ('digest_sum', models.DecimalField(decimal_places=0, max_digits=60)),
+                ('id_sum', models.DecimalField(decimal_places=0, max_digits=60)),
+                ('receipt', models.BinaryField()),
+                ('dispatched_at', models.DateTimeField()),
+                ('proven_at', models.DateTimeField()),
+                ('reason', models.TextField(db_default='')),
+                ('contradiction', models.TextField(null=True)),
+                ('coverage', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, to='towpath.coverage')),
+            ],
+            options={
+                'db_table': 'pipeline_proof',
+                'indexes': [models.Index(fields=['window_id'], name='proof_window'), models.Index(condition=models.Q(('contradiction__isnull', False)), fields=['position'], name='proof_contradicted'), models.Index(condition=models.Q(('kind', 'verified'), _negated=True), fields=['position'], name='proof_amended')],
+            },
+        ),
+        migrations.CreateModel(
+            name='History',
+            fields=[
+                ('minute', models.DateTimeField(primary_key=True, serialize=False)),
+                ('measured_at', models.DateTimeField()),
+                ('seconds', models.FloatField()),
+                ('mark', models.BigIntegerField()),
+                ('stored', models.BigIntegerField()),
+                ('pending', models.BigIntegerField()),
+                ('in_flight', models.BigIntegerField()),
+                ('dead_letters', models.BigIntegerField()),
+                ('open_windows', models.IntegerField()),
+                ('oldest_age_seconds', models.FloatField(null=True)),
+                ('typical_seconds', models.FloatField(null=True)),
+            ],
+            options={
+                'db_table': 'pipeline_history',
+            },
+        ),
+        migrations.CreateModel(
+            name='Canary',
+            fields=[
+                ('number', models.BigAutoField(primary_key=True, serialize=False)),
+                ('token', models.UUIDField()),
+                ('published_at', models.DateTimeField()),
+                ('queryable_at', models.DateTimeField(null=True)),
+                ('every_seconds', models.FloatField()),
+                ('last_error', models.TextField(db_default='')),
+            ],
+            options={
+                'db_table': 'pipeline_canary',
+            },
+        ),
+        migrations.CreateModel(
+            name='Pause',
+            fields=[
+                ('outbox', models.TextField(primary_key=True, serialize=False)),
+                ('paused_by', models.TextField()),
+                ('reason', models.TextField()),
+                ('paused_at', models.DateTimeField()),
+            ],
+            options={
+                'db_table': 'pipeline_pause',
             },
         ),
     ]
