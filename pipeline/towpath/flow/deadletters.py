@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from django.db import transaction
 
 from towpath.errors import NotReadable, OutboxInUse
@@ -13,19 +15,21 @@ from towpath.events import DeadLetterDropped
 from towpath.ledger import batches, deadletters
 from towpath.ledger.moment import Parts, one_moment
 from towpath.outbox.models import all_outboxes
-from towpath.outbox.publishing import publish
+from towpath.outbox.publishing import publish_many
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from towpath.flow.dispatch import EnqueueBatches
     from towpath.ledger.deadletters import Letter
 
-log = structlog.get_logger()
-
 #: The most rows of one outbox that become dead letters within an hour. The others wait in separate windows, and are
 #: stored automatically once the event store's table is repaired.
 _MOST_PER_HOUR = 1000
+#: Some drivers' settings allow 65,535 parameters in a statement.
+_ROWS_PER_STATEMENT = 1000
+#: The most numbers that a message names.
+_SHOWN = 10
 
 
 def room(outbox: str) -> int:
@@ -86,37 +90,117 @@ def event_of_row(name: str, row_id: int) -> dict[str, Any]:
     return dict(zip(columns, rows[0], strict=True)) if rows else {}
 
 
-def replay(letters: Sequence[Letter], *, batch_ids: int, enqueue: EnqueueBatches) -> None:
+class Fate(StrEnum):
+    """What has happened to a dead letter that somebody else took first."""
+
+    AGAIN = "replayed and refused again, now under another number"
+    WAITS = "replayed, and not stored yet"
+    GONE = "stored or dropped"
+    UNKNOWN = "its outbox has no class"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What an action on dead letters did: `letters` are those that it took, and `gone` has the numbers of those that
+    were no longer dead letters, by what has happened to them."""
+
+    letters: Sequence[Letter]
+    gone: Mapping[Fate, Sequence[int]]
+
+    @property
+    def missed(self) -> str:
+        """The letters that are gone, in words; empty if there are none."""
+        if not self.gone:
+            return ""
+        parts = (f"{_few(numbers)} ({fate})" for fate, numbers in self.gone.items())
+        return f"No longer dead letters: {'; '.join(parts)}"
+
+
+def _few(numbers: Sequence[int]) -> str:
+    shown = " ".join(map(str, numbers[:_SHOWN]))
+    return f"{shown} and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else shown
+
+
+def replay(letters: Sequence[Letter], *, batch_ids: int, enqueue: EnqueueBatches) -> Done:
     """Send the rows through the pipeline again, in batches of at most so many ids.
 
     They are in a batch again when this commits; if the power fails before its message is out, recovery seals the batch.
 
-    Raises OutboxInUse, before anything is done, when no class has the name of an outbox.
+    Raises OutboxInUse, and does nothing, when no class has the name of an outbox.
     """
-    if unknown := {letter.outbox for letter in letters} - all_outboxes().keys():
-        raise OutboxInUse(f"No outbox class has the name {min(unknown)}: see `pipeline outboxes list`.")
-    by_outbox: dict[str, list[int]] = defaultdict(list)
     replayed = []
     with transaction.atomic():
-        for outbox, row_id in deadletters.take([letter.id for letter in letters]):
-            by_outbox[outbox].append(row_id)
-        for outbox, row_ids in by_outbox.items():
-            replayed += [batches.insert(outbox, ids) for ids in _parts(sorted(row_ids), of=batch_ids)]
-    for batch in replayed:
-        log.info("dead_letters_replayed", outbox=batch.outbox, rows=len(batch.ids))
+        taken = deadletters.take([letter.id for letter in letters])
+        by_outbox = _by_outbox(taken)
+        if unknown := by_outbox.keys() - all_outboxes().keys():
+            raise OutboxInUse(f"No outbox class has the name {min(unknown)}: see `pipeline outboxes list`.")
+        for outbox, of_outbox in by_outbox.items():
+            row_ids = sorted(letter.row_id for letter in of_outbox)
+            replayed += [batches.insert(outbox, ids) for ids in _parts(row_ids, of=batch_ids)]
+        gone = _gone(letters, taken)
     enqueue(replayed)
+    return Done(taken, gone)
+
+
+def drop(letters: Sequence[Letter], *, by: str) -> Done:
+    """Delete the events for good. In the same transaction, an event for each records that, and who did it.
+
+    Only a letter that is taken here is dropped: the row of any other is in a batch again, and deleting it would lose
+    an event that somebody has replayed.
+    """
+    with transaction.atomic():
+        taken = deadletters.take([letter.id for letter in letters])
+        publish_many(
+            DeadLetterDropped(outbox=letter.outbox, outbox_id=letter.row_id, error=letter.error, dropped_by=by)
+            for letter in taken
+        )
+        for outbox, of_outbox in _by_outbox(taken).items():
+            if outbox in all_outboxes():
+                for ids in _parts([letter.row_id for letter in of_outbox], of=_ROWS_PER_STATEMENT):
+                    all_outboxes()[outbox]._base_manager.filter(id__in=ids).delete()
+        return Done(taken, _gone(letters, taken))
 
 
 def _parts(ids: Sequence[int], *, of: int) -> Iterator[Sequence[int]]:
     return (ids[start : start + of] for start in range(0, len(ids), of))
 
 
-def drop(letters: Sequence[Letter], *, by: str) -> None:
-    """Delete the events for good. In the same transaction, an event records that, and who did it."""
+def _by_outbox(letters: Iterable[Letter]) -> dict[str, list[Letter]]:
+    by_outbox: dict[str, list[Letter]] = defaultdict(list)
     for letter in letters:
-        with transaction.atomic():
-            publish(DeadLetterDropped(outbox=letter.outbox, outbox_id=letter.row_id, error=letter.error, dropped_by=by))
-            if letter.outbox in all_outboxes():
-                all_outboxes()[letter.outbox]._base_manager.filter(id=letter.row_id).delete()
-            deadletters.take([letter.id])
-        log.warning("dead_letter_dropped", outbox=letter.outbox, row_id=letter.row_id, error=letter.error, by=by)
+        by_outbox[letter.outbox].append(letter)
+    return by_outbox
+
+
+def _gone(letters: Sequence[Letter], taken: Sequence[Letter]) -> dict[Fate, list[int]]:
+    """Return the numbers of the letters that were not taken, by what has happened to them."""
+    numbers = {letter.id for letter in taken}
+    gone: dict[Fate, list[int]] = defaultdict(list)
+    for outbox, missed in _by_outbox(letter for letter in letters if letter.id not in numbers).items():
+        row_ids = [letter.row_id for letter in missed]
+        # The rows before the letters: a row that is refused between the two looks is found in both.
+        waiting = _waiting(outbox, row_ids)
+        dead = deadletters.find_dead(outbox, row_ids)
+        for letter in missed:
+            gone[_fate(letter.row_id, waiting, dead)].append(letter.id)
+    return dict(gone)
+
+
+def _waiting(outbox: str, row_ids: Sequence[int]) -> set[int] | None:
+    """Return which of these rows are in their outbox; None if no class has its name."""
+    if outbox not in all_outboxes():
+        return None
+    rows = all_outboxes()[outbox]._base_manager
+    return {
+        row_id
+        for ids in _parts(row_ids, of=_ROWS_PER_STATEMENT)
+        for row_id in rows.filter(id__in=ids).values_list("id", flat=True)
+    }
+
+
+def _fate(row_id: int, waiting: set[int] | None, dead: set[int]) -> Fate:
+    if row_id in dead:
+        return Fate.AGAIN
+    if waiting is None:
+        return Fate.UNKNOWN
+    return Fate.WAITS if row_id in waiting else Fate.GONE

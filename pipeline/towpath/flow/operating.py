@@ -26,6 +26,7 @@ from towpath.outbox.publishing import publish
 if TYPE_CHECKING:
     from towpath.eventlog.store import EventStore
     from towpath.flow.accumulate import WindowLimits
+    from towpath.flow.deadletters import Done
     from towpath.flow.delivery import WindowRules
     from towpath.flow.dispatch import EnqueueBatches
     from towpath.ledger.batches import BatchMessage
@@ -74,18 +75,41 @@ def storable(text: str) -> str:
     return text.replace("\x00", "")[:LONGEST]
 
 
-def replay(letters: Sequence[Letter], *, by: str, batch_ids: int, enqueue: EnqueueBatches) -> None:
+def replay(letters: Sequence[Letter], *, by: str, batch_ids: int, enqueue: EnqueueBatches) -> Done:
     """Send dead letters through the pipeline again; with the event, or not at all. Raises OutboxInUse."""
     found: list[BatchMessage] = []
     with transaction.atomic():
-        numbers = [letter.id for letter in letters]
-        publish(DeadLettersReplayed(rows=len(numbers), numbers=numbers, replayed_by=by))
-        deadletters.replay(letters, batch_ids=batch_ids, enqueue=found.extend)
+        done = deadletters.replay(letters, batch_ids=batch_ids, enqueue=found.extend)
+        if done.letters:
+            numbers = [letter.id for letter in done.letters]
+            publish(DeadLettersReplayed(rows=len(numbers), numbers=numbers, replayed_by=by))
+        _record_missed(done, action="replay", by=by)
+    for batch in found:
+        log.info("dead_letters_replayed", outbox=batch.outbox, rows=len(batch.ids))
     try:
         enqueue(found)
     except BrokerError as error:
         # It is done anyway: recovery seals the batches after UNSEALED_SECONDS.
         log.warning("batches_not_sent", batches=len(found), error=described(error))
+    return done
+
+
+def drop(letters: Sequence[Letter], *, by: str) -> Done:
+    """Delete the events of dead letters for good; with an event for each, or not at all."""
+    with transaction.atomic():
+        done = deadletters.drop(letters, by=by)
+        _record_missed(done, action="drop", by=by)
+    for letter in done.letters:
+        log.warning("dead_letter_dropped", outbox=letter.outbox, row_id=letter.row_id, error=letter.error, by=by)
+    return done
+
+
+def _record_missed(done: Done, *, action: str, by: str) -> None:
+    """Record the letters that somebody else took first: for these, the attempt has failed."""
+    if done.gone:
+        numbers = sorted(number for some in done.gone.values() for number in some)
+        target = storable(" ".join(map(str, numbers)))
+        publish(PipelineActionFailed(action=action, target=target, reason=storable(done.missed), tried_by=by))
 
 
 @dataclass(frozen=True, slots=True)

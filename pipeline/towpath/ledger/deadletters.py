@@ -70,14 +70,34 @@ def find_newest(*, outbox: str, error: str, before: int | None, limit: int) -> l
         return [Letter(*row) for row in cursor.fetchall()]
 
 
-def take(ids: Sequence[int]) -> list[tuple[str, int]]:
-    """Delete the dead letters with these numbers. Returns outbox and row of each that existed."""
+def take(ids: Sequence[int]) -> list[Letter]:
+    """Delete the dead letters with these numbers. Returns those that still existed; the caller alone has them.
+
+    If another transaction is taking one, this waits for it, and returns the letter only if that one is rolled back.
+    They are locked in the order of their numbers, so two that take the same ones do not wait for each other.
+    """
     with driver.cursor() as cursor:
         cursor.execute(
-            "DELETE FROM pipeline_deadletter WHERE id = ANY(%(ids)s) RETURNING outbox, row_id", {"ids": list(ids)}
+            """
+            WITH locked AS MATERIALIZED (
+                SELECT id FROM pipeline_deadletter WHERE id = ANY(%(ids)s) ORDER BY id FOR UPDATE
+            )
+            DELETE FROM pipeline_deadletter AS d USING locked WHERE d.id = locked.id
+            RETURNING d.id, d.outbox, d.row_id, d.error, d.window_id, d.at
+            """,
+            {"ids": list(ids)},
         )
-        taken: list[tuple[str, int]] = cursor.fetchall()
-    return taken
+        return sorted((Letter(*row) for row in cursor.fetchall()), key=lambda letter: letter.id)
+
+
+def find_dead(outbox: str, row_ids: Sequence[int]) -> set[int]:
+    """Return which of these rows of an outbox are dead letters, under any number."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            "SELECT row_id FROM pipeline_deadletter WHERE outbox = %(outbox)s AND row_id = ANY(%(rows)s)",
+            {"outbox": outbox, "rows": list(row_ids)},
+        )
+        return {row_id for (row_id,) in cursor.fetchall()}
 
 
 # --- What people and probes ask ----------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import REMAINDER, ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -20,6 +20,7 @@ from towpath.conf.launch import ROLES, become, run_all
 from towpath.errors import NoAlarm, NotDone, NotReadable, OutboxInUse
 from towpath.eventlog.errors import EventStoreError
 from towpath.flow import deadletters, operating, outboxes
+from towpath.flow.deadletters import Done
 from towpath.flow.verify import close, verify_receipts
 from towpath.ledger import database_errors, names
 from towpath.ledger.deadletters import Letter
@@ -252,20 +253,26 @@ class Command(BaseCommand):
             raise CommandError(f"No dead letter has the number {min(unknown)}: see `pipeline deadletters list`.")
         if what == "drop":
             self._confirm_drop(letters, is_sure=options["yes"])
-            self._act(what, letters, partial(deadletters.drop, letters, by=operator()))
-        elif what == "replay":
+            return self._act(what, letters, partial(operating.drop, letters, by=operator()), as_json=as_json)
+        if what == "replay":
             again = partial(operating.replay, batch_ids=config().batch_ids, enqueue=enqueue_batches)
-            self._act(what, letters, partial(again, letters, by=operator()))
-        elif what == "show":
+            return self._act(what, letters, partial(again, letters, by=operator()), as_json=as_json)
+        if what == "show":
             record_reading("pipeline deadletters show", rows=len(letters))
         self._show_deadletters(letters, as_json=as_json, with_context=what == "show")
-        if not as_json and what in {"drop", "replay"}:
-            self.stdout.write(f"{len(letters)} {'dropped' if what == 'drop' else 'requeued'}")
         return what != "list" or not letters
 
-    def _act(self, action: str, letters: list[Letter], do: Callable[[], None]) -> None:
+    def _act(self, action: str, letters: Sequence[Letter], do: Callable[[], Done], *, as_json: bool) -> bool:
+        """Say which letters the action took, and which were gone. True if it took all of them."""
         numbers = " ".join(str(letter.id) for letter in letters)
-        operating.carry_out(do, action=action, target=numbers, by=operator())
+        done = operating.carry_out(do, action=action, target=numbers, by=operator())
+        if as_json or done.letters or not done.gone:
+            self._show_deadletters(done.letters, as_json=as_json, with_context=False)
+        if not as_json:
+            self.stdout.write(f"{len(done.letters)} {'dropped' if action == 'drop' else 'requeued'}")
+        if done.gone:
+            self.stderr.write(done.missed)
+        return not done.gone
 
     def _outboxes(self, options: dict[str, Any]) -> bool:
         if options["what"] == "rename":
@@ -328,7 +335,7 @@ class Command(BaseCommand):
         if answer.strip() != "drop":
             raise CommandError("Nothing was dropped.")
 
-    def _show_deadletters(self, letters: list[Letter], *, as_json: bool, with_context: bool) -> None:
+    def _show_deadletters(self, letters: Sequence[Letter], *, as_json: bool, with_context: bool) -> None:
         shown = [
             {
                 "id": letter.id,
