@@ -5,7 +5,9 @@ from __future__ import annotations
 import html
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 from django.conf import settings
@@ -33,6 +35,7 @@ from towpath.events import (
     PipelineActionRefused,
     RecoveryRun,
 )
+from towpath.flow import deadletters, operating
 from towpath.flow.pausing import pause_dispatch
 from towpath.ledger.models import Batch, DeadLetter
 from towpath.ledger.pauses import EVERY_OUTBOX, read_pauses
@@ -42,10 +45,11 @@ from towpath.watch.status import read_status
 from towpath.watch.within import NoAnswerYet, Within
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from django.test.client import _MonkeyPatchedWSGIResponse as Answer
 
+    from towpath.ledger.deadletters import Letter
     from towpath.testing.published import Published
 
 PAGES = ("/pipeline/", "/pipeline/live", "/pipeline/runbook", "/pipeline/dead-letters")
@@ -383,25 +387,98 @@ def test_selected_ones_are_replayed_with_their_number(
     asked = operator.get(f"/pipeline/dead-letters/replay?id={letters[0]}&id={letters[1]}")
     assert "Send 2 events again?" in text(asked)
 
-    operator.post("/pipeline/dead-letters/replay", {"id": letters[:2], "number": "2"})
+    operator.post("/pipeline/dead-letters/replay", form_of(asked))
 
     assert list(DeadLetter.objects.values_list("id", flat=True)) == letters[2:]
     assert sum(Batch.objects.values_list("rows", flat=True)) == 2
     assert len(published.find(DeadLettersReplayed, rows=2, numbers=letters[:2])) == 1
 
 
-def test_all_that_match_are_dropped_if_they_are_as_many_as_was_confirmed(
+def test_all_that_match_are_dropped_after_they_were_counted(
     operator: Client, letters: list[int], published: Published
 ) -> None:
-    refused = operator.post("/pipeline/dead-letters/drop", {"outbox": EVENT, "number": "2"})
-    assert refused.status_code == 409
-    assert "The number of dead letters is 3 now" in text(refused)
+    asked = operator.get(f"/pipeline/dead-letters/drop?outbox={EVENT}")
+    assert "Delete 3 events for good?" in text(asked)
     assert DeadLetter.objects.count() == len(letters)
 
-    operator.post("/pipeline/dead-letters/drop", {"outbox": EVENT, "number": "3"})
+    operator.post("/pipeline/dead-letters/drop", form_of(asked))
 
     assert not DeadLetter.objects.exists()
     assert len(published.find(DeadLetterDropped)) == 3
+
+
+def test_without_a_confirmation_nothing_is_dropped(operator: Client, letters: list[int]) -> None:
+    asked_again = operator.post("/pipeline/dead-letters/drop", {"outbox": EVENT, "number": "3"})
+
+    assert asked_again.status_code == 409
+    assert "no dead letter was confirmed" in text(asked_again)
+    assert DeadLetter.objects.count() == len(letters)
+
+
+@pytest.mark.parametrize("action", ["replay", "drop"])
+def test_if_one_is_gone_and_another_has_come_the_page_asks_again(
+    operator: Client, letters: list[int], published: Published, action: str
+) -> None:
+    asked = operator.get(f"/pipeline/dead-letters/{action}?outbox={EVENT}")
+    operating.replay(deadletters.find(letters[:1]), by="eve", batch_ids=1000, enqueue=lambda _batches: None)
+    (new,) = more_letters(1)
+
+    asked_again = operator.post(f"/pipeline/dead-letters/{action}", form_of(asked))
+
+    assert asked_again.status_code == 409
+    assert "of the 3 that you confirmed, 1 is gone" in text(asked_again)
+    assert "3 events" in text(asked_again)
+    assert sorted(DeadLetter.objects.values_list("id", flat=True)) == [*letters[1:], new]
+    assert (len(published.find(DeadLetterDropped)), len(published.find(DeadLettersReplayed))) == (0, 1)
+
+    operator.post(f"/pipeline/dead-letters/{action}", form_of(asked_again))
+    assert not DeadLetter.objects.exists()
+
+
+def test_of_more_than_a_thousand_those_that_were_counted_are_dropped(operator: Client, letters: list[int]) -> None:
+    before = [*letters, *more_letters(1000)]
+    asked = operator.get("/pipeline/dead-letters/drop")
+    assert "newest 1,000" in text(asked)
+    after = more_letters(5)
+
+    page = operator.get(operator.post("/pipeline/dead-letters/drop", form_of(asked))["Location"])
+
+    assert "1,000 dead letters dropped." in text(page)
+    assert sorted(DeadLetter.objects.values_list("id", flat=True)) == [*before[:3], *after]
+
+
+def test_the_page_says_what_somebody_took_at_the_very_moment(
+    operator: Client, letters: list[int], published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = operator.get(f"/pipeline/dead-letters/drop?outbox={EVENT}")
+    read = deadletters.find
+
+    def find(ids: Sequence[int] | None) -> list[Letter]:
+        found = read(ids)
+        operating.replay(found[:1], by="eve", batch_ids=1000, enqueue=lambda _batches: None)
+        return found
+
+    monkeypatch.setattr(deadletters, "find", find)
+    page = text(operator.get(operator.post("/pipeline/dead-letters/drop", form_of(asked))["Location"]))
+
+    assert f"2 dead letters dropped. No longer dead letters: {letters[0]} (replayed, and not stored yet)." in page
+    assert len(published.find(DeadLetterDropped)) == 2
+    assert len(published.find(PipelineActionFailed, action="drop", target=str(letters[0]))) == 1
+
+
+def more_letters(number: int) -> list[int]:
+    """Numbers of dead letters that have just arrived."""
+    rows = write_events(["{}"] * number)
+    found = DeadLetter.objects.bulk_create(
+        DeadLetter(outbox=EVENT, row_id=row, error="refused", window_id=uuid4(), at=datetime.now(UTC)) for row in rows
+    )
+    return [letter.id for letter in found]
+
+
+def form_of(page: Answer) -> dict[str, str]:
+    """The fields of the form in which the page asks, as a browser sends them."""
+    fields = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', page.content.decode())
+    return {name: html.unescape(value) for name, value in fields}
 
 
 @pytest.mark.parametrize("action", ["replay", "drop"])

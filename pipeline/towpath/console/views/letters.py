@@ -1,7 +1,7 @@
 """Dead letters: a list with a filter, and replaying or dropping one, some, or all that the filter finds.
 
-The action is confirmed with the number of dead letters. If that number has changed, nothing is done, and the page asks
-again: so nobody drops what they have not seen.
+The page that asks counts dead letters, and its form names each of them. The action takes these and no others: what
+matches the filter by then stays. If one of them is gone, nothing is done, and the page asks again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from django.http import HttpRequest, HttpResponse, QueryDict
 
+    from towpath.flow.deadletters import Done
     from towpath.ledger.deadletters import Letter
 
 _PAGE_LETTERS = 50
@@ -47,10 +48,9 @@ class _Asked:
 
     @classmethod
     def of(cls, given: QueryDict) -> _Asked:
-        ids = {number for text in given.getlist("id") if (number := _number(text)) is not None}
         outbox, error = given.get("outbox", ""), given.get("error", "")
         # An invalid number counts as ticked: it must not come to mean all.
-        ticked = tuple(sorted(ids))[:_MOST_LETTERS] if "id" in given else None
+        ticked = _numbers(given.getlist("id")) if "id" in given else None
         return cls(outbox.replace("\x00", ""), error.replace("\x00", ""), ticked)
 
     def find(self) -> Sequence[Letter]:
@@ -62,6 +62,12 @@ class _Asked:
     @property
     def query(self) -> str:
         return urlencode({"outbox": self.outbox, "error": self.error})
+
+
+def _numbers(texts: Sequence[str]) -> tuple[int, ...]:
+    """Return the numbers in these texts. One text may hold many: Django refuses a form with 1,000 fields."""
+    numbers = {number for text in texts for one in text.split() if (number := _number(one)) is not None}
+    return tuple(sorted(numbers))[:_MOST_LETTERS]
 
 
 def _number(text: str) -> int | None:
@@ -100,8 +106,8 @@ def replay(request: HttpRequest) -> HttpResponse:
     """Send them through the pipeline again."""
 
     def do(found: Sequence[Letter]) -> str:
-        operating.replay(found, by=person(request), batch_ids=config().batch_ids, enqueue=enqueue_batches)
-        return f"{_counted(found)} requeued."
+        done = operating.replay(found, by=person(request), batch_ids=config().batch_ids, enqueue=enqueue_batches)
+        return _said(done, "requeued")
 
     return _act(request, "replay", do)
 
@@ -111,14 +117,14 @@ def drop(request: HttpRequest) -> HttpResponse:
     """Delete their events for good."""
 
     def do(found: Sequence[Letter]) -> str:
-        deadletters.drop(found, by=person(request))
-        return f"{_counted(found)} dropped."
+        return _said(operating.drop(found, by=person(request)), "dropped")
 
     return _act(request, "drop", do)
 
 
-def _counted(found: Sequence[Letter]) -> str:
-    return f"{len(found):,} dead letter{'' if len(found) == 1 else 's'}"
+def _said(done: Done, what: str) -> str:
+    said = f"{len(done.letters):,} dead letter{'' if len(done.letters) == 1 else 's'} {what}."
+    return f"{said} {done.missed}." if done.gone else said
 
 
 def _act(request: HttpRequest, action: str, do: Callable[[Sequence[Letter]], str]) -> HttpResponse:
@@ -127,20 +133,17 @@ def _act(request: HttpRequest, action: str, do: Callable[[Sequence[Letter]], str
     problem = ""
     found: Sequence[Letter] = ()
     try:
+        if not is_asking:
+            confirmed = _confirmed(request)
+            said = carry_out(request, lambda: do(confirmed), action=action, target=_target(asked, confirmed))
+            messages.success(request, said, fail_silently=True)
+            return redirect("console:letters")
+    except (_NotConfirmed, NotDone, NotReadable) as error:
+        problem = str(error)
+    try:
         found = asked.find()
     except NotReadable as error:
         problem = str(error)
-    if not is_asking and not problem:
-        if request.POST.get("number") != str(len(found)):
-            problem = f"The number of dead letters is {len(found):,} now. Check them, and confirm the new number."
-        else:
-            try:
-                said = carry_out(request, lambda: do(found), action=action, target=_target(asked, found))
-            except NotDone as error:
-                problem = str(error)
-            else:
-                messages.success(request, said, fail_silently=True)
-                return redirect("console:letters")
     context = {
         "action": action,
         "asked": asked,
@@ -155,6 +158,25 @@ def _act(request: HttpRequest, action: str, do: Callable[[Sequence[Letter]], str
         frame(request, here="Pipeline") | context,
         status=409 if problem else 200,
     )
+
+
+class _NotConfirmed(Exception):
+    """The text says why the page asks again."""
+
+
+def _confirmed(request: HttpRequest) -> Sequence[Letter]:
+    """Return the letters that the page has counted. Raises _NotConfirmed if one of them is gone, and NotReadable."""
+    numbers = _numbers(request.POST.getlist("confirmed"))
+    if not numbers:
+        raise _NotConfirmed("Nothing was done, because no dead letter was confirmed. Check the number, and confirm it.")
+    found = deadletters.find(numbers)
+    if gone := len(numbers) - len(found):
+        is_or_are = "is" if gone == 1 else "are"
+        raise _NotConfirmed(
+            f"Nothing was done: of the {len(numbers):,} that you confirmed, {gone:,} {is_or_are} gone. Somebody has"
+            " replayed or dropped what is missing. Check the new number, and confirm it."
+        )
+    return found
 
 
 def _target(asked: _Asked, found: Sequence[Letter]) -> str:
