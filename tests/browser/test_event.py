@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
+from django.contrib.sessions.models import Session
 from django.db import transaction
 from playwright.sync_api import Browser, expect
 
@@ -15,11 +16,14 @@ from backend.users.models import User
 from tests.browser import demo
 from tests.browser.visitor import NARROW, Visitor, visitor
 from tests.conformance.rows import write
+from tests.integration.rows import write_events
+from tests.integration.windows import deliver_all
 from tests.integration.workers import Workers
 from towpath import publish
 from towpath.eventlog.store import Store
 from towpath.eventlog.stores.memory import StoredRow
 from towpath.events import LogRead
+from towpath.explorer.reading import TAIL_ROWS
 from towpath.proof.sealing import seal_all
 
 EVENTS = 4_000
@@ -155,3 +159,27 @@ def test_a_live_tail_shows_what_is_published_meanwhile(ada: Visitor, workers: Wo
     fresh.click()
     expect(ada.page.locator("#rows .row .is-type", has_text="log_read")).to_have_count(2)
     assert ada.complaints == []
+
+
+def test_a_live_tail_says_where_events_may_be_missing_and_why_it_gets_no_answer(ada: Visitor, store: Store) -> None:
+    # Given a page that follows, and more events than one answer has
+    page = ada.page
+    ada.go("/events/")
+    page.keyboard.press("l")
+    write_events(["{}"] * (TAIL_ROWS + 50), at=f"{datetime.now(UTC)}")
+    deliver_all(store)
+
+    # Then a row between the new and the old says so, and leads to all of them
+    gap = page.locator("#rows .gap")
+    expect(gap).to_contain_text("Events may be missing here", timeout=15_000)
+    expect(page.locator("#rows .row:has(~ .gap)")).to_have_count(TAIL_ROWS)
+    expect(page.locator("#rows .gap ~ .row")).to_have_count(100)
+    assert not ada.grave_barriers()
+    gap.get_by_role("button").click()
+    expect(gap).to_have_count(0)
+    ada.wait()
+    assert ada.complaints == []
+
+    # And when the person is signed out, the page says that
+    Session.objects.all().delete()
+    expect(page.locator("[data-live-problem]")).to_contain_text("You are signed out.", timeout=15_000)

@@ -9,6 +9,7 @@
   let after;
   let waiting = [];
   let problem = "";
+  let wasCut = false;
 
   const button = () => document.querySelector("[data-live]");
   const told = () => document.querySelector("[data-waiting]");
@@ -88,7 +89,10 @@
         const body = table();
         if (body) body.querySelectorAll("tr.row").forEach((row) => known.add(keyOf(row)));
         const arrived = [...part.content.querySelectorAll("tr.row, tr.gap")];
-        waiting = arrived.filter((row) => isGap(row) || !known.has(keyOf(row))).concat(waiting);
+        const fresh = arrived.filter((row) => isGap(row) || !known.has(keyOf(row)));
+        // Answers overlap. One that brings nothing new lacks what the one before it lacked, which is said already.
+        if (!wasCut || !fresh.every(isGap)) waiting = fresh.concat(waiting);
+        wasCut = arrived.some(isGap);
         waiting = waiting.filter((row, at) => !at || !isGap(row) || !isGap(waiting[at - 1]));
         if (waiting.length > MOST_WAITING) waiting = [...waiting.slice(0, MOST_WAITING), gap()];
       }
@@ -103,7 +107,7 @@
     timer = setTimeout(look, EVERY);
   };
 
-  const start = () => { waiting = []; after = button()?.dataset.after; problem = ""; clearTimeout(timer); show(); look(); };
+  const start = () => { waiting = []; after = button()?.dataset.after; problem = ""; wasCut = false; clearTimeout(timer); show(); look(); };
   const toggle = () => {
     history.replaceState(history.state, "", isOn() ? location.pathname + location.search : "#live");
     start();
