@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -302,6 +303,28 @@ def test_an_audit_forgets_what_it_no_longer_finds(tampered: Tampered) -> None:
 
     assert audited()["exit"] == 0
     assert status()["contradicted_proofs"] == 0
+
+
+def test_a_window_that_stays_unsealed_is_named_and_a_younger_one_is_counted(tampered: Tampered) -> None:
+    for prefix in ("c", "d"):
+        create_users(1, prefix=prefix)
+        assert deliver(sealed(), tampered.store) is Delivery.ACKED
+    assert verify_receipts(tampered.store, should_stop=lambda: False) == 0
+    found = audited()
+    assert (found["exit"], found["unsealed"]) == (0, 2)
+
+    # When one of them has waited for longer than the seals take
+    old = Proof.objects.order_by("position")[4]
+    Proof.objects.filter(position=old.position).update(proven_at=old.proven_at - timedelta(hours=3))
+
+    found = audited()
+    assert (found["exit"], found["unsealed"]) == (1, 2)
+    assert [(one["kind"], one["window"]) for one in found["differences"]] == [("unsealed", str(old.window_id))]
+    assert f"! unsealed: window {old.window_id}: it was proven 3 h ago" in here("pipeline", "verify", "--deep").stdout
+
+    # Then a seal ends it
+    assert list(sealing.seal_all(key=""))
+    assert audited()["exit"] == 0
 
 
 def test_a_person_accepts_a_window_as_it_is_and_every_audit_shows_it(tampered: Tampered) -> None:

@@ -16,6 +16,7 @@ from towpath.ledger.proofs import LOCK, OF_MONTH, line
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import date, datetime
+    from uuid import UUID
 
 #: Seals of one page.
 _SEALS_PER_PAGE = 500
@@ -181,6 +182,22 @@ def insert(seal: Seal) -> None:
                 "signature": seal.signature,
             },
         )
+
+
+def find_unsealed(*, older_than_seconds: float, limit: int) -> list[tuple[UUID, float]]:
+    """Windows that were proven so long ago, and that no seal covers; each with the hours since then."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT window_id, extract(epoch FROM clock_timestamp() - min(proven_at))::float8 / 3600
+            FROM pipeline_proof AS proof
+            WHERE position > coalesce((SELECT last_position FROM pipeline_seal ORDER BY number DESC LIMIT 1), 0)
+              AND proven_at < clock_timestamp() - make_interval(secs => %(seconds)s) AND NOT {OF_MONTH}
+            GROUP BY window_id ORDER BY min(position) LIMIT %(limit)s
+            """,
+            {"seconds": older_than_seconds, "limit": limit},
+        )
+        return list(cursor.fetchall())
 
 
 #: SQL: true if a proof could have been sealed for `%(seconds)s`, which is `%(seal_seconds)s` after it was made.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from towpath.ledger import proofs, receipts, seals
 from towpath.proof import chain, deep
 from towpath.proof.chain import BrokenSeal
+from towpath.proof.sealing import INTERVAL_SECONDS
 from towpath.proof.statement import MonthOfSeal, parse
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _MOST_UNPROVEN = 1000
 #: A receipt is verified about a minute after the ack.
 _LATE_SECONDS = 3600.0
+#: A proof is sealed within an hour. As TowpathSealsLate.
+_SEAL_LATE_SECONDS = 2 * INTERVAL_SECONDS
 #: Windows that were found changed before, of one question.
 _WINDOWS_PER_LOOK = 300
 
@@ -100,7 +103,7 @@ class Audit:
         }
 
 
-#: Proofs that wait for a seal are counted up to here.
+#: Proofs that wait for a seal are counted up to here, and as many windows are named that wait for too long.
 COUNTED_UNSEALED = 10_000
 
 
@@ -214,7 +217,7 @@ class _Noted:
 
 
 def _of_the_ledger() -> Iterator[Difference]:
-    """Yield contradictions between proofs and receipts, whatever the store holds."""
+    """Yield what is wrong with proofs, receipts and seals, whatever the store holds."""
     for find, detail in (
         (proofs.find_replaced, "an extra proof was added"),
         (proofs.find_outside_of_seals, "a proof is in a place that no seal covers"),
@@ -226,6 +229,9 @@ def _of_the_ledger() -> Iterator[Difference]:
         yield deep.Difference(
             "unverified", window, "", None, 0, contradiction or "it was never compared with the store"
         )
+    for window, hours in seals.find_unsealed(older_than_seconds=_SEAL_LATE_SECONDS, limit=COUNTED_UNSEALED):
+        detail = f"it was proven {hours:.0f} h ago, and no seal covers that: run `pipeline seals make`"
+        yield deep.Difference("unsealed", window, "", None, 0, detail)
 
 
 def _rewritten(found: Audit, by_number: dict[int, Seal]) -> list[Difference]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from towpath.eventlog.store import ProvableStore
     from towpath.ledger.proofs import Key, Proof
 
-Kind = Literal["edited", "lost", "doubled", "added", "stray", "receipt", "unverified", "unreadable"]
+Kind = Literal["edited", "lost", "doubled", "added", "stray", "receipt", "unverified", "unsealed", "unreadable"]
 
 #: Proofs of one page, and rows and windows of one query to the store.
 _PROOFS_PER_PAGE = 300
