@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -27,7 +28,7 @@ from towpath.ledger import proofs
 from towpath.ledger.models import Proof, Seal, Window
 from towpath.management.operator import operator
 from towpath.outbox.models import OutboxEvent
-from towpath.proof import sealing
+from towpath.proof import deep, sealing
 from towpath.proof.sample import check_sample_if_due
 
 
@@ -158,6 +159,28 @@ def test_a_row_in_a_window_of_its_own_is_a_stray(tampered: Tampered) -> None:
     (difference,) = audited()["differences"]
 
     assert (difference["kind"], difference["window"], difference["row_ids"]) == ("stray", str(window), [77])
+
+
+def test_the_search_for_strays_keeps_the_pace_and_tells_how_far_it_is(
+    tampered: Tampered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deep, "_WINDOWS_PER_LOOK", 1)
+    copy_of(tampered, stored_ids(tampered)[0], window_id=f"'{uuid4()}'")
+    told: list[int] = []
+    progress, began = deep.Progress(position=7), time.monotonic()
+
+    strays = deep.find_strays(
+        tampered.store,
+        progress=progress,
+        pace=deep.Pace(22),
+        on_page=lambda progress: told.append(progress.searched),
+    )
+
+    # One window has rows of two months; 11 rows are proven
+    assert [stray.kind for stray in strays] == ["stray"]
+    assert told == [1, 2, 3, 4, 5]
+    assert progress.position == 7
+    assert time.monotonic() - began >= 0.5
 
 
 def test_a_window_that_is_still_open_or_not_verified_is_no_stray(tampered: Tampered) -> None:

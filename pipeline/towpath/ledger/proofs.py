@@ -427,6 +427,17 @@ def find_without_receipt(*, limit: int) -> list[uuid.UUID]:
         return [window for (window,) in cursor.fetchall()]
 
 
+def count_rows_of(windows: Iterable[uuid.UUID], *, month: date) -> int:
+    """How many rows of these windows are proven in the month; of amended ones, all proofs count."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            """SELECT coalesce(sum(rows), 0)::bigint FROM pipeline_proof
+            WHERE window_id = ANY(%(windows)s) AND month = %(month)s""",
+            {"windows": list(windows), "month": month},
+        )
+        return int(cursor.fetchone()[0])
+
+
 def count_rows() -> int:
     """How many rows have a proof: looks at every proof."""
     with driver.cursor() as cursor:

@@ -61,7 +61,14 @@ def add_deep(parser: ArgumentParser) -> None:
         metavar="ROWS",
         help="read at most this many rows per second (default: no limit)",
     )
-    deep.add_argument("--after", type=int, default=0, metavar="POSITION", help="continue where an earlier run stopped")
+    deep.add_argument(
+        "--after",
+        type=int,
+        default=0,
+        metavar="POSITION",
+        help="continue where an earlier run stopped: windows up to there are not read again; seals, receipts and strays"
+        " are checked in full",
+    )
 
 
 def require_nothing_of_deep(options: dict[str, Any]) -> None:
@@ -169,8 +176,9 @@ class _Checked:
         if self._is_told and time.monotonic() >= self._due:
             self._due = time.monotonic() + _TOLD_SECONDS
             share = progress.position / max(1, self._last)
+            searched = f", strays looked for among {progress.searched:,} windows" if progress.searched else ""
             self._command.stderr.write(
-                f"\r{share:4.0%}  {progress.windows:,} windows, {progress.rows:,} rows checked", ending=""
+                f"\r{share:4.0%}  {progress.windows:,} windows, {progress.rows:,} rows checked{searched}", ending=""
             )
             self._command.stderr.flush()
 

@@ -132,14 +132,16 @@ def audit(
         found.position, found.windows, found.rows = progress.position, progress.windows, progress.rows
         on_page(progress)
 
-    noted = _Noted(found)
-    for difference in deep.check(store, after=after, since=since, until=until, pace=pace, on_page=tell):
+    progress, noted = deep.Progress(position=after), _Noted(found)
+    for difference in deep.check(store, progress=progress, since=since, until=until, pace=pace, on_page=tell):
         noted.add(difference)
     noted.check_again(store, is_continued=after > 0, since=since, until=until, pace=pace)
     noted.rename(_rewritten(found, by_number))
     months = {"since": since.date() if since else None, "until": until.date() if until else None}
     # One by one, so that those found before a stop are there.
-    for difference in itertools.chain(_of_the_ledger(), deep.find_strays(store, **months)):
+    for difference in itertools.chain(
+        _of_the_ledger(), deep.find_strays(store, progress=progress, **months, pace=pace, on_page=tell)
+    ):
         found.differences.append(difference)
     found.unproven = proofs.find_unproven(limit=_MOST_UNPROVEN)
     has_all = len(found.unproven) < _MOST_UNPROVEN

@@ -10,10 +10,10 @@ continued from a position.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 from towpath.eventlog.proof import Sums, changed_row
@@ -71,6 +71,8 @@ class Progress:
     position: int = 0
     windows: int = 0
     rows: int = 0
+    #: Windows of the store that strays were looked for among.
+    searched: int = 0
 
 
 class Pace:
@@ -92,15 +94,14 @@ class Pace:
 def check(
     store: ProvableStore,
     *,
-    after: int = 0,
+    progress: Progress,
     since: datetime | None = None,
     until: datetime | None = None,
     pace: Pace,
     on_page: Callable[[Progress], None],
 ) -> Iterator[Difference]:
-    """Yield every difference between the store and the proofs above a position, for windows dispatched from `since` to
-    before `until`. Raises StoreUnavailable."""
-    progress = Progress(position=after)
+    """Yield every difference between the store and the proofs above the position of `progress`, for windows dispatched
+    from `since` to before `until`. Raises StoreUnavailable."""
     dropped = proofs.dropped_months()
     while True:
         page = proofs.read_page(after=progress.position, limit=_PROOFS_PER_PAGE)
@@ -146,19 +147,27 @@ def look_again(store: ProvableStore, *, windows: Sequence[UUID] | None = None) -
             note(window, differences)
 
 
-def find_strays(store: ProvableStore, *, since: date | None = None, until: date | None = None) -> Iterator[Difference]:
+def find_strays(
+    store: ProvableStore,
+    *,
+    progress: Progress,
+    since: date | None = None,
+    until: date | None = None,
+    pace: Pace,
+    on_page: Callable[[Progress], None],
+) -> Iterator[Difference]:
     """Windows that the store has rows of, in the months from `since` to `until`, and that no proof is of and no receipt
     nor open window. Raises StoreUnavailable."""
     for month in store.months():
         if (since and month < since.replace(day=1)) or (until and month > until):
             continue
-        look: list[UUID] = []
-        for window in store.windows_of(month):
-            look.append(window)
-            if len(look) == _WINDOWS_PER_LOOK:
-                yield from _strays(look, month, store)
-                look = []
-        yield from _strays(look, month, store)
+        windows = store.windows_of(month)
+        while look := list(itertools.islice(windows, _WINDOWS_PER_LOOK)):
+            yield from _strays(look, month, store)
+            # The store reads all rows of a month to say which windows it has.
+            pace.wait(proofs.count_rows_of(look, month=month))
+            progress.searched += len(look)
+            on_page(progress)
 
 
 def _strays(windows: Sequence[UUID], month: date, store: ProvableStore) -> Iterator[Difference]:
@@ -179,7 +188,7 @@ def _strays(windows: Sequence[UUID], month: date, store: ProvableStore) -> Itera
 
 def _parts(page: Iterable[Proof]) -> Iterator[list[Proof]]:
     """Split the proofs into parts of the same coverage that the store can digest within its time."""
-    for _, of_coverage in groupby(page, key=lambda proof: proof.columns):
+    for _, of_coverage in itertools.groupby(page, key=lambda proof: proof.columns):
         part: list[Proof] = []
         rows = 0
         for proof in of_coverage:
