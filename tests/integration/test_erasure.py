@@ -27,6 +27,7 @@ from towpath.flow.delivery import Delivery
 from towpath.flow.verify import verify_receipts
 from towpath.ledger import proofs, seals
 from towpath.ledger.models import DeadLetter, Proof
+from towpath.management.operator import operator
 from towpath.outbox.event import hashed
 from towpath.outbox.models import FrozenOutbox, OutboxEvent, all_outboxes
 from towpath.proof import sealing, undelivered
@@ -177,10 +178,9 @@ def test_an_audit_ends_well_and_shows_the_amendments(erased: Tampered) -> None:
 def test_who_and_why_is_an_event_that_does_not_say_whose() -> None:
     erase("--where", f"context.email:{MAIL}")
 
-    event = OutboxEvent.objects.get()
+    event = OutboxEvent.objects.get(event_type="events_erased")
 
     context = json.loads(event.event_context)
-    assert event.event_type == "events_erased"
     assert context["query"] == f"context.email:{hashed(MAIL)}"
     assert (context["rows"], context["windows"], context["undelivered"]) == (4, 2, 0)
     assert (context["fields"], context["reason"]) == (["context.email"], "asked")
@@ -250,6 +250,35 @@ def test_nothing_of_an_erased_value_is_said_anywhere(erased: Tampered) -> None:
         assert JANE not in text
 
 
+def readings() -> list[dict[str, Any]]:
+    events = OutboxEvent.objects.filter(event_type="log_read").order_by("id")
+    return [json.loads(event.event_context) for event in events]
+
+
+@pytest.mark.usefixtures("erased")
+def test_a_look_at_a_persons_events_is_recorded_even_if_nothing_is_erased(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    look = ("eventlog", "erase", "--fields", "ip", "--actor")
+    here(*look, JANE, "--reason", "ticket 1", "--dry-run")
+    monkeypatch.setattr("builtins.input", lambda _question: "no")
+    declined = here(*look, JANE, "--reason", "ticket 2")
+    nobody = here(*look, "nobody", "--reason", "ticket 3")
+
+    assert (declined.returncode, nobody.stdout) == (1, "nothing to erase\n")
+    found = readings()
+    assert [(one["tool"], one["rows"] > 0, one["read_by"]) for one in found] == [
+        ("eventlog erase", True, operator()),
+        ("eventlog erase", True, operator()),
+        ("eventlog erase", False, operator()),
+    ]
+    # It says what was asked and why, and not who it was about
+    hashed_query = f"actor:{hashed(JANE)}"
+    assert found[0]["detail"] == f"dry run, ip of {hashed_query}: ticket 1"
+    assert found[1]["detail"] == f"ip of {hashed_query}: ticket 2"
+    assert JANE not in json.dumps(found)
+
+
 def test_a_dry_run_says_how_much_it_is_and_changes_nothing(erased: Tampered) -> None:
     write_as(JANE, [json.dumps({"email": MAIL})])
     before = stored(erased)
@@ -263,7 +292,7 @@ def test_a_dry_run_says_how_much_it_is_and_changes_nothing(erased: Tampered) -> 
     assert MAIL not in done.stdout
     assert stored(erased) == before
     assert not Proof.objects.filter(kind="erased").exists()
-    assert OutboxEvent.objects.count() == 1
+    assert OutboxEvent.objects.exclude(event_type="log_read").count() == 1
 
 
 def test_a_run_that_ends_before_the_store_is_rewritten_is_completed_without_a_second_amendment(

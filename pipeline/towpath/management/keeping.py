@@ -14,7 +14,7 @@ from towpath.errors import NotDroppable, NotErasable
 from towpath.eventlog.query import QueryError
 from towpath.eventlog.store import Change, Store
 from towpath.management.consent import confirm
-from towpath.management.operator import operator
+from towpath.management.operator import operator, record_reading
 from towpath.proof import erasure, retention
 from towpath.proof.erasure import Plan
 from towpath.proof.retention import Month
@@ -108,7 +108,7 @@ def erase(command: BaseCommand, store: Store, options: dict[str, Any]) -> bool:
     own = config().columns
     on_their_way = 0
     try:
-        plan = erasure.plan(selection, store, own)
+        plan = _plan(selection, store, options)
         has_any = bool(plan.rows or plan.undelivered.rows)
         if has_any and not options["dry_run"]:
             question = f"Mask {', '.join(selection.fields)} of {_found(plan)} for good? Type erase: "
@@ -137,6 +137,20 @@ def erase(command: BaseCommand, store: Store, options: dict[str, Any]) -> bool:
             )
         command.stdout.write("\n".join(lines))
     return not on_their_way
+
+
+def _plan(selection: Selection, store: Store, options: dict[str, Any]) -> Plan:
+    """Find the events, and publish that they were read, before anything about them is shown: it may be that nothing is
+    erased."""
+    rows = 0
+    try:
+        plan = erasure.plan(selection, store, config().columns)
+        rows = plan.rows + plan.undelivered.rows
+    finally:
+        # Who is told why they cannot be erased has learned something about them, too.
+        what = f"{', '.join(selection.fields)} of {selection.query_on_record}: {options['reason'].strip()}"
+        record_reading("eventlog erase", rows=rows, detail=f"{'dry run, ' if options['dry_run'] else ''}{what}")
+    return plan
 
 
 def _add_common(parser: ArgumentParser) -> None:
