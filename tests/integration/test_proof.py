@@ -18,14 +18,15 @@ from structlog.testing import capture_logs
 from tests.integration.manage import here, status
 from tests.integration.proving import EACH_STORE, STORES, Tampered, audited, columns, kinds
 from tests.integration.rows import create_users, write_events
-from tests.integration.windows import deliver, sealed, taken_over
+from tests.integration.windows import deliver, expire_leases, recover, sealed, taken_over
+from tests.knobs import Knobs
 from tests.services import Services
 from towpath.conf.current import config
 from towpath.flow.delivery import Delivery
 from towpath.flow.load import load
 from towpath.flow.verify import verify_receipts
 from towpath.ledger import proofs
-from towpath.ledger.models import Proof, Seal, Window
+from towpath.ledger.models import DeadLetter, Proof, Seal, Window
 from towpath.management.operator import operator
 from towpath.outbox.models import OutboxEvent
 from towpath.proof import deep, sealing
@@ -300,6 +301,29 @@ def test_nothing_is_reported_after_a_replay_of_a_lean_window_whose_rows_have_cha
     assert verify_receipts(tampered.store, should_stop=lambda: False) == 0
 
     assert audited()["exit"] == 0
+
+
+def test_nothing_is_reported_after_a_window_was_halved(tampered: Tampered, knobs: Knobs) -> None:
+    # Given a window that is too large, and has rows that the store refuses
+    knobs(window_bytes=1024)
+    before = Window.objects.count()
+    write_events(['{"n": "7"}', '{"n": "seven"}', '{"n": "7"}'] * 20)
+    tampered.execute("ALTER TABLE event_log ADD CONSTRAINT only_numbers CHECK (event_context NOT LIKE '%seven%')")
+    try:
+        assert deliver(sealed(), tampered.store) is Delivery.SPLIT
+        for _ in range(15):
+            expire_leases()
+            recover(tampered.store, should_stop=lambda: False)
+    finally:
+        tampered.execute("ALTER TABLE event_log DROP CONSTRAINT only_numbers")
+    assert DeadLetter.objects.count() == 20
+    assert Window.objects.filter(acked_at__isnull=False).count() > before + 1
+
+    assert verify_receipts(tampered.store, should_stop=lambda: False) == 0
+    assert list(sealing.seal_all(key=""))
+
+    found = audited()
+    assert (found["exit"], found["rows"], found["unproven_windows"]) == (0, 11 + 40, 0)
 
 
 def test_a_sample_of_old_windows_is_checked_every_night(tampered: Tampered) -> None:
