@@ -192,7 +192,7 @@ def find_unsealed(*, older_than_seconds: float, limit: int) -> list[tuple[UUID, 
             SELECT window_id, extract(epoch FROM clock_timestamp() - min(proven_at))::float8 / 3600
             FROM pipeline_proof AS proof
             WHERE position > coalesce((SELECT last_position FROM pipeline_seal ORDER BY number DESC LIMIT 1), 0)
-              AND proven_at < clock_timestamp() - make_interval(secs => %(seconds)s) AND NOT {OF_MONTH}
+              AND proven_at < statement_timestamp() - make_interval(secs => %(seconds)s) AND NOT {OF_MONTH}
             GROUP BY window_id ORDER BY min(position) LIMIT %(limit)s
             """,
             {"seconds": older_than_seconds, "limit": limit},
