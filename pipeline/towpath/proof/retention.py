@@ -1,6 +1,7 @@
 """Retention: drop whole months of the event log, once everything in them is proven and sealed. The chain records it.
 
-First come an amendment and an event, in one transaction, then the month's rows, then its proofs. If the power fails in
+Right before it goes, a month is examined again, because a person was asked in between. Then come an amendment and an
+event, in one transaction, then the month's rows, then its proofs. If the power fails in
 between, the next run completes it, and checks name rows of the month that are still there. Seals stay for ever.
 """
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+#: The server answers the first from its list of parts.
+COUNT_ROWS = f"SELECT count() FROM {TABLE} WHERE toYYYYMM(event_date_time) = %(month)s"
 COUNT_WINDOWS = f"SELECT uniqExact(window_id) FROM {TABLE} WHERE toYYYYMM(event_date_time) = %(month)s"
 DROP_MONTH = f"ALTER TABLE {TABLE} DROP PARTITION %(month)s"
 
