@@ -94,11 +94,14 @@ def named(audit: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.usefixtures("three")
-def test_what_was_found_before_ctrl_c_is_printed_noted_and_recorded() -> None:
-    with as_soon_as_both_are_noted(interrupt):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_found_before_a_stop_is_printed_noted_and_recorded(stop: signal.Signals) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with as_soon_as_both_are_noted(lambda: os.kill(os.getpid(), stop)):
         done = here("pipeline", "verify", "--deep", "--rate", _RATE, "--since", "2020-01-01")
 
     # Then both are named, and the person is told how to continue
+    assert signal.getsignal(signal.SIGTERM) is before
     assert done.returncode == 1
     assert all(f"window {window}" in done.stdout for window in windows()[:2])
     assert "This audit is not complete." in done.stdout

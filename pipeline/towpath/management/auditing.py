@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import sys
+import threading
 import time
 from argparse import ArgumentParser
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,18 +119,19 @@ def verify_deep(command: BaseCommand, options: dict[str, Any]) -> bool:
     found, accepted, stopped = Audit(position=options["after"]), Accepted(), ""
     told = _Checked(command, last=proofs.last_position(), is_told=sys.stderr.isatty())
     try:
-        accepted = accepting.accept_given(store, options)
-        audit(
-            store,
-            into=found,
-            after=options["after"],
-            since=options["since"],
-            until=options["until"],
-            anchors=anchors,
-            public_key=public_key,
-            pace=Pace(options["rate"]),
-            on_page=told.tell,
-        )
+        with _terminated_like_ctrl_c():
+            accepted = accepting.accept_given(store, options)
+            audit(
+                store,
+                into=found,
+                after=options["after"],
+                since=options["since"],
+                until=options["until"],
+                anchors=anchors,
+                public_key=public_key,
+                pace=Pace(options["rate"]),
+                on_page=told.tell,
+            )
     except KeyboardInterrupt:
         stopped = "Stopped"
     except EventStoreError as error:
@@ -142,6 +147,20 @@ def verify_deep(command: BaseCommand, options: dict[str, Any]) -> bool:
     if stopped:
         raise CommandError(without_secrets(f"{stopped}. Continue with --after {found.position}."))
     return found.is_ok
+
+
+@contextlib.contextmanager
+def _terminated_like_ctrl_c() -> Iterator[None]:
+    """A context in which SIGTERM does what Ctrl-C does: `timeout` and supervisors send it, and nobody should lose what
+    was found."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may ask for signals
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _record(found: Audit, options: dict[str, Any]) -> None:
