@@ -136,7 +136,7 @@ def compare(project: ForeignProject, *, exit_code: int) -> dict[str, Any]:
 @pytest.mark.timing
 @pytest.mark.timeout(600)
 def test_a_fresh_project_adopts_towpath_by_the_page_and_compares_its_logs(
-    project: ForeignProject, clickhouse: Client, record_property: Callable[[str, object], None]
+    project: ForeignProject, clickhouse: Client, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     # Given a project with the Django and the driver of these tests
     assert project.run(shlex.join(["python", "-c", VERSIONS])) == f"{get_version()} {is_psycopg3}\n"
@@ -151,7 +151,7 @@ def test_a_fresh_project_adopts_towpath_by_the_page_and_compares_its_logs(
         project.apply(block, environment=NOWHERE if "manage.py test" in block.text else None)
     assert project.are_all_running()
     seconds = time.monotonic() - began
-    record_property("seconds_of_the_page", round(seconds))
+    record_testsuite_property("seconds_of_the_page", round(seconds))
     assert seconds < MOST_SECONDS_OF_THE_PAGE
     shell(project, """insert_into_old_log("account_opened", timezone.now(), '{"name":"first"}')""")
 
