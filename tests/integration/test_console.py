@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import shlex
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from backend.users.models import User
 from tests.benchmarks.buffers import measuring
 from tests.benchmarks.traffic import publish_events
 from tests.integration.dispatching import EVENT
-from tests.integration.manage import status
+from tests.integration.manage import here, status
 from tests.integration.rows import create_users, write_events
 from tests.integration.windows import expire_leases, sealed
 from towpath.conf.current import config
@@ -405,6 +406,24 @@ def test_all_that_match_are_dropped_after_they_were_counted(
 
     assert not DeadLetter.objects.exists()
     assert len(published.find(DeadLetterDropped)) == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "left"),
+    [("", 0), (f"outbox={EVENT}", 0), (f"outbox={EVENT}&error=it%27s", 2), ("error=it%27s", 2), ("id=all", 0)],
+)
+def test_the_command_that_the_page_names_does_the_same(
+    operator: Client, letters: list[int], asked: str, left: int
+) -> None:
+    DeadLetter.objects.filter(id=letters[0]).update(error="it's too large")
+    numbers = [*letters, *more_letters(12)] if asked == "id=all" else letters
+    query = "&".join(f"id={number}" for number in numbers) if asked == "id=all" else asked
+
+    page = operator.get(f"/pipeline/dead-letters/drop?{query}").content.decode()
+
+    (command,) = re.findall(r'<p class="terminal">[^<]*<code>(.*?)</code>', page)
+    assert here(*shlex.split(html.unescape(command))[2:], "--yes").returncode == 0
+    assert DeadLetter.objects.count() == left
 
 
 def test_without_a_confirmation_nothing_is_dropped(operator: Client, letters: list[int]) -> None:

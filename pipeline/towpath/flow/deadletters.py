@@ -50,7 +50,7 @@ def find(ids: Sequence[int] | None) -> list[Letter]:
     return found
 
 
-def find_newest(*, outbox: str, error: str, before: int | None = None, limit: int) -> list[Letter]:
+def find_newest(*, outbox: str, error: str, before: int | None = None, limit: int | None = None) -> list[Letter]:
     """Return the newest dead letters of an outbox (empty: of all) whose error contains this text. Raises
     NotReadable."""
     found: list[Letter] = []

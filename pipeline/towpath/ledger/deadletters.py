@@ -55,7 +55,7 @@ def read(ids: Sequence[int] | None) -> list[Letter]:
         return [Letter(*row) for row in cursor.fetchall()]
 
 
-def find_newest(*, outbox: str, error: str, before: int | None, limit: int) -> list[Letter]:
+def find_newest(*, outbox: str, error: str, before: int | None, limit: int | None) -> list[Letter]:
     """Return the newest dead letters of an outbox (empty: of all) whose error contains this text, below `before`."""
     with driver.cursor() as cursor:
         cursor.execute(

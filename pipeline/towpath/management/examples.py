@@ -16,7 +16,12 @@ PIPELINE: Mapping[str, tuple[str, ...]] = {
     "run": ("run all", "run aggregator --processes=1"),
     "verify": ("verify --since 2026-11-24", "verify --deep --since 2026-11-24T06:00:00+00:00"),
     "seals": ("seals make", "seals list", "seals export --since 17", "seals public-key"),
-    "deadletters": ("deadletters list", "deadletters show 17", "deadletters replay --all", "deadletters drop 17"),
+    "deadletters": (
+        "deadletters list --error 'too large'",
+        "deadletters show 17",
+        "deadletters replay --all",
+        "deadletters drop 17",
+    ),
     "pause": ("pause --reason 'the store is being repaired'", "pause outbox_user --reason 'a column is changed'"),
     "resume": ("resume", "resume outbox_user"),
     "outboxes": ("outboxes list", "outboxes rename outbox_old outbox_new", "outboxes discard outbox_old"),

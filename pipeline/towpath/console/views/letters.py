@@ -6,6 +6,7 @@ matches the filter by then stays. If one of them is gone, nothing is done, and t
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -151,6 +152,7 @@ def _act(request: HttpRequest, action: str, do: Callable[[Sequence[Letter]], str
         "first": found[:5],
         "most": _MOST_LETTERS,
         "problem": problem,
+        "in_a_terminal": _in_a_terminal(action, asked),
     }
     return render(
         request,
@@ -158,6 +160,15 @@ def _act(request: HttpRequest, action: str, do: Callable[[Sequence[Letter]], str
         frame(request, here="Pipeline") | context,
         status=409 if problem else 200,
     )
+
+
+def _in_a_terminal(action: str, asked: _Asked) -> str:
+    """Return the command that acts on the same dead letters; of a filter, on all that match by then."""
+    words = ["python", "manage.py", "pipeline", "deadletters", action, *map(str, asked.ids or ())]
+    if asked.ids is None:
+        given = (("--outbox", asked.outbox), ("--error", asked.error))
+        words += [word for name, text in given if text for word in (name, text)] or ["--all"]
+    return shlex.join(words)
 
 
 class _NotConfirmed(Exception):

@@ -100,6 +100,8 @@ class Command(BaseCommand):
         parser.add_argument("what", choices=["list", "show", "replay", "drop"])
         parser.add_argument("ids", nargs="*", type=int, help="numbers of dead letters, as `list` shows them")
         parser.add_argument("--all", action="store_true", help="all dead letters (replay, drop)")
+        parser.add_argument("--outbox", default="", help="those of this outbox (list, replay, drop)")
+        parser.add_argument("--error", default="", metavar="TEXT", help="those whose error contains this text")
         parser.add_argument("--yes", action="store_true", help="drop without asking")
         parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -245,10 +247,7 @@ class Command(BaseCommand):
 
     def _deadletters(self, options: dict[str, Any]) -> bool:
         what, ids, as_json = options["what"], options["ids"], options["json"]
-        if what != "list" and not ids and not (options["all"] and what != "show"):
-            self.stderr.write(f"Say which ones: `pipeline deadletters {what} NUMBER ...`, or --all.")
-            raise SystemExit(2)
-        letters = deadletters.find(ids if not options["all"] else None) if what != "list" else deadletters.find(None)
+        letters = self._chosen_letters(what, ids, options)
         if unknown := set(ids) - {letter.id for letter in letters}:
             raise CommandError(f"No dead letter has the number {min(unknown)}: see `pipeline deadletters list`.")
         if what == "drop":
@@ -261,6 +260,15 @@ class Command(BaseCommand):
             record_reading("pipeline deadletters show", rows=len(letters))
         self._show_deadletters(letters, as_json=as_json, with_context=what == "show")
         return what != "list" or not letters
+
+    def _chosen_letters(self, what: str, ids: list[int], options: dict[str, Any]) -> list[Letter]:
+        filtered = {"outbox": options["outbox"], "error": options["error"]}
+        ways = sum((bool(ids), options["all"], any(filtered.values())))
+        if ways > 1 or (what != "list" and not ways) or (what == "show" and not ids):
+            others = "" if what == "show" else ", --all, or --outbox and --error"
+            self.stderr.write(f"Say in one way which ones: `pipeline deadletters {what} NUMBER ...`{others}.")
+            raise SystemExit(2)
+        return deadletters.find_newest(**filtered) if any(filtered.values()) else deadletters.find(ids or None)
 
     def _act(self, action: str, letters: Sequence[Letter], do: Callable[[], Done], *, as_json: bool) -> bool:
         """Say which letters the action took, and which were gone. True if it took all of them."""
