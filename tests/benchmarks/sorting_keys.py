@@ -1,6 +1,6 @@
 """Which sorting key, and which indexes: what the pages of the explorer would cost with each, on an engine of its own.
 
-    python -m tests.benchmarks.sorting_keys [--rows 10000000] [--indexes]
+    python -m tests.benchmarks.sorting_keys [--rows 10000000] [--indexes | --inserts]
 
 50 types over 30 days, the rarest of them one event in 20,000; contexts of some 200 bytes. Times are medians in
 milliseconds, two threads; an insert is a window of 1,000 rows of the newest hour. docs/decisions/0024 has the result.
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
 _ROWS_OF_WINDOW, _WINDOWS, _QUERIES = 1000, 150, 9
+#: So many that a few milliseconds show, whatever else the machine does.
+_INSERTS = 400
 _BLOCK = 250_000
 
 
@@ -59,6 +61,12 @@ KEYS: Mapping[str, Kind] = {
     "day, type, time": Kind(f"{_DAY}, event_type, event_date_time, outbox, outbox_id", bucket=_DAY),
 }
 _CHOSEN = "time"
+#: Of the columns that the three filters are of: none, each alone, all.
+INSERTS: Mapping[str, tuple[str, ...]] = {
+    "none": (_BLOOMS["type"],),
+    **{f"bloom {name}": (_BLOOMS["type"], _BLOOMS[name]) for name in ("request_id", "actor", "target")},
+    "all three": tuple(_BLOOMS.values()),
+}
 #: By what it is for. The first is none.
 INDEXES: Mapping[str, tuple[str, ...]] = {
     "none": (),
@@ -196,16 +204,39 @@ def _measure(client: Client, sides: Mapping[str, _Side], statements: Mapping[str
                 times[name].append(side.ask(sql))
         for name in sides:
             found[name][page] = statistics.median(times[name][1:])
+    for name, times_of_side in _write_windows(client, sides, _WINDOWS).items():
+        found[name]["window, ms"] = statistics.median(times_of_side)
+    return list(found.values())
+
+
+def _measure_inserts(client: Client, sides: Mapping[str, _Side]) -> list[dict[str, Any]]:
+    """What each side's windows take, and how much longer than those of the first side in the same turn."""
+    for side in sides.values():
+        side.fill()
+    times = _write_windows(client, sides, _INSERTS)
+    first = times[next(iter(sides))]
+    return [
+        {
+            "": name,
+            "window, ms": f"{statistics.median(own):.1f}",
+            "longer by, ms": f"{statistics.median(a - b for a, b in zip(own, first, strict=True)):.2f}",
+        }
+        for name, own in times.items()
+    ]
+
+
+def _write_windows(client: Client, sides: Mapping[str, _Side], count: int) -> dict[str, list[float]]:
+    """Milliseconds of each insert. Another side begins each turn, so that none always comes after the same one."""
     client.command(
         "CREATE OR REPLACE TABLE next_window ENGINE = Memory AS " + events(0, _ROWS_OF_WINDOW, _ROWS_OF_WINDOW)
     )
-    times = {name: [] for name in sides}
-    for number in range(_WINDOWS):
-        for name, side in sides.items():
-            times[name].append(side.write_window(number))
-    for name in sides:
-        found[name]["window, ms"] = statistics.median(times[name])
-    return list(found.values())
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    names = list(sides)
+    for number in range(count):
+        begin = number % len(names)
+        for name in [*names[begin:], *names[:begin]]:
+            times[name].append(sides[name].write_window(number))
+    return times
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -222,18 +253,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.sorting_keys")
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--indexes", action="store_true", help="indexes on the chosen key, instead of keys")
+    parser.add_argument("--inserts", action="store_true", help="only inserts, with the filters of values and without")
     options = parser.parse_args()
     folder = tempfile.mkdtemp()
     try:
         client: Client = clickhouse_connect.get_client(interface="chdb", path=folder)
         kinds = KEYS
-        if options.indexes:
-            kinds = {name: replace(KEYS[_CHOSEN], indexes=indexes) for name, indexes in INDEXES.items()}
+        if options.indexes or options.inserts:
+            listed = INSERTS if options.inserts else INDEXES
+            kinds = {name: replace(KEYS[_CHOSEN], indexes=indexes) for name, indexes in listed.items()}
         sides = {
             name: _Side(client, f"side_{number}", options.rows, kind)
             for number, (name, kind) in enumerate(kinds.items())
         }
-        found = _measure(client, sides, SEARCHES if options.indexes else PAGES)
+        if options.inserts:
+            found = _measure_inserts(client, sides)
+        else:
+            found = _measure(client, sides, SEARCHES if options.indexes else PAGES)
         sys.stdout.write(f"\n{_table(found)}\n")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
