@@ -66,7 +66,7 @@ _URLS = [
     if isinstance(each, URLPattern)
 ]
 #: They change what the explorer keeps of a person, and take a form.
-_POSTED = {"views/save"}
+_POSTED = {"columns", "views/save"}
 AT = datetime(2026, 11, 25, 21, 42, tzinfo=UTC)
 
 
