@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import dramatiq
 import pytest
 from django.conf import settings as django_settings
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
@@ -11,7 +12,7 @@ from django.core.management import call_command
 from django.db import connection
 
 from tests.integration.event_log import EventLog
-from tests.integration.queues import purge_queues
+from tests.integration.queues import forget_connection, purge_queues
 from tests.integration.rows import write_events
 from tests.integration.windows import deliver_all
 from tests.integration.workers import ForkedProcess, Workers
@@ -51,6 +52,9 @@ def event_log(request: pytest.FixtureRequest, services: Services) -> Iterator[Ev
     log = EventLog(services.clickhouse)
     yield log
     log.close()
+    # Before RabbitMQ ends: what it has closed is closed by nobody any more.
+    forget_connection()
+    dramatiq.get_broker().close()
 
 
 @pytest.fixture(autouse=True)

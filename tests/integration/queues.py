@@ -37,6 +37,12 @@ def purge_queues() -> None:
     _with_kept_connection(_purge)
 
 
+def forget_connection() -> None:
+    """Close what is kept."""
+    while _kept:
+        _kept.pop().close()
+
+
 def _every_queue() -> list[str]:
     return [name + suffix for name in config().queues for suffix in ("", ".DQ", ".XQ")]
 

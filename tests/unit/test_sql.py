@@ -100,7 +100,7 @@ def _text(part: ast.expr, module: str) -> str:
     assert isinstance(part, ast.FormattedValue)
     try:
         known = vars(importlib.import_module(module))
-        return str(eval(compile(ast.Expression(part.value), module, "eval"), known))  # noqa: S307 - our own source
+        return str(eval(compile(ast.Expression(part.value), f"<{module}>", "eval"), known))  # noqa: S307 - our own source
     except Exception:  # noqa: BLE001 - known only when the program runs: looked at where it is written
         return " something "
 
