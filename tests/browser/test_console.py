@@ -150,6 +150,15 @@ def test_old_numbers_are_called_old(ada: Visitor) -> None:
     expect(ada.page.locator("#old")).to_contain_text("The web process does not answer")
 
 
+def test_the_page_says_that_it_waits_while_somebody_copies_from_it(ada: Visitor) -> None:
+    ada.page.evaluate("getSelection().selectAllChildren(document.querySelector('#live .headline'))")
+
+    expect(ada.page.locator("#old")).to_contain_text("waits while text is selected", timeout=30_000)
+
+    ada.page.evaluate("getSelection().empty()")
+    expect(ada.page.locator("#old")).to_be_hidden(timeout=_NAMED_WITHIN)
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", [WIDE, NARROW])
 def test_nothing_keeps_anybody_from_using_it(

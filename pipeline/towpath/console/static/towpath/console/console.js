@@ -32,9 +32,16 @@
     const seconds = Math.round((Date.now() - readAt) / 1000);
     const isOld = Boolean(seen) && (seconds > oldAfter || Boolean(trouble));
     if (seen) asof.textContent = `as of ${seen.dataset.clock} UTC · every ${every / 1000} s`;
-    document.getElementById("old-text").textContent = `They are from ${seconds} s ago. ${trouble || "The web process does not answer."}`;
+    const reason = isCopying() ? "The page waits while text is selected." : "The web process does not answer.";
+    document.getElementById("old-text").textContent = `They are from ${seconds} s ago. ${trouble || reason}`;
     old.hidden = !isOld;
     live.classList.toggle("is-old", isOld);
+  }
+
+  /** A person who copies a command has it selected. */
+  function isCopying() {
+    const selected = getSelection();
+    return Boolean(selected) && !selected.isCollapsed && live.contains(selected.anchorNode);
   }
 
   async function ask() {
@@ -58,9 +65,7 @@
     const focused = document.activeElement && live.contains(document.activeElement) ? document.activeElement : null;
     const keep = focused?.closest("details")?.dataset.keep;
     const label = focused?.getAttribute("aria-label");
-    const selected = getSelection();
-    // A person who copies a command has it selected.
-    if (selected && !selected.isCollapsed && live.contains(selected.anchorNode)) return;
+    if (isCopying()) return;
     live.replaceChildren(document.createRange().createContextualFragment(html));
     for (const name of open) live.querySelector(`[data-keep="${name}"]`)?.setAttribute("open", "");
     if (focused) {
