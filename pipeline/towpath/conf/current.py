@@ -1,4 +1,4 @@
-"""The settings of this process, for the code that wires the product, and for `publish`. Other code is given values."""
+"""The settings of this process, for code that wires the product, `publish` and pages. Other code is given values."""
 
 from __future__ import annotations
 
