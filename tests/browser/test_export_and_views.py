@@ -93,6 +93,8 @@ def test_an_event_leads_to_the_story_of_its_actor(auditor: Visitor) -> None:
     page = auditor.page
     auditor.go("/events/?q=type:user_updated")
     page.locator("#rows .row").first.click()
+    # The counts arrive later, with new links.
+    expect(page.locator("#drawer .chips .faint").first).not_to_be_empty()
     page.locator("#drawer .chip", has_text="Timeline of the actor").click()
     page.wait_for_url("**/events/timeline?**")
 
