@@ -78,7 +78,7 @@ _LONG = _DEPLOYED | {
 
 #: These fixtures start the product's processes, or an engine of the test's own. Of such tests, `make test` runs only
 #: those of the whole path from publish to ack.
-_FIXTURES_WITH_PROCESSES = frozenset({"workers", "bare_fleet", "deployment", "endpoint"})
+_FIXTURES_WITH_PROCESSES = frozenset({"workers", "bare_fleet", "deployment", "endpoint", "web_url"})
 _WHOLE_PATH = _TESTS / "integration" / "test_end_to_end.py"
 
 
