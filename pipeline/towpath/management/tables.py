@@ -147,16 +147,7 @@ def of_audit(found: Audit) -> str:
         + (f", {found.anchors:,} anchor(s) compared" if found.anchors else "")
     ]
     lines += [f"! seal {one.number}: {one.kind}: {one.detail}" for one in found.broken]
-    lost: dict[tuple[str, str], int] = {}
-    for one in found.differences:
-        if one.kind == "lost" and one.detail == "every row" and one.month:
-            key = f"{one.month:%Y-%m}", one.outbox
-            lost[key] = lost.get(key, 0) + 1
-    lines += [
-        f"! {month}: every row of {windows:,} window(s) of {outbox} is lost: was the month dropped by hand?"
-        for (month, outbox), windows in lost.items()
-        if windows > 1
-    ]
+    lines += _lost_months(found)
     lines += [f"! {difference}" for difference in found.differences[:_MOST_DIFFERENCES]]
     if len(found.differences) > _MOST_DIFFERENCES:
         lines.append(f"! {len(found.differences) - _MOST_DIFFERENCES:,} more: see --json")
@@ -181,6 +172,19 @@ def of_audit(found: Audit) -> str:
         "see docs/runbook.md, TowpathProofContradicted" if found.findings else f"nothing contradicts the ledger{so_far}"
     )
     return "\n".join(lines)
+
+
+def _lost_months(found: Audit) -> list[str]:
+    lost: dict[tuple[str, str], int] = {}
+    for one in found.differences:
+        if one.kind == "lost" and one.detail == "every row" and one.month:
+            key = f"{one.month:%Y-%m}", one.outbox
+            lost[key] = lost.get(key, 0) + 1
+    return [
+        f"! {month}: every row of {windows:,} window(s) of {outbox} is lost: was the month dropped by hand?"
+        for (month, outbox), windows in lost.items()
+        if windows > 1
+    ]
 
 
 def of_comparison(found: Comparison, names: Mapping[str, str], *, since: datetime, until: datetime) -> str:

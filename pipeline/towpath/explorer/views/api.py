@@ -25,8 +25,12 @@ from towpath.explorer.views.problems import problem, problem_of
 from towpath.pages.zones import as_utc
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
+
+    from towpath.eventlog.paging import Page
 
 ROWS, MOST_ROWS = 100, 500
 #: The most characters of a context in the first read. A longer one is read separately.
@@ -77,14 +81,17 @@ def search(request: HttpRequest) -> HttpResponse:
         rows=len(events),
     )
     access.record(request.user, read)
+    return HttpResponse(_as_json(page, NdJson(asks.state.own).objects(events)), "application/json")
+
+
+def _as_json(page: Page, events: Iterable[str]) -> bytes:
+    """Contexts are the stored text, so that no number changes."""
     said = {
         "searched_back_to": as_utc(page.searched_back_to),
         "next": place(page.next) if page.next else None,
         "is_complete": page.is_complete,
     }
-    # Contexts are the stored text, so that no number changes.
-    found = ",".join(NdJson(asks.state.own).objects(events))
-    return HttpResponse(f'{{"events":[{found}],{compact_json(said)[1:]}'.encode("utf-8", "replace"), "application/json")
+    return f'{{"events":[{",".join(events)}],{compact_json(said)[1:]}'.encode("utf-8", "replace")
 
 
 @for_programs()

@@ -55,30 +55,11 @@ class Command(BaseCommand):
         comparison = actions.add_parser(
             "compare", help="compare event_log with a table that should hold the same events"
         )
-        comparison.add_argument("--with", dest="table", type=_table, required=True, help="the other table, or a view")
-        comparison.add_argument("--at", metavar="URL", help="the event store that has it (default: EVENT_STORE_URL)")
-        comparison.add_argument("--since", type=moment, help="ISO 8601, in UTC (default: a day before --until)")
-        comparison.add_argument("--until", type=moment, help="ISO 8601, in UTC (default: five minutes ago)")
-        comparison.add_argument(
-            "--slack-seconds",
-            type=float,
-            default=60,
-            help="how far apart the two logs' times of an event may be (default: %(default)g)",
-        )
-        comparison.add_argument(
-            "--limit", type=int, default=20, help="show at most this many differences (default: %(default)d)"
-        )
+        _add_compare(comparison)
         filling = actions.add_parser(
             "backfill", help="publish the rows that a model had before it got a lean outbox, each once"
         )
-        filling.add_argument("model", metavar="MODEL", help="APP.MODEL: the model, or its lean outbox")
-        filling.add_argument(
-            "--rows-per-second",
-            type=pace,
-            default=1000.0,
-            help="publish at most this many rows per second (default: %(default)g)",
-        )
-        filling.add_argument("--again", action="store_true", help="look at every row again, even if a run has finished")
+        _add_backfill(filling)
         events = actions.add_parser("events", help="print the catalogue of event types")
         events.add_argument("--markdown", action="store_true", help="print a page of Markdown")
         events.add_argument("--write", action="store_true", help="add new types and versions to the checked-in files")
@@ -300,3 +281,30 @@ def _as_json(found: Comparison, *, since: datetime, until: datetime) -> dict[str
         "missing": {side: found.missing[side] for side in SIDES},
         "differences": [{**asdict(row), "at": row.at.isoformat()} for row in found.differences],
     }
+
+
+def _add_compare(comparison: ArgumentParser) -> None:
+    comparison.add_argument("--with", dest="table", type=_table, required=True, help="the other table, or a view")
+    comparison.add_argument("--at", metavar="URL", help="the event store that has it (default: EVENT_STORE_URL)")
+    comparison.add_argument("--since", type=moment, help="ISO 8601, in UTC (default: a day before --until)")
+    comparison.add_argument("--until", type=moment, help="ISO 8601, in UTC (default: five minutes ago)")
+    comparison.add_argument(
+        "--slack-seconds",
+        type=float,
+        default=60,
+        help="how far apart the two logs' times of an event may be (default: %(default)g)",
+    )
+    comparison.add_argument(
+        "--limit", type=int, default=20, help="show at most this many differences (default: %(default)d)"
+    )
+
+
+def _add_backfill(filling: ArgumentParser) -> None:
+    filling.add_argument("model", metavar="MODEL", help="APP.MODEL: the model, or its lean outbox")
+    filling.add_argument(
+        "--rows-per-second",
+        type=pace,
+        default=1000.0,
+        help="publish at most this many rows per second (default: %(default)g)",
+    )
+    filling.add_argument("--again", action="store_true", help="look at every row again, even if a run has finished")
