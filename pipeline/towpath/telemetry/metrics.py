@@ -91,9 +91,9 @@ end_to_end_seconds = Histogram(
 )
 rejected_messages = Counter(
     "towpath_rejected_messages",
-    "Messages removed unused from the pipeline's queues: `size`, `json` (not one JSON object), `fields`, `actor`,"
-    " `arguments`, `options`, `delayed`, `foreign` (another project's), `batch` (not in the ledger, or already in a"
-    " window)",
+    "Messages removed unused from the pipeline's queues. Wrong in themselves: `size`, `json` (not one JSON object),"
+    " `fields`, `actor`, `arguments`, `options`, `delayed`. `foreign`: of another project. `batch`: not in the ledger,"
+    " or already in a window.",
     ["reason"],
 )
 verified_windows = Counter(
@@ -127,8 +127,8 @@ last_dispatch = LedgerGauge(
 )
 canary_seconds = LedgerGauge(
     "towpath_canary_seconds",
-    "Seconds that the last canary took from its commit to the event store, or that a later one has already"
-    " waited, if longer; absent without `CANARY_SECONDS`",
+    "Seconds that the last canary took from its commit to the event store, or that a later one has waited, if longer."
+    " Absent without `CANARY_SECONDS`.",
 )
 unsealed_batches = LedgerGauge("towpath_unsealed_batches", "Batches in no window yet")
 open_windows = LedgerGauge("towpath_open_windows", "Windows between seal and ack")
