@@ -25,7 +25,7 @@ from towpath.eventlog.errors import StoreUnavailable
 from towpath.eventlog.query import Query, parse
 from towpath.flow.delivery import Delivery
 from towpath.flow.verify import verify_receipts
-from towpath.ledger import proofs, seals
+from towpath.ledger import sampling, seals
 from towpath.ledger.models import DeadLetter, Proof
 from towpath.management.operator import operator
 from towpath.outbox.event import hashed
@@ -351,7 +351,7 @@ def test_a_window_that_is_as_it_was_proven_again_is_no_alarm_after_the_next_nigh
     with connection.cursor() as cursor:
         cursor.execute("UPDATE pipeline_mark SET value = value - 1 WHERE name = 'sampled'")
     # None of them is chosen by chance
-    monkeypatch.setattr(proofs, "choose_windows", lambda _count: [])
+    monkeypatch.setattr(sampling, "choose_windows", lambda _count: [])
 
     with capture_logs() as logs:
         assert check_sample_if_due(erased.store, should_stop=lambda: False) == 1

@@ -15,7 +15,7 @@ from tests.waiting import eventually
 from towpath.conf.current import config
 from towpath.flow.delivery import Delivery
 from towpath.flow.verify import verify_receipts
-from towpath.ledger import proofs
+from towpath.ledger import sampling
 from towpath.ledger.due import is_verification_due
 from towpath.ledger.models import Seal, Window
 from towpath.outbox.models import OutboxEvent
@@ -93,7 +93,7 @@ def test_without_a_scheduler_what_is_due_without_new_events_is_done(workers: Wor
 
 
 def _is_sampled() -> bool:
-    return not proofs.is_sample_due()
+    return not sampling.is_sample_due()
 
 
 def _is_purged() -> bool:

@@ -8,24 +8,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from towpath import driver
 from towpath.eventlog.proof import WindowDigest
-from towpath.ledger.proofs import OF_MONTH, amend
+from towpath.ledger.proofs import NO_WINDOW, OF_MONTH, amend
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import date
-
-#: The window of a proof that is about a month.
-_NO_WINDOW = UUID(int=0)
+    from uuid import UUID
 
 #: SQL: the dropped months, each with the position of the proof that says so.
 _DROPPED = f"""(
     SELECT month, max(position) AS position FROM pipeline_proof
-    WHERE window_id = '{_NO_WINDOW}' AND kind = 'dropped' GROUP BY month
+    WHERE window_id = '{NO_WINDOW}' AND kind = 'dropped' GROUP BY month
 ) AS dropped"""
+
+
+def dropped_months() -> Mapping[date, int]:
+    """Return the dropped months, each with the position of the proof that says so."""
+    with driver.cursor() as cursor:
+        cursor.execute(f"SELECT month, position FROM {_DROPPED}")
+        return dict(cursor.fetchall())
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ def is_proven_since(month: date, position: int) -> bool:
 
 def note(month: date, *, rows: int, columns: Sequence[str], reason: str) -> None:
     """Record that the month is dropped: what was proven of it so far no longer holds."""
-    gone = WindowDigest(_NO_WINDOW, "", month, rows, digest="", digest_sum=0, id_sum=0)
+    gone = WindowDigest(NO_WINDOW, "", month, rows, digest="", digest_sum=0, id_sum=0)
     amend([gone], kind="dropped", columns=columns, reason=reason)
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from towpath import driver
 from towpath.ledger.marks import INDEX_PROBES_ONLY
-from towpath.ledger.proofs import IS_SAMPLE_DUE
 from towpath.ledger.receipts import IS_OVERDUE, IS_PURGE_DUE
+from towpath.ledger.sampling import IS_SAMPLE_DUE
 from towpath.ledger.seals import IS_SEAL_DUE
 
 

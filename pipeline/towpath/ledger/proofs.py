@@ -8,16 +8,15 @@ is not a writer's: what verifies, once a minute, takes it, and what seals, once 
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from towpath import driver
 from towpath.eventlog.proof import FORM, Sums
-from towpath.ledger.marks import INDEX_PROBES_ONLY, move, value_of
 
 if TYPE_CHECKING:
-    import uuid
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import date, datetime
 
     from towpath.eventlog.proof import WindowDigest
@@ -27,13 +26,13 @@ if TYPE_CHECKING:
 Kind = Literal["verified", "closed", "accepted", "erased", "dropped"]
 
 #: What a proof is about: window, outbox, and the first day of a month.
-Key = tuple["uuid.UUID", str, "date | None"]
+Key = tuple[uuid.UUID, str, "date | None"]
 
 #: The window of a proof that is about a month.
-_NO_WINDOW = "00000000-0000-0000-0000-000000000000"
+NO_WINDOW = uuid.UUID(int=0)
 
 #: SQL: true of a proof that says of a month that it was dropped. One that says so of a window is somebody else's.
-OF_MONTH = f"(proof.window_id = '{_NO_WINDOW}' AND proof.kind = 'dropped')"
+OF_MONTH = f"(proof.window_id = '{NO_WINDOW}' AND proof.kind = 'dropped')"
 
 #: To be sent before an INSERT, in the same message or transaction. "towp", and the table, as for the marks.
 LOCK = "SELECT pg_advisory_xact_lock(1953462128, 'pipeline_proof'::regclass::oid::int);"
@@ -45,7 +44,7 @@ def _in_utc(column: str) -> str:
 
 
 #: SQL: the digest of all that a receipt says, of a row of pipeline_window named `receipt`.
-_OF_RECEIPT = f"""sha256(convert_to(jsonb_build_array(
+OF_RECEIPT = f"""sha256(convert_to(jsonb_build_array(
     receipt.id, receipt.number, {_in_utc("receipt.dispatched_from")}, {_in_utc("receipt.dispatched_to")},
     {_in_utc("receipt.sealed_at")}, {_in_utc("receipt.acked_at")}, receipt.bytes, receipt.rows,
     receipt.delivered, receipt.vanished, receipt.refused, receipt.isolated, receipt.store_error,
@@ -118,7 +117,7 @@ def note_verified(windows: Sequence[uuid.UUID], stored: Iterable[WindowDigest], 
                 UPDATE pipeline_window AS receipt SET
                     verified_at = clock_timestamp(), contradiction = NULL, is_late = false
                 WHERE id = ANY(%(windows)s) AND acked_at IS NOT NULL AND verified_at IS NULL
-                RETURNING id, number, dispatched_from, {_OF_RECEIPT} AS receipt
+                RETURNING id, number, dispatched_from, {OF_RECEIPT} AS receipt
             ) {_INSERT}
             FROM proven LEFT JOIN {_STORED} ON stored.window_id = proven.id
             ORDER BY proven.number, stored.outbox, stored.month
@@ -135,7 +134,7 @@ def note_closed(
         cursor.execute(
             f"""{LOCK} {_COVERAGE}
             WITH proven AS (
-                SELECT id, number, dispatched_from, {_OF_RECEIPT} AS receipt FROM pipeline_window AS receipt
+                SELECT id, number, dispatched_from, {OF_RECEIPT} AS receipt FROM pipeline_window AS receipt
                 WHERE id = ANY(%(windows)s)
             ) {_INSERT}
             FROM proven LEFT JOIN {_STORED} ON stored.window_id = proven.id
@@ -165,7 +164,7 @@ def amend(
                     SELECT receipt, dispatched_at FROM pipeline_proof WHERE window_id = wanted
                     ORDER BY position LIMIT 1
                 ) AS before ON true LEFT JOIN LATERAL (
-                    SELECT {_OF_RECEIPT} AS receipt, dispatched_from FROM pipeline_window AS receipt
+                    SELECT {OF_RECEIPT} AS receipt, dispatched_from FROM pipeline_window AS receipt
                     WHERE id = wanted AND acked_at IS NOT NULL
                 ) AS kept ON true
             ) {_INSERT}
@@ -206,8 +205,6 @@ def _parameters(
         ),
     }
 
-
-# --- What checks ask ---------------------------------------------------------------------------------------------
 
 _COLUMNS = """proof.position, proof.kind, proof.window_id, proof.outbox, proof.month, proof.rows,
     encode(proof.digest, 'hex'), proof.digest_sum, proof.id_sum, coverage.columns, proof.dispatched_at,
@@ -260,46 +257,6 @@ def _proof(*row: Any) -> Proof:
     )
 
 
-def choose_windows(count: int) -> list[uuid.UUID]:
-    """About so many windows that have a proof, chosen at random."""
-    with driver.cursor() as cursor:
-        cursor.execute(
-            f"""{INDEX_PROBES_ONLY}
-            SELECT DISTINCT (
-                SELECT window_id FROM pipeline_proof AS proof WHERE position >= chosen.position AND NOT {OF_MONTH}
-                ORDER BY position LIMIT 1
-            )
-            FROM (
-                SELECT lowest + floor(random() * (highest - lowest + 1))::bigint AS position
-                FROM (SELECT min(position) AS lowest, max(position) AS highest FROM pipeline_proof) AS ends,
-                     generate_series(1, %(count)s)
-                OFFSET 0
-            ) AS chosen
-            """,
-            {"count": count},
-        )
-        return [window for (window,) in cursor.fetchall() if window is not None]
-
-
-def find_altered_receipts(windows: Iterable[uuid.UUID]) -> set[uuid.UUID]:
-    """Those of the windows whose receipt no longer says what it said when it was proven. One that was purged says
-    nothing."""
-    with driver.cursor() as cursor:
-        cursor.execute(
-            f"""
-            SELECT receipt.id FROM pipeline_window AS receipt
-            WHERE receipt.id = ANY(%(windows)s) AND EXISTS (
-                SELECT FROM pipeline_proof AS proof WHERE proof.window_id = receipt.id AND proof.receipt <> '' OFFSET 0
-            ) AND NOT EXISTS (
-                SELECT FROM pipeline_proof AS proof WHERE proof.window_id = receipt.id
-                AND proof.receipt = {_OF_RECEIPT} OFFSET 0
-            )
-            """,
-            {"windows": list(windows)},
-        )
-        return {window for (window,) in cursor.fetchall()}
-
-
 @dataclass(frozen=True, slots=True)
 class Known:
     """What the ledger knows of windows that the store has rows of."""
@@ -324,107 +281,11 @@ def known_of(windows: Iterable[uuid.UUID]) -> Known:
         return Known(proven, frozenset(window for (window,) in cursor.fetchall()))
 
 
-def dropped_months() -> Mapping[date, int]:
-    """The months that were dropped by `eventlog retain`, with the position of what says so."""
-    with driver.cursor() as cursor:
-        cursor.execute(
-            f"""SELECT month, max(position) FROM pipeline_proof
-            WHERE window_id = '{_NO_WINDOW}' AND kind = 'dropped' GROUP BY month"""
-        )
-        return dict(cursor.fetchall())
-
-
 def read_amendments() -> list[Proof]:
     """Every proof that says other than that the store held what was delivered, in their order."""
     with driver.cursor() as cursor:
         cursor.execute(f"""SELECT {_COLUMNS} FROM {_FROM} WHERE proof.kind <> 'verified' ORDER BY proof.position""")
         return [_proof(*row) for row in cursor.fetchall()]
-
-
-#: SQL: verified receipts without a proof, dispatched in a period.
-_UNPROVEN = """pipeline_window WHERE verified_at IS NOT NULL AND NOT EXISTS (
-        SELECT FROM pipeline_proof WHERE window_id = pipeline_window.id
-    ) AND (%(since)s::timestamptz IS NULL OR dispatched_from >= %(since)s::timestamptz)
-    AND (%(until)s::timestamptz IS NULL OR dispatched_from < %(until)s::timestamptz)"""
-
-
-def find_unproven(
-    *,
-    limit: int | None,
-    windows: Sequence[uuid.UUID] | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-) -> list[uuid.UUID]:
-    """Windows, or those of `windows`, whose receipt is verified and that have no proof: they were verified by an older
-    Towpath, or somebody has removed the proof."""
-    with driver.cursor() as cursor:
-        cursor.execute(
-            f"""
-            SELECT id FROM {_UNPROVEN} AND (%(windows)s::uuid[] IS NULL OR id = ANY(%(windows)s::uuid[]))
-            ORDER BY number LIMIT %(limit)s
-            """,
-            {"limit": limit, "windows": None if windows is None else list(windows), "since": since, "until": until},
-        )
-        return [window for (window,) in cursor.fetchall()]
-
-
-def count_unproven() -> int:
-    """How many such windows there are."""
-    with driver.cursor() as cursor:
-        cursor.execute(f"SELECT count(*) FROM {_UNPROVEN}", {"since": None, "until": None})
-        return int(cursor.fetchone()[0])
-
-
-#: SQL: how many seals end before a proof. Those of one window are proven in one commit, and so under one seal.
-_SEALS_BEFORE = "width_bucket({}.position - 1, (SELECT ends FROM seals))"
-
-
-def find_replaced(*, limit: int) -> list[uuid.UUID]:
-    """Windows with a proof that is not an amendment, and that stands in the place of an earlier one, or beside one that
-    was sealed before. A receipt is verified once: somebody has added it."""
-    with driver.cursor() as cursor:
-        cursor.execute(
-            f"""
-            WITH seals AS MATERIALIZED (
-                SELECT coalesce(array_agg(last_position ORDER BY last_position), ARRAY[]::bigint[]) AS ends
-                FROM pipeline_seal
-            )
-            SELECT DISTINCT later.window_id FROM pipeline_proof AS later
-            WHERE later.kind IN ('verified', 'closed') AND EXISTS (
-                SELECT FROM pipeline_proof AS earlier
-                WHERE earlier.window_id = later.window_id AND earlier.position < later.position AND (
-                    earlier.outbox = later.outbox AND earlier.month IS NOT DISTINCT FROM later.month
-                    OR {_SEALS_BEFORE.format("earlier")} < {_SEALS_BEFORE.format("later")}
-                )
-            ) LIMIT %(limit)s
-            """,
-            {"limit": limit},
-        )
-        return [window for (window,) in cursor.fetchall()]
-
-
-def find_outside_of_seals(*, limit: int) -> list[uuid.UUID]:
-    """Windows with a proof below the first position, where no seal and no check looks: somebody has put it there."""
-    with driver.cursor() as cursor:
-        cursor.execute(
-            "SELECT DISTINCT window_id FROM pipeline_proof WHERE position < 1 LIMIT %(limit)s", {"limit": limit}
-        )
-        return [window for (window,) in cursor.fetchall()]
-
-
-def find_without_receipt(*, limit: int) -> list[uuid.UUID]:
-    """Windows that were verified, and whose receipt is gone before its time: none that was dispatched so late was
-    purged."""
-    with driver.cursor() as cursor:
-        cursor.execute(
-            f"""
-            SELECT DISTINCT window_id FROM pipeline_proof AS proof
-            WHERE kind IN ('verified', 'closed') AND dispatched_at >= to_timestamp({value_of("purged")} + 1)
-              AND NOT EXISTS (SELECT FROM pipeline_window WHERE id = proof.window_id) LIMIT %(limit)s
-            """,
-            {"limit": limit},
-        )
-        return [window for (window,) in cursor.fetchall()]
 
 
 def count_rows_of(windows: Iterable[uuid.UUID], *, month: date) -> int:
@@ -449,82 +310,4 @@ def last_position() -> int:
     """The highest position; 0 without any."""
     with driver.cursor() as cursor:
         cursor.execute("SELECT coalesce(max(position), 0) FROM pipeline_proof")
-        return int(cursor.fetchone()[0])
-
-
-# --- The check of every night ------------------------------------------------------------------------------------
-
-
-def _night(*, after: str = "0") -> str:
-    """SQL: nights since 1970, each of which begins at 02:00 UTC, and so many seconds later."""
-    return f"floor((extract(epoch FROM clock_timestamp()) - 7200 - {after}) / 86400)::bigint"
-
-
-#: SQL: true if a sample could have been checked for `%(seconds)s`, and nobody has. One that was checked when the night
-#: began is ahead of that.
-IS_SAMPLE_DUE = f"({_night(after='%(seconds)s')} > {value_of('sampled')} AND EXISTS (SELECT FROM pipeline_proof))"
-
-
-def is_sample_due() -> bool:
-    """True if nobody has checked a sample this night, and there are proofs."""
-    with driver.cursor() as cursor:
-        cursor.execute(f"SELECT {_night()} <> {value_of('sampled')} AND EXISTS (SELECT FROM pipeline_proof)")
-        return bool(cursor.fetchone()[0])
-
-
-def note_sample() -> None:
-    """A sample was checked. If the power fails before, it is checked again."""
-    with driver.cursor() as cursor:
-        cursor.execute(f"WITH {move('sampled', to=f'SELECT {_night()}')} SELECT")
-
-
-# --- What a check has found --------------------------------------------------------------------------------------
-
-
-def note_contradiction(window: uuid.UUID, contradiction: str | None) -> bool:
-    """Record what a check has found of a window; None: nothing any more. True if that is news."""
-    with driver.cursor() as cursor:
-        cursor.execute(
-            """
-            UPDATE pipeline_proof SET contradiction = CASE WHEN position = (
-                SELECT max(position) FROM pipeline_proof WHERE window_id = %(window)s
-            ) THEN %(contradiction)s END
-            WHERE window_id = %(window)s AND (
-                contradiction IS NOT NULL OR %(contradiction)s IS NOT NULL
-            ) AND contradiction IS DISTINCT FROM %(contradiction)s
-            """,
-            {"window": window, "contradiction": contradiction},
-        )
-        return bool(cursor.rowcount)
-
-
-def find_contradicted(
-    *,
-    limit: int | None,
-    windows: Sequence[uuid.UUID] | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-) -> list[uuid.UUID]:
-    """The windows, or those of `windows`, that a check has found changed, at most `limit`; of those that were
-    dispatched from `since` to before `until`."""
-    with driver.cursor() as cursor:
-        cursor.execute(
-            """SELECT DISTINCT window_id FROM pipeline_proof WHERE contradiction IS NOT NULL
-            AND (%(windows)s::uuid[] IS NULL OR window_id = ANY(%(windows)s::uuid[]))
-            AND (%(since)s::timestamptz IS NULL OR dispatched_at >= %(since)s::timestamptz)
-            AND (%(until)s::timestamptz IS NULL OR dispatched_at < %(until)s::timestamptz) LIMIT %(limit)s""",
-            {"limit": limit, "windows": None if windows is None else list(windows), "since": since, "until": until},
-        )
-        return [window for (window,) in cursor.fetchall()]
-
-
-def count_contradicted(*, limit: int) -> int:
-    """How many windows a check has found changed, at most `limit`."""
-    with driver.cursor() as cursor:
-        cursor.execute(
-            """SELECT count(*) FROM (
-                SELECT FROM pipeline_proof WHERE contradiction IS NOT NULL LIMIT %(limit)s
-            ) AS found""",
-            {"limit": limit},
-        )
         return int(cursor.fetchone()[0])

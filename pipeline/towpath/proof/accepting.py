@@ -11,7 +11,7 @@ from django.db import transaction
 from towpath.errors import NoAlarm
 from towpath.eventlog.proof import WindowDigest
 from towpath.events import WindowAccepted
-from towpath.ledger import proofs
+from towpath.ledger import proofs, suspect
 from towpath.outbox.publishing import publish
 from towpath.proof.deep import Pace, check_windows
 
@@ -41,7 +41,7 @@ def accept(windows: Sequence[UUID], store: ProvableStore, *, reason: str, by: st
         for digest in store.window_digests(windows[first : first + _WINDOWS_PER_LOOK], columns=columns)
     ]
     stored_windows = {one.window_id for one in stored}
-    unproven = set(proofs.find_unproven(limit=None, windows=windows))
+    unproven = set(suspect.find_unproven(limit=None, windows=windows))
     _require_acceptable(windows, differences, stored=stored_windows, unproven=unproven)
     held = {(one.window_id, one.outbox, one.month) for one in stored}
     gone = [
@@ -58,7 +58,7 @@ def accept(windows: Sequence[UUID], store: ProvableStore, *, reason: str, by: st
             empty=unproven - stored_windows,
         )
         for window in windows:
-            proofs.note_contradiction(window, None)
+            suspect.note_contradiction(window, None)
             difference = "; ".join(map(str, differences[window])) or "no proof"
             publish(WindowAccepted(window=str(window), difference=difference, reason=reason, accepted_by=by))
     for window in windows:

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from towpath.ledger import proofs, receipts, seals
+from towpath.ledger import proofs, receipts, seals, suspect
 from towpath.proof import chain, deep
 from towpath.proof.chain import BrokenSeal
 from towpath.proof.sealing import INTERVAL_SECONDS
@@ -143,9 +143,9 @@ def audit(
         _of_the_ledger(), deep.find_strays(store, progress=progress, **months, pace=pace, on_page=tell)
     ):
         found.differences.append(difference)
-    found.unproven = proofs.find_unproven(limit=_MOST_UNPROVEN)
+    found.unproven = suspect.find_unproven(limit=_MOST_UNPROVEN)
     has_all = len(found.unproven) < _MOST_UNPROVEN
-    found.unproven_windows = len(found.unproven) if has_all else proofs.count_unproven()
+    found.unproven_windows = len(found.unproven) if has_all else suspect.count_unproven()
     found.amendments = proofs.read_amendments()
     found.unsealed = seals.count_unsealed(limit=COUNTED_UNSEALED)
     found.is_complete = True
@@ -191,8 +191,8 @@ class _Noted:
         """Look again at windows that were found changed before, and note what still holds. What holds of the period is
         reported: an audit that continues another one names what that one has found. Raises StoreUnavailable."""
         # A continued audit may have begun in the middle of a window.
-        earlier = [one for one in proofs.find_contradicted(limit=None) if is_continued or one not in self._by_window]
-        of_period = set(proofs.find_contradicted(limit=None, since=since, until=until))
+        earlier = [one for one in suspect.find_contradicted(limit=None) if is_continued or one not in self._by_window]
+        of_period = set(suspect.find_contradicted(limit=None, since=since, until=until))
         for first in range(0, len(earlier), _WINDOWS_PER_LOOK):
             look = deep.check_windows(earlier[first : first + _WINDOWS_PER_LOOK], store, pace=pace)
             for window, differences in look.items():
@@ -221,9 +221,9 @@ class _Noted:
 def _of_the_ledger() -> Iterator[Difference]:
     """Yield what is wrong with proofs, receipts and seals, whatever the store holds."""
     for find, detail in (
-        (proofs.find_replaced, "an extra proof was added"),
-        (proofs.find_outside_of_seals, "a proof is in a place that no seal covers"),
-        (proofs.find_without_receipt, "its receipt was removed, or it never had one"),
+        (suspect.find_replaced, "an extra proof was added"),
+        (suspect.find_outside_of_seals, "a proof is in a place that no seal covers"),
+        (suspect.find_without_receipt, "its receipt was removed, or it never had one"),
     ):
         for window in find(limit=_MOST_UNPROVEN):
             yield deep.Difference("receipt", window, "", None, 0, detail)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from towpath.conf import seal_key
-from towpath.ledger import proofs, seals
+from towpath.ledger import seals
+from towpath.ledger.dropped import dropped_months
 from towpath.proof.statement import NO_DIGEST, MonthOfSeal, digest_of, parse
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def check(*, anchors: Iterable[Anchor] = (), public_key: str = "") -> Iterator[S
     ValueError or ModuleNotFoundError if the key is not valid.
     """
     key = seal_key.public_key(public_key) if public_key else None
-    dropped = proofs.dropped_months()
+    dropped = dropped_months()
     previous, number, position = NO_DIGEST, 0, 0
     digests: dict[int, str] = {}
     for seal in seals.all_seals():

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from towpath.eventlog.proof import Sums, changed_row
-from towpath.ledger import proofs
+from towpath.ledger import proofs, suspect
+from towpath.ledger.dropped import dropped_months
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -102,7 +103,7 @@ def check(
 ) -> Iterator[Difference]:
     """Yield every difference between the store and the proofs above the position of `progress`, for windows dispatched
     from `since` to before `until`. Raises StoreUnavailable."""
-    dropped = proofs.dropped_months()
+    dropped = dropped_months()
     while True:
         page = proofs.read_page(after=progress.position, limit=_PROOFS_PER_PAGE)
         if not page:
@@ -124,7 +125,7 @@ def check(
 
 def check_windows(windows: Sequence[UUID], store: ProvableStore, *, pace: Pace) -> dict[UUID, list[Difference]]:
     """Return the differences of these windows, by window. Raises StoreUnavailable."""
-    dropped = proofs.dropped_months()
+    dropped = dropped_months()
     found: dict[UUID, list[Difference]] = {window: [] for window in windows}
     for part in _parts(proofs.of_windows(windows)):
         for difference in _compare(part, store, dropped):
@@ -135,12 +136,12 @@ def check_windows(windows: Sequence[UUID], store: ProvableStore, *, pace: Pace) 
 
 def note(window: UUID, differences: Iterable[Difference]) -> None:
     """Note with the window's proof how the store contradicts it, so that `status` says so; or that it does not."""
-    proofs.note_contradiction(window, "; ".join(map(str, differences)) or None)
+    suspect.note_contradiction(window, "; ".join(map(str, differences)) or None)
 
 
 def look_again(store: ProvableStore, *, windows: Sequence[UUID] | None = None) -> None:
     """Check those of the windows that are an alarm, or all of those, and note it. Raises StoreUnavailable."""
-    contradicted = proofs.find_contradicted(limit=None, windows=windows)
+    contradicted = suspect.find_contradicted(limit=None, windows=windows)
     for first in range(0, len(contradicted), _PROOFS_PER_PAGE):
         look = contradicted[first : first + _PROOFS_PER_PAGE]
         for window, differences in check_windows(look, store, pace=Pace(0)).items():
@@ -207,7 +208,7 @@ def _compare(part: Sequence[Proof], store: ProvableStore, dropped: Mapping[date,
     kept = [proof for proof in latest if proof not in gone]
     yield from _compare_kept(kept, store)
     yield from _compare_gone(gone, store)
-    for window in proofs.find_altered_receipts({proof.window_id for proof in latest}):
+    for window in suspect.find_altered_receipts({proof.window_id for proof in latest}):
         yield Difference("receipt", window, "", None, 0, "its receipt has changed since it was proven")
 
 

@@ -21,6 +21,7 @@ from towpath.eventlog.errors import StoreUnavailable
 from towpath.eventlog.proof import RowDigest, WindowDigest, kinds, row_digest, window_digests
 from towpath.events import EventsErased
 from towpath.ledger import proofs, seals
+from towpath.ledger.dropped import dropped_months
 from towpath.outbox.publishing import publish
 from towpath.proof import undelivered
 from towpath.proof.deep import look_again
@@ -200,7 +201,7 @@ def _proven(keys: Collection[Key]) -> Iterator[Proof]:
     """Return the newest proof of each."""
     windows = list(dict.fromkeys(window for window, _, _ in keys))
     latest = {proof.key: proof for proof in proofs.of_windows(windows) if proof.is_latest}
-    known, dropped = proofs.known_of(windows), proofs.dropped_months()
+    known, dropped = proofs.known_of(windows), dropped_months()
     for key in keys:
         window, proof = key[0], latest.get(key)
         if window not in known.proven:

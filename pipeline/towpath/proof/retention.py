@@ -16,7 +16,8 @@ from django.db import transaction
 
 from towpath.errors import NotDroppable
 from towpath.events import LogMonthDropped
-from towpath.ledger import dropped, proofs, seals
+from towpath.ledger import dropped, proofs, seals, suspect
+from towpath.ledger.dropped import dropped_months
 from towpath.outbox.publishing import publish
 from towpath.proof.deep import Pace, check_windows, look_again
 
@@ -93,7 +94,7 @@ def drop(month: Month, store: KeepableStore, *, reason: str, by: str) -> None:
 
 def purge_proofs() -> int:
     """Delete the proofs of dropped months whose receipts are gone, in small steps. Returns their number."""
-    if not proofs.dropped_months():
+    if not dropped_months():
         return 0
     ends = range(0, proofs.last_position() + 1, _POSITIONS_PER_DELETE)
     return sum(dropped.purge_proofs(after=end, until=end + _POSITIONS_PER_DELETE) for end in ends)
@@ -118,7 +119,7 @@ def _examine(month: date, store: KeepableStore) -> Month:
         proven = dropped.positions_in(month, look)
         positions += proven.values()
         unproven += [str(window) for window in look if window not in proven]
-    begun_at = proofs.dropped_months().get(month, 0)
+    begun_at = dropped_months().get(month, 0)
     if begun_at and not unproven and max(positions, default=0) < begun_at:
         return Month(month, windows=0, rows=0, last_position=begun_at, stored_windows=len(positions), is_begun=True)
     held = dropped.read_month(month)
@@ -150,7 +151,7 @@ def _examine(month: date, store: KeepableStore) -> Month:
 def _changed(month: date, store: KeepableStore) -> int:
     """How many windows of this month were changed, in any month that was not dropped: of one that was, an interrupted
     run has left rows."""
-    windows = list(dropped.positions_in(month, proofs.find_contradicted(limit=None)))
+    windows = list(dropped.positions_in(month, suspect.find_contradicted(limit=None)))
     found = check_windows(windows, store, pace=Pace(0))
-    gone = proofs.dropped_months().keys()
+    gone = dropped_months().keys()
     return sum(any(one.month not in gone for one in differences) for differences in found.values())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from towpath.eventlog.errors import EventStoreError
-from towpath.ledger import proofs
+from towpath.ledger import sampling, suspect
 from towpath.proof.deep import Pace, check_windows
 from towpath.telemetry import heartbeat
 
@@ -35,11 +35,11 @@ def check_sample_if_due(store: ProvableStore, *, should_stop: Callable[[], bool]
 
     While the store does not answer, nothing is decided, and the next look tries again.
     """
-    if not proofs.is_sample_due():
+    if not sampling.is_sample_due():
         return 0
     pace = Pace(_ROWS_PER_SECOND)
-    earlier = proofs.find_contradicted(limit=_WINDOWS)
-    windows = list(dict.fromkeys([*earlier, *proofs.choose_windows(_WINDOWS)]))
+    earlier = suspect.find_contradicted(limit=_WINDOWS)
+    windows = list(dict.fromkeys([*earlier, *sampling.choose_windows(_WINDOWS)]))
     contradicted = 0
     for first in range(0, len(windows), _WINDOWS_PER_QUERY):
         if should_stop():
@@ -52,12 +52,12 @@ def check_sample_if_due(store: ProvableStore, *, should_stop: Callable[[], bool]
         for window, differences in found.items():
             text = "; ".join(map(str, differences)) or None
             contradicted += bool(differences)
-            is_news = proofs.note_contradiction(window, text)
+            is_news = suspect.note_contradiction(window, text)
             if is_news and text:
                 log.error("proof_contradicted", window=str(window), difference=text)
             elif is_news:
                 log.info("proof_holds_again", window=str(window))
         heartbeat.step()
-    proofs.note_sample()
+    sampling.note_sample()
     log.info("sample_checked", windows=len(windows), contradicted=contradicted)
     return contradicted

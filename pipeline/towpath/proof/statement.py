@@ -13,7 +13,7 @@
 
 Its SHA-256 is the seal's digest, and the next one's `previous`: anyone who changes a seal must change all later ones.
 Each month has its own line, so that the chain can be checked after a month was dropped. The digest of a month is the
-SHA-256 over the SHA-256 of each proof's text, in the order of their positions (`towpath.ledger.proofs.LINE`).
+SHA-256 over the SHA-256 of each proof's text, in the order of their positions (`towpath.ledger.proofs.line`).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from django.db import transaction
 
 from towpath.events import UnprovenWindowsAccepted
 from towpath.flow.verify import compare
-from towpath.ledger import proofs, receipts, seals
+from towpath.ledger import proofs, receipts, seals, suspect
 from towpath.outbox.publishing import publish
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Unproven:
 def find(store: KeepableStore, *, since: datetime | None, until: datetime | None) -> Unproven:
     """The windows that were dispatched from `since` to before `until` and have no proof, and the strays of which each
     event is of that time. Raises StoreUnavailable."""
-    received, contradicted, rows = _compared(proofs.find_unproven(limit=None, since=since, until=until), store)
+    received, contradicted, rows = _compared(suspect.find_unproven(limit=None, since=since, until=until), store)
     stray: list[UUID] = []
     for window, count in _strays(store, since=since, until=until):
         stray.append(window)

@@ -25,7 +25,6 @@ from towpath.ledger.moment import estimate
 from towpath.ledger.open_windows import OpenWindows, read_open_windows
 from towpath.ledger.pauses import Pause, read_pauses
 from towpath.ledger.pending import OldestBatch, PendingRows, read_oldest_batches, read_pending
-from towpath.ledger.proofs import count_contradicted
 from towpath.ledger.receipts import (
     COUNTED_RECEIPTS,
     UnverifiedReceipts,
@@ -37,6 +36,7 @@ from towpath.ledger.receipts import (
 from towpath.ledger.seals import Seal, Unsealed, count_unsealed, newest
 from towpath.ledger.shifts import ShiftState, read_shifts
 from towpath.ledger.stranded import count_dead_rows
+from towpath.ledger.suspect import count_contradicted
 from towpath.outbox.models import all_outboxes
 from towpath.watch.vacuum import Holder, find_holders
 
