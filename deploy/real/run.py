@@ -35,7 +35,7 @@ from deploy.real.clickhouse import ADMINISTRATOR, ClickHouse, library
 from deploy.real.postgres import Postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from types import FrameType
 
 #: Looked for here first: below what the kernel gives to outgoing connections.
@@ -178,6 +178,22 @@ class Servers:
         }
 
 
+def _try_each(parts: Sequence[str], folder: Path, report: Report) -> None:
+    servers = Servers(folder, report)
+    cluster = "tests/deploy/real/test_cluster.py"
+    try:
+        if "suite" in parts:
+            tests = (*_SLICE, "tests/deploy/real", f"--deselect={cluster}")
+            report.part("suite", lambda: _tests(servers, folder, "suite", *tests))
+        if "cluster" in parts:
+            report.part("cluster", lambda: _tests(servers, folder, "cluster", cluster))
+            report.part("replicas", servers.replicas)
+    finally:
+        servers.stop()
+    if "compose" in parts:
+        report.part("compose", lambda: compose.show(report.say))
+
+
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="make real")
@@ -197,27 +213,7 @@ def main() -> int:
         folder = cache.folder() / "run"
         shutil.rmtree(folder, ignore_errors=True)
         private_folder(folder)
-        servers = Servers(folder, report)
-        try:
-            if "suite" in only:
-                report.part(
-                    "suite",
-                    lambda: _tests(
-                        servers,
-                        folder,
-                        "suite",
-                        *_SLICE,
-                        "tests/deploy/real",
-                        "--deselect=tests/deploy/real/test_cluster.py",
-                    ),
-                )
-            if "cluster" in only:
-                report.part("cluster", lambda: _tests(servers, folder, "cluster", "tests/deploy/real/test_cluster.py"))
-                report.part("replicas", servers.replicas)
-        finally:
-            servers.stop()
-        if "compose" in only:
-            report.part("compose", lambda: compose.show(report.say))
+        _try_each(only, folder, report)
         report.part("clean-up", _nothing_is_left)
         if not report.has_failed:
             shutil.rmtree(folder)

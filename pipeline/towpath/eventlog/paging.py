@@ -102,11 +102,15 @@ def newest(
         return sum(map(len, parts)) >= rows
 
     back_to = _searched_back(ask, since=since, until=until, seconds=seconds, first=first, clock=clock)
-    events = FoundEvents.joined(parts)
+    return _page(FoundEvents.joined(parts), rows=rows, back_to=back_to, is_complete=back_to <= since)
+
+
+def _page(events: FoundEvents, *, rows: int, back_to: datetime, is_complete: bool) -> Page:
+    """Return the page of these events, and where the next one begins."""
     if len(events) >= rows:
         last = events[-1].position
         return Page(events, last.at, last)
-    return Page(events, back_to, Position.at_start_of(back_to) if back_to > since else None)
+    return Page(events, back_to, None if is_complete else Position.at_start_of(back_to))
 
 
 def sample(

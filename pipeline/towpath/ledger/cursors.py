@@ -103,16 +103,7 @@ def create(outbox: str, *, known: Collection[str]) -> bool:
         )
         if cursor.rowcount:
             return False
-        cursor.execute(
-            f"""
-            UPDATE pipeline_cursor AS c SET version = version + 1, outbox = %(outbox)s
-            WHERE {_IS_OF_AN_UNKNOWN_NAME} AND NOT EXISTS (SELECT FROM pipeline_cursor WHERE outbox = %(outbox)s)
-              AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.outbox = c.outbox)
-              AND NOT EXISTS (SELECT FROM pipeline_deadletter AS d WHERE d.outbox = c.outbox)
-            """,
-            names,
-        )
-        is_renamed = bool(cursor.rowcount)
+        is_renamed = _rename(cursor, names)
         cursor.execute(
             f"""
             UPDATE pipeline_cursor SET version = version + 1, table_oid = {_TABLE_OID}
@@ -132,6 +123,20 @@ def create(outbox: str, *, known: Collection[str]) -> bool:
             names,
         )
     return is_renamed
+
+
+def _rename(cursor: Any, names: dict[str, Any]) -> bool:
+    """Give the outbox the cursor of an unknown name that its table had. True if there was one."""
+    cursor.execute(
+        f"""
+        UPDATE pipeline_cursor AS c SET version = version + 1, outbox = %(outbox)s
+        WHERE {_IS_OF_AN_UNKNOWN_NAME} AND NOT EXISTS (SELECT FROM pipeline_cursor WHERE outbox = %(outbox)s)
+          AND NOT EXISTS (SELECT FROM pipeline_batch AS b WHERE b.outbox = c.outbox)
+          AND NOT EXISTS (SELECT FROM pipeline_deadletter AS d WHERE d.outbox = c.outbox)
+        """,
+        names,
+    )
+    return bool(cursor.rowcount)
 
 
 def current_snapshot() -> str:

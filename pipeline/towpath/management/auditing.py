@@ -140,13 +140,18 @@ def verify_deep(command: BaseCommand, options: dict[str, Any]) -> bool:
         store.close()
         told.end()
     _record(found, options)
-    if options["json"]:
-        command.stdout.write(json.dumps({**found.as_json(), "accepted": accepted.windows}))
-    else:
-        command.stdout.write("\n".join([*accepted.lines, tables.of_audit(found)]))
+    command.stdout.write(_as_json(found, accepted) if options["json"] else _as_text(found, accepted))
     if stopped:
         raise CommandError(without_secrets(f"{stopped}. Continue with --after {found.position}."))
     return found.is_ok
+
+
+def _as_json(found: Audit, accepted: Accepted) -> str:
+    return json.dumps({**found.as_json(), "accepted": accepted.windows})
+
+
+def _as_text(found: Audit, accepted: Accepted) -> str:
+    return "\n".join([*accepted.lines, tables.of_audit(found)])
 
 
 @contextlib.contextmanager

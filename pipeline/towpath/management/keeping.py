@@ -109,34 +109,45 @@ def erase(command: BaseCommand, store: Store, options: dict[str, Any]) -> bool:
     on_their_way = 0
     try:
         plan = _plan(selection, store, options)
-        has_any = bool(plan.rows or plan.undelivered.rows)
-        if has_any and not options["dry_run"]:
+        if plan.has_any and not options["dry_run"]:
             question = f"Mask {', '.join(selection.fields)} of {_found(plan)} for good? Type erase: "
             confirm(question, "erase", is_sure=options["yes"])
             on_their_way = erasure.erase(plan, store, own, reason=options["reason"].strip(), by=operator())
     except NotErasable as error:
         raise CommandError(f"Nothing was erased: {error}.") from error
+    is_dry_run = options["dry_run"]
     if options["json"]:
-        answer = {
-            "is_dry_run": options["dry_run"],
+        command.stdout.write(_erased_as_json(plan, on_their_way, is_dry_run=is_dry_run))
+    else:
+        command.stdout.write(_erased_as_text(plan, on_their_way, is_dry_run=is_dry_run))
+    return not on_their_way
+
+
+def _erased_as_json(plan: Plan, on_their_way: int, *, is_dry_run: bool) -> str:
+    return json.dumps(
+        {
+            "is_dry_run": is_dry_run,
             "rows": plan.rows,
             "windows": len(plan.windows),
             "undelivered": plan.undelivered.rows,
             "on_their_way": on_their_way,
             "context_fields": plan.names,
         }
-        command.stdout.write(json.dumps(answer))
-    else:
-        verb = "would be masked" if options["dry_run"] else "masked"
-        lines = [f"{_found(plan)} {verb}: {', '.join(selection.fields)}" if has_any else "nothing to erase"]
-        if options["dry_run"] and plan.names:
-            lines.append(f"fields of the first context: {', '.join(plan.names)}")
-        if on_their_way:
-            lines.append(
-                f"! {on_their_way} of these events may be stored unmasked: run the same command again in a minute."
-            )
-        command.stdout.write("\n".join(lines))
-    return not on_their_way
+    )
+
+
+def _erased_as_text(plan: Plan, on_their_way: int, *, is_dry_run: bool) -> str:
+    if not plan.has_any:
+        return "nothing to erase"
+    fields = ", ".join(plan.selection.fields)
+    lines = [f"{_found(plan)} {'would be masked' if is_dry_run else 'masked'}: {fields}"]
+    if is_dry_run and plan.names:
+        lines.append(f"fields of the first context: {', '.join(plan.names)}")
+    if on_their_way:
+        lines.append(
+            f"! {on_their_way} of these events may be stored unmasked: run the same command again in a minute."
+        )
+    return "\n".join(lines)
 
 
 def _plan(selection: Selection, store: Store, options: dict[str, Any]) -> Plan:

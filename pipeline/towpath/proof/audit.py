@@ -143,13 +143,18 @@ def audit(
         _of_the_ledger(), deep.find_strays(store, progress=progress, **months, pace=pace, on_page=tell)
     ):
         found.differences.append(difference)
+    _note_of_the_ledger(found)
+    found.is_complete = True
+    return found
+
+
+def _note_of_the_ledger(found: Audit) -> None:
+    """Note what the ledger says without a look at the store."""
     found.unproven = suspect.find_unproven(limit=_MOST_UNPROVEN)
     has_all = len(found.unproven) < _MOST_UNPROVEN
     found.unproven_windows = len(found.unproven) if has_all else suspect.count_unproven()
     found.amendments = proofs.read_amendments()
     found.unsealed = seals.count_unsealed(limit=COUNTED_UNSEALED)
-    found.is_complete = True
-    return found
 
 
 def _check_chain(found: Audit, *, anchors: list[Anchor], public_key: str) -> dict[int, Seal]:

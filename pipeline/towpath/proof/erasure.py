@@ -76,6 +76,11 @@ class Plan:
         return sum(part.rows for part in self.parts.values())
 
     @property
+    def has_any(self) -> bool:
+        """True if there is an event to mask, stored or undelivered."""
+        return bool(self.parts or self.undelivered.rows)
+
+    @property
     def windows(self) -> list[UUID]:
         return list(dict.fromkeys(window for window, _, _ in self.parts))
 
@@ -113,28 +118,19 @@ def erase(found: Plan, store: KeepableStore, own: tuple[Column, ...], *, reason:
         _require_unchanged(found.parts.values())
         _amend(amended, reason=f"{', '.join(selection.fields)} of {query}: {reason} (erased by {by})")
         masked = undelivered.mask(selection, own)
-        windows, rows = len({part.proof.window_id for part in amended}), sum(part.rows for part in amended)
-        if rows or masked.masked:
-            publish(
-                EventsErased(
-                    query=query,
-                    fields=list(selection.fields),
-                    windows=windows,
-                    rows=rows,
-                    undelivered=masked.masked,
-                    reason=reason,
-                    erased_by=by,
-                )
-            )
-    log.warning(
-        "events_erased",
-        query=query,
-        windows=windows,
-        rows=rows,
-        undelivered=masked.masked,
-        fields=selection.fields,
-        by=by,
-    )
+        erased = EventsErased(
+            query=query,
+            fields=list(selection.fields),
+            windows=len({part.proof.window_id for part in amended}),
+            rows=sum(part.rows for part in amended),
+            undelivered=masked.masked,
+            reason=reason,
+            erased_by=by,
+        )
+        if erased.rows or erased.undelivered:
+            publish(erased)
+    counts = {"windows": erased.windows, "rows": erased.rows, "undelivered": erased.undelivered}
+    log.warning("events_erased", query=query, **counts, fields=selection.fields, by=by)
     _rewrite(found, store)
     _require_rewritten(found, store)
     # A check that read a window between the commit and the rewriting of an interrupted run has found it changed.

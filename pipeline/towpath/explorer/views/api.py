@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
 
     from towpath.eventlog.paging import Page
+    from towpath.eventlog.search import Position
 
 ROWS, MOST_ROWS = 100, 500
 #: The most characters of a context in the first read. A longer one is read separately.
@@ -50,12 +51,9 @@ def search(request: HttpRequest) -> HttpResponse:
     if asks.is_wrong:
         return problem_of(asks.problems)
     try:
-        rows = int(request.GET.get("rows", ROWS))
-        before = position(request.GET["before"]) if "before" in request.GET else None
-    except (ValueError, OverflowError):
-        return problem(422, f"rows must be a number up to {MOST_ROWS}, and before the `next` of another page.")
-    if not 1 <= rows <= MOST_ROWS:
-        return problem(422, f"rows is {rows}: write a number from 1 to {MOST_ROWS}.")
+        rows, before = _asked_page(request)
+    except ValueError as error:
+        return problem(422, str(error))
     store, bounds = reading.store(request.user), asks.bounds
     try:
         page = newest(
@@ -82,6 +80,18 @@ def search(request: HttpRequest) -> HttpResponse:
     )
     access.record(request.user, read)
     return HttpResponse(_as_json(page, NdJson(asks.state.own).objects(events)), "application/json")
+
+
+def _asked_page(request: HttpRequest) -> tuple[int, Position | None]:
+    """Return how many rows are asked for, and before which event. Raises ValueError, whose text says what to write."""
+    try:
+        rows = int(request.GET.get("rows", ROWS))
+        before = position(request.GET["before"]) if "before" in request.GET else None
+    except (ValueError, OverflowError):
+        raise ValueError(f"rows must be a number up to {MOST_ROWS}, and before the `next` of another page.") from None
+    if not 1 <= rows <= MOST_ROWS:
+        raise ValueError(f"rows is {rows}: write a number from 1 to {MOST_ROWS}.")
+    return rows, before
 
 
 def _as_json(page: Page, events: Iterable[str]) -> bytes:

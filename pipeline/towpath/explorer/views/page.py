@@ -106,15 +106,10 @@ def _found(request: HttpRequest, asks: Asked, *, before: Position | None) -> dic
 def _surroundings(request: HttpRequest, asks: Asked) -> dict[str, Any]:
     """Return everything on the page except what was found."""
     state, bounds = asks.state, asks.bounds
-    parameters = state.parameters()
     shown = {column.name for column in state.columns}
-    views = saved.views_of(request.user)
     return {
-        "own_views": [view for view in views if view.owner_id == request.user.pk],
-        "shared_views": [view for view in views if view.owner_id != request.user.pk],
-        "audits": saved.AUDITS,
-        "here": urlencode(parameters),
-        "kept_by_view": list(parameters.items()),
+        **_views(request),
+        **_kept(asks),
         "may_share": request.user.has_perm(SHARE),
         "state": state,
         "is_wrong": asks.is_wrong,
@@ -131,19 +126,38 @@ def _surroundings(request: HttpRequest, asks: Asked) -> dict[str, Any]:
         "clear_url": state.url(text="", query=Query()),
         "zoom_out_url": state.url(period=_wider(bounds)),
         "zones": list(dict.fromkeys((UTC_ZONE.name, timezone.get_default_timezone_name(), state.zone.name))),
-        "kept": [(name, text) for name, text in parameters.items() if name != "q"],
-        "kept_by_range": [(name, text) for name, text in parameters.items() if name in {"q", "tz", "columns"}],
-        "kept_by_zone": [(name, text) for name, text in parameters.items() if name != "tz"],
-        # With the page's own `now`, so that the file has the same period.
-        "kept_by_export": [*parameters.items(), ("now", as_utc(asks.now))],
         "may_export": request.user.has_perm(EXPORT),
         "has_parquet": parquet.is_possible(),
         "most_rows": f"{MOST_ROWS:,}",
-        "kept_by_columns": [(name, text) for name, text in parameters.items() if name != "columns"],
         "possible_columns": [(column, column.name in shown) for column in columns.possible(state.own)],
         "paths": [column for column in state.columns if column.is_path],
         "heads": [(column, _without(state, column)) for column in state.columns],
         "fields": _fields(state),
+    }
+
+
+def _views(request: HttpRequest) -> dict[str, Any]:
+    """Return the saved views that this person can open."""
+    views = saved.views_of(request.user)
+    return {
+        "own_views": [view for view in views if view.owner_id == request.user.pk],
+        "shared_views": [view for view in views if view.owner_id != request.user.pk],
+        "audits": saved.AUDITS,
+    }
+
+
+def _kept(asks: Asked) -> dict[str, Any]:
+    """Return what each form of the page keeps of the URL: everything that it does not set itself."""
+    parameters = asks.state.parameters()
+    return {
+        "here": urlencode(parameters),
+        "kept": [(name, text) for name, text in parameters.items() if name != "q"],
+        "kept_by_view": list(parameters.items()),
+        "kept_by_range": [(name, text) for name, text in parameters.items() if name in {"q", "tz", "columns"}],
+        "kept_by_zone": [(name, text) for name, text in parameters.items() if name != "tz"],
+        "kept_by_columns": [(name, text) for name, text in parameters.items() if name != "columns"],
+        # With the page's own `now`, so that the file has the same period.
+        "kept_by_export": [*parameters.items(), ("now", as_utc(asks.now))],
     }
 
 
