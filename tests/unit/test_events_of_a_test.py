@@ -49,7 +49,8 @@ class CardAdded(Event):
 
 
 def found(event: Event, *, number: int = 1, at: datetime = NOON) -> FoundEvent:
-    return FoundEvent("outbox_event", number, event.event_type, event.version, at, stored_context(event), {})
+    context = stored_context(event, most_bytes=1_000_000)
+    return FoundEvent("outbox_event", number, event.event_type, event.version, at, context, {})
 
 
 def events(*published: Event) -> Events:

@@ -13,18 +13,25 @@ if TYPE_CHECKING:
 
 _PRODUCT = PROJECT / "pipeline" / "towpath"
 
-#: The composition root, and what Django or an application calls by itself.
+#: The composition root, and what Django, dramatiq, pydantic or an application calls by itself.
 _MAY_READ_CONFIG = {
     "actors.py",
     "apps.py",
     "checks.py",
     "lifecycle.py",
     "conf/",
-    "console/",  # URLs are entry points
-    "explorer/",  # the same
+    "console/seen.py",  # what all views of this process share
+    "console/views/",
+    "explorer/checks.py",
+    "explorer/reading.py",  # what its views read with
+    "explorer/views/",
     "management/",
-    "outbox/",  # publish() is an entry point
-    "pages/frame.py",  # the same
+    "outbox/checks.py",
+    "outbox/client_address.py",  # a middleware
+    "outbox/context.py",  # bind()
+    "outbox/event.py",  # a field that is Hashed
+    "outbox/publishing.py",  # publish()
+    "pages/frame.py",  # the frame of every view
     "testing/",
     "watch/health.py",  # a middleware
 }

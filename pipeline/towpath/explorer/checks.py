@@ -34,11 +34,11 @@ def check_apps(app_configs: Sequence[AppConfig] | None, **_options: Any) -> list
 
 def check_scope(app_configs: Sequence[AppConfig] | None, **_options: Any) -> list[Error]:  # noqa: ARG001 - Django's
     """Return an error if EXPLORER_SCOPE does not name a function: the explorer would show nothing to anyone."""
+    path = config().explorer_scope
     try:
-        scope_function()
+        scope_function(path)
     # The module may raise anything when it is imported.
     except Exception as error:  # noqa: BLE001
-        path = config().explorer_scope
         return [
             Error(
                 f"EXPLORER_SCOPE is {path!r}, which cannot be used: {type(error).__name__}: {error}",

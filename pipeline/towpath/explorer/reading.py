@@ -51,7 +51,8 @@ def characters(state: State) -> int:
 
 def store(user: Any) -> SearchableStore:
     """Return the event store as this person may see it. Raises ScopeUnknown."""
-    return ScopedStore(connected(), scope_of(user))
+    current = config()
+    return ScopedStore(connected(), scope_of(user, path=current.explorer_scope, columns=current.columns))
 
 
 def connected() -> Store:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from django.utils.module_loading import import_string
 
-from towpath.conf.current import config
 from towpath.eventlog.query import Query, parse
 from towpath.eventlog.query.matching import matches
 from towpath.eventlog.query.syntax import all_of
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime, timedelta
 
+    from towpath.eventlog.columns import Column
     from towpath.eventlog.search import Bar, FoundEvent, FoundEvents, Position, SearchableStore
 
 log = structlog.get_logger()
@@ -31,12 +31,11 @@ class ScopeUnknown(Exception):
     """It cannot be determined which events a person may see."""
 
 
-def scope_function() -> Callable[[Any], str] | None:
-    """Return the function that EXPLORER_SCOPE names, or None if it is not set.
+def scope_function(path: str) -> Callable[[Any], str] | None:
+    """Return the function of this dotted path, or None for an empty one.
 
     Raises ImportError, TypeError if it cannot be called, or whatever its module raises.
     """
-    path = config().explorer_scope
     if not path:
         return None
     found = import_string(path)
@@ -45,16 +44,16 @@ def scope_function() -> Callable[[Any], str] | None:
     return found  # type: ignore[no-any-return]
 
 
-def scope_of(user: Any) -> Query:
-    """Return the query that finds what this person may see. Raises ScopeUnknown."""
+def scope_of(user: Any, *, path: str, columns: tuple[Column, ...]) -> Query:
+    """Return the query that finds what this person may see, by the function of this path. Raises ScopeUnknown."""
     try:
-        function = scope_function()
+        function = scope_function(path)
         if function is None:
             return _EVERYTHING
-        return parse(function(user), columns=config().columns)
+        return parse(function(user), columns=columns)
     # Whatever the error is, nothing may be shown.
     except Exception as error:
-        log.exception("explorer_scope_failed", scope=config().explorer_scope, user=str(getattr(user, "pk", None)))
+        log.exception("explorer_scope_failed", scope=path, user=str(getattr(user, "pk", None)))
         raise ScopeUnknown from error
 
 

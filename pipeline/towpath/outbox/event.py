@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, PlainSerializer
 from pydantic_core import CoreSchema
 
-from towpath.conf.current import config, hash_key
+from towpath.conf.current import hash_key
 from towpath.outbox.errors import EventNotStorable, EventTooLarge
 
 T = TypeVar("T")
@@ -105,21 +105,21 @@ class Event(BaseModel):
         ]
 
 
-def stored_context(event: Event) -> str:
+def stored_context(event: Event, *, most_bytes: int) -> str:
     """Return the text that is stored: `event.model_dump_json()`, byte for byte.
 
-    Raises EventTooLarge, or EventNotStorable for values that JSON, UTF-8 or PostgreSQL cannot hold. Both name the
-    event.
+    Raises EventTooLarge above `most_bytes`, or EventNotStorable for values that JSON, UTF-8 or PostgreSQL cannot
+    hold. Both name the event.
     """
     try:
         context = event.model_dump_json()
     except ValueError as error:  # pydantic's own error is one, and so is what it raises for a circular reference
         _refuse(event, f"not a JSON value, or a lone surrogate: {error}", error)
     size = len(context.encode())
-    if size > config().event_context_max_bytes:
+    if size > most_bytes:
         raise EventTooLarge(
-            f"{type(event).__name__} is {size:,} bytes; EVENT_CONTEXT_MAX_BYTES allows "
-            f"{config().event_context_max_bytes:,}. Publish a reference to large data, or raise the setting."
+            f"{type(event).__name__} is {size:,} bytes; EVENT_CONTEXT_MAX_BYTES allows {most_bytes:,}. Publish a"
+            " reference to large data, or raise the setting."
         )
     # Both are first looked for as text: hardly any event contains them, and parsing each one is expensive.
     if r"\u0000" in context and re.search(r"(?<!\\)(?:\\\\)*\\u0000", context):

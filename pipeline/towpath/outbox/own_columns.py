@@ -20,7 +20,6 @@ from django.db import connection, models
 from django.utils import timezone, translation
 from pydantic_core import from_json, to_json, to_jsonable_python
 
-from towpath.conf.current import config
 from towpath.eventlog.columns import FromEvent, FromEventOrContext
 from towpath.eventlog.values import as_text, parse
 from towpath.outbox.errors import EventNotStorable
@@ -28,6 +27,7 @@ from towpath.outbox.event import Event
 from towpath.outbox.fields import AnyField
 
 if TYPE_CHECKING:
+    from towpath.eventlog.columns import Column
     from towpath.outbox.models import FrozenOutbox
 
 #: The validators that say what the column can hold. Others are for forms.
@@ -60,8 +60,13 @@ def own_fields(outbox: type[FrozenOutbox]) -> tuple[AnyField, ...]:
     )
 
 
-def own_values(outbox: type[FrozenOutbox], event: Event, context: str) -> tuple[Any, ...]:
-    """Return the values of `own_fields(outbox)`. Raises EventNotStorable, which names event and column."""
+def own_values(
+    outbox: type[FrozenOutbox], event: Event, context: str, *, columns: tuple[Column, ...]
+) -> tuple[Any, ...]:
+    """Return the values of `own_fields(outbox)`, each of which fits the event log's column of its name, too.
+
+    Raises EventNotStorable, which names event and column.
+    """
     fields = own_fields(outbox)
     if not fields:
         return ()
@@ -74,7 +79,7 @@ def own_values(outbox: type[FrozenOutbox], event: Event, context: str) -> tuple[
             if key not in stored:
                 raise _NotHeldError("the stored event has no such value")  # noqa: TRY301 - one of many
             held = _held(field, stored[key])
-            _require_to_fit(field.attname, held)
+            _require_to_fit(field.attname, held, columns)
             values.append(field.get_db_prep_save(held, connection))
         except (_NotHeldError, ValidationError, ValueError, TypeError, LookupError, ArithmeticError) as error:
             reason = str(error) if isinstance(error, _NotHeldError) else "it is not of the column's type"
@@ -125,9 +130,9 @@ def problems_of(outbox: type[FrozenOutbox]) -> Iterator[tuple[str, str]]:
             )
 
 
-def _require_to_fit(name: str, held: Any) -> None:
-    """Raise an error if the project has an event log column of this name that cannot hold the value."""
-    for column in config().columns:
+def _require_to_fit(name: str, held: Any, columns: tuple[Column, ...]) -> None:
+    """Raise an error if one of these event log columns has this name and cannot hold the value."""
+    for column in columns:
         if column.name == name and held is not None and isinstance(column.source, FromEvent | FromEventOrContext):
             try:
                 parse(column.kind, as_text(held))

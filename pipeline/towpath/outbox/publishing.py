@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import DatabaseError, DataError, IntegrityError, ProgrammingError, transaction
 from django.utils import timezone
 
+from towpath.conf.current import config
 from towpath.driver import sqlstate
 from towpath.eventlog.values import EARLIEST, TOO_LATE
 from towpath.outbox.context import bound_json
@@ -110,8 +111,9 @@ class _Frozen:
 
 
 def _frozen(event: Event, at: datetime | None, target: str | None, outcome: Outcome | None) -> _Frozen:
+    current = config()
     outbox = outbox_of(type(event))
-    context = stored_context(event)
+    context = stored_context(event, most_bytes=current.event_context_max_bytes)
     if at is None:
         at = datetime.now(UTC)
     elif not isinstance(at, datetime):
@@ -135,7 +137,7 @@ def _frozen(event: Event, at: datetime | None, target: str | None, outcome: Outc
     except ValueError as error:
         raise EventNotStorable(f"{type(event).__name__} cannot be stored: {error}") from None
     row: tuple[Any, ...] = (event.event_type, at, context, event.version, bound)
-    return _Frozen(outbox, type(event), len(context), row + own_values(outbox, event, context))
+    return _Frozen(outbox, type(event), len(context), row + own_values(outbox, event, context, columns=current.columns))
 
 
 def _chunks(
