@@ -21,7 +21,7 @@ import psycopg2
 from tests.faults.proxy import Fault, Kind, Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping
 
     from deploy.local.stack import Stack
 
@@ -63,18 +63,18 @@ _KINDS: Mapping[str, tuple[int, tuple[str, ...]]] = {
     "SIGTERM": (2, (*_WORKERS, "scheduler")),
     "purge": (2, _QUEUES),
     "delete": (1, _QUEUES),
-    "cut": (3, ("postgres", "rabbitmq", "clickhouse", "writers")),
+    "cut": (3, ("postgres", "rabbitmq", "event store", "writers")),
     "lose commit answers": (2, ("writers",)),
-    "slow": (2, ("postgres", "rabbitmq", "clickhouse")),
-    "black hole": (2, ("postgres", "rabbitmq", "clickhouse")),
-    "refuse": (2, ("postgres", "rabbitmq", "clickhouse")),
-    "drop answer": (2, ("postgres", "clickhouse")),
+    "slow": (2, ("postgres", "rabbitmq", "event store")),
+    "black hole": (2, ("postgres", "rabbitmq", "event store")),
+    "refuse": (2, ("postgres", "rabbitmq", "event store")),
+    "drop answer": (2, ("postgres", "event store")),
     "terminate sessions": (2, ("postgres",)),
 }
 
 
-def plan(seed: int, seconds: float) -> list[Strike]:
-    """What will happen: the same for the same seed and length."""
+def plan(seed: int, seconds: float, *, services: Container[str]) -> list[Strike]:
+    """What will happen: the same for the same seed, length and services that are there to be killed."""
     dice = random.Random(seed)
     kinds = list(_KINDS)
     weights = [_KINDS[kind][0] for kind in kinds]
@@ -84,7 +84,8 @@ def plan(seed: int, seconds: float) -> list[Strike]:
         kind = dice.choices(kinds, weights)[0]
         target = dice.choice(_KINDS[kind][1])
         lasts = dice.uniform(1, 20 if kind == "SIGSTOP" else 8)
-        strikes.append(Strike(at, kind, target, lasts if kind in _LASTING else 0.0))
+        if kind != "kill -9 service" or target in services:
+            strikes.append(Strike(at, kind, target, lasts if kind in _LASTING else 0.0))
         at += dice.uniform(*_PAUSE_SECONDS)
     return strikes
 

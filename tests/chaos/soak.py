@@ -1,6 +1,6 @@
 """`make chaos`: the whole stack under load, one thing after the other breaking, then quiet; then the books.
 
-    python -m tests.chaos.soak --seconds 600 --seed 1 [--hold-snapshot]
+    python -m tests.chaos.soak --seconds 600 --seed 1 [--store postgresql] [--hold-snapshot]
 
 Safety: I5 and I6 are sampled all the time. Liveness: when all is healed, everything must drain. Then what was
 committed is compared with what is stored. Exit code 1 if anything is wrong; the same seed breaks the same things in
@@ -37,12 +37,13 @@ from tests.chaos.visitors import Visitor, broken_promises
 from tests.faults.oracle import Oracle, Verdict
 from tests.faults.proxy import Fault, Kind, Proxy, with_port
 from tests.faults.sampler import Sampler
-from tests.faults.stores import ClickHouse
+from tests.faults.stores import ClickHouse, PostgreSQL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from tests.chaos.drift import Drifted
+    from tests.faults.stores import StoreOfRun
     from tests.faults.writers import Books, Writer
 
 _FOLDER = PROJECT / ".local" / "chaos"
@@ -69,18 +70,23 @@ class Soak:
         self._seconds = seconds
         self._seed = seed
         self._url = stack.environment["DATABASE_URL"]
-        if stack.postgres is None or stack.rabbitmq is None or stack.clickhouse is None:
-            raise SystemExit("the soak kills its services: unset DATABASE_URL, RABBITMQ_URL and EVENT_STORE_URL")
+        if stack.postgres is None or stack.rabbitmq is None:
+            raise SystemExit("the soak kills its services: unset DATABASE_URL and RABBITMQ_URL")
+        store: StoreOfRun = PostgreSQL(stack.environment["EVENT_STORE_URL"], stack.postgres.port)
+        services = ["rabbitmq"]
+        if stack.clickhouse:
+            store = ClickHouse(stack.clickhouse)
+            services.append("clickhouse")
         self._proxies = {
             "postgres": Proxy(stack.postgres.port),
             "rabbitmq": Proxy(stack.rabbitmq.amqp_port),
-            "clickhouse": Proxy(stack.clickhouse.port),
+            "event store": Proxy(store.port),
             # Between the writers of this process and PostgreSQL.
             "writers": Proxy(stack.postgres.port),
         }
-        self._oracle = Oracle(self._url, ClickHouse(stack.clickhouse))
+        self._oracle = Oracle(self._url, store)
         self._watch = Watch(self._url)
-        self._nemesis = Nemesis(stack, self._proxies, plan(seed, seconds))
+        self._nemesis = Nemesis(stack, self._proxies, plan(seed, seconds, services=services))
         web_port = int(stack.environment["WEB_URL"].rpartition(":")[2])
         self._visitors = [Visitor(web_port, number=number) for number in range(_VISITORS)]
         self._problems: list[str] = []
@@ -133,7 +139,7 @@ class Soak:
             **direct,
             "DATABASE_URL": with_port(direct["DATABASE_URL"], self._proxies["postgres"].port),
             "RABBITMQ_URL": with_port(direct["RABBITMQ_URL"], self._proxies["rabbitmq"].port),
-            "EVENT_STORE_URL": with_port(direct["EVENT_STORE_URL"], self._proxies["clickhouse"].port),
+            "EVENT_STORE_URL": with_port(direct["EVENT_STORE_URL"], self._proxies["event store"].port),
             "PGAPPNAME": PIPELINE_SESSIONS,
         }
         application = Application(log_folder=self._stack.log_folder, environment=environment)
@@ -178,7 +184,7 @@ class Soak:
         """
         self._say(f"recovery: {kills} times kill -9 of all aggregators under load")
         dice = random.Random(f"recovery {self._seed}")
-        self._proxies["clickhouse"].fail(Fault(kind=Kind.SLOW, seconds=0.3))
+        self._proxies["event store"].fail(Fault(kind=Kind.SLOW, seconds=0.3))
         writers = self._writers(books, "recovery")
         for _ in range(kills):
             self._wait_until_all_run()
@@ -189,7 +195,7 @@ class Soak:
             if not self._watch.wait_until_stored(held, seconds=_RECOVERY_SECONDS):
                 self._problems.append(f"what killed aggregators held was not stored within {_RECOVERY_SECONDS:g} s")
         self._stop(writers)
-        self._proxies["clickhouse"].heal()
+        self._proxies["event store"].heal()
 
     def _wait_until_all_run(self) -> None:
         deadline = time.monotonic() + _RECOVERY_SECONDS
@@ -267,7 +273,7 @@ class Soak:
     def _show_progress(self, books: Books) -> None:
         try:
             stored: object = self._oracle.stored(_RUN)
-        except OSError:
+        except (OSError, psycopg2.Error):
             stored = "?"
         try:
             left = _pairs(self._oracle.undelivered())
@@ -298,9 +304,11 @@ class Soak:
             _print(f"  {one.name:<44} {one.first:>12} {one.last:>12}")
         for problem in self._problems:
             _print(f"\n  BROKEN  {problem}")
-        again = f"make chaos SECONDS={self._seconds:g} SEED={self._seed}"
+        again = f"python -m tests.chaos.soak --seconds {self._seconds:g} --seed {self._seed}"
+        if self._stack.clickhouse is None:
+            again += " --store postgresql"
         if self._is_snapshot_held:
-            again = f"python -m tests.chaos.soak --seconds {self._seconds:g} --seed {self._seed} --hold-snapshot"
+            again += " --hold-snapshot"
         _print(f"\n  {'FAILED' if self._problems else 'OK'}   once more: {again}   logs: {self._stack.log_folder}\n")
 
     def _lines(self, verdict: Verdict, books: Books, sampler: Sampler) -> Iterator[tuple[str, object]]:
@@ -352,6 +360,7 @@ def main() -> int:
     parser.add_argument(
         "--folder", type=Path, default=None, help=f"default: {_FOLDER.name}/SEED, so that seeds run together"
     )
+    parser.add_argument("--store", choices=("clickhouse", "postgresql"), default="clickhouse", help="the event store")
     parser.add_argument(
         "--hold-snapshot", action="store_true", help="hold back vacuum all the while: a transaction that is prepared"
     )
@@ -361,7 +370,10 @@ def main() -> int:
         os.environ.pop(name, None)
     folder = options.folder or _FOLDER / str(seed)
     shutil.rmtree(folder, ignore_errors=True)
-    with Stack(folder, has_application=False, environment={"LOG_JSON": "true"}) as stack:
+    environment = {"LOG_JSON": "true"}
+    if options.store == "postgresql":
+        environment["EVENT_STORE_URL"] = "postgresql://"
+    with Stack(folder, has_application=False, environment=environment) as stack:
         os.environ.update(stack.environment)
         soak = Soak(stack, seconds=options.seconds, seed=seed, is_snapshot_held=options.hold_snapshot)
         return soak.run()
