@@ -44,7 +44,7 @@ _PAGES: tuple[tuple[str, str, Bound | None], ...] = (
         for words, name, bound in _RANGES
     ),
     ("first page of one actor, 30 d", "/events/?range=30d&q=actor:%22user:999983%22", _MONTH),
-    ("first page of a word that is nowhere, 30 d", "/events/?range=30d&q=absentword", None),
+    ("first page of a word that is nowhere, 30 d", "/events/?range=30d&q=absentword", _WORD),
     ("histogram, 1 h, the first answer", "/events/histogram?range=1h", _DAY),
     ("histogram, 24 h, the first answer", "/events/histogram?range=24h", _DAY),
     ("histogram, 30 d, the first answer", "/events/histogram?range=30d", _MONTH),
