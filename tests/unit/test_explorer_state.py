@@ -94,10 +94,40 @@ def test_an_error_of_the_query_has_its_place() -> None:
     assert problem.position == 16
 
 
+def test_the_text_of_a_query_has_no_line_break_that_a_form_would_change() -> None:
+    state, problems = read({"q": 'actor:"a\nb"\n refund'}, now=NOW)
+
+    assert problems == []
+    assert state.text == r'actor:"a\u000ab" refund'
+
+
 def test_times_are_of_the_page_s_zone_unless_they_have_an_offset_of_their_own() -> None:
     local, _ = read({"tz": "Europe/Berlin", "since": "2026-11-25 21:00", "until": "2026-11-25T22:00Z"}, now=NOW)
 
     assert local.period == Between(datetime(2026, 11, 25, 20, tzinfo=UTC), datetime(2026, 11, 25, 22, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    ("zone", "since", "until", "expected"),
+    [
+        # Clocks are put back at 01:00 UTC: an hour is shown twice, and a period has both.
+        ("Europe/Berlin", "2026-10-25 02:30", "2026-10-25 02:30", ("2026-10-25T00:30Z", "2026-10-25T01:30Z")),
+        # Clocks are put forward at 01:00 UTC: what is shown as 01:59 and as 03:00 is one second apart.
+        ("Europe/Berlin", "2026-03-29 01:00", "2026-03-29 02:30", ("2026-03-29T00:00Z", "2026-03-29T01:00Z")),
+        ("Europe/Berlin", "2026-03-29 02:30", "2026-03-29 03:10", ("2026-03-29T01:00Z", "2026-03-29T01:10Z")),
+        # A day that begins at 01:00.
+        ("Africa/Cairo", "2026-04-23", "2026-04-23", ("2026-04-22T22:00Z", "2026-04-23T22:00Z")),
+        ("Africa/Cairo", "2026-04-24", "2026-04-24", ("2026-04-23T22:00Z", "2026-04-24T21:00Z")),
+        ("Australia/Lord_Howe", "2026-10-04 02:15", "2026-10-04", ("2026-10-03T15:30Z", "2026-10-04T13:00Z")),
+    ],
+)
+def test_no_event_of_a_period_is_lost_when_clocks_change(
+    zone: str, since: str, until: str, expected: tuple[str, str]
+) -> None:
+    state, problems = read({"tz": zone, "since": since, "until": until}, now=NOW)
+
+    assert problems == []
+    assert state.period == Between(*map(datetime.fromisoformat, expected))
 
 
 def test_a_day_as_the_end_means_all_of_it() -> None:
@@ -139,6 +169,21 @@ def test_a_value_is_left_out_or_wanted_and_never_both() -> None:
     assert terms.written(terms.narrowed(without, TYPE, Text("login"))) == "(a OR b) type:login"
     assert terms.excluded(without, TYPE, Text("login")) == parse("a OR b")
     assert terms.excluded(Query(), TYPE, Text("x")) == parse("-type:x")
+
+
+def test_a_value_of_a_view_with_a_pattern_narrows_it() -> None:
+    view = parse("type:*_failed,signed_out refund")
+
+    narrowed = terms.narrowed(view, TYPE, Text("login_failed"))
+
+    assert terms.written(narrowed) == "type:*_failed,signed_out refund type:login_failed"
+    assert terms.narrowed(narrowed, TYPE, Text("login_failed")) == view
+    assert terms.written(terms.narrowed(view, TYPE, Text("signed_out"))) == "type:*_failed refund"
+
+
+def test_a_value_that_is_wanted_is_left_out_instead() -> None:
+    assert terms.excluded(parse("type:login refund"), TYPE, Text("login")) == parse("refund -type:login")
+    assert terms.excluded(parse("type:login,logout"), TYPE, Text("login")) == parse("type:logout -type:login")
 
 
 @given(

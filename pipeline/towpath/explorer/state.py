@@ -16,6 +16,7 @@ from towpath.eventlog.query import Query, QueryError, parse
 from towpath.eventlog.query.periods import period
 from towpath.eventlog.values import EARLIEST, TOO_LATE
 from towpath.explorer import columns as shown_columns
+from towpath.explorer.terms import written
 from towpath.pages.zones import UTC_ZONE, Zone, as_utc
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(day
 _IN_WORDS = {"m": "minute", "h": "hour", "d": "day"}
 _LAST = re.compile(r"([1-9][0-9]{0,3})([mhd])")
 _HAS_OFFSET = re.compile(r"(?:[Zz]|[-+][0-9]{2}:[0-9]{2})\Z")
+_LINE_BREAK = re.compile(r"[\r\n]")
 #: The query without a condition.
 _EVERYTHING = Query()
 _FORM = "Write a time such as 2026-11-25 21:00, or a day."
@@ -61,7 +63,7 @@ class Between:
 class Problem:
     """What is wrong with a field, and what to write instead. In a query, `position` says where, counted from 0."""
 
-    field: Literal["q", "range", "since", "until", "tz", "columns"]
+    field: Literal["q", "range", "since", "until", "tz", "columns", "now"]
     text: str
     position: int | None = None
     #: Two lines: the query, and a caret below the position.
@@ -120,7 +122,9 @@ def read(
     state = State(own=own)
     text = parameters.get("q", "").strip()
     try:
-        state = replace(state, text=text, query=parse(text, columns=own))
+        query = parse(text, columns=own)
+        # A form that is sent changes line breaks. Written as escapes, they stay.
+        state = replace(state, text=written(query, own) if _LINE_BREAK.search(text) else text, query=query)
     except QueryError as error:
         # A lone surrogate would fail when the page is encoded.
         text = text.encode("utf-8", "replace").decode()
@@ -172,7 +176,7 @@ def _moment(field: Literal["since", "until"], text: str, zone: Zone) -> datetime
         found = period(text)
         moment = found.end if field == "until" and "T" not in text.upper() else found.start
         if not _HAS_OFFSET.search(text):
-            moment = moment.replace(tzinfo=zone.info, fold=int(field == "until"))
+            moment = zone.moment(moment, is_end=field == "until")
         if EARLIEST <= moment <= TOO_LATE:
             return moment.astimezone(UTC)
     except (ValueError, OverflowError):

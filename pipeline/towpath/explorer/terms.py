@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from towpath.eventlog.query.operators import Operator
 from towpath.eventlog.query.syntax import (
@@ -15,6 +15,7 @@ from towpath.eventlog.query.syntax import (
     Has,
     Not,
     Number,
+    Pattern,
     Query,
     Text,
     all_of,
@@ -41,24 +42,29 @@ def value_of(found: object) -> Value | None:
 def narrowed(query: Query, field: Field, value: Value) -> Query:
     """Return the query with `field:value` as a further condition, or without it if the query already has it.
 
-    A second value of the same field becomes an alternative, since both together never match.
+    A second value of the same field becomes an alternative, since both together never match. A pattern may match the
+    value as well, so the value does not become an alternative to it.
     """
     terms = _terms(query)
-    for place, term in enumerate(terms):
-        if isinstance(term, Comparison) and term.field == field and term.operator is Operator.IS:
-            others = tuple(one for one in term.values if one != value)
-            values = others if len(others) < len(term.values) else (*term.values, value)
-            return _query([*terms[:place], *([replace(term, values=values)] if values else []), *terms[place + 1 :]])
+    if is_on(query, field, value):
+        return _query([left for term in terms if (left := _without(term, field, value))])
     wanted = Comparison(field, Operator.IS, (value,))
+    for place, term in enumerate(terms):
+        if _asks(term, field) and not any(isinstance(each, Pattern) for each in term.values):
+            return _query([*terms[:place], replace(term, values=(*term.values, value)), *terms[place + 1 :]])
     return _query([*(term for term in terms if term != Not(wanted)), wanted])
 
 
 def excluded(query: Query, field: Field, value: Value) -> Query:
-    """Return the query with `-field:value` as a further condition, or without it if the query already has it."""
+    """Return the query with `-field:value` as a further condition, or without it if the query already has it.
+
+    A query that asks for the value no longer does: it would find nothing.
+    """
     unwanted = Not(Comparison(field, Operator.IS, (value,)))
     terms = _terms(query)
-    rest = [term for term in terms if term != unwanted]
-    return _query(rest if len(rest) < len(terms) else [*rest, unwanted])
+    if unwanted in terms:
+        return _query([term for term in terms if term != unwanted])
+    return _query([*(left for term in terms if (left := _without(term, field, value))), unwanted])
 
 
 def both(one: Query, other: Query) -> Query:
@@ -68,10 +74,7 @@ def both(one: Query, other: Query) -> Query:
 
 def is_on(query: Query, field: Field, value: Value) -> bool:
     """True if the query asks for this value of the field."""
-    return any(
-        isinstance(term, Comparison) and term.field == field and term.operator is Operator.IS and value in term.values
-        for term in _terms(query)
-    )
+    return any(_asks(term, field) and value in term.values for term in _terms(query))
 
 
 def is_off(query: Query, field: Field, value: Value) -> bool:
@@ -89,6 +92,19 @@ def _terms(query: Query) -> list[Term]:
     if query.term is None:
         return []
     return list(query.term.terms) if isinstance(query.term, All) else [query.term]
+
+
+def _asks(term: Term, field: Field) -> TypeGuard[Comparison]:
+    """True if the term asks for values of the field."""
+    return isinstance(term, Comparison) and term.field == field and term.operator is Operator.IS
+
+
+def _without(term: Term, field: Field, value: Value) -> Term | None:
+    """Return the term without this value, or None if it has no other one."""
+    if not _asks(term, field):
+        return term
+    values = tuple(each for each in term.values if each != value)
+    return replace(term, values=values) if values else None
 
 
 def _query(terms: list[Term]) -> Query:

@@ -43,6 +43,25 @@ class Zone:
     def local(self, moment: datetime) -> datetime:
         return moment.astimezone(self.info)
 
+    def moment(self, shown: datetime, *, is_end: bool) -> datetime:
+        """Return the moment when clocks of this zone show this time.
+
+        In autumn there are two: the second one for the end of a period, and the first one for its start. A time that
+        clocks skip in spring means the moment when they skip it.
+        """
+        first, second = (shown.replace(tzinfo=self.info, fold=fold).astimezone(UTC) for fold in (0, 1))
+        if first <= second:
+            return second if is_end else first
+        # A skipped time is moved to either side of the change, which is at a whole second.
+        before, after, offset = second, first, self.local(second).utcoffset()
+        while after - before > timedelta(seconds=1):
+            middle = before + (after - before) / 2
+            if self.local(middle).utcoffset() == offset:
+                before = middle
+            else:
+                after = middle
+        return after.replace(microsecond=0)
+
     def clock(self, moment: datetime) -> str:
         """`21:42:07.318204`, as exact as it is stored."""
         return f"{self.local(moment):%H:%M:%S.%f}"

@@ -8,7 +8,7 @@
     operator   = ":" | "<" | "<=" | ">" | ">="
     values     = value { "," value }
     value      = any row of bare characters, "*" and phrases
-    phrase     = quotation mark, any characters with \\" and \\\\ as escapes, quotation mark
+    phrase     = quotation mark, any characters with \\" \\\\ \\u000a \\u000d as escapes, quotation mark
 
 A text costs no more than its length: what it can hold is limited, and no rule goes back.
 """
@@ -29,6 +29,7 @@ from towpath.eventlog.query.syntax import (
     AND,
     CONSTANTS,
     CONTEXT,
+    ESCAPES,
     NOT,
     NUMBER_OR_CONSTANT,
     OR,
@@ -73,7 +74,9 @@ _BARE = re.compile(r"""[^\s()",*]+""")
 _WORD = re.compile(r"""[^\s()"]+""")
 _PHRASE = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 #: Up to a backslash that escapes something else.
-_OTHER_ESCAPE = re.compile(r'(?:[^\\]|\\["\\])*\\(?!["\\])')
+_OTHER_ESCAPE = re.compile(r'(?:[^\\]|\\(?:["\\]|u000[ad]))*\\(?!["\\]|u000[ad])', re.IGNORECASE)
+_ESCAPE = re.compile(r'\\(["\\]|u000[ad])', re.IGNORECASE)
+_ESCAPED = {escape: character for character, escape in ESCAPES.items()}
 _LONE_MINUS = re.compile(r"-(?:[\s)]|\Z)")
 _KEYWORD = re.compile(rf"({AND}|{OR}|{NOT})(?![^\s()\"])")
 #: Characters that no store's text can hold, and that UTF-8 does not have.
@@ -334,7 +337,7 @@ class _Parser:
         if wrong:
             at = start + wrong.end() - 1
             self._fail('In quotes, a \\ may only come before " or \\. Write \\\\ for a backslash.', at)
-        return re.sub(r'\\(["\\])', r"\1", text)
+        return _ESCAPE.sub(lambda found: _ESCAPED[found[1].lower()], text)
 
     def _not_empty(self, phrase: str, start: int) -> str:
         if not phrase:

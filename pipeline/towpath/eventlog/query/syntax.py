@@ -22,6 +22,8 @@ CONSTANTS = ("true", "false", "null")
 _BARE_WORD = re.compile(r"[\w.@/][-\w.@/]*")
 _BARE_KEY = re.compile(r"[-\w]+")
 _BARE_TEXT = re.compile(r"""[^\s()",*<>=][^\s()",*]*""")
+#: What is written after a backslash in quotes, by the character that it stands for. The backslash is the first one.
+ESCAPES = {"\\": "\\", '"': '"', "\n": "u000a", "\r": "u000d"}
 #: Words that are constants in JSON, unless they are quoted.
 NUMBER_OR_CONSTANT = re.compile(f"{NUMBER}|{'|'.join(CONSTANTS)}")
 
@@ -181,8 +183,10 @@ def any_of(terms: list[Term]) -> Term:
 
 
 def quoted(text: str) -> str:
-    """Return the text in quotes, with the two possible escapes."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    """Return the text in quotes, with the possible escapes. It is one line: forms change line breaks."""
+    for character, escape in ESCAPES.items():
+        text = text.replace(character, f"\\{escape}")
+    return f'"{text}"'
 
 
 def _printed(value: Value, *, is_of_path: bool) -> str:
