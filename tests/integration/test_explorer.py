@@ -27,6 +27,7 @@ from towpath.pages.policy import POLICY
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tests.knobs import Knobs
     from towpath.eventlog.search import Bar, FoundEvents
     from towpath.eventlog.store import Store
 
@@ -224,6 +225,20 @@ def test_without_the_store_the_page_says_what_waits(page: Client, monkeypatch: p
     assert page.get("/events/histogram").status_code == 503
 
 
+def test_without_the_store_a_person_with_a_scope_is_not_told_what_waits_of_others(
+    page: Client, monkeypatch: pytest.MonkeyPatch, knobs: Knobs
+) -> None:
+    monkeypatch.setattr(reading, "connected", _Away)
+    knobs(explorer_scope="tests.integration.test_explorer_scope.only_sign_ins")
+    with transaction.atomic():
+        publish(LogRead(tool="a test", rows=1, detail="", read_by="nobody"))
+
+    answer = text(page.get("/events/"))
+
+    assert "Nothing is lost." in answer
+    assert "outbox_event" not in answer
+
+
 def test_what_is_too_much_for_the_store_says_what_to_do(page: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_Away, "error", LimitReached)
     monkeypatch.setattr(reading, "connected", _Away)
@@ -249,13 +264,23 @@ def test_each_time_around_an_event_has_its_zone_and_a_step_of_another_day_its_da
     path = "2026-07-01T22:30:05Z/outbox_user/7?tz=Asia/Tokyo"
 
     event = text(page.get(f"/events/event/{path}"))
-    around = text(page.get(f"/events/around/{path}"))
 
     assert "Times are in the zone Asia/Tokyo" in event
     published, _, stored = re.findall(r'<span class="mono at">([^<]+)</span>', event)
     assert published == "07:30:05.000"
     today = datetime.now(ZoneInfo("Asia/Tokyo"))
     assert re.fullmatch(rf"{today:%a} {today.day} {today:%b}, \d\d:\d\d:\d\d\.\d\d\d", stored)
-    for part in (event, around):
-        # The year is named from the next one on.
-        assert re.search('title="Thu 2 Jul(?: 2026)?, 07:30 Asia/Tokyo"', part)
+    # The year is named from the next one on.
+    assert re.search('title="Thu 2 Jul(?: 2026)?, 07:30 Asia/Tokyo"', event)
+
+
+def test_no_period_leads_to_one_that_is_refused(page: Client, store: Store) -> None:
+    del store
+    for url in ("/events/?since=1900-01-01&until=2299-12-31", "/events/timeline?since=1900-01-01&until=2299-12-31"):
+        shown = text(page.get(url))
+        links = re.findall(r'href="([^"]*since=[^"]+)"', shown)
+
+        assert links
+        for link in links:
+            path = html.unescape(link)
+            assert "No event has this time" not in text(page.get(path if path[0] == "/" else f"/events/{path}"))

@@ -141,7 +141,13 @@ class _Away(MemoryStore):
         raise self._error("away")
 
 
-@pytest.mark.parametrize("query", ["rows=0", "rows=501", "rows=x", "before=x", "before=2026-01-01T00:00:00/a/1"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("rows=0", "rows=501", "rows=x", "before=x", "before=2026-01-01T00:00:00/a/1"),
+        *("now=yesterday", "now=2026-11-26T00:00:00", "now=0001-01-01T00:00:00+01:00"),
+    ],
+)
 def test_a_wrong_parameter_of_a_page_is_422(query: str, programs: Client) -> None:
     assert programs.get(f"/events/api/search?{query}").status_code == 422
 

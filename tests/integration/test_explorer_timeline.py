@@ -54,8 +54,8 @@ def test_it_begins_with_the_oldest_and_says_how_long_nothing_happened(page: Clie
 
 
 def test_an_event_leads_to_the_timelines_of_its_actor_and_its_request(page: Client) -> None:
-    around = text(page.get("/events/around/2026-11-25T21:42:07Z/outbox_event/1"))
-    links = [html.unescape(each) for each in re.findall(r'href="(/events/timeline[^"]+)"', around)]
+    event = text(page.get("/events/event/2026-11-25T21:42:07Z/outbox_event/1"))
+    links = [html.unescape(each) for each in re.findall(r'href="(/events/timeline[^"]+)"', event)]
 
     assert len(links) == 2
     assert "Timeline of the request r0" in text(page.get(links[0]))
@@ -69,6 +69,17 @@ def test_what_is_not_shown_of_a_long_story_is_said(page: Client, monkeypatch: py
 
     assert re.findall(r'<i class="dot" data-type="(\w+)"', answer) == ["other", "exported"]
     assert "Only the newest 2 events, back to Wed 25 Nov, 21:42:37" in answer
+
+
+def test_a_period_that_is_not_searched_to_its_start_is_not_called_empty(
+    page: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timeline, "_SECONDS", 0)
+
+    answer = text(page.get("/events/timeline?since=2026-11-25&until=2026-11-26"))
+
+    assert re.search(r"Nothing happened since Thu 26 Nov(?: 2026)?, 23:45\. There was no time", answer)
+    assert "in this period" not in answer
 
 
 def test_a_wrong_query_and_an_empty_period_are_said(page: Client) -> None:

@@ -84,6 +84,21 @@ def test_sharing_takes_the_permission(page: Client) -> None:
     assert not SavedView.objects.filter(is_shared=True).exists()
 
 
+def test_who_may_no_longer_share_changes_nothing_that_everybody_sees() -> None:
+    user = reader("share_views")
+    client = signed_in(user)
+    saved(client, "Shared one", q="outcome:denied", is_shared="on")
+    number = SavedView.objects.get().pk
+    user.user_permissions.remove(*user.user_permissions.filter(codename="share_views"))
+
+    def change(action: str) -> int:
+        return client.post(f"/events/views/{number}", {"action": action, "name": "Renamed"}).status_code
+
+    assert change("rename") == 403
+    assert SavedView.objects.get().name == "Shared one"
+    assert change("unshare") == change("rename") == 302
+
+
 @pytest.mark.parametrize("name", ["", "x" * 81, "a\0b", "a\u202eb"])
 def test_a_name_that_is_none_is_not_saved(page: Client, name: str) -> None:
     answer = saved(page, name)

@@ -185,7 +185,7 @@ def _searched_back(
         remaining = seconds - (asked - began)
         if remaining <= 0 and end < until:
             break
-        start = max(since, end - length)
+        start = end - min(length, end - since)
         try:
             is_enough = ask(start, end, max(remaining * _SHARE_OF_STATEMENT, _LEAST_SECONDS))
         except LimitReached:

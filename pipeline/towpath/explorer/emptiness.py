@@ -34,13 +34,13 @@ class Emptiness:
     #: A link to a period of the same length that ends after the newest event.
     jump_url: str = ""
     without_query_url: str = ""
-    #: How many rows wait in PostgreSQL, by outbox.
-    waiting: tuple[tuple[str, int], ...] = ()
+    #: How many rows wait in PostgreSQL, by outbox. None if the person may not know.
+    waiting: tuple[tuple[str, int], ...] | None = ()
     oldest: str = ""
 
     @property
     def waiting_rows(self) -> int:
-        return sum(rows for _, rows in self.waiting)
+        return sum(rows for _, rows in self.waiting or ())
 
 
 def nothing_found(store: SearchableStore, state: State, *, now: datetime) -> Emptiness:
@@ -60,8 +60,11 @@ def nothing_found(store: SearchableStore, state: State, *, now: datetime) -> Emp
     return Emptiness("nowhere", without_query_url=state.url(text="", query=_EVERYTHING))
 
 
-def store_away() -> Emptiness:
-    """Return what waits in PostgreSQL while the store does not answer. None of it is lost."""
+def store_away(*, has_counts: bool) -> Emptiness:
+    """Return what waits in PostgreSQL while the store does not answer. None of it is lost. The counts are those of all
+    events, so they are not for a person who may see only some."""
+    if not has_counts:
+        return Emptiness("away", waiting=None)
     figures = read_status().figures
     waiting = {name: outbox.pending + outbox.in_flight for name, outbox in figures.outboxes.items()}
     ages = [outbox.oldest_age_seconds for outbox in figures.outboxes.values() if outbox.oldest_age_seconds]

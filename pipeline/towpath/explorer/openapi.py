@@ -29,7 +29,7 @@ _PERIOD = [
     _parameter("since", "From this time on, instead of `range`: `2026-11-25T21:00:00Z`, or a day."),
     _parameter("until", "Before this time. With a day, up to its end."),
     _parameter("tz", "The zone of times without an offset.", default="UTC"),
-    _parameter("now", "The end of `range`, so that several requests cover the same period."),
+    _parameter("now", "The end of `range` with an offset, so that several requests cover the same period."),
 ]
 _EVENT = {
     "type": "object",

@@ -56,6 +56,12 @@ def store(user: Any) -> SearchableStore:
     return ScopedStore(connected(), scope_of(user, path=current.explorer_scope, columns=current.columns))
 
 
+def sees_everything(user: Any) -> bool:
+    """True if no scope limits this person. Raises ScopeUnknown."""
+    current = config()
+    return scope_of(user, path=current.explorer_scope, columns=current.columns).term is None
+
+
 def connected() -> Store:
     """Return this thread's connection to the event store, which is made at first use."""
     current = config()

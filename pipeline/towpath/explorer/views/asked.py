@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -46,11 +45,15 @@ class Asked:
 def asked(request: HttpRequest) -> Asked:
     """Return what the URL of the request asks for."""
     now = datetime.now(UTC)
+    wrong: list[Problem] = []
     # The page itself sends no `now`.
-    with contextlib.suppress(ValueError, OverflowError):
-        now = moment(request.GET.get("now", "")).astimezone(UTC)
+    if text := request.GET.get("now", ""):
+        try:
+            now = moment(text).astimezone(UTC)
+        except (ValueError, OverflowError):
+            wrong.append(Problem("now", "now is not a time with an offset, such as 2026-11-25T21:00:00Z."))
     now = min(max(now, EARLIEST), TOO_LATE)
     # A form sends one parameter for each column.
     parameters = request.GET.dict() | {"columns": ",".join(filter(None, request.GET.getlist("columns")))}
     state, problems = read(parameters, own=config().columns, now=now)
-    return Asked(state, problems, now)
+    return Asked(state, [*problems, *wrong], now)

@@ -13,6 +13,7 @@ from django.utils import timezone
 from towpath.eventlog.errors import EventStoreError, LimitReached
 from towpath.eventlog.paging import newest
 from towpath.eventlog.query import Query
+from towpath.eventlog.values import EARLIEST, TOO_LATE
 from towpath.explorer import access, columns, parquet, reading, saved
 from towpath.explorer.bars import step
 from towpath.explorer.emptiness import Emptiness, nothing_found, store_away
@@ -51,7 +52,10 @@ def page(request: HttpRequest) -> HttpResponse:
     return render(
         request,
         "towpath/explorer/page.html",
-        frame(request, here="Events") | _surroundings(request, asks) | found | {"followed_from": followed_from},
+        frame(request, here="Events")
+        | _surroundings(request, asks)
+        | found
+        | {"followed_from": followed_from, "live_url": _live_url(asks)},
     )
 
 
@@ -89,7 +93,11 @@ def _found(request: HttpRequest, asks: Asked, *, before: Position | None) -> dic
         if found.is_complete and not found.events and before is None:
             empty = nothing_found(store, state, now=asks.now)
     except EventStoreError as error:
-        return {"empty": Emptiness("limit") if isinstance(error, LimitReached) else store_away(), "is_part": before}
+        if isinstance(error, LimitReached):
+            empty = Emptiness("limit")
+        else:
+            empty = store_away(has_counts=reading.sees_everything(request.user))
+        return {"empty": empty, "is_part": before}
     following = f"{asks.part_url}&before={place(found.next)}" if found.next else ""
     return {
         "rows": list(rows(found.events, state, after=before)),
@@ -161,6 +169,12 @@ def _kept(asks: Asked) -> dict[str, Any]:
     }
 
 
+def _live_url(asks: Asked) -> str:
+    """Return where Live leads from a period that is over: the time up to now. Empty if it can stay where it is."""
+    is_over = isinstance(asks.state.period, Between) and asks.state.period.until <= asks.now
+    return f"{asks.state.url(period=Last())}#live" if is_over else ""
+
+
 def _range(state: State, text: str) -> tuple[str, str, bool]:
     period = Last(text)
     return period.in_words, state.url(period=period), state.period == period
@@ -183,10 +197,8 @@ def _full_minute(moment: datetime, state: State) -> datetime:
 
 def _wider(bounds: Between) -> Between:
     half = (bounds.until - bounds.since) / 2
-    try:
-        return Between(bounds.since - half, bounds.until + half)
-    except OverflowError:
-        return bounds
+    # No event is before or after that, and a wider period would be refused.
+    return Between(max(bounds.since - half, EARLIEST), min(bounds.until + half, TOO_LATE))
 
 
 def _without(state: State, column: columns.Shown) -> str:

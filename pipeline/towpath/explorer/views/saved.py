@@ -49,7 +49,10 @@ def save(request: HttpRequest) -> HttpResponse:
 def change(request: HttpRequest, number: int) -> HttpResponse:
     """Rename, share or delete a person's own view. For a view of somebody else, the answer is 404."""
     action = request.POST.get("action", "")
-    if action == "share" and not request.user.has_perm(SHARE):
+    own = SavedView.objects.filter(pk=number, owner_id=request.user.pk)
+    # Everybody reads the name of a shared view.
+    is_shown = action == "share" or (action == "rename" and own.filter(is_shared=True).exists())
+    if is_shown and not request.user.has_perm(SHARE):
         return refuse(request, SHARE)
     try:
         match action:

@@ -14,6 +14,7 @@ from towpath.eventlog.errors import EventStoreError, LimitReached
 from towpath.eventlog.paging import newest
 from towpath.eventlog.query.operators import Operator
 from towpath.eventlog.query.syntax import ColumnField, Comparison, Text
+from towpath.eventlog.values import EARLIEST, TOO_LATE
 from towpath.explorer import access, columns, reading
 from towpath.explorer.rows import rows
 from towpath.explorer.state import Between
@@ -107,10 +108,9 @@ def _minutes(events: Sequence[FoundEvent], state: State) -> Iterator[Minute]:
 
 
 def _moved(state: State, period: Between, by: timedelta) -> str:
-    try:
-        moved = Between(period.since + by, period.until + by)
-    except OverflowError:
-        moved = period
+    # A period in which no event can be would be refused.
+    is_possible = period.since + by >= EARLIEST and period.until + by <= TOO_LATE
+    moved = Between(period.since + by, period.until + by) if is_possible else period
     return state.url(period=moved, chosen=None)
 
 

@@ -20,6 +20,8 @@
   htmx.onLoad((element) => {
     if (element === document.body || element.id === "main") {
       if (main()) setUp(main());
+      // What had the focus is gone. Without it, the next Tab would begin at the top of the page.
+      if (element.id === "main" && document.activeElement === document.body) element.focus({ preventScroll: true });
       return;
     }
     Towpath.colours.paint(element.parentElement || element);

@@ -275,7 +275,11 @@
       this.section.querySelector("[data-total]").textContent = `${total.toLocaleString("en")}${isOpen ? "+" : ""}`;
       this.section.querySelector("[data-unit]").textContent = total === 1 ? "event" : "events";
       const told = this.section.querySelector("[data-told]");
-      if (span) told.textContent = `${this.moment(span[0])} – ${this.clock.format(new Date(span[1] * 1000))}`;
+      if (span) {
+        const [from, to] = span.map((seconds) => this.moment(seconds));
+        // Of an end on the same day, the time is enough.
+        told.textContent = `${from} – ${to.split(", ")[0] === from.split(", ")[0] ? to.split(", ")[1] : to}`;
+      }
       else told.textContent = this.isComplete ? "" : `Counted back to ${this.moment(this.backTo)}`;
       const list = this.section.querySelector("[data-types]");
       const shown = this.types.slice(0, Towpath.colours.MOST);
