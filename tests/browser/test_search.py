@@ -108,6 +108,14 @@ def test_the_keyboard_alone(ada: Visitor) -> None:
     page.wait_for_url("**q=outcome**")
     ada.wait()
 
+    # Even many quotations that are not finished are typed without a pause
+    page.locator("#q").fill("actor:" + '"a",' * 40 + '"C:')
+    page.keyboard.type("\\")
+    expect(page.locator("#q")).to_have_value(re.compile(r'"C:\\$'))
+    page.locator("#q").fill("outcome:failure")
+    page.keyboard.press("Enter")
+    ada.wait()
+
     # Then rows are walked through, and one is opened
     page.keyboard.press("Escape")
     page.keyboard.press("j")
@@ -128,6 +136,7 @@ def test_the_keyboard_alone(ada: Visitor) -> None:
     page.wait_for_url("**tz=Europe**")
     ada.wait()
     expect(page.locator("thead th").first).to_have_text("Time (Berlin)")
+    expect(page.locator("#main")).to_be_focused()
     page.keyboard.press("z")
     page.wait_for_url(lambda url: "tz=" not in url)
     ada.wait()
@@ -148,6 +157,21 @@ def test_older_events_follow_at_the_end_and_nothing_jumps(ada: Visitor) -> None:
 
     expect(rows(ada)).to_have_count(200)
     assert len(set(ada.page.locator("a.open").evaluate_all("links => links.map(link => link.href)"))) == 200
+    assert ada.complaints == []
+
+
+def test_a_brush_over_days_names_both_of_its_ends(ada: Visitor) -> None:
+    page = ada.page
+    ada.go("/events/?range=7d")
+    plot = page.locator(".u-over").bounding_box()
+    assert plot is not None
+    page.mouse.move(plot["x"] + 0.2 * plot["width"], plot["y"] + 30)
+    page.mouse.down()
+    page.mouse.move(plot["x"] + 0.8 * plot["width"], plot["y"] + 30, steps=4)
+
+    one = r"\w{3} \d+ \w+, \d\d:\d\d"
+    expect(page.locator("[data-told]")).to_have_text(re.compile(f"^{one} . {one}$"))
+    page.mouse.up()
     assert ada.complaints == []
 
 

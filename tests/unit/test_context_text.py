@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -95,6 +96,16 @@ def test_a_large_context_is_shown_in_part() -> None:
 
 def test_brackets_that_hold_nothing_are_one_line() -> None:
     assert [line.value for line in read('{"a": {}, "b": []}').lines] == ["{", "{}", "[]", "}"]
+
+
+def test_a_deep_context_costs_little() -> None:
+    started = time.thread_time()
+
+    found = read('{"a":' + "[" * 900 + "1" + "]" * 900 + "}")
+
+    assert time.thread_time() - started < 1
+    hidden = [line.value for line in found.lines if not line.is_hidden]
+    assert hidden == ["{", "[", "]", "}"]
 
 
 def test_depth_is_no_obstacle() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -18,10 +19,11 @@ from towpath.eventlog.stored import StoredEvent
 from towpath.explorer import columns
 from towpath.explorer.bars import MOST_BARS, as_json, step
 from towpath.explorer.facets import FIRST_VALUES, facets
+from towpath.explorer.formats import exact_json
 from towpath.explorer.links import place, position
 from towpath.explorer.rows import rows
 from towpath.explorer.state import State
-from towpath.explorer.summary import members, summary
+from towpath.explorer.summary import decoder, members, plain_text, summary
 
 AT = datetime(2026, 11, 25, 21, 42, 7, 318204, tzinfo=UTC)
 json_values = st.recursive(
@@ -67,6 +69,23 @@ def test_a_summary_is_the_first_values_with_their_names(context: str, expected: 
     assert summary(context) == expected
 
 
+def test_a_context_of_any_depth_has_a_summary() -> None:
+    deep: list[Any] = []
+    for _ in range(5_000):
+        deep = [deep]
+
+    assert plain_text(deep) == "1 item"
+    assert plain_text([[["a"]], []]) == "a, "
+    assert exact_json({"a": deep}) == '{"a":' + "[" * 5_001 + "]" * 5_001 + "}"
+
+
+@given(json_values)
+def test_a_value_is_written_as_json_whatever_it_holds(value: object) -> None:
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+    assert exact_json(decoder.decode(text)) == text
+
+
 @given(st.dictionaries(st.text(), json_values, max_size=5), st.integers(0, 200))
 def test_of_a_context_that_was_cut_the_beginning_is_read(context: dict[str, object], cut: int) -> None:
     text = json.dumps(context)
@@ -88,7 +107,7 @@ def test_a_row_has_the_columns_of_the_state_and_says_when_a_day_begins() -> None
     first, second = rows(events, state, after=None)
 
     assert (first.day, first.second, first.fraction) == ("Wed 25 Nov", "21:42:07", "318204")
-    assert second.day == "Tue 24 Nov"
+    assert (second.day, second.date) == ("Tue 24 Nov", "Tue 24 Nov")
     assert [(cell.kind, cell.text, cell.look) for cell in first.cells[:4]] == [
         ("type", "login", ""),
         ("outcome", "denied", "bad"),
@@ -98,7 +117,7 @@ def test_a_row_has_the_columns_of_the_state_and_says_when_a_day_begins() -> None
     assert first.cells[3].missing == ""
     assert "open the event" in second.cells[3].missing
     (continued,) = rows(events[:1], state, after=Position(AT, "outbox_event", 9))
-    assert continued.day == ""
+    assert (continued.day, continued.date) == ("", "Wed 25 Nov")
 
 
 def test_facets_count_the_sample_and_lead_to_a_narrower_page() -> None:

@@ -110,12 +110,18 @@ def _folded(lines: list[Line]) -> tuple[Line, ...]:
             inside = at - start - 1
             if opened and inside > FOLDED_LINES:
                 found[start] = replace(found[start], is_folded=True)
-                found[start + 1 : at] = [replace(one, is_hidden=True) for one in found[start + 1 : at]]
             continue
         if opened:
             found[opened[-1]] = replace(found[opened[-1]], items=found[opened[-1]].items + 1)
         if line.value in _OPENING:
             opened.append(at)
+    # In one pass: brackets may be nested hundreds deep.
+    folded_at: int | None = None
+    for at, line in enumerate(found):
+        if folded_at is not None and line.depth > folded_at:
+            found[at] = replace(line, is_hidden=True)
+        else:
+            folded_at = line.depth if line.is_folded else None
     return tuple(found)
 
 

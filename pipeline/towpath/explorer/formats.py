@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     _Cells = Callable[[Sequence[Any]], Sequence[str]]
 
 CONTEXT = "event_context"
+_COMMA = Written(",")
 #: First characters that make a spreadsheet run a cell instead of showing it.
 _FORMULA = frozenset("=+-@\t\r\n")
 
@@ -271,14 +272,21 @@ def _at(context: str, path: Path) -> str:
 
 def exact_json(value: object) -> str:
     """Return a value of a context as JSON, with its numbers as they are written in the context."""
-    match value:
-        case Written():
-            return str(value)
-        case dict():
-            return "{" + ",".join(f"{compact_json(key)}:{exact_json(inner)}" for key, inner in value.items()) + "}"
-        case list():
-            return "[" + ",".join(map(exact_json, value)) + "]"
-    return compact_json(value)
+    written: list[str] = []
+    # What is still to be written, the next one last: a context may have more levels than a function can call itself.
+    rest = [value]
+    while rest:
+        match rest.pop():
+            case Written() as text:
+                written.append(str(text))
+            case dict() as members:
+                pairs = ((_COMMA, Written(f"{compact_json(key)}:"), inner) for key, inner in members.items())
+                rest += [Written("}"), *[part for pair in pairs for part in pair][:0:-1], Written("{")]
+            case list() as elements:
+                rest += [Written("]"), *[part for each in elements for part in (_COMMA, each)][:0:-1], Written("[")]
+            case other:
+                written.append(compact_json(other))
+    return "".join(written)
 
 
 #: Returns a value as JSON without spaces.

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 MOST_MEMBERS = 8
 #: The most characters of one value.
 MOST_CHARACTERS = 120
-#: The most levels of objects that are spelled out. Below them, the line says only how many members there are.
+#: The most levels of objects and arrays that are spelled out. Below them, the line says only how much there is.
 _MOST_DEPTH = 3
+#: The most elements of an array that are spelled out.
+_MOST_ELEMENTS = 3
 
 #: The members of an object that says how a value was changed.
 _CHANGES = {("old", "new"), ("before", "after")}
@@ -75,8 +77,11 @@ def summary(context: str) -> list[tuple[str, str]]:
     return found
 
 
-def plain_text(value: Any) -> str:
-    """Return a value of a context as one line of text, of at most MOST_CHARACTERS and an ellipsis."""
+def plain_text(value: Any, depth: int = _MOST_DEPTH) -> str:
+    """Return a value of a context as one line of text, of at most MOST_CHARACTERS and an ellipsis.
+
+    Arrays are spelled out to this depth. A context may have thousands of levels, more than a function can call itself.
+    """
     match value:
         case str():
             text = " ".join(value.split())
@@ -85,7 +90,10 @@ def plain_text(value: Any) -> str:
         case dict():
             text = f"{{{len(value)}}}"
         case list():
-            text = ", ".join(map(plain_text, value)) if len(value) <= _MOST_DEPTH else f"{len(value)} items"
+            if len(value) <= _MOST_ELEMENTS and depth:
+                text = ", ".join(plain_text(each, depth - 1) for each in value)
+            else:
+                text = "1 item" if len(value) == 1 else f"{len(value)} items"
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}…"
 
 

@@ -28,7 +28,8 @@
   /** What stands before the caret and can be completed: a field, or a value of one. */
   function unfinished(text, caret) {
     const before = text.slice(0, caret);
-    const start = /(?:[^\s()"]|"(?:[^"\\]|\\.)*"?)*$/.exec(before).index;
+    // A quotation that is not at the end has to be closed. Otherwise there are endless ways to read many of them.
+    const start = /(?:[^\s()"]|"(?:[^"\\]|\\.)*(?:"|\\?$))*$/.exec(before).index;
     const part = before.slice(start).replace(/^-/, "");
     const from = caret - part.length;
     const value = /^((?:context\.)?[^:<>=]+?):(?:.*,)?([^,]*)$/.exec(part);
