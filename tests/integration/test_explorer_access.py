@@ -103,12 +103,16 @@ def test_the_page_of_the_second_event_at_a_position_links_to_its_own_context(pag
     (around_url,) = re.findall(r'hx-get="(/events/around/[^"]+)"', html.unescape(shown))
     assert page.get(context_url).content != page.get(EVENT.replace("/event/", "/context/")).content
     assert (context_url[-6:], around_url[-6:]) == ("?row=2", "&row=2")
+    # Beside the table, too, the link to the other one leads there.
+    part = page.get(EVENT, headers={"HX-Request": "true"}).content.decode()
+    (other_url,) = re.findall(r'href="([^"]+)" hx-boost="false">row 2', part)
+    assert "You see number 2" in " ".join(page.get(other_url).content.decode().split())
 
 
 def test_what_is_around_an_event_is_recorded_as_opening_it(page: Client, user: User, event: None) -> None:
     del event
     for _ in range(2):
-        assert "Same minute" in text(page.get(AROUND))
+        assert "hx-swap-oob" in text(page.get(AROUND))
 
     (opened,) = recorded("event_opened")
 

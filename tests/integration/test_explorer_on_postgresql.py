@@ -43,7 +43,11 @@ def test_every_page_and_part_is_there(page: Client) -> None:
     assert sum(events for _, _, events in bars["bars"]) == EVENTS
     assert 'data-field="outcome"' in facets
     assert "Where it came from" in event
-    assert "Same target" in around
+    assert "Same target" in event
+    # Each chip of the event has its count by its id.
+    counts = dict(re.findall(r'<span id="(around-[^"]+)" hx-swap-oob="innerHTML">(\d+)<', around))
+    assert list(counts) == re.findall(r'id="(around-[^"]+)"', event)
+    assert all(int(count) > 0 for count in counts.values())
     assert json.loads(raw.content)["currency"]
 
 

@@ -29,8 +29,7 @@ _SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """Events around an event: how to find them, and how many there are, including it. `count` is None if nobody has
-    counted them, or counting takes too long."""
+    """Events around an event, and how to find them."""
 
     name: str
     #: What they share with it; empty if that is only the time.
@@ -38,11 +37,10 @@ class Neighbours:
     query: Query
     since: datetime
     until: datetime
-    count: int | None = None
 
 
 def around(event: StoredEvent) -> Iterator[Neighbours]:
-    """Yield what there is around an event, without counts."""
+    """Yield what there is around an event."""
     at = event.event_date_time
     for column, name in _SHARED.items():
         if value := str(event.added.get(column, "")):
@@ -53,7 +51,10 @@ def around(event: StoredEvent) -> Iterator[Neighbours]:
 
 
 def count(one: Neighbours, store: SearchableStore) -> int | None:
-    """Return how many events there are, or None if counting takes too long. Raises StoreUnavailable."""
+    """Return how many events there are, with the event itself. None if counting takes too long.
+
+    Raises StoreUnavailable.
+    """
     try:
         bars = store.histogram(one.query, since=one.since, until=one.until, step=_AN_HOUR, seconds=_SECONDS)
     except LimitReached:

@@ -90,7 +90,11 @@ def event(request: HttpRequest, place: str) -> HttpResponse:
             context["raw_url"] += f"?row={number}"
             context["around_url"] += f"&row={number}"
         context["number"] = number
-        context["others"] = [{"number": one, "url": f"?row={one}"} for one in range(1, len(found) + 1) if one != number]
+        context["others"] = [
+            {"number": one, "url": f"{context['permalink']}?row={one}"}
+            for one in range(1, len(found) + 1)
+            if one != number
+        ]
         context["title"] = found[0].event.event_type
     if is_part:
         # With any other status, htmx would show nothing.
@@ -124,21 +128,21 @@ def context(request: HttpRequest, place: str) -> HttpResponse:
 
 @for_readers
 def neighbours(request: HttpRequest, place: str) -> HttpResponse:
-    """Return what is around an event, counted. It says who did what and when, so it is recorded as opening the event.
-    For a person who has just opened it, that is a repetition."""
-    at, shown = _position(place), asked(request).state
+    """Return the counts of what is around an event. They say who did what and when, so this is recorded as opening the
+    event. For a person who has just opened it, that is a repetition."""
+    at = _position(place)
     try:
         store = reading.store(request.user)
         found = store.one(at, seconds=_SECONDS)
-        counted = []
+        counts: list[int | None] = []
         if found:
             number = _number(request, len(found))
             one = found[number - 1]
             access.opened(request.user, one, row=number)
-            counted = [replace(near, count=around.count(near, store)) for near in around.around(one.event)]
+            counts = [around.count(near, store) for near in around.around(one.event)]
     except EventStoreError as error:
         return HttpResponse(str(error), status=503, content_type="text/plain; charset=utf-8")
-    return render(request, "towpath/explorer/_around.html", {"neighbours": _linked(counted, shown)})
+    return render(request, "towpath/explorer/_around.html", {"counts": counts, "place": place_of(at)})
 
 
 def _position(text: str) -> Position:
@@ -151,7 +155,7 @@ def _position(text: str) -> Position:
 def _number(request: HttpRequest, rows: int) -> int:
     """Return which of several rows at one position is asked for, counted from 1."""
     asked = request.GET.get("row", "1")
-    return int(asked) if asked.isascii() and asked.isdigit() and 1 <= int(asked) <= rows else 1
+    return int(asked) if asked in map(str, range(1, rows + 1)) else 1
 
 
 def _event(found: FoundEvent, shown: State) -> dict[str, Any]:
@@ -178,6 +182,7 @@ def _event(found: FoundEvent, shown: State) -> dict[str, Any]:
             {"step": step, "at": _clock(step.at, one, shown) if step.at else ""} for step in provenance.steps(one, way)
         ],
         "neighbours": _linked(list(around.around(one)), shown),
+        "place": at,
         "permalink": reverse("explorer:event", args=[at]),
         "raw_url": reverse("explorer:context", args=[at]),
         "around_url": reverse("explorer:around", args=[at]) + shown.url(),

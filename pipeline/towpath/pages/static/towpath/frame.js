@@ -103,6 +103,10 @@ const Towpath = (() => {
   document.addEventListener("htmx:afterRequest", () => show(-1));
   document.addEventListener("htmx:sendError", () => complain("The server does not answer. Try again in a moment."));
   document.addEventListener("htmx:timeout", () => complain("The server takes too long. Try again in a moment."));
+  // Only HTML is put into a page. The stored context of an event, for one, may look like HTML and is none of ours.
+  document.addEventListener("htmx:beforeSwap", ({ detail }) => {
+    if (!detail.xhr.getResponseHeader("Content-Type")?.startsWith("text/html")) detail.shouldSwap = false;
+  });
   // The session has ended: the page itself leads to the place where one signs in.
   document.addEventListener("htmx:responseError", (event) => {
     const { xhr, boosted, pathInfo } = event.detail;

@@ -80,6 +80,14 @@
     row?.focus({ preventScroll: true });
   };
 
+  // The drawer shows the event that the URL names, or nothing.
+  document.addEventListener("htmx:afterRequest", ({ detail }) => {
+    if (detail.target?.id !== "drawer") return;
+    if (!isOpen()) detail.target.replaceChildren();
+    // Where one has to sign in, the page is loaded again with its URL.
+    else if (!detail.successful && detail.xhr.status !== 401) close();
+  });
+
   // Before htmx, which would make a page of it. With a key held, the browser opens a tab as it always does.
   document.addEventListener("click", (event) => {
     const link = event.target.closest("#rows a.open");
@@ -105,8 +113,11 @@
   const openWhatTheUrlSays = () => {
     asked = "";
     const path = new URL(location.href).searchParams.get("event");
-    // Only an event of this page: a link from somewhere else must not make it load what it likes.
-    if (path && document.getElementById("rows") && path.startsWith(`${location.pathname}event/`)) open(path);
+    if (!path || !document.getElementById("rows") || !URL.canParse(path, location.href)) return;
+    // Only an event of this page: a link from somewhere else must not make it load what it likes. The path is looked at
+    // as the browser resolves it, since `event/../context/` leads elsewhere. A proxy may also resolve what is encoded.
+    const { origin, pathname } = new URL(path, location.href);
+    if (origin === location.origin && pathname.startsWith(`${location.pathname}event/`) && !/%(2f|5c)/i.test(pathname)) open(pathname);
   };
   htmx.onLoad((element) => {
     if (element === document.body || element.id === "main") openWhatTheUrlSays();
