@@ -89,12 +89,12 @@ def test_a_window_that_was_overtaken_is_shown(client: Client, store: EventStore)
     tail = Tail(client)
     overtaken = window_of(1)
     ack(window_of(2), store)
-    assert 2 in shown(tail.look())
-    assert 2 in shown(tail.look())
+    assert shown(tail.look()) == {2}
+    assert shown(tail.look()) == set()
 
     ack(overtaken, store)
 
-    assert 1 in shown(tail.look())
+    assert shown(tail.look()) == {1}
 
 
 def test_a_window_that_thousands_have_overtaken_is_shown_even_if_it_is_verified_meanwhile(
@@ -125,18 +125,87 @@ def test_what_came_between_the_page_and_its_first_look_is_shown(client: Client, 
     assert shown(tail.look()) == {0, 1, 2}
 
 
-def test_more_events_than_an_answer_has_are_said_to_be_missing(client: Client, store: EventStore) -> None:
+def test_how_many_events_an_answer_has_no_room_for_is_said(client: Client, store: EventStore) -> None:
     tail = Tail(client)
     ack(window_of(*range(reading.TAIL_ROWS)), store)
     assert GAP not in tail.look()
 
-    tail = Tail(client)
-    Window.objects.update(acked_at=datetime.now(UTC))
-    ack(window_of(1000), store)
+    ack(window_of(*range(reading.TAIL_ROWS - 3)), store)
+    ack(window_of(*range(5)), store)
     answer = tail.look()
 
-    assert len(shown(answer)) == reading.TAIL_ROWS
-    assert answer.index(GAP) > answer.rindex('<tr class="row"')
+    assert answer.count('<tr class="row"') == reading.TAIL_ROWS
+    assert answer.index('data-left-out="2"') > answer.rindex('<tr class="row"')
+
+
+def test_however_many_events_come_in_seconds_none_is_missing_that_an_answer_had(
+    client: Client, store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "TAIL_ROWS", 20)
+    ack(window_of(*range(100, 150)), store)
+    tail = Tail(client)
+    seen, answers = list[int](), ""
+
+    for start in range(0, 60, 15):
+        ack(window_of(*range(start, start + 15)), store)
+        answer = tail.look()
+        seen += sorted(shown(answer))
+        answers += answer
+
+    assert seen == [*range(60)]
+    assert GAP not in answers
+
+
+def test_of_more_windows_than_a_place_remembers_some_come_twice_and_none_is_lost(
+    client: Client, store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finished, "MOST_SEEN", 2)
+    tail = Tail(client)
+    for number in range(4):
+        ack(window_of(number), store)
+    Window.objects.update(acked_at=datetime.now(UTC))
+
+    assert shown(tail.look()) == {0, 1, 2, 3}
+    ack(window_of(4), store)
+    again = shown(tail.look())
+
+    assert 4 in again
+    assert len(again) == 3
+
+
+def test_events_that_cannot_be_counted_in_time_may_be_missing(
+    client: Client, store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "TAIL_ROWS", 1)
+
+    def histogram(*_: object, **__: object) -> None:
+        raise LimitReached("too much")
+
+    monkeypatch.setattr("towpath.explorer.scope.ScopedStore.histogram", histogram)
+    tail = Tail(client)
+    ack(window_of(1, 2), store)
+    answer = tail.look()
+
+    assert (GAP in answer, "data-left-out" in answer) == (True, False)
+
+
+def test_a_period_that_has_an_end_is_not_left(client: Client, store: EventStore) -> None:
+    tail = Tail(client, f"{QUERY}&since=2026-01-01&until=2026-01-02")
+    ack(window_of(1), store)
+    assert shown(tail.look()) == set()
+
+    write_events([json.dumps({"number": 2})], at="2026-01-01 12:00:00+00")
+    ack(sealed(), store)
+    assert shown(tail.look()) == {2}
+
+
+def test_live_leads_from_a_period_that_is_over_to_the_time_up_to_now(client: Client) -> None:
+    def leads_to(query: str) -> list[str]:
+        found = re.findall(r'data-live-url="([^"]*)"', text(client.get(f"/events/?{query}")))
+        return [html.unescape(each) for each in found]
+
+    assert leads_to("q=type:a&since=2026-01-01&until=2026-01-02") == ["?q=type%3Aa#live"]
+    assert leads_to("q=type:a") == leads_to("since=2026-01-01&until=2099-01-02") == []
 
 
 def test_more_windows_than_a_look_has_are_said_to_be_missing(
@@ -199,6 +268,8 @@ def test_why_nothing_can_be_shown_is_said(
         "2026-11-27T20:00:00,1",
         "0001-01-01T00:00:00Z,1",
         f"2026-11-27T20:00:00Z,{2**63}",
+        "2026-11-27T20:00:00Z,1;x",
+        f"2026-11-27T20:00:00Z,1;{','.join('1' for _ in range(finished.MOST_SEEN + 1))}",
     ],
 )
 def test_what_is_not_the_place_of_a_tail_is_refused(after: str, client: Client) -> None:

@@ -36,9 +36,10 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the table. `day` is set only where another day begins."""
+    """A line of the table. `day` is set only where another day than the last row's begins."""
 
     path: str
+    date: str
     day: str
     second: str
     fraction: str
@@ -57,6 +58,7 @@ def rows(found: Sequence[FoundEvent], state: State, *, after: Position | None) -
         values = _Values(one)
         yield Row(
             path=event_path(one.position),
+            date=today,
             day="" if today == day else today,
             second=second,
             fraction=fraction,

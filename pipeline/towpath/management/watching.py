@@ -80,12 +80,11 @@ def tail(command: BaseCommand, options: dict[str, Any]) -> bool:
     """Print a line for each window as it finishes. Always return True."""
     show = _as_json if options["json"] else _as_text
     place, shown, seen = here(), 0, dict[Any, None]()
-    began = place.acked_at
     try:
         while True:
             found, place = finished_since(place)
             for window in found:
-                if window.id in seen or window.acked_at <= began:
+                if window.id in seen:
                     continue
                 seen[window.id] = None
                 _write(command, window, show)

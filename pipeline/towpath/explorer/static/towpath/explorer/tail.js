@@ -1,6 +1,7 @@
 "use strict";
 // Live tail: asks every two seconds, and puts what is new on top. It waits while the tab is hidden, or somebody reads
-// further down or has an event open, and counts what waits meanwhile. Where rows may be missing, a row says so.
+// further down or has an event open, and counts what waits meanwhile. Where rows are missing, a row says how many, or
+// that nobody knows.
 (() => {
   const EVERY = 2000;
   const MOST_WAITING = 500;
@@ -10,6 +11,7 @@
   let waiting = [];
   let problem = "";
   let wasCut = false;
+  let looks = 0;
 
   const button = () => document.querySelector("[data-live]");
   const told = () => document.querySelector("[data-waiting]");
@@ -18,8 +20,47 @@
   const isReading = () => document.hidden || window.scrollY > 200 || document.querySelector("[data-event], dialog[open]");
 
   const isGap = (row) => row.matches(".gap");
-  const gap = () => document.querySelector("template[data-gap]").content.querySelector("tr").cloneNode(true);
   const keyOf = (row) => row.querySelector("a.open")?.getAttribute("href");
+
+  /** How many events these rows stand for: NaN if a gap among them has nobody counted. */
+  const eventsOf = (rows) => rows.reduce((sum, row) => sum + (isGap(row) ? Number(row.dataset.leftOut ?? NaN) : 1), 0);
+  const tell = (row, events) => {
+    const told = row.querySelector(".told");
+    if (events) {
+      row.dataset.leftOut = String(events);
+      const many = events === 1 ? "1 event is" : `${events.toLocaleString("en")} events are`;
+      told.textContent = `${many} not shown here: more came than Live shows.`;
+    } else {
+      delete row.dataset.leftOut;
+      told.textContent = "Events may be missing here: more came than Live shows.";
+    }
+    return row;
+  };
+  const gap = (events) => tell(document.querySelector("template[data-gap]").content.querySelector("tr").cloneNode(true), events);
+
+  /** The rows, with one gap where several would stand side by side. */
+  const joined = (rows) => {
+    const found = [];
+    for (const row of rows) {
+      if (isGap(row) && found.length && isGap(found.at(-1))) tell(row, eventsOf([found.pop(), row]));
+      found.push(row);
+    }
+    return found;
+  };
+
+  /** Puts the heading of each day above its first row: what is new may be of another day than the rows below it. */
+  const nameDays = (body) => {
+    const heading = body.querySelector("tr.day");
+    body.querySelectorAll("tr.day").forEach((row) => row.remove());
+    let day = "";
+    for (const row of body.querySelectorAll("tr.row")) {
+      if (row.dataset.day === day) continue;
+      day = row.dataset.day;
+      const above = heading.cloneNode(true);
+      above.firstElementChild.textContent = day;
+      row.before(above);
+    }
+  };
 
   const show = () => {
     const live = button();
@@ -54,17 +95,19 @@
     const known = new Set([...body.querySelectorAll("tr.row")].map(keyOf));
     const fresh = waiting.filter((row) => isGap(row) || !known.has(keyOf(row)));
     waiting = [];
-    const day = body.querySelector("tr.day");
-    const first = day && day === body.firstElementChild ? day.nextElementSibling : body.firstElementChild;
-    for (const row of fresh) {
-      row.classList.add("is-new");
-      body.insertBefore(row, first);
+    for (const row of fresh) row.classList.add("is-new");
+    body.prepend(...fresh);
+    const last = body.querySelectorAll("tr.row")[MOST_ROWS];
+    if (last) {
+      const all = [...body.querySelectorAll("tr.row, tr.gap")];
+      const surplus = all.slice(all.indexOf(last));
+      last.before(gap(eventsOf(surplus)));
+      surplus.forEach((row) => row.remove());
     }
-    const surplus = [...body.querySelectorAll("tr.row")].slice(MOST_ROWS);
-    if (surplus.length) surplus[0].before(gap());
-    surplus.forEach((row) => row.remove());
-    // One is enough where nothing is between two.
-    body.querySelectorAll("tr.gap + tr.gap").forEach((row) => row.remove());
+    const shown = [...body.querySelectorAll("tr.row, tr.gap")];
+    const kept = new Set(joined(shown));
+    shown.filter((row) => !kept.has(row)).forEach((row) => row.remove());
+    nameDays(body);
     Towpath.colours.paint(body);
     show();
   };
@@ -72,31 +115,37 @@
   const look = async () => {
     const live = button();
     if (!live || !isOn()) return;
+    // One answer counts, the newest: two of the same would tell of the same gap twice.
+    const mine = ++looks;
     try {
       const url = new URL(live.dataset.url, location.href);
       // The page's own moment would leave out what came later.
       url.searchParams.delete("now");
       url.searchParams.set("after", after);
       const answer = await fetch(url, { headers: { "HX-Request": "true" } });
-      // Another page has taken this one's place.
-      if (live !== button()) return;
-      problem = answer.ok ? "" : await problemOf(answer);
+      const text = answer.ok ? await answer.text() : await problemOf(answer);
+      // Another look, or another page, has taken this one's place, or it is no longer wanted.
+      if (mine !== looks || live !== button() || !isOn()) return;
+      problem = answer.ok ? "" : text;
       if (answer.ok) {
         after = answer.headers.get("Tail-After");
         const part = document.createElement("template");
-        part.innerHTML = await answer.text();
+        part.innerHTML = text;
         const known = new Set(waiting.filter((row) => !isGap(row)).map(keyOf));
         const body = table();
         if (body) body.querySelectorAll("tr.row").forEach((row) => known.add(keyOf(row)));
         const arrived = [...part.content.querySelectorAll("tr.row, tr.gap")];
+        const gaps = arrived.filter(isGap);
+        gaps.forEach((row) => tell(row, eventsOf([row])));
         const fresh = arrived.filter((row) => isGap(row) || !known.has(keyOf(row)));
-        // Answers overlap. One that brings nothing new lacks what the one before it lacked, which is said already.
+        // While windows are late, each answer says that it may lack some. Without a row, that is said already.
         if (!wasCut || !fresh.every(isGap)) waiting = fresh.concat(waiting);
-        wasCut = arrived.some(isGap);
-        waiting = waiting.filter((row, at) => !at || !isGap(row) || !isGap(waiting[at - 1]));
-        if (waiting.length > MOST_WAITING) waiting = [...waiting.slice(0, MOST_WAITING), gap()];
+        wasCut = gaps.some((row) => !row.dataset.leftOut);
+        waiting = joined(waiting);
+        if (waiting.length > MOST_WAITING) waiting = [...waiting.slice(0, MOST_WAITING), gap(eventsOf(waiting.slice(MOST_WAITING)))];
       }
     } catch {
+      if (mine !== looks) return;
       problem = "This site does not answer. Still trying.";
     }
     // A page that found nothing has no table.
@@ -107,10 +156,15 @@
     timer = setTimeout(look, EVERY);
   };
 
-  const start = () => { waiting = []; after = button()?.dataset.after; problem = ""; wasCut = false; clearTimeout(timer); show(); look(); };
+  const follow = () => { problem = ""; clearTimeout(timer); show(); look(); };
+  const start = () => { waiting = []; after = button()?.dataset.after; wasCut = false; follow(); };
   const toggle = () => {
+    // A period that is over has nothing to follow.
+    const elsewhere = button()?.dataset.liveUrl;
+    if (elsewhere) return location.assign(elsewhere);
     history.replaceState(history.state, "", isOn() ? location.pathname + location.search : "#live");
-    start();
+    // It continues where it was: what came before is on the page, or waits.
+    follow();
   };
 
   document.addEventListener("click", (event) => {
