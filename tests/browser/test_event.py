@@ -39,7 +39,7 @@ def ada(web_url: str, browser: Browser, reader: User, store: Store) -> Visitor:
 
 
 def held(ada: Visitor, urls: str) -> list[Route]:
-    """The requests for such URLs, which get no answer until the test lets them go on."""
+    """The requests for such URLs, which get no answer until the test continues them."""
     found: list[Route] = []
 
     def hold(route: Route) -> None:

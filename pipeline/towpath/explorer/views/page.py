@@ -93,11 +93,7 @@ def _found(request: HttpRequest, asks: Asked, *, before: Position | None) -> dic
         if found.is_complete and not found.events and before is None:
             empty = nothing_found(store, state, now=asks.now)
     except EventStoreError as error:
-        if isinstance(error, LimitReached):
-            empty = Emptiness("limit")
-        else:
-            empty = store_away(has_counts=reading.sees_everything(request.user))
-        return {"empty": empty, "is_part": before}
+        return {"empty": _unanswered(request, error), "is_part": before}
     following = f"{asks.part_url}&before={place(found.next)}" if found.next else ""
     return {
         "rows": list(rows(found.events, state, after=before)),
@@ -109,6 +105,13 @@ def _found(request: HttpRequest, asks: Asked, *, before: Position | None) -> dic
         "back_to": state.zone.minute(found.searched_back_to),
         "milliseconds": round(1000 * (time.monotonic() - began)),
     }
+
+
+def _unanswered(request: HttpRequest, error: EventStoreError) -> Emptiness:
+    """Return why the store has no answer."""
+    if isinstance(error, LimitReached):
+        return Emptiness("limit")
+    return store_away(has_counts=reading.sees_everything(request.user))
 
 
 def _surroundings(request: HttpRequest, asks: Asked) -> dict[str, Any]:
