@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
-from datetime import date
-from typing import Any
+from datetime import date, datetime, timedelta, tzinfo
+from typing import Any, Self
 from uuid import UUID, uuid4
 
 import psycopg2
@@ -29,6 +29,7 @@ from towpath.eventlog.store import Store
 from towpath.flow.delivery import Delivery
 from towpath.flow.verify import purge_receipts, verify_receipts
 from towpath.ledger.models import Proof, Window
+from towpath.management import keeping
 from towpath.outbox.models import OutboxEvent
 from towpath.proof import sealing
 
@@ -157,6 +158,25 @@ def test_a_dry_run_changes_nothing(kept: Tampered) -> None:
 
 
 def test_a_month_that_is_young_enough_stays(kept: Tampered) -> None:
+    answer = retain(months=1200)
+
+    assert (answer["exit"], answer["dropped"]) == (0, [])
+    assert stored_months(kept) == [MARCH, APRIL]
+
+
+class _Ahead(datetime):
+    """The clock of a machine that is a century ahead."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return super().now(tz) + timedelta(days=36525)
+
+
+def test_a_machine_whose_clock_is_ahead_drops_nothing_too_early(
+    kept: Tampered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "datetime", _Ahead)
+
     answer = retain(months=1200)
 
     assert (answer["exit"], answer["dropped"]) == (0, [])

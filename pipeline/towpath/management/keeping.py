@@ -13,6 +13,7 @@ from towpath.conf.current import config
 from towpath.errors import NotDroppable, NotErasable
 from towpath.eventlog.query import QueryError
 from towpath.eventlog.store import Change, Store
+from towpath.ledger.seals import database_now
 from towpath.management.consent import confirm
 from towpath.management.operator import operator, record_reading
 from towpath.proof import erasure, retention
@@ -65,7 +66,9 @@ def retain(command: BaseCommand, store: Store, options: dict[str, Any]) -> bool:
     Raises CommandError, StoreUnavailable.
     """
     _require_right(store, "drop", options)
-    before = retention.first_kept(today=datetime.now(UTC).date(), months=options["months"])
+    # The earlier of two clocks: what one that is ahead drops is gone for good.
+    today = min(datetime.now(UTC), database_now()).astimezone(UTC).date()
+    before = retention.first_kept(today=today, months=options["months"])
     months = list(retention.find_months(store, before=before))
     ready = [month for month in months if not month.refusal]
     if ready and not options["dry_run"]:
