@@ -164,6 +164,29 @@ def test_what_was_found_before_the_event_store_failed_is_printed_noted_and_recor
 
 
 @pytest.mark.usefixtures("three")
+def test_when_postgresql_fails_the_person_is_told_how_to_continue() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        ((backend,),) = cursor.fetchall()
+
+    def end_the_session() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s)", [backend])
+        connection.close()
+
+    with as_soon_as_both_are_noted(end_the_session):
+        done = here("pipeline", "verify", "--deep", "--rate", _RATE)
+    connection.close()
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("PostgreSQL does not answer")
+    assert done.stderr.endswith(f". Continue with --after {positions()[1]}.\n")
+    # And the continued run names what this one has found
+    found = audited("--after", str(positions()[1]))
+    assert (found["exit"], sorted(named(found))) == (1, sorted(windows()[:2]))
+
+
+@pytest.mark.usefixtures("three")
 def test_an_audit_that_is_stopped_without_findings_does_not_say_that_all_is_well(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

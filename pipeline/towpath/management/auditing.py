@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError, InterfaceError
 
 from towpath.conf import seal_key
 from towpath.conf.current import config
 from towpath.eventlog.errors import EventStoreError
 from towpath.events import LogAudited
-from towpath.ledger import proofs
+from towpath.ledger import database_errors, proofs
 from towpath.ledger.seals import all_seals
 from towpath.management import accepting, tables
 from towpath.management.accepting import Accepted
@@ -57,7 +58,7 @@ def add_deep(parser: ArgumentParser) -> None:
     deep.add_argument(
         "--anchors", type=Path, metavar="FILE", help="exported seals that were kept elsewhere, one per line"
     )
-    deep.add_argument("--public-key", type=Path, metavar="FILE", help="the key that must have signed every seal")
+    deep.add_argument("--public-key", type=Path, metavar="FILE", help="the key that must have signed the newest seal")
     deep.add_argument(
         "--rate",
         type=pace,
@@ -110,16 +111,15 @@ def verify_deep(command: BaseCommand, options: dict[str, Any]) -> bool:
 
     Raises CommandError if it is stopped, which says how to continue.
     """
-    if options["close"]:
-        raise CommandError("--close does not work with --deep: use --accept WINDOW.", returncode=2)
     anchors = [*_anchors(options["anchors"])] if options["anchors"] else []
     public_key = _public_key(options["public_key"]) if options["public_key"] else ""
-    accepting.require_usable(options)
+    last = proofs.last_position()
+    _require_usable(options, last=last)
     store = verifier_store(config(), store=event_store(config()))
     found, accepted, stopped = Audit(position=options["after"]), Accepted(), ""
-    told = _Checked(command, last=proofs.last_position(), is_told=sys.stderr.isatty())
+    told = _Checked(command, last=last, is_told=sys.stderr.isatty())
     try:
-        with _terminated_like_ctrl_c():
+        with _terminated_like_ctrl_c(), _continued_after_an_outage(found, after=options["after"]):
             accepted = accepting.accept_given(store, options)
             audit(
                 store,
@@ -152,6 +152,31 @@ def _as_json(found: Audit, accepted: Accepted) -> str:
 
 def _as_text(found: Audit, accepted: Accepted) -> str:
     return "\n".join([*accepted.lines, tables.of_audit(found)])
+
+
+def _require_usable(options: dict[str, Any], *, last: int) -> None:
+    """Raise CommandError for arguments that say too little, or with which nothing would be checked."""
+    if options["close"]:
+        raise CommandError("--close does not work with --deep: use --accept WINDOW.", returncode=2)
+    accepting.require_usable(options)
+    if options["after"] > last:
+        raise CommandError(
+            f"--after {options['after']}: the last proof is {last}. Use the position that the stopped run has named.",
+            returncode=2,
+        )
+
+
+@contextlib.contextmanager
+def _continued_after_an_outage(found: Audit, *, after: int) -> Iterator[None]:
+    """A context in which an error of PostgreSQL says from where to continue. Nothing can be recorded then, so nothing
+    is shown. What was found is noted: the continued run names it."""
+    try:
+        yield
+    except (DatabaseError, InterfaceError) as error:
+        if found.position == after:
+            raise
+        text = f"{database_errors.describe(error)}. Continue with --after {found.position}."
+        raise CommandError(without_secrets(text)) from error
 
 
 @contextlib.contextmanager
@@ -222,7 +247,11 @@ def _text_of(path: Path, option: str) -> str:
 
 def _anchors(path: Path) -> list[Anchor]:
     try:
-        found = [*read_anchors(_text_of(path, "--anchors").splitlines(), name=path.name)]
+        # A log may be large, and have anything in its other lines.
+        with path.open(encoding="utf-8-sig", errors="replace") as lines:
+            found = [*read_anchors(lines, name=path.name)]
+    except OSError as error:
+        raise CommandError(f"--anchors: cannot read {path} ({error.strerror}).", returncode=2) from error
     except ValueError as error:
         raise CommandError(f"--anchors: {error}", returncode=2) from error
     if not found:

@@ -13,7 +13,7 @@ from towpath.watch.stranded import is_looked_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
+    from datetime import date, datetime
 
     from towpath.eventlog.comparison import Comparison
     from towpath.ledger.canaries import Canary
@@ -107,7 +107,7 @@ def of_period(report: PeriodReport) -> str:
         lines.append("PostgreSQL no longer has these rows: see docs/runbook.md, TowpathReceiptMismatch")
     if report.vanished:
         lines.append("Rows were deleted before they were loaded: see docs/runbook.md, TowpathRowsVanished")
-    return "\n".join(lines)
+    return "\n".join(map(_printable, lines))
 
 
 def of_seals(found: Sequence[Seal], *, is_new: bool) -> str:
@@ -116,11 +116,13 @@ def of_seals(found: Sequence[Seal], *, is_new: bool) -> str:
         return "nothing to seal: a seal covers every proof" if is_new else "no seal yet: see docs/proof.md"
     lines = [f"{'seal':>8}  {'until (UTC)':<20}{'windows':>12}{'rows':>14}  {'signed':<7} digest"]
     for seal in found:
-        statement = parse(seal.statement)
-        lines.append(
-            f"{seal.number:>8}  {seal.sealed_at:%Y-%m-%d %H:%M:%S} {statement.windows:>12,}{statement.rows:>14,}"
-            f"  {'yes' if seal.signature else 'no':<7} {seal.digest}"
-        )
+        try:
+            statement = parse(seal.statement)
+            size = f"{statement.windows:>12,}{statement.rows:>14,}"
+        except ValueError:
+            size = f"{'rewritten':>12}{'':>14}"  # `verify --deep` says so, too
+        signed = "yes" if seal.signature else "no"
+        lines.append(f"{seal.number:>8}  {seal.sealed_at:%Y-%m-%d %H:%M:%S} {size}  {signed:<7} {seal.digest}")
     return "\n".join(lines)
 
 
@@ -156,13 +158,14 @@ def of_audit(found: Audit) -> str:
     ]
     if found.unproven_windows > _MOST_UNPROVEN:
         lines.append(f"! {found.unproven_windows - _MOST_UNPROVEN:,} more unproven window(s)")
+    if len(found.amendments) > _MOST_AMENDMENTS:
+        lines.append(f"amended: {len(found.amendments) - _MOST_AMENDMENTS:,} earlier, see --json")
+    # The newest: a forged one must not hide behind old ones.
     lines += [
         f"amended: {one.kind} {one.rows:,} row(s) of"
-        f" {f'window {one.window_id}, {one.outbox}' if one.window_id.int else f'{one.month:%Y-%m}'}: {one.reason}"
-        for one in found.amendments[:_MOST_AMENDMENTS]
+        f" {f'window {one.window_id}, {one.outbox}' if one.window_id.int else _month(one.month)}: {one.reason}"
+        for one in found.amendments[-_MOST_AMENDMENTS:]
     ]
-    if len(found.amendments) > _MOST_AMENDMENTS:
-        lines.append(f"amended: {len(found.amendments) - _MOST_AMENDMENTS:,} more, see --json")
     if found.unsealed and found.unsealed.proofs:
         lines.append(f"no seal covers {found.unsealed.proofs:,} proof(s) yet: run `pipeline seals make`")
     if not found.is_complete:
@@ -171,7 +174,18 @@ def of_audit(found: Audit) -> str:
     lines.append(
         "see docs/runbook.md, TowpathProofContradicted" if found.findings else f"nothing contradicts the ledger{so_far}"
     )
-    return "\n".join(lines)
+    return "\n".join(map(_printable, lines))
+
+
+def _printable(line: str) -> str:
+    """Return the line with what a terminal would act on as escapes. Names and reasons may be an attacker's, who could
+    make it erase other lines."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
+
+
+def _month(month: date | None) -> str:
+    # Ours always have one.
+    return f"{month:%Y-%m}" if month else "no month"
 
 
 def _lost_months(found: Audit) -> list[str]:

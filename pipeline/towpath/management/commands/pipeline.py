@@ -232,14 +232,21 @@ class Command(BaseCommand):
             store.close()
 
     def _verify(self, options: dict[str, Any]) -> bool:
+        since, until = options["since"], options["until"]
+        if not options["deep"]:
+            auditing.require_nothing_of_deep(options)
+            since = since or datetime.now(UTC) - timedelta(days=1)
+        if since and until and since >= until:
+            raise CommandError(
+                f"--since{'' if options['since'] else ' (a day ago, if it is not given)'} must be before --until.",
+                returncode=2,
+            )
         if options["deep"]:
             return auditing.verify_deep(self, options)
-        auditing.require_nothing_of_deep(options)
         if options["close"]:
             self._close(options["close"], reason=options["reason"])
-        since = options["since"] or datetime.now(UTC) - timedelta(days=1)
         store = verifier_store(config(), store=event_store(config()))
-        report = read_period(store, since=since, until=options["until"])
+        report = read_period(store, since=since, until=until)
         verify_receipts(store, should_stop=lambda: False)
         store.close()
         self.stdout.write(json.dumps(report.as_json()) if options["json"] else tables.of_period(report))
