@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 from dataclasses import replace
+from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from uuid import UUID
@@ -145,6 +146,30 @@ def test_an_audit_with_a_public_key_wants_every_seal_signed_by_it(
     assert "not a public key in PEM" in done.stderr
 
 
+def test_a_signed_seal_vouches_for_all_before_it(store: Store, tmp_path: Path, settings: Settings) -> None:
+    # Given seals from before there was a key, of an older key, and of the key of today
+    key = private_pem()
+    for pem in ("", private_pem(), key):
+        delivered(store, users=1)
+        verified(store)
+        list(seal_all(key=pem))
+    settings.TOWPATH = replace(config(), seal_key=key)
+    public = tmp_path / "key.pub"
+    public.write_text(here("pipeline", "seals", "public-key").stdout)
+    assert audited("--public-key", str(public))["exit"] == 0
+
+    # When one of them is rewritten, and one is made after them without the key
+    old = Seal.objects.get(number=1)
+    text = old.statement.replace("rows 1\n", "rows 2\n")
+    Seal.objects.filter(number=1).update(statement=text, digest=sha256(text.encode()).hexdigest())
+    delivered(store, users=1)
+    verified(store)
+    list(seal_all(key=""))
+
+    found = audited("--public-key", str(public))
+    assert {(one["number"], one["kind"]) for one in found["broken_seals"]} == {(2, "unchained"), (4, "unsigned")}
+
+
 def test_a_seal_is_due_when_a_proof_has_waited_for_an_hour(store: Store) -> None:
     assert seal_if_due(key="") == 0  # nothing to seal
     delivered(store, users=1)
@@ -209,6 +234,35 @@ def test_a_removed_seal_is_named(store: Store) -> None:
     assert {(one["number"], one["kind"]) for one in found["broken_seals"]} >= {(2, "missing"), (3, "unchained")}
 
 
+def test_a_seal_that_cannot_be_read_is_listed_all_the_same(store: Store) -> None:
+    delivered(store, users=1)
+    verified(store)
+    list(seal_all(key=""))
+    Seal.objects.update(statement="nothing")
+
+    listed = here("pipeline", "seals", "list").stdout
+
+    assert re.search(rf"^ +1 .* rewritten +no +{Seal.objects.get().digest}$", listed, re.MULTILINE)
+    assert {one["kind"] for one in audited()["broken_seals"]} == {"rewritten"}
+
+
+def test_the_time_and_the_number_of_a_seal_are_checked(store: Store) -> None:
+    delivered(store, users=1)
+    verified(store)
+    list(seal_all(key=""))
+    seal = Seal.objects.get()
+    assert audited()["exit"] == 0
+
+    Seal.objects.update(sealed_at=seal.sealed_at + timedelta(seconds=1))
+    assert [(one["number"], one["kind"]) for one in audited()["broken_seals"]] == [(1, "rewritten")]
+
+    Seal.objects.update(sealed_at=seal.sealed_at)
+    Seal.objects.create(
+        number=-1, last_position=0, sealed_at=seal.sealed_at, statement=seal.statement, digest="", signature=b""
+    )
+    assert [(one["number"], one["kind"]) for one in audited()["broken_seals"]] == [(-1, "unchained")]
+
+
 def test_the_end_of_the_chain_that_is_cut_off_is_named_by_the_anchors(store: Store, tmp_path: Path) -> None:
     with capture_logs() as logs:
         for users in (1, 2):
@@ -217,7 +271,8 @@ def test_the_end_of_the_chain_that_is_cut_off_is_named_by_the_anchors(store: Sto
             list(seal_all(key=""))
     # As the log of a worker has them, among other lines
     anchors = tmp_path / "worker.log"
-    anchors.write_text("\n".join(["not JSON", *(json.dumps(line, default=str) for line in logs)]))
+    lines = [b"not UTF-8: \xff", b"{not JSON", *(json.dumps(line, default=str).encode() for line in logs)]
+    anchors.write_bytes(b"\n".join(lines))
     assert audited("--anchors", str(anchors))["anchors"] == 2
     Seal.objects.filter(number=2).delete()
 
@@ -228,7 +283,13 @@ def test_the_end_of_the_chain_that_is_cut_off_is_named_by_the_anchors(store: Sto
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [("", "has no anchors"), ('{"digest": "00"}', "has a digest but no number"), (None, "cannot read")],
+    [
+        ("", "has no anchors"),
+        ('{"digest": "00"}', "has a digest but no number"),
+        (None, "cannot read"),
+        ('{"number": 1, "digest": "00"}\n{"number": 2, "sealed_at": "20', "anchors:2 is cut off"),
+        ('{"number": 1, "digest": "0{"number": 2, "digest": "00"}\n', "anchors:1 is cut off"),
+    ],
 )
 def test_a_file_without_anchors_is_wrong_usage(tmp_path: Path, content: str | None, problem: str) -> None:
     anchors = tmp_path / "anchors"
@@ -248,6 +309,10 @@ def test_a_file_without_anchors_is_wrong_usage(tmp_path: Path, content: str | No
         (["--accept", str(UUID(int=1)), "--reason", "x"], "--accept needs --deep"),
         (["--after", "7"], "--after needs --deep"),
         (["--deep", "--close", str(UUID(int=1)), "--reason", "x"], "use --accept"),
+        (["--since", "2026-02-02", "--until", "2026-02-02"], "--since must be before --until"),
+        (["--until", "2026-02-01"], "--since (a day ago, if it is not given) must be before --until"),
+        (["--deep", "--since", "2026-02-02", "--until", "2026-02-01"], "--since must be before --until"),
+        (["--deep", "--after", "8"], "--after 8: the last proof is 0"),
         (["--deep", "--rate", "0"], "is not a number above 0"),
         (["--deep", "--rate", "nan"], "is not a number above 0"),
     ],

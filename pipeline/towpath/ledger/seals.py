@@ -161,6 +161,13 @@ def all_seals(*, since_number: int = 1) -> Iterator[Seal]:
         after = found[-1].number
 
 
+def numbers_below_first() -> list[int]:
+    """The numbers of seals before the first, where no check walks: somebody has put them there."""
+    with driver.cursor() as cursor:
+        cursor.execute("SELECT number FROM pipeline_seal WHERE number < 1 ORDER BY number LIMIT 20")
+        return [number for (number,) in cursor.fetchall()]
+
+
 def _seal(*row: Any) -> Seal:
     number, last_position, sealed_at, statement, digest, signature = row
     return Seal(number, last_position, sealed_at, statement, digest, bytes(signature))

@@ -48,16 +48,25 @@ class Anchor:
     where: str
 
 
+#: A line with one of them that is not JSON was an anchor.
+_WORDS_OF_ANCHORS = ('"digest"', '"sealed_at"', '"statement"', "ledger_sealed")
+
+
 def read_anchors(lines: Iterable[str], *, name: str) -> Iterator[Anchor]:
     """Yield the anchors of a file: lines of JSON with `number` and `digest`, as `pipeline seals export` prints them, or
     lines of a log in which `event` is `ledger_sealed`. Other lines are skipped.
 
-    Raises ValueError, which names the line, for a line that should be an anchor but is not.
+    Raises ValueError, which names the line, for a line that should be an anchor but is not: one that a full disk has
+    cut off must not go unnoticed.
     """
     for count, line in enumerate(lines, 1):
         try:
             found = json.loads(line)
         except ValueError:
+            if line.lstrip().startswith("{") and any(word in line for word in _WORDS_OF_ANCHORS):
+                raise ValueError(
+                    f"{name}:{count} is cut off, or has two lines in one: export that seal again"
+                ) from None
             continue
         if (
             not isinstance(found, dict)
@@ -72,15 +81,19 @@ def read_anchors(lines: Iterable[str], *, name: str) -> Iterator[Anchor]:
 
 
 def check(*, anchors: Iterable[Anchor] = (), public_key: str = "") -> Iterator[Seal | BrokenSeal]:
-    """Walk the chain from the first seal to the last, and yield each seal after everything that is wrong with it.
+    """Walk the chain from the first seal to the last, and yield each seal after what is wrong with it.
 
-    With `public_key`, a PEM text, every seal must be signed. Proofs of a dropped month are not expected. Raises
-    ValueError or ModuleNotFoundError if the key is not valid.
+    With `public_key`, a PEM text, the newest seal must be signed with that key. A signed seal vouches for all before
+    it, whoever signed those, because each refers to the previous one. Those that none vouches for come at the end.
+    Proofs of a dropped month are not expected. Raises ValueError or ModuleNotFoundError if the key is not valid.
     """
     key = seal_key.public_key(public_key) if public_key else None
     dropped = dropped_months()
     previous, number, position = NO_DIGEST, 0, 0
     digests: dict[int, str] = {}
+    unsigned: list[BrokenSeal] = []
+    for outside in seals.numbers_below_first():
+        yield BrokenSeal(outside, "unchained", "seals are numbered from 1: somebody has put it there")
     for seal in seals.all_seals():
         for missing in range(number + 1, seal.number):
             yield BrokenSeal(missing, "missing", "it was removed")
@@ -88,8 +101,7 @@ def check(*, anchors: Iterable[Anchor] = (), public_key: str = "") -> Iterator[S
         digests[number] = seal.digest
         if seal.digest != digest_of(seal.statement):
             yield BrokenSeal(number, "rewritten", "its digest does not match its statement")
-        if key is not None:
-            yield from _signature(seal, key)
+        statement = None
         try:
             statement = parse(seal.statement)
         except ValueError as error:
@@ -97,26 +109,34 @@ def check(*, anchors: Iterable[Anchor] = (), public_key: str = "") -> Iterator[S
         else:
             yield from _statement(seal, statement, previous=previous, after=position)
             yield from _proofs(statement, dropped)
+        if key is not None and (problem := _problem_of_signature(seal, key)):
+            unsigned.append(problem)
+        elif statement is not None and statement.previous == previous:
+            unsigned.clear()
         previous, position = digest_of(seal.statement), seal.last_position
         yield seal
+    yield from unsigned
     yield from _anchors(anchors, digests)
 
 
-def _signature(seal: Seal, key: object) -> Iterator[BrokenSeal]:
+def _problem_of_signature(seal: Seal, key: object) -> BrokenSeal | None:
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - an extra
 
     if not seal.signature:
-        yield BrokenSeal(seal.number, "unsigned", "it has no signature")
-        return
+        return BrokenSeal(seal.number, "unsigned", "it has no signature, and no later seal is signed with this key")
     try:
         key.verify(seal.signature, seal.statement.encode())  # type: ignore[attr-defined]
     except InvalidSignature:
-        yield BrokenSeal(seal.number, "forged", "its signature does not match this key and this statement")
+        detail = "its signature does not match this key and this statement, and no later seal is signed with this key"
+        return BrokenSeal(seal.number, "forged", detail)
+    return None
 
 
 def _statement(seal: Seal, statement: Statement, *, previous: str, after: int) -> Iterator[BrokenSeal]:
     if statement.number != seal.number or statement.last != seal.last_position:
         yield BrokenSeal(seal.number, "rewritten", "its statement belongs to another seal")
+    if statement.until != seal.sealed_at:
+        yield BrokenSeal(seal.number, "rewritten", "its statement has another time")
     if statement.previous != previous:
         yield BrokenSeal(seal.number, "unchained", "it does not refer to the previous seal")
     elif statement.first != after + 1:
