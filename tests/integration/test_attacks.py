@@ -20,6 +20,7 @@ from tests.services import Services
 from towpath.conf.current import config
 from towpath.flow.delivery import Delivery
 from towpath.flow.verify import verify_receipts
+from towpath.ledger import proofs
 from towpath.ledger.models import Proof, Window
 from towpath.outbox.models import OutboxEvent
 from towpath.proof import sealing
@@ -78,6 +79,18 @@ def copy(attacked: Tampered, context: str, **changed: str) -> None:
 def let_an_hour_pass() -> None:
     with connection.cursor() as cursor:
         cursor.execute("UPDATE pipeline_window SET acked_at = acked_at - interval '1 hour' WHERE verified_at IS NULL")
+
+
+def put_into_the_ledger(window: UUID, **times: str) -> None:
+    """A window that nobody has sealed, where no recovery and no verification looks. Times are SQL, or such as 2020."""
+    values = {"id": str(window), "lease_token": str(uuid4()), "rows": "{}", "dispatched_from": "2020-01-01"} | times
+    values["dispatched_to"] = values["dispatched_from"]
+    texts = {name: value if value.startswith("now()") else f"'{value}'" for name, value in values.items()}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO pipeline_window (number, attempts, bytes, {', '.join(texts)})"
+            f" VALUES (-1, 1, 0, {', '.join(texts.values())})"
+        )
 
 
 def prove_as_it_is(attacked: Tampered, window: UUID, month: str, **changed: Any) -> None:
@@ -230,6 +243,110 @@ def test_a_receipt_that_the_store_contradicts_is_named(attacked: Tampered) -> No
     assert (
         found["differences"][0]["detail"] == "outbox_event: 1 of 2 stored, the stored bytes differ from the loaded ones"
     )
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"sealed_at": "2020-01-01", "lease_until": "2020-01-01"},
+        {"sealed_at": "infinity", "lease_until": "infinity"},
+        {"sealed_at": "2020-01-01", "lease_until": "2020-01-01", "acked_at": "infinity"},
+    ],
+)
+def test_a_window_that_somebody_has_put_into_the_ledger_hides_no_stray(
+    attacked: Tampered, times: dict[str, str]
+) -> None:
+    window = uuid4()
+    copy(attacked, '{"n": 4}', window_id=f"'{window}'", outbox_id="77")
+    put_into_the_ledger(window, **times)
+
+    assert named(audited()) == {("unverified", str(window))}
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"sealed_at": "2020-01-01", "lease_until": "now() + interval '10 seconds'"},
+        {"sealed_at": "now() - interval '50 minutes'", "lease_until": "now() - interval '49 minutes'"},
+    ],
+)
+def test_rows_of_a_window_that_is_on_its_way_are_not_named(attacked: Tampered, times: dict[str, str]) -> None:
+    window = uuid4()
+    copy(attacked, '{"n": 4}', window_id=f"'{window}'", outbox_id="77")
+    put_into_the_ledger(window, **times)
+
+    assert audited()["exit"] == 0
+
+
+def test_a_changed_receipt_is_accepted_by_a_person_and_by_nothing_else(attacked: Tampered) -> None:
+    # Given a receipt that is changed, and an amendment that is not about it
+    window = first().window_id
+    Window.objects.filter(id=window).update(bytes=7)
+    stored = attacked.store.window_digests([window], columns=attacked.store.covered_columns())
+    proofs.amend(stored, kind="erased", columns=attacked.store.covered_columns(), reason="")
+    assert named(audited()) == {("receipt", str(window))}
+
+    # When a person accepts it
+    done = here("pipeline", "verify", "--deep", "--accept", str(window), "--reason", "repaired by hand")
+
+    # Then audits end well until it is changed again
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert audited()["exit"] == 0
+    Window.objects.filter(id=window).update(bytes=8)
+    assert named(audited()) == {("receipt", str(window))}
+
+
+def test_a_changed_receipt_of_a_window_without_rows_is_accepted(attacked: Tampered) -> None:
+    write_events(["{}"])
+    window = sealed()
+    OutboxEvent.objects.all().delete()
+    assert deliver(window, attacked.store) is Delivery.ACKED
+    assert verify_receipts(attacked.store, should_stop=lambda: False) == 0
+    Window.objects.filter(id=window.id).update(bytes=7)
+    assert named(audited()) == {("receipt", str(window.id))}
+
+    done = here("pipeline", "verify", "--deep", "--accept", str(window.id), "--reason", "repaired by hand")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("attacked")
+def test_a_forged_amendment_of_no_month_is_shown() -> None:
+    forge(first(), kind="accepted", window_id=NO_WINDOW, month=None, reason="nobody's")
+
+    done = here("pipeline", "verify", "--deep")
+
+    assert done.returncode == 1
+    assert "amended: accepted 2 row(s) of no month: nobody's" in done.stdout
+
+
+def test_no_name_and_no_reason_can_hide_a_line_of_an_audit(attacked: Tampered) -> None:
+    hide = "\x1b[2K\x1b[1A\nnothing contradicts the ledger\u202e"
+    forge(first(), kind="accepted", reason=hide)
+    copy(
+        attacked,
+        '{"n": 4}',
+        window_id=f"'{uuid4()}'",
+        outbox="concat('a', char(27), '[2K')" if "clickhouse" in attacked.url else "'a' || chr(27) || '[2K'",
+    )
+
+    printed = here("pipeline", "verify", "--deep").stdout
+
+    assert "\x1b" not in printed
+    assert ": \\x1b[2K\\x1b[1A\\nnothing contradicts the ledger\\u202e\n" in printed
+    assert "! stray: 1 row(s) of a\\x1b[2K (" in printed
+
+
+@pytest.mark.usefixtures("attacked")
+def test_a_forged_amendment_is_shown_behind_many_others() -> None:
+    for number in range(22):
+        forge(Proof.objects.latest("position"), kind="accepted", reason=f"reason {number}.")
+
+    printed = here("pipeline", "verify", "--deep").stdout
+
+    assert "amended: 2 earlier, see --json" in printed
+    assert "reason 21." in printed
+    assert "reason 1." not in printed
 
 
 def test_coverage_that_is_rewritten_or_removed_breaks_the_seal(attacked: Tampered) -> None:

@@ -162,6 +162,23 @@ def test_a_row_in_a_window_of_its_own_is_a_stray(tampered: Tampered) -> None:
     assert (difference["kind"], difference["window"], difference["row_ids"]) == ("stray", str(window), [77])
 
 
+def test_a_stray_is_named_with_the_rows_of_its_outbox_and_month(tampered: Tampered) -> None:
+    march, window = stored_ids(tampered)[0], uuid4()
+    for row_id in range(101, 126):
+        copy_of(tampered, march, window_id=f"'{window}'", outbox_id=f"{row_id}")
+    copy_of(tampered, march, window_id=f"'{window}'", outbox_id="7", outbox="'outbox_user'")
+    april = "'2026-04-01 00:00:00'"
+    copy_of(tampered, march, window_id=f"'{window}'", outbox_id="201", event_date_time=april)
+
+    strays = {(one["outbox"], one["month"]): (one["rows"], one["row_ids"]) for one in audited()["differences"]}
+
+    assert strays == {
+        ("outbox_event", "2026-03"): (25, [*range(101, 121)]),
+        ("outbox_event", "2026-04"): (1, [201]),
+        ("outbox_user", "2026-03"): (1, [7]),
+    }
+
+
 def test_the_search_for_strays_keeps_the_pace_and_tells_how_far_it_is(
     tampered: Tampered, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from django.db import DatabaseError, connection
 
 from tests.integration.event_log import EventLog
 from tests.integration.manage import here
+from tests.integration.proving import audited
 from tests.integration.receipts import LONG_AGO, delivered, insert_receipts, verified
 from tests.integration.rows import create_users, write_events
 from tests.integration.windows import deliver, expire_leases, recover, sealed
@@ -38,6 +39,20 @@ def test_verified_receipts_are_purged_after_receipt_days(
 
     assert purge_receipts(receipt_days=30, should_stop=lambda: False) == int(is_purged)
     assert Window.objects.exists() != is_purged
+
+
+def test_a_purged_receipt_is_not_called_removed_when_receipts_are_kept_for_longer(store: EventStore) -> None:
+    delivered(store, users=1)
+    then = datetime.now(UTC) - timedelta(days=20)
+    Window.objects.update(acked_at=then, dispatched_from=then)
+    assert verified(store) == 0
+    assert purge_receipts(receipt_days=10, should_stop=lambda: False) == 1
+    assert audited()["exit"] == 0
+
+    for _ in range(2):
+        assert purge_receipts(receipt_days=30, should_stop=lambda: False) == 0
+
+    assert audited()["differences"] == []
 
 
 def test_receipts_are_purged_in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:

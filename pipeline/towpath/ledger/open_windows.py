@@ -177,6 +177,26 @@ def read_open() -> list[OpenWindow]:
         return [OpenWindow(id_, json.loads(rows), last_error) for id_, rows, last_error in cursor.fetchall()]
 
 
+def find_left_open(windows: Sequence[uuid.UUID], *, older_than_seconds: float) -> set[uuid.UUID]:
+    """Return those of the windows that were sealed so long ago, are not acked, and that nobody is delivering now.
+
+    Recovery takes an open window within minutes. One that somebody has inserted may have any times, so one that lies
+    further ahead than this counts as one that lies back: otherwise it would keep a window out of every check.
+    """
+    with driver.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT id FROM pipeline_window, (
+                SELECT statement_timestamp() AS now, make_interval(secs => %(seconds)s) AS long
+            ) AS times
+            WHERE id = ANY(%(windows)s) AND acked_at IS NULL
+              AND sealed_at NOT BETWEEN now - long AND now + long AND lease_until NOT BETWEEN now AND now + long
+            """,
+            {"windows": list(windows), "seconds": older_than_seconds},
+        )
+        return {window for (window,) in cursor.fetchall()}
+
+
 def read_last_error(window: uuid.UUID) -> str:
     """Return why the window's last attempt failed; empty if none has, or if there is no such window."""
     with driver.cursor() as cursor:

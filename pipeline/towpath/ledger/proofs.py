@@ -153,12 +153,17 @@ def amend(
     empty: Iterable[uuid.UUID] = (),
 ) -> None:
     """Prove what the store holds now of these windows, outboxes and months: it stands in the place of the proof before,
-    which stays. Of the windows that are `empty`, the store holds no row."""
+    which stays. Of the windows that are `empty`, the store holds no row.
+
+    A person who accepts a window accepts its receipt, too. Any other amendment keeps what the receipt said at first, so
+    that it covers up no change of it.
+    """
+    receipt = "kept.receipt, before.receipt" if kind == "accepted" else "before.receipt, kept.receipt"
     with driver.cursor() as cursor:
         cursor.execute(
             f"""{LOCK} {_COVERAGE}
             WITH proven AS (
-                SELECT wanted AS id, coalesce(before.receipt, kept.receipt, '') AS receipt,
+                SELECT wanted AS id, coalesce({receipt}, '') AS receipt,
                        coalesce(before.dispatched_at, kept.dispatched_from, clock_timestamp()) AS dispatched_from
                 FROM unnest(%(windows)s::uuid[]) AS wanted LEFT JOIN LATERAL (
                     SELECT receipt, dispatched_at FROM pipeline_proof WHERE window_id = wanted

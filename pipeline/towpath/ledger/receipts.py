@@ -141,12 +141,14 @@ def of_windows(windows: Sequence[uuid.UUID]) -> list[Receipt]:
 
 
 def find_unverified(*, older_than_seconds: float, limit: int) -> list[tuple[uuid.UUID, str]]:
-    """Windows that were acked so long ago, and whose receipt is not verified; each with what contradicts it, if
-    anything is known to."""
+    """Windows that were acked so long ago, or are said to be acked later than so long from now, and whose receipt is
+    not verified; each with what contradicts it, if anything is known to."""
     with driver.cursor() as cursor:
         cursor.execute(
             """SELECT id, coalesce(contradiction, '') FROM pipeline_window
-            WHERE verified_at IS NULL AND acked_at < statement_timestamp() - make_interval(secs => %(seconds)s)
+            WHERE verified_at IS NULL AND acked_at NOT BETWEEN
+                statement_timestamp() - make_interval(secs => %(seconds)s)
+                AND statement_timestamp() + make_interval(secs => %(seconds)s)
             ORDER BY number LIMIT %(limit)s""",
             {"seconds": older_than_seconds, "limit": limit},
         )
@@ -252,6 +254,9 @@ def purge(*, days: int, limit: int) -> int:
             greatest(max(dispatched_from), to_timestamp({value_of("purged")})),
             statement_timestamp() - make_interval(days => %(days)s)
         )))::bigint FROM purged"""
+    # It never moves back, unlike the mark above: with more days than before, what is gone stays gone.
+    last_gone = f"""SELECT greatest(floor(extract(epoch FROM max(dispatched_from)))::bigint, {value_of("purged")},
+        {value_of("gone")}) FROM purged"""
     with driver.cursor() as cursor:
         cursor.execute(
             f"""{MAY_BE_LOST} {INDEX_PROBES_ONLY}
@@ -269,7 +274,8 @@ def purge(*, days: int, limit: int) -> int:
                     ORDER BY dispatched_from LIMIT %(limit)s
                 )) RETURNING dispatched_from
             ),
-            {move("purged", to=last_second)}, {move("swept", to="SELECT day FROM today")}
+            {move("purged", to=last_second)}, {move("swept", to="SELECT day FROM today")},
+            {move("gone", to=last_gone)}
             SELECT count(*) FROM purged
             """,
             {"days": days, "limit": limit},

@@ -110,12 +110,13 @@ def find_outside_of_seals(*, limit: int) -> list[uuid.UUID]:
 
 def find_without_receipt(*, limit: int) -> list[uuid.UUID]:
     """Return windows that were verified, and whose receipt is gone before its time: none that was dispatched so late
-    was purged."""
+    was ever purged."""
     with driver.cursor() as cursor:
         cursor.execute(
             f"""
             SELECT DISTINCT window_id FROM pipeline_proof AS proof
-            WHERE kind IN ('verified', 'closed') AND dispatched_at >= to_timestamp({value_of("purged")} + 1)
+            WHERE kind IN ('verified', 'closed')
+              AND dispatched_at >= to_timestamp(greatest({value_of("purged")}, {value_of("gone")}) + 1)
               AND NOT EXISTS (SELECT FROM pipeline_window WHERE id = proof.window_id) LIMIT %(limit)s
             """,
             {"limit": limit},

@@ -55,7 +55,7 @@ def accept(windows: Sequence[UUID], store: ProvableStore, *, reason: str, by: st
             kind="accepted",
             columns=columns,
             reason=f"{reason} (accepted by {by}{_one_of(len(windows))})",
-            empty=unproven - stored_windows,
+            empty=set(windows) - stored_windows - {one.window_id for one in gone},
         )
         for window in windows:
             suspect.note_contradiction(window, None)

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 #: The most windows without a proof that are named.
 _MOST_UNPROVEN = 1000
-#: A receipt is verified about a minute after the ack.
-_LATE_SECONDS = 3600.0
 #: A proof is sealed within an hour. As TowpathSealsLate.
 _SEAL_LATE_SECONDS = 2 * INTERVAL_SECONDS
 #: Windows that were found changed before, of one question.
@@ -232,7 +230,7 @@ def _of_the_ledger() -> Iterator[Difference]:
     ):
         for window in find(limit=_MOST_UNPROVEN):
             yield deep.Difference("receipt", window, "", None, 0, detail)
-    for window, contradiction in receipts.find_unverified(older_than_seconds=_LATE_SECONDS, limit=_MOST_UNPROVEN):
+    for window, contradiction in receipts.find_unverified(older_than_seconds=deep.LATE_SECONDS, limit=_MOST_UNPROVEN):
         yield deep.Difference(
             "unverified", window, "", None, 0, contradiction or "it was never compared with the store"
         )

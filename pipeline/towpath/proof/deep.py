@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from towpath.eventlog.proof import Sums, changed_row
 from towpath.ledger import proofs, suspect
 from towpath.ledger.dropped import dropped_months
+from towpath.ledger.open_windows import find_left_open
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -31,11 +32,16 @@ if TYPE_CHECKING:
 
 Kind = Literal["edited", "lost", "doubled", "added", "stray", "receipt", "unverified", "unsealed", "unreadable"]
 
+#: What is said of rows that a window has which is not acked.
+_LEFT_OPEN = "it was sealed an hour ago or more, is not acked, and nobody delivers it: run `pipeline recover`"
+
 #: Proofs of one page, and rows and windows of one query to the store.
 _PROOFS_PER_PAGE = 300
 _MOST_ROWS = 200_000
 #: How many windows the ledger is asked about at a time.
 _WINDOWS_PER_LOOK = 1000
+#: A window is open for seconds, and its receipt is verified about a minute after the ack.
+LATE_SECONDS = 3600.0
 #: The most rows of a window that are named.
 _MOST_NAMED = 20
 
@@ -158,7 +164,7 @@ def find_strays(
     on_page: Callable[[Progress], None],
 ) -> Iterator[Difference]:
     """Windows that the store has rows of, in the months from `since` to `until`, and that no proof is of and no receipt
-    nor open window. Raises StoreUnavailable."""
+    nor a window that is being delivered. Raises StoreUnavailable."""
     for month in store.months():
         if (since and month < since.replace(day=1)) or (until and month > until):
             continue
@@ -174,17 +180,24 @@ def find_strays(
 def _strays(windows: Sequence[UUID], month: date, store: ProvableStore) -> Iterator[Difference]:
     # The ledger is asked after the store: a window is in the ledger before the store has a row of it.
     known = proofs.known_of(windows)
-    strays = [window for window in windows if window not in known.proven and window not in known.in_ledger]
+    unproven = [window for window in windows if window not in known.proven]
+    left = find_left_open(unproven, older_than_seconds=LATE_SECONDS) if known.in_ledger else set()
+    strays = [window for window in unproven if window in left or window not in known.in_ledger]
     if not strays:
         return
     for found in store.window_digests(strays, columns=store.covered_columns()):
-        if found.month == month:
-            ids = tuple(
-                row.outbox_id
-                for row in store.row_digests(found.window_id, columns=store.covered_columns())[:_MOST_NAMED]
-                if row.outbox == found.outbox
-            )
-            yield Difference("stray", found.window_id, found.outbox, month, found.rows, "in no receipt", ids)
+        if found.month != month:
+            continue
+        kind: Kind = "unverified" if found.window_id in left else "stray"
+        detail = _LEFT_OPEN if kind == "unverified" else "in no receipt"
+        yield Difference(kind, found.window_id, found.outbox, month, found.rows, detail, _row_ids(found, store))
+
+
+def _row_ids(found: WindowDigest, store: ProvableStore) -> tuple[int, ...]:
+    """Return the first rows of a window, outbox and month, as they are named."""
+    rows = store.row_digests(found.window_id, columns=store.covered_columns())
+    ids = [row.outbox_id for row in rows if row.outbox == found.outbox and row.month == found.month]
+    return tuple(ids[:_MOST_NAMED])
 
 
 def _parts(page: Iterable[Proof]) -> Iterator[list[Proof]]:
@@ -292,14 +305,8 @@ def _added(stored: Mapping[Key, WindowDigest], latest: Sequence[Proof], store: P
     here = {proof.window_id for proof in latest if proof.position == _first_position(proof.window_id)}
     for key, found in stored.items():
         if key not in proven and found.window_id in here:
-            ids = [
-                row.outbox_id
-                for row in store.row_digests(found.window_id, columns=store.covered_columns())
-                if row.outbox == found.outbox and row.month == found.month
-            ]
-            yield Difference(
-                "added", found.window_id, found.outbox, found.month, found.rows, "to none", tuple(ids[:_MOST_NAMED])
-            )
+            ids = _row_ids(found, store)
+            yield Difference("added", found.window_id, found.outbox, found.month, found.rows, "to none", ids)
 
 
 def _first_position(window: UUID) -> int:
