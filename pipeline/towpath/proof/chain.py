@@ -84,8 +84,8 @@ def check(*, anchors: Iterable[Anchor] = (), public_key: str = "") -> Iterator[S
     """Walk the chain from the first seal to the last, and yield each seal after what is wrong with it.
 
     With `public_key`, a PEM text, the newest seal must be signed with that key. A signed seal vouches for all before
-    it, whoever signed those, because each refers to the previous one. Those that none vouches for come at the end.
-    Proofs of a dropped month are not expected. Raises ValueError or ModuleNotFoundError if the key is not valid.
+    it, because each refers to the previous one. Those that none vouches for come at the end. Proofs of
+    a dropped month are not expected. Raises ValueError or ModuleNotFoundError if the key is not valid.
     """
     key = seal_key.public_key(public_key) if public_key else None
     dropped = dropped_months()
