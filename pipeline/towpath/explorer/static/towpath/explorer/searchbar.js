@@ -28,8 +28,9 @@
   /** What stands before the caret and can be completed: a field, or a value of one. */
   function unfinished(text, caret) {
     const before = text.slice(0, caret);
-    // A quotation that is not at the end has to be closed. Otherwise there are endless ways to read many of them.
-    const start = /(?:[^\s()"]|"(?:[^"\\]|\\.)*(?:"|\\?$))*$/.exec(before).index;
+    // Read from the start, where no quotation is open: there is only one way to read it, and no quotation is cut in two.
+    const last = [...before.matchAll(/(?:[^\s()"]|"(?:[^"\\]|\\.)*(?:"|\\?$))+/g)].at(-1);
+    const start = last && last.index + last[0].length === caret ? last.index : caret;
     const part = before.slice(start).replace(/^-/, "");
     const from = caret - part.length;
     const value = /^((?:context\.)?[^:<>=]+?):(?:.*,)?([^,]*)$/.exec(part);
