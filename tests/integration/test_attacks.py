@@ -320,6 +320,34 @@ def test_a_forged_amendment_of_no_month_is_shown() -> None:
     assert "amended: accepted 2 row(s) of no month: nobody's" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ("pipeline_proof SET proven_at = '20000-01-01 00:00:00+00'", "proofs"),
+        ("pipeline_proof SET dispatched_at = '0044-03-15 00:00:00+00 BC'", "proofs"),
+        ("pipeline_proof SET month = '20000-01-01'", "proofs"),
+        ("pipeline_seal SET sealed_at = '20000-01-01 00:00:00+00'", "rewritten"),
+    ],
+)
+@pytest.mark.usefixtures("attacked")
+def test_a_value_that_python_cannot_hold_does_not_end_an_audit(change: str, kind: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE {change}")
+
+    found = audited()
+
+    assert (found["exit"], found["is_complete"]) == (1, True)
+    assert {one["kind"] for one in found["broken_seals"]} == {kind}
+
+
+def test_a_changed_row_is_named_without_the_sums_that_would_say_which(attacked: Tampered) -> None:
+    attacked.update("environment = 'x'", where="event_context = '{\"n\": 1}'")
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE pipeline_proof SET digest_sum = 'NaN', id_sum = 'NaN'")
+
+    assert named(audited()) == {("edited", str(first().window_id))}
+
+
 def test_no_name_and_no_reason_can_hide_a_line_of_an_audit(attacked: Tampered) -> None:
     hide = "\x1b[2K\x1b[1A\nnothing contradicts the ledger\u202e"
     forge(first(), kind="accepted", reason=hide)

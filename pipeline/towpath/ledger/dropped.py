@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from towpath import driver
 from towpath.eventlog.proof import WindowDigest
-from towpath.ledger.proofs import NO_WINDOW, OF_MONTH, amend
+from towpath.ledger.proofs import NO_WINDOW, OF_MONTH, amend, said_month
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +28,7 @@ _DROPPED = f"""(
 def dropped_months() -> Mapping[date, int]:
     """Return the dropped months, each with the position of the proof that says so."""
     with driver.cursor() as cursor:
-        cursor.execute(f"SELECT month, position FROM {_DROPPED}")
+        cursor.execute(f"SELECT {said_month('month')}, position FROM {_DROPPED}")
         return dict(cursor.fetchall())
 
 

@@ -43,6 +43,16 @@ def _in_utc(column: str) -> str:
     return f"to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')"
 
 
+def said_time(column: str) -> str:
+    """SQL: a time as Python can hold it. Only somebody's hand writes another, such as infinity: it must be named."""
+    return f"least(greatest({column}, '0002-01-01 00:00:00+00'), '9998-12-01 00:00:00+00')"
+
+
+def said_month(column: str) -> str:
+    """SQL: the same of a month, which may be null."""
+    return f"CASE WHEN {column} IS NOT NULL THEN least(greatest({column}, '0002-01-01'), '9998-12-01') END"
+
+
 #: SQL: the digest of all that a receipt says, of a row of pipeline_window named `receipt`.
 OF_RECEIPT = f"""sha256(convert_to(jsonb_build_array(
     receipt.id, receipt.number, {_in_utc("receipt.dispatched_from")}, {_in_utc("receipt.dispatched_to")},
@@ -211,9 +221,9 @@ def _parameters(
     }
 
 
-_COLUMNS = """proof.position, proof.kind, proof.window_id, proof.outbox, proof.month, proof.rows,
-    encode(proof.digest, 'hex'), proof.digest_sum, proof.id_sum, coverage.columns, proof.dispatched_at,
-    proof.proven_at, proof.reason, NOT EXISTS (
+_COLUMNS = f"""proof.position, proof.kind, proof.window_id, proof.outbox, {said_month("proof.month")}, proof.rows,
+    encode(proof.digest, 'hex'), nullif(proof.digest_sum, 'NaN'), nullif(proof.id_sum, 'NaN'), coverage.columns,
+    {said_time("proof.dispatched_at")}, {said_time("proof.proven_at")}, proof.reason, NOT EXISTS (
         SELECT FROM pipeline_proof AS later
         WHERE later.window_id = proof.window_id AND later.outbox = proof.outbox
           AND later.month IS NOT DISTINCT FROM proof.month AND later.position > proof.position OFFSET 0
@@ -253,7 +263,7 @@ def _proof(*row: Any) -> Proof:
         month=month,
         rows=rows,
         digest=digest,
-        sums=Sums(int(digest_sum), int(id_sum)),
+        sums=Sums(int(digest_sum or 0), int(id_sum or 0)),
         columns=tuple(coverage.partition(":")[2].split(",")),
         dispatched_at=dispatched_at,
         proven_at=proven_at,

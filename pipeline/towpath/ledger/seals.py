@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from towpath import driver
-from towpath.ledger.proofs import LOCK, OF_MONTH, line
+from towpath.ledger.proofs import LOCK, OF_MONTH, line, said_month, said_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -91,7 +91,7 @@ def read_parts(
     with driver.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT month, count(*), sum(rows)::bigint,
+            SELECT {said_month("month")} AS said, count(*), sum(rows)::bigint,
                    encode(sha256(string_agg(line, ''::bytea ORDER BY position)), 'hex')
             FROM (
                 SELECT proof.position, proof.month, {_ROWS_INSTEAD if others else "proof.rows"} AS rows,
@@ -99,7 +99,7 @@ def read_parts(
                 FROM pipeline_proof AS proof JOIN pipeline_coverage AS coverage ON coverage.id = proof.coverage_id
                 {join if others else ""}
                 WHERE proof.position > %(after)s AND proof.position <= %(until)s
-            ) AS lines GROUP BY month ORDER BY month NULLS FIRST
+            ) AS lines GROUP BY said ORDER BY said NULLS FIRST
             """,
             {
                 "after": after,
@@ -127,7 +127,8 @@ def proven_since(*, after: int) -> datetime:
     """When the first proof above a position was made. There must be one."""
     with driver.cursor() as cursor:
         cursor.execute(
-            "SELECT proven_at FROM pipeline_proof WHERE position > %(after)s ORDER BY position LIMIT 1",
+            f"""SELECT {said_time("proven_at")} FROM pipeline_proof WHERE position > %(after)s
+            ORDER BY position LIMIT 1""",
             {"after": after},
         )
         found: datetime = cursor.fetchone()[0]
@@ -137,12 +138,13 @@ def proven_since(*, after: int) -> datetime:
 def newest() -> Seal | None:
     """The last seal."""
     with driver.cursor() as cursor:
-        cursor.execute(f"SELECT {_COLUMNS} FROM pipeline_seal ORDER BY number DESC LIMIT 1")
+        cursor.execute(f"SELECT {_READ} FROM pipeline_seal ORDER BY number DESC LIMIT 1")
         row = cursor.fetchone()
         return _seal(*row) if row else None
 
 
 _COLUMNS = "number, last_position, sealed_at, statement, digest, signature"
+_READ = _COLUMNS.replace("sealed_at", said_time("sealed_at"))
 
 
 def all_seals(*, since_number: int = 1) -> Iterator[Seal]:
@@ -151,7 +153,7 @@ def all_seals(*, since_number: int = 1) -> Iterator[Seal]:
     while True:
         with driver.cursor() as cursor:
             cursor.execute(
-                f"SELECT {_COLUMNS} FROM pipeline_seal WHERE number > %(after)s ORDER BY number LIMIT %(limit)s",
+                f"SELECT {_READ} FROM pipeline_seal WHERE number > %(after)s ORDER BY number LIMIT %(limit)s",
                 {"after": after, "limit": _SEALS_PER_PAGE},
             )
             found = [_seal(*row) for row in cursor.fetchall()]
@@ -196,7 +198,7 @@ def find_unsealed(*, older_than_seconds: float, limit: int) -> list[tuple[UUID, 
     with driver.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT window_id, extract(epoch FROM clock_timestamp() - min(proven_at))::float8 / 3600
+            SELECT window_id, extract(epoch FROM clock_timestamp() - min({said_time("proven_at")}))::float8 / 3600
             FROM pipeline_proof AS proof
             WHERE position > coalesce((SELECT last_position FROM pipeline_seal ORDER BY number DESC LIMIT 1), 0)
               AND proven_at < statement_timestamp() - make_interval(secs => %(seconds)s) AND NOT {OF_MONTH}
@@ -229,8 +231,8 @@ def count_unsealed(*, limit: int) -> Unsealed:
     """What waits for the next seal."""
     with driver.cursor() as cursor:
         cursor.execute(
-            """
-            SELECT count(*), extract(epoch FROM clock_timestamp() - min(proven_at))::float8 FROM (
+            f"""
+            SELECT count(*), extract(epoch FROM clock_timestamp() - min({said_time("proven_at")}))::float8 FROM (
                 SELECT proven_at FROM pipeline_proof
                 WHERE position > coalesce(
                     (SELECT last_position FROM pipeline_seal ORDER BY number DESC LIMIT 1), 0
