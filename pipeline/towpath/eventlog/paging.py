@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from towpath.eventlog.errors import LimitReached
 from towpath.eventlog.search import Bar, FoundEvents, Position
-from towpath.eventlog.values import EARLIEST, TOO_LATE
+from towpath.eventlog.values import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -82,7 +82,7 @@ def newest(
 
     Raises StoreUnavailable, and LimitReached if even the shortest period takes too long.
     """
-    since, until = _within(since), _within(until)
+    since, until = nearest(since.astimezone(UTC)), nearest(until.astimezone(UTC))
     if before is not None:
         until = min(until, before.at + timedelta(microseconds=1))
     parts: list[FoundEvents] = []
@@ -152,7 +152,7 @@ def histogram(
 
     Raises StoreUnavailable, and LimitReached if even the shortest period takes too long.
     """
-    since, until = _within(since), _within(until)
+    since, until = nearest(since.astimezone(UTC)), nearest(until.astimezone(UTC))
     counts: Counter[tuple[datetime, str]] = Counter()
 
     def ask(start: datetime, end: datetime, limit: float) -> bool:
@@ -202,8 +202,3 @@ def _searched_back(
         took = clock() - asked
         length *= min(growth, max(_LEAST_GROWTH, seconds * _SHARE_OF_PERIOD / took)) if took > 0 else growth
     return end
-
-
-def _within(moment: datetime) -> datetime:
-    """Return the moment, or the nearest one that an event can have."""
-    return min(max(moment.astimezone(UTC), EARLIEST), TOO_LATE)

@@ -11,11 +11,12 @@ from __future__ import annotations
 import itertools
 import struct
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from towpath.eventlog.columns import Column, Kind, row_columns
+from towpath.eventlog.values import EPOCH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,8 +26,6 @@ FORM = 1
 
 #: How many bytes of a row's digest the locator takes: few enough to be one number in PostgreSQL.
 _LOCATOR_BYTES = 6
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,7 @@ def _bytes(kind: Kind, value: Any) -> bytes:
         case Kind.FLOAT:
             return struct.pack(">d", value).hex().encode()
         case Kind.TIME:
-            return b"%d" % ((value - _EPOCH) // timedelta(microseconds=1))
+            return b"%d" % ((value - EPOCH) // timedelta(microseconds=1))
         case Kind.WHOLE_NUMBER | Kind.SIGNED_NUMBER | Kind.UUID:
             return str(value).encode()
 

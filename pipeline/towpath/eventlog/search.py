@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from towpath.eventlog.stored import BASE_COLUMNS, StoredEvent, same_column, streamed_columns
-from towpath.eventlog.values import EARLIEST, LARGEST, TOO_LATE
+from towpath.eventlog.values import EARLIEST, EPOCH, LARGEST, TOO_LATE, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from towpath.eventlog.columns import Column
     from towpath.eventlog.query import Query
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Characters that no store's text can hold: NUL, and lone surrogates.
 _IN_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
@@ -48,7 +47,7 @@ class Position:
     @classmethod
     def at_start_of(cls, moment: datetime) -> Position:
         """Return the position before every event from this moment on, and after all others."""
-        return cls(min(max(moment, EARLIEST), TOO_LATE), "", 0)
+        return cls(nearest(moment), "", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +151,7 @@ class Bar:
 def bar_start(moment: datetime, step: timedelta) -> datetime:
     """Return the start of the bar that counts this moment. Bars are aligned to 1970 in UTC, so they do not move when
     the range does."""
-    return _EPOCH + (moment - _EPOCH) // step * step
+    return EPOCH + (moment - EPOCH) // step * step
 
 
 class SearchableStore(Protocol):

@@ -65,6 +65,13 @@ SMALLEST, LARGEST = -(2**63), 2**63 - 1
 SMALLEST_FLOAT, LARGEST_FLOAT = "5e-324", "1.7976931348623157e308"
 #: The times that every event store can hold: the narrowest one begins in 1900 and ends before 2300.
 EARLIEST, TOO_LATE = datetime(1900, 1, 1, tzinfo=UTC), datetime(2300, 1, 1, tzinfo=UTC)
+#: Where steps of time, and times as numbers, begin.
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def nearest(moment: datetime) -> datetime:
+    """Return the moment, or the nearest one that bounds a range of times that every event store can hold."""
+    return min(max(moment, EARLIEST), TOO_LATE)
 
 
 def as_text(value: object) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from towpath.conf.current import config
-from towpath.eventlog.values import EARLIEST, TOO_LATE
+from towpath.eventlog.values import nearest
 from towpath.explorer.bars import moment
 from towpath.explorer.state import Between, Problem, State, read
 from towpath.pages.zones import as_utc
@@ -52,7 +52,7 @@ def asked(request: HttpRequest) -> Asked:
             now = moment(text).astimezone(UTC)
         except (ValueError, OverflowError):
             wrong.append(Problem("now", "now is not a time with an offset, such as 2026-11-25T21:00:00Z."))
-    now = min(max(now, EARLIEST), TOO_LATE)
+    now = nearest(now)
     # A form sends one parameter for each column.
     parameters = request.GET.dict() | {"columns": ",".join(filter(None, request.GET.getlist("columns")))}
     state, problems = read(parameters, own=config().columns, now=now)

@@ -7,20 +7,19 @@ the row, and byte offsets say what is cut out of its context.
 from __future__ import annotations
 
 import itertools
-from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from towpath.eventlog.masking import MASK
+from towpath.eventlog.stores.clickhouse.moments import microseconds
 from towpath.eventlog.stores.clickhouse.schema import PARTITION_KEY, TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import datetime
 
     from towpath.eventlog.store import MaskedRow
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: The server answers the first from its list of parts.
 COUNT_ROWS = f"SELECT count() FROM {TABLE} WHERE toYYYYMM(event_date_time) = %(month)s"
@@ -100,8 +99,7 @@ def _parts(rows: Iterator[MaskedRow], *, most_characters: int) -> Iterator[list[
 
 def _key(row: MaskedRow) -> str:
     event = row.event
-    microseconds = (event.event_date_time - _EPOCH) // timedelta(microseconds=1)
-    identity = f"{event.window_id}/{event.outbox}/{event.outbox_id}/{microseconds}"
+    identity = f"{event.window_id}/{event.outbox}/{event.outbox_id}/{microseconds(event.event_date_time)}"
     context = event.event_context.encode()
     return f"{sha256(identity.encode()).hexdigest()[:16]}/{len(context)}/{crc32(context) & 0xFFFF}"
 

@@ -4,9 +4,13 @@ affects.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from towpath.eventlog.values import EPOCH
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 
 def moment_of(name: str) -> str:
@@ -16,9 +20,9 @@ def moment_of(name: str) -> str:
 
 def microseconds(moment: datetime) -> int:
     """Return the microseconds from 1970 to the moment."""
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return (moment - EPOCH) // timedelta(microseconds=1)
 
 
 def of_microseconds(number: int) -> datetime:
     """Return the time in UTC that is `number` microseconds after 1970."""
-    return _EPOCH + timedelta(microseconds=number)
+    return EPOCH + timedelta(microseconds=number)

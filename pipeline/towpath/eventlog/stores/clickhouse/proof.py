@@ -6,19 +6,17 @@ numbers, times and booleans into text depend on no setting.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from towpath.eventlog.columns import Column, Kind, row_columns
 from towpath.eventlog.proof import RowDigest, WindowDigest, kinds, month_of
 from towpath.eventlog.rows import escapes
+from towpath.eventlog.stores.clickhouse.moments import of_microseconds
 from towpath.eventlog.stores.clickhouse.schema import TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: The bytes of a value, for kinds that are not text.
 _TEXTS = {
@@ -94,8 +92,8 @@ def digests_of_rows(columns: Sequence[str], own: tuple[Column, ...]) -> str:
 def row_digests(found: Sequence[Any]) -> dict[UUID, list[RowDigest]]:
     """Return the digests in the answer to `digests_of_rows` by window, ordered by outbox, id and digest."""
     digests: dict[UUID, list[RowDigest]] = {}
-    for window_id, outbox, outbox_id, month, event_type, microseconds, digest in found:
-        at = _EPOCH + timedelta(microseconds=int(microseconds))
+    for window_id, outbox, outbox_id, month, event_type, number, digest in found:
+        at = of_microseconds(int(number))
         row = RowDigest(str(outbox), int(outbox_id), month_of(month), str(event_type), at, digest)
         digests.setdefault(UUID(str(window_id)), []).append(row)
     return {

@@ -7,16 +7,16 @@ number as a float. The query language promises the same.
 from __future__ import annotations
 
 import struct
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from towpath.eventlog.columns import Kind
 from towpath.eventlog.query import syntax
 from towpath.eventlog.query.matching import folded
 from towpath.eventlog.query.numbers import LARGEST_WHOLE, SMALLEST_WHOLE, number, of_floats, of_wholes
 from towpath.eventlog.query.operators import Operator
-from towpath.eventlog.query.sql import any_holds, like, operator
+from towpath.eventlog.query.sql import any_holds, like, of_period, operator
 from towpath.eventlog.query.syntax import (
     ColumnField,
     Comparison,
@@ -31,9 +31,12 @@ from towpath.eventlog.query.syntax import (
     Query,
     Text,
 )
-from towpath.eventlog.values import EARLIEST, TOO_LATE
+from towpath.eventlog.stores.clickhouse.moments import microseconds
+from towpath.eventlog.values import nearest
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+if TYPE_CHECKING:
+    from datetime import datetime
+
 #: The largest Decimal(38, 9), in billionths.
 _LARGEST_DECIMAL = 10**38 - 1
 _LARGEST_INT64 = 2**63 - 1
@@ -87,7 +90,7 @@ class _Compiler:
     def _of_column(self, name: str, kind: Kind, how: Operator, value: syntax.Value) -> str:
         match value:
             case Period(_, start, end):
-                return self._of_period(name, how, start, end)
+                return of_period(name, how, start, end, moment=self._moment)
             case Number(text) if kind is Kind.FLOAT:
                 return self._of_floats(name, how, text)
             case Number(text):
@@ -106,20 +109,8 @@ class _Compiler:
                 return f"({expression} {operator(how)} {self._add(text)})"
         raise TypeError(value)
 
-    def _of_period(self, name: str, how: Operator, start: datetime, end: datetime) -> str:
-        match how:
-            case Operator.IS:
-                return f"({name} >= {self._moment(start)} AND {name} < {self._moment(end)})"
-            case Operator.BELOW | Operator.AT_LEAST:
-                return f"({name} {how} {self._moment(start)})"
-            case Operator.AT_MOST:
-                return f"({name} < {self._moment(end)})"
-            case Operator.ABOVE:
-                return f"({name} >= {self._moment(end)})"
-
     def _moment(self, moment: datetime) -> str:
-        held = min(max(moment, EARLIEST), TOO_LATE)
-        return f"fromUnixTimestamp64Micro(toInt64({self._add((held - _EPOCH) // timedelta(microseconds=1))}), 'UTC')"
+        return f"fromUnixTimestamp64Micro(toInt64({self._add(microseconds(nearest(moment)))}), 'UTC')"
 
     def _of_exact(self, name: str, kind: Kind, how: Operator, wanted: Fraction) -> str:
         if kind is Kind.DECIMAL:

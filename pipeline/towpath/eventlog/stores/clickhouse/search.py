@@ -15,7 +15,7 @@ from towpath.eventlog.stored import streamed_columns
 from towpath.eventlog.stores.clickhouse.moments import microseconds, moment_of, of_microseconds
 from towpath.eventlog.stores.clickhouse.query import where
 from towpath.eventlog.stores.clickhouse.schema import TABLE
-from towpath.eventlog.values import EARLIEST, TOO_LATE
+from towpath.eventlog.values import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,5 +99,5 @@ def found_bars(columns: Sequence[Sequence[Any]]) -> list[Bar]:
 def _within(query: Query, since: datetime, until: datetime) -> Statement:
     condition, parameters = where(query)
     within = f"event_date_time >= {moment_of('since')} AND event_date_time < {moment_of('until')}"
-    period = {name: microseconds(min(max(at, EARLIEST), TOO_LATE)) for name, at in (("since", since), ("until", until))}
+    period = {name: microseconds(nearest(at)) for name, at in (("since", since), ("until", until))}
     return f"{within} AND {condition}", parameters | period

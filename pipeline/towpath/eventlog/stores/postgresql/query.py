@@ -20,7 +20,7 @@ from towpath.eventlog.query.numbers import (
     of_floats,
 )
 from towpath.eventlog.query.operators import Operator
-from towpath.eventlog.query.sql import any_holds, like, operator
+from towpath.eventlog.query.sql import any_holds, like, of_period, operator
 from towpath.eventlog.query.syntax import (
     ColumnField,
     Comparison,
@@ -35,7 +35,7 @@ from towpath.eventlog.query.syntax import (
     Query,
     Text,
 )
-from towpath.eventlog.values import EARLIEST, TOO_LATE
+from towpath.eventlog.values import nearest
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -108,7 +108,7 @@ class _Compiler:
     def _of_column(self, name: str, kind: Kind, how: Operator, value: syntax.Value) -> str:  # noqa: PLR0911 - one for each kind
         match value:
             case Period(_, start, end):
-                return self._of_period(name, how, start, end)
+                return of_period(name, how, start, end, moment=self._moment)
             case Number(text) if kind is Kind.FLOAT:
                 condition = of_floats(how, number(text))
                 if isinstance(condition, bool):
@@ -132,19 +132,8 @@ class _Compiler:
                 return f"""({expression} COLLATE "C" {how} {self._add(text)})"""
         raise TypeError(value)
 
-    def _of_period(self, name: str, how: Operator, start: datetime, end: datetime) -> str:
-        match how:
-            case Operator.IS:
-                return f"({name} >= {self._moment(start)} AND {name} < {self._moment(end)})"
-            case Operator.BELOW | Operator.AT_LEAST:
-                return f"({name} {how} {self._moment(start)})"
-            case Operator.AT_MOST:
-                return f"({name} < {self._moment(end)})"
-            case Operator.ABOVE:
-                return f"({name} >= {self._moment(end)})"
-
     def _moment(self, moment: datetime) -> str:
-        return self._add(min(max(moment, EARLIEST), TOO_LATE).isoformat(), "timestamptz")
+        return self._add(nearest(moment).isoformat(), "timestamptz")
 
     def _place(self, keys: tuple[str, ...]) -> str:
         return " -> ".join(["event_context::json", *map(self._add, keys)])

@@ -6,14 +6,14 @@ TOAST table, and cut, only after the limit.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from towpath.eventlog.search import Bar
 from towpath.eventlog.stored import streamed_columns
 from towpath.eventlog.stores.postgresql.query import where
 from towpath.eventlog.stores.postgresql.schema import TABLE
-from towpath.eventlog.values import EARLIEST, TOO_LATE
+from towpath.eventlog.values import EPOCH, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 Statement = tuple[str, dict[str, Any]]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NEWEST_FIRST = "event_date_time DESC, outbox DESC, outbox_id DESC"
 
 
@@ -85,10 +84,10 @@ def bars(query: Query, *, since: datetime, until: datetime, step: timedelta, ser
 
 def found_bars(rows: Sequence[tuple[Any, ...]], *, step: timedelta) -> list[Bar]:
     """Return the bars in the rows of `bars`, ordered by start and event type."""
-    return [Bar(_EPOCH + number * step, event_type, events) for number, event_type, events in rows]
+    return [Bar(EPOCH + number * step, event_type, events) for number, event_type, events in rows]
 
 
 def _within(query: Query, since: datetime, until: datetime, *, server: int) -> Statement:
     condition, parameters = where(query, server=server)
-    period = {name: min(max(at, EARLIEST), TOO_LATE) for name, at in (("since", since), ("until", until))}
+    period = {name: nearest(at) for name, at in (("since", since), ("until", until))}
     return f"event_date_time >= %(since)s AND event_date_time < %(until)s AND {condition}", parameters | period
