@@ -31,6 +31,10 @@ class StoredEvent:
     written_at: datetime
     added: Mapping[str, object] = field(default_factory=dict)
 
+    def value(self, name: str) -> Any:
+        """Return the value of any column."""
+        return self.added[name] if name in self.added else getattr(self, name)
+
 
 #: The columns that every event log has.
 BASE_COLUMNS = tuple(one.name for one in fields(StoredEvent) if one.name != "added")

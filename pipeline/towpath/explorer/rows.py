@@ -81,10 +81,6 @@ class _Values:
         self.found = found
         self._members: dict[str, Any] | None = None
 
-    def of(self, field: ColumnField) -> object:
-        event = self.found.event
-        return event.added[field.name] if field.name in event.added else getattr(event, field.name)
-
     def at(self, path: Path) -> tuple[bool, Any]:
         """Return whether the path leads to a value, and that value."""
         if self._members is None:
@@ -108,10 +104,10 @@ def _cell(column: Shown, values: _Values, state: State) -> Cell:
             return Cell(column.name, "value", text=plain_text(value) if is_there else "", missing=missing)
         case ColumnField(name="event_type"):
             return Cell(column.name, "type", text=values.found.event.event_type)
-        case ColumnField(name="outcome") as field:
-            outcome = str(values.of(field))
+        case ColumnField(name="outcome"):
+            outcome = str(values.found.event.value("outcome"))
             return Cell(column.name, "outcome", text=outcome, look=_LOOKS.get(outcome, ""))
         case ColumnField() as field:
-            value = values.of(field)
+            value = values.found.event.value(field.name)
             text = state.zone.full(value) if isinstance(value, datetime) else as_text(value)
             return Cell(column.name, "value", text=text)

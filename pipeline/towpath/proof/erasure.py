@@ -235,10 +235,7 @@ def _not_as_proven(window: UUID) -> str:
 
 
 def _digest(event: StoredEvent, proof: Proof, own: tuple[Column, ...]) -> RowDigest:
-    values = [
-        (kind, event.added[name] if name in event.added else getattr(event, name))
-        for name, kind in kinds(proof.columns, own)
-    ]
+    values = [(kind, event.value(name)) for name, kind in kinds(proof.columns, own)]
     return RowDigest(
         event.outbox, event.outbox_id, _month(event), event.event_type, event.event_date_time, row_digest(values)
     )

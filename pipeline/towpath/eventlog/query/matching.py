@@ -93,17 +93,14 @@ class _Event:
             case Has(Path(keys)):
                 return self._member(keys) is not _MISSING
             case Has(ColumnField(name)):
-                return bool(self._column(name))
+                return bool(self._event.value(name))
             case Comparison(Path(keys), how, values):
                 found = self._member(keys)
                 elements = found if isinstance(found, list) else [found]
                 return any(_of_path(one, how, value) for one in elements for value in values)
             case Comparison(ColumnField(name, kind), how, values):
-                return any(_of_column(kind, self._column(name), how, value) for value in values)
+                return any(_of_column(kind, self._event.value(name), how, value) for value in values)
         raise TypeError(term)
-
-    def _column(self, name: str) -> Any:
-        return self._event.added[name] if name in self._event.added else getattr(self._event, name)
 
     def _member(self, keys: tuple[str, ...]) -> object:
         if not self._is_read:

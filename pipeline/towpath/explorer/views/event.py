@@ -202,7 +202,7 @@ def _columns(shown: State) -> list[tuple[str, Kind]]:
 
 
 def _field(name: str, kind: Kind, one: StoredEvent, shown: State) -> dict[str, Any]:
-    value = one.added[name] if name in one.added else getattr(one, name)
+    value = one.value(name)
     text = "" if value in ("", None) else shown.zone.full(value) if isinstance(value, datetime) else str(value)
     title = _TITLES.get(name) or name.replace("_", " ").capitalize()
     asked = value_of(str(value) if kind in {Kind.UUID, Kind.TIME} else value)
