@@ -140,3 +140,8 @@ def sqlstate(error: BaseException) -> str:
     """Return PostgreSQL's five-character code of an error of the driver or of Django; empty without one."""
     cause = error.__cause__ or error
     return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or ""
+
+
+def is_privilege_missing(error: BaseException) -> bool:
+    """True if PostgreSQL refuses a statement because the role lacks a privilege."""
+    return sqlstate(error) == "42501"

@@ -19,9 +19,11 @@ from django.utils.functional import cached_property
 from django.utils.html import format_html
 
 from towpath import driver
+from towpath.console.actions import person
 from towpath.console.models import VIEW
 from towpath.events import LogRead
-from towpath.flow.deadletters import event_of_row
+from towpath.flow.deadletters import event_of
+from towpath.flow.operating import storable
 from towpath.models import DeadLetter, Window
 from towpath.outbox.models import Outbox, all_outboxes
 from towpath.outbox.publishing import publish
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
 MOST_ROWS = 1000
 #: The explorer's, if it is installed.
 _READ_EVENTS = "towpath_explorer.view_events"
-#: PostgreSQL's code for a missing privilege.
-_INSUFFICIENT_PRIVILEGE = "42501"
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # Django's is not generic at run time
@@ -137,8 +137,8 @@ class OutboxAdmin(_ReadOnly):
                     LogRead(
                         tool="admin",
                         rows=1,
-                        detail=f"{self.opts.db_table} {object_id}"[:200].replace("\x00", ""),
-                        read_by=f"{request.user.get_username()} (user:{request.user.pk})",
+                        detail=storable(f"{self.opts.db_table} {object_id}"),
+                        read_by=person(request),
                     )
                 )
         return super().change_view(request, object_id, *args, **kwargs)
@@ -147,9 +147,9 @@ class OutboxAdmin(_ReadOnly):
     def event(self, row: Outbox) -> str:
         try:
             with transaction.atomic():
-                found = event_of_row(self.opts.db_table, int(row.pk))
+                found = event_of(self.opts.db_table, int(row.pk))
         except DatabaseError as error:
-            if driver.sqlstate(error) != _INSUFFICIENT_PRIVILEGE:
+            if not driver.is_privilege_missing(error):
                 raise
             return "The web process's PostgreSQL role may not read the contents of undelivered events."
         return format_html("<pre>{}</pre>", json.dumps(found, default=str, indent=2, ensure_ascii=False))

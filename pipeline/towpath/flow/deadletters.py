@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import transaction
 
@@ -18,10 +19,12 @@ from towpath.outbox.models import all_outboxes
 from towpath.outbox.publishing import publish_many
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from towpath.flow.dispatch import EnqueueBatches
     from towpath.ledger.deadletters import Letter
+
+T = TypeVar("T")
 
 #: The most rows of one outbox that become dead letters within an hour. The others wait in separate windows, and are
 #: stored automatically once the event store's table is repaired.
@@ -40,38 +43,17 @@ def room(outbox: str) -> int:
 def find(ids: Sequence[int] | None) -> list[Letter]:
     """Return the dead letters with these numbers, or all. Raises NotReadable if PostgreSQL does not show them in
     time."""
-    found: list[Letter] = []
-    with one_moment(by_index=False) as cursor:
-        parts = Parts(cursor)
-        with parts.part("the list of dead letters"):
-            found = deadletters.read(ids)
-    if parts.unread:
-        raise NotReadable(parts.unread[0])
-    return found
+    return _read("the list of dead letters", partial(deadletters.read, ids))
 
 
 def find_newest(*, outbox: str, error: str, before: int | None = None, limit: int | None = None) -> list[Letter]:
     """Return the newest dead letters of an outbox (empty: of all) whose error contains this text. Raises
     NotReadable."""
-    found: list[Letter] = []
-    with one_moment(by_index=False) as cursor:
-        parts = Parts(cursor)
-        with parts.part("the list of dead letters"):
-            found = deadletters.find_newest(outbox=outbox, error=error, before=before, limit=limit)
-    if parts.unread:
-        raise NotReadable(parts.unread[0])
-    return found
+    find_some = partial(deadletters.find_newest, outbox=outbox, error=error, before=before, limit=limit)
+    return _read("the list of dead letters", find_some)
 
 
-def event_of(letter: Letter) -> dict[str, Any]:
-    """Return the refused event as it would be loaded; empty if its row is gone, or no class has the outbox's name.
-
-    Where it cannot be read in time, `unread` says why.
-    """
-    return event_of_row(letter.outbox, letter.row_id)
-
-
-def event_of_row(name: str, row_id: int) -> dict[str, Any]:
+def event_of(name: str, row_id: int) -> dict[str, Any]:
     """Return the event of an outbox's row as it would be loaded; empty without such a row or such an outbox.
 
     Where it cannot be read in time, `unread` says why.
@@ -80,14 +62,22 @@ def event_of_row(name: str, row_id: int) -> dict[str, Any]:
     if outbox is None:
         return {}
     columns = outbox.event_columns()
-    rows: list[Any] = []
+    found = outbox._base_manager.filter(id=row_id).values_list(*columns.values())
+    try:
+        rows = _read("the event", lambda: list(found))
+    except NotReadable as error:
+        return {"unread": str(error)}
+    return dict(zip(columns, rows[0], strict=True)) if rows else {}
+
+
+def _read(what: str, read: Callable[[], list[T]]) -> list[T]:
+    """Return what `read` returns. Raises NotReadable if PostgreSQL does not show it in time."""
     with one_moment(by_index=False) as cursor:
         parts = Parts(cursor)
-        with parts.part("the event"):
-            rows = list(outbox._base_manager.filter(id=row_id).values_list(*columns.values()))
-    if parts.unread:
-        return {"unread": parts.unread[0]}
-    return dict(zip(columns, rows[0], strict=True)) if rows else {}
+        found = parts.read(what, read)
+    if found is None:
+        raise NotReadable(parts.unread[0])
+    return found
 
 
 class Fate(StrEnum):

@@ -36,8 +36,6 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-#: PostgreSQL's code.
-_INSUFFICIENT_PRIVILEGE = "42501"
 #: Where each process has a role of its own.
 NOT_THIS_ROLE = (
     "The PostgreSQL role of this process may not do this, so that an attacker who takes it over can do no harm. Run"
@@ -65,7 +63,7 @@ def carry_out(do: Callable[[], T], *, action: str, target: str, by: str) -> T:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, DatabaseError) and driver.sqlstate(error) == _INSUFFICIENT_PRIVILEGE:
+    if isinstance(error, DatabaseError) and driver.is_privilege_missing(error):
         return NOT_THIS_ROLE
     return str(error) if isinstance(error, (PipelineError, EventStoreError)) else described(error)
 

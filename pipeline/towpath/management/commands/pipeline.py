@@ -359,7 +359,7 @@ class Command(BaseCommand):
                 "error": letter.error,
                 "window": str(letter.window_id),
                 "at": letter.at.isoformat(),
-                **(deadletters.event_of(letter) if with_context else {}),
+                **(deadletters.event_of(letter.outbox, letter.row_id) if with_context else {}),
             }
             for letter in letters
         ]

@@ -23,7 +23,6 @@ _CHECK_VIOLATION = "23514"
 _DIVISION_BY_ZERO = "22012"
 _READ_ONLY_TRANSACTION = "25006"
 _PROGRAM_LIMIT_EXCEEDED = "54000"
-_INSUFFICIENT_PRIVILEGE = "42501"
 
 #: Classes of errors that functions of other people raise, for one row or for every row.
 _CLASSES_RAISED_BY_FUNCTIONS = frozenset({"P0", "38", "39"})
@@ -59,7 +58,7 @@ def translated_of_commit(error: driver.Error) -> EventStoreError:
 def lacking(error: driver.Error, *, user: str) -> str:
     """Return which role lacks a privilege for retention or erasure, and what it needs. It is empty for any other
     error."""
-    if driver.sqlstate(error) != _INSUFFICIENT_PRIVILEGE:
+    if not driver.is_privilege_missing(error):
         return ""
     return (
         f". {f'User {user}' if user else 'The user'} of EVENT_STORE_URL lacks a privilege: `eventlog retain` needs the"
