@@ -265,10 +265,17 @@ def test_a_name_that_is_gone_is_discarded_and_what_shared_its_windows_is_deliver
     assert event_log.count() == 11
 
 
+def _nobody_is_there(_question: str) -> str:
+    raise EOFError
+
+
 def test_nothing_is_discarded_without_a_yes_nor_of_an_outbox_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     Cursor.objects.create(outbox=OLD, cluster="", seen="1:1:")
     monkeypatch.setattr("builtins.input", lambda _: "no")
-    with pytest.raises(CommandError, match="Nothing was discarded"):
+    with pytest.raises(CommandError, match=r"^Nothing was changed\.$"):
+        call_command("pipeline", "outboxes", "discard", OLD)
+    monkeypatch.setattr("builtins.input", _nobody_is_there)
+    with pytest.raises(CommandError, match="there is no terminal"):
         call_command("pipeline", "outboxes", "discard", OLD)
     for arguments, why in {
         ("discard", EVENT, "--yes"): "is the outbox of OutboxEvent",

@@ -12,6 +12,8 @@ def confirm(question: str, word: str, *, is_sure: bool) -> None:
     try:
         answer = input(question)
     except EOFError:
-        answer = ""
+        raise CommandError(
+            "Nothing was changed: there is no terminal to confirm it. Add --yes to skip the question."
+        ) from None
     if answer.strip() != word:
-        raise CommandError("Nothing was changed: there is no terminal to confirm it. Add --yes to skip the question.")
+        raise CommandError("Nothing was changed.")

@@ -28,6 +28,7 @@ from towpath.ledger.moment import planner_as_it_was
 from towpath.management import auditing, freed_migrations, leaving, pausing, tables, watching
 from towpath.management.answers import nothing_but_the_answer
 from towpath.management.arguments import moment
+from towpath.management.consent import confirm
 from towpath.management.examples import PIPELINE, add_examples
 from towpath.management.operator import operator, record_reading
 from towpath.outbox.models import all_outboxes
@@ -148,7 +149,7 @@ class Command(BaseCommand):
             "pause": partial(pausing.pause, self),
             "resume": partial(pausing.resume, self),
             "verify": self._verify,
-            "seals": self._seals,
+            "seals": partial(auditing.seals, self),
             "leave": self._free_migrations if options.get("migrations") else self._leave,
         }
         try:
@@ -216,9 +217,6 @@ class Command(BaseCommand):
         self.stdout.write(json.dumps(found) if options["json"] else text)
         return True
 
-    def _seals(self, options: dict[str, Any]) -> bool:
-        return auditing.seals(self, options)
-
     def _close(self, windows: list[UUID], *, reason: str) -> None:
         if not reason.strip():
             self.stderr.write("Say why: `pipeline verify --close WINDOW ... --reason TEXT`.")
@@ -258,7 +256,8 @@ class Command(BaseCommand):
         if unknown := set(ids) - {letter.id for letter in letters}:
             raise CommandError(f"No dead letter has the number {min(unknown)}: see `pipeline deadletters list`.")
         if what == "drop":
-            self._confirm_drop(letters, is_sure=options["yes"])
+            question = f"Delete {len(letters)} event(s) for good, without storing them? Type drop: "
+            confirm(question, "drop", is_sure=options["yes"])
             return self._act(what, letters, partial(operating.drop, letters, by=operator()), as_json=as_json)
         if what == "replay":
             again = partial(operating.replay, batch_ids=config().batch_ids, enqueue=enqueue_batches)
@@ -296,8 +295,7 @@ class Command(BaseCommand):
             store.close()
         elif options["what"] == "discard":
             question = f"Give up all events under {options['name']} that are not stored? Type discard: "
-            if not options["yes"] and input(question).strip() != "discard":
-                raise CommandError("Nothing was discarded.")
+            confirm(question, "discard", is_sure=options["yes"])
             outboxes.discard(options["name"], by=operator())
         unknown = names.find_unknown(list(all_outboxes())).values()
         known = sorted(all_outboxes())
@@ -342,13 +340,6 @@ class Command(BaseCommand):
                 "\n".join([*lines, *(f"! {path} still refers to towpath: change it by hand" for path in left)])
             )
         return not left
-
-    def _confirm_drop(self, letters: list[Letter], *, is_sure: bool) -> None:
-        if is_sure:
-            return
-        answer = input(f"Delete {len(letters)} event(s) for good, without storing them? Type drop: ")
-        if answer.strip() != "drop":
-            raise CommandError("Nothing was dropped.")
 
     def _show_deadletters(self, letters: Sequence[Letter], *, as_json: bool, with_context: bool) -> None:
         shown = [
