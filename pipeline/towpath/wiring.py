@@ -24,19 +24,15 @@ def event_store(config: Config, *, shortest_timeout_seconds: float = 0.0) -> Sto
     return connect(config.event_store_url, timeout_seconds=timeout_seconds, own_columns=config.columns)
 
 
-def verifier_store(config: Config, *, store: Store) -> Store:
-    """Return the event store for verification, which reads contexts: `store`, unless EVENT_STORE_VERIFIER_URL is set.
+def verifier_store(config: Config, *, store: Store | None = None) -> Store:
+    """Return the event store for verification, which reads contexts: the pipeline's (`store`, if there is one already),
+    unless EVENT_STORE_VERIFIER_URL is set.
 
-    Connects at its first use, and raises what `event_store` raises. The caller closes both.
+    Connects at its first use, and raises what `event_store` raises. The caller closes it.
     """
     if config.verifier_store_url == config.event_store_url:
-        return store
-    return connect(
-        config.verifier_store_url,
-        timeout_seconds=config.store_timeout_seconds,
-        own_columns=config.columns,
-        setting="EVENT_STORE_VERIFIER_URL",
-    )
+        return event_store(config) if store is None else store
+    return _reader(config, config.verifier_store_url, setting="EVENT_STORE_VERIFIER_URL")
 
 
 def explorer_store(config: Config) -> Store:
@@ -44,14 +40,13 @@ def explorer_store(config: Config) -> Store:
 
     Connects at its first use, and raises what `event_store` raises. The caller closes it.
     """
-    if not config.event_store_explorer_url:
+    if config.explorer_store_url == config.event_store_url:
         return event_store(config)
-    return connect(
-        config.event_store_explorer_url,
-        timeout_seconds=config.store_timeout_seconds,
-        own_columns=config.columns,
-        setting="EVENT_STORE_EXPLORER_URL",
-    )
+    return _reader(config, config.explorer_store_url, setting="EVENT_STORE_EXPLORER_URL")
+
+
+def _reader(config: Config, url: str, *, setting: str) -> Store:
+    return connect(url, timeout_seconds=config.store_timeout_seconds, own_columns=config.columns, setting=setting)
 
 
 def window_limits(config: Config) -> WindowLimits:

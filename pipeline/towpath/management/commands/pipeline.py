@@ -221,7 +221,7 @@ class Command(BaseCommand):
         if not reason.strip():
             self.stderr.write("Say why: `pipeline verify --close WINDOW ... --reason TEXT`.")
             raise SystemExit(2)
-        store = verifier_store(config(), store=event_store(config()))
+        store = verifier_store(config())
         try:
             close(windows, store, reason=reason.strip(), by=operator())
         except NoAlarm as error:
@@ -243,7 +243,7 @@ class Command(BaseCommand):
             return auditing.verify_deep(self, options)
         if options["close"]:
             self._close(options["close"], reason=options["reason"])
-        store = verifier_store(config(), store=event_store(config()))
+        store = verifier_store(config())
         report = read_period(store, since=since, until=until)
         verify_receipts(store, should_stop=lambda: False)
         store.close()
