@@ -224,7 +224,7 @@ def _wait_until_drained(committed: Committed, store: EventLog) -> bool:
     while time.monotonic() < deadline:
         figures = read_status().figures
         _show_progress(committed, store)
-        if figures.batches.total == 0 and all(outbox.pending == 0 for outbox in figures.outboxes.values()):
+        if figures.batches.total == 0 and figures.pending == 0:
             return True
         time.sleep(0.2)
     return False
@@ -233,12 +233,11 @@ def _wait_until_drained(committed: Committed, store: EventLog) -> bool:
 def _show_progress(committed: Committed, store: EventLog) -> None:
     from towpath.watch.status import read_status  # noqa: PLC0415 - as in _connect_django
 
-    outboxes = read_status().figures.outboxes.values()
-    ages = [outbox.oldest_age_seconds for outbox in outboxes if outbox.oldest_age_seconds is not None]
+    figures = read_status().figures
     line = (
-        f"published {committed.count():>8,}   in flight {sum(o.in_flight for o in outboxes):>7,}"
+        f"published {committed.count():>8,}   in flight {figures.in_flight:>7,}"
         f"   stored {int(store.query('SELECT count(*) FROM event_log')[0][0]):>8,}"
-        f"   oldest {max(ages, default=0):>5.1f} s"
+        f"   oldest {figures.oldest_age_seconds or 0:>5.1f} s"
     )
     if sys.stdout.isatty():
         print(f"\r\033[K  {line}", end="", flush=True)
@@ -319,9 +318,8 @@ def _show_ledger(committed: Committed, stored: Counter[str], *, is_drained: bool
     figures = read_status().figures
     lost = (committed.contexts - stored).total()
     duplicated = (stored - committed.contexts).total()
-    pending = sum(outbox.pending + outbox.in_flight for outbox in figures.outboxes.values())
     print(
-        f"published={committed.count()} stored={stored.total()} pending={pending}"
+        f"published={committed.count()} stored={stored.total()} pending={figures.waiting}"
         f" dead={figures.dead_letters} lost={lost} duplicated={duplicated}"
     )
     if not is_drained:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from towpath.console.wording import count, milliseconds, rate, seconds
 from towpath.telemetry import metrics
-from towpath.watch.thresholds import Level, level_of_age
+from towpath.watch.thresholds import Level, level_of_age, worst
 
 if TYPE_CHECKING:
     from towpath.console.seen import Seen
@@ -45,7 +45,6 @@ _STAGE_OF: dict[Kind, str] = {
     "receipt": "Event store",
     "proof": "Event store",
 }
-_RANK: dict[Level, int] = {"ok": 0, "warn": 1, "bad": 2}
 
 
 def stages(seen: Seen, verdict: Verdict) -> list[Stage]:
@@ -53,9 +52,9 @@ def stages(seen: Seen, verdict: Verdict) -> list[Stage]:
     levels: dict[str, Level] = {}
     for trouble in verdict.troubles:
         for name in _stages_of(trouble.kind, seen):
-            levels[name] = max(levels.get(name, "ok"), trouble.level, key=_RANK.__getitem__)
+            levels[name] = worst(levels.get(name, "ok"), trouble.level)
     found = [_outboxes(seen), _dispatcher(seen), _rabbitmq(seen), _aggregators(seen), _store(seen)]
-    return [replace(one, level=max(one.level, levels.get(one.name, "ok"), key=_RANK.__getitem__)) for one in found]
+    return [replace(one, level=worst(one.level, levels.get(one.name, "ok"))) for one in found]
 
 
 def _stages_of(kind: Kind, seen: Seen) -> list[str]:
@@ -75,9 +74,8 @@ def _stages_of(kind: Kind, seen: Seen) -> list[str]:
 def _outboxes(seen: Seen) -> Stage:
     figures = seen.status.figures
     age = figures.oldest_age_seconds
-    pending = sum(outbox.pending for outbox in figures.outboxes.values())
     note = "nothing is waiting" if age is None else f"oldest {seconds(age)}"
-    return Stage("Outboxes", count(pending), "pending", note, level_of_age(age))
+    return Stage("Outboxes", count(figures.pending), "pending", note, level_of_age(age))
 
 
 def _dispatcher(seen: Seen) -> Stage:

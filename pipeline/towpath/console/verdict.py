@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from towpath.console.runbook import Section, section_of
-from towpath.watch.thresholds import Level, level_of_age
+from towpath.watch.thresholds import Level, level_of_age, worst
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _CAN_WAIT: frozenset[Kind] = frozenset({"pause", "vacuum", "row", "proof", "late"})
 #: Where a sentence's second half begins: not inside backticks or parentheses, which stay whole.
 _PARTS = re.compile(r"(?P<whole>`[^`]*`|\([^()]*\))|(?P<end>: |\. )")
-_RANK: dict[Level, int] = {"ok": 0, "warn": 1, "bad": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +48,11 @@ class Verdict:
 def verdict(status: Status) -> Verdict:
     """Return what a person should read first."""
     troubles = [trouble(problem) for problem in status.found]
-    troubles.sort(key=lambda one: -_RANK[one.level])
-    age_level = level_of_age(status.figures.oldest_age_seconds)
+    troubles.sort(key=lambda one: one.level != "bad")
     if troubles:
-        level = max((*(one.level for one in troubles), age_level), key=_RANK.__getitem__)
+        level = worst(*(one.level for one in troubles), level_of_age(status.figures.oldest_age_seconds))
         return Verdict(level, troubles[0].what, troubles)
-    waiting = sum(outbox.pending + outbox.in_flight for outbox in status.figures.outboxes.values())
-    return Verdict("ok", "Events are flowing" if waiting else "All events are delivered", ())
+    return Verdict("ok", "Events are flowing" if status.figures.waiting else "All events are delivered", ())
 
 
 def trouble(problem: Problem) -> Trouble:

@@ -108,6 +108,19 @@ class Figures:
     holders: Sequence[Holder] | None = ()
 
     @property
+    def pending(self) -> int:
+        return sum(outbox.pending for outbox in self.outboxes.values())
+
+    @property
+    def in_flight(self) -> int:
+        return sum(outbox.in_flight for outbox in self.outboxes.values())
+
+    @property
+    def waiting(self) -> int:
+        """The rows that are to be delivered: pending, or in flight."""
+        return self.pending + self.in_flight
+
+    @property
     def dead_letters(self) -> int:
         return sum(outbox.dead_letters for outbox in self.outboxes.values())
 

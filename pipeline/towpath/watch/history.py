@@ -25,8 +25,8 @@ def add_minute_if_due() -> bool:
 def measured(figures: Figures) -> Measured:
     """Return what a minute notes of these figures."""
     return Measured(
-        pending=sum(outbox.pending for outbox in figures.outboxes.values()),
-        in_flight=sum(outbox.in_flight for outbox in figures.outboxes.values()),
+        pending=figures.pending,
+        in_flight=figures.in_flight,
         dead_letters=figures.dead_letters,
         open_windows=figures.ledger.open_windows.total,
         oldest_age_seconds=figures.oldest_age_seconds,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 #: TowpathEventsLate, and TowpathEventsStuck: seconds of the oldest undelivered event.
 EVENTS_LATE_SECONDS = 60
@@ -19,6 +19,11 @@ SEALS_LATE_SECONDS = 7200
 
 #: Nothing to do; look at it today; look at it now.
 Level = Literal["ok", "warn", "bad"]
+
+
+def worst(*levels: Level) -> Level:
+    """Return the level of several things together."""
+    return max(levels, key=get_args(Level).index)
 
 
 def level_of_age(seconds: float | None) -> Level:

@@ -73,7 +73,7 @@ def _shown(seen: Seen) -> dict[str, Any]:
         "age_level": level_of_age(age),
         "stages": stages(seen, found),
         "lately": seen.status.lately,
-        "waiting": sum(outbox.pending + outbox.in_flight for outbox in figures.outboxes.values()),
+        "waiting": figures.waiting,
         "width": WIDTH,
         "height": HEIGHT,
         "stored_line": _line(seen, now, lambda minute: minute.stored_per_second, least_top=1),
