@@ -13,6 +13,7 @@ from towpath.outbox.models import all_outboxes
 from towpath.watch import standstill, stranded, unknown_outboxes, vacuum
 from towpath.watch.database import hiding_problems
 from towpath.watch.figures import COUNTED_ROWS
+from towpath.watch.thresholds import SEALS_LATE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,9 +42,6 @@ Kind = Literal[
     "window",  # why windows were not delivered, as the event store or PostgreSQL said
     "interruption",  # what interrupted a shift, unless its work has succeeded since
 ]
-
-#: A proof waits for an hour at most, and a minute for the look that seals it.
-_SEAL_LATE_SECONDS = 2 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +99,7 @@ def _of_proofs(ledger: LedgerFigures) -> Iterator[Problem]:
             " verify --deep`, and see docs/runbook.md, TowpathProofContradicted",
         )
     age = ledger.unsealed.oldest_seconds
-    if age is not None and age > _SEAL_LATE_SECONDS:
+    if age is not None and age > SEALS_LATE_SECONDS:
         yield Problem(
             "proof",
             f"nothing has been sealed for {age / 3600:.1f} h: run `python manage.py pipeline seals make` to find out"

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from towpath.ledger.receipts import UnverifiedReceipts
     from towpath.ledger.shifts import ShiftState
 
-#: A working shift says every second that it is alive.
-SHIFT_SILENT_SECONDS = 20
+#: A working shift says every second that it is alive. A person who looks learns it before the alert tells them.
+_SHIFT_SILENT_SECONDS = 20
 #: The scheduler ticks every minute.
-SCHEDULER_SILENT_SECONDS = 100
+_SCHEDULER_SILENT_SECONDS = 100
 #: Longer than a dispatcher tries to enqueue at a RabbitMQ that is blocked before it gives up, so that the reason can be
 #: seen all the time.
-INTERRUPTION_SHOWN_SECONDS = 60
+_INTERRUPTION_SHOWN_SECONDS = 60
 
 #: An aggregator that has nothing to do takes a batch within three seconds; recovery comes after UNSEALED_SECONDS.
 _BATCH_LATE_SECONDS = 10
@@ -54,14 +54,14 @@ def silent_shifts(shifts: Mapping[str, ShiftState]) -> Iterator[str]:
         shift = shifts.get(name)
         if shift is None:
             yield f"no {name} shift has ever run: start the dispatcher"
-        elif shift.alive_seconds_ago > SHIFT_SILENT_SECONDS:
+        elif shift.alive_seconds_ago > _SHIFT_SILENT_SECONDS:
             waiting = _waiting_for_locks()
             locks = f" ({waiting} session(s) are waiting for a lock: see pg_locks)" if waiting else ""
             yield (
                 f"the {name} shift was last alive {shift.alive_seconds_ago:.0f} s ago: check that the dispatcher is"
                 f" running, and read its log{locks}"
             )
-        elif shift.taken_seconds_ago > SCHEDULER_SILENT_SECONDS:
+        elif shift.taken_seconds_ago > _SCHEDULER_SILENT_SECONDS:
             yield (
                 f"no tick for the {name} shift has arrived for {shift.taken_seconds_ago:.0f} s. The shift itself"
                 " works. Check that the scheduler is running (`manage.py pipeline run scheduler`). See docs/runbook.md,"
@@ -91,7 +91,7 @@ def interruptions(shifts: Mapping[str, ShiftState]) -> Iterator[str]:
     """What interrupted a shift, unless its work is known to have succeeded since."""
     for name, shift in shifts.items():
         ago = shift.interrupted_seconds_ago
-        if ago is not None and ago < INTERRUPTION_SHOWN_SECONDS:
+        if ago is not None and ago < _INTERRUPTION_SHOWN_SECONDS:
             yield (
                 f"the {name} shift was interrupted {ago:.0f} s ago, and has not reported success since:"
                 f" {shift.interruption}"

@@ -1,4 +1,4 @@
-"""How late is late: one definition for the console's colours and for the alerts of deploy/prometheus/alerts.yml."""
+"""How late is late: one definition for `status`, the colours of the console, and deploy/prometheus/alerts.yml."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ EVENTS_LATE_SECONDS = 60
 EVENTS_STUCK_SECONDS = 900
 #: TowpathCanaryLate: seconds of a canary from its commit to the event store.
 CANARY_LATE_SECONDS = 60
-#: TowpathShiftSilent, and TowpathSchedulerSilent.
-SHIFT_SILENT_SECONDS = 60
-SCHEDULER_SILENT_SECONDS = 180
-#: TowpathReceiptsUnverified.
-RECEIPTS_UNVERIFIED_SECONDS = 900
-#: TowpathSealsLate.
+#: TowpathSealsLate: seconds of the oldest proof without a seal. It waits for an hour at most, and a minute for the look
+#: that seals it.
 SEALS_LATE_SECONDS = 7200
 
 #: Nothing to do; look at it today; look at it now.
