@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.apps import apps
 from django.core.checks import Error
 
 from towpath.conf.current import config
 from towpath.explorer.scope import scope_function
+from towpath.pages.checks import missing_apps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from django.apps import AppConfig
 
-#: The apps with the pages' templates and static files, and the app that says who a visitor is.
-_NEEDED = ("towpath.pages", "django_htmx", "django.contrib.staticfiles", "django.contrib.auth")
-
 
 def check_apps(app_configs: Sequence[AppConfig] | None, **_options: Any) -> list[Error]:  # noqa: ARG001 - Django's
     """Return an error for each missing app without which the explorer's pages cannot be shown."""
-    return [
-        Error(
-            f"towpath.explorer needs {name} in INSTALLED_APPS.",
-            hint='Write "towpath.explorer", "towpath.pages", "django_htmx" there, beside Django\'s own.',
-            id="explorer.E001",
-        )
-        for name in _NEEDED
-        if not apps.is_installed(name)
-    ]
+    return missing_apps("towpath.explorer", id="explorer.E001")
 
 
 def check_scope(app_configs: Sequence[AppConfig] | None, **_options: Any) -> list[Error]:  # noqa: ARG001 - Django's

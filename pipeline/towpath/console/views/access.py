@@ -6,6 +6,7 @@ A view is in no transaction of the project's (ATOMIC_REQUESTS): what an action d
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from django.contrib.auth.views import redirect_to_login
@@ -20,45 +21,38 @@ from towpath.pages.frame import frame
 from towpath.pages.policy import strict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from django.http import HttpRequest, HttpResponseBase
 
 _Arguments = ParamSpec("_Arguments")
 
 
-def for_viewers(
-    view: Callable[Concatenate[HttpRequest, _Arguments], HttpResponseBase],
-) -> Callable[Concatenate[HttpRequest, _Arguments], HttpResponseBase]:
-    """A view for GET that only people with the permission to see the pipeline are shown."""
+_View = Callable[Concatenate["HttpRequest", _Arguments], "HttpResponseBase"]
 
+
+def for_viewers(view: _View[_Arguments]) -> _View[_Arguments]:
+    """Decorate a view for GET and HEAD, for people with the permission to see the pipeline."""
+    return transaction.non_atomic_requests(strict(require_safe(_guarded(view, (VIEW,)))))
+
+
+def for_operators(view: _View[_Arguments]) -> _View[_Arguments]:
+    """Decorate a view that asks by GET and acts by POST, for people with the permission to act. It is named after its
+    action."""
+    methods = require_http_methods(["GET", "HEAD", "POST"])
+    return transaction.non_atomic_requests(strict(methods(_guarded(view, (VIEW, OPERATE)))))
+
+
+def _guarded(view: _View[_Arguments], permissions: tuple[str, ...]) -> _View[_Arguments]:
     @functools.wraps(view)
     def guarded(request: HttpRequest, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> HttpResponseBase:
         if not request.user.is_authenticated:
             return _sign_in(request)
-        if not request.user.has_perm(VIEW):
-            return _refused(request, VIEW)
-        return view(request, *args, **kwargs)
-
-    return transaction.non_atomic_requests(strict(require_safe(guarded)))
-
-
-def for_operators(
-    view: Callable[Concatenate[HttpRequest, _Arguments], HttpResponseBase],
-) -> Callable[Concatenate[HttpRequest, _Arguments], HttpResponseBase]:
-    """A view that asks by GET and acts by POST, for people with the permission to act. It is named after its action."""
-
-    @functools.wraps(view)
-    def guarded(request: HttpRequest, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> HttpResponseBase:
-        if not request.user.is_authenticated:
-            return _sign_in(request)
-        if not request.user.has_perms([VIEW, OPERATE]):
+        if not request.user.has_perms(permissions):
             if request.method == "POST":
                 record_refusal(request, action=view.__name__)
-            return _refused(request, OPERATE)
+            return _refused(request, permissions[-1])
         return view(request, *args, **kwargs)
 
-    return transaction.non_atomic_requests(strict(require_http_methods(["GET", "HEAD", "POST"])(guarded)))
+    return guarded
 
 
 def _refused(request: HttpRequest, permission: str) -> HttpResponse:
