@@ -6,7 +6,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from deploy.local.clickhouse import is_answering
+from deploy.local.loopback import is_answering
 from deploy.local.process import Process, Program
 from towpath.conf.launch import program
 from towpath.conf.names import QueueNames

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-import urllib.error
-import urllib.request
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from deploy.local.credentials import remembered_secret
+from deploy.local.loopback import is_answering
 from deploy.local.process import Process, Program
 
 if TYPE_CHECKING:
@@ -49,15 +47,3 @@ class ClickHouse(Process):
         """Make the password on the first start, and start."""
         remembered_secret(self._password_file)
         super().start()
-
-
-def is_answering(url: str, *, headers: dict[str, str] | None = None) -> bool:
-    """True if an HTTP GET of a loopback URL gives 200 within two seconds."""
-    # No proxy from the environment: it cannot reach this machine's loopback.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(url, headers=headers or {})  # noqa: S310 - our own http://127.0.0.1 URLs
-    try:
-        with opener.open(request, timeout=2) as response:
-            return bool(response.status == HTTPStatus.OK)
-    except (urllib.error.URLError, OSError):
-        return False

@@ -11,8 +11,8 @@ import os
 import subprocess
 from typing import TYPE_CHECKING
 
-from deploy.local.clickhouse import is_answering
 from deploy.local.credentials import remembered_secret, write_private
+from deploy.local.loopback import is_answering
 from deploy.local.process import Process, Program
 from deploy.local.rabbitmq_package import installed_server
 

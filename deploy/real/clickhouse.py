@@ -13,8 +13,8 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 from deploy.clickhouse.users import SHORT_NAMES
-from deploy.local.clickhouse import is_answering
 from deploy.local.credentials import remembered_secret
+from deploy.local.loopback import OPENER, is_answering
 from deploy.local.process import Process, Program
 from deploy.real import cache
 from deploy.real.cache import BuildFailed, NotPossible
@@ -88,9 +88,8 @@ class ClickHouse(Process):
         """The administrator's question, and the answer or the error."""
         headers = {"X-ClickHouse-User": ADMINISTRATOR, "X-ClickHouse-Key": self._password(ADMINISTRATOR)}
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}/", sql.encode(), headers)
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(request, timeout=10) as answer:
+            with OPENER.open(request, timeout=10) as answer:
                 return str(answer.read().decode())
         except urllib.error.HTTPError as error:
             return error.read().decode()

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from deploy.local.clickhouse import is_answering
 from deploy.local.credentials import remembered_secret, write_private
+from deploy.local.loopback import OPENER, is_answering
 from deploy.local.process import Process, Program
 from deploy.real.tree import PATH, entered
 
@@ -106,8 +106,7 @@ class Node(Process):
     def ask(self, path: str) -> Any:
         """What the management API has there; a virtual host is written as a part of the path."""
         request = urllib.request.Request(f"{self.management_url}api/{path}", headers=self._headers)  # noqa: S310 - our own
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=10) as answer:
+        with OPENER.open(request, timeout=10) as answer:
             return json.load(answer)
 
     def queue(self, vhost: str, name: str) -> dict[str, Any]:

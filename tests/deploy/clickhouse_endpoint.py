@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from deploy.local.clickhouse import is_answering
+from deploy.local.loopback import is_answering
 from deploy.local.process import Process, Program
 from tests.ports import any_free_port
 

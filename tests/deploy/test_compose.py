@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from deploy.local.clickhouse import is_answering
+from deploy.local.loopback import is_answering
 from deploy.local.process import PROJECT, Process, Program
 from deploy.local.traffic import sign_up_without_end
 from tests.deploy.compose import EXAMPLE, FILE, ROLES, compose, new_env, read_env, variables
