@@ -14,6 +14,7 @@ import sys
 import tomllib
 from importlib.metadata import requires
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
@@ -52,14 +53,24 @@ def image_closure(wanted: list[Requirement]) -> set[str]:
     return found
 
 
+def project() -> dict[str, Any]:
+    """What pyproject.toml says of the project."""
+    table: dict[str, Any] = tomllib.loads((_PROJECT / "pyproject.toml").read_text())["project"]
+    return table
+
+
+def blocks(text: str) -> list[str]:
+    """The requirements of a lock file as they are written, each with its hashes."""
+    return re.findall(r"^[a-z0-9].*?(?<!\\)\n", text, re.MULTILINE | re.DOTALL)
+
+
 def image_lines(text: str) -> str:
     """The part of the lock file that the image needs."""
-    project = tomllib.loads((_PROJECT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    texts = [*project["dependencies"], *extras["sample"], *extras["tracing"], *extras["seals"]]
+    own = project()
+    extras = own["optional-dependencies"]
+    texts = [*own["dependencies"], *extras["sample"], *extras["tracing"], *extras["seals"]]
     names = image_closure([Requirement(each) for each in texts])
-    blocks = re.findall(r"^[a-z0-9].*?(?<!\\)\n", text, re.MULTILINE | re.DOTALL)
-    return "".join(block for block in blocks if canonicalize_name(Requirement(pins(block)[0].name).name) in names)
+    return "".join(block for block in blocks(text) if canonicalize_name(pins(block)[0].name) in names)
 
 
 def _is_ours(filename: str, pin: Requirement) -> bool:

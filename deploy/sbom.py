@@ -10,23 +10,18 @@ from __future__ import annotations
 import json
 import re
 import sys
-import tomllib
 import uuid
-from pathlib import Path
 from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from deploy.lock import IMAGE_LOCK, pins
-
-_PROJECT = Path(__file__).resolve().parents[1]
+from deploy.lock import IMAGE_LOCK, blocks, pins, project
 
 
 def bill(lock: str) -> dict[str, Any]:
     """The CycloneDX document of a lock file."""
-    project = tomllib.loads((_PROJECT / "pyproject.toml").read_text())["project"]
     components = []
-    for block in re.findall(r"^[a-z0-9].*?(?<!\\)\n", lock, re.MULTILINE | re.DOTALL):
+    for block in blocks(lock):
         (pin,) = pins(block)
         name, version = canonicalize_name(pin.name), str(pin.specifier).removeprefix("==")
         purl = f"pkg:pypi/{name}@{version}"
@@ -36,7 +31,8 @@ def bill(lock: str) -> dict[str, Any]:
         ]
         component = {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
         components.append({**component, "externalReferences": wheels})
-    own = {"type": "application", "bom-ref": project["name"], "name": project["name"], "version": project["version"]}
+    name, version = project()["name"], project()["version"]
+    own = {"type": "application", "bom-ref": name, "name": name, "version": version}
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",

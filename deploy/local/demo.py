@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING
 import pika
 import urllib3
 
+from deploy.local.credentials import LOCAL
 from deploy.local.errors import LocalStackError
 from deploy.local.event_log import open_event_log
-from deploy.local.stack import DEFAULT_FOLDER, Stack, variables_of_this_process
+from deploy.local.stack import Stack, variables_of_this_process
 from deploy.local.traffic import compact, people, sign_up
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Committed:
 
 def main() -> int:
     """Exit code 0 if nothing was lost or doubled, else 1."""
-    folder = DEFAULT_FOLDER / "demo"
+    folder = LOCAL / "demo"
     if not os.environ.get("DATABASE_URL"):
         shutil.rmtree(folder, ignore_errors=True)
     variables = variables_of_this_process()

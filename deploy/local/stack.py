@@ -21,11 +21,10 @@ from django.core.exceptions import ImproperlyConfigured
 
 from deploy.local.application import MIGRATIONS, Application
 from deploy.local.clickhouse import ClickHouse
-from deploy.local.credentials import remembered_secret, write_private
+from deploy.local.credentials import LOCAL, remembered_secret, write_private
 from deploy.local.errors import LocalStackError
 from deploy.local.ports import Ports
 from deploy.local.postgres import Postgres
-from deploy.local.process import PROJECT
 from deploy.local.progress import Progress
 from deploy.local.rabbitmq import RabbitMQ
 from deploy.local.supervisor import Supervisor
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
     from deploy.local.process import Process
 
-DEFAULT_FOLDER = PROJECT / ".local"
 DEFAULT_AGGREGATORS = 2
 #: `curl -K` takes the user and password of the ClickHouse endpoint from it.
 CURL_CONFIG = "clickhouse.curl"
@@ -52,16 +50,15 @@ class Stack:
 
     def __init__(
         self,
-        folder: Path = DEFAULT_FOLDER,
+        folder: Path = LOCAL,
         *,
         aggregators: int = DEFAULT_AGGREGATORS,
         environment: Mapping[str, str] | None = None,
         has_application: bool = True,
-        progress: Progress | None = None,
     ) -> None:
         self.folder = folder.resolve()
         self.log_folder = self.folder / "log"
-        self.progress = progress or Progress()
+        self.progress = Progress()
         self.supervisor = Supervisor(self.folder, on_event=self.progress.show)
         self.postgres: Postgres | None = None
         self.rabbitmq: RabbitMQ | None = None
@@ -254,7 +251,7 @@ def main() -> int:
     """The command line; exit code 1 when the stack cannot be started."""
     parser = argparse.ArgumentParser(prog="python -m deploy.local.stack")
     parser.add_argument("command", choices=["run"])
-    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER)
+    parser.add_argument("--folder", type=Path, default=LOCAL)
     parser.add_argument("--aggregators", type=int, default=DEFAULT_AGGREGATORS)
     parser.add_argument("--traffic", type=float, default=0, help="sign-ups per second, through the web API")
     options = parser.parse_args()

@@ -63,17 +63,16 @@ def library() -> Path:
 class ClickHouse(Process):
     """ClickHouse's HTTP interface on loopback; data, passwords and configuration are in a folder."""
 
-    def __init__(self, folder: Path, *, port: int, name: str = "clickhouse", config: str = "") -> None:
-        """`config` is more of the server's configuration, as XML."""
+    def __init__(self, folder: Path, *, port: int) -> None:
         self._folder = folder
         self.port = port
         server = (sys.executable, "-m", "deploy.real.clickhouse_server")
         options = ("--library", str(library() / "libchdb.so"), "--data", str(folder / "data"), "--port", str(port))
         super().__init__(
             Program(
-                name=name,
-                argv=(*server, *options, "--config", config),
-                log=folder.parent / "log" / f"{name}.log",
+                name="clickhouse",
+                argv=(*server, *options),
+                log=folder.parent / "log" / "clickhouse.log",
                 is_ready=lambda: is_answering(f"http://127.0.0.1:{port}/ping"),
                 environment=self.passwords(),
                 start_seconds=_START_SECONDS,

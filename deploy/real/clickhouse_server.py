@@ -72,7 +72,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--config", default="", help="more of the server's configuration, as XML")
     parser.add_argument("--serve", action="store_true", help="be the server itself, not its supervisor")
     options = parser.parse_args()
     if options.serve:
@@ -92,7 +91,7 @@ def _supervise(options: argparse.Namespace) -> None:
     config.write_text(
         f"<clickhouse><keep_alive_timeout>10</keep_alive_timeout><users_config>{users}</users_config>"
         "<access_control_improvements><table_engines_require_grant>true</table_engines_require_grant>"
-        f"</access_control_improvements>{options.config}</clickhouse>"
+        "</access_control_improvements></clickhouse>"
     )
     child: subprocess.Popen[bytes] | None = None
 

@@ -16,9 +16,10 @@ import time
 import traceback
 from typing import TYPE_CHECKING
 
+from deploy.local.credentials import LOCAL
 from deploy.local.errors import LocalStackError
 from deploy.local.process import PROJECT
-from deploy.local.stack import DEFAULT_FOLDER, Stack
+from deploy.local.stack import Stack
 from tests.benchmarks.chart import draw
 from tests.benchmarks.figure import Figure, as_json, as_table
 from tests.benchmarks.lab import FULL, QUICK, Lab, Sizes, forget_knobs_of_the_shell
@@ -26,7 +27,7 @@ from tests.benchmarks.lab import FULL, QUICK, Lab, Sizes, forget_knobs_of_the_sh
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_JSON = DEFAULT_FOLDER / "bench.json"
+_JSON = LOCAL / "bench.json"
 _SVG = PROJECT / "docs" / "bench.svg"
 
 #: In the order of the table. The functions are imported when Django is set up.
@@ -121,9 +122,9 @@ def main() -> int:
         sizes = sizes.with_repeats(options.repeats)
     forget_knobs_of_the_shell()
     # Nothing of the last run is of use, and its database may be an older version's.
-    shutil.rmtree(DEFAULT_FOLDER / "bench", ignore_errors=True)
+    shutil.rmtree(LOCAL / "bench", ignore_errors=True)
     try:
-        with Stack(DEFAULT_FOLDER / "bench", has_application=False) as stack:
+        with Stack(LOCAL / "bench", has_application=False) as stack:
             figures, failed = measure(stack, [options.only] if options.only else _NAMES, sizes=sizes)
     except LocalStackError as error:
         sys.stderr.write(f"\n{error}\n")
