@@ -19,7 +19,7 @@ from towpath.ledger import database_errors
 from towpath.ledger.history_minutes import Minute, read_history
 from towpath.ledger.moment import Parts, one_moment
 from towpath.watch.overview import read_overview
-from towpath.watch.within import NoAnswerYet, Within, is_in_a_test
+from towpath.watch.within import NoAnswerYet, Within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,7 @@ def look() -> Seen:
     """Return what there is to see now, or what was seen last. Raises NotSeen if nothing was seen yet."""
     global _last  # noqa: PLW0603 - the last answer of this process, for all who ask
     try:
-        found = _read() if is_in_a_test() else _shared.answer()
+        found = _shared.answer()
     except NoAnswerYet:
         return _seen_last(f"PostgreSQL does not answer within {_SECONDS:g} s")
     except (DatabaseError, InterfaceError) as error:

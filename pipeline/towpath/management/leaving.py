@@ -21,6 +21,7 @@ from towpath.errors import OutboxInUse
 from towpath.flow.drain import drain
 from towpath.flow.shift import SILENT_SECONDS
 from towpath.ledger import left as ledger
+from towpath.ledger.database_errors import first_line
 from towpath.ledger.left import Left
 from towpath.ledger.open_windows import read_open
 from towpath.ledger.shifts import read_shifts
@@ -137,7 +138,7 @@ def _remove() -> None:
             call_command("migrate", "towpath", "zero", interactive=False, verbosity=0, stdout=io.StringIO())
     except OperationalError as error:
         raise OutboxInUse(
-            f"Another session holds a lock on an outbox's table ({str(error).splitlines()[0]}). Nothing was"
+            f"Another session holds a lock on an outbox's table ({first_line(error)}). Nothing was"
             " removed: run this again."
         ) from error
 

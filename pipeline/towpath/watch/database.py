@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import DatabaseError, connection, transaction
 
 from towpath import driver
+from towpath.ledger.database_errors import first_line
 from towpath.ledger.session import SHORTEST_STATEMENT_SECONDS
 from towpath.ledger.tables import ledger_tables, may_seal
 from towpath.outbox.models import LeanOutbox, all_outboxes
@@ -131,7 +132,7 @@ def reading_problems() -> Iterator[str]:
                 )
                 may_delete, role = cursor.fetchone()
         except DatabaseError as error:
-            yield f"the events of {name} cannot be read: {str(error).strip().splitlines()[0]}"
+            yield f"the events of {name} cannot be read: {first_line(error)}"
         else:
             if not may_delete:
                 yield f"the role {role} may not delete delivered rows from {name}: run GRANT DELETE ON {name} TO {role}"

@@ -28,7 +28,7 @@ from towpath.errors import NotReadable
 from towpath.ledger import database_errors
 from towpath.watch.doctor import examine
 from towpath.watch.gauges import LEDGER
-from towpath.watch.within import NoAnswerYet, Within, is_in_a_test
+from towpath.watch.within import NoAnswerYet, Within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,8 +153,6 @@ def _is_staff(request: HttpRequest) -> bool:
             return False
         return user.is_active and user.is_staff
 
-    if is_in_a_test():
-        return look()
     if not _being_looked_up.acquire(blocking=False):
         raise NoAnswerYet
 

@@ -28,10 +28,8 @@ class Status:
 
     figures: Figures
     found: Sequence[Problem]
-    #: None if nobody has asked.
+    #: Each is None if nobody has asked.
     consumers: Consumers | None = None
-
-    #: The same.
     store: StoreHealth | None = None
     #: How it went in the last minute or so.
     lately: Lately = field(default_factory=Lately)

@@ -22,7 +22,7 @@ class NoAnswerYet(Exception):
     """The look takes longer than its limit."""
 
 
-def is_in_a_test() -> bool:
+def _is_in_a_test() -> bool:
     """True if this thread's connection is already in a transaction, which another thread could not see, or if its
     queries are recorded. Only tests ask like this."""
     return connection.in_atomic_block or connection.force_debug_cursor
@@ -66,7 +66,7 @@ class Within(Generic[T]):
 
     def answer(self) -> T:
         """Return or raise what `look` does. Raises NoAnswerYet if it takes too long."""
-        if is_in_a_test():
+        if _is_in_a_test():
             return self.look()
         now = time.monotonic()
         with self._changing:
