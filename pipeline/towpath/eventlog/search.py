@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
-from towpath.eventlog.stored import BASE_COLUMNS, StoredEvent, same_column, streamed_columns
+from towpath.eventlog.stored import BASE_NAMES, StoredEvent, same_column, streamed_columns
 from towpath.eventlog.values import EARLIEST, EPOCH, LARGEST, TOO_LATE, nearest
 
 if TYPE_CHECKING:
@@ -91,9 +91,8 @@ class FoundEvents(Sequence[FoundEvent]):
     @classmethod
     def of(cls, events: Sequence[FoundEvent]) -> FoundEvents:
         """Make it from events that are already objects."""
-        added = events[0].event.added if events else ()
-        columns = {name: [getattr(one.event, name) for one in events] for name in BASE_COLUMNS}
-        columns |= {name: [one.event.added[name] for one in events] for name in added}
+        names = [*BASE_NAMES, *(events[0].event.added if events else ())]
+        columns = {name: [one.event.value(name) for one in events] for name in names}
         return cls(columns, [one.context_characters for one in events])
 
     @classmethod
@@ -130,7 +129,7 @@ class FoundEvents(Sequence[FoundEvent]):
             return FoundEvents(columns, self.context_characters[place])
         characters = self.context_characters[place]
         values = {name: column[place] for name, column in self._columns.items()}
-        base = {name: values.pop(name) for name in BASE_COLUMNS}
+        base = {name: values.pop(name) for name in BASE_NAMES}
         return FoundEvent(StoredEvent(**base, added=values), characters)
 
 

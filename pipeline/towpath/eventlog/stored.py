@@ -36,13 +36,13 @@ class StoredEvent:
         return self.added[name] if name in self.added else getattr(self, name)
 
 
-#: The columns that every event log has.
-BASE_COLUMNS = tuple(one.name for one in fields(StoredEvent) if one.name != "added")
+#: The names of the columns that every event log has.
+BASE_NAMES = tuple(one.name for one in fields(StoredEvent) if one.name != "added")
 
 
 def streamed_columns(own: tuple[Column, ...] = ()) -> list[str]:
     """What a store reads for `stored_event`."""
-    return [*BASE_COLUMNS, *(column.name for column in added_columns(own))]
+    return [*BASE_NAMES, *(column.name for column in added_columns(own))]
 
 
 def stored_event(row: Sequence[Any], own: tuple[Column, ...] = ()) -> StoredEvent:

@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from towpath.conf.current import config
 from towpath.driver import sqlstate
-from towpath.eventlog.values import EARLIEST, TOO_LATE
+from towpath.eventlog.values import EARLIEST, LARGEST, TOO_LATE
 from towpath.outbox.context import bound_json
 from towpath.outbox.errors import EventNotStorable
 from towpath.outbox.event import Event, Outcome, stored_context
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 #: The most characters of context in one INSERT: several copies of its text are held in memory.
 _CHARACTERS_PER_STATEMENT = 8 * 1024 * 1024
-
-#: bigint's.
-_LARGEST_VERSION = 2**63 - 1
 
 #: SQLSTATEs about a value, besides the class of data exceptions: a value is not of the column's type, an array has no
 #: type, an entry of an index is too large.
@@ -124,10 +121,9 @@ def _frozen(event: Event, at: datetime | None, target: str | None, outcome: Outc
         raise EventNotStorable(
             f"{type(event).__name__} cannot be stored: its time {at} is not in the years 1900 to 2299"
         )
-    if not 0 <= event.version <= _LARGEST_VERSION:
+    if not 0 <= event.version <= LARGEST:
         raise EventNotStorable(
-            f"{type(event).__name__} cannot be stored: its version {event.version} is not in the range 0 to"
-            f" {_LARGEST_VERSION}"
+            f"{type(event).__name__} cannot be stored: its version {event.version} is not in the range 0 to {LARGEST}"
         )
     try:
         bound = bound_json(

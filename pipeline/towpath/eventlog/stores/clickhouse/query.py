@@ -32,14 +32,13 @@ from towpath.eventlog.query.syntax import (
     Text,
 )
 from towpath.eventlog.stores.clickhouse.moments import microseconds
-from towpath.eventlog.values import nearest
+from towpath.eventlog.values import LARGEST, nearest
 
 if TYPE_CHECKING:
     from datetime import datetime
 
 #: The largest Decimal(38, 9), in billionths.
 _LARGEST_DECIMAL = 10**38 - 1
-_LARGEST_INT64 = 2**63 - 1
 #: Names within a condition that no column of a project can have.
 _FOUND, _NUMBER = "towpath_found", "towpath_number"
 _NUL = "\\u0000"
@@ -126,7 +125,7 @@ class _Compiler:
             how,
             wanted,
             smallest=SMALLEST_WHOLE if is_signed else 0,
-            largest=_LARGEST_INT64 if is_signed else LARGEST_WHOLE,
+            largest=LARGEST if is_signed else LARGEST_WHOLE,
         )
 
     def _of_wholes(self, expression: str, how: Operator, wanted: Fraction, *, smallest: int, largest: int) -> str:
@@ -173,7 +172,7 @@ class _Compiler:
         match value:
             case Number(text):
                 exact = Fraction(number(text))
-                signed = {"smallest": SMALLEST_WHOLE, "largest": _LARGEST_INT64}
+                signed = {"smallest": SMALLEST_WHOLE, "largest": LARGEST}
                 unsigned = {"smallest": 0, "largest": LARGEST_WHOLE}
                 kinds = [
                     of_type("Int64", self._of_wholes(part["JSONExtractInt"], how, exact, **signed)),
