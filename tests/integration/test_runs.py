@@ -155,7 +155,7 @@ def test_a_giant_never_fills_the_room_that_is_kept_for_what_is_new() -> None:
 def test_a_cursor_with_all_runs_that_it_may_have_still_takes_what_is_new_and_few(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("towpath.ledger.cursors.MOST_RUNS", 2)
+    monkeypatch.setattr("towpath.ledger.take.MOST_RUNS", 2)
     sent = Sent()
     dispatcher = make_dispatcher(sent, batch_ids=50)
     for _ in range(2):

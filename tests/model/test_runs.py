@@ -191,7 +191,7 @@ def test_each_committed_row_is_dispatched_once_and_what_is_new_comes_first(
 ) -> None:
     monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 4)
     monkeypatch.setattr("towpath.flow.dispatch._KEPT_FOR_NEW", (_BACKLOG_ROWS + _NEW_ROWS) // _NEW_ROWS)
-    monkeypatch.setattr("towpath.ledger.cursors.MOST_RUNS", _MOST_RUNS)
+    monkeypatch.setattr("towpath.ledger.take.MOST_RUNS", _MOST_RUNS)
 
     @settings(
         max_examples=examples,

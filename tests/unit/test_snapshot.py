@@ -57,7 +57,7 @@ MOST_RUNS = 2
 
 @dataclass
 class Dispatcher:
-    """Takes what is new, and pages through its runs, as `take_new` and `take_page` of ledger/cursors.py do."""
+    """Takes what is new, and pages through its runs, as `take_new` and `take_page` of ledger/take.py do."""
 
     seen: Snapshot = EVERYTHING_UNSEEN
     runs: list[Run] = field(default_factory=list)

@@ -22,8 +22,9 @@ from django.db import transaction
 
 from towpath.ledger import batches, cursors
 from towpath.ledger.batches import BatchMessage
-from towpath.ledger.cursors import News, PageLimits
+from towpath.ledger.cursors import News
 from towpath.ledger.open_windows import isolated_rows
+from towpath.ledger.take import PageLimits, take_new, take_page
 from towpath.telemetry import failpoints, metrics
 
 if TYPE_CHECKING:
@@ -177,13 +178,13 @@ class Dispatcher:
                 # A backlog that appears next to a run becomes another run, and takes its turn.
                 pages = 0 if outbox in with_runs else whole_windows(min(share, room.backlog))
                 if limits := self._page_limits(room.of_new(outbox), pages):
-                    taken, cursor_of[outbox] = cursors.take_new(self._outboxes[outbox], at, limits)
+                    taken, cursor_of[outbox] = take_new(self._outboxes[outbox], at, limits)
                     room.take(taken)
                     dispatched += taken
                 has_left_new |= cursor_of[outbox] == at
             for outbox in with_runs:
                 if limits := self._page_limits(0, whole_windows(min(share, room.backlog))):
-                    taken, cursor_of[outbox] = cursors.take_page(self._outboxes[outbox], cursor_of[outbox], limits)
+                    taken, cursor_of[outbox] = take_page(self._outboxes[outbox], cursor_of[outbox], limits)
                     room.take(taken)
                     dispatched += taken
             failpoints.reach("batches_inserted")
