@@ -138,7 +138,7 @@ def added_columns(own: tuple[Column, ...] = ()) -> tuple[Column, ...]:
     return (*ADDED_COLUMNS, *own)
 
 
-def numbered(own: tuple[Column, ...] = ()) -> Iterator[tuple[int, Column]]:
+def numbered(own: tuple[Column, ...]) -> Iterator[tuple[int, Column]]:
     """Yield the added columns with the numbers of their migrations."""
     yield from enumerate(ADDED_COLUMNS, FIRST_COLUMN_NUMBER)
     yield from enumerate(own, FIRST_OWN_COLUMN_NUMBER)

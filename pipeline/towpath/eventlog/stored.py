@@ -40,12 +40,12 @@ class StoredEvent:
 BASE_NAMES = tuple(one.name for one in fields(StoredEvent) if one.name != "added")
 
 
-def streamed_columns(own: tuple[Column, ...] = ()) -> list[str]:
+def streamed_columns(own: tuple[Column, ...]) -> list[str]:
     """What a store reads for `stored_event`."""
     return [*BASE_NAMES, *(column.name for column in added_columns(own))]
 
 
-def stored_event(row: Sequence[Any], own: tuple[Column, ...] = ()) -> StoredEvent:
+def stored_event(row: Sequence[Any], own: tuple[Column, ...]) -> StoredEvent:
     """The event of a row of `streamed_columns`. A time without a zone is taken to be in UTC."""
     # Written out: each row of a stream is one.
     event_type, at, environment, context, version, outbox, outbox_id, window_id, written_at, *added = row
@@ -63,7 +63,7 @@ def stored_event(row: Sequence[Any], own: tuple[Column, ...] = ()) -> StoredEven
     )
 
 
-def same_column(name: str, values: Sequence[Any], own: tuple[Column, ...] = ()) -> Sequence[Any]:
+def same_column(name: str, values: Sequence[Any], own: tuple[Column, ...]) -> Sequence[Any]:
     """A column of `streamed_columns`, its values as those of a `stored_event`."""
     same = _BASE.get(name) or dict(_added(own)).get(name)
     return values if same is None else list(map(same, values))

@@ -78,7 +78,7 @@ CREATE TABLE IF NOT EXISTS {TABLE}_migration (
 """
 
 
-def column_types(own: tuple[Column, ...] = ()) -> dict[str, str]:
+def column_types(own: tuple[Column, ...]) -> dict[str, str]:
     """Return the ClickHouse type of each column of the OBT, including the project's own columns."""
     return {column.name: _TYPES[column.kind] for column in row_columns(own)} | {"written_at": _TYPES[Kind.TIME]}
 

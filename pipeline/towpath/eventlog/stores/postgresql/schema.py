@@ -87,7 +87,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS {WINDOW} (
 """
 
 
-def create_window(own: tuple[Column, ...] = (), *, is_kept: bool) -> str:
+def create_window(own: tuple[Column, ...], *, is_kept: bool) -> str:
     """Return the statement that ensures that the transaction has the table. With `is_kept`, the table stays for the
     session's next transaction."""
     columns = ", ".join(f"{column.name} {_TYPES[column.kind]} NOT NULL" for column in row_columns(own))
@@ -98,7 +98,7 @@ def create_window(own: tuple[Column, ...] = (), *, is_kept: bool) -> str:
 MONTH = "date_trunc('month', event_date_time AT TIME ZONE 'UTC')::date"
 
 
-def column_types(own: tuple[Column, ...] = ()) -> dict[str, str]:
+def column_types(own: tuple[Column, ...]) -> dict[str, str]:
     """Return the PostgreSQL type of each column of the OBT, including the project's own columns."""
     return {column.name: _TYPES[column.kind] for column in row_columns(own)} | {"written_at": _TYPES[Kind.TIME]}
 
