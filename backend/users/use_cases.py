@@ -170,7 +170,6 @@ class DeleteUser:
     """
 
     PERMISSION = "users.delete_user"
-    NOT_FOUND = NOT_FOUND
     UNDELIVERED = "Events about this user are still being delivered. Try again in a few seconds"
 
     def execute(self, user_id: int, *, by: User | None = None) -> DeleteUserOutcome:
