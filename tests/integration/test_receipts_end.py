@@ -169,7 +169,7 @@ def test_a_closing_that_cannot_be_recorded_does_not_happen(store: EventStore, ev
         cursor.execute("ALTER TABLE outbox_event ADD CONSTRAINT nothing_new CHECK (event_type = 'tested') NOT VALID")
     try:
         with pytest.raises(DatabaseError):
-            verify.close([lost.id], store, reason="retention", by="somebody")
+            verify.close_alarms([lost.id], store, reason="retention", by="somebody")
     finally:
         with connection.cursor() as cursor:
             cursor.execute("ALTER TABLE outbox_event DROP CONSTRAINT nothing_new")

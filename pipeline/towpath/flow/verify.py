@@ -195,7 +195,7 @@ def _record(page: Sequence[ComparedReceipt], *, columns: Sequence[str]) -> int:
     return len(contradicted)
 
 
-def close(windows: Sequence[UUID], store: EventStore, *, reason: str, by: str) -> None:
+def close_alarms(windows: Sequence[UUID], store: EventStore, *, reason: str, by: str) -> None:
     """Close the alarms of these windows: what the event store holds stays as it is, and is proven in that state. An
     event records who decided it, and why, in the same transaction.
 

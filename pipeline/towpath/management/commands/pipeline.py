@@ -21,7 +21,7 @@ from towpath.errors import NoAlarm, NotDone, NotReadable, OutboxInUse
 from towpath.eventlog.errors import EventStoreError
 from towpath.flow import deadletters, operating, outboxes
 from towpath.flow.deadletters import Done
-from towpath.flow.verify import close, verify_receipts
+from towpath.flow.verify import close_alarms, verify_receipts
 from towpath.ledger import database_errors, names
 from towpath.ledger.deadletters import Letter
 from towpath.ledger.moment import planner_as_it_was
@@ -223,7 +223,7 @@ class Command(BaseCommand):
             raise SystemExit(2)
         store = verifier_store(config())
         try:
-            close(windows, store, reason=reason.strip(), by=operator())
+            close_alarms(windows, store, reason=reason.strip(), by=operator())
         except NoAlarm as error:
             raise CommandError(str(error)) from error
         finally:
