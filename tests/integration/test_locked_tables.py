@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from tests.integration.manage import doctor, here, status
 from tests.integration.rows import create_users, undelivered, write_events
@@ -17,13 +18,14 @@ from tests.integration.scraping import measure_at_each_scrape
 from tests.integration.windows import claim_expired, deliver, expire_leases, recover, sealed
 from towpath.flow.delivery import Delivery
 from towpath.ledger.models import DeadLetter, Window
+from towpath.ledger.moment import Parts, one_moment
 from towpath.ledger.windows import begin_write
 from towpath.telemetry.metrics import oldest_age_seconds, pending_rows
 from towpath.watch.gauges import read_gauges
 from towpath.watch.status import read_status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.integration.event_log import EventLog
     from towpath.eventlog.store import EventStore
@@ -206,3 +208,27 @@ def test_locked_events_that_may_be_on_their_way_to_the_store_get_no_other_window
     expire_leases()
     recover(store, should_stop=lambda: False)
     assert (undelivered(), event_log.count()) == ({}, 3)
+
+
+def test_a_look_that_has_used_up_its_time_asks_nothing_more() -> None:
+    with one_moment() as cursor, CaptureQueriesContext(connection) as asked:
+        parts = Parts(cursor, seconds=0)
+        found = parts.read("the ledger", lambda: 1)
+
+    assert found is None
+    assert parts.unread == ["the ledger could not be read: PostgreSQL takes too long"]
+    assert not asked.captured_queries
+
+
+def test_postgresql_that_stalls_between_two_parts_is_an_outage() -> None:
+    """Without its savepoint, the transaction has failed, and so would every other part."""
+
+    def stall(execute: Callable[..., Any], sql: str, parameters: Any, many: bool, context: Any) -> Any:
+        if sql.startswith("SAVEPOINT"):
+            sql = "SET LOCAL statement_timeout = 1; SELECT pg_sleep(1)"
+        return execute(sql, parameters, many, context)
+
+    with one_moment() as cursor, connection.execute_wrapper(stall):
+        parts = Parts(cursor)
+        with pytest.raises(OperationalError, match="statement timeout"):
+            parts.read("the ledger", lambda: 1)

@@ -91,6 +91,7 @@ def count_or_estimate(table: str, *, first_rows: str, counted_rows: int) -> int:
 _SECONDS = 4.0
 #: The limit for waiting for a lock, in seconds. A migration holds one for milliseconds; a longer one may never end.
 _LOCK_SECONDS = 0.25
+_TOO_LONG = "PostgreSQL takes too long"
 
 
 class Parts:
@@ -101,35 +102,45 @@ class Parts:
         self._cursor = cursor
         self._until = time.monotonic() + seconds
 
-    @contextlib.contextmanager
-    def part(self, what: str) -> Iterator[None]:
-        """Read `what` inside. The block ends early if PostgreSQL takes too long, or another session holds a lock."""
+    def read(self, what: str, read: Callable[[], T]) -> T | None:
+        """Return what `read` returns; None if PostgreSQL takes too long, or another session holds a lock.
+
+        Raises OperationalError if not even the part's savepoint comes in time: then the whole look has failed.
+        """
+        left = self._until - time.monotonic()
+        if left <= 0:
+            self._leave_out(what, _TOO_LONG)
+            return None
+        is_begun = False
         try:
             with transaction.atomic():
-                left = max(0.001, self._until - time.monotonic())
-                self._cursor.execute(
-                    """
-                    SELECT set_config('statement_timeout', %(statement)s, true),
-                           set_config('lock_timeout', %(lock)s, true)
-                    """,
-                    {"statement": f"{left * 1000:.0f}ms", "lock": f"{min(left, _LOCK_SECONDS) * 1000:.0f}ms"},
-                )
-                yield
+                is_begun = True
+                self._limit(left)
+                return read()
         except OperationalError as error:
             match driver.sqlstate(error):
-                case "55P03":
-                    reason = f"another session holds a lock{self._holders()}"
-                case "57014":
-                    reason = "PostgreSQL takes too long"
+                case "55P03" if is_begun:
+                    self._leave_out(what, f"another session holds a lock{self._holders()}")
+                case "57014" if is_begun:
+                    self._leave_out(what, _TOO_LONG)
                 case _:
                     raise
-            self.unread.append(f"{what} could not be read: {reason}")
-
-    def read(self, what: str, read: Callable[[], T]) -> T | None:
-        """Return what `read` returns; None if PostgreSQL takes too long, or another session holds a lock."""
-        with self.part(what):
-            return read()
         return None
+
+    def _leave_out(self, what: str, reason: str) -> None:
+        self.unread.append(f"{what} could not be read: {reason}")
+
+    def _limit(self, seconds: float) -> None:
+        self._cursor.execute(
+            """
+            SELECT set_config('statement_timeout', %(statement)s, true), set_config('lock_timeout', %(lock)s, true)
+            """,
+            {
+                # Zero would lift the limit.
+                "statement": f"{max(1.0, seconds * 1000):.0f}ms",
+                "lock": f"{max(1.0, min(seconds, _LOCK_SECONDS) * 1000):.0f}ms",
+            },
+        )
 
     def _holders(self) -> str:
         """Return the tables that are locked against reading, and the server processes that hold the locks."""
