@@ -184,6 +184,21 @@ def test_a_brush_over_days_names_both_of_its_ends(ada: Visitor) -> None:
     assert ada.complaints == []
 
 
+def test_a_type_may_be_called_like_a_property_of_every_object(ada: Visitor) -> None:
+    ada.go("/events/")
+
+    slots = ada.page.evaluate(
+        """() => {
+            Towpath.colours.assign(["constructor", "__proto__"]);
+            return ["constructor", "__proto__", "toString"].map(Towpath.colours.slot);
+        }"""
+    )
+
+    assert slots[0] != slots[1]
+    assert all(slot in range(1, 9) for slot in slots[:2])
+    assert slots[2] == 0
+
+
 def test_an_error_of_the_query_points_at_its_place(ada: Visitor) -> None:
     ada.go("/events/?q=outcome:failure%20user:7")
 

@@ -313,8 +313,9 @@ def test_a_file_without_anchors_is_wrong_usage(tmp_path: Path, content: str | No
         (["--until", "2026-02-01"], "--since (a day ago, if it is not given) must be before --until"),
         (["--deep", "--since", "2026-02-02", "--until", "2026-02-01"], "--since must be before --until"),
         (["--deep", "--after", "8"], "--after 8: the last proof is 0"),
-        (["--deep", "--rate", "0"], "is not a number above 0"),
-        (["--deep", "--rate", "nan"], "is not a number above 0"),
+        (["--deep", "--rate", "0"], "is not a number of rows per second"),
+        (["--deep", "--rate", "1e-300"], "is not a number of rows per second"),
+        (["--deep", "--rate", "nan"], "is not a number of rows per second"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_wrong_usage(arguments: list[str], problem: str) -> None:

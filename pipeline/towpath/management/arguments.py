@@ -18,11 +18,11 @@ def moment(text: str) -> datetime:
 
 
 def pace(text: str) -> float:
-    """Return a number of rows per second: above 0, and finite."""
+    """Return a number of rows per second: from 1 on, and finite."""
     try:
         found = float(text)
     except ValueError:
         found = 0.0
-    if not 0 < found < float("inf"):
-        raise ArgumentTypeError(f"{text!r} is not a number above 0")
+    if not 1 <= found < float("inf"):
+        raise ArgumentTypeError(f"{text!r} is not a number of rows per second, 1 or more")
     return found

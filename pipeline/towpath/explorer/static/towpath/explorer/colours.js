@@ -5,15 +5,17 @@ Towpath.colours = (() => {
   /** In the order in which they are given: calm ones for what there is most of. */
   const ORDER = [1, 3, 6, 5, 2, 4, 7, 8];
   const MOST = ORDER.length;
-  const remembered = JSON.parse(Towpath.memory.read("colours") || "{}");
-  let slots = { ...remembered };
+  // Without a prototype: a type may be called constructor.
+  const byType = (slots) => Object.assign(Object.create(null), slots);
+  const remembered = byType(JSON.parse(Towpath.memory.read("colours") || "{}"));
+  let slots = byType(remembered);
   const probe = document.createElement("i");
   probe.hidden = true;
 
   /** Gives the types, the most frequent first, their colours: two on one page never share one but grey. */
   function assign(types) {
     const taken = new Set();
-    const next = {};
+    const next = byType({});
     const first = types.slice(0, MOST);
     for (const type of first) {
       const slot = remembered[type];
