@@ -231,7 +231,7 @@ def _summary(stack: Stack) -> str:
         f"  Events       {web}/events/",
         f"  Pipeline     {web}/pipeline/",
         f"  API docs     {web}/api/docs",
-        f"  Admin        {web}/admin/  (sign in: python manage.py createsuperuser makes an account)",
+        f"  Admin        {web}/admin/  (sign in: .venv/bin/python manage.py createsuperuser makes an account)",
     ]
     if stack.rabbitmq:
         rabbitmq = stack.rabbitmq

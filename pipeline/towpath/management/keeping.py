@@ -31,7 +31,11 @@ _MOST_MONTHS = 12_000
 def add_retain(parser: ArgumentParser) -> None:
     """Add the arguments of `eventlog retain`."""
     parser.add_argument(
-        "--months", type=_months, required=True, help="keep this month, and this many whole months before it"
+        "--months",
+        type=_months,
+        metavar="NUMBER",
+        required=True,
+        help="keep this month, and this many whole months before it",
     )
     _add_common(parser)
 
@@ -197,12 +201,12 @@ def _selection(options: dict[str, Any]) -> Selection:
 
 
 def _found(plan: Plan) -> str:
-    waiting = f" and {plan.undelivered.rows} undelivered event(s)" if plan.undelivered.rows else ""
-    return f"{plan.rows} stored event(s) of {len(plan.windows)} window(s){waiting}"
+    waiting = f" and {plan.undelivered.rows:,} undelivered event(s)" if plan.undelivered.rows else ""
+    return f"{plan.rows:,} stored event(s) of {len(plan.windows):,} window(s){waiting}"
 
 
 def _size(month: Month) -> str:
-    return "an earlier run is completed" if month.is_begun else f"{month.windows} window(s), {month.rows} row(s)"
+    return "an earlier run is completed" if month.is_begun else f"{month.windows:,} window(s), {month.rows:,} row(s)"
 
 
 def _month_as_json(month: Month) -> dict[str, Any]:

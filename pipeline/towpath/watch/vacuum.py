@@ -179,8 +179,8 @@ def _sentence(holder: Holder) -> str:
         case "prepared":
             return (
                 f"the prepared transaction {holder.name!r} (user {holder.owner}) has held back vacuum for"
-                f" {_how_long(holder)}: end it with `ROLLBACK PREPARED {_literal(holder.name)}`, or with COMMIT"
-                " PREPARED"
+                f" {_how_long(holder)}: end it as its manager has decided, with `ROLLBACK PREPARED"
+                f" {_literal(holder.name)}` or COMMIT PREPARED"
             )
 
 

@@ -284,8 +284,12 @@ def _as_json(found: Comparison, *, since: datetime, until: datetime) -> dict[str
 
 
 def _add_compare(comparison: ArgumentParser) -> None:
-    comparison.add_argument("--with", dest="table", type=_table, required=True, help="the other table, or a view")
-    comparison.add_argument("--at", metavar="URL", help="the event store that has it (default: EVENT_STORE_URL)")
+    comparison.add_argument(
+        "--with", dest="table", type=_table, metavar="TABLE", required=True, help="the other table, or a view"
+    )
+    comparison.add_argument(
+        "--at", metavar="URL", help="the event store that has the other table (default: EVENT_STORE_URL)"
+    )
     comparison.add_argument("--since", type=moment, help="ISO 8601, in UTC (default: a day before --until)")
     comparison.add_argument("--until", type=moment, help="ISO 8601, in UTC (default: five minutes ago)")
     comparison.add_argument(
@@ -304,6 +308,7 @@ def _add_backfill(filling: ArgumentParser) -> None:
     filling.add_argument(
         "--rows-per-second",
         type=pace,
+        metavar="ROWS",
         default=1000.0,
         help="publish at most this many rows per second (default: %(default)g)",
     )

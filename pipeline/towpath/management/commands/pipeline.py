@@ -98,11 +98,13 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def _add_deadletters(self, parser: ArgumentParser) -> None:
-        parser.add_argument("what", choices=["list", "show", "replay", "drop"])
+        parser.add_argument("what", choices=["list", "show", "replay", "drop"], help="what to do with dead letters")
         parser.add_argument("ids", nargs="*", type=int, help="numbers of dead letters, as `list` shows them")
-        parser.add_argument("--all", action="store_true", help="all dead letters (replay, drop)")
-        parser.add_argument("--outbox", default="", help="those of this outbox (list, replay, drop)")
-        parser.add_argument("--error", default="", metavar="TEXT", help="those whose error contains this text")
+        parser.add_argument("--all", action="store_true", help="replay or drop all dead letters")
+        parser.add_argument("--outbox", default="", metavar="TABLE", help="list, replay or drop those of this outbox")
+        parser.add_argument(
+            "--error", default="", metavar="TEXT", help="list, replay or drop those whose error contains this text"
+        )
         parser.add_argument("--yes", action="store_true", help="drop without asking")
         parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -271,8 +273,8 @@ class Command(BaseCommand):
         filtered = {"outbox": options["outbox"], "error": options["error"]}
         ways = sum((bool(ids), options["all"], any(filtered.values())))
         if ways > 1 or (what != "list" and not ways) or (what == "show" and not ids):
-            others = "" if what == "show" else ", --all, or --outbox and --error"
-            self.stderr.write(f"Say in one way which ones: `pipeline deadletters {what} NUMBER ...`{others}.")
+            ways_in_words = "by number" if what == "show" else "by number, by --all, or by --outbox and --error"
+            self.stderr.write(f"Say which dead letters to {what}, in one way: {ways_in_words}.")
             raise SystemExit(2)
         return deadletters.find_newest(**filtered) if any(filtered.values()) else deadletters.find(ids or None)
 
