@@ -84,6 +84,13 @@ def test_every_kind_of_problem_has_a_section(kind: Kind) -> None:
     assert runbook.section_of(Problem(kind, "something: do something")) is not None
 
 
+def test_rows_that_a_role_may_not_see_have_the_section_that_says_how_to_let_it() -> None:
+    found = runbook.section_of(Problem("role", "row level security on users may hide rows from the role towpath"))
+
+    assert found is not None
+    assert "BYPASSRLS" in found.html
+
+
 def test_a_problem_that_names_a_section_gets_that_one() -> None:
     found = runbook.section_of(Problem("row", "2 row(s) were deleted: see docs/runbook.md, TowpathRowsVanished"))
 

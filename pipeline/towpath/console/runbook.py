@@ -39,7 +39,7 @@ _SECTIONS: dict[Kind, str] = {
     "proof": "TowpathProofContradicted",
     "row": "TowpathDeadLetters",
     "outbox": "How to put rows back",
-    "role": "TowpathEventsStuck",
+    "role": "Rows that wait on their own",
     "window": "TowpathEventsLate",
     "interruption": "TowpathShiftSilent",
 }
