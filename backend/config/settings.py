@@ -172,5 +172,12 @@ LOGGING_CONFIG = None
 configure_logging(
     json=_LOG_JSON,
     level=_LOG_LEVEL,
-    secrets=(SECRET_KEY, TOWPATH.event_hash_key, DATABASE_URL, TOWPATH.rabbitmq_url, *TOWPATH.store_urls.values()),
+    secrets=(
+        SECRET_KEY,
+        TOWPATH.event_hash_key,
+        TOWPATH.seal_key,
+        DATABASE_URL,
+        TOWPATH.rabbitmq_url,
+        *TOWPATH.store_urls.values(),
+    ),
 )

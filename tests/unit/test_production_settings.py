@@ -10,6 +10,8 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from deploy.local.process import PROJECT
 from tests.forked import run_python
@@ -118,6 +120,21 @@ def test_every_secret_can_come_from_a_file(tmp_path: Path) -> None:
     read = settings_as_read(environment)
 
     assert read == {**secrets, "password": "s3cret-of-postgres"}
+
+
+@pytest.mark.parametrize("is_json", ["true", "false"])
+def test_no_log_line_shows_the_key_that_signs_seals(is_json: str) -> None:
+    key = Ed25519PrivateKey.generate()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    code = (
+        "import logging; from django.conf import settings;"
+        "logging.getLogger('project').warning('the key is %s', settings.TOWPATH.seal_key)"
+    )
+
+    done = manage({**PRODUCTION, "SEAL_KEY": pem, "LOG_JSON": is_json}, "shell", "--no-imports", "-c", code)
+
+    assert "the key is" in done.stderr
+    assert pem.splitlines()[1] not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["EVENT_HASH_KEY", "SECRET_KEY"])
