@@ -22,9 +22,10 @@ from backend.users.models import User
 from backend.users.use_cases import CreateUser, CreateUserRequest
 from tests.integration.rows import write_events
 from tests.integration.windows import sealed
+from tests.knobs import Knobs
 from tests.unit.outboxes import frozen
 from towpath import Event, publish, publish_many
-from towpath.eventlog.columns import Column, FromEvent, Kind
+from towpath.eventlog.columns import TEXT, Column, FromEvent, Kind
 from towpath.flow import load
 from towpath.outbox import publishing
 from towpath.outbox.checks import problems_of
@@ -326,3 +327,74 @@ def test_a_field_that_the_event_does_not_store_fills_no_column() -> None:
         patch.setattr(publishing, "outbox_of", lambda _event: outbox)
         with pytest.raises(EventNotStorable, match=r"Excluded.*'tenant_id'.*no such value"):
             publish(Excluded(tenant_id=1, other_id=1))
+
+
+@pytest.mark.usefixtures("table")
+def test_an_event_that_is_nested_as_deep_as_pydantic_writes_fills_its_columns() -> None:
+    nested: Any = "deep"
+    for _ in range(240):
+        nested = [nested]
+
+    publish(Anything(document=nested))
+
+    assert columns("document", "text") == [{"document": nested, "text": "abc"}]
+
+
+VALUES: dict[str, list[Any]] = {
+    "amount": [0, 5, -5, "1.25", "0.5"],
+    "ratio": [0.0, -0.0, 5.0, 0.1, 1e-7, 999999999999999.0, 1e15, 1234567890123456.0, 1e16, 1e300, 5e-324],
+    "natural": [0, 1, 12],
+    "flag": [True, False],
+    "moment": [datetime(1900, 1, 1, tzinfo=UTC), datetime(2299, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)],
+    "day": [date(2026, 11, 26)],
+    "clock": [time(1, 2)],
+    "key": [uuid.UUID(int=7)],
+    "long_text": ["", "1", "5.00", "1e3", "-0.0", "t", "2026-11-26 01:02:03Z", [1, 2]],
+    "numbers": [[], [1, 2]],
+    "document": ["7", "text", 7, 7.0, 1.5, 1e15, 1e300, True, {"a": [1]}],
+}
+
+
+@pytest.mark.usefixtures("table")
+@pytest.mark.parametrize("kind", Kind)
+def test_what_publish_takes_for_the_event_log_can_be_loaded(kind: Kind, knobs: Knobs) -> None:
+    """PostgreSQL writes some values differently from Python: 5.00 for 5, and 1e+15 for 1000000000000000.0."""
+    for name, value in [(name, value) for name, values in VALUES.items() for value in values]:
+        column = Column(name, kind, FromEvent())
+        knobs(columns=(column,))
+        try:
+            publish(Anything.model_validate({name: value}, by_name=True))
+        except EventNotStorable:
+            assert kind not in {Kind.TEXT, Kind.LOW_CARDINALITY_TEXT}
+            continue
+
+        loaded = load.value_of(column, {}, OutboxAnything.event_columns())
+
+        assert OutboxAnything.objects.order_by("-id").values_list(loaded, flat=True)[0] is not None, (name, value)
+
+
+def test_a_decimal_without_a_fraction_is_a_whole_number_of_the_event_log(knobs: Knobs, table: None) -> None:  # noqa: ARG001
+    column = Column("amount", Kind.WHOLE_NUMBER, FromEvent())
+    knobs(columns=(column,))
+
+    publish(Anything(amount=Decimal(5)))
+    with pytest.raises(EventNotStorable, match=r"'amount'.*not a whole number"):
+        publish(Anything(amount=Decimal("5.5")))
+
+    loaded = load.value_of(column, {}, OutboxAnything.event_columns())
+    assert list(OutboxAnything.objects.values_list(loaded, flat=True)) == ["5"]
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::7"])
+def test_an_address_is_in_the_event_log_as_it_is_in_the_context(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL's text of it ends in /32 or /128."""
+    monkeypatch.setattr(publishing, "outbox_of", lambda _event: OutboxJudged)
+    with transaction.atomic():
+        with connection.schema_editor() as editor:
+            editor.create_model(OutboxJudged)
+        publish(Judged(address=address))
+
+        loaded = load.value_of(Column("address", TEXT, FromEvent()), {}, OutboxJudged.event_columns())
+
+        assert list(OutboxJudged.objects.values_list(loaded, flat=True)) == [address]
+        transaction.set_rollback(True)

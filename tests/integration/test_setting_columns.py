@@ -187,6 +187,16 @@ def test_postgresql_judges_as_publish_does(kind: Kind) -> None:
             assert parse(kind, judged) == expected, text
 
 
+@pytest.mark.parametrize(("kind", "text"), [(Kind.DECIMAL, "1x5"), (Kind.FLOAT, "1x5"), (Kind.WHOLE_NUMBER, "5x0")])
+def test_a_session_in_which_backslashes_escape_judges_alike(kind: Kind, text: str) -> None:
+    """A text that passed would fail its cast, and with it every row of the window."""
+    publish_from_elsewhere(None)
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL standard_conforming_strings = off")
+        value = fitting(Value(text, output_field=TextField()), kind)
+        assert list(OutboxEvent._base_manager.values_list(value, flat=True)) == [None]
+
+
 def test_publish_refuses_what_the_outbox_holds_and_the_event_log_does_not(knobs: Knobs) -> None:
     knobs(columns=(Column("user_id", WHOLE_NUMBER, FromEvent()),))
     gone = {"email": "a@b.co", "first_name": "A", "last_name": "B"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import pytest
 
@@ -79,6 +79,13 @@ def test_what_would_swell_every_row_is_refused(values: dict[str, str]) -> None:
 def test_what_is_added_to_an_outer_context_counts_with_it() -> None:
     with bind(actor="x" * 9000), pytest.raises(ValueError, match="16,384"), bind(job="y" * 9000):
         raise AssertionError("bound")
+
+
+@pytest.mark.parametrize("read", [bound, bound_json])
+def test_what_a_function_answers_counts_as_well(read: Callable[[], object]) -> None:
+    """A row that is made by hand, and a message, have what `bound` returns."""
+    with bind(job="y" * 9000, actor=lambda: "x" * 9000), pytest.raises(ValueError, match="16,384"):
+        read()
 
 
 def test_a_function_is_asked_each_time_and_may_not_know() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import pytest
-from pydantic import ValidationError
+from pydantic import Secret, SecretStr, ValidationError
 
+from tests.unit.outboxes import frozen
 from towpath import Event
-from towpath.outbox.event import Hashed
+from towpath.outbox import models
+from towpath.outbox.event import Hashed, hashed
 
 if TYPE_CHECKING:
     from pytest_django import Settings
@@ -80,3 +82,56 @@ def test_without_a_key_of_its_own_a_value_is_hashed_with_the_secret_key(settings
 
     assert by_default == by_its_own
     assert by_default != AddressSeen(ip="127.0.0.1").model_dump_json()
+
+
+@pytest.mark.filterwarnings("ignore:Field name:UserWarning")
+@pytest.mark.parametrize("name", ["version", "event_type", "event_target", "event_outcome"])
+def test_a_field_cannot_have_the_name_of_what_every_event_has(name: str) -> None:
+    """`version: int` would be stored as the event's `metadata_version`."""
+    with pytest.raises(TypeError, match=f"Released: a field cannot be called {name}"):
+        type("Released", (Event,), {"__module__": __name__, "__annotations__": {name: int}})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("event_type", ""), ("event_type", 7), ("version", "2"), ("version", True), ("version", 1.5)]
+)
+def test_type_and_version_of_a_class_are_what_the_log_can_hold(name: str, value: object) -> None:
+    with pytest.raises(TypeError, match=f"Released.{name} must be"):
+        type("Released", (Event,), {"__module__": __name__, "__annotations__": {name: ClassVar[Any]}, name: value})
+
+
+V = TypeVar("V")
+
+
+class Changed(Event, Generic[V]):
+    value: V
+
+
+class Moved(Event, Generic[V]):
+    value: V
+
+
+class PriceChanged(Changed[int]):
+    pass
+
+
+def test_a_form_of_a_generic_event_goes_where_the_event_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_all, of_prices = frozen(events=(Changed,)), frozen(events=(Changed[int],))
+    monkeypatch.setattr(models, "all_outboxes", lambda: {"a": of_all, "b": of_prices})
+    outbox_of = models.outbox_of.__wrapped__
+
+    assert outbox_of(Changed[str]) is outbox_of(Changed) is of_all
+    assert outbox_of(Changed[int]) is of_prices
+    assert outbox_of(PriceChanged) is outbox_of(Moved[int]) is models.OutboxEvent
+
+
+class KeyUsed(Event):
+    key: Hashed[SecretStr]
+    number: Hashed[Secret[int]]
+
+
+def test_a_hashed_secret_is_the_hash_of_what_it_hides() -> None:
+    """As text, all secrets are the same asterisks."""
+    context = KeyUsed(key=SecretStr("k"), number=Secret(7)).model_dump()
+
+    assert context == {"key": hashed("k"), "number": hashed("7")}

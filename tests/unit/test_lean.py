@@ -165,3 +165,17 @@ def test_a_lean_event_that_is_more_than_its_fields_is_refused(event: type[Event]
     assert problem.id == "outbox.E006"
     assert text in problem.msg
     assert "FrozenOutbox" in (problem.hint or "")
+
+
+@pytest.mark.parametrize("option", [{"exclude": True}, {"exclude_if": bool}])
+def test_a_field_that_pydantic_leaves_out_is_refused(option: dict[str, Any]) -> None:
+    """PostgreSQL would store it."""
+
+    class Partly(Event):
+        text: str
+        short: str = Field(**option)
+
+    (problem,) = problems_of(wide(Partly))
+
+    assert problem.id == "outbox.E006"
+    assert "Partly does not store short (exclude), but PostgreSQL would" in problem.msg

@@ -43,16 +43,17 @@ IN_WORDS: Mapping[Kind, str] = {
 }
 
 #: The forms, as regular expressions that mean the same in Python and PostgreSQL. A text that matches may still be out
-#: of range.
+#: of range. Without a backslash, which PostgreSQL's standard_conforming_strings may take out.
 PATTERNS: Mapping[Kind, str] = {
     Kind.BOOLEAN: "true|false|True|False|t|f|1|0",
-    Kind.WHOLE_NUMBER: "[0-9]{1,19}",
-    Kind.SIGNED_NUMBER: "-?[0-9]{1,19}",
-    Kind.DECIMAL: r"-?[0-9]{1,29}(?:\.[0-9]{1,9}0*)?",
-    Kind.FLOAT: r"-?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]{1,3})?",
+    # 5.00 is a whole number, as a column of decimals has it.
+    Kind.WHOLE_NUMBER: r"[0-9]{1,19}(?:[.]0+)?",
+    Kind.SIGNED_NUMBER: r"-?[0-9]{1,19}(?:[.]0+)?",
+    Kind.DECIMAL: r"-?[0-9]{1,29}(?:[.][0-9]{1,9}0*)?",
+    Kind.FLOAT: r"-?[0-9]+(?:[.][0-9]*)?(?:[eE][-+]?[0-9]{1,3})?",
     Kind.TIME: (
         "(?:19|2[0-2])[0-9]{2}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])"
-        r"[T ](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?(?:Z|[-+](?:0[0-9]|1[0-4])(?::?[0-5][0-9])?)"
+        r"[T ](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:[.][0-9]{1,6})?(?:Z|[-+](?:0[0-9]|1[0-4])(?::?[0-5][0-9])?)"
     ),
     Kind.UUID: "[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}",
 }
@@ -103,7 +104,7 @@ def parse(kind: Kind, text: str) -> Any:
 
 
 def _whole_number(text: str) -> int | None:
-    number = int(text)
+    number = int(text.partition(".")[0])
     return number if SMALLEST <= number <= LARGEST else None
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 #: For a text `v` that has the form: the condition for being in range, and the text that the store gets.
 _IN_RANGE: Mapping[Kind, tuple[str, str]] = {
     Kind.BOOLEAN: ("true", "v::boolean::text"),
-    Kind.WHOLE_NUMBER: (f"v::numeric <= {values.LARGEST}", "v::bigint::text"),
-    Kind.SIGNED_NUMBER: (f"v::numeric BETWEEN {values.SMALLEST} AND {values.LARGEST}", "v::bigint::text"),
+    Kind.WHOLE_NUMBER: (f"v::numeric <= {values.LARGEST}", "v::numeric::bigint::text"),
+    Kind.SIGNED_NUMBER: (f"v::numeric BETWEEN {values.SMALLEST} AND {values.LARGEST}", "v::numeric::bigint::text"),
     Kind.DECIMAL: ("true", "v::numeric(38, 9)::text"),
     Kind.FLOAT: (
         f"v::numeric = 0 OR abs(v::numeric) BETWEEN {values.SMALLEST_FLOAT} AND {values.LARGEST_FLOAT}",

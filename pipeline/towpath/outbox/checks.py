@@ -92,10 +92,10 @@ def _event_problems() -> Iterator[CheckMessage]:
 
 
 def _setting_problems() -> Iterator[CheckMessage]:
-    if config().event_context_max_bytes > MOST_ROW_BYTES:
+    most = config().event_context_max_bytes
+    if isinstance(most, int) and most > MOST_ROW_BYTES:  # otherwise `towpath.checks` names it
         yield Error(
-            f"EVENT_CONTEXT_MAX_BYTES is {config().event_context_max_bytes:,}, but an outbox's table accepts at"
-            f" most {MOST_ROW_BYTES:,} bytes.",
+            f"EVENT_CONTEXT_MAX_BYTES is {most:,}, but an outbox's table accepts at most {MOST_ROW_BYTES:,} bytes.",
             hint=f"Set it to {MOST_ROW_BYTES:,} or less, and publish a reference to larger data.",
             id="outbox.E031",
         )

@@ -83,10 +83,18 @@ def _with(values: Mapping[str, Bindable]) -> _Bound | None:
 
 
 def bound() -> dict[str, str] | None:
-    """Return the values that are bound now; None if there are none."""
+    """Return the values that are bound now; None if there are none. Raises ValueError if functions make them too
+    large."""
     here = _bound.get()
     if here is None:
         return None
+    values = _answered(here)
+    if here.asked and values:
+        _json(values)  # what functions answer was not judged when they were bound
+    return values
+
+
+def _answered(here: _Bound) -> dict[str, str] | None:
     answers = {name: ask() for name, ask in here.asked.items()}
     answered = {name: _storable(name, answer) for name, answer in answers.items() if answer is not None}
     return {**here.values, **answered} or None
@@ -95,14 +103,14 @@ def bound() -> dict[str, str] | None:
 def bound_json(**given: _Value | None) -> str | None:
     """Return the bound values as a row's JSON. Values that are given here win."""
     said = {name: _storable(name, value) for name, value in given.items() if value is not None}
-    if said:
-        return _json({**(bound() or {}), **said})
     here = _bound.get()
+    if said:
+        return _json({**((_answered(here) if here else None) or {}), **said})
     if here is None:
         return None
     if not here.asked:
         return here.text
-    values = bound()
+    values = _answered(here)
     return None if values is None else _json(values)
 
 

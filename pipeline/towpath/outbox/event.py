@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, PlainSerializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    Secret,
+    SecretBytes,
+    SecretStr,
+)
 from pydantic_core import CoreSchema
 
 from towpath.conf.current import hash_key
@@ -19,6 +27,9 @@ T = TypeVar("T")
 
 #: How an action ended: done, not done because of an error, or not allowed.
 Outcome = Literal["success", "failure", "denied"]
+
+#: What an event says about itself, whatever its fields are.
+_NOT_FIELDS = frozenset({"event_type", "version", "event_outcome", "event_target"})
 
 #: What is stored in place of a `Sensitive` value.
 MASK = "***"
@@ -30,6 +41,8 @@ def _mask(value: object) -> str | None:
 
 def hashed(value: object) -> str:
     """Return what is stored in place of a `Hashed` value: its HMAC-SHA256 under EVENT_HASH_KEY, 64 hex digits."""
+    if isinstance(value, Secret | SecretStr | SecretBytes):
+        value = value.get_secret_value()  # as text, all of them are the same asterisks
     return hmac.new(hash_key().encode(), str(value).encode(), sha256).hexdigest()
 
 
@@ -94,6 +107,15 @@ class Event(BaseModel):
         super().__pydantic_init_subclass__(**kwargs)
         if "event_type" not in cls.__dict__:
             cls.event_type = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
+        if taken := _NOT_FIELDS & cls.model_fields.keys():
+            raise TypeError(
+                f"{cls.__name__}: a field cannot be called {' or '.join(sorted(taken))}, because every event has that:"
+                " it would be stored as metadata, or hide it. Give the field another name."
+            )
+        if not (isinstance(cls.event_type, str) and cls.event_type):
+            raise TypeError(f"{cls.__name__}.event_type must be a text that is not empty.")
+        if type(cls.version) is not int:
+            raise TypeError(f"{cls.__name__}.version must be a whole number.")
 
     @classmethod
     def protected_fields(cls) -> list[str]:

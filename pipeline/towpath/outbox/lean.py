@@ -227,6 +227,15 @@ def problems_of(outbox: type[models.Model], event: type[Event], paths: Mapping[s
             "Publish it through a FrozenOutbox: PostgreSQL writes the context of a lean outbox, and runs none of them.",
         )
         return
+    left_out = [
+        name for name, field in event.model_fields.items() if field.exclude or getattr(field, "exclude_if", None)
+    ]
+    if left_out:
+        yield (
+            f"{event.__name__} does not store {', '.join(left_out)} (exclude), but PostgreSQL would",
+            "Remove the field from the event, or publish it through a FrozenOutbox.",
+        )
+        return
     if paths.keys() != event.model_fields.keys():
         names = ", ".join(sorted(paths.keys() ^ event.model_fields.keys()))
         yield (

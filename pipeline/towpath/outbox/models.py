@@ -289,7 +289,7 @@ class LeanOutbox(Outbox):
         if cls.event.event_outcome is not None:
             said["outcome"] = Value(cls.event.event_outcome)
         return {
-            **{name: F(name) for name in cls.own_columns()},
+            **{name: _own_value(cls, name) for name in cls.own_columns()},
             **said,
             "event_type": Value(cls.event.event_type),
             "event_date_time": F(cls.event_date_time),
@@ -333,8 +333,8 @@ class FrozenOutbox(Outbox):
 
     @classmethod
     def event_columns(cls) -> Mapping[str, Combinable]:
-        names = ("event_type", "event_date_time", "event_context", "metadata_version", *cls.own_columns())
-        return {name: F(name) for name in names}
+        names = ("event_type", "event_date_time", "event_context", "metadata_version")
+        return {**{name: F(name) for name in names}, **{name: _own_value(cls, name) for name in cls.own_columns()}}
 
 
 class OutboxEvent(FrozenOutbox):
@@ -343,6 +343,17 @@ class OutboxEvent(FrozenOutbox):
     class Meta(FrozenOutbox.Meta):
         db_table = "outbox_event"
         verbose_name = "undelivered event"
+
+
+def _own_value(outbox: type[Outbox], name: str) -> Combinable:
+    """Return the expression for a column that the outbox adds."""
+    field: Any = next(field for field in outbox._meta.concrete_fields if field.attname == name)
+    while field.is_relation:
+        field = field.target_field
+    if isinstance(field, models.GenericIPAddressField):
+        # Its text would otherwise end in /32.
+        return Func(F(name), function="host", output_field=models.TextField())
+    return F(name)
 
 
 def all_outboxes() -> dict[str, type[Outbox]]:
@@ -354,9 +365,11 @@ def all_outboxes() -> dict[str, type[Outbox]]:
 @functools.cache
 def outbox_of(event: type[Event]) -> type[FrozenOutbox]:
     """Return the outbox into which `publish()` puts events of this class."""
-    for outbox in all_outboxes().values():
-        if issubclass(outbox, FrozenOutbox) and event in outbox.events:
-            return outbox
+    # A form of a generic event (`Changed[int]`) goes where the event goes, unless an outbox names the form.
+    for kind in (event, event.__pydantic_generic_metadata__["origin"]):
+        for outbox in all_outboxes().values():
+            if issubclass(outbox, FrozenOutbox) and kind in outbox.events:
+                return outbox
     return OutboxEvent
 
 

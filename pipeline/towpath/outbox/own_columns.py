@@ -8,6 +8,7 @@ because a refusal by PostgreSQL would end the caller's transaction.
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 #: The validators that say what the column can hold. Others are for forms.
 _LIMITS = (DecimalValidator, MaxLengthValidator, MaxValueValidator, MinValueValidator)
+
+#: PostgreSQL writes a float from here on with an exponent; Python does so a little later.
+_FIRST_WITH_AN_EXPONENT = 1e15
 
 #: Columns whose values look different in JSON, and what to use instead.
 _OF_ANOTHER_FORM = {
@@ -71,7 +75,7 @@ def own_values(
     if not fields:
         return ()
     keys = stored_names(type(event))
-    stored: Mapping[str, Any] = from_json(context)
+    stored = _read(context)
     values = []
     for field in fields:
         key = keys.get(field.attname, "")
@@ -79,7 +83,7 @@ def own_values(
             if key not in stored:
                 raise _NotHeldError("the stored event has no such value")  # noqa: TRY301 - one of many
             held = _held(field, stored[key])
-            _require_to_fit(field.attname, held, columns)
+            _require_to_fit(field, held, columns)
             values.append(field.get_db_prep_save(held, connection))
         except (_NotHeldError, ValidationError, ValueError, TypeError, LookupError, ArithmeticError) as error:
             reason = str(error) if isinstance(error, _NotHeldError) else "it is not of the column's type"
@@ -130,14 +134,39 @@ def problems_of(outbox: type[FrozenOutbox]) -> Iterator[tuple[str, str]]:
             )
 
 
-def _require_to_fit(name: str, held: Any, columns: tuple[Column, ...]) -> None:
-    """Raise an error if one of these event log columns has this name and cannot hold the value."""
+def _read(context: str) -> Mapping[str, Any]:
+    stored: Mapping[str, Any]
+    try:
+        stored = from_json(context)
+    except ValueError:
+        stored = json.loads(context)  # nested deeper than the fast parser goes, but not than pydantic's writer does
+    return stored
+
+
+def _require_to_fit(field: AnyField, held: Any, columns: tuple[Column, ...]) -> None:
+    """Raise an error if one of these event log columns has the field's name and cannot hold the value."""
     for column in columns:
-        if column.name == name and held is not None and isinstance(column.source, FromEvent | FromEventOrContext):
+        if (
+            column.name == field.attname
+            and held is not None
+            and isinstance(column.source, FromEvent | FromEventOrContext)
+        ):
             try:
-                parse(column.kind, as_text(held))
+                parse(column.kind, _in_postgresql(field, held))
             except ValueError as error:
                 raise _NotHeldError(f"for the event log's column of this name, {error}") from None
+
+
+def _in_postgresql(field: AnyField, held: Any) -> str:
+    """Return the text of a column's value as PostgreSQL writes it when the row is loaded, as far as it matters for
+    what fits."""
+    if isinstance(field, models.DecimalField):
+        return f"{held:.{field.decimal_places}f}"
+    if isinstance(held, float) and abs(held) >= _FIRST_WITH_AN_EXPONENT:
+        return f"{held:e}"
+    if isinstance(held, str) and isinstance(field, models.JSONField):
+        return json.dumps(held)
+    return as_text(held)
 
 
 def _listed(names: Iterable[str]) -> str:
