@@ -182,6 +182,7 @@ def test_a_time_limit_that_is_too_short_is_named_and_does_not_hold_for_workers(s
         "CREATE ROLE hasty LOGIN PASSWORD 'hasty' IN ROLE towpath",
         "ALTER ROLE hasty SET statement_timeout = 100",
         "ALTER ROLE hasty SET transaction_timeout = '20s'",
+        "ALTER ROLE hasty SET synchronous_commit = off",
     )
     connection.close()
     with pytest.MonkeyPatch.context() as patch:
@@ -201,6 +202,9 @@ def test_a_time_limit_that_is_too_short_is_named_and_does_not_hold_for_workers(s
             with connection.cursor() as cursor:
                 cursor.execute("SELECT current_setting('statement_timeout'), current_setting('transaction_timeout')")
                 assert cursor.fetchone() == ("1min", "1min")
+                # A setting for web requests as well: a power cut may undo their commits, but not the ledger's.
+                cursor.execute("SHOW synchronous_commit")
+                assert cursor.fetchone() == ("on",)
         finally:
             connection_created.disconnect(lengthen_limits)
             connection.close()
