@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from django.http import HttpRequest, HttpResponse
+
+#: Some proxies append the client's port: 192.0.2.7:50412, [2001:db8::7]:50412.
+_WITH_PORT = re.compile(r"([0-9.]+):[0-9]+|\[([^\]]+)\](?::[0-9]+)?")
 
 
 class ClientAddressMiddleware:
@@ -32,7 +36,10 @@ def _client(forwarded_for: str, trusted_proxies: int) -> str | None:
     entries = forwarded_for.split(",")
     if not 0 < trusted_proxies <= len(entries):
         return None
+    entry = entries[-trusted_proxies].strip()
+    if with_port := _WITH_PORT.fullmatch(entry):
+        entry = with_port[1] or with_port[2]
     try:
-        return str(ip_address(entries[-trusted_proxies].strip()))
+        return str(ip_address(entry))
     except ValueError:
         return None
