@@ -168,7 +168,7 @@ def main() -> int:
         content = definitions(
             os.environ.get("RABBITMQ_URL", ""),
             queue_type=asked or "classic",
-            queue_prefix=os.environ.get("QUEUE_PREFIX", ""),
+            queue_prefix=os.environ.get("QUEUE_PREFIX", "").strip(),
             role_urls={role: url for role in _OTHER_ROLES if (url := os.environ.get(_variable(role)))},
         )
         keep_queue_type(admin_url, content, asked=asked)

@@ -45,7 +45,8 @@ def silence(folder: Path, role: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m towpath.probe", description="Is this process alive?")
-    folder = os.environ.get("TOWPATH_HEARTBEAT_DIR") or os.environ.get("HEARTBEAT_DIR")
+    # Without white space around it, as the process itself reads it.
+    folder = (os.environ.get("TOWPATH_HEARTBEAT_DIR") or os.environ.get("HEARTBEAT_DIR") or "").strip()
     parser.add_argument("--role", required=True, choices=ROLES)
     parser.add_argument("--dir", default=folder, help="default: TOWPATH_HEARTBEAT_DIR, or HEARTBEAT_DIR")
     options = parser.parse_args(arguments)

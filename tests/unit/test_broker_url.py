@@ -108,6 +108,7 @@ def test_an_option_that_cannot_be_is_refused_by_name_whichever_host_has_it(query
         f"amqp://u:1?{SECRET}=@h/v",
         f"amqp://u:1#{SECRET}@h/v",
         f"amqp://u:1/{SECRET}@h/v/w",
+        f"amqp://u:1/{SECRET}@h",
         f"http://u:{SECRET}@h/v",
         f"amqp://u:{SECRET}@h:port/v",
         f"amqp://{SECRET}@h/v",

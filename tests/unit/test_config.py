@@ -7,14 +7,20 @@ import subprocess
 import sys
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from deploy.local.process import PROJECT
+from towpath.checks import check_settings
 from towpath.conf.config import Config
 from towpath.conf.environment import Environment
+from towpath.outbox.checks import check_outboxes
 from towpath.wiring import event_store, explorer_store, verifier_store
+
+if TYPE_CHECKING:
+    from tests.knobs import Knobs
 
 
 def read(**variables: str) -> Config:
@@ -235,3 +241,36 @@ def test_a_seal_key_that_is_not_one_is_answered_by_how_to_make_one() -> None:
     assert "openssl genpkey -algorithm ed25519" in str(raised.value)
     assert "too easy to guess" not in str(raised.value)
     assert "swordfish" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("rabbitmq_url", None, "RABBITMQ_URL is of the type NoneType: it must be a text"),
+        ("event_hash_key", b"swordfish", "EVENT_HASH_KEY is of the type bytes: it must be a text"),
+        ("environment", None, "ENVIRONMENT is None: it must be a text"),
+        ("window_rows", "7", "WINDOW_ROWS is '7': it must be a whole number, 1 or more"),
+        ("window_rows", 0, "WINDOW_ROWS is 0: it must be a whole number, 1 or more"),
+        ("window_rows", 1.5, "WINDOW_ROWS is 1.5: it must be a whole number, 1 or more"),
+        ("window_rows", True, "WINDOW_ROWS is True: it must be a whole number, 1 or more"),
+        ("event_context_max_bytes", None, "EVENT_CONTEXT_MAX_BYTES is None: it must be a whole number, 1 or more"),
+        ("metrics_port", 65536, "METRICS_PORT is 65536: it must be a whole number, 0 to 65535"),
+        ("lease_seconds", "10", "LEASE_SECONDS is '10': it must be a number of seconds, 0.1 or more"),
+        ("lease_seconds", float("nan"), "LEASE_SECONDS is nan: it must be a number of seconds, 0.1 or more"),
+        ("lease_seconds", float("inf"), "LEASE_SECONDS is inf: it must be a number of seconds, 0.1 or more"),
+        ("tracing", "false", "TRACING is 'false': it must be True or False"),
+    ],
+)
+def test_a_value_that_is_set_in_code_is_judged_as_one_of_the_environment(
+    name: str, value: object, problem: str, knobs: Knobs
+) -> None:
+    knobs(**{name: value})
+
+    (error,) = [one for one in [*check_settings(), *check_outboxes()] if one.id in {"pipeline.E020", "outbox.E031"}]
+
+    assert error.msg == problem
+
+
+@pytest.mark.parametrize("value", [1, 10, 10.5])
+def test_a_whole_number_of_seconds_is_a_number_of_seconds(value: float) -> None:
+    assert [*replace(Config(), lease_seconds=value).problems()] == []

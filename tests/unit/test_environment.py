@@ -186,3 +186,22 @@ def test_a_port_that_kubernetes_has_set_for_a_service_says_where_it_comes_from()
 
     with pytest.raises(ImproperlyConfigured, match=r"METRICS_PORT.*enableServiceLinks: false"):
         env.check()
+
+
+def test_white_space_around_a_value_is_not_a_part_of_it(tmp_path: Path) -> None:
+    env = environment({"NAME": " production\r\n", "BLANK": " ", "URL": "amqp://h/v\n"}, tmp_path)
+
+    assert env.text("NAME", "") == "production"
+    assert env.text("BLANK", "default") == "default"
+    assert env.url("URL", "") == "amqp://h/v"
+    env.check()
+
+
+@pytest.mark.parametrize("read", ["text", "secret", "url"])
+def test_bytes_that_are_not_text_are_refused_by_name(read: str, tmp_path: Path) -> None:
+    """Python shows such bytes of a variable as lone surrogates. They would stop every window that has them."""
+    env = environment({"NAME": "amqp://h/\udcff"}, tmp_path)
+
+    assert getattr(env, read)("NAME", "amqp://h") == "amqp://h"
+    with pytest.raises(ImproperlyConfigured, match="NAME is not text in UTF-8"):
+        env.check()

@@ -69,7 +69,7 @@ def test_the_probe_needs_nothing_but_the_standard_library_and_its_folder_s_name(
     done = subprocess.run(
         [sys.executable, "-S", "-m", "towpath.probe", "--role", "aggregator"],
         cwd=PROJECT,
-        env={"HEARTBEAT_DIR": str(tmp_path), "PYTHONPATH": "pipeline"},
+        env={"HEARTBEAT_DIR": f"{tmp_path}\r\n", "PYTHONPATH": "pipeline"},
         capture_output=True,
         text=True,
         timeout=60,

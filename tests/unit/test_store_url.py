@@ -106,7 +106,11 @@ SECRET = "s3cr3t"
         ("clickhouse://h?compress=false", {"options": (("connect_timeout", 5), ("compress", False))}),
         ("clickhouses://h?verify=false", {"options": (("connect_timeout", 5), ("verify", False))}),
         ("clickhouses://h?ca_cert=%2Fca.pem", {"options": (("connect_timeout", 5), ("ca_cert", "/ca.pem"))}),
-        ("chdb:///var/lib/events", {"folder": "/var/lib/events"}),
+        (
+            "clickhouse://h?http_proxy=http://u:p@proxy:3128",
+            {"options": (("connect_timeout", 5), ("http_proxy", "http://u:p@proxy:3128"))},
+        ),
+        ("chdb:///var/lib/a@b/events", {"folder": "/var/lib/a@b/events"}),
     ],
 )
 def test_an_option_of_clickhouse_has_its_meaning(url: str, wanted: dict[str, Any]) -> None:
@@ -139,6 +143,9 @@ def test_an_option_of_clickhouse_has_its_meaning(url: str, wanted: dict[str, Any
         (f"clickhouse://u:{SECRET}@[::1/db", "IPv6"),
         (f"clickhouse://u:{SECRET}#x@h/db", "percent-encode|%23"),
         (f"clickhouse://u:12#{SECRET}@h/db", "%23"),
+        (f"clickhouse://u:?{SECRET}@h/db", "percent-encode"),
+        (f"clickhouse://u:12?{SECRET}=x@h/db", "percent-encode"),
+        (f"clickhouse://u:12/{SECRET}@h", "percent-encode"),
         (f"chdb:///folder?password={SECRET}", "no options"),
         ("chdb:///", "a folder"),
         (f"postgresql://u:{SECRET}@h/db?sslmode=on", "sslmode must be one of"),

@@ -84,7 +84,9 @@ def _problems(url: str) -> Iterator[str]:
         yield "it contains a #: percent-encode special characters in its user name and password"
     if parts.username is not None and parts.password is None:
         yield "it has a user without a password: write amqp://user:password@host"
-    if parts.path.count("/") > 1:
+    if "@" in parts.path:
+        yield "it has an @ after a /: percent-encode special characters in its user name and password"
+    elif parts.path.count("/") > 1:
         yield "the name of its virtual host contains a /: write %2F"
     yield from _problems_of_the_query(parts)
 

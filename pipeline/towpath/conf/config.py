@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -84,6 +84,25 @@ class Knob:
                 if self.alias:
                     default = environment.url(variable(self.alias), default, schemes=self.schemes)
                 return environment.url(name, default, schemes=self.schemes)
+
+    def problem(self, value: object) -> str:
+        """Return what is wrong with a value, which may have been set in code; empty if nothing is."""
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        match self.kind:
+            case "flag":
+                is_good, wanted = isinstance(value, bool), "True or False"
+            case "whole number" | "seconds":
+                is_whole = isinstance(value, int) or self.kind == "seconds"
+                most = float("inf") if self.maximum is None else self.maximum + 1
+                is_good = is_number and is_whole and self.minimum <= cast("float", value) < most
+                what = "a whole number" if self.kind == "whole number" else "a number of seconds"
+                wanted = f"{what}, {self.minimum:g}" + (" or more" if self.maximum is None else f" to {self.maximum}")
+            case _:
+                is_good, wanted = isinstance(value, str), "a text"
+        if is_good:
+            return ""
+        shown = f"of the type {type(value).__name__}" if self.is_secret else repr(value)
+        return f"{self.variable} is {shown}: it must be {wanted}"
 
 
 def variable(name: str) -> str:
@@ -360,6 +379,9 @@ class Config:
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values, by variable, and how to fix it."""
+        if wrong := [problem for knob in knobs() if (problem := knob.problem(getattr(self, knob.name)))]:
+            yield from wrong  # what follows relies on their types
+            return
         for problem in broker_url.problems(self.rabbitmq_url):
             yield f"{variable('rabbitmq_url')}: {problem}"
         for name, url in self.store_urls.items():
@@ -377,6 +399,9 @@ class Config:
         if self.wedged_seconds <= self.store_timeout_seconds:
             limit = variable("store_timeout_seconds")
             yield f"{variable('wedged_seconds')} must be more than {limit}: an insert may take that long"
+        yield from self._problems_of_extras()
+
+    def _problems_of_extras(self) -> Iterator[str]:
         if self.seal_key and (problem := seal_key.problem(self.seal_key)):
             yield f"{variable('seal_key')} {problem}"
         if self.tracing:

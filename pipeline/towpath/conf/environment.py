@@ -38,7 +38,8 @@ class Environment:
         self._problems: list[str] = []
 
     def text(self, name: str, default: str) -> str:
-        return self._variables.get(self.prefix + name, default)
+        raw = self._raw(name)
+        return default if raw is None else raw.strip() or default
 
     def flag(self, name: str, *, default: bool) -> bool:
         def parse(raw: str) -> bool:
@@ -57,7 +58,7 @@ class Environment:
         return self._parse(name, parse, default, "true or false")
 
     def names(self, name: str, default: list[str]) -> list[str]:
-        raw = self._variables.get(self.prefix + name)
+        raw = self._raw(name)
         return default if raw is None else [part.strip() for part in raw.split(",") if part.strip()]
 
     def choice(self, name: str, default: str, *, choices: Sequence[str]) -> str:
@@ -81,7 +82,8 @@ class Environment:
         variable = self.prefix + name
         path = self._own.get(f"{variable}_FILE")
         if path is None:
-            return self.text(name, default)
+            raw = self._raw(name)
+            return default if raw is None else raw
         if variable in self._own:
             self.note(f"{variable} and {variable}_FILE are both set: unset one of them")
             return default
@@ -110,7 +112,7 @@ class Environment:
 
     def url(self, name: str, default: str, *, schemes: tuple[str, ...] = ()) -> str:
         """Return a secret that is a URL, with one of these schemes if any are named."""
-        value = self.secret(name, default)
+        value = self.secret(name, default).strip()
         try:
             parts = urlsplit(value)
             # Read only for its check, which finds an unescaped character in a password.
@@ -134,8 +136,19 @@ class Environment:
         if problems:
             raise ImproperlyConfigured("The environment is not usable:\n  - " + "\n  - ".join(problems))
 
-    def _parse(self, name: str, parse: Callable[[str], T], default: T, expected: str) -> T:
+    def _raw(self, name: str) -> str | None:
+        """Return what a variable is set to, or None."""
         raw = self._variables.get(self.prefix + name)
+        try:
+            (raw or "").encode()
+        except UnicodeEncodeError:
+            # Bytes that Python could not read: nothing could write them into a database.
+            self.note(f"{self.prefix}{name} is not text in UTF-8: set it again")
+            return None
+        return raw
+
+    def _parse(self, name: str, parse: Callable[[str], T], default: T, expected: str) -> T:
+        raw = self._raw(name)
         if raw is None:
             return default
         try:

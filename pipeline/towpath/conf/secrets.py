@@ -14,7 +14,8 @@ from towpath.telemetry.secrets import hide, is_name_of_secret
 def hide_secrets(**_changed: object) -> None:
     """Hide the secrets that the settings have now. It also receives the signal that a setting has changed, as in a
     test."""
-    hide(secret for secret in _secrets() if secret)
+    # `manage.py check` says what is not a text.
+    hide(str(secret) for secret in _secrets() if secret)
 
 
 def _secrets() -> Iterator[str]:

@@ -72,6 +72,8 @@ def address(url: str) -> Address:
         ) from None
     if parts.fragment or "#" in url:
         raise ImproperlyConfigured("a # ends a URL: write %23 for one in the password")
+    if parts.scheme != "chdb" and _has_rest_of_password(parts):
+        raise ImproperlyConfigured("it has an @ after a / or ?: percent-encode special characters in the password")
     given = _given(parts)
     if parts.scheme == "chdb":
         return _embedded(parts, given)
@@ -89,6 +91,12 @@ def address(url: str) -> Address:
         is_secure=is_secure,
         options=tuple(_driver_options(given).items()),
     )
+
+
+def _has_rest_of_password(parts: SplitResult) -> bool:
+    """True if a password seems to continue after the host. Errors about a database or an option would quote it."""
+    names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    return "@" in parts.path or ("@" in parts.query and not set(names) <= set(_OPTIONS))
 
 
 def _given(parts: SplitResult) -> dict[str, str]:
