@@ -27,6 +27,7 @@ import re
 from django.db import DatabaseError
 
 from towpath.driver import sqlstate
+from towpath.telemetry.secrets import without_secrets
 
 #: Longer texts are cut, seconds or payloads later: an error is shown in one line of `status`.
 _LONGEST_TEXT = 300
@@ -96,9 +97,9 @@ class NotPausable(PipelineError):
 
 
 def described(error: BaseException) -> str:
-    """What went wrong, in one line for the ledger and for people. It quotes no value of a row."""
+    """What went wrong, in one line for the ledger and for people. It quotes no value of a row, and no secret."""
     text = str(error).strip()
-    first_line = text.splitlines()[0] if text else ""
+    first_line = without_secrets(text.splitlines()[0]) if text else ""
     if isinstance(error, ValueError):
         # Whatever could not be converted stands in its text, and may be a payload.
         first_line = ""

@@ -7,10 +7,13 @@ import re
 from types import ModuleType
 
 import pytest
+from django.db import OperationalError
 
 from towpath import errors
 from towpath.eventlog import errors as of_event_store
+from towpath.ledger import database_errors
 from towpath.outbox import errors as of_publishing
+from towpath.telemetry import secrets
 
 each_module = pytest.mark.parametrize(
     "module", [errors, of_event_store, of_publishing], ids=["pipeline", "event store", "publishing"]
@@ -50,3 +53,10 @@ def test_an_error_without_a_text_says_what_it_is() -> None:
 
 def test_a_bare_lost_lease_names_who_has_the_window() -> None:
     assert str(errors.LeaseLost()) == "Another process has taken over the window"
+
+
+def test_what_is_said_of_an_error_has_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "_hidden", secrets.parts(["hunter22"]))
+
+    assert errors.described(RuntimeError("hunter22 is wrong")) == "RuntimeError: *** is wrong"
+    assert database_errors.describe(OperationalError("hunter22 is wrong")).endswith(": *** is wrong")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from django.db import InterfaceError, OperationalError
 
 from towpath.driver import sqlstate
+from towpath.telemetry.secrets import without_secrets
 
 #: SQLSTATE classes and codes for an unreachable server: connection exceptions, too many connections, shutting down,
 #: crashed, starting up.
@@ -44,5 +45,5 @@ def is_not_migrated(error: Exception) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's text: the lines after it quote values."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    """Return the first line of an error's text, without secrets: the lines after it quote values."""
+    return without_secrets(str(error).strip().partition("\n")[0]) or type(error).__name__
