@@ -20,7 +20,7 @@ from tests.integration.rows import create_users, ids_in_batches, undelivered, wr
 from tests.integration.windows import deliver, seal
 from tests.poison import give_limits_back, take_limits_away
 from towpath import driver
-from towpath.flow import deadletters
+from towpath.flow import deadletters, stranded
 from towpath.flow.delivery import Delivery
 from towpath.flow.stranded import bring_back
 from towpath.ledger.models import DeadLetter
@@ -149,6 +149,18 @@ def test_rows_with_an_xid_from_elsewhere_are_named_and_brought_back_once(
     assert undelivered() == {}
     found = [json.loads(event.event_context) for event in event_log.events() if event.event_type != "recovery_run"]
     assert sorted(one["n"] for one in found) == [*range(10)]
+
+
+def test_it_can_be_stopped_and_continues_where_it_was(
+    monkeypatch: pytest.MonkeyPatch, store: EventStore, event_log: EventLog
+) -> None:
+    back_up(store, event_log)
+    by_insert_select()
+    deliver_all(store)
+    monkeypatch.setattr(stranded, "_ROWS_PER_STEP", 4)
+
+    assert bring_back(should_stop=lambda: True) == {EVENT: 4}
+    assert bring_back() == {EVENT: 6}
 
 
 def test_rows_of_a_subscription_are_named_and_brought_back_once(

@@ -6,6 +6,7 @@ that recovery is not recorded; the recover shift would have delivered the same.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -22,6 +23,7 @@ from towpath.flow import deadletters, stranded
 from towpath.flow.recover import recover
 from towpath.ledger.tables import may_seal
 from towpath.outbox.publishing import publish
+from towpath.telemetry.secrets import without_secrets
 
 if TYPE_CHECKING:
     from towpath.eventlog.store import EventStore
@@ -65,7 +67,8 @@ def carry_out(do: Callable[[], T], *, action: str, target: str, by: str) -> T:
 def _reason(error: Exception) -> str:
     if isinstance(error, DatabaseError) and driver.is_privilege_missing(error):
         return NOT_THIS_ROLE
-    return str(error) if isinstance(error, (PipelineError, EventStoreError)) else described(error)
+    # It is stored for good.
+    return without_secrets(str(error) if isinstance(error, (PipelineError, EventStoreError)) else described(error))
 
 
 def storable(text: str) -> str:
@@ -116,16 +119,27 @@ class Recovered:
 
     windows: int
     stranded_rows: int
+    #: False if time ran out before every stranded row was brought back.
+    is_complete: bool = True
 
 
 def recover_now(
-    store: EventStore, rules: WindowRules, *, limits: WindowLimits, unsealed_seconds: float, by: str
+    store: EventStore,
+    rules: WindowRules,
+    *,
+    limits: WindowLimits,
+    unsealed_seconds: float,
+    by: str,
+    stranded_seconds: float = float("inf"),
 ) -> Recovered:
-    """Deliver what is stuck in this process, as the recover shift does each second. Raises NotYours."""
+    """Deliver what is stuck in this process, as the recover shift does each second. Stranded rows are brought back for
+    so long at most. Raises NotYours."""
     if not may_seal():
         raise NotYours(NOT_THIS_ROLE)
-    rows = sum(stranded.bring_back().values())
+    until = time.monotonic() + stranded_seconds
+    rows = sum(stranded.bring_back(should_stop=lambda: time.monotonic() >= until).values())
+    is_complete = time.monotonic() < until
     windows = recover(store, rules, limits=limits, unsealed_seconds=unsealed_seconds, should_stop=lambda: False)
     with transaction.atomic():
         publish(RecoveryRun(windows=windows, stranded_rows=rows, run_by=by))
-    return Recovered(windows, rows)
+    return Recovered(windows, rows, is_complete)

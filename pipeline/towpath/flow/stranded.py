@@ -11,6 +11,8 @@ from towpath.ledger import cursors, stranded
 from towpath.outbox.models import all_outboxes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from towpath.outbox.models import Outbox
 
 log = structlog.get_logger()
@@ -19,8 +21,10 @@ log = structlog.get_logger()
 _ROWS_PER_STEP = 10_000
 
 
-def bring_back() -> dict[str, int]:
+def bring_back(*, should_stop: Callable[[], bool] = lambda: False) -> dict[str, int]:
     """Let the dispatcher see the stranded rows of every outbox, once. Returns their number by outbox.
+
+    If it is stopped, each outbox has had a step at most since, and the others are left for the next time.
 
     They get the xid of the transaction that does it. That transaction holds the cursor's lock, so neither the
     dispatcher nor another of these commands works at the outbox in the meantime.
@@ -29,6 +33,8 @@ def bring_back() -> dict[str, int]:
     for name, model in all_outboxes().items():
         while rows := _bring_back_some(model):
             found[name] = found.get(name, 0) + rows
+            if should_stop():
+                break
     for name, rows in found.items():
         log.warning("rows_brought_back", outbox=name, rows=rows)
     return found

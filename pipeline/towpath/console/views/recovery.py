@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
 
 
+#: A web server ends a request that takes much longer than this and the delivery after it.
+_STRANDED_SECONDS = 5.0
+
+
 @for_operators
 def recover(request: HttpRequest) -> HttpResponse:
     """Deliver what is overdue, in this process and for a few seconds."""
@@ -32,12 +36,14 @@ def recover(request: HttpRequest) -> HttpResponse:
                 limits=wiring.window_limits(config()),
                 unsealed_seconds=config().unsealed_seconds,
                 by=person(request),
+                stranded_seconds=_STRANDED_SECONDS,
             )
         finally:
             store.close()
         windows, rows = found.windows, found.stranded_rows
         brought = f", and handed {rows:,} stranded row{'' if rows == 1 else 's'} to the dispatcher" if rows else ""
-        return f"Recovery delivered {windows:,} window{'' if windows == 1 else 's'}{brought}."
+        more = "" if found.is_complete else " There may be more stranded rows: recover again."
+        return f"Recovery delivered {windows:,} window{'' if windows == 1 else 's'}{brought}.{more}"
 
     problem = ""
     if request.method == "POST":
