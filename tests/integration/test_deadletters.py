@@ -13,6 +13,7 @@ from tests.integration.dispatching import EVENT, Sent
 from tests.integration.manage import here
 from tests.integration.windows import deliver, dispatched, seal
 from tests.waiting import eventually
+from towpath.errors import OutboxInUse
 from towpath.events import DeadLetterDropped, DeadLettersReplayed, PipelineActionFailed
 from towpath.flow import deadletters, operating
 from towpath.flow.deadletters import Done, Fate
@@ -132,6 +133,19 @@ def test_a_letter_of_an_outbox_without_a_class_may_be_dropped_once(letters: list
 
     assert act("drop", found, by="ada").gone == {}
     assert act("drop", found, by="eve").gone == {Fate.UNKNOWN: letters[:1]}
+
+
+def test_a_letter_of_an_outbox_that_only_other_programs_know_is_not_dropped(
+    letters: list[int], published: Published
+) -> None:
+    """Its row would stay, and one of these programs would store it."""
+    DeadLetter.objects.filter(id=letters[0]).update(outbox="users")  # a table that no outbox class has
+
+    with pytest.raises(OutboxInUse, match="its table exists"):
+        act("drop", deadletters.find(letters), by="ada")
+
+    assert DeadLetter.objects.count() == len(letters)
+    assert published.find(DeadLetterDropped) == []
 
 
 def test_a_message_names_ten_numbers() -> None:

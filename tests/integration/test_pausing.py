@@ -15,6 +15,7 @@ from tests.integration.windows import deliver, sealed
 from towpath.errors import NotPausable
 from towpath.events import DispatchPaused, DispatchResumed, PipelineActionFailed
 from towpath.flow.pausing import pause_dispatch, resume_dispatch
+from towpath.ledger import pauses
 from towpath.ledger.pauses import EVERY_OUTBOX
 from towpath.outbox.models import OutboxEvent
 
@@ -95,11 +96,35 @@ def test_one_outbox_cannot_be_resumed_while_all_are_paused() -> None:
 
 @pytest.mark.parametrize(
     ("outbox", "reason", "says"),
-    [("outbox_none", "repair", "No outbox class"), (EVENT, "  ", "Say why"), (EVENT, "x" * 301, "300 characters")],
+    [
+        ("outbox_none", "repair", "No outbox class"),
+        (EVENT, "  ", "Say why"),
+        (EVENT, "x" * 301, "300 characters"),
+        (EVENT, "a\x1b[2Kb", "control"),
+    ],
 )
 def test_what_cannot_be_paused_is_said(outbox: str, reason: str, says: str) -> None:
     with pytest.raises(NotPausable, match=says):
         pause_dispatch(outbox, by="ada", reason=reason)
+
+
+def test_a_reason_is_one_line_wherever_it_is_read() -> None:
+    pause_dispatch(EVENT, by="ada", reason="repair\n! all is well")
+    pauses.insert(USER, by="eve", reason="\x1b[1A\x1b[2K")  # as an earlier version let it in
+
+    shown = here("pipeline", "status").stdout
+
+    assert "(repair ! all is well): events wait" in shown
+    assert "\x1b" not in shown
+
+
+def test_the_command_says_that_all_are_still_paused() -> None:
+    for outbox in (EVENT, EVERY_OUTBOX):
+        pause_dispatch(outbox, by="ada", reason="repair")
+
+    done = here("pipeline", "resume", EVENT)
+
+    assert done.stdout == f"the pause of {EVENT} has ended, but dispatch of all outboxes is still paused\n"
 
 
 def test_the_status_names_who_paused_and_how_to_end_it() -> None:

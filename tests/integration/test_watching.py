@@ -14,6 +14,7 @@ from django.db import connection
 from tests.integration.manage import here
 from tests.integration.rows import write_events
 from tests.integration.windows import deliver, sealed
+from towpath.ledger.models import DeadLetter
 from towpath.management.examples import PIPELINE
 
 if TYPE_CHECKING:
@@ -56,6 +57,28 @@ def test_no_dead_letters_is_said() -> None:
 
     assert (done.returncode, done.stdout) == (0, "no dead letters\n")
     assert here("pipeline", "deadletters", "list", "--json").stdout.strip() == "[]"
+
+
+def test_a_filter_that_finds_nothing_is_not_the_answer_for_all(letters: list[int]) -> None:
+    assert letters
+    assert here("pipeline", "deadletters", "list", "--error", "other").stdout == "no dead letter matches\n"
+
+    done = here("pipeline", "deadletters", "list", "--outbox", "outbox_evnet")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "No outbox, and no dead letter, has the name outbox_evnet" in done.stderr
+
+
+def test_an_error_is_one_line_and_moves_no_cursor(letters: list[int]) -> None:
+    DeadLetter.objects.filter(id=letters[0]).update(error="a\x1b[2K\nno dead letters")
+
+    shown = here("pipeline", "deadletters", "list").stdout
+
+    assert len(shown.splitlines()) == len(letters)
+    assert "\x1b" not in shown
+
+
+def test_a_screen_is_not_json() -> None:
+    assert here("pipeline", "status", "--watch", "--json", "--looks", "1").returncode == 2
 
 
 @pytest.mark.parametrize("action", PIPELINE)

@@ -13,7 +13,7 @@ from django.db import transaction
 
 from towpath.errors import NotReadable, OutboxInUse
 from towpath.events import DeadLetterDropped
-from towpath.ledger import batches, deadletters
+from towpath.ledger import batches, deadletters, names
 from towpath.ledger.moment import Parts, one_moment
 from towpath.outbox.models import all_outboxes
 from towpath.outbox.publishing import publish_many
@@ -137,9 +137,18 @@ def drop(letters: Sequence[Letter], *, by: str) -> Done:
 
     Only a letter that is taken here is dropped: the row of any other is in a batch again, and deleting it would lose
     an event that somebody has replayed.
+
+    Raises OutboxInUse, and does nothing, when no class has the name of an outbox whose table is there: its row would
+    stay, and a program that knows the outbox would still store it.
     """
     with transaction.atomic():
         taken = deadletters.take([letter.id for letter in letters])
+        for unknown in sorted({letter.outbox for letter in taken} - all_outboxes().keys()):
+            if names.has_table(unknown):
+                raise OutboxInUse(
+                    f"No outbox class has the name {unknown}, but its table exists, so its events cannot be deleted"
+                    " from here. Use a program that has the class, or see `pipeline outboxes list`."
+                )
         publish_many(
             DeadLetterDropped(outbox=letter.outbox, outbox_id=letter.row_id, error=letter.error, dropped_by=by)
             for letter in taken

@@ -6,6 +6,8 @@ actions can be repeated: pausing what is paused, or resuming what is not, change
 
 from __future__ import annotations
 
+import unicodedata
+
 import structlog
 from django.db import transaction
 
@@ -27,12 +29,13 @@ def pause_dispatch(outbox: str, *, by: str, reason: str) -> bool:
 
     Raises NotPausable, which says why, before anything is changed.
     """
-    reason = reason.strip()
+    reason = " ".join(reason.split())
     _check(outbox)
     if not reason:
         raise NotPausable("Say why: others will find dispatch paused, and will ask.")
-    if len(reason) > LONGEST_REASON or "\x00" in reason:
-        raise NotPausable(f"The reason must have at most {LONGEST_REASON} characters, and no NUL character.")
+    # A terminal acts on control characters, and could be made to hide other lines of `status`.
+    if len(reason) > LONGEST_REASON or any(unicodedata.category(one) == "Cc" for one in reason):
+        raise NotPausable(f"The reason must have at most {LONGEST_REASON} characters, and no control characters.")
     with transaction.atomic():
         is_new = pauses.insert(outbox, by=by, reason=reason)
         if is_new:
@@ -54,7 +57,7 @@ def resume_dispatch(outbox: str, *, by: str) -> list[str]:
             publish(DispatchResumed(outbox=name, resumed_by=by))
         if outbox and not resumed:
             _check(outbox)
-            if any(pause.outbox == EVERY_OUTBOX for pause in pauses.read_pauses()):
+            if is_all_paused():
                 raise NotPausable(
                     f"{outbox} is paused together with all others: resume all, then pause those that should stay"
                     " paused."
@@ -62,6 +65,11 @@ def resume_dispatch(outbox: str, *, by: str) -> list[str]:
     for name in resumed:
         log.warning("dispatch_resumed", outbox=name or "all", by=by)
     return resumed
+
+
+def is_all_paused() -> bool:
+    """True if dispatch of all outboxes is paused: then none is dispatched, whatever its own pause."""
+    return any(pause.outbox == EVERY_OUTBOX for pause in pauses.read_pauses())
 
 
 def _check(outbox: str) -> None:

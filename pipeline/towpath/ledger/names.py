@@ -68,6 +68,13 @@ ORDER BY n.outbox
         return {row[0]: UnknownName(*row) for row in cursor.fetchall()}
 
 
+def has_table(name: str) -> bool:
+    """True if there is a table of this name."""
+    with driver.cursor() as cursor:
+        cursor.execute("SELECT to_regclass(quote_ident(%(name)s)) IS NOT NULL", {"name": name})
+        return bool(cursor.fetchone()[0])
+
+
 def begin_rename(old: str, new: str) -> None:
     """Give the new name to everything that nothing was written of. For a transaction.
 

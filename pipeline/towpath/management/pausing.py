@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from towpath.flow.operating import carry_out
-from towpath.flow.pausing import pause_dispatch, resume_dispatch
+from towpath.flow.pausing import is_all_paused, pause_dispatch, resume_dispatch
 from towpath.ledger.pauses import EVERY_OUTBOX
 from towpath.management.operator import operator
 
@@ -57,6 +57,10 @@ def resume(command: BaseCommand, options: dict[str, Any]) -> bool:
     outbox = options["outbox"]
     resumed = carry_out(partial(resume_dispatch, outbox, by=operator()), action="resume", target=outbox, by=operator())
     names = ", ".join(name or "all outboxes" for name in resumed)
+    is_still_paused = bool(resumed and outbox) and is_all_paused()
     text = f"dispatch of {names} has resumed" if resumed else "nothing was paused"
-    command.stdout.write(json.dumps({"resumed": resumed}) if options["json"] else text)
+    if is_still_paused:
+        text = f"the pause of {outbox} has ended, but dispatch of all outboxes is still paused"
+    found = {"resumed": resumed, **({"still_paused": True} if is_still_paused else {})}
+    command.stdout.write(json.dumps(found) if options["json"] else text)
     return True

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from towpath.eventlog.comparison import SIDES
 from towpath.ledger.receipts import COUNTED_RECEIPTS
+from towpath.outbox.models import all_outboxes
 from towpath.proof.statement import parse
 from towpath.watch.figures import COUNTED_ROWS
 from towpath.watch.stranded import is_looked_for
@@ -32,12 +33,15 @@ def of_status(status: Status) -> str:
     for name, outbox in figures.outboxes.items():
         age = "-" if outbox.oldest_age_seconds is None else f"{outbox.oldest_age_seconds:,.1f} s"
         lines.append(f"{name:<24}{outbox.pending:>12,}{outbox.in_flight:>12,}{outbox.dead_letters:>8,}{age:>12}")
+    lines += [f"{name:<24}  could not be read in time" for name in all_outboxes() if name not in figures.outboxes]
     lines += [
         "",
         (
             f"batches {figures.batches.total:,} ({figures.batches.unsealed:,} unsealed)   open windows"
             f" {windows.total:,} ({windows.expired_leases:,} with an expired lease)   receipts"
             f" {figures.ledger.receipts:,}"
+            if figures.is_ledger_read
+            else "batches, open windows and receipts could not be read in time"
         ),
         *(
             f"{name} shift: last alive {shift.alive_seconds_ago:.0f} s ago"
@@ -57,7 +61,7 @@ def of_status(status: Status) -> str:
         lines.append(
             f"(above {COUNTED_RECEIPTS} receipts and {COUNTED_ROWS:,} pending rows, these numbers are estimates)"
         )
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _of_consumers(consumers: Consumers | None) -> list[str]:
@@ -80,6 +84,8 @@ def _of_canary(canary: Canary | None) -> list[str]:
     """Return a line about the canary, or no line if there is none."""
     if canary is None or canary.worst_seconds is None:
         return []
+    if canary.overdue_seconds == canary.worst_seconds:
+        return [f"the next canary should have been sent {canary.worst_seconds:.1f} s ago"]
     if canary.seconds != canary.worst_seconds:
         return [f"a canary has been on its way to the event store for {canary.worst_seconds:.1f} s"]
     return [f"the last canary took {canary.seconds:.1f} s from its commit to the event store"]
@@ -107,7 +113,7 @@ def of_period(report: PeriodReport) -> str:
         lines.append("PostgreSQL no longer has these rows: see docs/runbook.md, TowpathReceiptMismatch")
     if report.vanished:
         lines.append("Rows were deleted before they were loaded: see docs/runbook.md, TowpathRowsVanished")
-    return "\n".join(map(_printable, lines))
+    return "\n".join(map(printable, lines))
 
 
 def of_seals(found: Sequence[Seal], *, is_new: bool) -> str:
@@ -174,10 +180,10 @@ def of_audit(found: Audit) -> str:
     lines.append(
         "see docs/runbook.md, TowpathProofContradicted" if found.findings else f"nothing contradicts the ledger{so_far}"
     )
-    return "\n".join(map(_printable, lines))
+    return "\n".join(map(printable, lines))
 
 
-def _printable(line: str) -> str:
+def printable(line: str) -> str:
     """Return the line with what a terminal would act on as escapes. Names and reasons may be an attacker's, who could
     make it erase other lines."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)

@@ -182,6 +182,9 @@ class Command(BaseCommand):
         raise SystemExit(run_all())
 
     def _status(self, options: dict[str, Any]) -> bool:
+        if options["watch"] and options["json"]:
+            self.stderr.write("--watch shows a screen for people: leave out --json, or ask for JSON again and again.")
+            raise SystemExit(2)
         if options["watch"]:
             watching.watch(self, looks=options["looks"])
             return True
@@ -196,7 +199,7 @@ class Command(BaseCommand):
         else:
             for finding in findings:
                 mark = self.style.SUCCESS("OK  ") if finding.is_ok else self.style.ERROR("FAIL")
-                self.stdout.write(f"{mark} {finding.check}: {finding.detail}")
+                self.stdout.write(f"{mark} {tables.printable(f'{finding.check}: {finding.detail}')}")
         return all(finding.is_ok for finding in findings)
 
     def _recover(self, options: dict[str, Any]) -> bool:
@@ -266,7 +269,10 @@ class Command(BaseCommand):
             return self._act(what, letters, partial(again, letters, by=operator()), as_json=as_json)
         if what == "show":
             record_reading("pipeline deadletters show", rows=len(letters))
-        self._show_deadletters(letters, as_json=as_json, with_context=what == "show")
+        if not letters and not as_json and (options["outbox"] or options["error"]):
+            self.stdout.write("no dead letter matches")
+        else:
+            self._show_deadletters(letters, as_json=as_json, with_context=what == "show")
         return what != "list" or not letters
 
     def _chosen_letters(self, what: str, ids: list[int], options: dict[str, Any]) -> list[Letter]:
@@ -276,7 +282,12 @@ class Command(BaseCommand):
             ways_in_words = "by number" if what == "show" else "by number, by --all, or by --outbox and --error"
             self.stderr.write(f"Say which dead letters to {what}, in one way: {ways_in_words}.")
             raise SystemExit(2)
-        return deadletters.find_newest(**filtered) if any(filtered.values()) else deadletters.find(ids or None)
+        if not any(filtered.values()):
+            return deadletters.find(ids or None)
+        found = deadletters.find_newest(**filtered)
+        if not found and (outbox := options["outbox"]) not in {"", *all_outboxes()}:
+            raise CommandError(f"No outbox, and no dead letter, has the name {outbox}: see `pipeline outboxes list`.")
+        return found
 
     def _act(self, action: str, letters: Sequence[Letter], do: Callable[[], Done], *, as_json: bool) -> bool:
         """Say which letters the action took, and which were gone. True if it took all of them."""
@@ -304,7 +315,7 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps({"outboxes": known, "unknown": [asdict(name) for name in unknown]}))
         else:
-            self.stdout.write("\n".join([*known, *(f"! {problem(name)}" for name in unknown)]))
+            self.stdout.write("\n".join([*known, *(tables.printable(f"! {problem(name)}") for name in unknown)]))
         return options["what"] != "list" or not unknown
 
     def _leave(self, options: dict[str, Any]) -> bool:
@@ -362,4 +373,4 @@ class Command(BaseCommand):
         if not shown:
             self.stdout.write("no dead letters")
         for letter in shown:
-            self.stdout.write("  ".join(f"{name}={value}" for name, value in letter.items()))
+            self.stdout.write(tables.printable("  ".join(f"{name}={value}" for name, value in letter.items())))
