@@ -6,6 +6,7 @@ import contextlib
 import re
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import dramatiq
@@ -83,6 +84,19 @@ def test_the_doctor_is_content_with_a_postgresql_that_keeps_what_it_commits() ->
     findings = doctor()[1]
 
     assert {name: findings[name]["detail"] for name in DURABLE} == dict.fromkeys(DURABLE, "on")
+
+
+def test_a_slow_answer_is_not_called_a_wrong_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(_store: object) -> list[str]:
+        threading.Event().wait(0.5)
+        return []
+
+    monkeypatch.setattr("towpath.eventlog.schema.conflicts", slowly)
+    monkeypatch.setattr("towpath.watch.doctor._LARGEST_CLOCK_DIFFERENCE", timedelta(seconds=0.4))
+
+    _, findings = doctor()
+
+    assert (findings["event store clock"]["is_ok"], findings["PostgreSQL clock"]["is_ok"]) == (True, True)
 
 
 @pytest.mark.own_services

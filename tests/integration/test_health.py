@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -193,6 +194,21 @@ def test_sixteen_who_ask_a_web_process_whose_services_hang_are_answered_and_take
         began = time.monotonic()
         assert get(f"{url}/healthz")[0] == 200
         assert time.monotonic() - began < 2
+
+
+@pytest.mark.timing
+def test_who_asks_and_what_they_ask_for_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_released = threading.Event()
+    monkeypatch.setattr(health, "_SECONDS", 1.0)
+    monkeypatch.setattr(health, "_is_staff", lambda _request: not is_released.wait(0.7))
+    monkeypatch.setattr(health, "_examination", Within(lambda: is_released.wait(30), seconds=1.0))
+    began = time.monotonic()
+
+    answer = Client().get("/readyz?full=1")
+
+    assert (answer.status_code, answer.json()["is_ok"]) == (503, False)
+    assert time.monotonic() - began < 1.4
+    is_released.set()
 
 
 @pytest.mark.timing

@@ -64,8 +64,9 @@ class Within(Generic[T]):
         self._changing = threading.Lock()
         self._current: _Look[T] | None = None
 
-    def answer(self) -> T:
-        """Return or raise what `look` does. Raises NoAnswerYet if it takes too long."""
+    def answer(self, *, at_most: float = float("inf")) -> T:
+        """Return or raise what `look` does. Raises NoAnswerYet if it takes too long, or longer than `at_most` seconds
+        from now on."""
         if _is_in_a_test():
             return self.look()
         now = time.monotonic()
@@ -73,6 +74,6 @@ class Within(Generic[T]):
             look = self._current
             if look is None or (look.is_over.is_set() and now - look.ended_at >= self._fresh_seconds):
                 look = self._current = _Look(self.look)
-        if not look.is_over.wait(max(0.0, look.began_at + self._seconds - now)):
+        if not look.is_over.wait(max(0.0, min(look.began_at + self._seconds - now, at_most))):
             raise NoAnswerYet
         return look.answer()
