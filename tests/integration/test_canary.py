@@ -24,6 +24,9 @@ from towpath.ledger import canaries
 from towpath.ledger.models import Canary
 from towpath.ledger.pauses import EVERY_OUTBOX
 from towpath.outbox.models import OutboxEvent
+from towpath.telemetry.metrics import canary_seconds
+from towpath.watch.gauges import read_gauges
+from towpath.watch.thresholds import CANARY_LATE_SECONDS
 
 if TYPE_CHECKING:
     from tests.integration.event_log import EventLog
@@ -236,6 +239,9 @@ def test_that_nobody_sends_one_is_a_problem(store: Store) -> None:
     later(200)
 
     assert canary_problems() == ["no canary has been sent for 3 min: see docs/runbook.md, TowpathCanaryLate"]
+    # And the alert's metric does not keep the last good value
+    assert read_gauges()[canary_seconds][""] > CANARY_LATE_SECONDS
+    assert "the next canary should have been sent" in here("pipeline", "status").stdout
 
 
 def test_a_canary_that_somebody_keeps_waiting_is_no_problem_of_its_own() -> None:

@@ -20,7 +20,7 @@ from towpath.flow.delivery import Delivery
 from towpath.ledger.models import DeadLetter, Window
 from towpath.ledger.moment import Parts, one_moment
 from towpath.ledger.windows import begin_write
-from towpath.telemetry.metrics import oldest_age_seconds, pending_rows
+from towpath.telemetry.metrics import last_dispatch, oldest_age_seconds, pending_rows
 from towpath.watch.gauges import read_gauges
 from towpath.watch.status import read_status
 
@@ -118,6 +118,19 @@ def test_gauges_of_the_outboxes_that_can_be_read_are_there() -> None:
 
     assert found[pending_rows] == {"outbox_event": 1, "outbox_user_change": 0}
     assert found[oldest_age_seconds].keys() == {"outbox_event", "outbox_user_change"}
+
+
+@pytest.mark.parametrize("table", ["outbox_user", "users"])
+def test_an_outbox_that_is_not_measured_can_be_told_by_its_last_dispatch(table: str) -> None:
+    """By TowpathOutboxUnmeasured."""
+    create_users(1)
+    sealed()
+    create_users(1, prefix="later")
+
+    with locked(table):
+        found = read_gauges()
+
+    assert found[last_dispatch].keys() - found[oldest_age_seconds].keys() == {"outbox_user"}
 
 
 def test_the_doctor_says_what_it_could_not_read() -> None:

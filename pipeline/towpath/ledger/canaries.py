@@ -18,6 +18,9 @@ _KEPT_MINUTES = 130
 #: One that is not stored after so long is looked for no more, and the next one is sent. It stays late until it goes.
 _LOOKED_FOR_MINUTES = 60
 
+#: The dispatcher looks each second whether one is due.
+_OVERDUE_SECONDS = 10.0
+
 _LOCK = "SELECT pg_advisory_xact_lock(1953462128, 'pipeline_canary'::regclass::oid::int);"
 _IS_OPEN = f"""queryable_at IS NULL
     AND published_at > statement_timestamp() - make_interval(mins => {_LOOKED_FOR_MINUTES})"""
@@ -38,9 +41,17 @@ class Canary:
     last_error: str
 
     @property
+    def overdue_seconds(self) -> float | None:
+        """How long the next one should have been sent by now; None if it is not due, or is late by a look or two."""
+        overdue = self.published_seconds_ago - self.every_seconds
+        return overdue if self.late_seconds is None and overdue > _OVERDUE_SECONDS else None
+
+    @property
     def worst_seconds(self) -> float | None:
-        """How long an event takes now, as far as canaries show; None without one."""
-        return max((age for age in (self.seconds, self.late_seconds) if age is not None), default=None)
+        """How long an event takes now, as far as canaries show; None without one. If nobody sends the next one, the
+        last one says less and less."""
+        ages = (self.seconds, self.late_seconds, self.overdue_seconds)
+        return max((age for age in ages if age is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
