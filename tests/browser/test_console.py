@@ -159,6 +159,67 @@ def test_the_page_says_that_it_waits_while_somebody_copies_from_it(ada: Visitor)
     expect(ada.page.locator("#old")).to_be_hidden(timeout=_NAMED_WITHIN)
 
 
+def refreshed(ada: Visitor) -> None:
+    """Return when the page has shown a new answer."""
+    read_at = ada.page.locator(".seen").get_attribute("data-read-at") or ""
+    ada.page.keyboard.press("r")
+    expect(ada.page.locator(".seen")).not_to_have_attribute("data-read-at", read_at, timeout=_NAMED_WITHIN)
+
+
+def test_an_error_of_the_web_process_is_not_called_silence(ada: Visitor) -> None:
+    ada.page.route("**/pipeline/live", lambda route: route.fulfill(status=503, body="away"))
+
+    expect(ada.page.locator("#old")).to_contain_text("answers with an error (503)", timeout=30_000)
+
+
+def test_a_table_that_is_scrolled_and_a_link_with_the_focus_stay_so(
+    browser: Browser, operator: User, web_url: str
+) -> None:
+    eve = visitor(browser, operator, web_url=web_url, size=NARROW)
+    eve.page.goto(f"{web_url}/pipeline/")
+    table = eve.page.locator('.scroll[aria-label="Outboxes"]')
+    table.evaluate("one => (one.scrollLeft = 60)")
+    book = eve.page.locator("details.book", has=eve.page.locator(".section a")).first
+    book.locator("summary").click()
+    link = book.locator(".section a").first
+    link.focus()
+
+    refreshed(eve)
+
+    expect(link).to_be_focused()
+    assert table.evaluate("one => one.scrollLeft") == 60
+
+
+def test_what_had_the_focus_and_is_gone_gives_it_to_what_is_around_it(ada: Visitor) -> None:
+    ada.page.evaluate(
+        """() => {
+            const row = document.querySelector('.scroll[aria-label="Outboxes"] tbody td');
+            row.innerHTML = '<a id="dead-none" href="#none">1</a>';
+            row.firstChild.focus();
+        }"""
+    )
+
+    refreshed(ada)
+
+    expect(ada.page.locator('.scroll[aria-label="Outboxes"]')).to_be_focused()
+
+
+def test_a_click_is_not_lost_to_a_refresh(ada: Visitor) -> None:
+    link = ada.page.locator("#act-outbox_event")
+    box = link.bounding_box()
+    assert box is not None
+    ada.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    ada.page.mouse.down()
+    with ada.page.expect_response("**/pipeline/live") as answer:
+        ada.page.keyboard.press("r")
+    answer.value.finished()
+    ada.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    ada.page.mouse.up()
+
+    ada.page.wait_for_url("**/pipeline/pause?outbox=outbox_event")
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", [WIDE, NARROW])
 def test_nothing_keeps_anybody_from_using_it(

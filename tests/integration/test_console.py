@@ -245,7 +245,14 @@ def test_nothing_seen_yet_is_said(viewer: Client, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("url", "is_shown"), [("https://rabbitmq.example.com/", True), ("", False), ("javascript:alert(1)", False)]
+    ("url", "is_shown"),
+    [
+        ("https://rabbitmq.example.com/", True),
+        ("", False),
+        ("javascript:alert(1)", False),
+        ("https://guest:guest@rabbitmq.example.com/", False),
+        ("https://[rabbitmq", False),
+    ],
 )
 def test_a_link_leads_to_rabbitmqs_own_pages_where_they_are(
     viewer: Client, monkeypatch: pytest.MonkeyPatch, *, url: str, is_shown: bool

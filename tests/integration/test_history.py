@@ -9,7 +9,7 @@ from django.db import connection
 
 from tests.integration.rows import create_users, write_events
 from tests.integration.windows import deliver, sealed
-from towpath.ledger.history_minutes import MINUTES_KEPT, read_history, read_lately
+from towpath.ledger.history_minutes import MINUTES_KEPT, Lately, read_history, read_lately
 from towpath.ledger.models import History
 from towpath.watch.history import add_minute_if_due, measured
 from towpath.watch.status import read_status
@@ -73,6 +73,16 @@ def test_a_minute_notes_how_long_a_window_typically_takes(store: EventStore) -> 
     # A minute without a window has none of its own, and that of the one before is shown.
     assert [minute.typical_seconds is None for minute in read_history(minutes=120)] == [True, False]
     assert read_lately().typical_seconds == pytest.approx(3, abs=1)
+
+
+def test_what_was_measured_hours_ago_is_not_said_of_now(store: EventStore) -> None:
+    add_minute_if_due()
+    for _ in range(4):
+        a_minute_passes()
+    write_events(["{}"] * 5)
+    deliver(sealed(), store)
+
+    assert read_lately() == Lately()
 
 
 def test_a_late_window_counts_too(store: EventStore) -> None:

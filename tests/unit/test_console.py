@@ -12,6 +12,7 @@ import yaml
 
 from deploy.local.process import PROJECT
 from towpath.console import runbook, wording
+from towpath.console.flow import _STAGE_OF
 from towpath.console.lines import HEIGHT, WIDTH, line
 from towpath.console.verdict import trouble, verdict
 from towpath.ledger.batches import BatchCounts
@@ -118,6 +119,44 @@ def test_a_problem_is_cut_into_what_is_wrong_and_what_to_do() -> None:
     assert (found.what, found.next_step) == ("Nobody consumes `a: b` (c: d)", "Start an aggregator: `run`")
 
 
+@pytest.mark.parametrize(
+    ("kind", "text", "what"),
+    [
+        (
+            "store",
+            "the store is away (refused (code: 210. Net: no)): start it",
+            "The store is away (refused (code: 210. Net: no))",
+        ),
+        ("store", "the store is away (refused (code: 2): start it", "The store is away (refused (code: 2)"),
+        (
+            "pause",
+            "it was paused by ada (see (the ticket: 12): events wait",
+            "It was paused by ada (see (the ticket: 12)",
+        ),
+        ("pause", "it was paused by ada (:-) and so: on): events wait", "It was paused by ada (:-) and so: on)"),
+    ],
+)
+def test_what_somebody_else_says_is_not_cut(kind: Kind, text: str, what: str) -> None:
+    found = trouble(Problem(kind, text))
+
+    assert found.what == what
+    assert found.next_step in {"Start it", "Events wait"}
+
+
+def test_an_open_section_keeps_its_name_when_a_graver_problem_comes() -> None:
+    problem = Problem("row", "2 dead letter(s): look")
+    before = verdict(status(problem)).troubles[0]
+    after = verdict(status(Problem("store", "the store is away: start it"), problem)).troubles[1]
+
+    assert (before.what, before.keep) == (after.what, after.keep)
+    assert len({one.keep for one in verdict(status(problem, problem)).troubles}) == 2
+
+
+def test_every_kind_of_problem_colours_a_stage() -> None:
+    # Those of consumers colour the stages whose consumer is missing.
+    assert set(get_args(Kind)) - _STAGE_OF.keys() == {"consumer"}
+
+
 def test_the_gravest_problem_is_the_verdict() -> None:
     found = verdict(status(Problem("vacuum", "vacuum: wait"), Problem("window", "refused: look"), age=5))
 
@@ -164,18 +203,40 @@ def test_a_line_ends_at_the_right_and_is_broken_where_nobody_measured() -> None:
     assert max(float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", found.path)) <= HEIGHT
 
 
+def test_a_minute_in_which_nothing_happened_took_no_zero_seconds() -> None:
+    minutes = [minute(ago) for ago in range(10, -1, -1)]
+
+    found = line(minutes, lambda one: None if one in minutes[3:8] else 2.0, now=NOW, span_minutes=120, least_top=1)
+
+    assert found.path.count("M") == 2
+    assert set(re.findall(r"[ML][\d.]+ ([\d.]+)", found.path)) == {"2"}
+
+
 def test_a_line_without_a_minute_is_none() -> None:
     assert not line([], lambda _: 1.0, now=NOW, span_minutes=120, least_top=1)
 
 
 @pytest.mark.parametrize(
     ("length", "text"),
-    [(None, wording.NONE), (0.84, "0.8 s"), (64.2, "64 s"), (150, "2 min"), (7300, "2.0 h"), (200_000, "2 days")],
+    [
+        (None, wording.NONE),
+        (-0.01, "0.0 s"),
+        (0.84, "0.8 s"),
+        (9.96, "10 s"),
+        (64.2, "64 s"),
+        (119.7, "2 min"),
+        (150, "2 min"),
+        (7300, "2.0 h"),
+        (200_000, "2 days"),
+    ],
 )
 def test_a_length_of_time_is_short(length: float | None, text: str) -> None:
     assert wording.seconds(length) == text
 
 
-@pytest.mark.parametrize(("number", "text"), [(None, wording.NONE), (0.0, "0/s"), (0.44, "0.4/s"), (1418.2, "1,418/s")])
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(None, wording.NONE), (0.0, "0/s"), (0.44, "0.4/s"), (1418.2, "1,418/s"), (1 / 60, "1/min"), (9.96, "10/s")],
+)
 def test_a_rate_is_short(number: float | None, text: str) -> None:
     assert wording.rate(number) == text

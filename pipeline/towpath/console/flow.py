@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from towpath.console.wording import count, milliseconds, rate, seconds
+from towpath.console.wording import UNKNOWN, count, milliseconds, rate, seconds
 from towpath.telemetry import metrics
 from towpath.watch.thresholds import Level, level_of_age, worst
 
@@ -35,6 +35,8 @@ _STAGE_OF: dict[Kind, str] = {
     "unread": "Outboxes",
     "late": "Outboxes",
     "row": "Outboxes",
+    "vacuum": "Outboxes",
+    "message": "RabbitMQ",
     "pause": "Dispatcher",
     "shift": "Dispatcher",
     "interruption": "Dispatcher",
@@ -75,7 +77,13 @@ def _outboxes(seen: Seen) -> Stage:
     figures = seen.status.figures
     age = figures.oldest_age_seconds
     note = "nothing is waiting" if age is None else f"oldest {seconds(age)}"
-    return Stage("Outboxes", count(figures.pending), "pending", note, level_of_age(age))
+    return Stage(
+        "Outboxes",
+        count(figures.pending) if figures.are_outboxes_read else UNKNOWN,
+        "pending",
+        note if figures.is_age_known else "not all could be read",
+        level_of_age(age),
+    )
 
 
 def _dispatcher(seen: Seen) -> Stage:
@@ -89,9 +97,13 @@ def _dispatcher(seen: Seen) -> Stage:
     else:
         counted = "running"
     note = "has never run" if shift is None else f"alive {seconds(shift.alive_seconds_ago)} ago"
+    if shift is None and not figures.is_ledger_read:
+        number, counted, note = UNKNOWN, "", _NOT_READ
     return Stage("Dispatcher", number, counted, note)
 
 
+#: Of a stage whose part of the status PostgreSQL did not show in time.
+_NOT_READ = "could not be read in time"
 #: A working shift says each second that it is alive.
 _WORKS_SECONDS = 5.0
 
@@ -99,7 +111,7 @@ _WORKS_SECONDS = 5.0
 def _rabbitmq(seen: Seen) -> Stage:
     consumers = seen.status.consumers
     if consumers is None or consumers.messages is None:
-        return Stage("RabbitMQ", "?", "does not answer", "the ledger is used instead")
+        return Stage("RabbitMQ", UNKNOWN, "does not answer", "the ledger is used instead")
     aggregators = consumers.of("aggregator") or 0
     plural = "aggregator consumes" if aggregators == 1 else "aggregators consume"
     return Stage("RabbitMQ", count(consumers.messages), "batches waiting", f"{aggregators} {plural}")
@@ -111,11 +123,13 @@ def _aggregators(seen: Seen) -> Stage:
     note = f"{count(windows.expired_leases)} waiting for recovery" if windows.expired_leases else "each has an owner"
     if unsealed:
         note = f"{count(unsealed)} batches without a window"
+    if not figures.is_ledger_read:
+        note = _NOT_READ
     return Stage(
         "Aggregators",
-        count(windows.total),
+        count(windows.total) if figures.is_ledger_read else UNKNOWN,
         "windows being written",
-        note if windows.total or unsealed else "",
+        note if windows.total or unsealed or not figures.is_ledger_read else "",
         metric=metrics.open_windows.name,
     )
 

@@ -37,10 +37,12 @@ def line(
     span_minutes: int,
     least_top: float,
 ) -> Line:
-    """The values of the minutes, newest at the right. `least_top` keeps a quiet line from looking like a storm."""
+    """The values of the minutes, newest at the right; None leaves a point out. `least_top` keeps a quiet line from
+    looking like a storm."""
     points = [
-        (WIDTH * (1 - (now - minute.measured_at).total_seconds() / 60 / span_minutes), value(minute) or 0.0)
+        (WIDTH * (1 - (now - minute.measured_at).total_seconds() / 60 / span_minutes), at)
         for minute in minutes
+        if (at := value(minute)) is not None
     ]
     points = [(max(0.0, min(WIDTH, x)), y) for x, y in points]
     top = max([least_top, *(y for _, y in points)])

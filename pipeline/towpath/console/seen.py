@@ -94,7 +94,7 @@ def _minutes(now: datetime) -> Sequence[Minute]:
     if known and (now - known[-1].measured_at).total_seconds() < _MINUTE_SECONDS:
         return known
     with one_moment() as cursor:
-        return Parts(cursor).read("the history", lambda: read_history(minutes=MINUTES)) or known
+        return Parts(cursor).read("the history", lambda: read_history(minutes=MINUTES, now=now)) or known
 
 
 _shared = Within(_read, seconds=_SECONDS, fresh_seconds=_FRESH_SECONDS)

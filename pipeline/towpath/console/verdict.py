@@ -6,8 +6,7 @@ after a colon or a full stop. So it is cut there, and not written again.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from towpath.console.runbook import Section, section_of
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 
 #: Events flow despite these, or wait because a person wants them to.
 _CAN_WAIT: frozenset[Kind] = frozenset({"pause", "vacuum", "row", "proof", "late"})
-#: Where a sentence's second half begins: not inside backticks or parentheses, which stay whole.
-_PARTS = re.compile(r"(?P<whole>`[^`]*`|\([^()]*\))|(?P<end>: |\. )")
+#: Where a sentence's second half begins.
+_ENDS = (": ", ". ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +33,8 @@ class Trouble:
     what: str
     next_step: str
     section: Section | None
+    #: Names the section on the page, for a browser to keep it open: even when other problems come and go.
+    keep: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,10 @@ def verdict(status: Status) -> Verdict:
     """Return what a person should read first."""
     troubles = [trouble(problem) for problem in status.found]
     troubles.sort(key=lambda one: one.level != "bad")
+    troubles = [
+        replace(one, keep=f"{one.kind}-{sum(other.kind == one.kind for other in troubles[:index])}")
+        for index, one in enumerate(troubles)
+    ]
     if troubles:
         level = worst(*(one.level for one in troubles), level_of_age(status.figures.oldest_age_seconds))
         return Verdict(level, troubles[0].what, troubles)
@@ -57,14 +62,30 @@ def verdict(status: Status) -> Verdict:
 
 def trouble(problem: Problem) -> Trouble:
     """Return a problem of `status`, cut in two."""
-    for part in _PARTS.finditer(problem.text):
-        if part["end"]:
-            what, next_step = problem.text[: part.start()], problem.text[part.end() :]
-            break
-    else:
-        what, next_step = problem.text, ""
+    what, next_step = _cut(problem.text, is_quoting=problem.kind == "pause")
     level: Level = "warn" if problem.kind in _CAN_WAIT else "bad"
     return Trouble(problem.kind, level, _capital(what), _capital(next_step), section_of(problem))
+
+
+def _cut(text: str, *, is_quoting: bool) -> tuple[str, str]:
+    """Cut at the first colon or full stop that is in neither backticks nor parentheses.
+
+    Parentheses quote what services and people say, which may not close what it opens: then, and of a person's reason,
+    the last end of one counts.
+    """
+    depth, is_code = 0, False
+    for at, one in enumerate(() if is_quoting else text):
+        if one == "`":
+            is_code = not is_code
+        elif not is_code:
+            depth = max(0, depth + {"(": 1, ")": -1}.get(one, 0))
+            if depth == 0 and text.startswith(_ENDS, at):
+                return text[:at], text[at + 2 :]
+    if depth or is_code or is_quoting:
+        at = max(text.rfind(f"){end}") for end in _ENDS)
+        if at >= 0:
+            return text[: at + 1], text[at + 3 :]
+    return text, ""
 
 
 def _capital(text: str) -> str:

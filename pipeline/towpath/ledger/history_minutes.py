@@ -120,28 +120,35 @@ def is_due() -> bool:
 
 # --- What people ask ---------------------------------------------------------------------------------------------
 
+#: By the clock of who asks, which may be another than PostgreSQL's.
+_MEASURED_AT = "measured_at + (coalesce(%(now)s::timestamptz, statement_timestamp()) - statement_timestamp())"
 _MINUTE = (
-    "measured_at, seconds, stored, pending, in_flight, dead_letters, open_windows, oldest_age_seconds, typical_seconds"
+    f"{_MEASURED_AT}, seconds, stored, pending, in_flight, dead_letters, open_windows, oldest_age_seconds,"
+    " typical_seconds"
 )
 
 
-def read_history(*, minutes: int) -> Sequence[Minute]:
-    """Return the last minutes, oldest first. A minute without a measurement is missing."""
+def read_history(*, minutes: int, now: datetime | None = None) -> Sequence[Minute]:
+    """Return the last minutes, oldest first. A minute without a measurement is missing. With `now`, the times are by
+    the clock that says so."""
     with driver.cursor() as cursor:
         cursor.execute(
             f"""SELECT {_MINUTE} FROM pipeline_history
             WHERE minute > statement_timestamp() - make_interval(mins => %(minutes)s) ORDER BY minute""",
-            {"minutes": minutes},
+            {"minutes": minutes, "now": now},
         )
         return [Minute(*row) for row in cursor.fetchall()]
 
 
 #: Until the present minute is this long, the rate includes the minute that was noted last.
 _SHORT_SECONDS = 20.0
+#: If no minute was noted for longer, nobody measures: an average over hours is not how it goes now.
+_LONG_SECONDS = 180.0
 
 
 def read_lately() -> Lately:
-    """Return the figures since the last minute was noted, including that minute while the present one is short."""
+    """Return the figures since the last minute was noted, including that minute while the present one is short;
+    none if nobody has noted one for minutes."""
     with driver.cursor() as cursor:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
@@ -155,6 +162,8 @@ def read_lately() -> Lately:
     if found is None:
         return Lately()
     rows, typical, seconds, rows_before, typical_before, seconds_before = found
+    if seconds > _LONG_SECONDS:
+        return Lately()
     if seconds < _SHORT_SECONDS:
         rows, seconds = rows + rows_before, seconds + seconds_before
     return Lately(rows / seconds if seconds > 0 else None, typical_before if typical is None else typical)

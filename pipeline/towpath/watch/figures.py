@@ -130,6 +130,18 @@ class Figures:
         ages = (outbox.oldest_age_seconds for outbox in self.outboxes.values())
         return max((age for age in ages if age is not None), default=None)
 
+    @property
+    def are_outboxes_read(self) -> bool:
+        """False if an outbox could not be read in time: then sums over all of them are too small."""
+        return self.outboxes.keys() >= all_outboxes().keys()
+
+    @property
+    def is_age_known(self) -> bool:
+        """False if an outbox, or the age of its oldest event, could not be read: then there may be an older one."""
+        return self.are_outboxes_read and not any(
+            outbox.oldest_age_seconds is None and outbox.pending + outbox.in_flight for outbox in self.outboxes.values()
+        )
+
     def has_estimates(self) -> bool:
         """True if something was too much to be counted."""
         is_pending_estimated = any(outbox.pending >= COUNTED_ROWS for outbox in self.outboxes.values())

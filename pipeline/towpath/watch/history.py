@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def add_minute_if_due() -> bool:
-    """Note this minute, unless it is already noted. Also False if PostgreSQL does not show the ledger in time."""
+    """Note this minute, unless it is already noted. Also False if PostgreSQL does not show all in time."""
     if not history_minutes.is_due():
         return False
     with one_moment() as cursor:
         figures = read_figures(Parts(cursor))
-    return figures.is_ledger_read and history_minutes.add_minute(measured(figures))
+    return figures.is_ledger_read and figures.are_outboxes_read and history_minutes.add_minute(measured(figures))
 
 
 def measured(figures: Figures) -> Measured:

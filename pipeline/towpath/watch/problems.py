@@ -128,7 +128,9 @@ def _of_ledger(figures: Figures) -> list[Problem]:
         ],
         "message": [*standstill.stuck_messages(), *standstill.shared_queues()],
         "canary": [*standstill.late_canary(ledger.canary, ledger.pauses)],
-        "window": [f"{windows} open window(s): {error}" for error, windows in ledger.open_windows.errors],
+        "window": [
+            f"{windows} open window(s) could not be delivered: {error}" for error, windows in ledger.open_windows.errors
+        ],
         "interruption": [*standstill.interruptions(ledger.shifts)],
     }
     return [Problem(kind, text) for kind, texts in found.items() for text in texts]

@@ -17,6 +17,8 @@ register = template.Library()
 register.filter("seconds", wording.seconds)
 register.filter("count", wording.count)
 register.filter("rate", wording.rate)
+register.filter("clock", wording.clock)
+register.filter("moment", wording.moment)
 register.filter("inline", inline)
 
 

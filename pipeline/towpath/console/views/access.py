@@ -10,13 +10,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from django.contrib.auth.views import redirect_to_login
-from django.db import transaction
+from django.db import DatabaseError, InterfaceError, transaction
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_http_methods, require_safe
 
+from towpath.conf.current import config
 from towpath.console.actions import record_refusal
 from towpath.console.models import OPERATE, VIEW
+from towpath.ledger.database_errors import is_outage
 from towpath.pages.frame import frame
 from towpath.pages.policy import strict
 
@@ -46,13 +48,29 @@ def _guarded(view: _View[_Arguments], permissions: tuple[str, ...]) -> _View[_Ar
     def guarded(request: HttpRequest, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> HttpResponseBase:
         if not request.user.is_authenticated:
             return _sign_in(request)
-        if not request.user.has_perms(permissions):
+        if missing := next((permission for permission in permissions if not request.user.has_perm(permission)), ""):
             if request.method == "POST":
                 record_refusal(request, action=view.__name__)
-            return _refused(request, permissions[-1])
+            return _refused(request, missing)
         return view(request, *args, **kwargs)
 
-    return guarded
+    return _told_of_outages(guarded)
+
+
+def _told_of_outages(view: _View[_Arguments]) -> _View[_Arguments]:
+    """A view that says so if PostgreSQL, which knows who asks, does not answer. Anyone may see this answer."""
+
+    @functools.wraps(view)
+    def told(request: HttpRequest, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> HttpResponseBase:
+        try:
+            return view(request, *args, **kwargs)
+        except (DatabaseError, InterfaceError) as error:
+            if not is_outage(error):
+                raise
+            context = {"places": [], "environment": config().environment, "person": ""}
+            return render(request, "towpath/console/away.html", context, status=503)
+
+    return told
 
 
 def _refused(request: HttpRequest, permission: str) -> HttpResponse:

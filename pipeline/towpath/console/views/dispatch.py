@@ -10,7 +10,8 @@ from django.shortcuts import redirect, render
 from towpath.console.actions import carry_out, person
 from towpath.console.views.access import for_operators
 from towpath.errors import NotDone
-from towpath.flow.pausing import LONGEST_REASON, pause_dispatch, resume_dispatch
+from towpath.flow.pausing import LONGEST_REASON, is_all_paused, pause_dispatch, resume_dispatch
+from towpath.ledger.pauses import read_pauses
 from towpath.outbox.models import all_outboxes
 from towpath.pages.frame import frame
 
@@ -40,6 +41,8 @@ def resume(request: HttpRequest) -> HttpResponse:
     def do() -> str:
         resumed = resume_dispatch(outbox, by=person(request))
         names = ", ".join(_named(name) for name in resumed)
+        if resumed and outbox and is_all_paused():
+            return f"The pause of {outbox} has ended, but dispatch of all outboxes is still paused."
         return f"Dispatch of {names} has resumed." if resumed else "Nothing was paused."
 
     return _answer(request, "resume", outbox, do if request.method == "POST" else None)
@@ -51,6 +54,11 @@ def _asked(request: HttpRequest, name: str) -> str:
 
 def _named(outbox: str) -> str:
     return outbox or "all outboxes"
+
+
+def _is_paused(outbox: str) -> bool:
+    """True of one without a class, too: its pause must be able to end."""
+    return any(pause.outbox == outbox for pause in read_pauses())
 
 
 def _answer(request: HttpRequest, action: str, outbox: str, do: Callable[[], str] | None) -> HttpResponse:
@@ -67,7 +75,7 @@ def _answer(request: HttpRequest, action: str, outbox: str, do: Callable[[], str
         "action": action,
         "outbox": outbox,
         "reason": _asked(request, "reason"),
-        "is_known": not outbox or outbox in all_outboxes(),
+        "is_known": not outbox or outbox in all_outboxes() or (action == "resume" and _is_paused(outbox)),
         "problem": problem,
         "longest": LONGEST_REASON,
     }

@@ -19,7 +19,7 @@ from towpath.conf.current import config
 from towpath.console.actions import carry_out, person
 from towpath.console.models import OPERATE
 from towpath.console.views.access import for_operators, for_viewers
-from towpath.errors import NotDone, NotReadable
+from towpath.errors import NotDone, NotReadable, PipelineError
 from towpath.flow import deadletters, operating
 from towpath.outbox.models import all_outboxes
 from towpath.pages.frame import frame
@@ -82,7 +82,8 @@ def letters(request: HttpRequest) -> HttpResponse:
     asked = _Asked.of(request.GET)
     context: dict[str, Any] = {
         "asked": asked,
-        "outboxes": list(all_outboxes()),
+        # One that no class has may be asked for, too: the ledger can have its letters.
+        "outboxes": list(dict.fromkeys([*all_outboxes(), *filter(None, [asked.outbox])])),
         "may_operate": request.user.has_perm(OPERATE),
     }
     try:
@@ -135,11 +136,11 @@ def _act(request: HttpRequest, action: str, do: Callable[[Sequence[Letter]], str
     found: Sequence[Letter] = ()
     try:
         if not is_asking:
-            confirmed = _confirmed(request)
-            said = carry_out(request, lambda: do(confirmed), action=action, target=_target(asked, confirmed))
+            numbers = _numbers(request.POST.getlist("confirmed"))
+            said = carry_out(request, lambda: do(_confirmed(numbers)), action=action, target=_target(asked, numbers))
             messages.success(request, said, fail_silently=True)
             return redirect("console:letters")
-    except (_NotConfirmed, NotDone, NotReadable) as error:
+    except NotDone as error:
         problem = str(error)
     try:
         found = asked.find()
@@ -167,17 +168,17 @@ def _in_a_terminal(action: str, asked: _Asked) -> str:
     words = ["python", "manage.py", "pipeline", "deadletters", action, *map(str, asked.ids or ())]
     if asked.ids is None:
         given = (("--outbox", asked.outbox), ("--error", asked.error))
-        words += [word for name, text in given if text for word in (name, text)] or ["--all"]
+        # In one word: a text may begin with a hyphen.
+        words += [f"{name}={text}" for name, text in given if text] or ["--all"]
     return shlex.join(words)
 
 
-class _NotConfirmed(Exception):
+class _NotConfirmed(PipelineError):
     """The text says why the page asks again."""
 
 
-def _confirmed(request: HttpRequest) -> Sequence[Letter]:
+def _confirmed(numbers: Sequence[int]) -> Sequence[Letter]:
     """Return the letters that the page has counted. Raises _NotConfirmed if one of them is gone, and NotReadable."""
-    numbers = _numbers(request.POST.getlist("confirmed"))
     if not numbers:
         raise _NotConfirmed("Nothing was done, because no dead letter was confirmed. Check the number, and confirm it.")
     found = deadletters.find(numbers)
@@ -190,8 +191,8 @@ def _confirmed(request: HttpRequest) -> Sequence[Letter]:
     return found
 
 
-def _target(asked: _Asked, found: Sequence[Letter]) -> str:
+def _target(asked: _Asked, numbers: Sequence[int]) -> str:
     if asked.ids is not None:
-        return " ".join(str(letter.id) for letter in found)
+        return " ".join(map(str, numbers))
     of_what = f"all of {asked.outbox or 'every outbox'}"
     return f"{of_what} with {asked.error!r}" if asked.error else of_what

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from django.shortcuts import render
 
@@ -14,8 +15,10 @@ from towpath.console.models import OPERATE
 from towpath.console.seen import MINUTES, NotSeen, Seen, look
 from towpath.console.verdict import verdict
 from towpath.console.views.access import for_viewers
+from towpath.console.wording import UNKNOWN, count, seconds
+from towpath.outbox.models import all_outboxes
 from towpath.pages.frame import frame
-from towpath.watch.thresholds import level_of_age
+from towpath.watch.thresholds import level_of_age, worst
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
@@ -52,8 +55,12 @@ def _found(request: HttpRequest) -> dict[str, Any]:
 
 
 def _link(url: str) -> str:
-    """The URL, if it is one that a page may lead to."""
-    return url if url.startswith(("http://", "https://")) else ""
+    """The URL, if it is one that a page may lead to: a password in it is not for everybody who looks."""
+    try:
+        is_one = urlsplit(url).scheme in {"http", "https"} and "@" not in urlsplit(url).netloc
+    except ValueError:
+        return ""
+    return url if is_one else ""
 
 
 def _shown(seen: Seen) -> dict[str, Any]:
@@ -70,20 +77,22 @@ def _shown(seen: Seen) -> dict[str, Any]:
         "ledger": ledger,
         "verdict": found,
         "age": age,
-        "age_level": level_of_age(age),
+        "age_shown": seconds(age or 0.0) if age is not None or figures.is_age_known else UNKNOWN,
+        "age_level": worst(level_of_age(age), "ok" if figures.is_age_known else "warn"),
         "stages": stages(seen, found),
         "lately": seen.status.lately,
-        "waiting": figures.waiting,
+        "waiting": count(figures.waiting) if figures.are_outboxes_read else UNKNOWN,
         "width": WIDTH,
         "height": HEIGHT,
         "stored_line": _line(seen, now, lambda minute: minute.stored_per_second, least_top=1),
         "typical_line": _line(seen, now, lambda minute: minute.typical_seconds, least_top=1),
-        "age_line": _line(seen, now, lambda minute: minute.oldest_age_seconds, least_top=5),
+        "age_line": _line(seen, now, lambda minute: minute.oldest_age_seconds or 0.0, least_top=5),
         "waiting_line": _line(seen, now, lambda minute: minute.pending + minute.in_flight, least_top=10),
         "outboxes": [
             (name, outbox, ledger.last_dispatches.get(name), pauses.get(name), level_of_age(outbox.oldest_age_seconds))
             for name, outbox in figures.outboxes.items()
         ],
+        "unread_outboxes": [name for name in all_outboxes() if name not in figures.outboxes],
         "pause_of_all": pauses.get(""),
         "windows": ledger.open_windows.oldest,
         "more_windows": max(0, ledger.open_windows.total - len(ledger.open_windows.oldest)),
