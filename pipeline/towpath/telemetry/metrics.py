@@ -127,8 +127,8 @@ last_dispatch = LedgerGauge(
 )
 canary_seconds = LedgerGauge(
     "towpath_canary_seconds",
-    "Seconds that the last canary took from its commit to the event store, or that a later one has waited or should"
-    " have been sent, if longer. Absent without `CANARY_SECONDS`.",
+    "Seconds that the last canary took from its commit to the event store. Longer if a later one has waited for longer,"
+    " or should have been sent so long ago. Absent without `CANARY_SECONDS`.",
 )
 unsealed_batches = LedgerGauge("towpath_unsealed_batches", "Batches in no window yet")
 open_windows = LedgerGauge("towpath_open_windows", "Windows between seal and ack")
