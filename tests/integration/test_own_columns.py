@@ -297,6 +297,23 @@ def test_a_value_that_only_postgresql_can_judge_leaves_the_transaction_as_it_was
         transaction.set_rollback(True)
 
 
+def test_of_events_for_several_outboxes_none_is_stored_if_postgresql_refuses_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(publishing, "outbox_of", lambda event: OutboxJudged if event is Judged else OutboxEvent)
+    with transaction.atomic():
+        with connection.schema_editor() as editor:
+            editor.create_model(OutboxJudged)
+
+        with pytest.raises(EventNotStorable, match="Judged cannot be stored"):
+            publish_many([Anything(), Judged(address="unknown")])
+
+        assert (OutboxEvent.objects.count(), OutboxJudged.objects.count()) == (0, 0)
+        publish_many([Anything(), Judged()])
+        assert (OutboxEvent.objects.count(), OutboxJudged.objects.count()) == (1, 1)
+        transaction.set_rollback(True)
+
+
 def test_columns_of_another_form_than_json_s_are_refused_by_the_check() -> None:
     class Timed(Event):
         took: timedelta

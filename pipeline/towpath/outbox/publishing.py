@@ -88,10 +88,12 @@ def publish_many(
     require_transaction()
     chunks = _chunks(events, at, target, outcome)
     first, second = next(chunks, []), next(chunks, [])
-    if not second:
+    outboxes = {one.outbox for one in first}
+    if not second and (len(outboxes) <= 1 or not any(map(_has_rules_of_its_own, outboxes))):
         _insert(first)
         return
-    # If a later event is refused, a caller that catches the error must not commit the statements before it.
+    # If a later event is refused, or one of another outbox, a caller that catches the error must not commit the
+    # statements before it.
     with transaction.atomic():
         for chunk in itertools.chain([first, second], chunks):
             _insert(chunk)
