@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 #: Above this share, the next update of the fleet may find no room: old and new processes run side by side for a while.
 _FULL = 0.8
-#: Connections of a dispatcher: its two shifts, verification, and a thread for ticks.
-_OF_A_DISPATCHER = 4
+#: Connections of a dispatcher: its four actor threads, its two shifts, and what runs beside them, such as verification.
+_OF_A_DISPATCHER = 8
+#: The same with a pool, to which actor threads give theirs back.
+_OF_A_POOLED_DISPATCHER = 4
 #: Connections of an aggregator besides its writers: the spare writer, and the thread that renews leases.
 _OF_AN_AGGREGATOR = 2
 
@@ -75,8 +77,8 @@ def is_pooled() -> bool:
 
 
 def most_of_a_process(*, writers: int) -> int:
-    """Return the most connections that one process takes at work."""
-    return max(_OF_A_DISPATCHER, writers + _OF_AN_AGGREGATOR)
+    """Return the most connections that one process takes from a pool at work."""
+    return max(_OF_A_POOLED_DISPATCHER, writers + _OF_AN_AGGREGATOR)
 
 
 def most_of(fleet: Fleet, *, writers: int) -> int:

@@ -279,8 +279,8 @@ class Command(BaseCommand):
         filtered = {"outbox": options["outbox"], "error": options["error"]}
         ways = sum((bool(ids), options["all"], any(filtered.values())))
         if ways > 1 or (what != "list" and not ways) or (what == "show" and not ids):
-            ways_in_words = "by number" if what == "show" else "by number, by --all, or by --outbox and --error"
-            self.stderr.write(f"Say which dead letters to {what}, in one way: {ways_in_words}.")
+            others = "" if what == "show" else ", or by --all, or by --outbox and --error"
+            self.stderr.write(f"Say which dead letters to {what}: by their numbers{others}.")
             raise SystemExit(2)
         if not any(filtered.values()):
             return deadletters.find(ids or None)
