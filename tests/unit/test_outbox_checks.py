@@ -129,6 +129,14 @@ def child_of_a_table() -> type[Outbox]:
         (lambda: lean(event_date_time="user__updated_at"), 6, "auto_now", "auto_now_add"),
         (lambda: frozen(objects=models.Manager()), 8, "manager 'objects' can create rows outside", "OutboxQuerySet"),
         (lambda: lean(shown=Shown()), 8, "manager 'shown' can create rows outside", "OutboxQuerySet"),
+        (
+            lambda: lean(event_context={"email": models.F("user__email")}),
+            6,
+            r"F\(user__email\) is not a path",
+            "values",
+        ),
+        (lambda: frozen(events=Paid), 7, "`events` is Paid, not a tuple", r"Write `events = \(Paid,\)`"),
+        (lambda: frozen(events="Paid"), 7, "`events` is 'Paid', not a tuple", "with the comma"),
         (lambda: frozen(events=("paid",)), 7, "'paid', which is not an Event class", "Name the classes"),
         (lambda: frozen(events=(Paid,), currency=models.TextField()), 7, "currency: Paid has no such", "Give each"),
     ],
@@ -231,6 +239,10 @@ def test_two_outboxes_with_one_name_are_refused() -> None:
     assert problem.id == "outbox.E020"
     assert "users.OutboxLean and users.OutboxFrozen have the same name, 'outbox_lean'" in problem.msg
     assert "db_table" in (problem.hint or "")
+
+
+def test_an_outbox_whose_events_are_no_tuple_does_not_end_the_checks() -> None:
+    assert list(problems_between([frozen(events=Paid)])) == []
 
 
 def test_an_event_that_two_outboxes_claim_is_refused() -> None:

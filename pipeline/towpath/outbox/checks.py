@@ -54,8 +54,9 @@ def problems_between(outboxes: Iterable[type[Outbox]]) -> Iterator[CheckMessage]
     by_event: dict[type[Event], list[type[Outbox]]] = defaultdict(list)
     for outbox in outboxes:
         by_name[outbox.outbox_name()].append(outbox)
-        for event in outbox.events if issubclass(outbox, FrozenOutbox) else ():
-            by_event[event].append(outbox)
+        if issubclass(outbox, FrozenOutbox) and _is_listed(outbox.events):
+            for event in outbox.events:
+                by_event[event].append(outbox)
     for name, same in by_name.items():
         if len(same) > 1:
             yield Error(
@@ -215,11 +216,19 @@ def _lean(outbox: type[Outbox]) -> Iterator[_Problem]:
 def _frozen(outbox: type[Outbox]) -> Iterator[_Problem]:
     if not issubclass(outbox, FrozenOutbox):
         return
+    if not _is_listed(outbox.events):
+        named = getattr(outbox.events, "__name__", repr(outbox.events))
+        yield f"`events` is {named}, not a tuple: publish() would fail", f"Write `events = ({named},)`, with the comma."
+        return
     for event in outbox.events:
         if not (isinstance(event, type) and issubclass(event, Event)):
             yield f"`events` names {event!r}, which is not an Event class", "Name the classes of its events."
     if all(isinstance(event, type) and issubclass(event, Event) for event in outbox.events):
         yield from own_columns.problems_of(outbox)
+
+
+def _is_listed(events: object) -> bool:
+    return isinstance(events, tuple | list)
 
 
 def _managers(outbox: type[Outbox]) -> Iterator[_Problem]:

@@ -278,8 +278,11 @@ def _is_customised(event: type[Event]) -> bool:
 
 
 def _path_problems(
-    outbox: type[models.Model], path: str, wanted: tuple[str, ...], *, is_nullable: bool
+    outbox: type[models.Model], path: object, wanted: tuple[str, ...], *, is_nullable: bool
 ) -> Iterator[tuple[str, str]]:
+    if not isinstance(path, str):
+        yield f"{path!r} is not a path", "Write a path of fields and foreign keys as a text, as for values()."
+        return
     try:
         field, has_null = _follow(outbox, path)
     except (FieldDoesNotExist, _NotOneValueError) as error:
