@@ -20,6 +20,8 @@ from tests.integration.windows import dispatched, expire_leases, sealed
 from tests.services import Services
 from towpath.ledger.ack import ack
 from towpath.ledger.models import Window
+from towpath.telemetry.metrics import vanished_windows
+from towpath.watch.gauges import read_gauges
 
 
 def test_the_status_counts_what_is_pending_in_flight_and_done() -> None:
@@ -116,6 +118,8 @@ def test_the_status_reports_rows_that_somebody_has_deleted() -> None:
     answer = status()
 
     assert answer["vanished_rows"] == 2
+    # For the alert, whichever process loaded the window: the counter of one without METRICS_PORT is never scraped.
+    assert read_gauges()[vanished_windows] == {"": 1}
     assert [problem for problem in answer["problems"] if "2 row(s) of 1 window(s) were deleted" in problem]
     assert "TowpathRowsVanished" in here("pipeline", "status").stdout
 

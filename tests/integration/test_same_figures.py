@@ -29,7 +29,12 @@ if TYPE_CHECKING:
     from towpath.eventlog.store import Store
 
 #: What the page says in words only: beside the aggregators, or as a problem.
-IN_WORDS = {"towpath_unsealed_batches", "towpath_expired_leases", "towpath_vacuum_held_seconds"}
+IN_WORDS = {
+    "towpath_unsealed_batches",
+    "towpath_expired_leases",
+    "towpath_vacuum_held_seconds",
+    "towpath_vanished_windows",
+}
 
 
 @pytest.fixture

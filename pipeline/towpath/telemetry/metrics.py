@@ -152,6 +152,10 @@ mismatched_windows = LedgerGauge(
 contradicted_proofs = LedgerGauge(
     "towpath_contradicted_proofs", "Windows that were changed in the event store after they were proven"
 )
+vanished_windows = LedgerGauge(
+    "towpath_vanished_windows",
+    "Windows without rows that somebody had deleted before they were loaded, until a person closes their alarm",
+)
 unsealed_age_seconds = LedgerGauge(
     "towpath_unsealed_age_seconds", "Age of the oldest proof that no seal covers yet; 0 without one"
 )
@@ -177,6 +181,7 @@ LEDGER_GAUGES = (
     unverified_age_seconds,
     mismatched_windows,
     contradicted_proofs,
+    vanished_windows,
     unsealed_age_seconds,
     vacuum_held_seconds,
 )

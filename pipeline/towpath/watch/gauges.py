@@ -77,6 +77,7 @@ def _samples(figures: Figures) -> dict[LedgerGauge, Mapping[str, float]]:
         metrics.unverified_age_seconds: {"": ledger.unverified.oldest_seconds},
         metrics.mismatched_windows: {"": ledger.unverified.contradicted},
         metrics.contradicted_proofs: {"": ledger.contradicted_proofs},
+        metrics.vanished_windows: {"": ledger.vanished.windows},
         metrics.unsealed_age_seconds: {"": ledger.unsealed.oldest_seconds or 0.0},
         metrics.vacuum_held_seconds: {} if figures.holders is None else longest_seconds(figures.holders),
     }
