@@ -88,6 +88,13 @@ def test_what_a_function_answers_counts_as_well(read: Callable[[], object]) -> N
         read()
 
 
+def test_what_a_function_answers_is_a_value() -> None:
+    with bind(actor=lambda: str.upper), pytest.raises(ValueError, match="function where a value is expected"):  # type: ignore[arg-type, return-value]
+        bound()
+    with pytest.raises(ValueError, match="function where a value is expected"):
+        bound_json(target=str.upper)  # type: ignore[arg-type]
+
+
 def test_a_function_is_asked_each_time_and_may_not_know() -> None:
     answers = iter([None, "user:1", "user:2", "a\x00b"])
     with bind(actor=lambda: next(answers), ip="::1"):

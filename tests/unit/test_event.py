@@ -100,6 +100,17 @@ def test_type_and_version_of_a_class_are_what_the_log_can_hold(name: str, value:
         type("Released", (Event,), {"__module__": __name__, "__annotations__": {name: ClassVar[Any]}, name: value})
 
 
+@pytest.mark.parametrize("name", ["event_target", "event_outcome"])
+def test_a_method_in_place_of_a_property_is_refused(name: str) -> None:
+    def said(_event: Event) -> str:
+        return "success"
+
+    with pytest.raises(TypeError, match=rf"Paid\.{name} is a method: write @property above it"):
+        type("Paid", (Event,), {"__module__": __name__, name: said})
+    for well in (property(said), "success", None):
+        type("Paid", (Event,), {"__module__": __name__, "__annotations__": {name: ClassVar[Any]}, name: well})
+
+
 V = TypeVar("V")
 
 

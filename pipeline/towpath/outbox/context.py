@@ -126,6 +126,8 @@ def _json(values: Mapping[str, str]) -> str:
 
 
 def _storable(name: str, value: object) -> str:
+    if callable(value):
+        raise ValueError(f"bind({name}=...) is a function where a value is expected: call it")  # noqa: TRY004 - as below
     text = as_text(value)
     try:
         text.encode()

@@ -116,6 +116,10 @@ class Event(BaseModel):
             raise TypeError(f"{cls.__name__}.event_type must be a text that is not empty.")
         if type(cls.version) is not int:
             raise TypeError(f"{cls.__name__}.version must be a whole number.")
+        for name in ("event_target", "event_outcome"):
+            # A method's text would be stored, with all values of the event in it.
+            if callable(getattr(cls, name)):
+                raise TypeError(f"{cls.__name__}.{name} is a method: write @property above it.")
 
     @classmethod
     def protected_fields(cls) -> list[str]:
