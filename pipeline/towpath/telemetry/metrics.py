@@ -154,7 +154,7 @@ contradicted_proofs = LedgerGauge(
 )
 vanished_windows = LedgerGauge(
     "towpath_vanished_windows",
-    "Windows without rows that somebody had deleted before they were loaded, until a person closes their alarm",
+    "Windows whose rows somebody deleted, in part or all, before they were loaded; until a person closes the alarm",
 )
 unsealed_age_seconds = LedgerGauge(
     "towpath_unsealed_age_seconds", "Age of the oldest proof that no seal covers yet; 0 without one"
