@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.db import IntegrityError, connection, transaction
@@ -159,6 +159,15 @@ def test_publish_outside_a_transaction_is_refused_with_what_to_write() -> None:
         publish_many([])
 
     assert OutboxEvent.objects.count() == 0
+
+
+@pytest.mark.parametrize("given", [Paid, {"amount": 1}, "paid"])
+def test_what_is_no_event_is_refused_with_what_to_write(given: Any) -> None:
+    with transaction.atomic():
+        with pytest.raises(TypeError, match=r"takes an object of a subclass of towpath.Event, .* not (Paid|dict|str)"):
+            publish(given)
+        publish(Paid(amount=1))
+    assert OutboxEvent.objects.count() == 1
 
 
 def test_published_events_are_frozen_in_the_general_outbox() -> None:

@@ -110,6 +110,9 @@ class _Frozen:
 
 
 def _frozen(event: Event, at: datetime | None, target: str | None, outcome: Outcome | None) -> _Frozen:
+    if not isinstance(event, Event):
+        name = event.__name__ if isinstance(event, type) else type(event).__name__
+        raise TypeError(f"publish() takes an object of a subclass of towpath.Event, as in SignedUp(...), not {name}")
     current = config()
     outbox = outbox_of(type(event))
     context = stored_context(event, most_bytes=current.event_context_max_bytes)
