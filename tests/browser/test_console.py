@@ -14,6 +14,7 @@ from playwright.sync_api import expect
 from tests.browser.visitor import NARROW, WIDE, Visitor, visitor
 from tests.integration.rows import write_events
 from tests.waiting import eventually
+from towpath.ledger import pauses
 from towpath.ledger.models import DeadLetter
 from towpath.outbox.models import OutboxEvent
 
@@ -218,6 +219,22 @@ def test_a_click_is_not_lost_to_a_refresh(ada: Visitor) -> None:
     ada.page.mouse.up()
 
     ada.page.wait_for_url("**/pipeline/pause?outbox=outbox_event")
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW])
+def test_a_long_word_of_somebody_s_does_not_widen_a_page(
+    browser: Browser, operator: User, web_url: str, size: tuple[int, int]
+) -> None:
+    name = f"outbox_{'q' * 50}"
+    pauses.insert(name, by="u" * 150, reason="r" * 300)
+    eve = visitor(browser, operator, web_url=web_url, size=size)
+
+    for path, shown in (("/pipeline/", "#live"), (f"/pipeline/resume?outbox={name}", "h1")):
+        eve.page.goto(f"{web_url}{path}")
+        # What the test before has seen is shown for two seconds.
+        expect(eve.page.locator(shown)).to_contain_text(name, timeout=_NAMED_WITHIN)
+        assert eve.page.evaluate("document.documentElement.scrollWidth") <= size[0], path
+        assert eve.grave_barriers() == [], path
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

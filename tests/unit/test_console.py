@@ -179,6 +179,12 @@ def test_without_another_problem_the_age_is_the_verdict(age: float | None, level
     assert (found.level, found.title) == (level, title)
 
 
+def test_an_age_of_weeks_is_not_in_hours() -> None:
+    (text,) = late_events(23_220_000)
+
+    assert "the oldest undelivered one is 268 days old" in text
+
+
 def test_an_age_that_is_graver_than_the_problem_decides_the_colour() -> None:
     assert verdict(status(Problem("pause", "paused: resume"), age=901)).level == "bad"
 

@@ -84,7 +84,9 @@ def _duration(seconds: float) -> str:
     minutes = int(seconds // 60)
     if minutes < 1:
         return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h"  # noqa: PLR2004 - until then, minutes say more
+    if minutes < 120:  # noqa: PLR2004 - until then, minutes say more
+        return f"{minutes} min"
+    return f"{minutes // 60} h" if minutes < 72 * 60 else f"{minutes // 1440} days"
 
 
 def interruptions(shifts: Mapping[str, ShiftState]) -> Iterator[str]:
