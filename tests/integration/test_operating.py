@@ -6,9 +6,11 @@ import contextlib
 import json
 import os
 import pwd
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 from dramatiq.errors import ConnectionClosed
 
@@ -16,6 +18,7 @@ from tests.integration.dispatching import EVENT
 from tests.integration.manage import here
 from tests.integration.rows import write_events
 from tests.integration.windows import expire_leases, sealed
+from towpath.conf.current import config
 from towpath.errors import NotDone
 from towpath.events import DeadLetterDropped, DeadLettersReplayed, PipelineActionFailed, RecoveryRun
 from towpath.flow import operating
@@ -67,6 +70,22 @@ def test_recover_is_an_event_of_who_ran_it(event_log: EventLog, published: Publi
 
     assert (done.returncode, json.loads(done.stdout), event_log.count()) == (0, {"windows": 1}, 5)
     assert len(published.find(RecoveryRun, windows=1, stranded_rows=0, run_by=ME)) == 1
+
+
+def test_a_recovery_that_delivers_nothing_says_so_and_why(
+    event_log: EventLog, published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_events(["{}"] * 5)
+    sealed()
+    expire_leases()
+    away = replace(config(), event_store_url="clickhouse://127.0.0.1:9/default")
+    monkeypatch.setattr(settings, "TOWPATH", away)
+
+    done = here("pipeline", "recover", "--json")
+
+    assert (done.returncode, json.loads(done.stdout)) == (1, {"windows": 0, "undelivered": 1})
+    assert done.stderr.startswith("1 window(s) could not be delivered: ")
+    assert (event_log.count(), len(published.find(RecoveryRun, windows=0))) == (0, 1)
 
 
 def test_replay_is_an_event_of_who_ran_it(letters: list[int], published: Published) -> None:

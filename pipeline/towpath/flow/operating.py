@@ -20,7 +20,9 @@ from towpath.errors import NotDone, NotYours, PipelineError, described
 from towpath.eventlog.errors import EventStoreError
 from towpath.events import DeadLettersReplayed, PipelineActionFailed, RecoveryRun
 from towpath.flow import deadletters, stranded
+from towpath.flow.delivery import Delivery
 from towpath.flow.recover import recover
+from towpath.ledger.open_windows import read_last_error
 from towpath.ledger.tables import may_seal
 from towpath.outbox.publishing import publish
 from towpath.telemetry.secrets import without_secrets
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from towpath.flow.dispatch import EnqueueBatches
     from towpath.ledger.batches import BatchMessage
     from towpath.ledger.deadletters import Letter
+    from towpath.ledger.windows import SealedWindow
 
 log = structlog.get_logger()
 
@@ -113,12 +116,19 @@ def _record_missed(done: Done, *, action: str, by: str) -> None:
         publish(PipelineActionFailed(action=action, target=target, reason=storable(done.missed), tried_by=by))
 
 
+#: A window that is split, or that somebody else has, is delivered by others.
+_UNDELIVERED = {Delivery.POSTPONED, Delivery.REFUSED, Delivery.FAILED}
+
+
 @dataclass(frozen=True, slots=True)
 class Recovered:
     """What a look of recovery has done: windows delivered, and stranded rows handed to the dispatcher."""
 
     windows: int
     stranded_rows: int
+    #: Windows that were tried, and that the event store has not taken; and why, of the first.
+    undelivered: int = 0
+    why: str = ""
     #: False if time ran out before every stranded row was brought back.
     is_complete: bool = True
 
@@ -139,7 +149,18 @@ def recover_now(
     until = time.monotonic() + stranded_seconds
     rows = sum(stranded.bring_back(should_stop=lambda: time.monotonic() >= until).values())
     is_complete = time.monotonic() < until
-    windows = recover(store, rules, limits=limits, unsealed_seconds=unsealed_seconds, should_stop=lambda: False)
+    tried: list[tuple[SealedWindow, Delivery]] = []
+    recover(
+        store,
+        rules,
+        limits=limits,
+        unsealed_seconds=unsealed_seconds,
+        should_stop=lambda: False,
+        tell=lambda window, delivery: tried.append((window, delivery)),
+    )
+    windows = sum(delivery is Delivery.ACKED for _, delivery in tried)
+    failed = [window for window, delivery in tried if delivery in _UNDELIVERED]
+    why = (read_last_error(failed[0].id) or "another process has it now") if failed else ""
     with transaction.atomic():
         publish(RecoveryRun(windows=windows, stranded_rows=rows, run_by=by))
-    return Recovered(windows, rows, is_complete)
+    return Recovered(windows, rows, len(failed), why, is_complete)

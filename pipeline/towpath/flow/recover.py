@@ -45,8 +45,9 @@ def recover(
     limits: WindowLimits,
     unsealed_seconds: float,
     should_stop: Callable[[], bool],
+    tell: Callable[[SealedWindow, Delivery], None] = lambda _window, _delivery: None,
 ) -> int:
-    """Deliver what is overdue now; return how many windows that was.
+    """Deliver what is overdue now; return how many windows it has tried. `tell` hears what became of each.
 
     It ends when the store takes no windows, or after a while, so that the shift can say that it is alive. A window that
     fails for a reason of its own does not end it.
@@ -60,7 +61,7 @@ def recover(
             return recovered
         if (window := _seal(batch_ids, rules)) is not None:
             recovered += 1
-            if deliver(window, store, rules) is Delivery.POSTPONED:
+            if _delivered(window, store, rules, tell=tell) is Delivery.POSTPONED:
                 return recovered
     if stuck.has_windows:
         names.free_known(list(all_outboxes()))
@@ -71,20 +72,34 @@ def recover(
         metrics.recovered_windows.labels("expired").inc()
         log.warning("window_recovered", window=str(window.id), attempt=window.attempts)
         recovered += 1
-        if deliver(window, store, rules) is Delivery.POSTPONED:
+        if _delivered(window, store, rules, tell=tell) is Delivery.POSTPONED:
             return recovered
     if stuck.has_isolated_windows or recovered:
-        recovered += _deliver_isolated(store, rules, should_stop=should_stop)
+        recovered += _deliver_isolated(store, rules, should_stop=should_stop, tell=tell)
     return recovered
 
 
-def _deliver_isolated(store: EventStore, rules: WindowRules, *, should_stop: Callable[[], bool]) -> int:
+def _delivered(
+    window: SealedWindow, store: EventStore, rules: WindowRules, *, tell: Callable[[SealedWindow, Delivery], None]
+) -> Delivery:
+    delivery = deliver(window, store, rules)
+    tell(window, delivery)
+    return delivery
+
+
+def _deliver_isolated(
+    store: EventStore,
+    rules: WindowRules,
+    *,
+    should_stop: Callable[[], bool],
+    tell: Callable[[SealedWindow, Delivery], None],
+) -> int:
     """Last, and only for a short time: windows at fault may be many, and slow."""
     until = time.monotonic() + _ISOLATED_SECONDS
     delivered = 0
     while not should_stop() and (window := claim_expired(lease_seconds=rules.lease_seconds, is_isolated=True)):
         delivered += 1
-        deliver(window, store, rules)
+        _delivered(window, store, rules, tell=tell)
         if time.monotonic() > until:
             break
     return delivered

@@ -42,8 +42,9 @@ def recover(request: HttpRequest) -> HttpResponse:
             store.close()
         windows, rows = found.windows, found.stranded_rows
         brought = f", and handed {rows:,} stranded row{'' if rows == 1 else 's'} to the dispatcher" if rows else ""
+        failed = f" {found.undelivered:,} could not be delivered: {found.why}." if found.undelivered else ""
         more = "" if found.is_complete else " There may be more stranded rows: recover again."
-        return f"Recovery delivered {windows:,} window{'' if windows == 1 else 's'}{brought}.{more}"
+        return f"Recovery delivered {windows:,} window{'' if windows == 1 else 's'}{brought}.{failed}{more}"
 
     problem = ""
     if request.method == "POST":

@@ -218,9 +218,12 @@ class Command(BaseCommand):
             store.close()
         windows, rows = done.windows, done.stranded_rows
         found = {"windows": windows, **({"stranded_rows": rows} if rows else {})}
+        if done.undelivered:
+            found["undelivered"] = done.undelivered
+            self.stderr.write(f"{done.undelivered} window(s) could not be delivered: {tables.printable(done.why)}")
         text = f"{windows} window(s) recovered" + (f", {rows} stranded row(s) handed to the dispatcher" if rows else "")
         self.stdout.write(json.dumps(found) if options["json"] else text)
-        return True
+        return not done.undelivered
 
     def _close(self, windows: list[UUID], *, reason: str) -> None:
         if not reason.strip():
