@@ -19,6 +19,8 @@ from django.test import override_settings
 from dramatiq.brokers.stub import StubBroker
 from pytest_django import Settings
 
+from backend.users.events import UserUpdated
+from backend.users.models import OutboxUserChange
 from tests.administering import administer
 from tests.integration.rows import create_users, execute
 from tests.services import Services
@@ -258,6 +260,9 @@ def test_what_takes_events_away_without_an_error_is_refused_and_named_by_doctor(
         with transaction.atomic(), pytest.raises(EventNotStorable, match="of 2 rows of outbox_event"):
             publish_many([Paid(amount=1), Paid(amount=3)])
         assert not OutboxEvent.objects.exists()
+        with transaction.atomic(), pytest.raises(EventNotStorable, match="0 of 1 rows of outbox_event"):
+            publish_many([UserUpdated(user_id=7, changes={}), Paid(amount=3)])
+        assert not OutboxUserChange.objects.exists()
     finally:
         execute(remove)
 

@@ -165,7 +165,12 @@ def _insert(chunk: Sequence[_Frozen]) -> None:
     for outbox, events in by_outbox.items():
         rows = [one.row for one in events]
         if not _has_rules_of_its_own(outbox):
-            insert(outbox._meta.db_table, _columns(outbox), rows)
+            try:
+                insert(outbox._meta.db_table, _columns(outbox), rows)
+            except EventNotStorable:
+                if events[0] is not chunk[0]:
+                    transaction.set_rollback(True)  # the events of another outbox would be committed without these
+                raise
             continue
         try:
             with transaction.atomic():  # a savepoint, so that the caller's transaction survives a refusal
