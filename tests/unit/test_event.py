@@ -9,8 +9,9 @@ from pydantic import Secret, SecretStr, ValidationError
 
 from tests.unit.outboxes import frozen
 from towpath import Event
-from towpath.outbox import models
+from towpath.outbox import models, registry
 from towpath.outbox.event import Hashed, hashed
+from towpath.outbox.registry import installed_events
 
 if TYPE_CHECKING:
     from pytest_django import Settings
@@ -115,6 +116,9 @@ V = TypeVar("V")
 
 
 class Changed(Event, Generic[V]):
+    event_type: ClassVar[str] = "thing_changed"
+    version: ClassVar[int] = 4
+
     value: V
 
 
@@ -124,6 +128,21 @@ class Moved(Event, Generic[V]):
 
 class PriceChanged(Changed[int]):
     pass
+
+
+def test_a_form_of_a_generic_event_has_the_type_that_the_event_gives() -> None:
+    form = Changed[str]
+
+    assert (form.event_type, form.version) == ("thing_changed", 4)
+    assert PriceChanged.event_type == "price_changed"
+    assert Moved[int].event_type == "moved[int]"
+
+
+def test_a_generic_event_and_its_form_are_one_entry_of_the_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
+    form = Changed[str]
+    monkeypatch.setattr(registry, "_app_of", lambda event: event if event.__module__ == __name__ else None)
+
+    assert [event for event in installed_events() if issubclass(event, Changed)] == [PriceChanged, form]
 
 
 def test_a_form_of_a_generic_event_goes_where_the_event_goes(monkeypatch: pytest.MonkeyPatch) -> None:

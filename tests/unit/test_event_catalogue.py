@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 from django.apps import apps
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 
 from backend.users.events import UserCreated
 from towpath import Event
@@ -283,3 +283,15 @@ def test_the_catalogue_as_markdown_has_a_section_with_the_fields_of_each(shop: S
     assert "| `order` | integer |  |" in page
     assert "| `to` | string or null | hashed |" in page
     assert "| `title` | string |  |" in page
+
+
+@pytest.mark.parametrize("content", ["<<<<<<< HEAD\n{}", "[]", '{"shipped": 1}', '{"shipped": {"first": {}}}', ""])
+@pytest.mark.parametrize("option", ["--write", "--check"])
+def test_a_damaged_file_is_named_and_left_alone(content: str, option: str, shop: Shop) -> None:
+    shop.has(Shipped)
+    shop.file.write_text(content)
+
+    with pytest.raises(CommandError, match=r"events.schema.json is not a registry of events: resolve its merge"):
+        command(option)
+
+    assert shop.file.read_text() == content

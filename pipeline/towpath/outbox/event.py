@@ -106,7 +106,7 @@ class Event(BaseModel):
     def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         if "event_type" not in cls.__dict__:
-            cls.event_type = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
+            cls.event_type = _type_of(cls)
         if taken := _NOT_FIELDS & cls.model_fields.keys():
             raise TypeError(
                 f"{cls.__name__}: a field cannot be called {' or '.join(sorted(taken))}, because every event has that:"
@@ -129,6 +129,19 @@ class Event(BaseModel):
             for name, field in cls.model_fields.items()
             if any(isinstance(mark, _Protected) for mark in field.metadata)
         ]
+
+
+def _type_of(event: type[Event]) -> str:
+    """Return the type of a class that does not give one."""
+    # `Changed[int]` is a class of its own, but the same event, if `Changed` says which.
+    generic: Any = event.__pydantic_generic_metadata__["origin"]
+    if generic is not None and generic.event_type != _in_snake_case(generic.__name__):
+        return str(generic.event_type)
+    return _in_snake_case(event.__name__)
+
+
+def _in_snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def stored_context(event: Event, *, most_bytes: int) -> str:

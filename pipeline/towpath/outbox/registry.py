@@ -54,7 +54,7 @@ def installed_events() -> list[type[Event]]:
     autodiscover_modules("events")
     found: dict[tuple[str, int], type[Event]] = {}
     for event in _subclasses(Event):
-        if _app_of(event) is None:
+        if _app_of(event) is None or _is_only_a_base(event):
             continue
         other = found.setdefault((event.event_type, event.version), event)
         if other is not event:
@@ -83,7 +83,10 @@ def catalogue() -> list[EventType]:
 
 
 def disagreements() -> list[str]:
-    """Return how the checked-in files differ from the code, and how to fix it. It is empty if they agree."""
+    """Return how the checked-in files differ from the code, and how to fix it. It is empty if they agree.
+
+    Raises ValueError, which names a file that is damaged.
+    """
     found = []
     for path, registered, events in _by_file():
         for event in events:
@@ -105,7 +108,7 @@ def update_files() -> list[Path]:
     """Add missing event types and versions to the files, and return the files that were changed.
 
     What is registered stays as it is, even if the code has changed or is gone: `disagreements` reports that it has
-    changed.
+    changed. Raises what `disagreements` raises.
     """
     changed = []
     for path, registered, events in _by_file():
@@ -130,8 +133,19 @@ def _by_file() -> Iterator[tuple[Path, _Schemas, list[type[Event]]]]:
         path = Path(app.path) / FILE_NAME
         own = [event for event in events if _app_of(event) is app]
         if own or path.exists():
-            registered = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            yield path, registered, own
+            yield path, _registered(path) if path.exists() else {}, own
+
+
+def _registered(path: Path) -> _Schemas:
+    """Return what the file registers. Raises ValueError, which names the file, if it is damaged."""
+    try:
+        found: _Schemas = json.loads(path.read_text(encoding="utf-8"))
+        is_registry = all(version.isdecimal() for versions in found.values() for version in versions)
+    except (ValueError, AttributeError, TypeError):
+        is_registry = False
+    if not is_registry:
+        raise ValueError(f"{path} is not a registry of events: resolve its merge conflict, or restore the file")
+    return found
 
 
 def _stored_schema(event: type[Event]) -> dict[str, Any]:
@@ -155,6 +169,12 @@ def _subclasses(event: type[Event]) -> Iterator[type[Event]]:
     for subclass in event.__subclasses__():
         yield subclass
         yield from _subclasses(subclass)
+
+
+def _is_only_a_base(event: type[Event]) -> bool:
+    """True if it is a generic event, or one of its forms, of which other classes are made."""
+    generic = event.__pydantic_generic_metadata__
+    return bool((generic["origin"] or generic["parameters"]) and event.__subclasses__())
 
 
 def _app_of(event: type[Event]) -> AppConfig | None:

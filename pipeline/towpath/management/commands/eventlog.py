@@ -78,7 +78,10 @@ class Command(BaseCommand):
 
     def _handle(self, options: dict[str, Any]) -> None:
         if options["action"] == "events":
-            self._events(options)
+            try:
+                self._events(options)
+            except ValueError as error:
+                raise CommandError(f"{error}.") from error
             return
         actions: dict[str, Callable[[Store, dict[str, Any]], bool]] = {
             "migrate": self._migrate,
