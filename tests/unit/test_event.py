@@ -140,9 +140,10 @@ def test_a_form_of_a_generic_event_has_the_type_that_the_event_gives() -> None:
 
 def test_a_generic_event_and_its_form_are_one_entry_of_the_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
     form = Changed[str]
-    monkeypatch.setattr(registry, "_app_of", lambda event: event if event.__module__ == __name__ else None)
+    # Not every event of this module: one that was refused when it was defined is there until it is collected.
+    monkeypatch.setattr(registry, "_app_of", lambda event: event if event in {Changed, form, PriceChanged} else None)
 
-    assert [event for event in installed_events() if issubclass(event, Changed)] == [PriceChanged, form]
+    assert installed_events() == [PriceChanged, form]
 
 
 def test_a_form_of_a_generic_event_goes_where_the_event_goes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,6 +142,24 @@ def test_protected_values_are_masked_and_hashed_wherever_they_are(knobs: Knobs) 
     }
 
 
+def test_protected_values_are_in_no_text_that_shows_the_event() -> None:
+    event = CardAdded(
+        number="4111",
+        pin=1234,
+        email="ada@example.com",
+        limit=500,
+        others=["4222"],
+        notes={"who": "ada"},
+        card=Card(number="4333"),
+    )
+
+    assert CardAdded.protected_fields() == [*CardAdded.model_fields]
+    fields = ("number", "pin", "email", "limit", "others", "notes", "card")
+    assert repr(event) == f"CardAdded({', '.join(f'{name}=***' for name in fields)})"
+    assert str(event) == " ".join(f"{name}=***" for name in fields)
+    assert repr(Noted(text="seen")) == "Noted(text='seen')"
+
+
 def test_a_protected_value_that_is_missing_stays_missing() -> None:
     stored = json.loads(text_of(CardAdded(number="1", pin=None, email="x")))
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hmac
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -18,6 +19,7 @@ from pydantic import (
     SecretBytes,
     SecretStr,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 
 from towpath.conf.current import hash_key
@@ -123,12 +125,36 @@ class Event(BaseModel):
 
     @classmethod
     def protected_fields(cls) -> list[str]:
-        """Return the names of the fields that are marked `Sensitive` or `Hashed`."""
-        return [
-            name
-            for name, field in cls.model_fields.items()
-            if any(isinstance(mark, _Protected) for mark in field.metadata)
-        ]
+        """Return the names of the fields with a value that is marked `Sensitive` or `Hashed`."""
+        return [name for name, field in cls.model_fields.items() if _is_protected(field)]
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        # What is masked in the event log is not shown in logs and reports of errors either.
+        protected = self.protected_fields()
+        for name, value in super().__repr_args__():
+            yield name, _Masked() if name in protected else value
+
+
+def _is_protected(field: FieldInfo, *, within: frozenset[type] = frozenset()) -> bool:
+    """True if the field has a protected value: it is one, or an optional one, or has one in a collection or model."""
+    kinds: list[Any] = [*field.metadata, field.annotation]
+    while kinds:
+        kind = kinds.pop()
+        if isinstance(kind, _Protected):
+            return True
+        kinds += get_args(kind)
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind not in within:
+            inner = within | {kind}
+            if any(_is_protected(one, within=inner) for one in kind.model_fields.values()):
+                return True
+    return False
+
+
+class _Masked:
+    """What `repr` shows of a protected value."""
+
+    def __repr__(self) -> str:
+        return MASK
 
 
 def _type_of(event: type[Event]) -> str:
