@@ -209,32 +209,13 @@ def _kind(schema: Mapping[str, Any], *, is_nullable: bool = False) -> _Kind | No
 
 def problems_of(outbox: type[models.Model], event: type[Event], paths: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield what would make the stored context differ from the event's `model_dump_json()`, and how to fix it."""
-    if event.protected_fields():
-        names = ", ".join(event.protected_fields())
-        yield (
-            f"{event.__name__} masks or hashes {names}, which SQL cannot do",
-            "Publish it through a FrozenOutbox, or leave the field out.",
-        )
-        return
     if event.event_target is not Event.event_target or isinstance(event.event_outcome, property):
         yield (
             f"{event.__name__} computes its event_target or event_outcome, but PostgreSQL builds the event",
             'Write the outcome as a value, and the target in the outbox, as in event_target = "user:{user_id}".',
         )
-    if _is_customised(event):
-        yield (
-            f"{event.__name__} has validators, serializers, computed fields or a model_config of its own",
-            "Publish it through a FrozenOutbox: PostgreSQL writes the context of a lean outbox, and runs none of them.",
-        )
-        return
-    left_out = [
-        name for name, field in event.model_fields.items() if field.exclude or getattr(field, "exclude_if", None)
-    ]
-    if left_out:
-        yield (
-            f"{event.__name__} does not store {', '.join(left_out)} (exclude), but PostgreSQL would",
-            "Remove the field from the event, or publish it through a FrozenOutbox.",
-        )
+    if (beyond := _beyond_sql(event)) is not None:
+        yield beyond
         return
     if paths.keys() != event.model_fields.keys():
         names = ", ".join(sorted(paths.keys() ^ event.model_fields.keys()))
@@ -252,6 +233,27 @@ def problems_of(outbox: type[models.Model], event: type[Event], paths: Mapping[s
             continue
         for problem in _path_problems(outbox, paths[name], _FIELDS_BY_TYPE[kind.type], is_nullable=kind.is_nullable):
             yield f"event_context[{name!r}]: {problem[0]}", problem[1]
+
+
+def _beyond_sql(event: type[Event]) -> tuple[str, str] | None:
+    """Return what pydantic does with values of the event and PostgreSQL cannot, and what to do instead."""
+    if names := event.protected_fields():
+        return (
+            f"{event.__name__} masks or hashes {', '.join(names)}, which SQL cannot do",
+            "Publish it through a FrozenOutbox, or leave the field out.",
+        )
+    if _is_customised(event):
+        return (
+            f"{event.__name__} has validators, serializers, computed fields or a model_config of its own",
+            "Publish it through a FrozenOutbox: PostgreSQL writes the context of a lean outbox, and runs none of them.",
+        )
+    fields = event.model_fields.items()
+    if left_out := [name for name, field in fields if field.exclude or getattr(field, "exclude_if", None)]:
+        return (
+            f"{event.__name__} does not store {', '.join(left_out)} (exclude), but PostgreSQL would",
+            "Remove the field from the event, or publish it through a FrozenOutbox.",
+        )
+    return None
 
 
 def time_problems(outbox: type[models.Model], path: str) -> Iterator[tuple[str, str]]:
