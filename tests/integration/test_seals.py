@@ -129,13 +129,8 @@ def test_an_audit_with_a_public_key_wants_every_seal_signed_by_it(
 ) -> None:
     # Given a seal that is signed, one by another key, and one without
     key = private_pem()
-    for pem in (key, private_pem(), ""):
-        delivered(store, users=1)
-        verified(store)
-        list(seal_all(key=pem))
-    settings.TOWPATH = replace(config(), seal_key=key)
-    public = tmp_path / "key.pub"
-    public.write_text(here("pipeline", "seals", "public-key").stdout)
+    sealed_with(key, private_pem(), "", store=store)
+    public = public_key(key, settings, tmp_path)
 
     found = audited("--public-key", str(public))
 
@@ -149,13 +144,8 @@ def test_an_audit_with_a_public_key_wants_every_seal_signed_by_it(
 def test_a_signed_seal_vouches_for_all_before_it(store: Store, tmp_path: Path, settings: Settings) -> None:
     # Given seals from before there was a key, of an older key, and of the key of today
     key = private_pem()
-    for pem in ("", private_pem(), key):
-        delivered(store, users=1)
-        verified(store)
-        list(seal_all(key=pem))
-    settings.TOWPATH = replace(config(), seal_key=key)
-    public = tmp_path / "key.pub"
-    public.write_text(here("pipeline", "seals", "public-key").stdout)
+    sealed_with("", private_pem(), key, store=store)
+    public = public_key(key, settings, tmp_path)
     assert audited("--public-key", str(public))["exit"] == 0
 
     # When one of them is rewritten, and one is made after them without the key
@@ -369,3 +359,19 @@ def test_people_read_the_seals_as_a_table(store: Store) -> None:
 def private_pem() -> str:
     key = Ed25519PrivateKey.generate()
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def sealed_with(*keys: str, store: Store) -> None:
+    """Make a seal with each of these keys; an empty one signs nothing."""
+    for pem in keys:
+        delivered(store, users=1)
+        verified(store)
+        list(seal_all(key=pem))
+
+
+def public_key(key: str, settings: Settings, folder: Path) -> Path:
+    """The file with what checks the signatures of the key, as the product prints it."""
+    settings.TOWPATH = replace(config(), seal_key=key)
+    public = folder / "key.pub"
+    public.write_text(here("pipeline", "seals", "public-key").stdout)
+    return public
