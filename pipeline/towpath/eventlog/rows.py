@@ -23,6 +23,8 @@ Identity = tuple[str, int]
 _NULL = rb"\N"
 _ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 _LETTERS = {plain: letter for letter, plain in _ESCAPES.items()} | {b"\\": b"\\"}
+#: Searched at once for a NULL.
+_STRETCH_BYTES = 4096
 _TIME = [column.name for column in BASE_COLUMNS].index("event_date_time")
 
 
@@ -62,8 +64,7 @@ def event_times_of_ends(rows: bytes) -> list[str]:
 
 def incomplete(rows: bytes) -> dict[Identity, list[int]]:
     """The rows that lack a value, with the places of the columns that lack it."""
-    # Many times faster than looking at each line.
-    if b"\t" + _NULL + b"\t" not in rows and b"\t" + _NULL + b"\n" not in rows:
+    if not _has_null(rows):  # many times faster than looking at each line
         return {}
     found: dict[Identity, list[int]] = {}
     for line in lines(rows):
@@ -71,6 +72,19 @@ def incomplete(rows: bytes) -> dict[Identity, list[int]]:
         if _NULL in fields:
             found[identity(line)] = [place for place, field in enumerate(fields) if field == _NULL]
     return found
+
+
+def _has_null(rows: bytes) -> bool:
+    """True if a field is NULL: a tab comes only before a field, and a backslash in a value is doubled."""
+    # Short fields stand together. What comes after a long value is found by its tab: that is ten times faster than to
+    # search the value.
+    place = rows.find(b"\t")
+    while place >= 0:
+        end = place + _STRETCH_BYTES
+        if rows.find(b"\t" + _NULL, place, end + len(_NULL)) >= 0:
+            return True
+        place = rows.find(b"\t", end)
+    return False
 
 
 def values(line: bytes, columns: Sequence[Column]) -> dict[str, bytes]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError, ProgrammingError
@@ -117,8 +117,10 @@ class ClickHouseClient:
             limit = self._time_limit(max(1, int(self._timeout_seconds * 0.8)))
         settings = {**pinned, **limit, "insert_deduplication_token": token}
         try:
+            # Of bytes, the driver would make a copy with the statement before them.
+            body = cast("bytes", memoryview(rows))
             summary = client.raw_insert(
-                table, column_names=columns, insert_block=rows, settings=settings, fmt="TabSeparated"
+                table, column_names=columns, insert_block=body, settings=settings, fmt="TabSeparated"
             )
         except ProgrammingError as error:
             # Raised by the driver before it sends anything: a setting has become read-only since we last read them.
