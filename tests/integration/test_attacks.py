@@ -118,6 +118,12 @@ def test_rows_under_the_id_that_dropped_months_have_are_stray(attacked: Tampered
 
     assert named(audited()) == {("stray", str(NO_WINDOW))}
 
+    # And if a person lets them stand, that does not license what comes later
+    accept = ("pipeline", "verify", "--deep", "--accept", str(NO_WINDOW), "--reason", "a test")
+    assert here(*accept).returncode == 0
+    copy(attacked, "{}", window_id=f"'{NO_WINDOW}'", outbox="'outbox_other'")
+    assert named(audited()) == {("added", str(NO_WINDOW))}
+
 
 def test_a_forged_dropping_of_a_window_hides_no_change_of_it(attacked: Tampered) -> None:
     attacked.update("environment = 'x'", where="event_context = '{\"n\": 1}'")

@@ -28,6 +28,7 @@ from towpath.eventlog.errors import StoreUnavailable
 from towpath.eventlog.store import Store
 from towpath.flow.delivery import Delivery
 from towpath.flow.verify import purge_receipts, verify_receipts
+from towpath.ledger import proofs
 from towpath.ledger.models import Proof, Window
 from towpath.management import keeping
 from towpath.outbox.models import OutboxEvent
@@ -421,14 +422,36 @@ def test_rows_that_come_to_a_dropped_month_are_proven_and_dropped_with_the_next_
     if deliver(window, kept.store) is Delivery.POSTPONED:  # of PostgreSQL, it thinks that there is a partition
         assert deliver(taken_over(window), kept.store) is Delivery.ACKED
     assert verify_receipts(kept.store, should_stop=lambda: False) == 0
+    seal()
     kept.update("environment = 'x'", where="event_context = '{\"n\": 7}'")
     assert [one["kind"] for one in audited()["differences"]] == ["edited"]
+    assert "1 window(s) that were changed" in retain()["refused"][MARCH]
     kept.update(f"environment = '{config().environment}'", where="event_context = '{\"n\": 7}'")
     assert audited()["exit"] == 0
-    seal()
 
     assert retain()["dropped"] == [{"month": MARCH, "windows": 1, "rows": 1, "is_completed": False}]
     assert audited()["exit"] == 0
+
+
+def test_an_audit_accuses_nobody_of_a_month_that_is_dropped_meanwhile(
+    kept: Tampered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The audit has read the proofs of the months, and not yet their rows. Then it walks on."""
+    read_page = proofs.read_page
+
+    def dropped_after(**page: int) -> list[proofs.Proof]:
+        found = read_page(**page)
+        monkeypatch.setattr(proofs, "read_page", read_page)
+        assert [one["month"] for one in retain()["dropped"]] == [MARCH, APRIL]
+        return found
+
+    monkeypatch.setattr(proofs, "read_page", dropped_after)
+
+    found = audited()
+
+    assert (found["exit"], found["differences"], found["broken_seals"]) == (0, [], [])
+    assert stored_months(kept) == []
+    assert not Proof.objects.exclude(contradiction=None).exists()
 
 
 def test_rows_that_somebody_puts_back_into_a_dropped_month_are_strays(kept: Tampered) -> None:

@@ -246,7 +246,8 @@ def of_windows(windows: Iterable[uuid.UUID]) -> list[Proof]:
     """Every proof of these windows, in their order."""
     with driver.cursor() as cursor:
         cursor.execute(
-            f"SELECT {_COLUMNS} FROM {_FROM} WHERE proof.window_id = ANY(%(windows)s) ORDER BY proof.position",
+            f"""SELECT {_COLUMNS} FROM {_FROM} WHERE proof.window_id = ANY(%(windows)s) AND NOT {OF_MONTH}
+            ORDER BY proof.position""",
             {"windows": list(windows)},
         )
         return [_proof(*row) for row in cursor.fetchall()]

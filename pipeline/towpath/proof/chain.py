@@ -151,7 +151,8 @@ def _proofs(statement: Statement, dropped: Mapping[date, int]) -> Iterator[Broke
     for month in sorted({*parts, *statement.months}, key=str):
         if parts.get(month) == statement.months.get(month):
             continue
-        if month and dropped.get(month, 0) > statement.last:
+        # It may have been dropped while the chain was walked.
+        if month and any(gone.get(month, 0) > statement.last for gone in (dropped, dropped_months())):
             continue
         name = f"{month:%Y-%m}" if month else "without a month"
         found, sealed = (months[month].proofs if month in months else 0 for months in (parts, statement.months))

@@ -108,7 +108,11 @@ def check(
     on_page: Callable[[Progress], None],
 ) -> Iterator[Difference]:
     """Yield every difference between the store and the proofs above the position of `progress`, for windows dispatched
-    from `since` to before `until`. Raises StoreUnavailable."""
+    from `since` to before `until`. Raises StoreUnavailable.
+
+    A window that differs is read a second time, with its proofs: an erasure, or the end of a month, may have come in
+    between.
+    """
     dropped = dropped_months()
     while True:
         page = proofs.read_page(after=progress.position, limit=_PROOFS_PER_PAGE)
@@ -120,7 +124,9 @@ def check(
             if (since is None or proof.dispatched_at >= since) and (until is None or proof.dispatched_at < until)
         ]
         for part in _parts(wanted):
-            yield from _compare(part, store, dropped)
+            if differing := {difference.window for difference in _compare(part, store, dropped)}:
+                for differences in _check_once(sorted(differing), store, pace=pace).values():
+                    yield from differences
             rows = sum(proof.rows for proof in part)
             progress.windows += len({proof.window_id for proof in part})
             progress.rows += rows
@@ -130,7 +136,14 @@ def check(
 
 
 def check_windows(windows: Sequence[UUID], store: ProvableStore, *, pace: Pace) -> dict[UUID, list[Difference]]:
-    """Return the differences of these windows, by window. Raises StoreUnavailable."""
+    """Return the differences of these windows, by window, of those that differ when they are read a second time (as in
+    `check`). Raises StoreUnavailable."""
+    found = _check_once(windows, store, pace=pace)
+    differing = [window for window, differences in found.items() if differences]
+    return found | (_check_once(differing, store, pace=pace) if differing else {})
+
+
+def _check_once(windows: Sequence[UUID], store: ProvableStore, *, pace: Pace) -> dict[UUID, list[Difference]]:
     dropped = dropped_months()
     found: dict[UUID, list[Difference]] = {window: [] for window in windows}
     for part in _parts(proofs.of_windows(windows)):
@@ -251,7 +264,8 @@ def _compare_gone(latest: Sequence[Proof], store: ProvableStore) -> Iterator[Dif
     for proof in latest:
         if found := stored.pop(proof.key, None):
             detail = "to a month that was dropped: run `eventlog retain` again, if it was interrupted"
-            yield Difference("added", proof.window_id, proof.outbox, proof.month, found.rows, detail)
+            position = proof.position
+            yield Difference("added", proof.window_id, proof.outbox, proof.month, found.rows, detail, position=position)
     yield from _added(stored, latest, store)
 
 
@@ -292,7 +306,8 @@ def _differences(proof: Proof, found: WindowDigest | None, store: ProvableStore)
     elif more < 0:
         yield difference("lost", -more, [row_id for row_id in named if row_id not in rows], f"of {proof.rows}")
     elif not doubled:
-        yield difference("edited", found.rows, [row_id for row_id in named if row_id in rows])
+        detail = "or its erasure is not complete: run the same command again" if proof.kind == "erased" else ""
+        yield difference("edited", found.rows, [row_id for row_id in named if row_id in rows], detail)
 
 
 def _added(stored: Mapping[Key, WindowDigest], latest: Sequence[Proof], store: ProvableStore) -> Iterator[Difference]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     from towpath.eventlog.store import KeepableStore
+    from towpath.proof.deep import Difference
 
 log = structlog.get_logger()
 
@@ -149,9 +150,13 @@ def _examine(month: date, store: KeepableStore) -> Month:
 
 
 def _changed(month: date, store: KeepableStore) -> int:
-    """How many windows of this month were changed, in any month that was not dropped: of one that was, an interrupted
-    run has left rows."""
+    """How many windows of this month were changed, in any month. Rows that an interrupted run has left of a dropped
+    month do not count, but those that came to it later do."""
     windows = list(dropped.positions_in(month, suspect.find_contradicted(limit=None)))
     found = check_windows(windows, store, pace=Pace(0))
-    gone = dropped_months().keys()
-    return sum(any(one.month not in gone for one in differences) for differences in found.values())
+    gone = dropped_months()
+
+    def is_left_over(one: Difference) -> bool:
+        return one.month is not None and 0 < one.position < gone.get(one.month, 0)
+
+    return sum(not all(map(is_left_over, differences)) for differences in found.values())
