@@ -10,7 +10,7 @@ from deploy.local.stack import DEFAULT_AGGREGATORS
 from tests.benchmarks import partners
 from tests.benchmarks.figure import Bound, Figure, Partner, in_turns, measured
 from tests.benchmarks.product import WARM_UP_EVENTS, Product
-from tests.benchmarks.traffic import publish_events
+from tests.benchmarks.traffic import publish_events, publish_in_pieces
 from towpath.outbox.models import OutboxEvent
 
 if TYPE_CHECKING:
@@ -34,10 +34,7 @@ def _payload(lab: Lab, name: str, size: int) -> list[Figure]:
 
     def publish() -> None:
         lab.clear()
-        # In pieces: one statement over all rows would hold the whole of them in memory.
-        piece = max(1, (16 << 20) // size)
-        for first in range(0, events, piece):
-            publish_events(min(piece, events - first), context_bytes=size)
+        publish_in_pieces(events, context_bytes=size)
 
     def product() -> float:
         with Product(lab, aggregators=DEFAULT_AGGREGATORS) as running:

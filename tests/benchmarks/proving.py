@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from deploy.local.stack import DEFAULT_AGGREGATORS
 from tests.benchmarks.figure import Bound, Figure, Partner, in_turns, measured
 from tests.benchmarks.product import Product
-from tests.benchmarks.traffic import publish_events
+from tests.benchmarks.traffic import publish_events, publish_in_pieces
 from towpath.conf.current import config
 from towpath.flow.verify import verify_receipts
 from towpath.ledger.proofs import count_rows
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 #: Of the issue that asked for proof: what is verified while as many arrive, and what an audit reads.
 _CONTEXT_BYTES = 200
+_LARGE_BYTES = 64 << 10
 _SEAM = Bound("at least", 0.95)
 _VERIFIED, _AUDITED = Bound("at least", 100_000), Bound("at least", 500_000)
 
@@ -54,19 +55,34 @@ def proving(lab: Lab) -> list[Figure]:
             raise AssertionError(f"the audit is wrong: {found.as_json()}")
         lab.say(f"    {turn + 1}/{lab.sizes.repeats}  verified {verified[-1]:,.0f}, audited {audited[-1]:,.0f} rows/s")
     store.close()
-    rates = in_turns(
-        {"loaded text digested": _drain(lab, {}), "not digested": _drain(lab, {"COMPARE_LOADED": "false"})},
-        repeats=lab.sizes.repeats,
-        say=lab.say,
-        unit="events/s",
+    small, large = (
+        in_turns(
+            {
+                f"{name}, digested": _drain(lab, {}, events=count, context_bytes=size),
+                f"{name}, not digested": _drain(lab, {"COMPARE_LOADED": "false"}, events=count, context_bytes=size),
+            },
+            repeats=lab.sizes.repeats,
+            say=lab.say,
+            unit="events/s",
+        )
+        for name, count, size in (
+            ("200 bytes", events, _CONTEXT_BYTES),
+            ("64 KiB", lab.sizes.payload_total_bytes // _LARGE_BYTES, _LARGE_BYTES),
+        )
     )
     return [
         measured(
             "proof: end to end, what is loaded is digested",
-            rates["loaded text digested"],
+            small["200 bytes, digested"],
             unit="events/s",
-            partner=Partner(name="not digested", values=rates["not digested"]),
+            partner=Partner(name="not digested", values=small["200 bytes, not digested"]),
             bound=_SEAM,
+        ),
+        measured(
+            "proof: 64 KiB contexts, what is loaded is digested",
+            large["64 KiB, digested"],
+            unit="events/s",
+            partner=Partner(name="not digested", values=large["64 KiB, not digested"]),
         ),
         measured("proof: receipts verified and proven, 200-byte contexts", verified, unit="rows/s", bound=_VERIFIED),
         measured("proof: `verify --deep`, 200-byte contexts", audited, unit="rows/s", bound=_AUDITED),
@@ -74,15 +90,14 @@ def proving(lab: Lab) -> list[Figure]:
     ]
 
 
-def _drain(lab: Lab, knobs: Mapping[str, str]) -> Callable[[], float]:
+def _drain(lab: Lab, knobs: Mapping[str, str], *, events: int, context_bytes: int) -> Callable[[], float]:
     """A backlog from its commit to its last ack: nothing is verified meanwhile."""
-    events = lab.sizes.backlog_events
 
     def run() -> float:
         with Product(lab, aggregators=DEFAULT_AGGREGATORS, knobs=knobs) as running:
             running.warm_up()
             lab.clear()
-            publish_events(events, context_bytes=_CONTEXT_BYTES)
+            publish_in_pieces(events, context_bytes=context_bytes)
             return running.drain(events).events_per_second
 
     return run

@@ -60,6 +60,13 @@ FROM generate_series(1, %s) AS n
         )
 
 
+def publish_in_pieces(count: int, *, context_bytes: int) -> None:
+    """The same of any size: one statement over all rows would hold them in memory."""
+    piece = max(1, (16 << 20) // context_bytes)
+    for first in range(0, count, piece):
+        publish_events(min(piece, count - first), context_bytes=context_bytes)
+
+
 def steadily(publish: Callable[[int], object], *, per_second: float, seconds: float, step_seconds: float) -> int:
     """Call `publish` with a number of events each `step_seconds`, on a schedule that does not wait; events in all."""
     began = time.monotonic()
