@@ -17,18 +17,14 @@ from backend.users.models import User
 from tests.browser import demo
 from tests.conformance.rows import write
 from tests.integration.readers import reader, signed_in, text
+from tests.ports import any_free_port
 from towpath import publish
-from towpath.eventlog.errors import LimitReached, StoreUnavailable
-from towpath.eventlog.stores.memory import MemoryStore, StoredRow
+from towpath.eventlog.stores.memory import StoredRow
 from towpath.events import LogRead
-from towpath.explorer import reading
 from towpath.pages.policy import POLICY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tests.knobs import Knobs
-    from towpath.eventlog.search import Bar, FoundEvents
     from towpath.eventlog.store import Store
 
 
@@ -197,20 +193,14 @@ def test_a_search_without_any_result_leads_back(page: Client, day: list[StoredRo
     assert "Clear the search" in answer
 
 
-class _Away(MemoryStore):
-    """A store that does not answer."""
-
-    error: type[StoreUnavailable] = StoreUnavailable
-
-    def search(self, *_: object, **__: object) -> FoundEvents:
-        raise self.error("away")
-
-    def histogram(self, *_: object, **__: object) -> Sequence[Bar]:
-        raise self.error("away")
+@pytest.fixture
+def away(knobs: Knobs) -> None:
+    """Nobody listens where the event store should be."""
+    knobs(event_store_explorer_url=f"http://127.0.0.1:{any_free_port()}/default")
 
 
-def test_without_the_store_the_page_says_what_waits(page: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "connected", _Away)
+@pytest.mark.usefixtures("away")
+def test_without_the_store_the_page_says_what_waits(page: Client) -> None:
     with transaction.atomic():
         publish(LogRead(tool="a test", rows=1, detail="", read_by="nobody"))
 
@@ -225,10 +215,8 @@ def test_without_the_store_the_page_says_what_waits(page: Client, monkeypatch: p
     assert page.get("/events/histogram").status_code == 503
 
 
-def test_without_the_store_a_person_with_a_scope_is_not_told_what_waits_of_others(
-    page: Client, monkeypatch: pytest.MonkeyPatch, knobs: Knobs
-) -> None:
-    monkeypatch.setattr(reading, "connected", _Away)
+@pytest.mark.usefixtures("away")
+def test_without_the_store_a_person_with_a_scope_is_not_told_what_waits_of_others(page: Client, knobs: Knobs) -> None:
     knobs(explorer_scope="tests.integration.test_explorer_scope.only_sign_ins")
     with transaction.atomic():
         publish(LogRead(tool="a test", rows=1, detail="", read_by="nobody"))
@@ -237,15 +225,6 @@ def test_without_the_store_a_person_with_a_scope_is_not_told_what_waits_of_other
 
     assert "Nothing is lost." in answer
     assert "outbox_event" not in answer
-
-
-def test_what_is_too_much_for_the_store_says_what_to_do(page: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_Away, "error", LimitReached)
-    monkeypatch.setattr(reading, "connected", _Away)
-
-    assert "This search takes too long" in text(page.get("/events/"))
-    assert "Choose a shorter range" in page.get("/events/histogram").json()["problem"]
-    assert "takes too long" in text(page.get("/events/facets"))
 
 
 def test_a_link_to_an_event_shows_it(page: Client, day: list[StoredRow]) -> None:

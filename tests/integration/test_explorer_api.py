@@ -25,9 +25,8 @@ from backend.users.models import User
 from tests.browser import demo
 from tests.conformance.rows import write
 from tests.integration.readers import reader, recorded, signed_in
-from towpath.eventlog.errors import LimitReached, StoreUnavailable
-from towpath.eventlog.stores.memory import MemoryStore, StoredRow
-from towpath.explorer import reading
+from tests.ports import any_free_port
+from towpath.eventlog.stores.memory import StoredRow
 
 if TYPE_CHECKING:
     from tests.knobs import Knobs
@@ -102,7 +101,7 @@ def test_bars_are_those_of_the_page(programs: Client, store: Store) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_each_refusal_is_json_and_says_why(path: str, programs: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_refusal_is_json_and_says_why(path: str, programs: Client, knobs: Knobs) -> None:
     stranger = User.objects.create(email="eve@example.com", first_name="E", last_name="E", is_staff=True)
     url = f"/events/api/{path}{'&' if '?' in path else '?'}"
 
@@ -124,28 +123,22 @@ def test_each_refusal_is_json_and_says_why(path: str, programs: Client, monkeypa
     assert asked(programs, "since=soon")[0] == 422
     assert asked(programs, "range=never")[1]["field"] == "range"
     assert programs.post(url).status_code == 405
-    for error in (StoreUnavailable, LimitReached):
-        monkeypatch.setattr(reading, "connected", lambda error=error: _Away(error))
-        assert asked(programs)[0] == 503
-
-
-class _Away(MemoryStore):
-    def __init__(self, error: type[StoreUnavailable]) -> None:
-        super().__init__()
-        self._error = error
-
-    def search(self, *_: Any, **__: Any) -> Any:
-        raise self._error("away")
-
-    def histogram(self, *_: Any, **__: Any) -> Any:
-        raise self._error("away")
+    # Nobody listens where the event store should be.
+    knobs(event_store_explorer_url=f"http://127.0.0.1:{any_free_port()}/default")
+    assert asked(programs)[0] == 503
 
 
 @pytest.mark.parametrize(
     "query",
     [
-        *("rows=0", "rows=501", "rows=x", "before=x", "before=2026-01-01T00:00:00/a/1"),
-        *("now=yesterday", "now=2026-11-26T00:00:00", "now=0001-01-01T00:00:00+01:00"),
+        "rows=0",
+        "rows=501",
+        "rows=x",
+        "before=x",
+        "before=2026-01-01T00:00:00/a/1",
+        "now=yesterday",
+        "now=2026-11-26T00:00:00",
+        "now=0001-01-01T00:00:00+01:00",
     ],
 )
 def test_a_wrong_parameter_of_a_page_is_422(query: str, programs: Client) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import psycopg2
 import pytest
 from django.test import Client
 from pytest_django import Settings
@@ -65,3 +67,15 @@ def test_a_tail_follows_windows(page: Client) -> None:
     (after,) = re.findall(r'data-after="([^"]+)"', text(page.get("/events/")))
     response = page.get("/events/tail", {"after": after})
     assert (response.status_code, '<tr class="row"' in text(response)) == (200, False)
+
+
+def test_what_is_too_much_for_the_store_says_what_to_do(page: Client) -> None:
+    """A search that waits for a lock takes too long, as one that reads too much does."""
+    with closing(psycopg2.connect(config().event_store_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("LOCK TABLE event_log")
+
+        assert "This search takes too long" in text(page.get("/events/"))
+        assert "Choose a shorter range" in page.get("/events/histogram").json()["problem"]
+        assert "takes too long" in text(page.get("/events/facets"))
+        answer = page.get("/events/api/search")
+        assert (answer.status_code, "takes too long" in answer.json()["detail"]) == (503, True)
