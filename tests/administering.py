@@ -11,8 +11,16 @@ from urllib.parse import urlsplit
 import psycopg2
 
 _SETTINGS = (
-    *("log_statement", "log_duration", "log_line_prefix", "log_min_duration_statement", "log_checkpoints"),
-    *("synchronous_standby_names", "fsync", "full_page_writes", "synchronous_commit", "autovacuum"),
+    "log_statement",
+    "log_duration",
+    "log_line_prefix",
+    "log_min_duration_statement",
+    "log_checkpoints",
+    "synchronous_standby_names",
+    "fsync",
+    "full_page_writes",
+    "synchronous_commit",
+    "autovacuum",
 )
 
 

@@ -293,13 +293,12 @@ def _show_figures(store: EventLog, committed: Committed, seconds: float, *, brok
 
 def _show_proof() -> None:
     """As `pipeline verify`, `pipeline seals make` and `pipeline verify --deep` do."""
-    # As in _connect_django.
-    from towpath.conf.current import config  # noqa: PLC0415
-    from towpath.flow.verify import verify_receipts  # noqa: PLC0415
-    from towpath.proof.audit import audit  # noqa: PLC0415
-    from towpath.proof.deep import Pace  # noqa: PLC0415
-    from towpath.proof.sealing import seal_all  # noqa: PLC0415
-    from towpath.wiring import event_store  # noqa: PLC0415
+    from towpath.conf.current import config  # noqa: PLC0415 - as in _connect_django
+    from towpath.flow.verify import verify_receipts  # noqa: PLC0415 - as in _connect_django
+    from towpath.proof.audit import audit  # noqa: PLC0415 - as in _connect_django
+    from towpath.proof.deep import Pace  # noqa: PLC0415 - as in _connect_django
+    from towpath.proof.sealing import seal_all  # noqa: PLC0415 - as in _connect_django
+    from towpath.wiring import event_store  # noqa: PLC0415 - as in _connect_django
 
     store = event_store(config())
     _say("comparing receipts with the event store, sealing the log, and reading every row again", mark="…")

@@ -54,7 +54,10 @@ class Postgres(Process):
         folder.mkdir(parents=True, exist_ok=True)
         settings = {**_SETTINGS, "port": str(port)}
         server = (
-            *(*_AS_POSTGRES, f"{_PROGRAMS}/postgres", "-D", f"{_PLACE}/data"),
+            *_AS_POSTGRES,
+            f"{_PROGRAMS}/postgres",
+            "-D",
+            f"{_PLACE}/data",
             *(word for name, value in settings.items() for word in ("-c", f"{name}={value}")),
         )
         super().__init__(

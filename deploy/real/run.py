@@ -53,9 +53,25 @@ _SLICE = (
     *(
         f"tests/integration/test_{name}.py"
         for name in (
-            *("commands", "database_role", "deliver", "dispatch", "doctor", "end_to_end", "erasure"),
-            *("forged_messages", "large_rows", "logs", "proof", "refused_windows", "retention", "seals"),
-            *("store_surroundings", "stored_content", "unproven", "verify", "verify_period"),
+            "commands",
+            "database_role",
+            "deliver",
+            "dispatch",
+            "doctor",
+            "end_to_end",
+            "erasure",
+            "forged_messages",
+            "large_rows",
+            "logs",
+            "proof",
+            "refused_windows",
+            "retention",
+            "seals",
+            "store_surroundings",
+            "stored_content",
+            "unproven",
+            "verify",
+            "verify_period",
         )
     ),
 )

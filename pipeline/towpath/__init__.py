@@ -13,7 +13,7 @@ Where to look:
                  what a person asks;
                  fitting judges a column's value, origins is what a trace shows, pause how long a failed attempt waits
     rabbitmq/    the messages, and all that speaks to RabbitMQ
-    ledger/      every table `pipeline_*`, a module for each, and all SQL on them
+    ledger/      every table `pipeline_*`, and all SQL on them; the stages that are one statement: seal (windows), ack
     eventlog/    the One Big Table: its columns, its migrations, and the stores that hold it (stores/)
     telemetry/   what the path reports to: logs, metrics, traces, heartbeats, failpoints
     proof/       tamper evidence: sealing once an hour, the statement of a seal, the chain of seals, deep and sample,

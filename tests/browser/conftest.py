@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,8 @@ from django.contrib.auth.models import Permission
 from playwright.sync_api import sync_playwright
 
 from backend.users.models import User
-from tests.browser.visitor import start_browser
+from tests.browser import demo
+from tests.browser.visitor import Visitor, start_browser, visitor
 from tests.integration.conftest import (  # noqa: F401 - fixtures
     django_db_setup,
     event_log,
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from tests.services import Services
+    from towpath.eventlog.store import Store
+
+#: Of the day that `ada` looks at.
+EVENTS = 4_000
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +63,10 @@ def reader() -> User:
     user = User.objects.create(email="ada@example.com", first_name="Ada", last_name="L", is_staff=True)
     user.user_permissions.add(Permission.objects.get(codename="view_events"))
     return user
+
+
+@pytest.fixture
+def ada(web_url: str, browser: Browser, reader: User, store: Store) -> Visitor:  # noqa: F811 - the fixture
+    """A reader, who looks at a day of events."""
+    demo.store_day(store, datetime.now(UTC), count=EVENTS)
+    return visitor(browser, reader, web_url=web_url)

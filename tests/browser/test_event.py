@@ -9,13 +9,12 @@ from pathlib import Path
 from urllib.parse import quote
 from uuid import UUID
 
-import pytest
 from django.contrib.sessions.models import Session
 from django.db import transaction
 from playwright.sync_api import Browser, Route, expect
 
 from backend.users.models import User
-from tests.browser import demo
+from tests.browser.conftest import EVENTS
 from tests.browser.visitor import NARROW, Visitor, visitor
 from tests.conformance.rows import write
 from tests.integration.rows import write_events
@@ -27,15 +26,6 @@ from towpath.eventlog.stores.memory import StoredRow
 from towpath.events import LogRead
 from towpath.explorer.reading import TAIL_ROWS
 from towpath.proof.sealing import seal_all
-
-EVENTS = 4_000
-
-
-@pytest.fixture
-def ada(web_url: str, browser: Browser, reader: User, store: Store) -> Visitor:
-    """A reader, who looks at a day of events."""
-    demo.store_day(store, datetime.now(UTC), count=EVENTS)
-    return visitor(browser, reader, web_url=web_url)
 
 
 def held(ada: Visitor, urls: str) -> list[Route]:
@@ -118,8 +108,15 @@ def test_an_event_leads_to_the_others_of_its_request(ada: Visitor, store: Store)
     kinds = ("request_begun", "request_changed", "request_ended")
     same = [
         StoredRow(
-            *("outbox_event", EVENTS + number, UUID(int=number), kind, at + timedelta(seconds=number)),
-            *("test", 1, b"{}", ("user:7", "the-same-request", "", "", "success")),
+            "outbox_event",
+            EVENTS + number,
+            UUID(int=number),
+            kind,
+            at + timedelta(seconds=number),
+            "test",
+            1,
+            b"{}",
+            ("user:7", "the-same-request", "", "", "success"),
         )
         for number, kind in enumerate(kinds, start=1)
     ]

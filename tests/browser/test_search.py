@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser import demo
+from tests.browser.conftest import EVENTS
 from tests.browser.visitor import NARROW, WIDE, Visitor, visitor
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator
 
     from backend.users.models import User
-    from towpath.eventlog.store import Store
 
 pytestmark = pytest.mark.timing
-
-EVENTS = 3_000
-
-
-@pytest.fixture
-def ada(web_url: str, browser: Browser, reader: User, store: Store) -> Visitor:
-    """A reader, who looks at a day of events."""
-    demo.store_day(store, datetime.now(UTC), count=EVENTS)
-    return visitor(browser, reader, web_url=web_url)
 
 
 def count(ada: Visitor) -> int:

@@ -308,9 +308,16 @@ def test_a_view_on_a_view_s_target_is_listed_as_well(store: Store, subject: Sche
 @pytest.mark.parametrize(
     "expression",
     [
-        *("toUInt32(event_context)", "toDate(event_context)", "toUUID(event_context)", "toIPv4(event_context)"),
-        *("toFloat64(event_context)", "CAST(event_context AS Enum8('a' = 1))", "base64Decode(event_context)"),
-        *("event_context::JSON", "toBool(event_context)", "match('a', concat(event_context, '('))"),
+        "toUInt32(event_context)",
+        "toDate(event_context)",
+        "toUUID(event_context)",
+        "toIPv4(event_context)",
+        "toFloat64(event_context)",
+        "CAST(event_context AS Enum8('a' = 1))",
+        "base64Decode(event_context)",
+        "event_context::JSON",
+        "toBool(event_context)",
+        "match('a', concat(event_context, '('))",
     ],
 )
 def test_an_error_of_a_view_names_the_view_and_quotes_no_payload(

@@ -202,8 +202,12 @@ def test_pages_across_ties_lose_and_double_nothing(store: AnyStore, rows: int) -
 
 def test_events_are_newest_first_over_all_of_time(store: AnyStore) -> None:
     edges = [
-        *(EARLIEST, datetime(1969, 12, 31, 23, 30, tzinfo=UTC), datetime(1970, 1, 1, 0, 10, tzinfo=UTC)),
-        *(datetime(2106, 2, 7, 6, 28, tzinfo=UTC), datetime(2106, 2, 7, 7, tzinfo=UTC), TOO_LATE - HOUR),
+        EARLIEST,
+        datetime(1969, 12, 31, 23, 30, tzinfo=UTC),
+        datetime(1970, 1, 1, 0, 10, tzinfo=UTC),
+        datetime(2106, 2, 7, 6, 28, tzinfo=UTC),
+        datetime(2106, 2, 7, 7, tzinfo=UTC),
+        TOO_LATE - HOUR,
     ]
     memory = write(store, [row(number, moment=edge) for number, edge in enumerate(edges)])
 

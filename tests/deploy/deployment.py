@@ -92,8 +92,14 @@ class Deployment:
         superuser = on_database(self.services.postgres.superuser_url, self.database)
         subprocess.run(
             [
-                *(binaries() / "psql", "-v", "ON_ERROR_STOP=1", "--no-psqlrc", "--quiet", superuser),
-                *("--file", PROJECT / "deploy" / "postgres" / "roles.sql"),
+                binaries() / "psql",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "--no-psqlrc",
+                "--quiet",
+                superuser,
+                "--file",
+                PROJECT / "deploy" / "postgres" / "roles.sql",
             ],
             env={**os.environ, **self.variables},
             check=True,

@@ -180,8 +180,14 @@ def test_tables_that_another_role_has_made_become_the_writer_s(migrated: str) ->
 def _apply_roles(superuser: str) -> None:
     subprocess.run(
         [
-            *(binaries() / "psql", "-v", "ON_ERROR_STOP=1", "--no-psqlrc", "--quiet", superuser),
-            *("--file", PROJECT / "deploy" / "postgres" / "event_store.sql"),
+            binaries() / "psql",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "--no-psqlrc",
+            "--quiet",
+            superuser,
+            "--file",
+            PROJECT / "deploy" / "postgres" / "event_store.sql",
         ],
         env={**os.environ, **_PASSWORDS},
         check=True,

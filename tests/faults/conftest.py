@@ -126,6 +126,13 @@ def bare_fleet(
 
 
 @pytest.fixture
+def own_connection_closed() -> Iterator[None]:
+    """PostgreSQL may have been restarted, or the tests' own connection cut."""
+    yield
+    connection.close()
+
+
+@pytest.fixture
 def run(bare_fleet: Fleet, oracle: Oracle) -> Iterator[Run]:
     """A run on a fleet that is at rest, sampled all the time. What the test before could not deliver is wiped."""
     try:

@@ -29,7 +29,6 @@ from tests.faults.stages import (
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from deploy.local.process import Process
@@ -71,16 +70,9 @@ datetime.datetime = datetime_
 """
 
 #: Slow also because one of the restores replaces the PostgreSQL cluster of the whole test run.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_connection_closed")]
 
 _Way = Literal["dumped, into the same cluster", "dumped, into a new cluster", "data folder"]
-
-
-@pytest.fixture(autouse=True)
-def _own_connection_closed() -> Iterator[None]:
-    """PostgreSQL may have been restarted under the tests' own connection."""
-    yield
-    connection.close()
 
 
 @pytest.mark.parametrize("seconds", [_HOUR, -_HOUR])

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from django.db import connection
 
-from tests.faults.conftest import Run
+from tests.faults.conftest import Run, empty_everything
 from tests.faults.fleet import family
 from tests.waiting import eventually
 
@@ -30,8 +29,7 @@ def wedged(run: Run) -> Iterator[Run]:
     """Dead letters are wiped with their rows at the end."""
     yield run
     run.fleet.kill_all()
-    with connection.cursor() as cursor:
-        cursor.execute("TRUNCATE outbox_event, pipeline_deadletter, pipeline_batch, pipeline_window CASCADE")
+    empty_everything(run.oracle.store)
 
 
 @pytest.mark.parametrize("size", [1000, pytest.param(30, marks=pytest.mark.slow)])

@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from contextlib import closing
-from typing import TYPE_CHECKING
 
 import psycopg2
 import pytest
@@ -17,19 +16,11 @@ from tests.faults.conftest import Run
 from tests.faults.proxy import Fault, Kind
 from tests.waiting import eventually
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 _DRAIN_SECONDS = 60
 _RESTARTS = 2
 _MANY = 50
 
-
-@pytest.fixture(autouse=True)
-def _own_connection_closed() -> Iterator[None]:
-    """The tests' own connection may have been cut."""
-    yield
-    connection.close()
+pytestmark = pytest.mark.usefixtures("own_connection_closed")
 
 
 @pytest.mark.own_services

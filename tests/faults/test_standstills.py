@@ -107,8 +107,18 @@ def test_however_the_dispatcher_s_rabbitmq_fails_events_are_delivered_and_status
 def one_thread(run: Run, tmp_path: Path) -> Iterator[Process]:
     """A dispatcher with a single thread for messages."""
     command = (
-        *(sys.executable, "-m", "towpath.conf.launch", "dramatiq", "django_dramatiq.setup", "towpath.actors"),
-        *("--processes", "1", "--threads", "1", "--queues", "towpath.dispatch"),
+        sys.executable,
+        "-m",
+        "towpath.conf.launch",
+        "dramatiq",
+        "django_dramatiq.setup",
+        "towpath.actors",
+        "--processes",
+        "1",
+        "--threads",
+        "1",
+        "--queues",
+        "towpath.dispatch",
     )
     run.fleet.kill_all()
     process = Process(

@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import dramatiq
+import psycopg2
 import pytest
 from django.conf import settings as django_settings
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from django.core.management import call_command
 from django.db import connection
+from django.test import Client
 
 from tests.integration.event_log import EventLog
 from tests.integration.queues import forget_connection, purge_queues
+from tests.integration.readers import signed_in
 from tests.integration.rows import write_events
+from tests.integration.superusers import superuser
 from tests.integration.windows import deliver_all
 from tests.integration.workers import ForkedProcess, Workers
 from tests.poison import give_limits_back
@@ -25,6 +29,7 @@ from towpath.ledger.models import DeadLetter
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from psycopg2.extensions import connection as PostgresSession  # noqa: N812 - a class
     from pytest_django import DjangoDbBlocker
 
     from tests.services import Services
@@ -67,6 +72,20 @@ def everything_empty(event_log: EventLog, django_db_blocker: DjangoDbBlocker) ->
         purge_queues()
         yield
         connection.close()
+
+
+@pytest.fixture
+def session() -> Iterator[PostgresSession]:
+    """A database session beside the test's own, for a transaction that stays open."""
+    session = psycopg2.connect(django_settings.DATABASE_URL)
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def admin() -> Client:
+    """A superuser's browser."""
+    return signed_in(superuser())
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from django.db import connection
 
 from tests.integration.rows import create_users, write_events
 from tests.integration.windows import deliver, sealed
-from towpath.eventlog.store import EventStore
+from towpath.eventlog.store import VerifiableStore
 from towpath.flow.delivery import Delivery
 from towpath.flow.verify import verify_receipts
 from towpath.ledger.models import Window
@@ -16,7 +16,7 @@ from towpath.ledger.models import Window
 LONG_AGO, NEVER = datetime(2020, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
 
-def delivered(store: EventStore, *, users: int = 0, events: int = 0) -> Window:
+def delivered(store: VerifiableStore, *, users: int = 0, events: int = 0) -> Window:
     """The receipt of one window of so many rows."""
     create_users(users, prefix=f"verify{Window.objects.count()}-")
     write_events(["{}"] * events)
@@ -25,7 +25,7 @@ def delivered(store: EventStore, *, users: int = 0, events: int = 0) -> Window:
     return Window.objects.get(id=window.id)
 
 
-def verified(store: EventStore) -> int:
+def verified(store: VerifiableStore) -> int:
     return verify_receipts(store, should_stop=lambda: False)
 
 

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
     from towpath.eventlog.proof import WindowDigest
     from towpath.eventlog.rows import Identity
-    from towpath.eventlog.store import EventStore
+    from towpath.eventlog.store import VerifiableStore
 
 
 class PassesOn:
-    """An `EventStore` before another one."""
+    """An `VerifiableStore` before another one."""
 
-    def __init__(self, store: EventStore) -> None:
+    def __init__(self, store: VerifiableStore) -> None:
         self.store = store
 
     def write(self, rows: bytes, *, row_count: int, token: str) -> None:

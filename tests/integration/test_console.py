@@ -22,6 +22,7 @@ from tests.benchmarks.buffers import measuring
 from tests.benchmarks.traffic import publish_events
 from tests.integration.dispatching import EVENT
 from tests.integration.manage import here, status
+from tests.integration.readers import signed_in
 from tests.integration.rows import create_users, write_events
 from tests.integration.windows import expire_leases, sealed
 from towpath.conf.current import config
@@ -69,12 +70,6 @@ def person(*permissions: str) -> User:
         app, name = permission.split(".")
         user.user_permissions.add(Permission.objects.get(codename=name, content_type__app_label=app))
     return user
-
-
-def signed_in(user: User) -> Client:
-    client = Client()
-    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
-    return client
 
 
 @pytest.fixture

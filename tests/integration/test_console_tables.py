@@ -11,8 +11,9 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from tests.integration.readers import signed_in
 from tests.integration.rows import create_users, write_events
-from tests.integration.test_console import person, signed_in
+from tests.integration.test_console import person
 from tests.integration.windows import sealed
 from towpath.console import tables
 from towpath.console.models import VIEW

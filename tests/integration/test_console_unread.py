@@ -13,15 +13,16 @@ from django.test import Client
 from django.utils import timezone
 
 from tests.integration.dispatching import EVENT
+from tests.integration.readers import signed_in
 from tests.integration.rows import write_events
-from tests.integration.test_console import form_of, person, signed_in, text
+from tests.integration.test_console import form_of, person, text
 from tests.integration.test_locked_tables import locked
 from towpath.console import seen
 from towpath.console.models import OPERATE, VIEW
 from towpath.console.views import recovery
 from towpath.events import PipelineActionFailed
 from towpath.flow.pausing import pause_dispatch
-from towpath.ledger import history_minutes, pauses
+from towpath.ledger import history, pauses
 from towpath.ledger.deadletters import NO_WINDOW
 from towpath.ledger.models import DeadLetter
 from towpath.ledger.pauses import EVERY_OUTBOX, read_pauses
@@ -95,7 +96,7 @@ def test_an_outbox_that_cannot_be_read_is_not_called_empty(operator: Client) -> 
     assert f"{EVENT} could not be read in time" in said
     assert stage(page, "Outboxes") == "? pending not all could be read"
     assert re.search(r'class="age (warn|bad)"', page.content.decode())
-    assert history_minutes.read_history(minutes=5) == []
+    assert history.read_history(minutes=5) == []
 
 
 # --- PostgreSQL itself -------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from towpath.errors import WindowTooLarge
 from towpath.eventlog import schema
 from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import StoreUnavailable
-from towpath.eventlog.store import EventStore, Store
+from towpath.eventlog.store import Store
 from towpath.flow.delivery import Delivery
 from towpath.flow.load import load
 from towpath.ledger.models import Window
@@ -44,7 +44,7 @@ from towpath.ledger.windows import SealedWindow
 from towpath.outbox.models import OutboxEvent
 
 
-def test_a_window_carries_rows_of_several_outboxes(store: EventStore, event_log: EventLog) -> None:
+def test_a_window_carries_rows_of_several_outboxes(store: Store, event_log: EventLog) -> None:
     users, events = create_users(300), write_events(["{}"] * 200)
 
     deliver_all(store)
@@ -76,7 +76,7 @@ def test_a_first_bulk_import_is_read_row_by_row_though_statistics_were_taken_in_
     assert sum(buffers.totals.values()) < 10 * 100, buffers.by_relation
 
 
-def test_a_window_over_many_months_is_written_whole_and_replayed_whole(store: EventStore, event_log: EventLog) -> None:
+def test_a_window_over_many_months_is_written_whole_and_replayed_whole(store: Store, event_log: EventLog) -> None:
     # Given a window whose rows are of 110 months
     with connection.cursor() as cursor:
         cursor.execute(
@@ -96,7 +96,7 @@ def test_a_window_over_many_months_is_written_whole_and_replayed_whole(store: Ev
     assert_delivered(event_log, committed=330)
 
 
-def write_without_ack(store: EventStore, window: SealedWindow) -> None:
+def write_without_ack(store: Store, window: SealedWindow) -> None:
     """What an owner leaves that died, or lost the answer, after its insert."""
     assert deliver(window, LosesAnswers(store)) is Delivery.POSTPONED
 
@@ -117,7 +117,7 @@ def test_every_owner_has_the_rows_in_one_order_whatever_order_the_ledger_names_t
     assert len(orders[0]) == 4
 
 
-def test_a_row_of_20_mib_is_delivered_alone_in_its_window(store: EventStore, event_log: EventLog, knobs: Knobs) -> None:
+def test_a_row_of_20_mib_is_delivered_alone_in_its_window(store: Store, event_log: EventLog, knobs: Knobs) -> None:
     knobs(window_bytes=1024 * 1024)
     context = ("0123456789abcdef\t\n" * (20 * 1024 * 1024 // 18 + 1))[: 20 * 1024 * 1024]
     write_events([context])
@@ -129,7 +129,7 @@ def test_a_row_of_20_mib_is_delivered_alone_in_its_window(store: EventStore, eve
 
 
 def test_a_window_that_is_too_large_when_it_is_loaded_is_split_until_it_fits(
-    store: EventStore, event_log: EventLog, settings: Settings, knobs: Knobs
+    store: Store, event_log: EventLog, settings: Settings, knobs: Knobs
 ) -> None:
     """Lean rows have no known size before they are loaded, and some texts grow when they are escaped."""
     # Given 40 users of 300 bytes and 4 events of 3000, and windows of at most 4000 bytes
@@ -151,7 +151,7 @@ def test_a_window_that_is_too_large_when_it_is_loaded_is_split_until_it_fits(
     assert len(event_log.window_sizes()) == outcomes.count(Delivery.ACKED) > 3
 
 
-def test_a_written_window_is_not_split_by_a_lower_limit(store: EventStore, event_log: EventLog, knobs: Knobs) -> None:
+def test_a_written_window_is_not_split_by_a_lower_limit(store: Store, event_log: EventLog, knobs: Knobs) -> None:
     # Given a window that was written whole, whose ack was lost, and a limit that was lowered since
     create_users(40)
     window = sealed()
@@ -167,9 +167,7 @@ def test_a_written_window_is_not_split_by_a_lower_limit(store: EventStore, event
     assert_delivered(event_log, committed=40)
 
 
-def test_a_replay_completes_a_window_of_which_the_store_has_lost_some_rows(
-    store: EventStore, event_log: EventLog
-) -> None:
+def test_a_replay_completes_a_window_of_which_the_store_has_lost_some_rows(store: Store, event_log: EventLog) -> None:
     # Given a window that was written, of which the store remembers the token, but only some of the rows
     create_users(100)
     window = sealed()
@@ -182,9 +180,7 @@ def test_a_replay_completes_a_window_of_which_the_store_has_lost_some_rows(
     assert_delivered(event_log, committed=100)
 
 
-def test_a_zombie_that_writes_after_it_was_taken_over_stores_nothing_twice(
-    store: EventStore, event_log: EventLog
-) -> None:
+def test_a_zombie_that_writes_after_it_was_taken_over_stores_nothing_twice(store: Store, event_log: EventLog) -> None:
     # Given an owner that had loaded its window when it was taken over, and the window written by the new owner
     create_users(100)
     zombie = sealed()
@@ -208,7 +204,7 @@ def test_a_store_that_is_down_keeps_everything_in_the_ledger(event_log: EventLog
     assert event_log.count() == 0
 
 
-def test_an_unknown_outcome_keeps_the_lease_until_it_ends(store: EventStore, event_log: EventLog) -> None:
+def test_an_unknown_outcome_keeps_the_lease_until_it_ends(store: Store, event_log: EventLog) -> None:
     # Given a window whose answer was lost
     create_users(10)
     write_without_ack(store, sealed())
@@ -222,7 +218,7 @@ def test_an_unknown_outcome_keeps_the_lease_until_it_ends(store: EventStore, eve
     assert_delivered(event_log, committed=10)
 
 
-def test_a_missing_table_loses_nothing(store: EventStore, event_log: EventLog) -> None:
+def test_a_missing_table_loses_nothing(store: Store, event_log: EventLog) -> None:
     create_users(10)
     window = sealed()
     event_log.rename_table("event_log", "event_log_away")
@@ -237,7 +233,7 @@ def test_a_missing_table_loses_nothing(store: EventStore, event_log: EventLog) -
     assert_delivered(event_log, committed=10)
 
 
-def test_a_row_that_vanished_from_its_outbox_does_not_stop_its_window(store: EventStore, event_log: EventLog) -> None:
+def test_a_row_that_vanished_from_its_outbox_does_not_stop_its_window(store: Store, event_log: EventLog) -> None:
     create_users(10)
     window = sealed()
     OutboxUser.objects.filter(id=OutboxUser.objects.order_by("id")[0].id).delete()
@@ -248,7 +244,7 @@ def test_a_row_that_vanished_from_its_outbox_does_not_stop_its_window(store: Eve
     assert Window.objects.get().delivered == {"outbox_user": 9}
 
 
-def test_rows_that_vanished_from_their_outbox_are_counted_and_stay_in_the_receipt(store: EventStore) -> None:
+def test_rows_that_vanished_from_their_outbox_are_counted_and_stay_in_the_receipt(store: Store) -> None:
     # Given windows of which somebody has deleted rows: one that is delivered immediately, one at its second attempt
     counted = Counted()
     create_users(10)
@@ -273,7 +269,7 @@ def test_rows_that_vanished_from_their_outbox_are_counted_and_stay_in_the_receip
     ]
 
 
-def test_an_owner_that_comes_too_late_finds_no_rows_missing(store: EventStore) -> None:
+def test_an_owner_that_comes_too_late_finds_no_rows_missing(store: Store) -> None:
     create_users(10)
     window = sealed()
     assert deliver(taken_over(window), store) is Delivery.ACKED
@@ -283,9 +279,7 @@ def test_an_owner_that_comes_too_late_finds_no_rows_missing(store: EventStore) -
     assert Window.objects.get().vanished is None
 
 
-def test_recovery_seals_and_delivers_what_no_aggregator_has(
-    store: EventStore, event_log: EventLog, knobs: Knobs
-) -> None:
+def test_recovery_seals_and_delivers_what_no_aggregator_has(store: Store, event_log: EventLog, knobs: Knobs) -> None:
     # Given batches whose messages were lost, some of them long enough ago
     knobs(window_rows=1000)
     create_users(1700)
@@ -302,7 +296,7 @@ def test_recovery_seals_and_delivers_what_no_aggregator_has(
     assert undelivered() == {"outbox_user": 5, "batches": 1}
 
 
-def test_recovery_stops_between_two_windows_when_it_is_told_to(store: EventStore) -> None:
+def test_recovery_stops_between_two_windows_when_it_is_told_to(store: Store) -> None:
     create_users(10)
     dispatched()
     age_batches()
@@ -312,7 +306,7 @@ def test_recovery_stops_between_two_windows_when_it_is_told_to(store: EventStore
 
 
 def test_recovery_seals_no_more_while_the_store_leaves_so_many_windows_waiting(
-    event_log: EventLog, store: EventStore, knobs: Knobs
+    event_log: EventLog, store: Store, knobs: Knobs
 ) -> None:
     # Given a store that is down, and overdue batches, as they come all the time
     knobs(max_open_windows=3)
@@ -332,7 +326,7 @@ def test_recovery_seals_no_more_while_the_store_leaves_so_many_windows_waiting(
     assert_delivered(event_log, committed=60)
 
 
-def test_the_written_time_is_the_store_s(store: EventStore, event_log: EventLog) -> None:
+def test_the_written_time_is_the_store_s(store: Store, event_log: EventLog) -> None:
     create_users(1)
     before = store.now()
 

@@ -8,9 +8,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-import psycopg2
 import pytest
-from django.conf import settings
 from django.db import connection, transaction
 
 from tests.integration.dispatching import EVENT, USER, Sent, dispatch_all, make_dispatcher
@@ -19,21 +17,13 @@ from tests.integration.threads import all_at_once
 from towpath.ledger.models import DeadLetter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from psycopg2.extensions import connection as PostgresSession  # noqa: N812 - a class
 
     from towpath.flow.dispatch import Dispatcher
 
 WRITERS = 20
-
-
-@pytest.fixture
-def session() -> Iterator[PostgresSession]:
-    """A database session beside the test's own, for a transaction that stays open."""
-    session = psycopg2.connect(settings.DATABASE_URL)
-    yield session
-    session.close()
 
 
 def insert_in(session: PostgresSession, count: int) -> list[int]:

@@ -230,8 +230,20 @@ def test_nothing_of_an_erased_value_is_said_anywhere(erased: Tampered) -> None:
     erase("--actor", JOHN)  # who has the same address
     with capture_logs() as logs:
         done = here(
-            *("eventlog", "erase", "--actor", JANE, "--where", f"context.email:{MAIL}"),
-            *("--fields", "context.email", "actor", "target", "request_id", "--reason", "asked", "--yes"),
+            "eventlog",
+            "erase",
+            "--actor",
+            JANE,
+            "--where",
+            f"context.email:{MAIL}",
+            "--fields",
+            "context.email",
+            "actor",
+            "target",
+            "request_id",
+            "--reason",
+            "asked",
+            "--yes",
         )
     assert done.returncode == 0
     write_as(JOHN, ["{}"])

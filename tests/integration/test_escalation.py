@@ -158,8 +158,12 @@ def superiors() -> dict[str, User]:
 
 
 SUPERIORS = [
-    *("superuser", "superuser that is not staff", "inactive superuser"),
-    *("by a permission", "by a group", "inactive, by a permission"),
+    "superuser",
+    "superuser that is not staff",
+    "inactive superuser",
+    "by a permission",
+    "by a group",
+    "inactive, by a permission",
 ]
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from tests.integration.receipts import delivered, verified
 from towpath.eventlog.store import Store
-from towpath.ledger.history import read
 from towpath.ledger.models import Batch, Proof, Window
+from towpath.ledger.provenance import read
 from towpath.proof.sealing import seal_all
 
 

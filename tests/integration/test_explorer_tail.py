@@ -24,7 +24,7 @@ from towpath.ledger.models import Window
 from towpath.ledger.stuck import move_marks_and_look
 
 if TYPE_CHECKING:
-    from towpath.eventlog.store import EventStore, Store
+    from towpath.eventlog.store import Store
     from towpath.ledger.windows import SealedWindow
 
 #: Only what this test writes: reading the log publishes events, too.
@@ -63,7 +63,7 @@ def window_of(*numbers: int) -> SealedWindow:
     return sealed()
 
 
-def ack(window: SealedWindow, store: EventStore) -> None:
+def ack(window: SealedWindow, store: Store) -> None:
     assert deliver(window, store) is Delivery.ACKED
 
 
@@ -71,7 +71,7 @@ def shown(answer: str) -> set[int]:
     return set(map(int, re.findall(r'<span class="k">number</span> (\d+)', answer)))
 
 
-def test_every_event_of_many_windows_is_shown(client: Client, store: EventStore) -> None:
+def test_every_event_of_many_windows_is_shown(client: Client, store: Store) -> None:
     tail, seen = Tail(client), set[int]()
 
     for start in range(0, 250, 50):
@@ -85,7 +85,7 @@ def test_every_event_of_many_windows_is_shown(client: Client, store: EventStore)
     assert GAP not in answer
 
 
-def test_a_window_that_was_overtaken_is_shown(client: Client, store: EventStore) -> None:
+def test_a_window_that_was_overtaken_is_shown(client: Client, store: Store) -> None:
     tail = Tail(client)
     overtaken = window_of(1)
     ack(window_of(2), store)
@@ -98,7 +98,7 @@ def test_a_window_that_was_overtaken_is_shown(client: Client, store: EventStore)
 
 
 def test_a_window_that_thousands_have_overtaken_is_shown_even_if_it_is_verified_meanwhile(
-    client: Client, store: EventStore, monkeypatch: pytest.MonkeyPatch
+    client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(marks, "PASSED", 3)
     overtaken = window_of(1)
@@ -116,7 +116,7 @@ def test_a_window_that_thousands_have_overtaken_is_shown_even_if_it_is_verified_
     assert 1 in shown(tail.look())
 
 
-def test_what_came_between_the_page_and_its_first_look_is_shown(client: Client, store: EventStore) -> None:
+def test_what_came_between_the_page_and_its_first_look_is_shown(client: Client, store: Store) -> None:
     tail = Tail(client)
     ack(window_of(*range(3)), store)
     # However long it takes to press the key.
@@ -125,7 +125,7 @@ def test_what_came_between_the_page_and_its_first_look_is_shown(client: Client, 
     assert shown(tail.look()) == {0, 1, 2}
 
 
-def test_how_many_events_an_answer_has_no_room_for_is_said(client: Client, store: EventStore) -> None:
+def test_how_many_events_an_answer_has_no_room_for_is_said(client: Client, store: Store) -> None:
     tail = Tail(client)
     ack(window_of(*range(reading.TAIL_ROWS)), store)
     assert GAP not in tail.look()
@@ -139,7 +139,7 @@ def test_how_many_events_an_answer_has_no_room_for_is_said(client: Client, store
 
 
 def test_however_many_events_come_in_seconds_none_is_missing_that_an_answer_had(
-    client: Client, store: EventStore, monkeypatch: pytest.MonkeyPatch
+    client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "TAIL_ROWS", 20)
     ack(window_of(*range(100, 150)), store)
@@ -157,7 +157,7 @@ def test_however_many_events_come_in_seconds_none_is_missing_that_an_answer_had(
 
 
 def test_of_more_windows_than_a_place_remembers_some_come_twice_and_none_is_lost(
-    client: Client, store: EventStore, monkeypatch: pytest.MonkeyPatch
+    client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finished, "MOST_SEEN", 2)
     tail = Tail(client)
@@ -174,7 +174,7 @@ def test_of_more_windows_than_a_place_remembers_some_come_twice_and_none_is_lost
 
 
 def test_events_that_cannot_be_counted_in_time_may_be_missing(
-    client: Client, store: EventStore, monkeypatch: pytest.MonkeyPatch
+    client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "TAIL_ROWS", 1)
 
@@ -189,7 +189,7 @@ def test_events_that_cannot_be_counted_in_time_may_be_missing(
     assert (GAP in answer, "data-left-out" in answer) == (True, False)
 
 
-def test_a_period_that_has_an_end_is_not_left(client: Client, store: EventStore) -> None:
+def test_a_period_that_has_an_end_is_not_left(client: Client, store: Store) -> None:
     tail = Tail(client, f"{QUERY}&since=2026-01-01&until=2026-01-02")
     ack(window_of(1), store)
     assert shown(tail.look()) == set()
@@ -209,7 +209,7 @@ def test_live_leads_from_a_period_that_is_over_to_the_time_up_to_now(client: Cli
 
 
 def test_more_windows_than_a_look_has_are_said_to_be_missing(
-    client: Client, store: EventStore, monkeypatch: pytest.MonkeyPatch
+    client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finished, "MOST_WINDOWS", 3)
     monkeypatch.setattr("towpath.explorer.views.tail.MOST_WINDOWS", 3)
@@ -224,7 +224,7 @@ def test_more_windows_than_a_look_has_are_said_to_be_missing(
     assert GAP in tail.look()
 
 
-def test_a_path_is_shown_as_in_the_table(client: Client, store: EventStore) -> None:
+def test_a_path_is_shown_as_in_the_table(client: Client, store: Store) -> None:
     query = f"{QUERY}&columns=context.last"
     tail = Tail(client, query)
     write_events([json.dumps({"long": "x" * 2_000, "last": "found"})], at=f"{datetime.now(UTC)}")
@@ -241,7 +241,7 @@ def test_a_path_is_shown_as_in_the_table(client: Client, store: EventStore) -> N
     ],
 )
 def test_why_nothing_can_be_shown_is_said(
-    error: EventStoreError, says: str, client: Client, store: EventStore, monkeypatch: pytest.MonkeyPatch
+    error: EventStoreError, says: str, client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tail = Tail(client)
     ack(window_of(1), store)

@@ -21,6 +21,7 @@ from django.test import Client
 
 from backend.users.models import User
 from tests.faults.proxy import Fault, Kind, Proxy, with_port
+from tests.integration.readers import signed_in
 from tests.integration.rows import create_users
 from tests.integration.scraping import get, measure_at_each_scrape
 from tests.integration.superusers import superuser
@@ -54,9 +55,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def staff_client() -> Client:
-    client = Client()
-    client.force_login(superuser())
-    return client
+    return signed_in(superuser())
 
 
 def staff_cookie() -> str:

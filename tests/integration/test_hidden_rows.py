@@ -18,7 +18,7 @@ from tests.integration.stores import LosesInserts
 from tests.integration.windows import deliver, expire_leases, recover, sealed
 from tests.unit.outboxes import Maybe, lean, user_key
 from towpath import Event, publish
-from towpath.eventlog.store import EventStore
+from towpath.eventlog.store import Store
 from towpath.flow import load as loading
 from towpath.flow.delivery import Delivery
 from towpath.flow.load import load
@@ -73,7 +73,7 @@ def stored_emails(event_log: EventLog) -> list[str]:
 
 
 @pytest.mark.usefixtures("as_subject_of_policies")
-def test_an_event_whose_row_is_hidden_waits_by_itself_with_the_reason(store: EventStore, event_log: EventLog) -> None:
+def test_an_event_whose_row_is_hidden_waits_by_itself_with_the_reason(store: Store, event_log: EventLog) -> None:
     # Given five users, of which the pipeline does not see one, and an event without a user
     create_users(5)
     with transaction.atomic():
@@ -102,7 +102,7 @@ def test_an_event_whose_row_is_hidden_waits_by_itself_with_the_reason(store: Eve
 
 
 @pytest.mark.usefixtures("as_subject_of_policies")
-def test_when_every_row_is_hidden_nothing_is_stored_and_nothing_lost(store: EventStore, event_log: EventLog) -> None:
+def test_when_every_row_is_hidden_nothing_is_stored_and_nothing_lost(store: Store, event_log: EventLog) -> None:
     create_users(30)
     hide("true")
 
@@ -118,7 +118,7 @@ def test_when_every_row_is_hidden_nothing_is_stored_and_nothing_lost(store: Even
 
 
 @pytest.mark.usefixtures("as_subject_of_policies")
-def test_a_row_that_is_hidden_after_it_was_stored_is_not_stored_again(store: EventStore, event_log: EventLog) -> None:
+def test_a_row_that_is_hidden_after_it_was_stored_is_not_stored_again(store: Store, event_log: EventLog) -> None:
     create_users(3)
     window = sealed()
     store.write(load(window, environment="test", max_bytes=None).rows, row_count=3, token=str(window.id))
@@ -135,7 +135,7 @@ def test_a_row_that_is_hidden_after_it_was_stored_is_not_stored_again(store: Eve
 
 @pytest.mark.usefixtures("as_subject_of_policies")
 def test_a_row_that_may_arrive_still_is_not_parted_from_its_window_when_it_is_hidden(
-    store: EventStore, event_log: EventLog
+    store: Store, event_log: EventLog
 ) -> None:
     # Given an insert that is on its way for long, of the only row of its month
     create_users(1)

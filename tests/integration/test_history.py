@@ -9,7 +9,7 @@ from django.db import connection
 
 from tests.integration.rows import create_users, write_events
 from tests.integration.windows import deliver, sealed
-from towpath.ledger.history_minutes import MINUTES_KEPT, Lately, read_history, read_lately
+from towpath.ledger.history import MINUTES_KEPT, Lately, read_history, read_lately
 from towpath.ledger.models import History
 from towpath.watch.history import add_minute_if_due, measured
 from towpath.watch.status import read_status

@@ -39,15 +39,23 @@ def test_a_body_that_is_not_json_is_told_so(body: bytes) -> None:
 @pytest.mark.parametrize(
     "content_type",
     [
-        *("", "text/plain", "text/plain; charset=utf-8", "application/x-www-form-urlencoded"),
-        *("multipart/form-data; boundary=x", "text/json", "application/octet-stream", "application/json-patch+json"),
-        *(
-            "application/jsonp",
-            "text/plain, application/json",
-            "application/json, text/plain",
-            "text/plain; application/json",
-        ),
-        *("text/plain; x=application/json", "application/json; charset=latin-1", "json", "*/*", "application/*"),
+        "",
+        "text/plain",
+        "text/plain; charset=utf-8",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "text/json",
+        "application/octet-stream",
+        "application/json-patch+json",
+        "application/jsonp",
+        "text/plain, application/json",
+        "application/json, text/plain",
+        "text/plain; application/json",
+        "text/plain; x=application/json",
+        "application/json; charset=latin-1",
+        "json",
+        "*/*",
+        "application/*",
     ],
 )
 @pytest.mark.parametrize("method", ["post", "patch"])

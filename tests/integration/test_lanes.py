@@ -21,7 +21,7 @@ from towpath.wiring import window_rules
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from towpath.eventlog.store import EventStore
+    from towpath.eventlog.store import Store
 
 WAIT_SECONDS = 30
 
@@ -32,7 +32,7 @@ LIMITS = WindowLimits(rows=1, max_rows=1, payload_bytes=1024**2, linger_seconds=
 class Holds(PassesOn):
     """Keeps the inserts with a text waiting until it is told to let go."""
 
-    def __init__(self, store: EventStore, text: bytes) -> None:
+    def __init__(self, store: Store, text: bytes) -> None:
         super().__init__(store)
         self._text = text
         self._is_let_go = threading.Event()
@@ -51,7 +51,7 @@ class Holds(PassesOn):
 class Aggregating:
     """One aggregator with two writers and a spare one, whose `store` takes nothing of the text until it is let go."""
 
-    def __init__(self, store: EventStore, text: str, limits: WindowLimits) -> None:
+    def __init__(self, store: Store, text: str, limits: WindowLimits) -> None:
         self.store = Holds(store, text.encode())
         self._aggregator = Aggregator(self.store, window_rules(config()), limits=limits, writers=2)
         self._actors: list[threading.Thread] = []
@@ -75,7 +75,7 @@ class Aggregating:
 
 
 @pytest.fixture
-def aggregating(store: EventStore) -> Iterator[Callable[..., Aggregating]]:
+def aggregating(store: Store) -> Iterator[Callable[..., Aggregating]]:
     """Makes aggregators. They are closed at the end of the test, when all is delivered."""
     made: list[Aggregating] = []
 

@@ -95,19 +95,23 @@ ORDINARY: dict[str, Any] = {
 
 TEXTS = [
     *(chr(code) for code in range(1, 0x120)),
-    *(
-        "\\",
-        '\\"',
-        "\\u0000",
-        "\\n",
-        "\u2028\u2029",
-        "\ufeff",
-        "\ufffd\uffff",
-        "\U0010ffff",
-        "😀👩‍👩‍👧",
-        "e\u0301\u202e",
-    ),
-    *("null", "NULL", "\\N", " ", "</script>&amp;", "%s %(a)s {}", "".join(map(chr, range(1, 0x100)))),
+    "\\",
+    '\\"',
+    "\\u0000",
+    "\\n",
+    "\u2028\u2029",
+    "\ufeff",
+    "\ufffd\uffff",
+    "\U0010ffff",
+    "😀👩‍👩‍👧",
+    "e\u0301\u202e",
+    "null",
+    "NULL",
+    "\\N",
+    " ",
+    "</script>&amp;",
+    "%s %(a)s {}",
+    "".join(map(chr, range(1, 0x100))),
 ]
 NUMBERS = [0, 1, -1, 2**31, -(2**63), 2**63 - 1]
 TIMES = [

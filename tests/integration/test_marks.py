@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.services import Services
-    from towpath.eventlog.store import EventStore
+    from towpath.eventlog.store import Store
 
     Raw = psycopg2.extensions.connection
 
 
 @pytest.fixture(autouse=True)
-def _few(monkeypatch: pytest.MonkeyPatch, store: EventStore) -> None:  # noqa: ARG001 - everything is empty
+def _few(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:  # noqa: ARG001 - everything is empty
     """What three others have passed is late."""
     monkeypatch.setattr(marks, "PASSED", 3)
 
@@ -62,13 +62,13 @@ def open_windows() -> int:
     return read_open_windows(outboxes=(), slow_seconds=10, unclaimed_seconds=10).total
 
 
-def deliver_windows(count: int, store: EventStore) -> None:
+def deliver_windows(count: int, store: Store) -> None:
     for _ in range(count):
         create_users(1, prefix=f"{uuid4()}-")
         deliver(sealed(), store)
 
 
-def test_what_is_delivered_is_below_the_marks_and_is_read_no_more(store: EventStore) -> None:
+def test_what_is_delivered_is_below_the_marks_and_is_read_no_more(store: Store) -> None:
     deliver_windows(5, store)
     (last_number,), (last_batch,) = rows(
         "SELECT max(number) FROM pipeline_window UNION ALL SELECT last_value FROM pipeline_batch_id_seq"
@@ -85,9 +85,7 @@ def test_what_is_delivered_is_below_the_marks_and_is_read_no_more(store: EventSt
     assert rows("SELECT * FROM pipeline_mark ORDER BY 1") == before
 
 
-def test_no_mark_passes_a_row_whose_number_is_drawn_and_that_is_not_committed_yet(
-    store: EventStore, other: Raw
-) -> None:
+def test_no_mark_passes_a_row_whose_number_is_drawn_and_that_is_not_committed_yet(store: Store, other: Raw) -> None:
     # Given a transaction that has inserted a batch and a window, while others are delivered
     with other.cursor() as cursor:
         cursor.execute(marks.INSERTING_WINDOWS + marks.INSERTING_BATCHES)
@@ -128,7 +126,7 @@ def test_whoever_inserts_waits_for_a_mark_that_is_being_moved(other: Raw) -> Non
     assert seal(batch_ids) is not None
 
 
-def test_what_others_pass_is_late_and_found_all_the_same(store: EventStore) -> None:
+def test_what_others_pass_is_late_and_found_all_the_same(store: Store) -> None:
     # Given a window that nobody delivers, and a batch that nobody seals
     create_users(1, prefix="stuck")
     window = sealed()
@@ -160,7 +158,7 @@ def test_what_others_pass_is_late_and_found_all_the_same(store: EventStore) -> N
     assert not Window.objects.filter(is_late=True).exists()
 
 
-def test_a_window_that_is_acked_behind_later_ones_is_verified(store: EventStore) -> None:
+def test_a_window_that_is_acked_behind_later_ones_is_verified(store: Store) -> None:
     create_users(1, prefix="slow")
     slow = sealed()
     deliver_windows(2, store)
@@ -175,7 +173,7 @@ def test_a_window_that_is_acked_behind_later_ones_is_verified(store: EventStore)
     assert not Window.objects.filter(verified_at=None).exists()
 
 
-def test_a_contradicted_receipt_is_looked_at_again_wherever_the_mark_is(store: EventStore) -> None:
+def test_a_contradicted_receipt_is_looked_at_again_wherever_the_mark_is(store: Store) -> None:
     deliver_windows(3, store)
     Window.objects.filter(number=min(Window.objects.values_list("number", flat=True))).update(
         delivered={"outbox_user": 2}, rows={"outbox_user": 2}
@@ -194,7 +192,7 @@ def test_a_contradicted_receipt_is_looked_at_again_wherever_the_mark_is(store: E
 
 
 @pytest.mark.parametrize("numbers", ["pipeline_window, number", "pipeline_batch, id"])
-def test_numbers_that_begin_anew_are_found(store: EventStore, numbers: str) -> None:
+def test_numbers_that_begin_anew_are_found(store: Store, numbers: str) -> None:
     """A copy of the database without its sequences was put into service, as after logical replication."""
     deliver_windows(5, store)
     move()
@@ -216,7 +214,7 @@ def test_numbers_that_begin_anew_are_found(store: EventStore, numbers: str) -> N
     assert Window.objects.exclude(verified_at=None).exists()
 
 
-def test_a_role_that_may_not_read_the_sequences_misses_nothing(store: EventStore, services: Services) -> None:
+def test_a_role_that_may_not_read_the_sequences_misses_nothing(store: Store, services: Services) -> None:
     deliver_windows(5, store)
     create_users(1, prefix="open")
     sealed()
@@ -238,7 +236,9 @@ def test_a_role_that_may_not_read_the_sequences_misses_nothing(store: EventStore
                 cursor.execute("DROP OWNED BY no_sequences; DROP ROLE no_sequences")
 
 
-def test_a_receipt_that_is_verified_when_those_around_it_are_purged_is_purged_the_next_day(store: EventStore) -> None:
+def test_a_receipt_that_is_verified_when_those_around_it_are_purged_is_purged_the_next_day(
+    store: Store,
+) -> None:
     deliver_windows(3, store)
     then = datetime.now(UTC) - timedelta(days=31)
     Window.objects.update(acked_at=then, dispatched_from=then, verified_at=then)

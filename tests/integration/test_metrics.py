@@ -31,7 +31,7 @@ from tests.services import Services
 from tests.waiting import eventually
 from towpath.conf.current import config
 from towpath.eventlog.connect import connect
-from towpath.eventlog.store import EventStore
+from towpath.eventlog.store import Store
 from towpath.flow import canary
 from towpath.flow.accumulate import WindowLimits
 from towpath.flow.aggregator import Aggregator
@@ -164,7 +164,7 @@ def test_a_worker_whose_metrics_port_is_taken_delivers_all_the_same(
 
 
 @pytest.mark.usefixtures("always_fresh")
-def test_the_ledger_s_gauges_are_those_of_the_tables(store: EventStore) -> None:
+def test_the_ledger_s_gauges_are_those_of_the_tables(store: Store) -> None:
     # Given rows in every state
     create_users(2, prefix="delivered")
     deliver(sealed(), store)
@@ -221,7 +221,7 @@ def test_a_large_backlog_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- What goes wrong ---------------------------------------------------------------------------------------------
 
 
-def test_a_refused_row_is_counted_where_it_is_refused(store: EventStore) -> None:
+def test_a_refused_row_is_counted_where_it_is_refused(store: Store) -> None:
     write_events(["{}"] * 20)
     write_events(["{}"], at="infinity")
     counted = Counted()
@@ -245,7 +245,7 @@ def test_a_store_that_is_away_is_counted_as_unavailable() -> None:
     assert counted.of("towpath_inserts_total", outcome="stored") == 0
 
 
-def test_a_window_whose_rows_are_all_refused_is_counted_as_the_schema_s_fault(store: EventStore) -> None:
+def test_a_window_whose_rows_are_all_refused_is_counted_as_the_schema_s_fault(store: Store) -> None:
     write_events(["{}"] * 20, at="infinity")
     counted = Counted()
 
@@ -255,7 +255,7 @@ def test_a_window_whose_rows_are_all_refused_is_counted_as_the_schema_s_fault(st
     assert read_gauges()[dead_letters]["outbox_event"] == 0
 
 
-def test_a_lost_answer_is_counted_as_unknown(store: EventStore) -> None:
+def test_a_lost_answer_is_counted_as_unknown(store: Store) -> None:
     create_users(3)
     counted = Counted()
 
@@ -265,7 +265,7 @@ def test_a_lost_answer_is_counted_as_unknown(store: EventStore) -> None:
     assert counted.of("towpath_retries_total", reason="unknown") == 1
 
 
-def test_a_lost_lease_and_what_recovers_are_counted(store: EventStore) -> None:
+def test_a_lost_lease_and_what_recovers_are_counted(store: Store) -> None:
     create_users(3)
     window = sealed()
     taken_over(window)
@@ -280,7 +280,7 @@ def test_a_lost_lease_and_what_recovers_are_counted(store: EventStore) -> None:
     assert counted.of("towpath_acked_rows_total", outbox="outbox_user") == 3
 
 
-def test_batches_that_recovery_takes_up_are_counted(store: EventStore) -> None:
+def test_batches_that_recovery_takes_up_are_counted(store: Store) -> None:
     create_users(3)
     dispatched()
     age_batches()
@@ -303,7 +303,7 @@ def test_batches_that_recovery_takes_up_are_counted(store: EventStore) -> None:
     ],
 )
 def test_a_window_is_counted_by_the_reason_for_which_it_was_closed(
-    reason: str, limits: WindowLimits, store: EventStore
+    reason: str, limits: WindowLimits, store: Store
 ) -> None:
     write_events(["{}"] * 3)
     sent = Sent()
@@ -330,7 +330,7 @@ def test_a_window_is_counted_by_the_reason_for_which_it_was_closed(
     assert Window.objects.get().acked_at is not None
 
 
-def test_receipts_are_counted_by_what_the_store_says_of_them(store: EventStore, event_log: EventLog) -> None:
+def test_receipts_are_counted_by_what_the_store_says_of_them(store: Store, event_log: EventLog) -> None:
     for number in range(3):
         create_users(1, prefix=f"n{number}")
         deliver(sealed(), store)
@@ -399,7 +399,7 @@ def test_a_scrape_takes_no_more_statements_than_the_status() -> None:
     assert 10 < len(of_gauges) < len(of_status)
 
 
-def test_the_end_to_end_latency_is_that_of_the_events_own_time(store: EventStore) -> None:
+def test_the_end_to_end_latency_is_that_of_the_events_own_time(store: Store) -> None:
     hour_ago = datetime.fromtimestamp(datetime.now(UTC).timestamp() - 3600, UTC).isoformat()
     write_events(["{}", "{}"], at=hour_ago)
     counted = Counted()

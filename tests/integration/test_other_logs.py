@@ -186,8 +186,17 @@ def test_no_worker_says_a_payload_or_a_password_whatever_is_raised(environment: 
         logs[queue] = tmp_path / f"{queue}.log"
         with logs[queue].open("wb") as log:
             command = [
-                *(sys.executable, "-m", "dramatiq", "django_dramatiq.setup", "towpath.actors"),
-                *("--processes", "1", "--threads", "4", "--queues", queue),
+                sys.executable,
+                "-m",
+                "dramatiq",
+                "django_dramatiq.setup",
+                "towpath.actors",
+                "--processes",
+                "1",
+                "--threads",
+                "4",
+                "--queues",
+                queue,
             ]
             processes.append(
                 subprocess.Popen(command, cwd=PROJECT, env=hosted(environment), stdout=log, stderr=subprocess.STDOUT)

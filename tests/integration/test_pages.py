@@ -12,7 +12,6 @@ from django.test import Client
 from backend.users.models import User
 from backend.users.use_cases import CreateUser, CreateUserRequest
 from deploy.local.traffic import people, sign_up
-from tests.integration.superusers import superuser
 
 if TYPE_CHECKING:
     from tests.integration.workers import Workers
@@ -26,13 +25,6 @@ PAGES = (
     "/admin/users/outboxuser/",
     "/api/docs",
 )
-
-
-@pytest.fixture
-def admin() -> Client:
-    client = Client()
-    client.force_login(superuser())
-    return client
 
 
 @pytest.mark.parametrize("page", PAGES)

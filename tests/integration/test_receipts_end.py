@@ -17,7 +17,7 @@ from tests.integration.receipts import LONG_AGO, delivered, insert_receipts, ver
 from tests.integration.rows import create_users, write_events
 from tests.integration.windows import deliver, expire_leases, recover, sealed
 from towpath.conf.current import config
-from towpath.eventlog.store import EventStore
+from towpath.eventlog.store import Store
 from towpath.flow import verify
 from towpath.flow.verify import purge_receipts
 from towpath.ledger.models import Window
@@ -31,7 +31,7 @@ from towpath.watch.status import read_status
     ("days", "is_verified", "is_purged"), [(31, True, True), (29, True, False), (31, False, False)]
 )
 def test_verified_receipts_are_purged_after_receipt_days(
-    store: EventStore, *, days: int, is_verified: bool, is_purged: bool
+    store: Store, *, days: int, is_verified: bool, is_purged: bool
 ) -> None:
     delivered(store, users=1)
     then = datetime.now(UTC) - timedelta(days=days)
@@ -41,7 +41,7 @@ def test_verified_receipts_are_purged_after_receipt_days(
     assert Window.objects.exists() != is_purged
 
 
-def test_a_purged_receipt_is_not_called_removed_when_receipts_are_kept_for_longer(store: EventStore) -> None:
+def test_a_purged_receipt_is_not_called_removed_when_receipts_are_kept_for_longer(store: Store) -> None:
     delivered(store, users=1)
     then = datetime.now(UTC) - timedelta(days=20)
     Window.objects.update(acked_at=then, dispatched_from=then)
@@ -73,7 +73,7 @@ def test_receipts_are_purged_in_small_steps(monkeypatch: pytest.MonkeyPatch) -> 
     assert purge_receipts(receipt_days=30, should_stop=lambda: False) == 30
 
 
-def test_an_open_window_is_never_purged(store: EventStore) -> None:  # noqa: ARG001 - it is emptied
+def test_an_open_window_is_never_purged(store: Store) -> None:  # noqa: ARG001 - it is emptied
     create_users(1)
     sealed()
     Window.objects.update(sealed_at=LONG_AGO, dispatched_from=LONG_AGO)
@@ -82,7 +82,7 @@ def test_an_open_window_is_never_purged(store: EventStore) -> None:  # noqa: ARG
     assert Window.objects.exists()
 
 
-def alarm(store: EventStore, event_log: EventLog) -> Window:
+def alarm(store: Store, event_log: EventLog) -> Window:
     """The receipt of a window whose rows somebody has deleted for good."""
     lost = delivered(store, events=2)
     event_log.delete_where(f"window_id = '{lost.id}'")
@@ -90,7 +90,7 @@ def alarm(store: EventStore, event_log: EventLog) -> Window:
     return lost
 
 
-def test_a_person_closes_an_alarm_with_a_reason_and_that_is_an_event(store: EventStore, event_log: EventLog) -> None:
+def test_a_person_closes_an_alarm_with_a_reason_and_that_is_an_event(store: Store, event_log: EventLog) -> None:
     lost = alarm(store, event_log)
 
     done = here("pipeline", "verify", "--close", str(lost.id), "--reason", "retention of 2023")
@@ -117,7 +117,7 @@ def test_a_person_closes_an_alarm_with_a_reason_and_that_is_an_event(store: Even
     }
 
 
-def test_the_alarm_of_vanished_rows_is_closed_in_the_same_way(store: EventStore, event_log: EventLog) -> None:
+def test_the_alarm_of_vanished_rows_is_closed_in_the_same_way(store: Store, event_log: EventLog) -> None:
     # Given a window one of whose rows had vanished: an alarm that can be closed once the rest is verified
     write_events(["{}"] * 2)
     window = sealed()
@@ -140,7 +140,7 @@ def test_the_alarm_of_vanished_rows_is_closed_in_the_same_way(store: EventStore,
     assert json.loads(event.event_context)["difference"] == "outbox_event: 1 vanished"
 
 
-def test_an_alarm_is_not_closed_without_a_reason(store: EventStore, event_log: EventLog) -> None:
+def test_an_alarm_is_not_closed_without_a_reason(store: Store, event_log: EventLog) -> None:
     lost = alarm(store, event_log)
 
     done = here("pipeline", "verify", "--close", str(lost.id), "--reason", " ")
@@ -150,7 +150,7 @@ def test_an_alarm_is_not_closed_without_a_reason(store: EventStore, event_log: E
     assert read_status().figures.ledger.unverified.contradicted == 1
 
 
-def test_what_is_no_alarm_is_not_closed_and_nothing_beside_it(store: EventStore, event_log: EventLog) -> None:
+def test_what_is_no_alarm_is_not_closed_and_nothing_beside_it(store: Store, event_log: EventLog) -> None:
     lost = alarm(store, event_log)
     whole = delivered(store, events=1)
     verified(store)
@@ -163,7 +163,7 @@ def test_what_is_no_alarm_is_not_closed_and_nothing_beside_it(store: EventStore,
     assert not Window.objects.exclude(closed_reason="").exists()
 
 
-def test_a_closing_that_cannot_be_recorded_does_not_happen(store: EventStore, event_log: EventLog) -> None:
+def test_a_closing_that_cannot_be_recorded_does_not_happen(store: Store, event_log: EventLog) -> None:
     lost = alarm(store, event_log)
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE outbox_event ADD CONSTRAINT nothing_new CHECK (event_type = 'tested') NOT VALID")

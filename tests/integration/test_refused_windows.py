@@ -19,7 +19,7 @@ from tests.integration.windows import deliver, dispatched, expire_leases, has_ro
 from tests.waiting import eventually
 from towpath.conf.current import config
 from towpath.eventlog.connect import connect
-from towpath.eventlog.store import EventStore
+from towpath.eventlog.store import EventStore, Store
 from towpath.flow import deadletters
 from towpath.flow.delivery import Delivery
 from towpath.ledger.models import Batch, DeadLetter, Window
@@ -69,7 +69,7 @@ def refusing(event_log: EventLog, condition: str = "NOT event_context LIKE '%sev
 
 
 @pytest.fixture
-def limited(services: Services) -> Iterator[tuple[EventStore, Endpoint]]:
+def limited(services: Services) -> Iterator[tuple[Store, Endpoint]]:
     """The store behind a proxy that takes no more than 64 KiB."""
     with Endpoint(services.clickhouse.port, inserts=BodyLimit(65_536, _TOO_LARGE["413"])) as endpoint:
         store = connect(with_port(django_settings.TOWPATH.event_store_url, endpoint.port), timeout_seconds=30)
@@ -96,7 +96,7 @@ def settle(store: EventStore, *, rounds: int = 6) -> None:
     ],
 )
 def test_a_view_that_fails_for_one_event_neither_doubles_nor_condemns_any(
-    store: EventStore, event_log: EventLog, expression: str, times: tuple[str, ...]
+    store: Store, event_log: EventLog, expression: str, times: tuple[str, ...]
 ) -> None:
     for at in times:
         write_events([_GOOD] * 300 + [_BAD] + [_GOOD] * 199, at=at)
@@ -112,7 +112,7 @@ def test_a_view_that_fails_for_one_event_neither_doubles_nor_condemns_any(
     assert "may lack their rows" in finding.detail
 
 
-def test_a_view_whose_target_is_gone_keeps_the_window_waiting(store: EventStore, event_log: EventLog) -> None:
+def test_a_view_whose_target_is_gone_keeps_the_window_waiting(store: Store, event_log: EventLog) -> None:
     write_events([_GOOD] * 100)
     window = sealed()
     with failing_view(event_log, "toUInt32(1)"):
@@ -126,7 +126,7 @@ def test_a_view_whose_target_is_gone_keeps_the_window_waiting(store: EventStore,
 
 
 @pytest.mark.slow
-def test_a_hundred_bad_rows_hold_up_no_row_that_shares_their_window(store: EventStore, event_log: EventLog) -> None:
+def test_a_hundred_bad_rows_hold_up_no_row_that_shares_their_window(store: Store, event_log: EventLog) -> None:
     # Given a careless bulk insert, in one window with good rows of the same outbox and of another
     write_events([_GOOD] * 50 + [_BAD] * 100 + [_GOOD] * 50)
     create_users(100)
@@ -143,7 +143,7 @@ def test_a_hundred_bad_rows_hold_up_no_row_that_shares_their_window(store: Event
         assert has_room()
 
 
-def test_windows_of_bad_rows_only_do_not_stop_others(store: EventStore, event_log: EventLog, knobs: Knobs) -> None:
+def test_windows_of_bad_rows_only_do_not_stop_others(store: Store, event_log: EventLog, knobs: Knobs) -> None:
     # Given more windows than may be open, each with nothing but rows that the store refuses
     knobs(max_open_windows=3)
     with refusing(event_log):
@@ -169,7 +169,7 @@ def test_windows_of_bad_rows_only_do_not_stop_others(store: EventStore, event_lo
     assert event_log.count() == 1
 
 
-def test_a_table_that_takes_nothing_condemns_no_row(store: EventStore, event_log: EventLog, knobs: Knobs) -> None:
+def test_a_table_that_takes_nothing_condemns_no_row(store: Store, event_log: EventLog, knobs: Knobs) -> None:
     knobs(max_open_windows=3)
     with refusing(event_log, "0"):
         for _ in range(4):
@@ -185,7 +185,7 @@ def test_a_table_that_takes_nothing_condemns_no_row(store: EventStore, event_log
 
 @pytest.mark.slow
 def test_of_one_outbox_only_so_many_rows_become_dead_letters_and_the_rest_wait_for_the_table(
-    store: EventStore, event_log: EventLog, monkeypatch: pytest.MonkeyPatch
+    store: Store, event_log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deadletters, "_MOST_PER_HOUR", 4)
     write_events([_BAD] * 12 + [_GOOD] * 5)
@@ -205,7 +205,7 @@ def test_of_one_outbox_only_so_many_rows_become_dead_letters_and_the_rest_wait_f
 
 @pytest.mark.parametrize("answer", _TOO_LARGE)
 def test_a_window_too_large_for_what_is_in_between_arrives_in_parts(
-    limited: tuple[EventStore, Endpoint], event_log: EventLog, answer: str
+    limited: tuple[Store, Endpoint], event_log: EventLog, answer: str
 ) -> None:
     store, endpoint = limited
     endpoint.inserts = BodyLimit(65_536, _TOO_LARGE[answer])
@@ -221,7 +221,7 @@ def test_a_window_too_large_for_what_is_in_between_arrives_in_parts(
 
 
 def test_a_row_too_large_for_what_is_in_between_waits_by_itself_until_the_limit_is_raised(
-    limited: tuple[EventStore, Endpoint], event_log: EventLog
+    limited: tuple[Store, Endpoint], event_log: EventLog
 ) -> None:
     store, endpoint = limited
     write_events([_GOOD] * 10 + [json.dumps({"text": "x" * 100_000})] + [_GOOD] * 10)
@@ -240,7 +240,7 @@ def test_a_row_too_large_for_what_is_in_between_waits_by_itself_until_the_limit_
 
 @pytest.mark.slow
 def test_rows_that_something_in_between_swallows_hold_up_nobody(
-    limited: tuple[EventStore, Endpoint], event_log: EventLog, knobs: Knobs
+    limited: tuple[Store, Endpoint], event_log: EventLog, knobs: Knobs
 ) -> None:
     # Given a firewall that answers in the store's place for some events, in more windows than may be open
     knobs(max_open_windows=3)
@@ -271,9 +271,7 @@ def test_rows_that_something_in_between_swallows_hold_up_nobody(
     assert_delivered(event_log, committed=29)
 
 
-def test_windows_that_the_program_cannot_carry_hold_up_nobody(
-    store: EventStore, event_log: EventLog, knobs: Knobs
-) -> None:
+def test_windows_that_the_program_cannot_carry_hold_up_nobody(store: Store, event_log: EventLog, knobs: Knobs) -> None:
     knobs(max_open_windows=2)
     for _ in range(4):
         write_events([_GOOD] * 3)
@@ -288,9 +286,7 @@ def test_windows_that_the_program_cannot_carry_hold_up_nobody(
     assert_delivered(event_log, committed=12)
 
 
-def test_a_lower_limit_of_bytes_frees_a_window_that_was_begun(
-    store: EventStore, event_log: EventLog, knobs: Knobs
-) -> None:
+def test_a_lower_limit_of_bytes_frees_a_window_that_was_begun(store: Store, event_log: EventLog, knobs: Knobs) -> None:
     # Given a window that has been begun and cannot be split any more, and a store that takes no large inserts
     write_events([json.dumps({"text": "x" * 2000})] * 200)
     window = sealed()
@@ -314,7 +310,7 @@ def _begin_and_fail(window: SealedWindow) -> None:
 class BreaksFor(PassesOn):
     """A store whose client fails in a way of its own for some windows."""
 
-    def __init__(self, store: EventStore, error: Exception, outbox: str) -> None:
+    def __init__(self, store: Store, error: Exception, outbox: str) -> None:
         super().__init__(store)
         self._error = error
         self._outbox = outbox.encode()
@@ -338,7 +334,7 @@ class BreaksFor(PassesOn):
     ids=lambda error: type(error).__name__,
 )
 def test_whatever_fails_for_one_window_is_noted_and_ends_nothing_else(
-    store: EventStore, event_log: EventLog, error: Exception
+    store: Store, event_log: EventLog, error: Exception
 ) -> None:
     # Given one window for which the program fails, and others behind it
     write_events([_GOOD] * 3)
@@ -359,9 +355,7 @@ def test_whatever_fails_for_one_window_is_noted_and_ends_nothing_else(
     assert_delivered(event_log, committed=8)
 
 
-def test_dead_letters_of_bad_rows_can_be_replayed_when_the_table_is_repaired(
-    store: EventStore, event_log: EventLog
-) -> None:
+def test_dead_letters_of_bad_rows_can_be_replayed_when_the_table_is_repaired(store: Store, event_log: EventLog) -> None:
     write_events([_BAD] * 3 + [_GOOD] * 3)
     with refusing(event_log):
         deliver(sealed(), store)

@@ -153,8 +153,18 @@ async def asks_nothing_async(_request: HttpRequest) -> HttpResponse:
 
 
 VIEWS: list[Callable[..., Any]] = [
-    *(constant, publishes, logs_in, as_drf, as_nobody, cannot_read_users, logs_user, streams, streams_async),
-    *(publishes_async, asks_async, asks_nothing_async),
+    constant,
+    publishes,
+    logs_in,
+    as_drf,
+    as_nobody,
+    cannot_read_users,
+    logs_user,
+    streams,
+    streams_async,
+    publishes_async,
+    asks_async,
+    asks_nothing_async,
 ]
 urlpatterns = [path("api/", api.urls), *(path(view.__name__, view) for view in VIEWS)]
 

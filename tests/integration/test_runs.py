@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import psycopg2
 import pytest
-from django.conf import settings
 from django.db import connection
 
 from tests.integration.block_reads import block_reads
@@ -16,8 +14,6 @@ from towpath.ledger import cursors
 from towpath.ledger.models import Cursor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from psycopg2.extensions import connection as PostgresSession  # noqa: N812 - a class
 
 EVENT, USER = "outbox_event", "outbox_user"
@@ -26,14 +22,6 @@ EVENT, USER = "outbox_event", "outbox_user"
 @pytest.fixture(autouse=True)
 def _pages_of_a_hundred_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("towpath.flow.dispatch._PAGE_ROWS", 100)
-
-
-@pytest.fixture
-def session() -> Iterator[PostgresSession]:
-    """A database session beside the test's own, for a transaction that stays open."""
-    session = psycopg2.connect(settings.DATABASE_URL)
-    yield session
-    session.close()
 
 
 def giant(rows: int, *, session: PostgresSession | None = None) -> None:

@@ -92,7 +92,7 @@ def page() -> list[tuple[str, str, str]]:
 NOTHING = {
     "towpath_oldest_age_seconds": wording.NONE,
     "towpath_unverified_age_seconds": "all verified",
-    "towpath_unsealed_age_seconds": "all sealed",
+    "towpath_unsealed_proofs_age_seconds": "all sealed",
 }
 
 

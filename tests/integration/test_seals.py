@@ -167,12 +167,12 @@ def test_a_seal_is_due_when_a_proof_has_waited_for_an_hour(store: Store) -> None
     assert seal_if_due(key="") == 0
 
     Proof.objects.update(proven_at="2026-01-01T00:00:00Z")
-    assert status()["unsealed_seconds"] > 3600
+    assert status()["unsealed_proofs_seconds"] > 3600
     assert any("nothing has been sealed for" in problem for problem in status()["problems"])
 
     assert seal_if_due(key="") == 1
     assert seal_if_due(key="") == 0
-    assert status()["unsealed_seconds"] == 0.0
+    assert status()["unsealed_proofs_seconds"] == 0.0
 
 
 def test_a_late_window_goes_into_a_later_seal(store: Store) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from tests.integration.event_log import EventLog
     from tests.knobs import Knobs
-    from towpath.eventlog.store import EventStore
+    from towpath.eventlog.store import Store
 
 OLD, NEW, EVENT = "outbox_old", "outbox_user_change", "outbox_event"
 
@@ -76,7 +76,7 @@ def dispatched() -> list[int]:
     return [batch.id for batch in sent.batches]
 
 
-def written_and_not_acked(batch_ids: list[int], store: EventStore) -> None:
+def written_and_not_acked(batch_ids: list[int], store: Store) -> None:
     window = seal(batch_ids)
     assert window is not None
     loaded = load(window, environment="test", max_bytes=None)
@@ -89,7 +89,7 @@ def overdue(knobs: Knobs) -> None:
     expire_leases()
 
 
-def recover_all(store: EventStore) -> None:
+def recover_all(store: Store) -> None:
     while recover(store, should_stop=lambda: False):
         expire_leases()
 
@@ -103,7 +103,7 @@ def stored(event_log: EventLog) -> list[int]:
 
 
 def test_an_outbox_that_is_renamed_with_events_under_way_stores_each_once(
-    store: EventStore, event_log: EventLog, knobs: Knobs
+    store: Store, event_log: EventLog, knobs: Knobs
 ) -> None:
     # Given 500 events in batches of 100: one window sealed, one written and not acked, the other batches unsealed
     with before_the_rename():
@@ -145,7 +145,7 @@ def test_an_outbox_that_is_renamed_with_events_under_way_stores_each_once(
         call_command("pipeline", "outboxes", "rename", OLD, NEW)
 
 
-def test_a_late_insert_of_the_renamed_outbox_stores_nothing_twice(store: EventStore, event_log: EventLog) -> None:
+def test_a_late_insert_of_the_renamed_outbox_stores_nothing_twice(store: Store, event_log: EventLog) -> None:
     # Given a window that was begun, and whose insert has not arrived yet
     with before_the_rename():
         change_users(10)
@@ -163,7 +163,7 @@ def test_a_late_insert_of_the_renamed_outbox_stores_nothing_twice(store: EventSt
 
 
 def test_what_was_dispatched_again_under_the_new_name_is_stored_once(
-    store: EventStore, event_log: EventLog, knobs: Knobs
+    store: Store, event_log: EventLog, knobs: Knobs
 ) -> None:
     # Given a table that was renamed while nothing told that it is the same one
     with before_the_rename():
@@ -187,9 +187,7 @@ def test_what_was_dispatched_again_under_the_new_name_is_stored_once(
     assert status()["vanished_rows"] == 0
 
 
-def test_dead_letters_of_a_renamed_outbox_are_replayed_under_the_new_name(
-    store: EventStore, event_log: EventLog
-) -> None:
+def test_dead_letters_of_a_renamed_outbox_are_replayed_under_the_new_name(store: Store, event_log: EventLog) -> None:
     with before_the_rename():
         change_users(2)
         window = seal(dispatched())
@@ -218,7 +216,7 @@ def test_dead_letters_of_a_renamed_outbox_are_replayed_under_the_new_name(
 
 
 def test_a_name_that_is_gone_is_discarded_and_what_shared_its_windows_is_delivered(
-    store: EventStore, event_log: EventLog, knobs: Knobs
+    store: Store, event_log: EventLog, knobs: Knobs
 ) -> None:
     # Given windows that both outboxes share, of which one was begun, a batch and a dead letter of the one that is gone
     def fill() -> list[int]:
@@ -289,7 +287,7 @@ def test_nothing_is_discarded_without_a_yes_nor_of_an_outbox_that_is_known(monke
     assert Cursor.objects.filter(outbox=OLD).exists()
 
 
-def test_a_rename_waits_for_a_worker_that_has_a_window_of_it(store: EventStore) -> None:
+def test_a_rename_waits_for_a_worker_that_has_a_window_of_it(store: Store) -> None:
     with before_the_rename():
         change_users(3)
         written_and_not_acked(dispatched(), store)
@@ -310,7 +308,7 @@ def test_a_table_that_is_still_there_is_not_renamed() -> None:
         call_command("pipeline", "outboxes", "rename", "users", NEW)
 
 
-def test_a_drained_outbox_keeps_its_cursor_when_it_is_renamed(store: EventStore) -> None:
+def test_a_drained_outbox_keeps_its_cursor_when_it_is_renamed(store: Store) -> None:
     with before_the_rename():
         change_users(3)
         window = seal(dispatched())

@@ -24,13 +24,6 @@ def post(body: object) -> Any:
     return Client().post("/api/users", json.dumps(body), content_type="application/json")
 
 
-@pytest.fixture
-def admin() -> Client:
-    client = Client()
-    client.force_login(superuser())
-    return client
-
-
 def test_a_post_creates_the_user_and_its_event(published: Published) -> None:
     response = post(ADA)
 

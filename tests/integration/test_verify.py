@@ -28,7 +28,7 @@ from towpath.actors import verify as tick
 from towpath.conf.current import config
 from towpath.eventlog.connect import connect
 from towpath.eventlog.proof import WindowDigest
-from towpath.eventlog.store import EventStore
+from towpath.eventlog.store import Store
 from towpath.ledger.models import Window
 from towpath.telemetry.metrics import mismatched_windows, unverified_age_seconds
 from towpath.watch import figures, problems
@@ -37,7 +37,7 @@ from towpath.watch.gauges import read_gauges
 from towpath.watch.status import read_status
 
 
-def test_receipts_that_the_store_confirms_are_verified(store: EventStore) -> None:
+def test_receipts_that_the_store_confirms_are_verified(store: Store) -> None:
     delivered(store, users=3, events=2)
     delivered(store, users=4)
 
@@ -47,7 +47,7 @@ def test_receipts_that_the_store_confirms_are_verified(store: EventStore) -> Non
     assert read_gauges()[unverified_age_seconds] == {"": 0.0}
 
 
-def test_a_window_whose_rows_are_lost_is_an_alarm_with_its_details(store: EventStore, event_log: EventLog) -> None:
+def test_a_window_whose_rows_are_lost_is_an_alarm_with_its_details(store: Store, event_log: EventLog) -> None:
     # Given a window of which the store has lost a row, and one that is whole
     lost = delivered(store, users=3, events=2)
     whole = delivered(store, users=4)
@@ -81,7 +81,7 @@ def test_a_window_whose_rows_are_lost_is_an_alarm_with_its_details(store: EventS
     assert not [line for line in logs if line["event"] == "receipt_mismatch"]
 
 
-def test_status_and_doctor_name_the_command_that_shows_what_differs(store: EventStore, event_log: EventLog) -> None:
+def test_status_and_doctor_name_the_command_that_shows_what_differs(store: Store, event_log: EventLog) -> None:
     """Even when it was dispatched before the day that `pipeline verify` looks at by itself."""
     assert receipts_of_the_doctor() == {"is_ok": True, "detail": "none is known to differ from the event store"}
     lost = delivered(store, users=3)
@@ -170,14 +170,14 @@ def tuples_read() -> int:
         return int(cursor.fetchone()[0])
 
 
-def test_a_doubled_row_is_an_alarm(store: EventStore, event_log: EventLog) -> None:
+def test_a_doubled_row_is_an_alarm(store: Store, event_log: EventLog) -> None:
     receipt = delivered(store, users=2)
     event_log.copy_window(str(receipt.id))
 
     assert verified(store) == 1
 
 
-def test_a_window_whose_rows_come_back_is_verified_in_the_end(store: EventStore, event_log: EventLog) -> None:
+def test_a_window_whose_rows_come_back_is_verified_in_the_end(store: Store, event_log: EventLog) -> None:
     delivered(store, users=2)
     event_log.rename_table("event_log", "event_log_away")
     event_log.create_table("event_log", like="event_log_away")
@@ -193,7 +193,7 @@ def test_a_window_whose_rows_come_back_is_verified_in_the_end(store: EventStore,
     assert read_gauges()[mismatched_windows] == {"": 0.0}
 
 
-def test_nothing_is_decided_while_the_store_is_away(store: EventStore) -> None:
+def test_nothing_is_decided_while_the_store_is_away(store: Store) -> None:
     delivered(store, users=2)
     away = connect("clickhouse://127.0.0.1:1/default", timeout_seconds=1)
 
@@ -203,7 +203,7 @@ def test_nothing_is_decided_while_the_store_is_away(store: EventStore) -> None:
     assert (receipt.verified_at, receipt.contradiction) == (None, None)
 
 
-def test_the_receipt_of_a_window_that_was_empty_when_it_was_loaded_is_verified(store: EventStore) -> None:
+def test_the_receipt_of_a_window_that_was_empty_when_it_was_loaded_is_verified(store: Store) -> None:
     write_events(["{}"])
     window = sealed()
     with connection.cursor() as cursor:
@@ -214,7 +214,7 @@ def test_the_receipt_of_a_window_that_was_empty_when_it_was_loaded_is_verified(s
     assert Window.objects.exclude(verified_at=None).count() == 1
 
 
-def test_more_receipts_than_fit_one_query_are_all_verified(store: EventStore) -> None:
+def test_more_receipts_than_fit_one_query_are_all_verified(store: Store) -> None:
     insert_receipts(1000, age="1 minute")
     counting = Counting(store)
 
@@ -229,7 +229,7 @@ def test_more_receipts_than_fit_one_query_are_all_verified(store: EventStore) ->
 class Counting(PassesOn):
     """How many windows each query has asked for."""
 
-    def __init__(self, store: EventStore) -> None:
+    def __init__(self, store: Store) -> None:
         super().__init__(store)
         self.asked: list[int] = []
 
@@ -238,7 +238,7 @@ class Counting(PassesOn):
         return super().window_digests(window_ids, columns=columns)
 
 
-def test_the_dispatcher_verifies_and_purges_at_each_tick(store: EventStore, workers: Workers) -> None:
+def test_the_dispatcher_verifies_and_purges_at_each_tick(store: Store, workers: Workers) -> None:
     fresh = delivered(store, users=3)
     insert_receipts(5, age="31 days", verified=True)
 

@@ -19,7 +19,7 @@ from tests.integration.receipts import LONG_AGO, NEVER, delivered, verified
 from tests.integration.rows import create_users, write_events
 from tests.integration.windows import deliver, dispatched, members, sealed
 from towpath.conf.current import config
-from towpath.eventlog.store import EventStore
+from towpath.eventlog.store import Store
 from towpath.flow.delivery import Delivery
 from towpath.ledger.ack import ack
 from towpath.ledger.models import Window
@@ -29,7 +29,7 @@ from towpath.process import Process
 from towpath.watch.period import read_period
 
 
-def test_the_report_has_each_row_where_it_is(store: EventStore) -> None:
+def test_the_report_has_each_row_where_it_is(store: Store) -> None:
     # Given rows in every state
     delivered(store, users=3)
     create_users(2, prefix="sealed")
@@ -58,7 +58,7 @@ def test_the_report_has_each_row_where_it_is(store: EventStore) -> None:
     }
 
 
-def test_the_report_of_a_period_leaves_out_what_was_dispatched_before_or_after(store: EventStore) -> None:
+def test_the_report_of_a_period_leaves_out_what_was_dispatched_before_or_after(store: Store) -> None:
     delivered(store, users=3)
     between = datetime.now(UTC)
     delivered(store, users=4)
@@ -70,7 +70,7 @@ def test_the_report_of_a_period_leaves_out_what_was_dispatched_before_or_after(s
     assert (after.windows, after.outboxes["outbox_user"].stored) == (1, 4)
 
 
-def test_the_report_counts_rows_that_the_store_has_lost(store: EventStore, event_log: EventLog) -> None:
+def test_the_report_counts_rows_that_the_store_has_lost(store: Store, event_log: EventLog) -> None:
     receipt = delivered(store, users=3, events=2)
     event_log.delete_where(f"window_id = '{receipt.id}' AND outbox = 'outbox_event'")
 
@@ -82,7 +82,7 @@ def test_the_report_counts_rows_that_the_store_has_lost(store: EventStore, event
     assert [one.difference() for one in report.mismatches] == ["outbox_event: 0 of 2 stored"]
 
 
-def test_a_row_deleted_after_the_seal_is_committed_and_vanished(store: EventStore) -> None:
+def test_a_row_deleted_after_the_seal_is_committed_and_vanished(store: Store) -> None:
     # Given a window of two outboxes, and somebody who deletes rows of one before it is loaded
     create_users(3)
     write_events(["{}"] * 2)
@@ -107,7 +107,7 @@ def test_a_row_deleted_after_the_seal_is_committed_and_vanished(store: EventStor
     assert "TowpathRowsVanished" in done.stdout
 
 
-def test_what_a_window_gives_on_at_its_ack_is_counted_once(store: EventStore) -> None:  # noqa: ARG001 - it is emptied
+def test_what_a_window_gives_on_at_its_ack_is_counted_once(store: Store) -> None:  # noqa: ARG001 - it is emptied
     create_users(5)
     window = sealed()
     first, second, *_ = (id_ for _, id_ in members()[window.id])
@@ -132,7 +132,7 @@ def test_what_a_window_gives_on_at_its_ack_is_counted_once(store: EventStore) ->
         ("isolated = '{\"outbox_user\": 2}'", "outbox_user: 5 of 3 sealed rows accounted for"),
     ],
 )
-def test_a_receipt_that_does_not_add_up_is_an_alarm(store: EventStore, falsified: str, difference: str) -> None:
+def test_a_receipt_that_does_not_add_up_is_an_alarm(store: Store, falsified: str, difference: str) -> None:
     receipt = delivered(store, users=3)
     with connection.cursor() as cursor:
         cursor.execute(f"UPDATE pipeline_window SET {falsified}")
@@ -162,7 +162,7 @@ def command(*arguments: str) -> tuple[int, dict[str, Any]]:
     return 0, json.loads(printed.getvalue())
 
 
-def test_the_command_prints_the_report_and_verifies(store: EventStore) -> None:
+def test_the_command_prints_the_report_and_verifies(store: Store) -> None:
     delivered(store, users=3)
 
     code, ledger = command()
@@ -174,7 +174,7 @@ def test_the_command_prints_the_report_and_verifies(store: EventStore) -> None:
     assert Window.objects.exclude(verified_at=None).count() == 1
 
 
-def test_the_command_finds_a_lost_row_and_says_which_window(store: EventStore, event_log: EventLog) -> None:
+def test_the_command_finds_a_lost_row_and_says_which_window(store: Store, event_log: EventLog) -> None:
     receipt = delivered(store, users=3)
     event_log.clear()
 
@@ -186,7 +186,7 @@ def test_the_command_finds_a_lost_row_and_says_which_window(store: EventStore, e
     assert "docs/runbook.md" in done.stdout
 
 
-def test_the_command_looks_at_the_period_that_it_is_told(store: EventStore) -> None:
+def test_the_command_looks_at_the_period_that_it_is_told(store: Store) -> None:
     for days in (1, 2, 3):
         receipt = delivered(store, users=days)
         then = datetime.now(UTC) - timedelta(days=days, hours=-1)
@@ -211,7 +211,7 @@ def test_a_time_that_is_none_is_wrong_usage() -> None:
     assert "'yesterday' is not a time" in done.stderr
 
 
-def test_a_store_that_is_away_is_said_in_one_line(store: EventStore) -> None:
+def test_a_store_that_is_away_is_said_in_one_line(store: Store) -> None:
     delivered(store, users=1)
 
     done = manage("pipeline", "verify", EVENT_STORE_URL="clickhouse://127.0.0.1:1/default")
@@ -221,7 +221,7 @@ def test_a_store_that_is_away_is_said_in_one_line(store: EventStore) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_verification_reads_with_its_own_user_where_it_has_one(store: EventStore) -> None:
+def test_verification_reads_with_its_own_user_where_it_has_one(store: Store) -> None:
     """The store of EVENT_STORE_URL answers, and is not asked."""
     window = delivered(store, users=1)
     elsewhere = replace(config(), event_store_verifier_url="clickhouse://127.0.0.1:1/default")

@@ -112,9 +112,16 @@ def test_a_crashed_process_comes_back_after_a_pause_that_doubles(tmp_path: Path,
 
         assert supervisor.pid("sleeper") not in {None, first}
     assert events.of("sleeper") == [
-        *("started", "ready"),
-        *("crashed", "restarting", "started", "ready"),
-        *("crashed", "restarting", "started", "ready"),
+        "started",
+        "ready",
+        "crashed",
+        "restarting",
+        "started",
+        "ready",
+        "crashed",
+        "restarting",
+        "started",
+        "ready",
         "stopped",
     ]
     assert events.pauses() == [0.5, 1.0]

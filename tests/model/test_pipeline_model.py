@@ -77,8 +77,14 @@ _WHICH = st.integers(0, 5)
 _ROWS = st.sampled_from(["small", "other month", "large", "user"])
 _FAULTS = st.sampled_from(
     [
-        *(Order.GHOST, Order.ANSWER_LOST, Order.DELAYED, Order.FIRST_MONTH_ONLY, Order.UNAVAILABLE, Order.DIE),
-        *(Order.VIEW_FAILS, Order.TOO_LARGE),
+        Order.GHOST,
+        Order.ANSWER_LOST,
+        Order.DELAYED,
+        Order.FIRST_MONTH_ONLY,
+        Order.UNAVAILABLE,
+        Order.DIE,
+        Order.VIEW_FAILS,
+        Order.TOO_LARGE,
     ]
 )
 

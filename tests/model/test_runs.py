@@ -56,8 +56,23 @@ _STEPS = st.lists(
     st.tuples(
         st.sampled_from(
             [
-                *("write", "write", "giant", "giant", "commit", "commit", "roll back", "look", "look", "look"),
-                *("deliver the newest", "deliver the oldest", "is new", "is new", "restore", "strand", "bring back"),
+                "write",
+                "write",
+                "giant",
+                "giant",
+                "commit",
+                "commit",
+                "roll back",
+                "look",
+                "look",
+                "look",
+                "deliver the newest",
+                "deliver the oldest",
+                "is new",
+                "is new",
+                "restore",
+                "strand",
+                "bring back",
             ]
         ),
         st.integers(0, 7),

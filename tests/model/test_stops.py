@@ -14,7 +14,7 @@ from towpath.conf.current import config
 from towpath.flow.accumulate import WindowLimits
 from towpath.flow.aggregator import Aggregator, _Member
 from towpath.flow.dispatch import Dispatcher, DispatchLimits
-from towpath.ledger.batches import Unsealed
+from towpath.ledger.batches import UnsealedBatch
 from towpath.outbox.models import OutboxEvent, all_outboxes
 from towpath.wiring import window_rules
 
@@ -63,7 +63,7 @@ def test_an_aggregator_seals_releases_its_members_and_then_loads_writes_and_acks
 ) -> None:
     _, batch = dispatched(puppets[0])
     aggregator = Aggregator(FaultyStore(token_log_entries=2), window_rules(config()), limits=LIMITS, writers=0)
-    member = _Member(Unsealed(batch.id, rows=0, payload_bytes=0))
+    member = _Member(UnsealedBatch(batch.id, rows=0, payload_bytes=0))
 
     puppets[0].start(lambda: aggregator._seal_and_deliver([member]))
 
@@ -78,7 +78,7 @@ def test_a_replay_reads_back_before_and_after_it_writes(ledger: Ledger, puppets:
     _, batch = dispatched(puppets[0])
     store = FaultyStore(token_log_entries=2)
     aggregator = Aggregator(store, window_rules(config()), limits=LIMITS, writers=0)
-    puppets[0].start(lambda: aggregator._seal_and_deliver([_Member(Unsealed(batch.id, rows=0, payload_bytes=0))]))
+    puppets[0].start(lambda: aggregator._seal_and_deliver([_Member(UnsealedBatch(batch.id, rows=0, payload_bytes=0))]))
     puppets[0].die()
 
     ledger.expire_leases()

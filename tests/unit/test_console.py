@@ -16,7 +16,7 @@ from towpath.console.flow import _STAGE_OF
 from towpath.console.lines import HEIGHT, WIDTH, line
 from towpath.console.verdict import trouble, verdict
 from towpath.ledger.batches import BatchCounts
-from towpath.ledger.history_minutes import Minute
+from towpath.ledger.history import Minute
 from towpath.watch import thresholds
 from towpath.watch.consumers import Consumers
 from towpath.watch.figures import Figures, LedgerFigures, OutboxFigures

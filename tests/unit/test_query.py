@@ -232,8 +232,18 @@ def test_a_query_that_is_too_large_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("(" * 4000, "-" * 4000, '"' + "\\" * 3999, 'a."' * 1333, "a." * 2000, 'context."' + "\\a" * 1990, "*" * 4000),
-        *("context" + ".a" * 1990, "context.a:" + "*a" * 1990, "actor:" + '""' * 1990, "has:" * 1000, "a:" * 2000),
+        "(" * 4000,
+        "-" * 4000,
+        '"' + "\\" * 3999,
+        'a."' * 1333,
+        "a." * 2000,
+        'context."' + "\\a" * 1990,
+        "*" * 4000,
+        "context" + ".a" * 1990,
+        "context.a:" + "*a" * 1990,
+        "actor:" + '""' * 1990,
+        "has:" * 1000,
+        "a:" * 2000,
     ],
 )
 def test_a_hostile_text_costs_little(text: str) -> None:

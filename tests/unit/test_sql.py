@@ -23,8 +23,18 @@ _SOURCES = sorted((PROJECT / "pipeline").rglob("*.py"))
 
 _VOLATILE = frozenset(
     {
-        *("clock_timestamp", "timeofday", "random", "random_normal", "gen_random_uuid", "uuidv4", "uuidv7"),
-        *("nextval", "setval", "currval", "lastval", "pg_sleep"),
+        "clock_timestamp",
+        "timeofday",
+        "random",
+        "random_normal",
+        "gen_random_uuid",
+        "uuidv4",
+        "uuidv7",
+        "nextval",
+        "setval",
+        "currval",
+        "lastval",
+        "pg_sleep",
     }
 )
 
@@ -35,8 +45,28 @@ _TOKEN = re.compile(
 _BEGIN = frozenset({"WHERE", "HAVING", "ON"})
 _END = frozenset(
     {
-        *("SELECT", "FROM", "SET", "VALUES", "RETURNING", "GROUP", "ORDER", "LIMIT", "OFFSET", "WINDOW", "UNION"),
-        *("EXCEPT", "INTERSECT", "WITH", "INSERT", "UPDATE", "DELETE", "JOIN", "CROSS", "LEFT", "INNER", "FULL"),
+        "SELECT",
+        "FROM",
+        "SET",
+        "VALUES",
+        "RETURNING",
+        "GROUP",
+        "ORDER",
+        "LIMIT",
+        "OFFSET",
+        "WINDOW",
+        "UNION",
+        "EXCEPT",
+        "INTERSECT",
+        "WITH",
+        "INSERT",
+        "UPDATE",
+        "DELETE",
+        "JOIN",
+        "CROSS",
+        "LEFT",
+        "INNER",
+        "FULL",
     }
 )
 #: Before a parenthesis, these are not a function's name.

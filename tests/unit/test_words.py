@@ -43,6 +43,8 @@ def test_every_stage_of_the_map_is_a_word_of_the_concepts() -> None:
 
     assert stages == ["publish", "dispatch", "accumulate", "seal", "load", "write", "ack"]
     assert {"deliver", "aggregate", "recover", "verify", *stages} <= words().keys()
+    # And the map says where each is.
+    assert set(stages) <= set(re.findall(r"\w+", (towpath.__doc__ or "").partition("Where to look:")[2]))
 
 
 def test_every_module_of_the_path_is_on_the_map() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.conf import settings
 
+from towpath.conf.config import knobs
 from towpath.conf.current import config
 from towpath.telemetry.secrets import hide, is_name_of_secret
 
@@ -22,7 +23,7 @@ def _secrets() -> Iterator[str]:
     for name in ("SECRET_KEY", "DATABASE_URL"):
         yield str(getattr(settings, name, "") or "")
     if hasattr(settings, "TOWPATH"):  # a test may have taken it away
-        yield from (config().event_hash_key, config().seal_key, config().rabbitmq_url, *config().store_urls.values())
+        yield from (str(getattr(config(), knob.name)) for knob in knobs() if knob.is_secret)
     yield from map(str, getattr(settings, "SECRET_KEY_FALLBACKS", ()))
     for database in getattr(settings, "DATABASES", {}).values():
         yield from _in_options(database)

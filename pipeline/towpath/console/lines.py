@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from towpath.ledger.history_minutes import Minute
+    from towpath.ledger.history import Minute
 
 #: The picture's own units; it is stretched to its place.
 WIDTH, HEIGHT = 240.0, 44.0

@@ -16,7 +16,7 @@ from django.db import DatabaseError, InterfaceError
 
 from towpath.conf.current import config
 from towpath.ledger import database_errors
-from towpath.ledger.history_minutes import Minute, read_history
+from towpath.ledger.history import Minute, read_history
 from towpath.ledger.moment import Parts, one_moment
 from towpath.watch.overview import read_overview
 from towpath.watch.within import NoAnswerYet, Within

@@ -47,7 +47,7 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # Django's is not 
 
 
 class _Newest(ChangeList):
-    def get_ordering(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> list[Any]:  # noqa: ARG002
+    def get_ordering(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> list[Any]:  # noqa: ARG002 - Django's
         return [*(self.model_admin.ordering or ())]
 
 
@@ -59,10 +59,10 @@ class _ReadOnly(admin.ModelAdmin[Any]):
     sortable_by = ()
     actions = None
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:  # noqa: ARG002
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:  # noqa: ARG002 - Django's
         return _Newest
 
-    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:  # noqa: ARG002
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:  # noqa: ARG002 - Django's
         return False
 
     def has_view_permission(self, request: HttpRequest, obj: models.Model | None = None) -> bool:

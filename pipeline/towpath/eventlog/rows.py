@@ -1,7 +1,7 @@
 """A window's rows on their way into a store: PostgreSQL's COPY text, one line per row, columns as in `row_columns`.
 
-No other module knows this form. Nearly every window passes through in one piece: the functions here that look at each
-line are called only when something has gone wrong.
+No other Python code knows this form; the stores make it again in SQL (`stores/*/proof.py`). Nearly every window passes
+through in one piece: the functions here that look at each line are called only when something has gone wrong.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class MaskedRow:
 
 
 class EventStore(Protocol):
-    """What the pipeline needs of a store, to deliver windows and to verify them.
+    """What the pipeline needs of a store to deliver windows, and to count what arrived.
 
     A store that cannot do something raises an error; it ignores nothing.
     """
@@ -115,6 +115,16 @@ class EventStore(Protocol):
         Raises StoreUnavailable.
         """
 
+    def now(self) -> datetime:
+        """Return the time of the store's clock. Raises StoreUnavailable."""
+
+    def close(self) -> None:
+        """Close the connections."""
+
+
+class VerifiableStore(EventStore, Protocol):
+    """What verification needs of a store besides: digests of windows, in the form of `towpath.eventlog.proof`."""
+
     def covered_columns(self) -> tuple[str, ...]:
         """Return the columns that a digest covers if it is taken now: every column of the table that a person reads."""
 
@@ -135,12 +145,6 @@ class EventStore(Protocol):
 
         Raises StoreUnavailable.
         """
-
-    def now(self) -> datetime:
-        """Return the time of the store's clock. Raises StoreUnavailable."""
-
-    def close(self) -> None:
-        """Close the connections."""
 
 
 class MigratableStore(Protocol):
@@ -196,8 +200,8 @@ class ReadableStore(Protocol):
         """
 
 
-class ProvableStore(EventStore, Protocol):
-    """What an audit needs of a store: digests of everything that it holds, in the form of `towpath.eventlog.proof`.
+class ProvableStore(VerifiableStore, Protocol):
+    """What an audit needs of a store: digests of everything that it holds.
 
     `columns` are the names of the covered columns, in the order of that form. A name without a column raises
     ValueError. An answer that may not be the store's raises StoreUnavailable; it never means "nothing is stored".

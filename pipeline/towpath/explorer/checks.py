@@ -26,8 +26,7 @@ def check_scope(app_configs: Sequence[AppConfig] | None, **_options: Any) -> lis
     path = config().explorer_scope
     try:
         scope_function(path)
-    # The module may raise anything when it is imported.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001 - the module may raise anything when it is imported
         return [
             Error(
                 f"EXPLORER_SCOPE is {path!r}, which cannot be used: {type(error).__name__}: {error}",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from towpath.eventlog.stored import StoredEvent
-    from towpath.ledger.history import History, ProofOfEvent
+    from towpath.ledger.provenance import ProofOfEvent, Provenance
 
 #: The names of the amendments of a proof.
 _AMENDMENTS = {"erased": "Erased", "accepted": "Accepted", "dropped": "Dropped"}
@@ -32,15 +32,15 @@ class Step:
     state: Literal["done", "waiting", "problem"] = "done"
 
 
-def steps(event: StoredEvent, history: History) -> list[Step]:
+def steps(event: StoredEvent, known: Provenance) -> list[Step]:
     """Return the steps of a stored event, in order."""
-    return [*_delivery(event, history), *_proof(event, history)]
+    return [*_delivery(event, known), *_proof(event, known)]
 
 
-def _delivery(event: StoredEvent, history: History) -> Iterator[Step]:
+def _delivery(event: StoredEvent, known: Provenance) -> Iterator[Step]:
     yield Step("Published", event.event_date_time, f"{event.outbox} {event.outbox_id}")
     window = f"window {str(event.window_id)[:8]}"
-    receipt, proofs = history.receipt, history.proofs
+    receipt, proofs = known.receipt, known.proofs
     dispatched_at = receipt.dispatched_from if receipt else proofs[0].dispatched_at if proofs else None
     if dispatched_at is None:
         yield Step(
@@ -61,8 +61,8 @@ def _delivery(event: StoredEvent, history: History) -> Iterator[Step]:
     yield Step("Stored", event.written_at, " · ".join(parts))
 
 
-def _proof(event: StoredEvent, history: History) -> Iterator[Step]:
-    receipt, proofs = history.receipt, history.proofs
+def _proof(event: StoredEvent, known: Provenance) -> Iterator[Step]:
+    receipt, proofs = known.receipt, known.proofs
     if receipt is None and not proofs:
         return
     contradiction = next((one.contradiction for one in reversed(proofs) if one.contradiction), None)

@@ -27,7 +27,7 @@ from towpath.errors import described
 from towpath.flow.accumulate import Accumulator
 from towpath.flow.delivery import Delivery, deliver
 from towpath.flow.pause import pause_seconds
-from towpath.ledger.batches import Unsealed, unsealed
+from towpath.ledger.batches import UnsealedBatch, unsealed
 from towpath.ledger.windows import has_room, seal
 from towpath.outbox.models import all_outboxes
 from towpath.telemetry import failpoints, heartbeat, metrics, report
@@ -61,7 +61,7 @@ class _Member:
     """A batch that will be part of a window."""
 
     #: What the message says about it. The ledger knows better, if it can be asked.
-    batch: Unsealed
+    batch: UnsealedBatch
     #: True if it was found in the ledger, and no message has brought it.
     is_late: bool = False
     #: Set once its message may be acked.
@@ -102,7 +102,7 @@ class Aggregator:
 
     def submit(self, batch_id: int, *, rows: int, payload_bytes: int, is_backlog: bool) -> None:
         """Return once the batch is sealed into a window, was sealed before, or is not in the ledger."""
-        member = _Member(Unsealed(batch_id, rows, payload_bytes, is_backlog))
+        member = _Member(UnsealedBatch(batch_id, rows, payload_bytes, is_backlog))
         with self._changed:
             self._arrived.append(member)
             # All of them, because a single one may be the spare writer, which has nothing to do now.

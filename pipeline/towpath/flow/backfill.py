@@ -164,7 +164,9 @@ def estimated_rows(source: Source) -> int:
     """Return how many rows the model has, from PostgreSQL's statistics: counting them would read all."""
     with driver.cursor() as cursor:
         table = connection.ops.quote_name(source.model._meta.db_table)
-        cursor.execute("SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = %s::regclass", [table])
+        cursor.execute(
+            "SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = %(table)s::regclass", {"table": table}
+        )
         return int(cursor.fetchone()[0])
 
 
@@ -243,7 +245,8 @@ def _hold(source: Source, keys: Sequence[Any]) -> list[Any]:
     by_stored = {source.key.get_db_prep_value(key, connection): key for key in keys}
     with driver.cursor() as cursor:
         cursor.execute(
-            f"SELECT {column} FROM {table} WHERE {column} = ANY(%s) ORDER BY {column} FOR KEY SHARE", [list(by_stored)]
+            f"SELECT {column} FROM {table} WHERE {column} = ANY(%(keys)s) ORDER BY {column} FOR KEY SHARE",
+            {"keys": list(by_stored)},
         )
         return [by_stored[stored] for (stored,) in cursor.fetchall()]
 

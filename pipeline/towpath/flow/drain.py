@@ -19,7 +19,7 @@ from towpath.outbox.models import all_outboxes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from towpath.eventlog.store import EventStore
+    from towpath.eventlog.store import EventStore, VerifiableStore
     from towpath.flow.accumulate import WindowLimits
     from towpath.flow.delivery import WindowRules
     from towpath.flow.dispatch import DispatchLimits
@@ -33,7 +33,7 @@ def drain(
     store: EventStore,
     rules: WindowRules,
     *,
-    verifier: EventStore,
+    verifier: VerifiableStore,
     dispatch_limits: DispatchLimits,
     window_limits: WindowLimits,
     patience_seconds: float,

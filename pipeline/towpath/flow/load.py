@@ -107,8 +107,8 @@ class LoadedWindow:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the text, as 64 hexadecimal digits: what `EventStore.body_digests` returns for a window that
-        is stored as it was loaded. It is computed on first use."""
+        """The SHA-256 of the text, as 64 hexadecimal digits: what `VerifiableStore.body_digests` returns for a window
+        that is stored as it was loaded. It is computed on first use."""
         if not self._digest:
             object.__setattr__(self, "_digest", sha256(self.rows).hexdigest())
         return self._digest

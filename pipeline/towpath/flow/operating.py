@@ -94,7 +94,7 @@ def replay(letters: Sequence[Letter], *, by: str, batch_ids: int, enqueue: Enque
         enqueue(found)
     except BrokerError as error:
         # It is done anyway: recovery seals the batches after UNSEALED_SECONDS.
-        log.warning("batches_not_sent", batches=len(found), error=described(error))
+        log.warning("batches_not_enqueued", batches=len(found), error=described(error))
     return done
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from towpath.eventlog.proof import WindowDigest
-    from towpath.eventlog.store import EventStore
+    from towpath.eventlog.store import EventStore, VerifiableStore
     from towpath.ledger.receipts import Receipt
 
 log = structlog.get_logger()
@@ -125,7 +125,7 @@ def compare(page: Sequence[Receipt], store: EventStore) -> list[ComparedReceipt]
     ]
 
 
-def verify_receipts(store: EventStore, *, should_stop: Callable[[], bool]) -> int:
+def verify_receipts(store: VerifiableStore, *, should_stop: Callable[[], bool]) -> int:
     """Compare every receipt that is not verified yet, and prove those that match the store. Returns the number of those
     that do not: they are alarms.
 
@@ -142,7 +142,7 @@ def verify_receipts(store: EventStore, *, should_stop: Callable[[], bool]) -> in
     return contradicted
 
 
-def compare_bytes(page: Sequence[Receipt], store: EventStore) -> list[ComparedReceipt]:
+def compare_bytes(page: Sequence[Receipt], store: VerifiableStore) -> list[ComparedReceipt]:
     """The receipts, compared to the byte, where what was loaded was digested. Raises StoreUnavailable."""
     compared = []
     for part in _parts(page):
@@ -195,7 +195,7 @@ def _record(page: Sequence[ComparedReceipt], *, columns: Sequence[str]) -> int:
     return len(contradicted)
 
 
-def close_alarms(windows: Sequence[UUID], store: EventStore, *, reason: str, by: str) -> None:
+def close_alarms(windows: Sequence[UUID], store: VerifiableStore, *, reason: str, by: str) -> None:
     """Close the alarms of these windows: what the event store holds stays as it is, and is proven in that state. An
     event records who decided it, and why, in the same transaction.
 

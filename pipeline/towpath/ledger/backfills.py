@@ -43,8 +43,9 @@ def read(outbox: str) -> Progress:
     """Return how far a backfill has come that was begun."""
     with driver.cursor() as cursor:
         cursor.execute(
-            "SELECT position, published, already_published, finished_at FROM pipeline_backfill WHERE outbox = %s",
-            [outbox],
+            """SELECT position, published, already_published, finished_at FROM pipeline_backfill
+            WHERE outbox = %(outbox)s""",
+            {"outbox": outbox},
         )
         return Progress(*cursor.fetchone())
 

@@ -41,7 +41,7 @@ class BatchMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class Unsealed:
+class UnsealedBatch:
     """A batch that is in no window."""
 
     id: int
@@ -102,7 +102,7 @@ def insert(outbox: str, ids: Sequence[int]) -> BatchMessage:
     return BatchMessage(batch, outbox, list(ids), 0)
 
 
-def overdue(outboxes: Sequence[str], *, seconds: float, limit: int) -> list[Unsealed]:
+def overdue(outboxes: Sequence[str], *, seconds: float, limit: int) -> list[UnsealedBatch]:
     """Return the batches of the outboxes that have been unsealed for that long, oldest first."""
     with driver.cursor() as cursor:
         cursor.execute(
@@ -114,10 +114,12 @@ def overdue(outboxes: Sequence[str], *, seconds: float, limit: int) -> list[Unse
             """,
             {"outboxes": list(outboxes), "seconds": seconds, "limit": limit},
         )
-        return [Unsealed(*row) for row in cursor.fetchall()]
+        return [UnsealedBatch(*row) for row in cursor.fetchall()]
 
 
-def unsealed(batch_ids: Sequence[int], *, outboxes: Sequence[str], late_seconds: float | None) -> dict[int, Unsealed]:
+def unsealed(
+    batch_ids: Sequence[int], *, outboxes: Sequence[str], late_seconds: float | None
+) -> dict[int, UnsealedBatch]:
     """Return, by number, those of the batches that belong to these outboxes and are in no window yet. With
     `late_seconds`, also others that were dispatched that long ago: the oldest, as many as make a few windows."""
     late = f"""
@@ -137,7 +139,7 @@ def unsealed(batch_ids: Sequence[int], *, outboxes: Sequence[str], late_seconds:
             """,
             {"batches": list(batch_ids), "outboxes": list(outboxes), "late": late_seconds, "limit": _LATE_BATCHES},
         )
-        return {batch: Unsealed(batch, *more) for batch, *more in cursor.fetchall()}
+        return {batch: UnsealedBatch(batch, *more) for batch, *more in cursor.fetchall()}
 
 
 def ids_in_window(window: UUID, outbox: str) -> list[int]:

@@ -30,7 +30,7 @@ _CLUSTER = "(SELECT system_identifier::text FROM pg_control_system())"
 
 #: True if the cursor `c` is of another cluster. A lower xmax reveals a cluster that was reset in another way than by
 #: pg_dump.
-_IS_OF_ANOTHER_CLUSTER = f"""
+_MUST_BE_REWOUND = f"""
     (c.cluster <> {_CLUSTER} OR pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(c.seen))"""
 
 #: PostgreSQL's number of the table with the name of the outbox.
@@ -219,7 +219,7 @@ def rewind(model: type[Outbox]) -> bool:
             f"""
             UPDATE pipeline_cursor AS c
             SET version = version + 1, cluster = {_CLUSTER}, seen = '1:1:', is_rewound = true, runs = '[]'
-            WHERE outbox = %(outbox)s AND {_IS_OF_ANOTHER_CLUSTER}
+            WHERE outbox = %(outbox)s AND {_MUST_BE_REWOUND}
             """,
             outbox,
         )
@@ -244,7 +244,7 @@ def read(outbox: str, *, is_locked: bool) -> Cursor | None:
         cursor.execute(
             f"""
             SELECT c.version, c.seen::text, c.is_rewound, c.runs::text FROM {one} AS c
-            WHERE c.outbox = %(outbox)s AND NOT c.is_rewound AND NOT {_IS_OF_ANOTHER_CLUSTER}
+            WHERE c.outbox = %(outbox)s AND NOT c.is_rewound AND NOT {_MUST_BE_REWOUND}
             {"FOR UPDATE OF c" if is_locked else ""}
             """,
             {"outbox": outbox},

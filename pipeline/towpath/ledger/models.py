@@ -1,6 +1,6 @@
 """The ledger: what is between dispatch and ack, and the receipts of what was delivered.
 
-The tables are declared here. They are written with SQL in the modules next to this one, one for each table, because
+The tables are declared here. The modules next to this one read and write them with SQL, each for one topic, because
 their guarantees rest on single statements (compare-and-set, fencing) that the ORM cannot express.
 """
 

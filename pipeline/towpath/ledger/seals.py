@@ -220,14 +220,14 @@ IS_SEAL_DUE = """coalesce((
 
 
 @dataclass(frozen=True, slots=True)
-class Unsealed:
+class UnsealedProofs:
     """Proofs that no seal covers: how many, at most the limit, and the age of the oldest in seconds; None without."""
 
     proofs: int = 0
     oldest_seconds: float | None = None
 
 
-def count_unsealed(*, limit: int) -> Unsealed:
+def count_unsealed(*, limit: int) -> UnsealedProofs:
     """What waits for the next seal."""
     with driver.cursor() as cursor:
         cursor.execute(
@@ -242,4 +242,4 @@ def count_unsealed(*, limit: int) -> Unsealed:
             """,
             {"limit": limit},
         )
-        return Unsealed(*cursor.fetchone())
+        return UnsealedProofs(*cursor.fetchone())

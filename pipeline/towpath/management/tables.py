@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from towpath.eventlog.comparison import Comparison
     from towpath.ledger.canaries import Canary
-    from towpath.ledger.history_minutes import Lately
+    from towpath.ledger.history import Lately
     from towpath.ledger.seals import Seal
     from towpath.proof.audit import Audit
     from towpath.watch.consumers import Consumers

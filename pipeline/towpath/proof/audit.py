@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from towpath.eventlog.store import ProvableStore
     from towpath.ledger.proofs import Proof
-    from towpath.ledger.seals import Seal, Unsealed
+    from towpath.ledger.seals import Seal, UnsealedProofs
     from towpath.proof.chain import Anchor
     from towpath.proof.deep import Difference, Progress
 
@@ -49,7 +49,7 @@ class Audit:
     unproven: list[UUID] = field(default_factory=list)
     #: What our own commands changed, or a person accepted.
     amendments: list[Proof] = field(default_factory=list)
-    unsealed: Unsealed | None = None
+    unsealed: UnsealedProofs | None = None
 
     @property
     def is_ok(self) -> bool:

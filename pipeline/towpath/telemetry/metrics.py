@@ -156,8 +156,8 @@ vanished_windows = LedgerGauge(
     "towpath_vanished_windows",
     "Windows whose rows somebody deleted, in part or all, before they were loaded; until a person closes the alarm",
 )
-unsealed_age_seconds = LedgerGauge(
-    "towpath_unsealed_age_seconds", "Age of the oldest proof that no seal covers yet; 0 without one"
+unsealed_proofs_age_seconds = LedgerGauge(
+    "towpath_unsealed_proofs_age_seconds", "Age of the oldest proof that no seal covers yet; 0 without one"
 )
 vacuum_held_seconds = LedgerGauge(
     "towpath_vacuum_held_seconds",
@@ -182,7 +182,7 @@ LEDGER_GAUGES = (
     mismatched_windows,
     contradicted_proofs,
     vanished_windows,
-    unsealed_age_seconds,
+    unsealed_proofs_age_seconds,
     vacuum_held_seconds,
 )
 

@@ -33,7 +33,7 @@ from towpath.ledger.receipts import (
     count_vanished,
     read_unverified_receipts,
 )
-from towpath.ledger.seals import Seal, Unsealed, count_unsealed, newest
+from towpath.ledger.seals import Seal, UnsealedProofs, count_unsealed, newest
 from towpath.ledger.shifts import ShiftState, read_shifts
 from towpath.ledger.stranded import count_dead_rows
 from towpath.ledger.suspect import count_contradicted
@@ -84,7 +84,7 @@ class LedgerFigures:
     #: Windows that a later check found to be changed in the event store.
     contradicted_proofs: int = 0
     #: Proofs that no seal covers yet: only whether there are any.
-    unsealed: Unsealed = field(default_factory=Unsealed)
+    unsealed_proofs: UnsealedProofs = field(default_factory=UnsealedProofs)
     shifts: Mapping[str, ShiftState] = field(default_factory=dict)
     #: By outbox.
     last_dispatches: Mapping[str, datetime] = field(default_factory=dict)
@@ -181,7 +181,7 @@ def _read_ledger() -> LedgerFigures:
         unverified=read_unverified_receipts(limit=COUNTED_ROWS),
         vanished=count_vanished(limit=COUNTED_ROWS),
         contradicted_proofs=count_contradicted(limit=COUNTED_ROWS),
-        unsealed=count_unsealed(limit=1),
+        unsealed_proofs=count_unsealed(limit=1),
         shifts=read_shifts(),
         last_dispatches=read_last_dispatches(),
         pauses=read_pauses(),

@@ -78,7 +78,7 @@ def _samples(figures: Figures) -> dict[LedgerGauge, Mapping[str, float]]:
         metrics.mismatched_windows: {"": ledger.unverified.contradicted},
         metrics.contradicted_proofs: {"": ledger.contradicted_proofs},
         metrics.vanished_windows: {"": ledger.vanished.windows},
-        metrics.unsealed_age_seconds: {"": ledger.unsealed.oldest_seconds or 0.0},
+        metrics.unsealed_proofs_age_seconds: {"": ledger.unsealed_proofs.oldest_seconds or 0.0},
         metrics.vacuum_held_seconds: {} if figures.holders is None else longest_seconds(figures.holders),
     }
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from towpath.ledger import history_minutes
-from towpath.ledger.history_minutes import Measured
+from towpath.ledger import history
+from towpath.ledger.history import Measured
 from towpath.ledger.moment import Parts, one_moment
 from towpath.watch.figures import read_figures
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 def add_minute_if_due() -> bool:
     """Note this minute, unless it is already noted. Also False if PostgreSQL does not show all in time."""
-    if not history_minutes.is_due():
+    if not history.is_due():
         return False
     with one_moment() as cursor:
         figures = read_figures(Parts(cursor))
-    return figures.is_ledger_read and figures.are_outboxes_read and history_minutes.add_minute(measured(figures))
+    return figures.is_ledger_read and figures.are_outboxes_read and history.add_minute(measured(figures))
 
 
 def measured(figures: Figures) -> Measured:

@@ -18,7 +18,7 @@ from towpath.outbox.models import all_outboxes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from towpath.eventlog.store import EventStore
+    from towpath.eventlog.store import VerifiableStore
     from towpath.ledger.receipts import Receipt
 
 
@@ -66,7 +66,7 @@ class PeriodReport:
         }
 
 
-def read_period(store: EventStore, *, since: datetime, until: datetime | None) -> PeriodReport:
+def read_period(store: VerifiableStore, *, since: datetime, until: datetime | None) -> PeriodReport:
     """Return what became of the rows dispatched from `since` to before `until`. Without `until`, pending rows count
     too.
 
@@ -94,7 +94,7 @@ def read_period(store: EventStore, *, since: datetime, until: datetime | None) -
     return report
 
 
-def _compared(page: Sequence[Receipt], store: EventStore) -> Iterator[ComparedReceipt]:
+def _compared(page: Sequence[Receipt], store: VerifiableStore) -> Iterator[ComparedReceipt]:
     """By their counts; those that are alarms, and whose counts are right, by their bytes, which takes longer."""
     for compared in compare(page, store):
         if compared.receipt.is_alarm and not compared.is_contradicted:
@@ -103,7 +103,7 @@ def _compared(page: Sequence[Receipt], store: EventStore) -> Iterator[ComparedRe
             yield compared
 
 
-def _compare(report: PeriodReport, page: Sequence[Receipt], store: EventStore) -> None:
+def _compare(report: PeriodReport, page: Sequence[Receipt], store: VerifiableStore) -> None:
     report.windows += len(page)
     for compared in _compared(page, store):
         receipt = compared.receipt

@@ -98,7 +98,7 @@ def _of_proofs(ledger: LedgerFigures) -> Iterator[Problem]:
             f"{count} window(s) were changed in the event store after they were proven: run `python manage.py pipeline"
             " verify --deep`, and see docs/runbook.md, TowpathProofContradicted",
         )
-    age = ledger.unsealed.oldest_seconds
+    age = ledger.unsealed_proofs.oldest_seconds
     if age is not None and age > SEALS_LATE_SECONDS:
         yield Problem(
             "proof",

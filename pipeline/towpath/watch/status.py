@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, get_args
 
-from towpath.ledger.history_minutes import Lately, read_lately
+from towpath.ledger.history import Lately, read_lately
 from towpath.ledger.moment import Parts, one_moment
 from towpath.watch.figures import read_figures
 from towpath.watch.problems import Kind, Problem, find_problems
@@ -71,7 +71,7 @@ class Status:
             "mismatched_receipts": ledger.unverified.contradicted,
             "mismatched_since": since.isoformat(timespec="seconds") if since else "",
             "contradicted_proofs": ledger.contradicted_proofs,
-            "unsealed_seconds": round(ledger.unsealed.oldest_seconds or 0.0, 1),
+            "unsealed_proofs_seconds": round(ledger.unsealed_proofs.oldest_seconds or 0.0, 1),
             "vanished_rows": ledger.vanished.rows,
             "dead_letters": figures.dead_letters,
             "shifts": {

@@ -23,7 +23,7 @@ from towpath.explorer.state import Between, State
 from towpath.explorer.terms import excluded, is_on, narrowed, value_of, written
 from towpath.explorer.views.access import for_readers
 from towpath.explorer.views.asked import asked
-from towpath.ledger import history
+from towpath.ledger.provenance import read as read_provenance
 from towpath.pages.frame import frame
 from towpath.pages.zones import age
 
@@ -161,7 +161,7 @@ def _number(request: HttpRequest, rows: int) -> int:
 def _event(found: FoundEvent, shown: State) -> dict[str, Any]:
     one = found.event
     laid_out = context_text.read(one.event_context)
-    way = history.read(one.window_id, outbox=one.outbox, month=one.event_date_time.date())
+    way = read_provenance(one.window_id, outbox=one.outbox, month=one.event_date_time.date())
     at = place_of(found.position)
     return {
         "event": one,

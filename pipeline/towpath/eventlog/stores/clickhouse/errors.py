@@ -20,19 +20,19 @@ from towpath.eventlog.errors import (
 #: Error codes that say nothing about the rows: the server takes no rows now. A table or column is missing; SQL, a
 #: setting or the password is wrong; the user lacks a privilege; the disk is full or read-only; there are too many
 #: queries or parts; there is no replica or Keeper; the server is starting, overloaded or shutting down.
-_CODES_UNAVAILABLE = frozenset(
-    {
-        *(8, 16, 23, 24, 46, 47, 60, 62, 63, 73, 74, 75, 76, 77, 81, 83, 84, 87, 88, 95, 96, 107, 113, 115, 164, 172),
-        *(192, 193, 194, 195, 198, 199, 201, 202, 203, 204, 214, 216, 217, 218, 224, 225, 230, 232, 234, 235, 236),
-        *(239, 240, 242, 243, 244, 251, 252, 253, 254, 255, 256, 265, 266, 272, 273, 274, 275, 279, 285, 286, 289),
-        *(291, 294, 297, 298, 299, 301, 305, 308, 342, 364, 369, 372, 373, 384, 400, 402, 405, 410, 411, 412, 415),
-        *(416, 424, 425, 439, 452, 454, 458, 460, 461, 463, 472, 473, 479, 481, 492, 495, 496, 497, 499, 500, 504),
-        *(516, 519, 521, 529, 531, 532, 566, 568, 571, 573, 574, 576, 586, 587, 592, 593, 635, 649, 662, 667, 668),
-        *(672, 673, 674, 678, 679, 692, 693, 694, 695, 696, 700, 707, 710, 711, 712, 720, 722, 733, 737, 738, 740),
-        *(741, 744, 745, 747, 749, 759, 761, 762, 763, 764, 767, 771, 774, 775, 776, 780, 900, 901, 902, 903, 904),
-        *(905, 999, 1000, 1001, 1002, 1004, 1005, 1008, 1009, 1015, 1016, 1019, 1020),
-    }
-)
+# fmt: off
+_CODES_UNAVAILABLE = frozenset({
+    8, 16, 23, 24, 46, 47, 60, 62, 63, 73, 74, 75, 76, 77, 81, 83, 84, 87, 88, 95, 96, 107, 113, 115, 164, 172, 192,
+    193, 194, 195, 198, 199, 201, 202, 203, 204, 214, 216, 217, 218, 224, 225, 230, 232, 234, 235, 236, 239, 240, 242,
+    243, 244, 251, 252, 253, 254, 255, 256, 265, 266, 272, 273, 274, 275, 279, 285, 286, 289, 291, 294, 297, 298, 299,
+    301, 305, 308, 342, 364, 369, 372, 373, 384, 400, 402, 405, 410, 411, 412, 415, 416, 424, 425, 439, 452, 454, 458,
+    460, 461, 463, 472, 473, 479, 481, 492, 495, 496, 497, 499, 500, 504, 516, 519, 521, 529, 531, 532, 566, 568, 571,
+    573, 574, 576, 586, 587, 592, 593, 635, 649, 662, 667, 668, 672, 673, 674, 678, 679, 692, 693, 694, 695, 696, 700,
+    707, 710, 711, 712, 720, 722, 733, 737, 738, 740, 741, 744, 745, 747, 749, 759, 761, 762, 763, 764, 767, 771, 774,
+    775, 776, 780, 900, 901, 902, 903, 904, 905, 999, 1000, 1001, 1002, 1004, 1005, 1008, 1009, 1015, 1016, 1019,
+    1020,
+})
+# fmt: on
 #: Error codes for a limit that fewer rows may stay below: memory, rows, bytes, or the time for them.
 _CODES_TOO_LARGE = frozenset({158, 160, 173, 191, 241, 307, 396, 777, 778})
 #: Error codes of a statement that reads, and has reached a limit of the user: rows, bytes, time, speed, memory, a set's
@@ -52,7 +52,7 @@ _QUOTES_NO_VALUE = re.compile(
     r"(?:Code: \d+. DB::Exception: )?"
     r"(?:Cannot parse input: expected '\S{1,2}'|Cannot (?:read|parse) DateTime(?:: unexpected word)?)"
 )
-_WHO_MAY = (
+_WHO_NEEDS_WHICH_PRIVILEGES = (
     "Workers need the privileges of towpath_writer in EVENT_STORE_URL. Verification needs those of towpath_verifier"
     " in EVENT_STORE_VERIFIER_URL. The explorer needs those of towpath_explorer in EVENT_STORE_EXPLORER_URL."
     " `eventlog migrate` needs those of towpath_migrator. `eventlog retain` and `eventlog erase` need those of"
@@ -86,7 +86,7 @@ def lacking(error: Exception, *, user: str) -> str:
 
 def lacks(user: str, what: str) -> str:
     """Return a sentence that says what the user lacks, and whose privileges are needed."""
-    return f"User {user or 'default'} of the event store lacks {what}. {_WHO_MAY}"
+    return f"User {user or 'default'} of the event store lacks {what}. {_WHO_NEEDS_WHICH_PRIVILEGES}"
 
 
 def _never_sent(error: Exception) -> bool:

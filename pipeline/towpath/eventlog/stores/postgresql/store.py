@@ -77,7 +77,9 @@ class PostgreSQLStore:
                         (
                             f"BEGIN; SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'",
                             f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})",
-                            *(CREATE_MIGRATIONS, *migration.statements, record),
+                            CREATE_MIGRATIONS,
+                            *migration.statements,
+                            record,
                             "COMMIT",
                         )
                     )

@@ -1,0 +1,81 @@
+"""What the ledger knows about one window: when it was dispatched, delivered, verified and sealed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from towpath import driver
+
+if TYPE_CHECKING:
+    from datetime import date, datetime
+
+
+@dataclass(frozen=True, slots=True)
+class WindowOfEvent:
+    """The window itself, which becomes its receipt, and is deleted after RECEIPT_DAYS."""
+
+    dispatched_from: datetime
+    dispatched_to: datetime
+    sealed_at: datetime
+    attempts: int
+    #: All rows in it, of every outbox.
+    rows: int
+    acked_at: datetime | None
+    verified_at: datetime | None
+    contradiction: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProofOfEvent:
+    """A proof of the event's window, outbox and month, or an amendment of one, and the seal that covers it."""
+
+    kind: str
+    rows: int
+    digest: str
+    dispatched_at: datetime
+    proven_at: datetime
+    reason: str
+    contradiction: str | None
+    #: None: no seal covers it yet.
+    seal: int | None
+    seal_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """The history of an event's window. Both parts are empty if no window of this ledger brought the event."""
+
+    receipt: WindowOfEvent | None
+    #: Oldest first.
+    proofs: tuple[ProofOfEvent, ...]
+
+
+def read(window_id: UUID, *, outbox: str, month: date) -> Provenance:
+    """Return the part of a window's history that concerns one outbox and month."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT dispatched_from, dispatched_to, sealed_at, attempts,
+                (SELECT sum(value::bigint)::bigint FROM jsonb_each_text(rows)), acked_at, verified_at, contradiction
+            FROM pipeline_window WHERE id = %(window)s
+            """,
+            {"window": window_id},
+        )
+        found = cursor.fetchone()
+        cursor.execute(
+            """
+            SELECT kind, proof.rows, encode(proof.digest, 'hex'), dispatched_at, proven_at, reason, contradiction,
+                seal.number, seal.sealed_at
+            FROM pipeline_proof AS proof LEFT JOIN LATERAL (
+                SELECT number, sealed_at FROM pipeline_seal WHERE last_position >= proof.position
+                ORDER BY number LIMIT 1
+            ) AS seal ON true
+            WHERE window_id = %(window)s AND outbox = %(outbox)s AND month = %(month)s ORDER BY position
+            """,
+            {"window": window_id, "outbox": outbox, "month": month.replace(day=1)},
+        )
+        return Provenance(
+            None if found is None else WindowOfEvent(*found), tuple(ProofOfEvent(*row) for row in cursor.fetchall())
+        )
