@@ -23,7 +23,7 @@ Identity = tuple[str, int]
 _NULL = rb"\N"
 _ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 _LETTERS = {plain: letter for letter, plain in _ESCAPES.items()} | {b"\\": b"\\"}
-#: Searched at once for a NULL.
+#: Searched together for a NULL.
 _STRETCH_BYTES = 4096
 _TIME = [column.name for column in BASE_COLUMNS].index("event_date_time")
 

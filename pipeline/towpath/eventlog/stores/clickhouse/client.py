@@ -117,7 +117,7 @@ class ClickHouseClient:
             limit = self._time_limit(max(1, int(self._timeout_seconds * 0.8)))
         settings = {**pinned, **limit, "insert_deduplication_token": token}
         try:
-            # Of bytes, the driver would make a copy with the statement before them.
+            # The driver would copy bytes, to put the statement before them.
             body = cast("bytes", memoryview(rows))
             summary = client.raw_insert(
                 table, column_names=columns, insert_block=body, settings=settings, fmt="TabSeparated"
