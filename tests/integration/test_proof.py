@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +22,10 @@ from tests.integration.rows import create_users, write_events
 from tests.integration.windows import deliver, expire_leases, recover, sealed, taken_over
 from tests.knobs import Knobs
 from tests.services import Services
+from tests.unit.test_columns import TENANT
 from towpath.conf.current import config
+from towpath.eventlog.connect import connect
+from towpath.eventlog.store import Store
 from towpath.flow.delivery import Delivery
 from towpath.flow.load import load
 from towpath.flow.verify import verify_receipts
@@ -115,6 +119,50 @@ def test_what_is_stored_is_compared_with_what_was_loaded(
     assert [one["difference"] for one in shown] == ["the stored bytes differ from the loaded ones"] * is_compared
     tampered.update(f"environment = '{config().environment}'", where=f"window_id = '{window.id}'")
     assert verify_receipts(tampered.store, should_stop=lambda: False) == 0
+
+
+@pytest.fixture
+def wider(tampered: Tampered) -> Iterator[Store]:
+    """The same event store, as a worker sees it that knows one column more."""
+    tampered.execute("ALTER TABLE event_log ADD COLUMN tenant text DEFAULT ''")
+    with closing(connect(tampered.url, timeout_seconds=30, own_columns=(TENANT,))) as store:
+        yield store
+    tampered.execute("ALTER TABLE event_log DROP COLUMN tenant")
+
+
+def test_a_window_is_verified_and_proven_while_a_column_is_being_added(
+    tampered: Tampered, wider: Store, knobs: Knobs
+) -> None:
+    for own, loads, verifies in (((), tampered.store, wider), ((TENANT,), wider, tampered.store)):
+        knobs(columns=own)
+        create_users(2, prefix=f"with {len(own)} ")
+        window = sealed()
+        assert deliver(window, loads) is Delivery.ACKED
+
+        assert verify_receipts(verifies, should_stop=lambda: False) == 0
+
+        receipt = Window.objects.get(id=window.id)
+        assert receipt.loaded
+        assert receipt.verified_at is not None
+        assert Proof.objects.filter(window_id=window.id, rows=2).count() == 1
+
+
+def test_the_bytes_are_compared_where_the_verifier_has_the_same_columns(
+    tampered: Tampered, wider: Store, knobs: Knobs
+) -> None:
+    knobs(columns=(TENANT,))
+    create_users(2, prefix="wider")
+    window = sealed()
+    assert deliver(window, wider) is Delivery.ACKED
+    tampered.update("tenant = 'x'", where=f"window_id = '{window.id}'")
+
+    assert verify_receipts(wider, should_stop=lambda: False) == 1
+
+    # No verifier with other columns ends the alarm, though it cannot compare the bytes
+    assert verify_receipts(tampered.store, should_stop=lambda: False) == 1
+    assert Window.objects.get(id=window.id).contradiction == "the stored bytes differ from the loaded ones"
+    tampered.update("tenant = ''", where=f"window_id = '{window.id}'")
+    assert verify_receipts(wider, should_stop=lambda: False) == 0
 
 
 def test_a_lost_row_is_named(tampered: Tampered) -> None:

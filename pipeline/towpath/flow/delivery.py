@@ -17,12 +17,14 @@ from django.db import DatabaseError, connection
 
 from towpath.errors import LeaseLost, NotReadable, NotTaken, SchemaRefused, WindowTooLarge, described
 from towpath.eventlog.errors import EventStoreError, OutcomeUnknown
+from towpath.eventlog.proof import covered
 from towpath.flow import deadletters, lease
 from towpath.flow.load import HIDDEN, load
 from towpath.flow.origins import origins
 from towpath.flow.pause import pause_seconds
 from towpath.flow.write import AttemptLimits, write
 from towpath.ledger.ack import ack
+from towpath.ledger.loaded import said_of
 from towpath.ledger.windows import RefusedRow, begin_write, cut, is_store_proven, postpone, split
 from towpath.telemetry import failpoints, metrics, report, tracing
 
@@ -133,7 +135,9 @@ def _deliver(window: SealedWindow, store: EventStore, rules: WindowRules, contex
         refused=outcome.refused,
         left=outcome.left,
         error=written.error if outcome.refused or outcome.left else written.complaint,
-        loaded=loaded.digest if written.is_whole and rules.compares_loaded else "",
+        loaded=said_of(loaded.digest, columns=covered(rules.own_columns))
+        if written.is_whole and rules.compares_loaded
+        else "",
     )
     failpoints.reach("acked")
     total_seconds = round(time.monotonic() - started, 4)

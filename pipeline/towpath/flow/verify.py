@@ -19,7 +19,7 @@ from django.db import transaction
 from towpath.errors import NoAlarm
 from towpath.eventlog.errors import EventStoreError
 from towpath.events import ReceiptMismatchClosed
-from towpath.ledger import dropped, proofs, receipts
+from towpath.ledger import dropped, loaded, proofs, receipts
 from towpath.outbox.publishing import publish
 from towpath.telemetry import heartbeat, metrics
 
@@ -76,7 +76,7 @@ class ComparedReceipt:
 
     def difference(self) -> str:
         """Return what is wrong, by outbox."""
-        altered = ["the stored bytes differ from the loaded ones"] if self.is_altered else []
+        altered = [receipts.ALTERED] if self.is_altered else []
         return ", ".join([*self._not_stored(), *altered, *self._not_accounted(), *vanished_of(self.receipt.vanished)])
 
     def _not_stored(self) -> Iterator[str]:
@@ -143,24 +143,39 @@ def verify_receipts(store: VerifiableStore, *, should_stop: Callable[[], bool]) 
 
 
 def compare_bytes(page: Sequence[Receipt], store: VerifiableStore) -> list[ComparedReceipt]:
-    """The receipts, compared to the byte, where what was loaded was digested. Raises StoreUnavailable."""
+    """The receipts, compared to the byte where that is possible. Raises StoreUnavailable."""
     compared = []
     for part in _parts(page):
         digests: dict[UUID, list[WindowDigest]] = {}
         windows = [receipt.window for receipt in part]
         for one in store.window_digests(windows, columns=store.covered_columns()):
             digests.setdefault(one.window_id, []).append(one)
-        # Sorted by outbox, as they were loaded.
-        loaded = {receipt.window: sorted(receipt.delivered) for receipt in part if receipt.loaded}
-        bodies = store.body_digests(loaded) if loaded else {}
+        altered = _altered(part, store)
         for receipt in part:
             stored: Counter[str] = Counter()
             for one in digests.get(receipt.window, ()):
                 stored[one.outbox] += one.rows
-            is_altered = bool(receipt.loaded) and bodies.get(receipt.window, receipt.loaded) != receipt.loaded
+            is_altered = receipt.window in altered
             compared.append(ComparedReceipt(receipt, stored, digests.get(receipt.window, ()), is_altered))
         heartbeat.step()
     return compared
+
+
+def _altered(part: Sequence[Receipt], store: VerifiableStore) -> set[UUID]:
+    """Return the windows of which other bytes are stored than were loaded.
+
+    The store makes the text of a window again with its own columns. So only windows with the same columns are compared.
+    For any other, what was found before still holds: no alarm ends because a column was added.
+    """
+    columns = store.covered_columns()
+    comparable = {receipt.window: receipt for receipt in part if loaded.has_columns(receipt.loaded, columns)}
+    # Sorted by outbox, as they were loaded.
+    outboxes = {window: sorted(receipt.delivered) for window, receipt in comparable.items()}
+    bodies = store.body_digests(outboxes) if outboxes else {}
+    found = {
+        window for window, body in bodies.items() if loaded.said_of(body, columns=columns) != comparable[window].loaded
+    }
+    return found.union(receipt.window for receipt in part if receipt.window not in comparable and receipt.was_altered)
 
 
 def _parts(page: Sequence[Receipt]) -> Iterator[list[Receipt]]:

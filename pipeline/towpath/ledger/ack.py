@@ -43,8 +43,8 @@ def ack(
     Call it only after the store has the rows on disk. Refused rows stay in their outbox, as dead letters. So do the
     rows that are left: for each outbox they get a new window, which is tried again separately. `vanished` are the rows
     that were gone when the window was loaded. `error` is what the store said about refused or left rows, or an error
-    despite which it stored everything. `loaded` is the digest of what was loaded (64 hexadecimal digits), for a window
-    that was written as it was.
+    despite which it stored everything. `loaded` says what was loaded (`towpath.ledger.loaded`), for a window that was
+    written as it was.
 
     Raises LeaseLost; then nothing has been deleted.
     """

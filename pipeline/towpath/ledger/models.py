@@ -147,7 +147,8 @@ class Window(models.Model):
     contradiction = models.TextField(null=True)  # noqa: DJ001 - null: nothing contradicts it
     #: Receipt: why a person closed its alarm; empty if it is not closed.
     closed_reason = models.TextField(db_default="")
-    #: Receipt: SHA-256 of the text that was loaded, of a window that was written whole at its first attempt.
+    #: Receipt: of a window that was written whole at its first attempt, SHA-256 of the text that was loaded, and then 8
+    #: bytes that say which columns it had (`towpath.ledger.loaded`).
     loaded = models.BinaryField(null=True)
     #: Receipt: rows that were loaded, written and deleted, by outbox.
     delivered = models.JSONField(null=True)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 
+#: In a contradiction: as many rows are stored as were delivered, but with other bytes.
+ALTERED = "the stored bytes differ from the loaded ones"
+
+
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """A receipt as it was left by the ack: rows by outbox."""
@@ -38,12 +42,21 @@ class Receipt:
     vanished: Mapping[str, int]
     refused: Mapping[str, int]
     isolated: Mapping[str, int]
-    #: The digest of what was loaded, of a window that was written as it was; else empty.
+    #: What was loaded (`towpath.ledger.loaded`), of a window that was written as it was; else empty.
     loaded: str
     #: Why a person has closed its alarm; empty: nobody has.
     closed_reason: str
-    #: True if verification has found that the event store or its own numbers contradict it.
-    is_alarm: bool
+    #: How the event store or its own numbers contradict it, as verification has found; None: nothing does.
+    contradiction: str | None
+
+    @property
+    def is_alarm(self) -> bool:
+        return self.contradiction is not None
+
+    @property
+    def was_altered(self) -> bool:
+        """True if verification has found other bytes than were loaded."""
+        return ALTERED in (self.contradiction or "")
 
     def accounted(self) -> Counter[str]:
         """Of how many rows the ack says what became of them. Not so many as were sealed: the receipt is wrong."""
@@ -63,7 +76,7 @@ _UNVERIFIED_LATE = "pipeline_window WHERE is_late AND acked_at IS NOT NULL AND v
 _UNVERIFIED = f"""pipeline_window
     WHERE number >= {value_of("verified")} AND acked_at IS NOT NULL AND verified_at IS NULL AND NOT is_late"""
 
-_COLUMNS = """id, number, dispatched_from, acked_at, closed_reason, contradiction IS NOT NULL, bytes,
+_COLUMNS = """id, number, dispatched_from, acked_at, closed_reason, contradiction, bytes,
     coalesce(encode(loaded, 'hex'), ''), rows, delivered, vanished, refused, isolated"""
 
 
@@ -160,7 +173,7 @@ OF_PERIOD = "dispatched_from >= %(since)s AND dispatched_from < %(until)s"
 
 
 def _receipt(*row: Any) -> Receipt:
-    window, number, dispatched_at, acked_at, closed_reason, is_alarm, size, loaded, *rows = row
+    window, number, dispatched_at, acked_at, closed_reason, contradiction, size, loaded, *rows = row
     sealed, delivered, vanished, refused, isolated = (json.loads(part or "{}") for part in rows)
     return Receipt(
         window=window,
@@ -175,7 +188,7 @@ def _receipt(*row: Any) -> Receipt:
         isolated=isolated,
         loaded=loaded,
         closed_reason=closed_reason,
-        is_alarm=is_alarm,
+        contradiction=contradiction,
     )
 
 
