@@ -29,6 +29,7 @@ from towpath.conf.current import config
 from towpath.eventlog.store import Store
 from towpath.ledger.models import Proof, Seal
 from towpath.outbox.models import OutboxEvent
+from towpath.proof import sealing
 from towpath.proof.sealing import seal_all, seal_if_due
 from towpath.proof.statement import parse
 
@@ -173,6 +174,21 @@ def test_a_seal_is_due_when_a_proof_has_waited_for_an_hour(store: Store) -> None
     assert seal_if_due(key="") == 1
     assert seal_if_due(key="") == 0
     assert status()["unsealed_proofs_seconds"] == 0.0
+
+
+@pytest.mark.parametrize(("most", "proofs"), [(1, [1, 2, 1]), (2, [3, 1]), (3, [3, 1]), (4, [4])])
+def test_the_proofs_of_a_window_are_under_one_seal(
+    store: Store, monkeypatch: pytest.MonkeyPatch, most: int, proofs: list[int]
+) -> None:
+    monkeypatch.setattr(sealing, "_MOST_PROOFS", most)
+    for events in (0, 1, 0):  # the second window has rows of two outboxes, and so two proofs
+        delivered(store, users=1, events=events)
+    verified(store)
+
+    statements = [parse(seal.statement) for seal in seal_all(key="")]
+
+    assert [sum(month.proofs for month in statement.months.values()) for statement in statements] == proofs
+    assert audited()["differences"] == []
 
 
 def test_a_late_window_goes_into_a_later_seal(store: Store) -> None:

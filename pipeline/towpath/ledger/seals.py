@@ -60,13 +60,23 @@ def database_now() -> datetime:
 
 
 def end_of(*, after: int, limit: int) -> int:
-    """The position of the last of the next `limit` proofs; `after` without any."""
+    """The position of the last of the next `limit` proofs, and of those of its window that follow it; `after` without
+    any.
+
+    A second proof of a window under a later seal counts as added by somebody (`towpath.ledger.suspect`).
+    """
     with driver.cursor() as cursor:
         cursor.execute(
-            """SELECT coalesce(max(position), %(after)s) FROM (
-                SELECT position FROM pipeline_proof WHERE position > %(after)s ORDER BY position LIMIT %(limit)s
-            ) AS following""",
-            {"after": after, "limit": limit},
+            """WITH full_at AS MATERIALIZED (
+                SELECT position, window_id FROM pipeline_proof WHERE position > %(after)s
+                ORDER BY position LIMIT 1 OFFSET %(skipped)s
+            )
+            SELECT greatest(max(position), %(after)s) FROM pipeline_proof WHERE position <= coalesce((
+                SELECT position - 1 FROM pipeline_proof
+                WHERE position > (SELECT position FROM full_at) AND window_id <> (SELECT window_id FROM full_at)
+                ORDER BY position LIMIT 1
+            ), (SELECT max(position) FROM pipeline_proof))""",
+            {"after": after, "skipped": limit - 1},
         )
         return int(cursor.fetchone()[0])
 

@@ -27,7 +27,8 @@ log = structlog.get_logger()
 
 #: A proof waits this long for a seal, and is unprotected until then.
 INTERVAL_SECONDS = 3600.0
-#: The most proofs of one seal: all of them are sorted and digested in one transaction.
+#: The most proofs of one seal, not counting the last ones of a window: all of them are sorted and digested in one
+#: transaction.
 _MOST_PROOFS = 500_000
 
 
