@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from uuid import UUID
@@ -174,6 +174,15 @@ def test_a_seal_is_due_when_a_proof_has_waited_for_an_hour(store: Store) -> None
     assert seal_if_due(key="") == 1
     assert seal_if_due(key="") == 0
     assert status()["unsealed_proofs_seconds"] == 0.0
+
+
+def test_a_seal_is_due_when_the_clock_was_set_back_behind_a_proof(store: Store) -> None:
+    delivered(store, users=1)
+    verified(store)
+    Proof.objects.update(proven_at=datetime.now(UTC) + timedelta(days=2))
+
+    assert seal_if_due(key="") == 1
+    assert audited()["exit"] == 0
 
 
 @pytest.mark.parametrize(("most", "proofs"), [(1, [1, 2, 1]), (2, [3, 1]), (3, [3, 1]), (4, [4])])

@@ -92,6 +92,17 @@ def test_without_a_scheduler_what_is_due_without_new_events_is_done(workers: Wor
     eventually(lambda: not _is_due(), seconds=_WAIT_SECONDS, what="nothing is due any more")
 
 
+@pytest.mark.usefixtures("proven")
+def test_a_seal_is_due_without_a_scheduler_when_the_clock_was_set_back_behind_a_proof() -> None:
+    Seal.objects.all().delete()
+    execute("UPDATE pipeline_proof SET proven_at = proven_at + interval '2 days'")
+    assert _is_due()
+
+    assert sealing.seal_if_due(key="") == 1
+
+    assert not _is_due()
+
+
 def _is_sampled() -> bool:
     return not sampling.is_sample_due()
 

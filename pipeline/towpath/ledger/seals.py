@@ -219,9 +219,12 @@ def find_unsealed(*, older_than_seconds: float, limit: int) -> list[tuple[UUID, 
         return list(cursor.fetchall())
 
 
-#: SQL: true if a proof could have been sealed for `%(seconds)s`, which is `%(seal_seconds)s` after it was made.
+#: SQL: true if a proof could have been sealed for `%(seconds)s`, which is `%(seal_seconds)s` after it was made, or if
+#: it is said to be made later than `%(seconds)s` from now: the clock has been set back.
 IS_SEAL_DUE = """coalesce((
-    SELECT proven_at < statement_timestamp() - make_interval(secs => %(seal_seconds)s + %(seconds)s)
+    SELECT proven_at NOT BETWEEN
+        statement_timestamp() - make_interval(secs => %(seal_seconds)s + %(seconds)s)
+        AND statement_timestamp() + make_interval(secs => %(seconds)s)
     FROM pipeline_proof WHERE position > coalesce(
         (SELECT last_position FROM pipeline_seal ORDER BY number DESC LIMIT 1), 0
     )
