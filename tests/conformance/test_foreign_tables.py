@@ -187,6 +187,9 @@ def test_a_change_on_which_no_promise_rests_is_no_problem(store: Store, subject:
         ("ALTER TABLE event_log ADD CONSTRAINT positive CHECK (outbox_id > 0)", "constraint positive"),
         ("ALTER TABLE event_log ALTER written_at DROP DEFAULT", "written_at has the default None"),
         ("ALTER TABLE event_log ADD COLUMN note text NOT NULL", "does not allow NULL"),
+        ("ALTER TABLE event_log ALTER window_id DROP NOT NULL", "window_id allows NULL"),
+        ("ALTER TABLE event_log ALTER own_boolean DROP NOT NULL", "own_boolean allows NULL"),
+        ("ALTER TABLE event_log ALTER written_at DROP NOT NULL", "written_at allows NULL"),
         ("DROP INDEX event_log_by_window", "no index on window_id"),
         ("DROP INDEX event_log_by_time", "no index on event_date_time"),
         (

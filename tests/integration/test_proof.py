@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from django.db import connection
@@ -208,6 +208,26 @@ def test_a_row_in_a_window_of_its_own_is_a_stray(tampered: Tampered) -> None:
     (difference,) = audited()["differences"]
 
     assert (difference["kind"], difference["window"], difference["row_ids"]) == ("stray", str(window), [77])
+
+
+@pytest.mark.parametrize("tampered", ["postgresql"], indirect=True)
+def test_a_row_without_a_window_is_a_stray(tampered: Tampered) -> None:
+    nobody = str(UUID(int=0))
+    tampered.execute("ALTER TABLE event_log ALTER window_id DROP NOT NULL")
+    try:
+        copy_of(tampered, stored_ids(tampered)[0], window_id="NULL", outbox_id="77")
+        found = audited()
+        # If a person lets it stand, that does not license what comes later
+        accepted = audited("--accept", nobody, "--reason", "x")
+        copy_of(tampered, stored_ids(tampered)[0], window_id="NULL", outbox_id="78")
+        later = audited()
+    finally:
+        tampered.delete(where="window_id IS NULL")
+        tampered.execute("ALTER TABLE event_log ALTER window_id SET NOT NULL")
+
+    assert [(one["kind"], one["window"], one["row_ids"]) for one in found["differences"]] == [("stray", nobody, [77])]
+    assert (accepted["exit"], accepted["accepted"]) == (0, 1)
+    assert [(one["kind"], one["window"], one["row_ids"]) for one in later["differences"]] == [("added", nobody, [78])]
 
 
 def test_a_stray_is_named_with_the_rows_of_its_outbox_and_month(tampered: Tampered) -> None:

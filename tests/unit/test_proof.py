@@ -49,6 +49,11 @@ def test_the_form_of_a_value(kind: Kind, value: object, form: bytes) -> None:
     assert row_form([(kind, value)]) == form
 
 
+@pytest.mark.parametrize("kind", Kind)
+def test_null_has_a_form_that_no_value_has(kind: Kind) -> None:
+    assert row_form([(kind, None), (Kind.TEXT, "")]) == b":0:"
+
+
 def test_the_form_of_a_row_is_that_of_its_values_in_order() -> None:
     values = [(Kind.TEXT, "ab"), (Kind.BOOLEAN, True), (Kind.TEXT, "c")]
 

@@ -4,6 +4,7 @@ Each store computes the digests in its own SQL, from what it holds. The function
 form is fixed, because its digests are kept for years. Another form would be another `FORM`, next to this one.
 
 Form 1 of a row is `<length in bytes>:<bytes>` of each covered column, joined. So no value can pass for its neighbour's.
+No column of ours holds NULL, unless somebody has altered the table. NULL is `:`, so no value can pass for it, either.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from towpath.eventlog.columns import Column, Kind, row_columns
 from towpath.eventlog.values import EPOCH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from uuid import UUID
 
 FORM = 1
+
+#: Where a window's id is asked for, it stands for rows that have none: somebody has altered the table to add them.
+NO_WINDOW = UUID(int=0)
 
 #: How many bytes of a row's digest the locator takes: few enough to be one number in PostgreSQL.
 _LOCATOR_BYTES = 6
@@ -103,11 +107,8 @@ def row_digest(values: Sequence[tuple[Kind, object]]) -> str:
 
 def row_form(values: Sequence[tuple[Kind, object]]) -> bytes:
     """Return the bytes that are digested of a row."""
-    form = []
-    for kind, value in values:
-        text = _bytes(kind, value)
-        form.append(b"%d:%b" % (len(text), text))
-    return b"".join(form)
+    texts = (None if value is None else _bytes(kind, value) for kind, value in values)
+    return b"".join(b":" if text is None else b"%d:%b" % (len(text), text) for text in texts)
 
 
 def _bytes(kind: Kind, value: Any) -> bytes:

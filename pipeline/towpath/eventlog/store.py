@@ -219,7 +219,7 @@ class ProvableStore(VerifiableStore, Protocol):
 
     def windows_of(self, month: date) -> Iterator[UUID]:
         """Yield each window that has rows in the month, once, in any order, however many there are. `month` is any day
-        of the month.
+        of the month. If somebody has added rows without a window, they are those of NO_WINDOW, here and in digests.
 
         Nothing stays open in the store between two windows. A window that is written in the meantime may or may not be
         among them. Raises StoreUnavailable, even in the middle.

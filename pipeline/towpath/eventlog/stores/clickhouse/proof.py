@@ -1,7 +1,8 @@
 """The digests of a proof as ClickHouse computes them: `towpath.eventlog.proof` in its SQL.
 
 Each statement returns one array. No setting of a profile changes a byte of what is digested: the functions that turn
-numbers, times and booleans into text depend on no setting.
+numbers, times and booleans into text depend on no setting. An administrator can make columns Nullable. Such a row is
+digested and found as any other.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from towpath.eventlog.columns import Column, Kind, row_columns
-from towpath.eventlog.proof import RowDigest, WindowDigest, kinds, month_of
+from towpath.eventlog.proof import NO_WINDOW, RowDigest, WindowDigest, kinds, month_of
 from towpath.eventlog.rows import escapes
 from towpath.eventlog.stores.clickhouse.moments import of_microseconds
 from towpath.eventlog.stores.clickhouse.schema import TABLE
@@ -27,17 +28,24 @@ _TEXTS = {
 }
 #: The same with the length in front, for kinds whose length is known.
 _FORMS = {
-    Kind.BOOLEAN: "if({name}, '4:true', '5:false')",
+    Kind.BOOLEAN: "multiIf(isNull({name}), ':', {name}, '4:true', '5:false')",
     # hex() omits leading zeros.
-    Kind.FLOAT: "concat('16:', leftPad(lower(hex(reinterpretAsUInt64({name}))), 16, '0'))",
-    Kind.UUID: "concat('36:', toString({name}))",
+    Kind.FLOAT: "ifNull(concat('16:', leftPad(lower(hex(reinterpretAsUInt64({name}))), 16, '0')), ':')",
+    Kind.UUID: "ifNull(concat('36:', toString({name})), ':')",
 }
 
 #: An alias hides a column of the same name. No column of a project may begin with towpath_.
 _ROW = "towpath_digest"
 _MONTH = "towpath_month"
+_WINDOW = "towpath_window_id"
 
 _MONTH_NUMBER = "toYYYYMM(event_date_time)"
+_SAID_WINDOW = f"ifNull(window_id, toUUID('{NO_WINDOW}'))"
+# Of a column that is not Nullable, the server knows beforehand that the second line is false.
+_OF_WINDOWS = f"""(
+    window_id IN %(windows)s
+    OR window_id IS NULL AND '{NO_WINDOW}' IN %(windows)s
+)"""
 
 #: Windows on a page of `windows_of`. Each page scans the month again: with this many windows, that costs little beside
 #: what is done with them.
@@ -52,17 +60,20 @@ def digests_of_windows(columns: Sequence[str], own: tuple[Column, ...]) -> str:
     # The first 6 bytes: 8 of them, without the last 2.
     number = f"bitShiftRight(byteSwap(reinterpretAsUInt64({_ROW})), 16)"
     return f"""
-        SELECT groupArray((window_id, outbox, {_MONTH}, towpath_rows, towpath_window, towpath_sum, towpath_id_sum))
+        SELECT groupArray((
+            {_WINDOW}, outbox, {_MONTH}, towpath_rows, towpath_window, towpath_sum, towpath_id_sum
+        ))
         FROM (
-            SELECT window_id, outbox, {_MONTH}, count() AS towpath_rows,
+            SELECT {_WINDOW}, outbox, {_MONTH}, count() AS towpath_rows,
                 lower(hex(SHA256({joined}))) AS towpath_window,
                 toString(sum(toUInt256({number}))) AS towpath_sum,
                 toString(sum(toUInt256({number}) * outbox_id)) AS towpath_id_sum
             FROM (
-                SELECT window_id, outbox, outbox_id, {_MONTH_NUMBER} AS {_MONTH}, {_digest(columns, own)} AS {_ROW}
-                FROM {TABLE} WHERE window_id IN %(windows)s
+                SELECT {_SAID_WINDOW} AS {_WINDOW}, outbox, outbox_id, {_MONTH_NUMBER} AS {_MONTH},
+                    {_digest(columns, own)} AS {_ROW}
+                FROM {TABLE} WHERE {_OF_WINDOWS}
             )
-            GROUP BY window_id, outbox, {_MONTH}
+            GROUP BY {_WINDOW}, outbox, {_MONTH}
         )
         """
 
@@ -82,10 +93,10 @@ def digests_of_rows(columns: Sequence[str], own: tuple[Column, ...]) -> str:
     """Return the statement for the digest of each row of `%(windows)s`, whose answer `row_digests` reads."""
     return f"""
         SELECT groupArray((
-            window_id, outbox, outbox_id, {_MONTH_NUMBER}, event_type, toUnixTimestamp64Micro(event_date_time),
-            lower(hex({_digest(columns, own)}))
+            {_SAID_WINDOW}, outbox, outbox_id, {_MONTH_NUMBER}, ifNull(event_type, ''),
+            toUnixTimestamp64Micro(event_date_time), lower(hex({_digest(columns, own)}))
         ))
-        FROM {TABLE} WHERE window_id IN %(windows)s
+        FROM {TABLE} WHERE {_OF_WINDOWS}
         """
 
 
@@ -133,39 +144,45 @@ SELECT groupArray({_MONTH}) FROM (SELECT {_MONTH_NUMBER} AS {_MONTH} FROM {TABLE
 
 
 def windows_of(*, is_first: bool) -> str:
-    """Return the statement for a page of the windows of `%(month)s`: the first page, or the one after `%(after)s`."""
+    """Return the statement for a page of the windows of `%(month)s`: the first page, or the one after `%(after)s`. The
+    first one begins with NO_WINDOW, if there are rows of it."""
     after = "" if is_first else "AND window_id > toUUID(%(after)s)"
     return f"""
-        SELECT groupArray(window_id) FROM (
-            SELECT DISTINCT window_id FROM {TABLE} WHERE {_MONTH_NUMBER} = %(month)s {after}
-            ORDER BY window_id LIMIT {PAGE_WINDOWS}
+        SELECT groupArray({_WINDOW}) FROM (
+            SELECT DISTINCT {_SAID_WINDOW} AS {_WINDOW} FROM {TABLE} WHERE {_MONTH_NUMBER} = %(month)s {after}
+            ORDER BY {_WINDOW} LIMIT {PAGE_WINDOWS}
         )
         """
 
 
 def _digest(columns: Sequence[str], own: tuple[Column, ...]) -> str:
     form = ", ".join(_form(name, kind) for name, kind in kinds(columns, own))
-    # None of our columns can hold NULL. If one ever does, its row must still have a digest.
-    return f"SHA256(ifNull(concat('', {form}), ''))"
+    return f"SHA256(concat('', {form}))"
 
 
 def _form(name: str, kind: Kind) -> str:
     if kind in _FORMS:
         return _FORMS[kind].format(name=name)
     text = _TEXTS.get(kind, "{name}").format(name=name)
-    return f"toString(length({text})), ':', {text}"
+    # One NULL would be that of the whole row.
+    return f"ifNull(toString(length({text})), ''), ':', ifNull({text}, '')"
 
 
 def _field(column: Column) -> str:
-    """Return the SQL for a column's value in COPY text. No setting for formats affects these functions."""
+    """Return the SQL for a column's value in COPY text, which has a text of its own for NULL. No setting for formats
+    affects these functions."""
+    if column.kind is Kind.BOOLEAN:
+        return f"multiIf(isNull({column.name}), {_NULL}, {column.name}, 'true', 'false')"
+    return f"ifNull({_text(column)}, {_NULL})"
+
+
+def _text(column: Column) -> str:
     match column.kind:
         case Kind.TEXT | Kind.LOW_CARDINALITY_TEXT:
             text = column.name
             for plain, escaped in escapes():
                 text = f"replaceAll({text}, {_literal(plain)}, {_literal(escaped)})"
             return text
-        case Kind.BOOLEAN:
-            return f"if({column.name}, 'true', 'false')"
         case Kind.TIME:
             microseconds = f"positiveModulo(toUnixTimestamp64Micro({column.name}), 1000000)"
             fraction = f"concat('.', trim(TRAILING '0' FROM leftPad(toString({microseconds}), 6, '0')))"
@@ -177,3 +194,6 @@ def _field(column: Column) -> str:
 
 def _literal(text: str) -> str:
     return "unhex('" + text.encode().hex() + "')"
+
+
+_NULL = _literal(r"\N")

@@ -111,7 +111,7 @@ def _column_differences(
                 PENDING if is_pending else remedy if recorded else _MOVE,
             )
             continue
-        kind, made, _, default = columns[name]
+        kind, made, is_required, default = columns[name]
         if kind != wanted:
             yield f"column {name} is {kind}, not {wanted}", _MOVE
         elif made:
@@ -119,6 +119,9 @@ def _column_differences(
         elif name == "written_at" and default != "clock_timestamp()":
             change = f"ALTER TABLE {TABLE} ALTER written_at SET DEFAULT clock_timestamp()"
             yield f"column written_at has the default {default}, not clock_timestamp()", f"run {change}"
+        elif not is_required:
+            change = f"ALTER TABLE {TABLE} ALTER {name} SET NOT NULL"
+            yield f"column {name} allows NULL, which no event has: somebody has altered it", f"run {change}"
     for name, (_, made, is_required, default) in columns.items():
         if name not in types and is_required and not made and default is None:
             change = f"ALTER TABLE {TABLE} ALTER {name} DROP NOT NULL"

@@ -1,6 +1,7 @@
 """The digests of a proof as PostgreSQL computes them: `towpath.eventlog.proof` in its SQL.
 
 No setting of a session changes a byte of what is digested: the text of a time or a float comes from its binary form.
+An owner of the table can let its columns be NULL. Such a row is digested and found as any other.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from towpath.eventlog.columns import Column, Kind, row_columns
-from towpath.eventlog.proof import RowDigest, WindowDigest, kinds
+from towpath.eventlog.proof import NO_WINDOW, RowDigest, WindowDigest, kinds
 from towpath.eventlog.rows import escapes
 from towpath.eventlog.stores.postgresql.schema import MONTH, TABLE
 
@@ -37,9 +38,9 @@ _TEXTS = {
 }
 #: The same with the length in front, for kinds whose length is known.
 _FORMS = {
-    Kind.BOOLEAN: "CASE WHEN {name} THEN '4:true' ELSE '5:false' END",
-    Kind.FLOAT: "'16:', encode(float8send({name}), 'hex')",
-    Kind.UUID: "'36:', {name}::text",
+    Kind.BOOLEAN: "CASE {name} WHEN true THEN '4:true' WHEN false THEN '5:false' ELSE ':' END",
+    Kind.FLOAT: "coalesce('16:' || encode(float8send({name}), 'hex'), ':')",
+    Kind.UUID: "coalesce('36:' || {name}::text, ':')",
 }
 
 #: The first 6 bytes of a row's digest as a number.
@@ -54,6 +55,22 @@ _SAID_TIME = (
 )
 _SAID_MONTH = MONTH.replace("event_date_time", _SAID_TIME)
 
+#: What a row is said to be, even if somebody has taken its identity away.
+_SAID_WINDOW = f"coalesce(window_id, '{NO_WINDOW}')"
+_SAID_OUTBOX, _SAID_ID, _SAID_TYPE = "coalesce(outbox, '')", "coalesce(outbox_id, 0)", "coalesce(event_type, '')"
+
+# PostgreSQL decides the second line while it plans: without NO_WINDOW among the windows, it is not there.
+_OF_WINDOWS = f"""(
+    window_id = ANY(%(windows)s::uuid[])
+    OR window_id IS NULL AND '{NO_WINDOW}' = ANY(%(windows)s::uuid[])
+)"""
+# It decides `infinity` and `-infinity` in the same way. Only a default partition holds a row without a time, which
+# counts as one of the first month.
+_WITHIN = """(
+    event_date_time >= %(since)s AND (event_date_time < %(until)s OR %(until)s = 'infinity')
+    OR event_date_time IS NULL AND %(since)s = '-infinity'
+)"""
+
 #: Windows on a page of `windows_of`.
 PAGE_WINDOWS = 10_000
 
@@ -66,8 +83,9 @@ def digests_of_windows(columns: Sequence[str], own: tuple[Column, ...]) -> str:
             encode(sha256(convert_to(string_agg(encode(digest, 'hex'), '' ORDER BY digest), 'UTF8')), 'hex'),
             sum({_NUMBER}), sum({_NUMBER}::numeric * outbox_id)
         FROM (
-            SELECT window_id, outbox, outbox_id, {_SAID_MONTH} AS month, {_digest(columns, own)} AS digest
-            FROM {TABLE} WHERE window_id = ANY(%(windows)s::uuid[]) OFFSET 0
+            SELECT {_SAID_WINDOW} AS window_id, {_SAID_OUTBOX} AS outbox, {_SAID_ID} AS outbox_id,
+                {_SAID_MONTH} AS month, {_digest(columns, own)} AS digest
+            FROM {TABLE} WHERE {_OF_WINDOWS} OFFSET 0
         ) AS digested
         GROUP BY window_id, outbox, month
         """
@@ -87,9 +105,9 @@ def window_digests(rows: Sequence[tuple[Any, ...]]) -> list[WindowDigest]:
 def digests_of_rows(columns: Sequence[str], own: tuple[Column, ...]) -> str:
     """Return the statement for the digest of each row of `%(windows)s`, whose rows `row_digests` reads."""
     return f"""
-        SELECT window_id::text, outbox, outbox_id, {_SAID_MONTH}, event_type, {_SAID_TIME},
+        SELECT {_SAID_WINDOW}::text, {_SAID_OUTBOX}, {_SAID_ID}, {_SAID_MONTH}, {_SAID_TYPE}, {_SAID_TIME},
             encode({_digest(columns, own)}, 'hex')
-        FROM {TABLE} WHERE window_id = ANY(%(windows)s::uuid[])
+        FROM {TABLE} WHERE {_OF_WINDOWS}
         """
 
 
@@ -153,19 +171,21 @@ def months(partitions: Sequence[tuple[str, str]]) -> str:
     return " UNION ".join(parts)
 
 
-def windows_of(*, is_first: bool) -> str:
-    """Return the statement for a page of the windows from `%(since)s` to before `%(until)s`: the first page, or the one
-    after `%(after)s`. Each window is one lookup in the index."""
-    found = _windows("" if is_first else "AND window_id > %(after)s")
+#: One row if there is a row of NO_WINDOW from `%(since)s` to before `%(until)s`.
+OF_NO_WINDOW = f"SELECT 1 FROM {TABLE} WHERE (window_id IS NULL OR window_id = '{NO_WINDOW}') AND {_WITHIN} LIMIT 1"
+
+
+def windows_of() -> str:
+    """Return the statement for a page of the windows from `%(since)s` to before `%(until)s`, after `%(after)s`. Each
+    window is one lookup in the index."""
+    found = _windows("AND window_id > %(after)s")
     return f"{found} SELECT id::text FROM found WHERE id IS NOT NULL LIMIT {PAGE_WINDOWS}"
 
 
 def _windows(after: str) -> str:
     def following(window: str) -> str:
         return f"""(
-            SELECT window_id FROM {TABLE} WHERE event_date_time >= %(since)s
-            AND (event_date_time < %(until)s OR %(until)s = 'infinity') {window}
-            ORDER BY window_id LIMIT 1
+            SELECT window_id FROM {TABLE} WHERE {_WITHIN} {window} ORDER BY window_id LIMIT 1
         )"""
 
     return f"""
@@ -188,7 +208,7 @@ def bounds(month: date) -> tuple[datetime, datetime]:
 
 def _digest(columns: Sequence[str], own: tuple[Column, ...]) -> str:
     form = ", ".join(part for name, kind in kinds(columns, own) for part in _form(name, kind))
-    # None of our columns can hold NULL. If one ever does, concat() skips it; with ||, the row would have no digest.
+    # With ||, a row with a NULL would have no digest. concat() skips NULL, and so leaves `:` of the form of a text.
     return f"sha256(convert_to(concat({form}), 'UTF8'))"
 
 
@@ -201,16 +221,20 @@ def _form(name: str, kind: Kind) -> Iterator[str]:
 
 
 def _field(column: Column) -> str:
-    """Return the SQL for a column's value in COPY text. Except for escapes, the session's settings make it."""
+    """Return the SQL for a column's value in COPY text, which has a text of its own for NULL. Except for escapes, the
+    session's settings make it."""
     text = f"{column.name}::text"
     if column.kind in {Kind.TEXT, Kind.LOW_CARDINALITY_TEXT}:
         for plain, escaped in escapes():
             text = f"replace({text}, {_literal(plain)}, {_literal(escaped)})"
-    return text
+    return f"coalesce({text}, {_NULL})"
 
 
 def _literal(text: str) -> str:
     return "E'" + "".join(f"\\x{byte:02x}" for byte in text.encode()) + "'"
+
+
+_NULL = _literal(r"\N")
 
 
 def ends(month: date) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from uuid import UUID
 from towpath import driver
 from towpath.eventlog.columns import Column, row_columns
 from towpath.eventlog.errors import StoreUnavailable
-from towpath.eventlog.proof import covered
+from towpath.eventlog.proof import NO_WINDOW, covered
 from towpath.eventlog.rows import have_one_text
 from towpath.eventlog.search import FoundEvents
 from towpath.eventlog.store import Digest, Finding, Migration
@@ -240,14 +240,15 @@ class PostgreSQLStore:
 
     def windows_of(self, month: date) -> Iterator[UUID]:
         since, until = proof.ends(month)
-        page: list[tuple[Any, ...]] = []
+        if self._client.query(proof.OF_NO_WINDOW, since=since, until=until):
+            yield NO_WINDOW
+        after = str(NO_WINDOW)
         while True:
-            page = self._client.query(
-                proof.windows_of(is_first=not page), since=since, until=until, after=page[-1][0] if page else None
-            )
+            page = self._client.query(proof.windows_of(), since=since, until=until, after=after)
             yield from (UUID(window_id) for (window_id,) in page)
             if len(page) < proof.PAGE_WINDOWS:
                 return
+            after = page[-1][0]
 
     def keeping_problems(self, change: Change) -> Sequence[str]:
         return surroundings.keeping_problems(self._client, change)
