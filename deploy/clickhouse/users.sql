@@ -5,7 +5,7 @@
 --   towpath_migrator  creates the table, adds columns and indexes (`manage.py eventlog migrate`); cannot drop or delete
 --   towpath_writer    the pipeline: inserts, and reads back which rows of a window are stored, never a payload
 --   towpath_reader    the web application and people: reads, within the limits of its profile
---   towpath_verifier  the dispatcher's verification: reads every column of event_log, and nothing else
+--   towpath_verifier  the dispatcher's verification, and audits: reads every column of event_log, and nothing else
 --   towpath_explorer  the explorer, in the web process: reads event_log, and nothing else, within tight limits
 --   towpath_keeper    a person or a timer, never a process that runs: drops months (`manage.py eventlog retain`) and
 --                     rewrites rows (`manage.py eventlog erase`); cannot insert, alter or drop the table

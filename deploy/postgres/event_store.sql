@@ -6,7 +6,7 @@
 --   towpath_writer    the pipeline, and `eventlog migrate`: owns the tables. PostgreSQL lets only the owner of a table
 --                     attach a partition, and the pipeline attaches one for each new month
 --   towpath_reader    the web application and people: reads event_log
---   towpath_verifier  the dispatcher's verification: reads event_log, and nothing else
+--   towpath_verifier  the dispatcher's verification, and audits: reads event_log, and nothing else
 --   towpath_explorer  the explorer, in the web process: reads event_log, and nothing else, within limits
 --   towpath_keeper    a person or a timer, never a process that runs: drops months (`eventlog retain`) and rewrites rows
 --                     (`eventlog erase`). It is a member of towpath_writer, because only an owner drops a partition

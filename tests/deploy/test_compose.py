@@ -41,8 +41,12 @@ _NOT_SETTINGS = {
 }
 #: Written in compose, not in `.env`, because they are made of other variables.
 _COMPOSED = {"DATABASE_URL", "RABBITMQ_URL", "EVENT_STORE_URL", "EVENT_STORE_VERIFIER_URL", "EVENT_STORE_EXPLORER_URL"}
-#: With a secret that no other role has.
-_OF_ONE_ROLE = {"EVENT_STORE_VERIFIER_URL": "dispatcher", "EVENT_STORE_EXPLORER_URL": "web", "SEAL_KEY": "dispatcher"}
+#: With a secret that the other roles do not have.
+_OF_SOME_ROLES = {
+    "EVENT_STORE_VERIFIER_URL": {"dispatcher", "migrate"},
+    "EVENT_STORE_EXPLORER_URL": {"web"},
+    "SEAL_KEY": {"dispatcher"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +136,7 @@ def test_every_setting_reaches_every_role_and_no_variable_is_unknown(filled: dic
     read = variables_of_the_settings() - _NOT_DEPLOYED - _OF_THE_IMAGE
     for role in (*ROLES, "migrate"):
         given = set(filled["services"][role]["environment"])
-        of_others = {name for name, owner in _OF_ONE_ROLE.items() if owner != role}
+        of_others = {name for name, owners in _OF_SOME_ROLES.items() if role not in owners}
         assert read - given == of_others, f"{role} does not get them: add them to x-settings and to .env.example"
         assert given - read - _NOT_SETTINGS - _OF_THE_IMAGE == set(), f"nobody reads what {role} gets"
     assert read - _COMPOSED - {name for _, name, _ in _example()} == set()
@@ -242,6 +246,10 @@ def test_a_container_has_its_own_secrets_and_no_others(filled: dict[str, Any], v
         broker = f"RABBITMQ_{role.upper()}_PASSWORD"
         verifier = {"CLICKHOUSE_VERIFIER_PASSWORD"} if role == "dispatcher" else set()
         assert have[role] == keys | verifier | {broker, "POSTGRES_PIPELINE_PASSWORD", "CLICKHOUSE_WRITER_PASSWORD"}
+    assert {name for name in have["migrate"] if name.startswith("CLICKHOUSE_")} == {
+        "CLICKHOUSE_MIGRATOR_PASSWORD",
+        "CLICKHOUSE_VERIFIER_PASSWORD",
+    }
     assert have["keeper"] == keys | {"POSTGRES_MIGRATOR_PASSWORD", "CLICKHOUSE_KEEPER_PASSWORD"}
     assert have["traffic"] == have["prometheus"] == set()
     assert have["grafana"] == {"GRAFANA_PASSWORD"}

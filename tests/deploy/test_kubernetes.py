@@ -144,10 +144,11 @@ def test_secrets_are_named_and_never_written() -> None:
         "migrate": {"towpath", "towpath-migrate"},
         "keeper": {"towpath", "towpath-keeper"},
     }
-    # Of RabbitMQ's users, each pod has its own role's only; the dispatcher has two secrets more, the web one.
+    # Of RabbitMQ's users, each pod has its own role's only; the dispatcher has two secrets more, the others one.
     own = {role: {role} for role in ("web", *_WORKERS)}
     own |= {"migrate": {"dispatcher", "aggregator", "scheduler", "web"}, "keeper": set()}
     own["dispatcher"] |= {"EVENT_STORE_VERIFIER_URL", "SEAL_KEY"}
+    own["migrate"] |= {"EVENT_STORE_VERIFIER_URL"}
     own["web"] |= {"EVENT_STORE_EXPLORER_URL"}
     for owner, container in _containers():
         if container["name"] != "wait":
