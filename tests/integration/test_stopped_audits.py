@@ -18,6 +18,7 @@ from pytest_django import Settings
 from tests.integration.manage import here, status
 from tests.integration.proving import EACH_STORE, STORES, Tampered, audited
 from tests.integration.rows import write_events
+from tests.integration.test_operating import refusing
 from tests.integration.windows import deliver, sealed
 from tests.services import Services
 from tests.waiting import eventually
@@ -184,6 +185,21 @@ def test_when_postgresql_fails_the_person_is_told_how_to_continue() -> None:
     # And the continued run names what this one has found
     found = audited("--after", str(positions()[1]))
     assert (found["exit"], sorted(named(found))) == (1, sorted(windows()[:2]))
+
+
+@pytest.mark.usefixtures("three")
+def test_what_was_found_is_printed_even_if_the_role_may_not_publish_it() -> None:
+    with refusing():
+        with as_soon_as_both_are_noted(interrupt):
+            stopped = here("pipeline", "verify", "--deep", "--rate", _RATE)
+        whole = here("pipeline", "verify", "--deep")
+
+    for done in (stopped, whole):
+        assert done.returncode == 1
+        assert all(f"window {window}" in done.stdout for window in windows()[:2])
+        assert "there is no record of this audit" in done.stderr
+        assert "may not" in done.stderr
+    assert stopped.stderr.startswith(f"Stopped. Continue with --after {positions()[0]}. What is printed holds")
 
 
 @pytest.mark.usefixtures("three")

@@ -189,6 +189,9 @@ def test_a_window_of_which_nothing_is_stored_is_accepted_as_empty(old: Tampered)
         (("--deep", "--accept-unproven", "--until", "2026-01-01"), "Say why"),
         (("--deep", "--accept", str(UUID(int=1))), "Say why"),
         (("--deep", "--yes"), "--yes needs --accept-unproven"),
+        (("--deep", "--accept", str(UUID(int=1)), "--reason", "x", "--yes"), "--yes needs --accept-unproven"),
+        (("--deep", "--reason", "x"), "--reason needs --accept or --accept-unproven"),
+        (("--reason", "x"), "--reason needs --close, or --deep and --accept"),
         (("--accept-unproven", "--until", "2026-01-01", "--reason", "x"), "--accept-unproven needs --deep"),
         (("--deep", "--accept", str(UUID(int=1)), *OF_ALL), "not both"),
     ],
@@ -205,7 +208,7 @@ def test_wrong_usage_says_what_to_write(arguments: tuple[str, ...], problem: str
     [
         ("@nowhere", "cannot read nowhere (No such file or directory)"),
         ("@pyproject.toml", "pyproject.toml must have window ids only"),
-        ("x", "argument --accept"),
+        ("x", "argument --accept: 'x' is not a window: write its id as `pipeline verify` shows it"),
     ],
 )
 def test_what_is_not_a_window_is_refused(windows: str, problem: str) -> None:

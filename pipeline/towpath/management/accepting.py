@@ -11,6 +11,7 @@ from uuid import UUID
 from django.core.management.base import CommandError
 
 from towpath.errors import NoAlarm
+from towpath.management.arguments import window_id
 from towpath.management.consent import confirm
 from towpath.management.operator import operator
 from towpath.proof import unproven
@@ -48,14 +49,16 @@ def add_arguments(deep: _ArgumentGroup) -> None:
         action="store_true",
         help="accept every window from --since to --until that has no proof, such as one from before proofs existed",
     )
-    deep.add_argument("--yes", action="store_true", help="accept without asking")
+    deep.add_argument("--yes", action="store_true", help="accept without asking, with --accept-unproven")
 
 
 def require_usable(options: dict[str, Any]) -> None:
     """Raise CommandError if the arguments say too little, or contradict each other."""
+    if options["yes"] and not options["accept_unproven"]:
+        raise CommandError("--yes needs --accept-unproven.", returncode=2)
     if not (options["accept"] or options["accept_unproven"]):
-        if options["yes"]:
-            raise CommandError("--yes needs --accept-unproven.", returncode=2)
+        if options["reason"]:
+            raise CommandError("--reason needs --accept or --accept-unproven.", returncode=2)
         return
     if not options["reason"].strip():
         raise CommandError("Say why: --reason TEXT.", returncode=2)
@@ -109,7 +112,7 @@ def _size(found: Unproven) -> str:
 
 def _windows(text: str) -> list[UUID]:
     if not text.startswith("@"):
-        return [UUID(text)]
+        return [window_id(text)]
     try:
         lines = Path(text[1:]).read_text(encoding="utf-8").split()
         return [UUID(line) for line in lines]

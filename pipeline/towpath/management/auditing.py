@@ -35,6 +35,10 @@ from towpath.wiring import event_store, verifier_store
 
 #: Seconds between two progress messages of a check.
 _TOLD_SECONDS = 0.5
+_NOT_RECORDED = (
+    "What is printed holds, but there is no record of this audit: the event log_audited could not be published ({}). If"
+    " the role may not publish it, use another, such as towpath_migrator."
+)
 
 
 def add_seals(parser: ArgumentParser) -> None:
@@ -139,10 +143,9 @@ def verify_deep(command: BaseCommand, options: dict[str, Any]) -> bool:
     finally:
         store.close()
         told.end()
-    _record(found, options)
     command.stdout.write(_as_json(found, accepted) if options["json"] else _as_text(found, accepted))
-    if stopped:
-        raise CommandError(without_secrets(f"{stopped}. Continue with --after {found.position}."))
+    command.stdout.flush()
+    _end(found, options, stopped=f"{stopped}. Continue with --after {found.position}." if stopped else "")
     return found.is_ok
 
 
@@ -168,8 +171,8 @@ def _require_usable(options: dict[str, Any], *, last: int) -> None:
 
 @contextlib.contextmanager
 def _continued_after_an_outage(found: Audit, *, after: int) -> Iterator[None]:
-    """A context in which an error of PostgreSQL says from where to continue. Nothing can be recorded then, so nothing
-    is shown. What was found is noted: the continued run names it."""
+    """A context in which an error of PostgreSQL says from where to continue. Nothing is shown then: what was found is
+    noted, and the continued run names it."""
     try:
         yield
     except (DatabaseError, InterfaceError) as error:
@@ -193,8 +196,22 @@ def _terminated_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _end(found: Audit, options: dict[str, Any], *, stopped: str) -> None:
+    """Record the audit once it is printed: if the role may not publish, the findings of hours are not lost.
+
+    Raises CommandError if the audit is not recorded, or was `stopped`.
+    """
+    try:
+        _record(found, options)
+    except (DatabaseError, InterfaceError) as error:
+        text = f"{stopped} {_NOT_RECORDED.format(database_errors.describe(error))}".strip()
+        raise CommandError(without_secrets(text)) from error
+    if stopped:
+        raise CommandError(without_secrets(stopped))
+
+
 def _record(found: Audit, options: dict[str, Any]) -> None:
-    """Publish that the log was audited, or a part of it, before it is shown what was found."""
+    """Publish that the log was audited, or a part of it."""
     since, until = options["since"], options["until"]
     record(
         LogAudited(

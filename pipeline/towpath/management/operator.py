@@ -22,7 +22,7 @@ def operator() -> str:
 
 
 def record(event: Event) -> None:
-    """Publish an event in its own transaction. If this raises, what the event is about must not happen."""
+    """Publish an event in its own transaction. If this raises, there is no record of what the event is about."""
     with transaction.atomic():
         publish(event)
 

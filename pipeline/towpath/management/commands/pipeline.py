@@ -27,7 +27,7 @@ from towpath.ledger.deadletters import Letter
 from towpath.ledger.moment import planner_as_it_was
 from towpath.management import auditing, freed_migrations, leaving, pausing, tables, watching
 from towpath.management.answers import nothing_but_the_answer
-from towpath.management.arguments import moment
+from towpath.management.arguments import moment, window_id
 from towpath.management.consent import confirm
 from towpath.management.examples import PIPELINE, add_examples
 from towpath.management.operator import operator, record_reading
@@ -92,7 +92,9 @@ class Command(BaseCommand):
             "--since", type=moment, help="only rows dispatched from then on (default: a day ago; with --deep: all rows)"
         )
         parser.add_argument("--until", type=moment, help="only rows dispatched before then (default: now)")
-        parser.add_argument("--close", nargs="+", type=UUID, metavar="WINDOW", help="close the alarms of these windows")
+        parser.add_argument(
+            "--close", nargs="+", type=window_id, metavar="WINDOW", help="close the alarms of these windows"
+        )
         parser.add_argument("--reason", default="", help="why you do this; recorded in an event, with your account")
         auditing.add_deep(parser)
         parser.add_argument("--json", action="store_true", help="print JSON")
@@ -241,6 +243,8 @@ class Command(BaseCommand):
         since, until = options["since"], options["until"]
         if not options["deep"]:
             auditing.require_nothing_of_deep(options)
+            if options["reason"] and not options["close"]:
+                raise CommandError("--reason needs --close, or --deep and --accept or --accept-unproven.", returncode=2)
             since = since or datetime.now(UTC) - timedelta(days=1)
         if since and until and since >= until:
             raise CommandError(
