@@ -160,7 +160,7 @@ def test_the_bytes_are_compared_where_the_verifier_has_the_same_columns(
 
     # No verifier with other columns ends the alarm, though it cannot compare the bytes
     assert verify_receipts(tampered.store, should_stop=lambda: False) == 1
-    assert Window.objects.get(id=window.id).contradiction == "the stored bytes differ from the loaded ones"
+    assert "cannot be compared any more" in (Window.objects.get(id=window.id).contradiction or "")
     tampered.update("tenant = ''", where=f"window_id = '{window.id}'")
     assert verify_receipts(wider, should_stop=lambda: False) == 0
 

@@ -42,6 +42,10 @@ _MOST_ROWS = 100_000
 _MOST_BYTES = 64 << 20
 
 
+_ALTERED = "the stored bytes differ from the loaded ones"
+_NOT_COMPARABLE = "its bytes cannot be compared any more, because the event log has other columns now"
+
+
 @dataclass(frozen=True, slots=True)
 class ComparedReceipt:
     """A receipt, and what the event store holds of its window."""
@@ -50,15 +54,15 @@ class ComparedReceipt:
     stored: Mapping[str, int]
     #: What it holds by outbox and month, if that was asked for.
     digests: Sequence[WindowDigest] = ()
-    #: True if it holds as many rows as were loaded, but not the same bytes.
-    is_altered: bool = False
+    #: What is wrong with the bytes that it holds; empty: nothing, or they were not compared.
+    bytes_problem: str = ""
 
     @property
     def is_contradicted(self) -> bool:
         """True if the store does not hold what was delivered, or the receipt's numbers do not add up."""
         receipt = self.receipt
         differs = Counter(self.stored) != Counter(receipt.delivered)
-        return differs or self.is_altered or receipt.accounted() != Counter(receipt.rows)
+        return differs or bool(self.bytes_problem) or receipt.accounted() != Counter(receipt.rows)
 
     @property
     def is_short(self) -> bool:
@@ -76,8 +80,8 @@ class ComparedReceipt:
 
     def difference(self) -> str:
         """Return what is wrong, by outbox."""
-        altered = [receipts.ALTERED] if self.is_altered else []
-        return ", ".join([*self._not_stored(), *altered, *self._not_accounted(), *vanished_of(self.receipt.vanished)])
+        of_bytes = [self.bytes_problem] if self.bytes_problem else []
+        return ", ".join([*self._not_stored(), *of_bytes, *self._not_accounted(), *vanished_of(self.receipt.vanished)])
 
     def _not_stored(self) -> Iterator[str]:
         delivered = self.receipt.delivered
@@ -150,22 +154,22 @@ def compare_bytes(page: Sequence[Receipt], store: VerifiableStore) -> list[Compa
         windows = [receipt.window for receipt in part]
         for one in store.window_digests(windows, columns=store.covered_columns()):
             digests.setdefault(one.window_id, []).append(one)
-        altered = _altered(part, store)
+        problems = _bytes_problems(part, store)
         for receipt in part:
             stored: Counter[str] = Counter()
             for one in digests.get(receipt.window, ()):
                 stored[one.outbox] += one.rows
-            is_altered = receipt.window in altered
-            compared.append(ComparedReceipt(receipt, stored, digests.get(receipt.window, ()), is_altered))
+            problem = problems.get(receipt.window, "")
+            compared.append(ComparedReceipt(receipt, stored, digests.get(receipt.window, ()), problem))
         heartbeat.step()
     return compared
 
 
-def _altered(part: Sequence[Receipt], store: VerifiableStore) -> set[UUID]:
-    """Return the windows of which other bytes are stored than were loaded.
+def _bytes_problems(part: Sequence[Receipt], store: VerifiableStore) -> dict[UUID, str]:
+    """Return what is wrong with the stored bytes, by window.
 
     The store makes the text of a window again with its own columns. So only windows with the same columns are compared.
-    For any other, what was found before still holds: no alarm ends because a column was added.
+    For any other, an alarm stays as it is: it does not end because a column was added.
     """
     columns = store.covered_columns()
     comparable = {receipt.window: receipt for receipt in part if loaded.has_columns(receipt.loaded, columns)}
@@ -173,9 +177,14 @@ def _altered(part: Sequence[Receipt], store: VerifiableStore) -> set[UUID]:
     outboxes = {window: sorted(receipt.delivered) for window, receipt in comparable.items()}
     bodies = store.body_digests(outboxes) if outboxes else {}
     found = {
-        window for window, body in bodies.items() if loaded.said_of(body, columns=columns) != comparable[window].loaded
+        receipt.window: _NOT_COMPARABLE
+        for receipt in part
+        if receipt.is_alarm and receipt.loaded and receipt.window not in comparable
     }
-    return found.union(receipt.window for receipt in part if receipt.window not in comparable and receipt.was_altered)
+    for window, body in bodies.items():
+        if loaded.said_of(body, columns=columns) != comparable[window].loaded:
+            found[window] = _ALTERED
+    return found
 
 
 def _parts(page: Sequence[Receipt]) -> Iterator[list[Receipt]]:

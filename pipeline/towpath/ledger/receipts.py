@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 
-#: In a contradiction: as many rows are stored as were delivered, but with other bytes.
-ALTERED = "the stored bytes differ from the loaded ones"
-
-
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """A receipt as it was left by the ack: rows by outbox."""
@@ -46,17 +42,8 @@ class Receipt:
     loaded: str
     #: Why a person has closed its alarm; empty: nobody has.
     closed_reason: str
-    #: How the event store or its own numbers contradict it, as verification has found; None: nothing does.
-    contradiction: str | None
-
-    @property
-    def is_alarm(self) -> bool:
-        return self.contradiction is not None
-
-    @property
-    def was_altered(self) -> bool:
-        """True if verification has found other bytes than were loaded."""
-        return ALTERED in (self.contradiction or "")
+    #: True if verification has found that the event store or its own numbers contradict it.
+    is_alarm: bool
 
     def accounted(self) -> Counter[str]:
         """Of how many rows the ack says what became of them. Not so many as were sealed: the receipt is wrong."""
@@ -76,7 +63,7 @@ _UNVERIFIED_LATE = "pipeline_window WHERE is_late AND acked_at IS NOT NULL AND v
 _UNVERIFIED = f"""pipeline_window
     WHERE number >= {value_of("verified")} AND acked_at IS NOT NULL AND verified_at IS NULL AND NOT is_late"""
 
-_COLUMNS = """id, number, dispatched_from, acked_at, closed_reason, contradiction, bytes,
+_COLUMNS = """id, number, dispatched_from, acked_at, closed_reason, contradiction IS NOT NULL, bytes,
     coalesce(encode(loaded, 'hex'), ''), rows, delivered, vanished, refused, isolated"""
 
 
@@ -173,7 +160,7 @@ OF_PERIOD = "dispatched_from >= %(since)s AND dispatched_from < %(until)s"
 
 
 def _receipt(*row: Any) -> Receipt:
-    window, number, dispatched_at, acked_at, closed_reason, contradiction, size, loaded, *rows = row
+    window, number, dispatched_at, acked_at, closed_reason, is_alarm, size, loaded, *rows = row
     sealed, delivered, vanished, refused, isolated = (json.loads(part or "{}") for part in rows)
     return Receipt(
         window=window,
@@ -188,7 +175,7 @@ def _receipt(*row: Any) -> Receipt:
         isolated=isolated,
         loaded=loaded,
         closed_reason=closed_reason,
-        contradiction=contradiction,
+        is_alarm=is_alarm,
     )
 
 
