@@ -224,7 +224,7 @@ def test_a_receipt_that_is_made_an_open_window_again_is_named(change: dict[str, 
 def test_a_window_that_is_kept_from_verification_is_named(attacked: Tampered) -> None:
     # Given a mark above all windows, below which nobody looks for receipts
     with connection.cursor() as cursor:
-        cursor.execute("INSERT INTO pipeline_mark (name, version, value) VALUES ('verified', 10000, 10000)")
+        cursor.execute("INSERT INTO pipeline_mark (name, version, value) VALUES ('verified', 1 << 30, 1 << 30)")
     write_events(['{"n": 5}'], at="2020-04-01 00:00:00+00")
     window = sealed()
     assert deliver(window, attacked.store) is Delivery.ACKED
