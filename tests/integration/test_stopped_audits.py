@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +20,6 @@ from tests.integration.rows import write_events
 from tests.integration.test_operating import refusing
 from tests.integration.windows import deliver, sealed
 from tests.services import Services
-from tests.waiting import eventually
 from towpath.conf.current import config
 from towpath.flow.delivery import Delivery
 from towpath.flow.verify import verify_receipts
@@ -32,8 +30,7 @@ from towpath.proof import deep
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Slow enough that each of these windows takes a second.
-_RATE = "2"
+    from psycopg2.extensions import connection as PostgresSession  # noqa: N812 - a class
 
 
 @pytest.fixture(params=EACH_STORE)
@@ -64,18 +61,20 @@ def positions() -> list[int]:
 
 @contextmanager
 def as_soon_as_both_are_noted(act: Callable[[], None]) -> Iterator[None]:
-    """Do something in the middle of an audit: it has found both changed windows, and waits for its pace."""
+    """Do something in the middle of an audit: it has found both changed windows, and is about to wait for its pace."""
+    wait = deep.Pace.wait
+    acted: list[Callable[[], None]] = []
 
-    def wait() -> None:
-        is_noted = Proof.objects.filter(contradiction__isnull=False)
-        eventually(lambda: is_noted.count() == 2, seconds=30, what="both windows are noted")
-        connection.close()
-        act()
+    def wait_after_acting(pace: deep.Pace, rows: int) -> None:
+        if not acted and Proof.objects.filter(contradiction__isnull=False).count() == 2:
+            acted.append(act)
+            act()
+        wait(pace, rows)
 
-    thread = threading.Thread(target=wait)
-    thread.start()
-    yield
-    thread.join()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(deep.Pace, "wait", wait_after_acting)
+        yield
+    assert acted
 
 
 def interrupt() -> None:
@@ -99,7 +98,7 @@ def named(audit: dict[str, Any]) -> list[str]:
 def test_what_was_found_before_a_stop_is_printed_noted_and_recorded(stop: signal.Signals) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with as_soon_as_both_are_noted(lambda: os.kill(os.getpid(), stop)):
-        done = here("pipeline", "verify", "--deep", "--rate", _RATE, "--since", "2020-01-01")
+        done = here("pipeline", "verify", "--deep", "--since", "2020-01-01")
 
     # Then both are named, and the person is told how to continue
     assert signal.getsignal(signal.SIGTERM) is before
@@ -126,7 +125,7 @@ def test_what_was_found_before_a_stop_is_printed_noted_and_recorded(stop: signal
 
 def test_the_continued_audit_names_what_still_holds(three: Tampered) -> None:
     with as_soon_as_both_are_noted(interrupt):
-        stopped = audited("--rate", _RATE)
+        stopped = audited()
     assert (stopped["exit"], stopped["is_ok"], stopped["is_complete"]) == (1, False, False)
     assert (named(stopped), stopped["position"]) == (windows()[:2], positions()[0])
 
@@ -152,7 +151,7 @@ def test_what_was_found_before_the_event_store_failed_is_printed_noted_and_recor
     rename = "RENAME TABLE {} TO {}" if "clickhouse" in three.url else "ALTER TABLE {} RENAME TO {}"
     try:
         with as_soon_as_both_are_noted(lambda: three.execute(rename.format(*tables))):
-            done = here("pipeline", "verify", "--deep", "--rate", _RATE, "--json")
+            done = here("pipeline", "verify", "--deep", "--json")
     finally:
         three.execute(rename.format(*reversed(tables)))
 
@@ -165,18 +164,17 @@ def test_what_was_found_before_the_event_store_failed_is_printed_noted_and_recor
 
 
 @pytest.mark.usefixtures("three")
-def test_when_postgresql_fails_the_person_is_told_how_to_continue() -> None:
+def test_when_postgresql_fails_the_person_is_told_how_to_continue(session: PostgresSession) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         ((backend,),) = cursor.fetchall()
 
     def end_the_session() -> None:
-        with connection.cursor() as cursor:
+        with session.cursor() as cursor:
             cursor.execute("SELECT pg_terminate_backend(%s)", [backend])
-        connection.close()
 
     with as_soon_as_both_are_noted(end_the_session):
-        done = here("pipeline", "verify", "--deep", "--rate", _RATE)
+        done = here("pipeline", "verify", "--deep")
     connection.close()
 
     assert done.returncode == 1
@@ -191,7 +189,7 @@ def test_when_postgresql_fails_the_person_is_told_how_to_continue() -> None:
 def test_what_was_found_is_printed_even_if_the_role_may_not_publish_it() -> None:
     with refusing():
         with as_soon_as_both_are_noted(interrupt):
-            stopped = here("pipeline", "verify", "--deep", "--rate", _RATE)
+            stopped = here("pipeline", "verify", "--deep")
         whole = here("pipeline", "verify", "--deep")
 
     for done in (stopped, whole):
