@@ -51,6 +51,14 @@ def three(
     store.close()
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts() -> Iterator[None]:
+    """A shell starts what it runs in the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def windows() -> list[str]:
     return [str(window) for window in Proof.objects.order_by("position").values_list("window_id", flat=True)]
 
