@@ -5,10 +5,19 @@ The role of the application never becomes a superuser; on a server of the tests'
 
 from __future__ import annotations
 
+import os
+import subprocess
 from contextlib import closing
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import psycopg2
+
+from deploy.local.postgres import binaries
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 _SETTINGS = (
     "log_statement",
@@ -43,6 +52,21 @@ def administer(superuser_url: str, *statements: str) -> None:
     """Run them, all or none."""
     with closing(psycopg2.connect(superuser_url)) as connection, connection, connection.cursor() as cursor:
         cursor.execute(";".join(statements))
+
+
+def run_file(superuser_url: str, file: Path, *, variables: Mapping[str, str]) -> None:
+    """Run a file of SQL by psql, as a person does, with these variables in its environment."""
+    psql = [
+        str(binaries() / "psql"),
+        "--set",
+        "ON_ERROR_STOP=1",
+        "--no-psqlrc",
+        "--quiet",
+        superuser_url,
+        "--file",
+        str(file),
+    ]
+    subprocess.run(psql, env={**os.environ, **variables}, check=True)
 
 
 def on_database(url: str, database: str) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from django.db import connection
+
 from deploy.local.stack import DEFAULT_AGGREGATORS
 from tests.benchmarks.figure import Bound, Figure, Partner, in_turns, measured
 from tests.benchmarks.product import Product
 from tests.benchmarks.traffic import publish_events, publish_in_pieces
 from towpath.conf.current import config
 from towpath.flow.verify import verify_receipts
+from towpath.ledger.models import Proof
 from towpath.ledger.proofs import count_rows
 from towpath.proof.audit import audit
 from towpath.proof.deep import Pace
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 _CONTEXT_BYTES = 200
 _LARGE_BYTES = 64 << 10
 _SEAM = Bound("at least", 0.95)
+_SIZE, _COPIES = Bound("at most", 320), 10_000
 _VERIFIED, _AUDITED = Bound("at least", 100_000), Bound("at least", 500_000)
 
 
@@ -55,6 +59,7 @@ def proving(lab: Lab) -> list[Figure]:
             raise AssertionError(f"the audit is wrong: {found.as_json()}")
         lab.say(f"    {turn + 1}/{lab.sizes.repeats}  verified {verified[-1]:,.0f}, audited {audited[-1]:,.0f} rows/s")
     store.close()
+    size = _bytes_of_a_proof()
     small, large = (
         in_turns(
             {
@@ -87,7 +92,27 @@ def proving(lab: Lab) -> list[Figure]:
         measured("proof: receipts verified and proven, 200-byte contexts", verified, unit="rows/s", bound=_VERIFIED),
         measured("proof: `verify --deep`, 200-byte contexts", audited, unit="rows/s", bound=_AUDITED),
         measured("proof: one seal over all of them", sealed, unit="s"),
+        measured("proof: size of a proof, with its indexes", [size], unit="bytes", bound=_SIZE),
     ]
+
+
+def _bytes_of_a_proof() -> float:
+    """Of ten thousand windows with one outbox and month each, all like the newest."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_relation_size('pipeline_proof') + pg_indexes_size('pipeline_proof')")
+        before = cursor.fetchone()[0]
+        names = {str(field.column) for field in Proof._meta.concrete_fields} - {"position", "window_id"}
+        cursor.execute(
+            f"INSERT INTO pipeline_proof (window_id, {', '.join(sorted(names))})"
+            f" SELECT gen_random_uuid(), {', '.join(sorted(names))} FROM generate_series(1, %(copies)s),"
+            " (SELECT * FROM pipeline_proof ORDER BY position DESC LIMIT 1) AS newest",
+            {"copies": _COPIES},
+        )
+        cursor.execute("SELECT pg_relation_size('pipeline_proof') + pg_indexes_size('pipeline_proof')")
+        size = float(cursor.fetchone()[0] - before) / _COPIES
+        cursor.execute("SELECT count(*) FROM pipeline_proof")
+        assert cursor.fetchone()[0] > _COPIES
+        return size
 
 
 def _drain(lab: Lab, knobs: Mapping[str, str], *, events: int, context_bytes: int) -> Callable[[], float]:

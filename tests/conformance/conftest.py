@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from django.db import connection
 
+from tests.conformance.bodies import EXACT
 from tests.conformance.subjects import (
     AnyStore,
     ClickHouseSubject,
@@ -84,3 +85,11 @@ def subject(
 def store(subject: Subject) -> AnyStore:
     """The store, migrated and empty."""
     return subject.store
+
+
+@pytest.fixture
+def exact(store: AnyStore, subject: Subject) -> Iterator[AnyStore]:  # noqa: ARG001 - it is migrated
+    """The store of a project without floats."""
+    exact = subject.with_columns(EXACT)
+    yield exact
+    exact.close()

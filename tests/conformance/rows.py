@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from towpath.eventlog.columns import ADDED_COLUMNS, Column, FromContext, Kind
+from towpath.eventlog.columns import ADDED_COLUMNS, Column, FromContext, Kind, added_columns
+from towpath.eventlog.proof import covered
 from towpath.eventlog.stores.memory import StoredRow
 from towpath.eventlog.values import DEFAULTS, as_text, parse
 
@@ -44,6 +45,9 @@ SMALLEST = (
     "1900-01-01 00:00:00+00",
     "00000000-0000-0000-0000-000000000000",
 )
+#: Of the covered columns, all that a test decides: the store has its own clock.
+COLUMNS = tuple(name for name in covered(OWN_COLUMNS) if name != "written_at")
+TEXTS = ("", "a\tb\nc\\d\r'\"", "1:a2:b", "😀 é \u2028 \U0010ffff", "NULL", "\\N", "\x01\x7f", " ")
 _OWN_DEFAULTS = tuple(DEFAULTS[kind] for kind in Kind)
 
 
@@ -60,6 +64,13 @@ def row(
 ) -> StoredRow:
     added = ("",) * len(ADDED_COLUMNS) + tuple(map(parse, Kind, own))
     return StoredRow(outbox, number, window, event_type, moment, "test", version, context, added)
+
+
+def own(**values: object) -> tuple[object, ...]:
+    """The added columns with these values, and those of a row else."""
+    plain = dict(zip((column.name for column in added_columns(OWN_COLUMNS)), row(1).added, strict=True))
+    assert values.keys() <= plain.keys()
+    return tuple((plain | values).values())
 
 
 def copy_text(*rows: StoredRow) -> bytes:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import clickhouse_connect
 import psycopg2
+import pytest
 
 from tests.clickhouse import client_of, url_of
 from tests.conformance.rows import OWN_COLUMNS
@@ -32,6 +33,8 @@ _TIMEOUT_SECONDS = 20
 
 
 _ADDED = added_columns(OWN_COLUMNS)
+
+can_be_edited = pytest.mark.only("clickhouse", "chdb", "postgresql", reason="nobody edits a store in memory by hand")
 
 
 def _plain(column: Column, value: Any) -> object:

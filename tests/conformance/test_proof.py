@@ -2,81 +2,47 @@
 
 from __future__ import annotations
 
-import io
 import random
-from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
+from tests.conformance.any_rows import any_rows
+from tests.conformance.bodies import EXACT_ADDED, copied
+from tests.conformance.reference import reference, same_as_reference
 from tests.conformance.rows import (
-    FIRST,
+    COLUMNS,
     LARGEST,
     MOMENT,
     OTHER_WINDOW,
     OWN_COLUMNS,
     SECOND,
     SMALLEST,
+    TEXTS,
     WINDOW,
+    own,
     row,
     write,
 )
-from tests.conformance.subjects import AnyStore, SchemaSubject, Subject
-from towpath import driver
-from towpath.eventlog.columns import BASE_COLUMNS, Column, FromContext, Kind, added_columns, row_columns
-from towpath.eventlog.proof import NO_WINDOW, Sums, WindowDigest, changed_row, covered
-from towpath.eventlog.stores.clickhouse import proof as of_clickhouse
-from towpath.eventlog.stores.clickhouse import schema as schema_of_clickhouse
+from tests.conformance.subjects import AnyStore, SchemaSubject, Subject, can_be_edited
+from towpath.eventlog.proof import Sums, WindowDigest, changed_row, covered
 from towpath.eventlog.stores.clickhouse import store as of_engine
 from towpath.eventlog.stores.clickhouse.settings import PINNED_ON_DECISIONS
-from towpath.eventlog.stores.memory import MemoryStore, StoredRow
-from towpath.eventlog.stores.postgresql import proof as of_postgresql
+from towpath.eventlog.stores.memory import StoredRow
 from towpath.eventlog.stores.postgresql.store import PostgreSQLStore
-from towpath.eventlog.values import as_text
-from towpath.flow import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-can_be_edited = pytest.mark.only("clickhouse", "chdb", "postgresql", reason="nobody edits a store in memory by hand")
-
-#: All that a test decides: the store has its own clock.
-COLUMNS = tuple(name for name in covered(OWN_COLUMNS) if name != "written_at")
-TEXTS = ("", "a\tb\nc\\d\r'\"", "1:a2:b", "😀 é \u2028 \U0010ffff", "NULL", "\\N", "\x01\x7f", " ")
-
-
-def reference(rows: Sequence[StoredRow]) -> MemoryStore:
-    """The store that computes the form as it is written."""
-    store = MemoryStore(own_columns=OWN_COLUMNS)
-    store.rows = [*rows]
-    return store
-
 
 def of_window(store: AnyStore, columns: Sequence[str] = COLUMNS) -> Sequence[WindowDigest]:
     return store.window_digests([WINDOW], columns=columns)
-
-
-def same_as_reference(store: AnyStore, *rows: StoredRow) -> bool:
-    expected = reference(rows)
-    windows = list({row.window_id for row in rows})
-    assert store.window_digests(windows, columns=COLUMNS) == expected.window_digests(windows, columns=COLUMNS)
-    for window in windows:
-        assert store.row_digests(window, columns=COLUMNS) == expected.row_digests(window, columns=COLUMNS)
-    return True
-
-
-def own(**values: object) -> tuple[object, ...]:
-    """The added columns with these values, and those of a row else."""
-    plain = dict(zip((column.name for column in added_columns(OWN_COLUMNS)), row(1).added, strict=True))
-    assert values.keys() <= plain.keys()
-    return tuple((plain | values).values())
 
 
 # --- The form --------------------------------------------------------------------------------------------------------
@@ -421,174 +387,6 @@ def test_only_what_is_covered_is_digested(store: AnyStore) -> None:
     assert (len(with_context), len(without)) == (2, 1)
 
 
-# --- NULL, which somebody has let into a column ----------------------------------------------------------------------
-
-
-def allow_null(subject: SchemaSubject, *columns: str) -> None:
-    for column in columns:
-        if isinstance(subject.store, PostgreSQLStore):
-            subject.execute(f"ALTER TABLE event_log ALTER {column} DROP NOT NULL")
-            continue
-        kind = schema_of_clickhouse.column_types(OWN_COLUMNS)[column]
-        nullable = kind.replace("(String)", "(Nullable(String))") if "(String)" in kind else f"Nullable({kind})"
-        subject.execute(f"ALTER TABLE event_log MODIFY COLUMN {column} {nullable}")
-
-
-@can_be_edited
-@pytest.mark.parametrize("column", [f"own_{kind.name.lower()}" for kind in Kind])
-def test_null_has_the_digest_of_the_form(store: AnyStore, subject: SchemaSubject, column: str) -> None:
-    write(store, row(1), row(2))
-    allow_null(subject, column)
-    assert same_as_reference(store, row(1), row(2))
-
-    subject.edit(f"{column} = NULL", where="outbox_id = 2")
-
-    assert same_as_reference(store, row(1), replace(row(2), added=own(**{column: None})))
-
-
-@can_be_edited
-def test_null_is_told_from_every_value_in_what_was_loaded(exact: AnyStore, subject: SchemaSubject) -> None:
-    body = copied([replace(row(1), added=EXACT_ADDED)])
-    exact.write(body, row_count=1, token=FIRST)
-    seen = {sha256(body).hexdigest()}
-    names = [column.name for column in EXACT]
-    allow_null(subject, *names)
-
-    for name in names:
-        subject.edit(f"{name} = NULL", where="outbox_id = 1")
-        (digest,) = exact.body_digests({WINDOW: ["outbox_event"]}).values()
-        assert digest not in seen, name
-        seen.add(digest)
-
-
-@can_be_edited
-def test_a_row_without_a_window_is_found_and_digested(store: AnyStore, subject: SchemaSubject) -> None:
-    if not isinstance(store, PostgreSQLStore):
-        subject.execute("ALTER TABLE event_log DROP INDEX window_id_bloom")
-    write(store, row(1), row(2, window=OTHER_WINDOW))
-    allow_null(subject, "window_id")
-    (before,) = store.row_digests(OTHER_WINDOW, columns=COLUMNS)
-
-    subject.edit("window_id = NULL", where="outbox_id = 2")
-
-    assert sorted(store.windows_of(MOMENT.date())) == [NO_WINDOW, WINDOW]
-    found = store.window_digests([NO_WINDOW, WINDOW], columns=COLUMNS)
-    assert [(one.window_id, one.rows) for one in found] == [(NO_WINDOW, 1), (WINDOW, 1)]
-    (after,) = store.row_digests(NO_WINDOW, columns=COLUMNS)
-    assert (after.outbox_id, after.digest == before.digest) == (2, False)
-    assert store.window_digests([WINDOW, OTHER_WINDOW], columns=COLUMNS) == [found[1]]
-
-
-@pytest.mark.only("postgresql", reason="the sorting key of the others holds no NULL")
-def test_a_row_without_an_identity_and_a_time_is_found_and_digested(store: AnyStore, subject: SchemaSubject) -> None:
-    subject.execute("CREATE TABLE event_log_rest PARTITION OF event_log DEFAULT")
-    allow_null(subject, "outbox", "outbox_id", "window_id", "event_type", "event_date_time")
-
-    subject.execute("INSERT INTO event_log (environment, metadata_version, event_context) VALUES ('', 1, '')")
-
-    (month,) = store.months()
-    assert list(store.windows_of(month)) == [NO_WINDOW]
-    (found,) = store.window_digests([NO_WINDOW], columns=COLUMNS)
-    (one,) = store.row_digests(NO_WINDOW, columns=COLUMNS)
-    assert (found.outbox, found.month, found.rows, found.id_sum) == ("", month, 1, 0)
-    assert (one.outbox, one.outbox_id, one.month, one.event_type) == ("", 0, month, "")
-
-
-# --- Months and windows ----------------------------------------------------------------------------------------------
-
-
-def test_the_months_that_hold_rows_are_told(store: AnyStore) -> None:
-    assert list(store.months()) == []
-    moments = [
-        datetime(2299, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
-        datetime(1900, 1, 1, tzinfo=UTC),
-        datetime(2024, 1, 31, 23, 59, 59, 999999, tzinfo=UTC),
-        datetime(2024, 2, 1, tzinfo=UTC),
-        datetime(2024, 2, 29, tzinfo=UTC),
-    ]
-
-    write(store, *(row(number, moment=moment) for number, moment in enumerate(moments)))
-
-    months = [date(1900, 1, 1), date(2024, 1, 1), date(2024, 2, 1), date(2299, 12, 1)]
-    assert list(store.months()) == months
-    for month in months:
-        assert list(store.windows_of(month)) == [WINDOW]
-    assert list(store.windows_of(date(2024, 3, 1))) == []
-
-
-@can_be_edited
-def test_a_month_whose_rows_are_gone_is_not_told(store: AnyStore, subject: SchemaSubject) -> None:
-    write(store, row(1), row(2, moment=datetime(2024, 3, 1, tzinfo=UTC)))
-
-    subject.execute("DELETE FROM event_log WHERE outbox_id = 1")
-
-    assert list(store.months()) == [date(2024, 3, 1)]
-    assert list(store.windows_of(date(2024, 2, 1))) == []
-
-
-@pytest.mark.only("postgresql", reason="in the others, nobody chooses what a partition holds")
-def test_months_in_a_partition_of_another_shape_are_told(store: AnyStore, subject: SchemaSubject) -> None:
-    subject.execute(
-        "CREATE TABLE event_log_old PARTITION OF event_log"
-        " FOR VALUES FROM ('2001-01-01 00:00:00+00') TO ('2002-01-01 00:00:00+00')"
-    )
-    subject.execute('CREATE TABLE "event log\'s rest" PARTITION OF event_log DEFAULT')
-    write(store, row(1))
-
-    for time in ("2001-02-03", "2001-05-06", "1999-07-08"):
-        subject.execute(
-            "INSERT INTO event_log (outbox, outbox_id, window_id, event_type, event_date_time, environment,"
-            " metadata_version, event_context)"
-            f" SELECT 'a', 1, gen_random_uuid(), 'paid', '{time} 00:00:00+00', '', 1, ''"
-        )
-
-    assert store.months() == [date(1999, 7, 1), date(2001, 2, 1), date(2001, 5, 1), date(2024, 2, 1)]
-
-
-def test_each_window_of_a_month_comes_once_over_several_pages(store: AnyStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (of_clickhouse, of_postgresql):
-        monkeypatch.setattr(module, "PAGE_WINDOWS", 4)
-    windows = [uuid4() for _ in range(20)]
-    write(store, *(row(number, window=windows[number % 20]) for number in range(60)))
-    write(store, row(1, window=OTHER_WINDOW, moment=datetime(2024, 3, 1, tzinfo=UTC)), token=SECOND)
-
-    assert sorted(store.windows_of(date(2024, 2, 14))) == sorted(windows)
-
-
-# --- Any rows --------------------------------------------------------------------------------------------------------
-
-_TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
-_NUMBER = st.integers(0, 2**63 - 1)
-_TIME = st.datetimes(datetime(1900, 1, 1), datetime(2299, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001 - given above
-_KINDS: dict[Kind, st.SearchStrategy[Any]] = {
-    Kind.TEXT: _TEXT,
-    Kind.LOW_CARDINALITY_TEXT: _TEXT,
-    Kind.BOOLEAN: st.booleans(),
-    Kind.WHOLE_NUMBER: _NUMBER,
-    Kind.SIGNED_NUMBER: st.integers(-(2**63), 2**63 - 1),
-    Kind.DECIMAL: st.decimals(-(10**20), 10**20, places=9),
-    Kind.FLOAT: st.floats(allow_nan=False, allow_infinity=False),
-    Kind.TIME: _TIME,
-    Kind.UUID: st.uuids(),
-}
-
-
-def any_rows(own_columns: tuple[Column, ...]) -> st.SearchStrategy[list[StoredRow]]:
-    row = st.builds(
-        StoredRow,
-        outbox=_TEXT,
-        outbox_id=_NUMBER,
-        window_id=st.just(WINDOW),
-        event_type=_TEXT,
-        event_date_time=st.sampled_from([MOMENT, MOMENT + timedelta(days=1), datetime(1969, 7, 20, tzinfo=UTC)]),
-        environment=_TEXT,
-        metadata_version=_NUMBER,
-        event_context=_TEXT.map(str.encode),
-        added=st.tuples(*(_KINDS[column.kind] for column in added_columns(own_columns))),
-    )
-    return st.lists(row, min_size=1, max_size=20)
-
-
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=any_rows(OWN_COLUMNS))
 def test_any_rows_have_the_digests_of_the_form(store: AnyStore, rows: list[StoredRow]) -> None:
@@ -598,126 +396,3 @@ def test_any_rows_have_the_digests_of_the_form(store: AnyStore, rows: list[Store
     write(store, *rows, token=f"{window}")
 
     assert same_as_reference(store, *rows)
-
-
-# --- What was loaded is what is stored -------------------------------------------------------------------------------
-
-#: Of all kinds whose values have one text.
-EXACT = tuple(column for column in OWN_COLUMNS if column.kind is not Kind.FLOAT)
-EXACT_ADDED = tuple(
-    value
-    for column, value in zip(added_columns(OWN_COLUMNS), row(1).added, strict=True)
-    if column.kind is not Kind.FLOAT
-)
-_AS_SQL = {
-    Kind.WHOLE_NUMBER: "bigint",
-    Kind.SIGNED_NUMBER: "bigint",
-    Kind.DECIMAL: "numeric(38, 9)",
-    Kind.TIME: "timestamptz",
-    Kind.UUID: "uuid",
-    Kind.BOOLEAN: "boolean",
-}
-
-
-def copied(rows: Sequence[StoredRow]) -> bytes:
-    """The rows as PostgreSQL's COPY writes them, in a load's session and as a load casts them."""
-    columns = row_columns(EXACT)
-    values = [[getattr(one, column.name) for column in BASE_COLUMNS] + list(one.added) for one in rows]
-    texts = [as_text(value.decode() if isinstance(value, bytes) else value) for row in values for value in row]
-    casts = ", ".join(f"%s::{_AS_SQL.get(column.kind, 'text')}::text" for column in columns)
-    query = " UNION ALL ".join([f"SELECT {casts}"] * len(rows))
-    body = io.BytesIO()
-    driver.copy_out(query, texts, settings=load._SESSION, to=body)
-    return body.getvalue()
-
-
-def loaded(rows: Sequence[StoredRow], outboxes: Sequence[str]) -> list[StoredRow]:
-    return sorted(rows, key=lambda one: (outboxes.index(one.outbox), one.outbox_id))
-
-
-@pytest.fixture
-def exact(store: AnyStore, subject: Subject) -> Iterator[AnyStore]:  # noqa: ARG001 - it is migrated
-    """The store of a project without floats."""
-    exact = subject.with_columns(EXACT)
-    yield exact
-    exact.close()
-
-
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=any_rows(EXACT), data=st.data())
-def test_what_was_loaded_is_what_is_stored(exact: AnyStore, rows: list[StoredRow], data: st.DataObject) -> None:
-    window = uuid4()
-    outboxes = data.draw(st.permutations(sorted({one.outbox for one in rows})))
-    # Of rows with one identity, there is no order. No window has them.
-    rows = list({one.identity: replace(one, window_id=window) for one in rows}.values())
-    body = copied(loaded(rows, outboxes))
-
-    exact.write(body, row_count=len(rows), token=f"{window}")
-
-    assert exact.body_digests({window: outboxes}) == {window: sha256(body).hexdigest()}
-
-
-def test_the_bodies_of_windows_with_other_outboxes_are_digested_in_one_query(exact: AnyStore) -> None:
-    orders = {UUID(int=1): ["a", "b"], UUID(int=2): ["b", "a"], UUID(int=3): ["b"], UUID(int=4): ["c"]}
-    bodies = {}
-    for window, outboxes in list(orders.items())[:3]:
-        rows = [
-            replace(row(number, window=window, outbox=outbox, context=context), added=EXACT_ADDED)
-            for outbox in outboxes
-            for number, context in enumerate(map(str.encode, TEXTS))
-        ]
-        bodies[window] = copied(rows)
-        exact.write(bodies[window], row_count=len(rows), token=f"{window}")
-
-    assert exact.body_digests(orders) == {window: sha256(body).hexdigest() for window, body in bodies.items()}
-    assert exact.body_digests({}) == {}
-
-
-@pytest.mark.parametrize("change", ["a byte", "a row more", "a row twice", "an outbox that was not loaded"])
-def test_what_is_stored_otherwise_has_another_digest(exact: AnyStore, change: str) -> None:
-    def exact_row(number: int, **values: Any) -> StoredRow:
-        return replace(row(number, **values), added=EXACT_ADDED)
-
-    body = copied([exact_row(1, context=b"abc"), exact_row(2)])
-    stored = {
-        "a byte": [exact_row(1, context=b"abd"), exact_row(2)],
-        "a row more": [exact_row(1, context=b"abc"), exact_row(2), exact_row(3)],
-        "a row twice": [exact_row(1, context=b"abc"), exact_row(2), exact_row(2)],
-        "an outbox that was not loaded": [exact_row(1, context=b"abc"), exact_row(2), exact_row(2, outbox="other")],
-    }[change]
-
-    exact.write(copied(stored), row_count=len(stored), token=FIRST)
-
-    (digest,) = exact.body_digests({WINDOW: ["outbox_event"]}).values()
-    assert digest != sha256(body).hexdigest()
-
-
-@can_be_edited
-@pytest.mark.usefixtures("store")
-def test_a_projects_column_may_have_any_name_that_a_statement_uses(subject: SchemaSubject) -> None:
-    names = ["id", "name", "place", "month", "digest", "one", "found", "line", "body", "outboxes", "w", "o", "e"]
-    for name in names:
-        subject.execute(f"ALTER TABLE event_log ADD COLUMN {name} text DEFAULT ''")
-    columns = tuple(Column(name, Kind.TEXT, FromContext(name)) for name in names)
-    read = [name for name in covered(columns) if name != "written_at"]
-    rows = [
-        replace(row(number), added=tuple(f"{number} {column.name}" for column in added_columns(columns)))
-        for number in (1, 2)
-    ]
-    expected = MemoryStore(own_columns=columns)
-
-    with closing(subject.with_columns(columns)) as store:
-        for each in (store, expected):
-            write(each, *rows)
-
-        assert list(store.window_digests([WINDOW], columns=read)) == expected.window_digests([WINDOW], columns=read)
-        assert list(store.row_digests(WINDOW, columns=read)) == expected.row_digests(WINDOW, columns=read)
-        assert store.body_digests({WINDOW: ["outbox_event"]}) == expected.body_digests({WINDOW: ["outbox_event"]})
-        assert list(store.months()) == [date(2024, 2, 1)]
-        assert list(store.windows_of(MOMENT.date())) == [WINDOW]
-
-
-def test_no_body_is_digested_where_a_column_is_a_float(store: AnyStore) -> None:
-    write(store, row(1))
-
-    assert store.body_digests({WINDOW: ["outbox_event"]}) == {}

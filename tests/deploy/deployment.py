@@ -14,9 +14,8 @@ from urllib.parse import quote, urlsplit
 import psycopg2
 import urllib3
 
-from deploy.local.postgres import binaries
 from deploy.local.process import PROJECT, Process, Program
-from tests.administering import on_database
+from tests.administering import on_database, run_file
 from tests.clickhouse import url_of
 from tests.deploy.compose import compose
 from tests.forked import run_python
@@ -90,20 +89,7 @@ class Deployment:
 
     def apply_roles(self) -> None:
         superuser = on_database(self.services.postgres.superuser_url, self.database)
-        subprocess.run(
-            [
-                binaries() / "psql",
-                "-v",
-                "ON_ERROR_STOP=1",
-                "--no-psqlrc",
-                "--quiet",
-                superuser,
-                "--file",
-                PROJECT / "deploy" / "postgres" / "roles.sql",
-            ],
-            env={**os.environ, **self.variables},
-            check=True,
-        )
+        run_file(superuser, PROJECT / "deploy" / "postgres" / "roles.sql", variables=self.variables)
 
     def run(self, role: str, *arguments: str, service: str = "") -> str:
         """Run `deploy/role` to its end, as the container of this service does; what it printed."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from contextlib import closing
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -13,9 +11,8 @@ import psycopg2
 import psycopg2.errors
 import pytest
 
-from deploy.local.postgres import binaries
 from deploy.local.process import PROJECT
-from tests.administering import administer, on_database
+from tests.administering import administer, on_database, run_file
 from tests.conformance.rows import MOMENT, OWN_COLUMNS, WINDOW, row, write
 from towpath.eventlog.connect import connect
 from towpath.eventlog.errors import StoreUnavailable
@@ -178,20 +175,7 @@ def test_tables_that_another_role_has_made_become_the_writer_s(migrated: str) ->
 
 
 def _apply_roles(superuser: str) -> None:
-    subprocess.run(
-        [
-            binaries() / "psql",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "--no-psqlrc",
-            "--quiet",
-            superuser,
-            "--file",
-            PROJECT / "deploy" / "postgres" / "event_store.sql",
-        ],
-        env={**os.environ, **_PASSWORDS},
-        check=True,
-    )
+    run_file(superuser, PROJECT / "deploy" / "postgres" / "event_store.sql", variables=_PASSWORDS)
 
 
 def _url(superuser: str, role: str) -> str:

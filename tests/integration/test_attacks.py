@@ -18,14 +18,13 @@ from tests.integration.rows import write_events
 from tests.integration.windows import deliver, sealed
 from tests.services import Services
 from towpath.conf.current import config
+from towpath.eventlog.values import NO_WINDOW
 from towpath.flow.delivery import Delivery
 from towpath.flow.verify import verify_receipts
 from towpath.ledger import proofs
 from towpath.ledger.models import Proof, Window
 from towpath.outbox.models import OutboxEvent
 from towpath.proof import sealing
-
-NO_WINDOW = UUID(int=0)
 
 
 @pytest.fixture(params=EACH_STORE)

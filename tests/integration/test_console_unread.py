@@ -20,10 +20,10 @@ from tests.integration.test_locked_tables import locked
 from towpath.console import seen
 from towpath.console.models import OPERATE, VIEW
 from towpath.console.views import recovery
+from towpath.eventlog.values import NO_WINDOW
 from towpath.events import PipelineActionFailed
 from towpath.flow.pausing import pause_dispatch
 from towpath.ledger import history, pauses
-from towpath.ledger.deadletters import NO_WINDOW
 from towpath.ledger.models import DeadLetter
 from towpath.ledger.pauses import EVERY_OUTBOX, read_pauses
 from towpath.watch.history import add_minute_if_due

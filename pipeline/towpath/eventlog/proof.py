@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 FORM = 1
 
-#: Where a window's id is asked for, it stands for rows that have none: somebody has altered the table to add them.
-NO_WINDOW = UUID(int=0)
-
 #: How many bytes of a row's digest the locator takes: few enough to be one number in PostgreSQL.
 _LOCATOR_BYTES = 6
 

@@ -68,6 +68,9 @@ SMALLEST_FLOAT, LARGEST_FLOAT = "5e-324", "1.7976931348623157e308"
 EARLIEST, TOO_LATE = datetime(1900, 1, 1, tzinfo=UTC), datetime(2300, 1, 1, tzinfo=UTC)
 #: Where steps of time, and times as numbers, begin.
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: Stands for the window of what has none: a dead letter that was in no window, the proof of a dropped month, and rows
+#: whose window somebody has set to NULL.
+NO_WINDOW = UUID(int=0)
 
 
 def nearest(moment: datetime) -> datetime:

@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
-#: The window of a dead letter that was in none.
-NO_WINDOW = UUID(int=0)
-
-
 @dataclass(frozen=True, slots=True)
 class Letter:
     """One row that the event store refuses, its `error`, and the window that it came in."""

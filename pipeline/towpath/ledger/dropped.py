@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from towpath import driver
 from towpath.eventlog.proof import WindowDigest
-from towpath.ledger.proofs import NO_WINDOW, OF_MONTH, amend, said_month
+from towpath.eventlog.values import NO_WINDOW
+from towpath.ledger.proofs import OF_MONTH, amend, said_month
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from towpath import driver
 from towpath.eventlog.proof import FORM, Sums
+from towpath.eventlog.values import NO_WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,9 +28,6 @@ Kind = Literal["verified", "closed", "accepted", "erased", "dropped"]
 
 #: What a proof is about: window, outbox, and the first day of a month.
 Key = tuple[uuid.UUID, str, "date | None"]
-
-#: The window of a proof that is about a month.
-NO_WINDOW = uuid.UUID(int=0)
 
 #: SQL: true of a proof that says of a month that it was dropped. One that says so of a window is somebody else's.
 OF_MONTH = f"(proof.window_id = '{NO_WINDOW}' AND proof.kind = 'dropped')"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import connection
 
 from towpath import driver
-from towpath.ledger import deadletters
+from towpath.eventlog.values import NO_WINDOW
 from towpath.ledger.cursors import NOT_HELD, by_xid, is_within_limits
 from towpath.ledger.snapshot import ending_before, passed
 
@@ -66,7 +66,7 @@ def dispatch_again(model: type[Outbox], ids: Sequence[int]) -> int:
             {
                 "outbox": outbox,
                 "error": "it breaks the limits of its table",
-                "window": deadletters.NO_WINDOW,
+                "window": NO_WINDOW,
                 "ids": list(ids),
             },
         )

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from towpath.eventlog.columns import Column, Kind, row_columns
-from towpath.eventlog.proof import NO_WINDOW, RowDigest, WindowDigest, kinds, month_of
+from towpath.eventlog.proof import RowDigest, WindowDigest, kinds, month_of
 from towpath.eventlog.rows import escapes
 from towpath.eventlog.stores.clickhouse.moments import of_microseconds
 from towpath.eventlog.stores.clickhouse.schema import TABLE
+from towpath.eventlog.values import NO_WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from towpath.eventlog.columns import Column, Kind, row_columns
-from towpath.eventlog.proof import NO_WINDOW, RowDigest, WindowDigest, kinds
+from towpath.eventlog.proof import RowDigest, WindowDigest, kinds
 from towpath.eventlog.rows import escapes
 from towpath.eventlog.stores.postgresql.schema import MONTH, TABLE
+from towpath.eventlog.values import NO_WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

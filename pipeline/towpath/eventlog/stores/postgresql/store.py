@@ -11,7 +11,7 @@ from uuid import UUID
 from towpath import driver
 from towpath.eventlog.columns import Column, row_columns
 from towpath.eventlog.errors import StoreUnavailable
-from towpath.eventlog.proof import NO_WINDOW, covered
+from towpath.eventlog.proof import covered
 from towpath.eventlog.rows import have_one_text
 from towpath.eventlog.search import FoundEvents
 from towpath.eventlog.store import Digest, Finding, Migration
@@ -22,6 +22,7 @@ from towpath.eventlog.stores.postgresql.errors import brief, lacking
 from towpath.eventlog.stores.postgresql.query import where
 from towpath.eventlog.stores.postgresql.schema import CREATE_MIGRATIONS, SCHEMA_LOCK, TABLE, migrations
 from towpath.eventlog.stores.postgresql.writing import Writer
+from towpath.eventlog.values import NO_WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

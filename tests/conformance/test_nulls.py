@@ -1,0 +1,87 @@
+"""NULL, which somebody has let into a column: no row of it gets out of sight."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from hashlib import sha256
+
+import pytest
+
+from tests.conformance.bodies import EXACT, EXACT_ADDED, copied
+from tests.conformance.reference import same_as_reference
+from tests.conformance.rows import COLUMNS, FIRST, MOMENT, OTHER_WINDOW, OWN_COLUMNS, WINDOW, own, row, write
+from tests.conformance.subjects import AnyStore, SchemaSubject, can_be_edited
+from towpath.eventlog.columns import Kind
+from towpath.eventlog.stores.clickhouse import schema as schema_of_clickhouse
+from towpath.eventlog.stores.postgresql.store import PostgreSQLStore
+from towpath.eventlog.values import NO_WINDOW
+
+
+def allow_null(subject: SchemaSubject, *columns: str) -> None:
+    for column in columns:
+        if isinstance(subject.store, PostgreSQLStore):
+            subject.execute(f"ALTER TABLE event_log ALTER {column} DROP NOT NULL")
+            continue
+        kind = schema_of_clickhouse.column_types(OWN_COLUMNS)[column]
+        nullable = kind.replace("(String)", "(Nullable(String))") if "(String)" in kind else f"Nullable({kind})"
+        subject.execute(f"ALTER TABLE event_log MODIFY COLUMN {column} {nullable}")
+
+
+@can_be_edited
+@pytest.mark.parametrize("column", [f"own_{kind.name.lower()}" for kind in Kind])
+def test_null_has_the_digest_of_the_form(store: AnyStore, subject: SchemaSubject, column: str) -> None:
+    write(store, row(1), row(2))
+    allow_null(subject, column)
+    assert same_as_reference(store, row(1), row(2))
+
+    subject.edit(f"{column} = NULL", where="outbox_id = 2")
+
+    assert same_as_reference(store, row(1), replace(row(2), added=own(**{column: None})))
+
+
+@can_be_edited
+def test_null_is_told_from_every_value_in_what_was_loaded(exact: AnyStore, subject: SchemaSubject) -> None:
+    body = copied([replace(row(1), added=EXACT_ADDED)])
+    exact.write(body, row_count=1, token=FIRST)
+    seen = {sha256(body).hexdigest()}
+    names = [column.name for column in EXACT]
+    allow_null(subject, *names)
+
+    for name in names:
+        subject.edit(f"{name} = NULL", where="outbox_id = 1")
+        (digest,) = exact.body_digests({WINDOW: ["outbox_event"]}).values()
+        assert digest not in seen, name
+        seen.add(digest)
+
+
+@can_be_edited
+def test_a_row_without_a_window_is_found_and_digested(store: AnyStore, subject: SchemaSubject) -> None:
+    if not isinstance(store, PostgreSQLStore):
+        subject.execute("ALTER TABLE event_log DROP INDEX window_id_bloom")
+    write(store, row(1), row(2, window=OTHER_WINDOW))
+    allow_null(subject, "window_id")
+    (before,) = store.row_digests(OTHER_WINDOW, columns=COLUMNS)
+
+    subject.edit("window_id = NULL", where="outbox_id = 2")
+
+    assert sorted(store.windows_of(MOMENT.date())) == [NO_WINDOW, WINDOW]
+    found = store.window_digests([NO_WINDOW, WINDOW], columns=COLUMNS)
+    assert [(one.window_id, one.rows) for one in found] == [(NO_WINDOW, 1), (WINDOW, 1)]
+    (after,) = store.row_digests(NO_WINDOW, columns=COLUMNS)
+    assert (after.outbox_id, after.digest == before.digest) == (2, False)
+    assert store.window_digests([WINDOW, OTHER_WINDOW], columns=COLUMNS) == [found[1]]
+
+
+@pytest.mark.only("postgresql", reason="the sorting key of the others holds no NULL")
+def test_a_row_without_an_identity_and_a_time_is_found_and_digested(store: AnyStore, subject: SchemaSubject) -> None:
+    subject.execute("CREATE TABLE event_log_rest PARTITION OF event_log DEFAULT")
+    allow_null(subject, "outbox", "outbox_id", "window_id", "event_type", "event_date_time")
+
+    subject.execute("INSERT INTO event_log (environment, metadata_version, event_context) VALUES ('', 1, '')")
+
+    (month,) = store.months()
+    assert list(store.windows_of(month)) == [NO_WINDOW]
+    (found,) = store.window_digests([NO_WINDOW], columns=COLUMNS)
+    (one,) = store.row_digests(NO_WINDOW, columns=COLUMNS)
+    assert (found.outbox, found.month, found.rows, found.id_sum) == ("", month, 1, 0)
+    assert (one.outbox, one.outbox_id, one.month, one.event_type) == ("", 0, month, "")
