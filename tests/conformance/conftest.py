@@ -37,10 +37,6 @@ SUBJECTS: dict[str, Callable[[Services], Subject]] = {
 _OF_THE_WAY = frozenset({"test_digests.py", "test_outages.py", "test_reading.py"})
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "only(*stores, reason): the stores that can show it, and why no others")
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "subject" not in metafunc.fixturenames:
         return

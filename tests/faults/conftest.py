@@ -35,10 +35,6 @@ _SAMPLE_EVERY_SECONDS = 0.25
 _REST_SECONDS = 5
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "clickhouse(reason): what PostgreSQL as the event store cannot show, and why")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if urlsplit(os.environ["EVENT_STORE_URL"]).scheme.startswith("clickhouse"):
         return
