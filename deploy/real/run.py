@@ -60,6 +60,7 @@ _SLICE = (
             "doctor",
             "end_to_end",
             "erasure",
+            "erasure_undelivered",
             "forged_messages",
             "large_rows",
             "logs",

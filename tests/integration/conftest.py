@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import dramatiq
@@ -12,8 +14,11 @@ from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from django.core.management import call_command
 from django.db import connection
 from django.test import Client
+from pytest_django import Settings
 
+from tests.integration.erasing import JANE, JOHN, MAIL, ODD, deliver_and_verify, write_as
 from tests.integration.event_log import EventLog
+from tests.integration.proving import EACH_STORE, STORES, Tampered
 from tests.integration.queues import forget_connection, purge_queues
 from tests.integration.readers import signed_in
 from tests.integration.rows import write_events
@@ -22,9 +27,12 @@ from tests.integration.windows import deliver_all
 from tests.integration.workers import ForkedProcess, Workers
 from tests.poison import give_limits_back
 from tests.tables import empty_tables
+from towpath.conf.current import config
 from towpath.eventlog.connect import connect
 from towpath.eventlog.store import Store
 from towpath.ledger.models import DeadLetter
+from towpath.outbox.models import OutboxEvent
+from towpath.proof import sealing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,3 +120,21 @@ def letters(store: Store) -> list[int]:
     found = sorted(DeadLetter.objects.values_list("id", flat=True))
     assert len(found) == 3
     return found
+
+
+@pytest.fixture(params=EACH_STORE)
+def erased(request: pytest.FixtureRequest, services: Services, settings: Settings) -> Iterator[Tampered]:
+    """Two windows with events of Jane and of John, in two months; verified, and sealed."""
+    store: Tampered = STORES[request.param](services)
+    settings.TOWPATH = replace(config(), event_store_url=store.url)
+    write_as(JANE, [json.dumps({"email": MAIL, "n": 1}), ODD], at="2026-03-31 23:59:59.999999+00")
+    write_as(JOHN, ['{"email": "john@example.com"}'], at="2026-03-31 23:59:59.999999+00")
+    write_as(JANE, ['{"n": 2}'], at="2026-04-01 00:00:00+00")
+    deliver_and_verify(store)
+    write_as(JANE, [json.dumps({"email": MAIL, "n": 3})], at="2026-04-02 00:00:00+00")
+    write_as(JOHN, [json.dumps({"email": MAIL, "n": 4})], at="2026-04-02 00:00:00+00")
+    deliver_and_verify(store)
+    assert list(sealing.seal_all(key=""))
+    OutboxEvent.objects.all().delete()  # the event about the seal
+    yield store
+    store.close()
