@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.conformance.bodies import EXACT, EXACT_ADDED, copied
 from tests.conformance.reference import same_as_reference
-from tests.conformance.rows import COLUMNS, FIRST, MOMENT, OTHER_WINDOW, OWN_COLUMNS, WINDOW, own, row, write
+from tests.conformance.rows import COLUMNS, FIRST, LARGEST, MOMENT, OTHER_WINDOW, OWN_COLUMNS, WINDOW, own, row, write
 from tests.conformance.subjects import AnyStore, SchemaSubject, can_be_edited
 from towpath.eventlog.columns import Kind
+from towpath.eventlog.query import Query
+from towpath.eventlog.stored import StoredEvent, streamed_kinds
 from towpath.eventlog.stores.clickhouse import schema as schema_of_clickhouse
 from towpath.eventlog.stores.postgresql.store import PostgreSQLStore
-from towpath.eventlog.values import NO_WINDOW
+from towpath.eventlog.values import DEFAULTS, EARLIEST, NO_WINDOW, TOO_LATE
+from towpath.eventlog.values import parse as parse_value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def allow_null(subject: SchemaSubject, *columns: str) -> None:
@@ -70,6 +78,38 @@ def test_a_row_without_a_window_is_found_and_digested(store: AnyStore, subject: 
     (after,) = store.row_digests(NO_WINDOW, columns=COLUMNS)
     assert (after.outbox_id, after.digest == before.digest) == (2, False)
     assert store.window_digests([WINDOW, OTHER_WINDOW], columns=COLUMNS) == [found[1]]
+
+
+@can_be_edited
+@pytest.mark.parametrize("column", streamed_kinds(OWN_COLUMNS))
+def test_null_is_read_as_the_default_of_its_kind(store: AnyStore, subject: SchemaSubject, column: str) -> None:
+    if isinstance(store, PostgreSQLStore):
+        subject.execute("CREATE TABLE event_log_rest PARTITION OF event_log DEFAULT")
+    elif column in {"event_date_time", "outbox", "outbox_id"}:
+        pytest.skip("ClickHouse's sorting key holds no NULL")
+    elif column == "window_id":
+        subject.execute("ALTER TABLE event_log DROP INDEX window_id_bloom")
+    write(store, row(1, version=7), row(2, own=LARGEST))
+    allow_null(subject, column)
+
+    subject.edit(f"{column} = NULL", where="outbox_id = 2")
+
+    def values(events: Iterable[StoredEvent]) -> list[object]:
+        return [event.value(column) for event in events if event.metadata_version != 7]
+
+    kind = streamed_kinds(OWN_COLUMNS)[column]
+    default = [parse_value(kind, DEFAULTS[kind])]
+    windows = {window for month in store.months() for window in store.find_windows(Query(), month=month)}
+    # As the audits say it, so that the row's month is theirs.
+    first = [datetime(2, 1, 1, tzinfo=UTC)]
+    assert values(store.read_rows(list(windows), Query())) == (first if column == "event_date_time" else default)
+    assert values(store.stream("paid")) == ([] if column == "event_type" else default)
+    found = store.search(Query(), since=EARLIEST, until=TOO_LATE, rows=10, seconds=20)
+    bars = store.histogram(Query(), since=EARLIEST, until=TOO_LATE, step=timedelta(days=1), seconds=20)
+    # Without a time, a row is in no range of times.
+    assert values(one.event for one in found) == ([] if column == "event_date_time" else default)
+    assert sum(bar.events for bar in bars) == len(found)
+    assert found.are_whole
 
 
 @pytest.mark.only("postgresql", reason="the sorting key of the others holds no NULL")

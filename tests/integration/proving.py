@@ -122,3 +122,12 @@ def kinds(audit: dict[str, Any]) -> list[str]:
 def columns() -> str:
     """Every column that comes with a row, for a copy of rows in SQL."""
     return ", ".join(column.name for column in row_columns(config().columns))
+
+
+def copy_of(tampered: Tampered, row_id: int, **changed: str) -> None:
+    """Store the row once more, with other values in some columns."""
+    values = ", ".join(changed.get(name, name) for name in columns().split(", "))
+    where = f"outbox = 'outbox_event' AND outbox_id = {row_id}"
+    tampered.execute(
+        f"INSERT INTO event_log ({columns()}, written_at) SELECT {values}, written_at FROM event_log WHERE {where}"
+    )

@@ -4,10 +4,12 @@ Proofs are amended, so that audits end well; what somebody else has changed is n
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from django.db import connection
+from pytest_django import Settings
 from structlog.testing import capture_logs
 
 from tests.integration.erasing import (
@@ -24,10 +26,11 @@ from tests.integration.erasing import (
     write_as,
 )
 from tests.integration.manage import here, status
-from tests.integration.proving import Tampered, audited
+from tests.integration.proving import Tampered, audited, copy_of
 from tests.integration.windows import deliver, sealed
 from towpath.conf.current import config
 from towpath.eventlog.errors import StoreUnavailable
+from towpath.eventlog.query import parse
 from towpath.flow.delivery import Delivery
 from towpath.flow.verify import verify_receipts
 from towpath.ledger import sampling, seals
@@ -339,6 +342,42 @@ def test_a_row_that_was_put_into_a_proven_window_is_refused(erased: Tampered) ->
     erased.update(f"actor = '{JANE}'", where=f"actor = '{JOHN}'")
 
     assert "has changed since it was proven" in refusal("--actor", JANE)
+
+
+@pytest.mark.parametrize("erased", ["postgresql"], indirect=True)
+def test_rows_that_somebody_has_put_a_null_into_are_refused_with_the_next_step(erased: Tampered) -> None:
+    windows = [window for month in erased.store.months() for window in erased.store.windows_of(month)]
+    jane = next(row.outbox_id for row in erased.store.read_rows(windows, parse(f'actor:"{JANE}"')))
+    for column, words in (("window_id", "has no receipt"), ("outbox_id", "has a NULL")):
+        erased.execute(f"ALTER TABLE event_log ALTER {column} DROP NOT NULL")
+        try:
+            copy_of(erased, jane, **{column: "NULL"})
+            assert words in (said := refusal("--actor", JANE))
+            assert "`pipeline verify --deep`" in said
+        finally:
+            erased.delete(where=f"{column} IS NULL")
+            erased.execute(f"ALTER TABLE event_log ALTER {column} SET NOT NULL")
+
+    assert erase("--actor", JANE)["rows"] == 3
+
+
+@pytest.mark.parametrize("erased", ["postgresql"], indirect=True)
+def test_a_null_that_was_there_before_the_verification_is_refused_with_the_next_step(
+    erased: Tampered, settings: Settings
+) -> None:
+    settings.TOWPATH = replace(config(), compare_loaded=False)
+    erased.execute("ALTER TABLE event_log ALTER environment DROP NOT NULL")
+    write_as(JANE, [json.dumps({"email": MAIL})], at="2026-04-03 00:00:00+00")
+    assert deliver(sealed(), erased.store) is Delivery.ACKED
+    erased.update("environment = NULL", where="event_date_time >= '2026-04-03'")
+    assert verify_receipts(erased.store, should_stop=lambda: False) == 0
+    try:
+        said = refusal("--actor", JANE)
+    finally:
+        erased.delete(where="environment IS NULL")
+        erased.execute("ALTER TABLE event_log ALTER environment SET NOT NULL")
+
+    assert "a row of it has a NULL that somebody has put there: see `pipeline verify --deep`" in said
 
 
 def test_a_window_that_is_not_verified_yet_is_refused(erased: Tampered) -> None:

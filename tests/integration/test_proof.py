@@ -17,7 +17,7 @@ from pytest_django import Settings
 from structlog.testing import capture_logs
 
 from tests.integration.manage import here, status
-from tests.integration.proving import EACH_STORE, STORES, Tampered, audited, columns, kinds
+from tests.integration.proving import EACH_STORE, STORES, Tampered, audited, copy_of, kinds
 from tests.integration.rows import create_users, write_events
 from tests.integration.windows import deliver, expire_leases, recover, sealed, taken_over
 from tests.knobs import Knobs
@@ -519,15 +519,6 @@ def stored_ids(tampered: Tampered) -> list[int]:
     window = Proof.objects.filter(outbox="outbox_event").earliest("position").window_id
     rows = tampered.store.row_digests(window, columns=tampered.store.covered_columns())
     return [row.outbox_id for row in rows if f"{row.month:%Y-%m}" == "2026-03"]
-
-
-def copy_of(tampered: Tampered, row_id: int, **changed: str) -> None:
-    """Store the row once more, with other values in some columns."""
-    values = ", ".join(changed.get(name, name) for name in columns().split(", "))
-    where = f"outbox = 'outbox_event' AND outbox_id = {row_id}"
-    tampered.execute(
-        f"INSERT INTO event_log ({columns()}, written_at) SELECT {values}, written_at FROM event_log WHERE {where}"
-    )
 
 
 def rewrite_proofs(tampered: Tampered) -> None:

@@ -86,7 +86,8 @@ class FoundEvents(Sequence[FoundEvent]):
         """Of the columns of such rows; of none if there are no rows."""
         names = streamed_columns(own)
         *values, characters = columns or [()] * (len(names) + 1)
-        return cls({name: same_column(name, each, own) for name, each in zip(names, values, strict=True)}, characters)
+        found = {name: same_column(name, each, own) for name, each in zip(names, values, strict=True)}
+        return cls(found, [length or 0 for length in characters] if None in characters else characters)
 
     @classmethod
     def of(cls, events: Sequence[FoundEvent]) -> FoundEvents:

@@ -1,4 +1,8 @@
-"""A row of the OBT as it is read, the same from every store."""
+"""A row of the OBT as it is read, the same from every store.
+
+No column of it is NULL, unless somebody has changed the table. `doctor` and the audits say so; here, a NULL is read as
+the default of the column's kind, so that such a row is shown like any other.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from towpath.eventlog.columns import Kind, added_columns
+from towpath.eventlog.columns import Kind, added_columns, row_columns
+from towpath.eventlog.values import DEFAULTS, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -47,6 +52,8 @@ def streamed_columns(own: tuple[Column, ...]) -> list[str]:
 
 def stored_event(row: Sequence[Any], own: tuple[Column, ...]) -> StoredEvent:
     """The event of a row of `streamed_columns`. A time without a zone is taken to be in UTC."""
+    if None in row:
+        row = [default if value is None else value for value, default in zip(row, _defaults(own).values(), strict=True)]
     # Written out: each row of a stream is one.
     event_type, at, environment, context, version, outbox, outbox_id, window_id, written_at, *added = row
     return StoredEvent(
@@ -65,8 +72,23 @@ def stored_event(row: Sequence[Any], own: tuple[Column, ...]) -> StoredEvent:
 
 def same_column(name: str, values: Sequence[Any], own: tuple[Column, ...]) -> Sequence[Any]:
     """A column of `streamed_columns`, its values as those of a `stored_event`."""
+    if None in values:
+        default = _defaults(own)[name]
+        values = [default if value is None else value for value in values]
     same = _BASE.get(name) or dict(_added(own)).get(name)
     return values if same is None else list(map(same, values))
+
+
+def streamed_kinds(own: tuple[Column, ...]) -> dict[str, Kind]:
+    """The kind of each of `streamed_columns`, in their order."""
+    kinds = {column.name: column.kind for column in row_columns(own)} | {"written_at": Kind.TIME}
+    return {name: kinds[name] for name in streamed_columns(own)}
+
+
+@functools.cache
+def _defaults(own: tuple[Column, ...]) -> Mapping[str, object]:
+    """The value that stands for NULL in each of `streamed_columns`, in their order."""
+    return {name: parse(kind, DEFAULTS[kind]) for name, kind in streamed_kinds(own).items()}
 
 
 @functools.cache

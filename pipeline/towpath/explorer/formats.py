@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json, to_json
 
-from towpath.eventlog.columns import Kind, added_columns, row_columns
+from towpath.eventlog.columns import Kind, added_columns
 from towpath.eventlog.query.syntax import ColumnField, Path
-from towpath.eventlog.stored import streamed_columns
+from towpath.eventlog.stored import streamed_columns, streamed_kinds
 from towpath.eventlog.values import as_text
 from towpath.explorer.columns import TIME
 from towpath.explorer.summary import Written, decoder
@@ -47,7 +47,7 @@ class Csv:
         """Write the time and the chosen columns, or every column if `chosen` is None."""
         self._names = exported_columns(own) if chosen is None else [TIME, *(_name(shown) for shown in chosen)]
         paths = {shown.name: shown.field for shown in chosen or () if isinstance(shown.field, Path)}
-        kinds = _kinds(own)
+        kinds = streamed_kinds(own)
         self._columns = [
             (CONTEXT, _at_path(paths[name])) if name in paths else (name, _CELLS[kinds[name]]) for name in self._names
         ]
@@ -85,7 +85,7 @@ class NdJson:
     suffix = "ndjson"
 
     def __init__(self, own: tuple[Column, ...]) -> None:
-        kinds = _kinds(own)
+        kinds = streamed_kinds(own)
         self._added = [column.name for column in added_columns(own)]
         self._names = [name for name in streamed_columns(own) if name != CONTEXT]
         self._columns = [(name, _JSON_CELLS.get(kinds[name], _json_cells)) for name in self._names]
@@ -179,10 +179,6 @@ def _is_json_of_any_depth(text: str) -> bool:
 
 def _refuse(name: str) -> None:
     raise ValueError(name)
-
-
-def _kinds(own: tuple[Column, ...]) -> dict[str, Kind]:
-    return {column.name: column.kind for column in row_columns(own)} | {"written_at": Kind.TIME}
 
 
 def _name(shown: Shown) -> str:

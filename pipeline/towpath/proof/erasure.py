@@ -219,7 +219,10 @@ def _part(
     before = Counter(_digest(row.event, proof, own) for row in rows)
     # This must be what the store computes, or there is no guarantee.
     if before - stored:
-        raise NotErasable(f"window {proof.window_id} is changing: run this again")
+        raise NotErasable(
+            f"window {proof.window_id} is changing: run this again. If this repeats, a row of it has a NULL that"
+            " somebody has put there: see `pipeline verify --deep`"
+        )
     after = Counter(_digest(row.after(selection.mask), proof, own) for row in rows)
     expected = _of_window(proof, (stored - before) + after)
     if proof.digest not in {_of_window(proof, stored).digest, expected.digest}:

@@ -13,6 +13,7 @@ from zlib import crc32
 
 from towpath.eventlog.masking import MASK
 from towpath.eventlog.stores.clickhouse.moments import microseconds
+from towpath.eventlog.stores.clickhouse.proof import SAID_WINDOW
 from towpath.eventlog.stores.clickhouse.schema import PARTITION_KEY, TABLE
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ _KEY = """concat(
 
 def of_month(condition: str) -> str:
     """Return the statement for the windows of the rows of `%(month)s` that meet the condition, as one array."""
-    return f"SELECT groupUniqArray(window_id) FROM {TABLE} WHERE {PARTITION_KEY} = %(month)s AND {condition}"
+    return f"SELECT groupUniqArray({SAID_WINDOW}) FROM {TABLE} WHERE {PARTITION_KEY} = %(month)s AND {condition}"
 
 
 def mutations(rows: Sequence[MaskedRow], *, mask: str, most_characters: int) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -41,9 +41,9 @@ _MONTH = "towpath_month"
 _WINDOW = "towpath_window_id"
 
 _MONTH_NUMBER = "toYYYYMM(event_date_time)"
-_SAID_WINDOW = f"ifNull(window_id, toUUID('{NO_WINDOW}'))"
+SAID_WINDOW = f"ifNull(window_id, toUUID('{NO_WINDOW}'))"
 # Of a column that is not Nullable, the server knows beforehand that the second line is false.
-_OF_WINDOWS = f"""(
+OF_WINDOWS = f"""(
     window_id IN %(windows)s
     OR window_id IS NULL AND '{NO_WINDOW}' IN %(windows)s
 )"""
@@ -70,9 +70,9 @@ def digests_of_windows(columns: Sequence[str], own: tuple[Column, ...]) -> str:
                 toString(sum(toUInt256({number}))) AS towpath_sum,
                 toString(sum(toUInt256({number}) * outbox_id)) AS towpath_id_sum
             FROM (
-                SELECT {_SAID_WINDOW} AS {_WINDOW}, outbox, outbox_id, {_MONTH_NUMBER} AS {_MONTH},
+                SELECT {SAID_WINDOW} AS {_WINDOW}, outbox, outbox_id, {_MONTH_NUMBER} AS {_MONTH},
                     {_digest(columns, own)} AS {_ROW}
-                FROM {TABLE} WHERE {_OF_WINDOWS}
+                FROM {TABLE} WHERE {OF_WINDOWS}
             )
             GROUP BY {_WINDOW}, outbox, {_MONTH}
         )
@@ -94,10 +94,10 @@ def digests_of_rows(columns: Sequence[str], own: tuple[Column, ...]) -> str:
     """Return the statement for the digest of each row of `%(windows)s`, whose answer `row_digests` reads."""
     return f"""
         SELECT groupArray((
-            {_SAID_WINDOW}, outbox, outbox_id, {_MONTH_NUMBER}, ifNull(event_type, ''),
+            {SAID_WINDOW}, outbox, outbox_id, {_MONTH_NUMBER}, ifNull(event_type, ''),
             toUnixTimestamp64Micro(event_date_time), lower(hex({_digest(columns, own)}))
         ))
-        FROM {TABLE} WHERE {_OF_WINDOWS}
+        FROM {TABLE} WHERE {OF_WINDOWS}
         """
 
 
@@ -150,7 +150,7 @@ def windows_of(*, is_first: bool) -> str:
     after = "" if is_first else "AND window_id > toUUID(%(after)s)"
     return f"""
         SELECT groupArray({_WINDOW}) FROM (
-            SELECT DISTINCT {_SAID_WINDOW} AS {_WINDOW} FROM {TABLE} WHERE {_MONTH_NUMBER} = %(month)s {after}
+            SELECT DISTINCT {SAID_WINDOW} AS {_WINDOW} FROM {TABLE} WHERE {_MONTH_NUMBER} = %(month)s {after}
             ORDER BY {_WINDOW} LIMIT {PAGE_WINDOWS}
         )
         """

@@ -93,7 +93,7 @@ def bars(query: Query, *, since: datetime, until: datetime, step: timedelta) -> 
 def found_bars(columns: Sequence[Sequence[Any]]) -> list[Bar]:
     """Return the bars in the answer to `bars`, ordered by start and event type."""
     found = zip(*columns, strict=True)
-    return [Bar(of_microseconds(int(start)), str(event_type), int(events)) for start, event_type, events in found]
+    return [Bar(of_microseconds(int(start)), event_type or "", int(events)) for start, event_type, events in found]
 
 
 def _within(query: Query, since: datetime, until: datetime) -> Statement:

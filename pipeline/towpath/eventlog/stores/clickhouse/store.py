@@ -282,7 +282,7 @@ class ClickHouseStore:
         condition, parameters = where(query)
         columns = ", ".join(streamed_columns(self._own_columns))
         rows = self._client.query(
-            f"SELECT {columns} FROM {TABLE} WHERE window_id IN %(windows)s AND {condition}",
+            f"SELECT {columns} FROM {TABLE} WHERE {proof.OF_WINDOWS} AND {condition}",
             wanted=PINNED_ON_DECISIONS,
             windows=tuple(str(window_id) for window_id in window_ids),
             **parameters,

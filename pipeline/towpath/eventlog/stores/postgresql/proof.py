@@ -50,24 +50,24 @@ _NUMBER = "('x' || encode(substr(digest, 1, 6), 'hex'))::bit(48)::bigint"
 #: The months of the earliest and the latest time that a row can be reported with. PostgreSQL holds times that Python
 #: cannot, such as infinity. No event has one, but a row that somebody has added by hand must be found.
 _FIRST_MONTH, _LAST_MONTH = date(2, 1, 1), date(9998, 12, 1)
-_SAID_TIME = (
+SAID_TIME = (
     f"least(greatest(event_date_time, '{_FIRST_MONTH.isoformat()}'::date::timestamp AT TIME ZONE 'UTC'),"
     f" '{_LAST_MONTH.isoformat()}'::date::timestamp AT TIME ZONE 'UTC')"
 )
-_SAID_MONTH = MONTH.replace("event_date_time", _SAID_TIME)
+_SAID_MONTH = MONTH.replace("event_date_time", SAID_TIME)
 
 #: What a row is said to be, even if somebody has taken its identity away.
-_SAID_WINDOW = f"coalesce(window_id, '{NO_WINDOW}')"
+SAID_WINDOW = f"coalesce(window_id, '{NO_WINDOW}')"
 _SAID_OUTBOX, _SAID_ID, _SAID_TYPE = "coalesce(outbox, '')", "coalesce(outbox_id, 0)", "coalesce(event_type, '')"
 
 # PostgreSQL decides the second line while it plans: without NO_WINDOW among the windows, it is not there.
-_OF_WINDOWS = f"""(
+OF_WINDOWS = f"""(
     window_id = ANY(%(windows)s::uuid[])
     OR window_id IS NULL AND '{NO_WINDOW}' = ANY(%(windows)s::uuid[])
 )"""
 # It decides `infinity` and `-infinity` in the same way. Only a default partition holds a row without a time, which
 # counts as one of the first month.
-_WITHIN = """(
+WITHIN = """(
     event_date_time >= %(since)s AND (event_date_time < %(until)s OR %(until)s = 'infinity')
     OR event_date_time IS NULL AND %(since)s = '-infinity'
 )"""
@@ -84,9 +84,9 @@ def digests_of_windows(columns: Sequence[str], own: tuple[Column, ...]) -> str:
             encode(sha256(convert_to(string_agg(encode(digest, 'hex'), '' ORDER BY digest), 'UTF8')), 'hex'),
             sum({_NUMBER}), sum({_NUMBER}::numeric * outbox_id)
         FROM (
-            SELECT {_SAID_WINDOW} AS window_id, {_SAID_OUTBOX} AS outbox, {_SAID_ID} AS outbox_id,
+            SELECT {SAID_WINDOW} AS window_id, {_SAID_OUTBOX} AS outbox, {_SAID_ID} AS outbox_id,
                 {_SAID_MONTH} AS month, {_digest(columns, own)} AS digest
-            FROM {TABLE} WHERE {_OF_WINDOWS} OFFSET 0
+            FROM {TABLE} WHERE {OF_WINDOWS} OFFSET 0
         ) AS digested
         GROUP BY window_id, outbox, month
         """
@@ -106,9 +106,9 @@ def window_digests(rows: Sequence[tuple[Any, ...]]) -> list[WindowDigest]:
 def digests_of_rows(columns: Sequence[str], own: tuple[Column, ...]) -> str:
     """Return the statement for the digest of each row of `%(windows)s`, whose rows `row_digests` reads."""
     return f"""
-        SELECT {_SAID_WINDOW}::text, {_SAID_OUTBOX}, {_SAID_ID}, {_SAID_MONTH}, {_SAID_TYPE}, {_SAID_TIME},
+        SELECT {SAID_WINDOW}::text, {_SAID_OUTBOX}, {_SAID_ID}, {_SAID_MONTH}, {_SAID_TYPE}, {SAID_TIME},
             encode({_digest(columns, own)}, 'hex')
-        FROM {TABLE} WHERE {_OF_WINDOWS}
+        FROM {TABLE} WHERE {OF_WINDOWS}
         """
 
 
@@ -173,7 +173,7 @@ def months(partitions: Sequence[tuple[str, str]]) -> str:
 
 
 #: One row if there is a row of NO_WINDOW from `%(since)s` to before `%(until)s`.
-OF_NO_WINDOW = f"SELECT 1 FROM {TABLE} WHERE (window_id IS NULL OR window_id = '{NO_WINDOW}') AND {_WITHIN} LIMIT 1"
+OF_NO_WINDOW = f"SELECT 1 FROM {TABLE} WHERE (window_id IS NULL OR window_id = '{NO_WINDOW}') AND {WITHIN} LIMIT 1"
 
 
 def windows_of() -> str:
@@ -186,7 +186,7 @@ def windows_of() -> str:
 def _windows(after: str) -> str:
     def following(window: str) -> str:
         return f"""(
-            SELECT window_id FROM {TABLE} WHERE {_WITHIN} {window} ORDER BY window_id LIMIT 1
+            SELECT window_id FROM {TABLE} WHERE {WITHIN} {window} ORDER BY window_id LIMIT 1
         )"""
 
     return f"""

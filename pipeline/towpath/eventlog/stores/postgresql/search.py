@@ -84,7 +84,7 @@ def bars(query: Query, *, since: datetime, until: datetime, step: timedelta, ser
 
 def found_bars(rows: Sequence[tuple[Any, ...]], *, step: timedelta) -> list[Bar]:
     """Return the bars in the rows of `bars`, ordered by start and event type."""
-    return [Bar(EPOCH + number * step, event_type, events) for number, event_type, events in rows]
+    return [Bar(EPOCH + number * step, event_type or "", events) for number, event_type, events in rows]
 
 
 def _within(query: Query, since: datetime, until: datetime, *, server: int) -> Statement:

@@ -268,13 +268,10 @@ class PostgreSQLStore:
         return is_dropped
 
     def find_windows(self, query: Query, *, month: date) -> Sequence[UUID]:
-        since, until = proof.bounds(month)
+        since, until = proof.ends(month)
         condition, parameters = where(query, server=self._client.server())
         rows = self._client.query(
-            f"""
-            SELECT DISTINCT window_id::text FROM {TABLE}
-            WHERE event_date_time >= %(since)s AND event_date_time < %(until)s AND {condition}
-            """,
+            f"SELECT DISTINCT {proof.SAID_WINDOW}::text FROM {TABLE} WHERE {proof.WITHIN} AND {condition}",
             since=since,
             until=until,
             **parameters,
@@ -289,11 +286,9 @@ class PostgreSQLStore:
 
     def read_rows(self, window_ids: Sequence[UUID], query: Query) -> Sequence[StoredEvent]:
         condition, parameters = where(query, server=self._client.server())
+        names = [proof.SAID_TIME if name == "event_date_time" else name for name in streamed_columns(self._own_columns)]
         rows = self._client.query(
-            f"""
-            SELECT {", ".join(streamed_columns(self._own_columns))} FROM {TABLE}
-            WHERE window_id = ANY(%(windows)s::uuid[]) AND {condition}
-            """,
+            f"SELECT {', '.join(names)} FROM {TABLE} WHERE {proof.OF_WINDOWS} AND {condition}",
             windows=[str(window_id) for window_id in window_ids],
             **parameters,
         )
