@@ -7,6 +7,7 @@ import re
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import psycopg2
 import pytest
@@ -18,18 +19,23 @@ from tests.integration.proving import OnPostgreSQL
 from tests.integration.readers import reader, signed_in, text
 from tests.services import Services
 from towpath.conf.current import config
+from towpath.explorer.reading import connected
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 EVENTS = 300
 
 
 @pytest.fixture
-def page(services: Services, settings: Settings) -> Client:
+def page(services: Services, settings: Settings) -> Iterator[Client]:
     """Somebody who may read and export, and a day of events."""
     log = OnPostgreSQL(services)
     demo.store_day(log.store, datetime.now(UTC), count=EVENTS)
     settings.TOWPATH = replace(config(), event_store_url=log.url)
     log.close()
-    return signed_in(reader("export_events"))
+    yield signed_in(reader("export_events"))
+    connected().close()
 
 
 def test_every_page_and_part_is_there(page: Client) -> None:
