@@ -243,7 +243,8 @@ class KeepableStore(ProvableStore, Protocol):
         """
 
     def find_windows(self, query: Query, *, month: date) -> Sequence[UUID]:
-        """Return the windows with rows of the month that the query finds. Raises StoreUnavailable."""
+        """Return the windows with rows of the month that the query finds; NO_WINDOW for rows without one. Raises
+        StoreUnavailable."""
 
     def row_digests_of(
         self, window_ids: Sequence[UUID], *, columns: Sequence[str]
