@@ -77,7 +77,8 @@ def ledger(
         ledger = Ledger()
         ledger.clear()
         monkeypatch.setattr("towpath.ledger.windows.uuid", ledger.uuids)
-        monkeypatch.setattr("towpath.ledger.ack.uuid", ledger.uuids)
+        for module in ("windows", "ack"):
+            monkeypatch.setattr(f"towpath.ledger.{module}.new_window_id", ledger.uuids.uuid4)
         yield ledger
         ledger.clear()
         ledger.close()

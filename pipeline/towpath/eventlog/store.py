@@ -218,8 +218,9 @@ class ProvableStore(VerifiableStore, Protocol):
         """Return the first day of each month (UTC) that has rows, earliest first. Raises StoreUnavailable."""
 
     def windows_of(self, month: date) -> Iterator[UUID]:
-        """Yield each window that has rows in the month, once, in any order, however many there are. `month` is any day
-        of the month. If somebody has added rows without a window, they are those of NO_WINDOW, here and in digests.
+        """Yield each window that has rows in the month, once, in the order of the ids, however many there are: so
+        windows that were sealed one after the other come together. `month` is any day of the month. If somebody has
+        added rows without a window, they are those of NO_WINDOW, here and in digests.
 
         Nothing stays open in the store between two windows. A window that is written in the meantime may or may not be
         among them. Raises StoreUnavailable, even in the middle.

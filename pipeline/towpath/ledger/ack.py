@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import uuid
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from django.db import connection, transaction
 from towpath import driver
 from towpath.errors import LeaseLost
 from towpath.ledger.marks import INDEX_PROBES_ONLY, INSERTING_BATCHES, INSERTING_WINDOWS
-from towpath.ledger.windows import HELD, MAY_BE_LOST
+from towpath.ledger.windows import HELD, MAY_BE_LOST, new_window_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -132,7 +131,7 @@ def _isolate(cursor: CursorWrapper, window: SealedWindow, left: Sequence[tuple[s
             """,
             {
                 "old": window.id,
-                "new": uuid.uuid4(),
+                "new": new_window_id(),
                 "outbox": outbox,
                 "ids": ids,
                 "count": len(ids),

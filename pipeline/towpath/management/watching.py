@@ -112,9 +112,8 @@ def _as_text(window: FinishedWindow) -> str:
         if rows
     )
     again = f"   attempt {window.attempts}" if window.attempts > 1 else ""
-    return (
-        f"{window.acked_at:%H:%M:%S.%f}"[:-3] + f"  {str(window.id)[:8]}  {window.seconds:6.2f} s  {rows}{wrong}{again}"
-    )
+    time, name = f"{window.acked_at:%H:%M:%S.%f}"[:-3], str(window.id)[-8:]
+    return f"{time}  {name}  {window.seconds:6.2f} s  {rows}{wrong}{again}"
 
 
 def _as_json(window: FinishedWindow) -> str:

@@ -226,7 +226,9 @@ class MemoryStore:
         return sorted({_first_day(row.event_date_time) for row in self.rows})
 
     def windows_of(self, month: date) -> Iterator[UUID]:
-        yield from {row.window_id for row in self.rows if _first_day(row.event_date_time) == month.replace(day=1)}
+        yield from sorted(
+            {row.window_id for row in self.rows if _first_day(row.event_date_time) == month.replace(day=1)}
+        )
 
     def keeping_problems(self, change: Change) -> Sequence[str]:  # noqa: ARG002 - as the others
         return []

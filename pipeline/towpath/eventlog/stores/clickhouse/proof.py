@@ -147,11 +147,13 @@ SELECT groupArray({_MONTH}) FROM (SELECT {_MONTH_NUMBER} AS {_MONTH} FROM {TABLE
 def windows_of(*, is_first: bool) -> str:
     """Return the statement for a page of the windows of `%(month)s`: the first page, or the one after `%(after)s`. The
     first one begins with NO_WINDOW, if there are rows of it."""
-    after = "" if is_first else "AND window_id > toUUID(%(after)s)"
+    after = "" if is_first else f"WHERE toString({_WINDOW}) > %(after)s"
+    # ClickHouse orders ids by their second halves, which are random. The ledger finds neighbours by their first.
     return f"""
         SELECT groupArray({_WINDOW}) FROM (
-            SELECT DISTINCT {SAID_WINDOW} AS {_WINDOW} FROM {TABLE} WHERE {_MONTH_NUMBER} = %(month)s {after}
-            ORDER BY {_WINDOW} LIMIT {PAGE_WINDOWS}
+            SELECT {_WINDOW} FROM (
+                SELECT DISTINCT {SAID_WINDOW} AS {_WINDOW} FROM {TABLE} WHERE {_MONTH_NUMBER} = %(month)s
+            ) {after} ORDER BY toString({_WINDOW}) LIMIT {PAGE_WINDOWS}
         )
         """
 
