@@ -31,12 +31,13 @@ _MIGRATIONS = "django_migrations"
 #: What the pipeline may do with a table of the ledger.
 _LEDGER_RIGHTS = "SELECT, INSERT, UPDATE, DELETE"
 #: The tables that prove what the event store holds: what is in them is evidence, also against the pipeline. A seal and
-#: what a digest covers are never changed and stay; of a proof, a check notes what it has found, and it goes with its
+#: what a digest covers are never changed and stay. A proof is never changed, either: it is packed, and goes with its
 #: month.
 _RIGHTS_ON_EVIDENCE = {
     "pipeline_seal": "SELECT, INSERT",
     "pipeline_coverage": "SELECT, INSERT",
-    "pipeline_proof": "SELECT, INSERT, UPDATE (contradiction), DELETE",
+    "pipeline_proof": "SELECT, INSERT, DELETE",
+    "pipeline_packedproofs": "SELECT, INSERT, DELETE",
 }
 #: What the console asks the pipeline for. A pause delays events, loses none, and is shown as a problem.
 _RIGHTS_OF_WEB = {"pipeline_pause": "SELECT, INSERT, DELETE"}

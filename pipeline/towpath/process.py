@@ -21,11 +21,12 @@ from towpath.flow.aggregator import Aggregator
 from towpath.flow.dispatch import Dispatcher
 from towpath.flow.recover import recover
 from towpath.flow.shift import note_success, run_shift
-from towpath.flow.verify import purge_receipts, verify_receipts
+from towpath.flow.verify import MOST_PURGED, purge_receipts, verify_receipts
 from towpath.ledger import canaries, shifts
 from towpath.ledger.due import is_verification_due
 from towpath.ledger.foreign import ledger_id, note_foreign
 from towpath.outbox.models import all_outboxes
+from towpath.proof.packing import pack_proofs
 from towpath.proof.sample import check_sample_if_due
 from towpath.proof.sealing import INTERVAL_SECONDS, seal_if_due
 from towpath.rabbitmq.broker import keep_alive
@@ -207,16 +208,19 @@ class Process:
             connection.close()
 
     def verify(self) -> None:
-        """Compare the receipts of the last minute with the event store, purge old ones, and seal; check some again."""
+        """Compare the receipts of the last minute with the event store, purge old ones, seal, pack; check a sample."""
         # One at a time, and not again for each of many messages.
         if not self._verifying.acquire(blocking=False):
             return
         try:
             with heartbeat.progress("verify"):
-                verify_receipts(self.verifier_store(), should_stop=self._stopping.is_set)
-                purge_receipts(receipt_days=self._config.receipt_days, should_stop=self._stopping.is_set)
+                days, should_stop = self._config.receipt_days, self._stopping.is_set
+                verify_receipts(self.verifier_store(), should_stop=should_stop)
+                purged = purge_receipts(receipt_days=days, should_stop=should_stop)
                 seal_if_due(key=self._config.seal_key)
-                check_sample_if_due(self.verifier_store(), should_stop=self._stopping.is_set)
+                check_sample_if_due(self.verifier_store(), should_stop=should_stop)
+                if purged < MOST_PURGED and not should_stop():
+                    pack_proofs(receipt_days=days)
         except Exception as error:  # noqa: BLE001 - the next tick tries again, and dramatiq would only log more of it
             connection.close()
             log.warning("verify_failed", error=described(error))

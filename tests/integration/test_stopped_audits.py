@@ -23,7 +23,7 @@ from tests.services import Services
 from towpath.conf.current import config
 from towpath.flow.delivery import Delivery
 from towpath.flow.verify import verify_receipts
-from towpath.ledger.models import Proof
+from towpath.ledger.models import ContradictedWindow, Proof
 from towpath.outbox.models import OutboxEvent
 from towpath.proof import deep
 
@@ -74,7 +74,7 @@ def as_soon_as_both_are_noted(act: Callable[[], None]) -> Iterator[None]:
     acted: list[Callable[[], None]] = []
 
     def wait_after_acting(pace: deep.Pace, rows: int) -> None:
-        if not acted and Proof.objects.filter(contradiction__isnull=False).count() == 2:
+        if not acted and ContradictedWindow.objects.count() == 2:
             acted.append(act)
             act()
         wait(pace, rows)

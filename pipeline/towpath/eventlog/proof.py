@@ -27,6 +27,10 @@ FORM = 1
 
 #: How many bytes of a row's digest the locator takes: few enough to be one number in PostgreSQL.
 _LOCATOR_BYTES = 6
+#: The locator's sums are kept modulo this prime (2^31 - 1), so that each takes four bytes for good.
+PRIME = 2_147_483_647
+#: How far from the ids of a window's other rows a lost one is looked for.
+_NEAR = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +46,9 @@ class RowDigest:
     digest: str
 
     @property
-    def sums(self) -> Sums:
-        number = int(self.digest[: 2 * _LOCATOR_BYTES], 16)
-        return Sums(number, number * self.outbox_id)
+    def number(self) -> int:
+        """The first bytes of the digest."""
+        return int(self.digest[: 2 * _LOCATOR_BYTES], 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,25 +61,27 @@ class WindowDigest:
     month: date
     rows: int
     digest: str
-    #: The locator (`changed_row`), which proves nothing.
+    #: With d, the number of a row: the sum of d, and the sum of d * outbox_id.
     digest_sum: int
     id_sum: int
 
     @property
     def sums(self) -> Sums:
-        return Sums(self.digest_sum, self.id_sum)
+        """The locator of the rows."""
+        return Sums.of(self.digest_sum, self.id_sum)
 
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """The locator of some rows. With d, the first bytes of a row's digest as a number, it is the sum of d and the sum
-    of d * outbox_id; both are 0 without rows."""
+    """The locator of some rows (`changed_row`): both sums modulo 2^31 - 1; 0 without rows. It proves nothing."""
 
     digest_sum: int = 0
     id_sum: int = 0
 
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(self.digest_sum + other.digest_sum, self.id_sum + other.id_sum)
+    @classmethod
+    def of(cls, digest_sum: int, id_sum: int) -> Sums:
+        """The sums as they are kept."""
+        return cls(digest_sum % PRIME, id_sum % PRIME)
 
 
 def covered(own: tuple[Column, ...] = ()) -> tuple[str, ...]:
@@ -136,28 +142,35 @@ def window_digests(rows: Iterable[tuple[UUID, RowDigest]]) -> list[WindowDigest]
     found = []
     for (window_id, outbox, month), group in itertools.groupby(sorted(rows, key=part), key=part):
         digests = [digest for _, digest in group]
-        sums = sum((digest.sums for digest in digests), Sums())
+        digest_sum = sum(one.number for one in digests)
+        id_sum = sum(one.number * one.outbox_id for one in digests)
         joined = "".join(sorted(digest.digest for digest in digests))
         digest = sha256(joined.encode()).hexdigest()
         found.append(
-            WindowDigest(window_id, outbox, month, len(digests), digest, sums.digest_sum, sums.id_sum),
+            WindowDigest(window_id, outbox, month, len(digests), digest, digest_sum, id_sum),
         )
     return found
 
 
-def changed_row(before: Sums, after: Sums) -> int | None:
+def changed_row(before: Sums, after: Sums, *, ids: Sequence[int]) -> int | None:
     """Return the outbox_id of the row that was edited, lost or added, if it was only one. Otherwise None, nearly
-    always.
+    always. `ids` are those of the rows that are stored now.
 
     After one change, the sums differ by delta and by delta * outbox_id, where delta is how much the row's number has
-    changed. Their quotient is the id. As in a Reed-Solomon code, several changes leave a whole quotient only by chance.
-    An attacker can choose changes that give any id: this only tells where to look first.
+    changed. Modulo the prime, their quotient is the remainder of the id: it is that of a stored row, or of an id close
+    to theirs. After several changes the quotient is a random number, and no such id has it. An attacker can choose
+    changes that give any id: this only tells where to look first.
     """
-    delta = after.digest_sum - before.digest_sum
-    if delta == 0:
+    delta = (after.digest_sum - before.digest_sum) % PRIME
+    if not delta or not ids:
         return None
-    outbox_id, rest = divmod(after.id_sum - before.id_sum, delta)
-    return outbox_id if rest == 0 and outbox_id >= 0 else None
+    remainder = (after.id_sum - before.id_sum) * pow(delta, -1, PRIME) % PRIME
+    for outbox_id in ids:
+        if outbox_id % PRIME == remainder:
+            return outbox_id
+    lowest = max(0, min(ids) - _NEAR)
+    lost = lowest + (remainder - lowest) % PRIME
+    return lost if lost <= max(ids) + _NEAR else None
 
 
 def month_of(number: int) -> date:

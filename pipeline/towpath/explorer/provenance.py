@@ -39,9 +39,13 @@ def steps(event: StoredEvent, known: Provenance) -> list[Step]:
 
 def _delivery(event: StoredEvent, known: Provenance) -> Iterator[Step]:
     yield Step("Published", event.event_date_time, f"{event.outbox} {event.outbox_id}")
-    window = f"window {str(event.window_id)[:8]}"
+    window = f"window {str(event.window_id)[-8:]}"
     receipt, proofs = known.receipt, known.proofs
     dispatched_at = receipt.dispatched_from if receipt else proofs[0].dispatched_at if proofs else None
+    if dispatched_at is None and proofs:
+        yield Step("Dispatched", None, "The time was in the receipt, which is kept for RECEIPT_DAYS.")
+        yield Step("Stored", event.written_at, window)
+        return
     if dispatched_at is None:
         yield Step(
             "Dispatched",

@@ -36,6 +36,7 @@ log = structlog.get_logger()
 #: The most receipts of one DELETE, and DELETEs per minute: 50,000 windows a minute are more than are ever written.
 _RECEIPTS_PER_DELETE = 1000
 _DELETES_PER_ROUND = 50
+MOST_PURGED = _RECEIPTS_PER_DELETE * _DELETES_PER_ROUND
 #: The most rows and bytes that the store must digest in one statement, unless one window has more. It joins the bytes
 #: of each window in memory, and all of it must fit into the time limit of one statement.
 _MOST_ROWS = 100_000

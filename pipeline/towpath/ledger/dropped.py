@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from towpath import driver
 from towpath.eventlog.proof import WindowDigest
 from towpath.eventlog.values import NO_WINDOW
+from towpath.ledger.packed import OF_THE_MONTH, OF_WINDOWS, windows_sought
 from towpath.ledger.proofs import OF_MONTH, amend, said_month
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ def read_month(month: date) -> MonthOfLedger:
         cursor.execute(
             f"""
             WITH proven AS MATERIALIZED (
-                SELECT proof.window_id, proof.outbox, proof.position, proof.rows FROM pipeline_proof AS proof
-                WHERE proof.month = %(month)s AND NOT {OF_MONTH} AND proof.position > coalesce(
+                SELECT proof.window_id, proof.outbox, proof.position, proof.rows FROM {OF_THE_MONTH} AS proof
+                WHERE NOT {OF_MONTH} AND proof.position > coalesce(
                     (SELECT position FROM {_DROPPED} WHERE month = %(month)s), 0
                 )
             ), latest AS (
@@ -61,8 +62,8 @@ def read_month(month: date) -> MonthOfLedger:
                 ORDER BY window_id, outbox, position DESC
             )
             SELECT count(DISTINCT window_id), coalesce(sum(rows), 0)::bigint, coalesce(max(position), 0), (
-                SELECT count(DISTINCT window_id) FROM pipeline_proof AS changed WHERE contradiction IS NOT NULL
-                AND EXISTS (SELECT FROM proven WHERE proven.window_id = changed.window_id)
+                SELECT count(*) FROM pipeline_contradictedwindow AS changed
+                WHERE EXISTS (SELECT FROM proven WHERE proven.window_id = changed.window_id)
             ) FROM latest
             """,
             {"month": month},
@@ -75,9 +76,8 @@ def positions_in(month: date, windows: Iterable[UUID]) -> dict[UUID, int]:
     """Return the position of the newest proof of each window in the month; windows without any are absent."""
     with driver.cursor() as cursor:
         cursor.execute(
-            """SELECT window_id, max(position) FROM pipeline_proof
-            WHERE window_id = ANY(%(windows)s) AND month = %(month)s GROUP BY window_id""",
-            {"windows": list(windows), "month": month},
+            f"SELECT window_id, max(position) FROM {OF_WINDOWS} AS proof WHERE month = %(month)s GROUP BY window_id",
+            windows_sought(windows) | {"month": month},
         )
         return dict(cursor.fetchall())
 
@@ -86,6 +86,7 @@ def is_proven_since(month: date, position: int) -> bool:
     """True if the month has a proof above the position."""
     with driver.cursor() as cursor:
         cursor.execute(
+            # What is packed is not new.
             "SELECT EXISTS (SELECT FROM pipeline_proof WHERE position > %(position)s AND month = %(month)s)",
             {"position": position, "month": month},
         )
@@ -111,11 +112,25 @@ def purge_proofs(*, after: int, until: int) -> int:
             """,
             {"after": after, "until": until},
         )
-        return int(cursor.rowcount)
+        deleted = int(cursor.rowcount)
+        cursor.execute(
+            # All proofs of a month are sealed before it is dropped: so those of one row are all of before, or of after.
+            f"""
+            WITH deleted AS (
+                DELETE FROM pipeline_packedproofs AS packed USING {_DROPPED}
+                WHERE packed.first_position > %(after)s AND packed.first_position <= %(until)s
+                  AND dropped.month = packed.month AND dropped.position > packed.first_position
+                RETURNING cardinality(places) AS proofs
+            ) SELECT coalesce(sum(proofs), 0)::bigint FROM deleted
+            """,
+            {"after": after, "until": until},
+        )
+        return deleted + int(cursor.fetchone()[0])
 
 
 def rows_of(windows: Iterable[UUID]) -> dict[UUID, dict[str, int]]:
-    """Return how many rows of these windows were dropped with their months, by outbox; other windows are absent."""
+    """Return how many rows of these windows were dropped with their months, by outbox; other windows are absent, and
+    so are those without a receipt."""
     with driver.cursor() as cursor:
         cursor.execute(
             f"""

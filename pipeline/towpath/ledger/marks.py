@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Mark = Literal["windows", "batches", "verified", "purged", "swept", "gone", "sampled"]
+Mark = Literal["windows", "batches", "verified", "purged", "swept", "gone", "sampled", "packed"]
 
 #: Each look is a few probes of indexes, whatever the planner believes: for a table that is empty now, it would read
 #: every page that a backlog left behind. Sent in one message with a statement, it holds for that statement only.

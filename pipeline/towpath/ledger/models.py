@@ -6,7 +6,7 @@ their guarantees rest on single statements (compare-and-set, fencing) that the O
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, models
 from django.db.models import Q, Value
@@ -15,6 +15,8 @@ from django.db.models.expressions import DatabaseDefault
 from towpath.outbox.fields import AnyField, TableStorage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 M = TypeVar("M", bound=models.Model)
@@ -72,6 +74,23 @@ class IdsField(AnyField):
 
     def db_type(self, connection: BaseDatabaseWrapper) -> str:  # noqa: ARG002 - Django's signature
         return "bigint[]"
+
+
+class ListField(AnyField):
+    """Values of one type, such as `integer`. The array has one dimension."""
+
+    description = "PostgreSQL array"
+
+    def __init__(self, of: str, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.of = of
+
+    def deconstruct(self) -> tuple[str, str, Sequence[Any], dict[str, Any]]:
+        name, path, args, options = super().deconstruct()
+        return name, path, [self.of, *args], options
+
+    def db_type(self, connection: BaseDatabaseWrapper) -> str:  # noqa: ARG002 - Django's signature
+        return f"{self.of}[]"
 
 
 class Cursor(models.Model):
@@ -253,7 +272,8 @@ class Coverage(models.Model):
 
 class Proof(models.Model):
     """A digest of what the event store held of one window, outbox and month when its receipt was verified, or a later
-    amendment of it. Only `contradiction` ever changes. It is deleted when its month is dropped.
+    amendment of it. It never changes. When the receipts under its seal are gone, it is packed (`PackedProofs`). It goes
+    when its month is dropped.
 
     A window without rows in the store has a proof as well, without outbox and month: it proves the receipt.
     """
@@ -278,8 +298,6 @@ class Proof(models.Model):
     proven_at = models.DateTimeField()
     #: Why the store's rows were changed, dropped or accepted, and by whom; empty if they are as they were written.
     reason = models.TextField(db_default="")
-    #: What a later check found; null if nothing, or if none was made.
-    contradiction = models.TextField(null=True)  # noqa: DJ001 - null: nothing contradicts it
 
     objects = _OnDefault()
 
@@ -287,9 +305,59 @@ class Proof(models.Model):
         db_table = "pipeline_proof"
         indexes = (
             models.Index(fields=["window_id"], name="proof_window"),
-            models.Index(fields=["position"], name="proof_contradicted", condition=Q(contradiction__isnull=False)),
             models.Index(fields=["position"], name="proof_amended", condition=~Q(kind="verified")),
         )
+
+
+class PackedProofs(models.Model):
+    """Verified proofs of one seal and month whose receipts are gone: what is needed to check the store, and no more.
+
+    The lists have an entry for each proof, in the order of the positions. All proofs of a seal's month are packed, or
+    none, each row of the table having those of up to 990 positions. They never change, and are deleted when the
+    month is dropped (`towpath.ledger.packed`).
+    """
+
+    first_position = models.BigIntegerField(primary_key=True)
+    #: Its first day, in UTC.
+    month = models.DateField()
+    coverage = models.ForeignKey(Coverage, on_delete=models.PROTECT, db_index=False)
+    #: Of the windows: the earliest and the latest dispatch, and the lowest and the highest id.
+    dispatched_from = models.DateTimeField()
+    dispatched_to = models.DateTimeField()
+    first_window = models.UUIDField()
+    last_window = models.UUIDField()
+    #: The names, each once.
+    outboxes = ListField("text")
+    #: How far each position is from the first.
+    places = ListField("smallint")
+    windows = ListField("uuid")
+    #: Which of the outboxes, counted from 1.
+    outbox_numbers = ListField("smallint")
+    rows = ListField("integer")
+    #: One after the other, 32 bytes each.
+    digests = models.BinaryField()
+    #: Those of the proofs, modulo the prime.
+    digest_sums = ListField("integer")
+    id_sums = ListField("integer")
+
+    objects = _OnDefault()
+
+    class Meta:
+        db_table = "pipeline_packedproofs"
+
+
+class ContradictedWindow(models.Model):
+    """A window of which a check has found that the event store contradicts its proofs. The row goes when that ends."""
+
+    window_id = models.UUIDField(primary_key=True)
+    contradiction = models.TextField()
+    #: Of its first proof.
+    dispatched_at = models.DateTimeField()
+
+    objects = _OnDefault()
+
+    class Meta:
+        db_table = "pipeline_contradictedwindow"
 
 
 class Seal(models.Model):

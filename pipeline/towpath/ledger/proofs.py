@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from towpath import driver
 from towpath.eventlog.proof import FORM, Sums
 from towpath.eventlog.values import NO_WINDOW
+from towpath.ledger.packed import AMENDMENTS, ANY_PROOF, OF_WINDOWS, POSITIONS_PER_ROW, windows_sought, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -60,12 +61,18 @@ OF_RECEIPT = f"""sha256(convert_to(jsonb_build_array(
 )::text, 'UTF8'))"""
 
 
-def line(*, rows: str = "proof.rows", digest: str = "encode(proof.digest, 'hex')") -> str:
-    """SQL: all that a proof says, as text, of a row of pipeline_proof named `proof` and its coverage. The sums are left
-    out: they are derived from what is digested, and prove nothing."""
+#: SQL: what a proof says of its receipt, until it is packed.
+_OF_THE_RECEIPT = f"""encode(proof.receipt, 'hex'), {_in_utc("proof.dispatched_from")}, {_in_utc("proof.proven_at")}"""
+
+
+def line(rows: str, digest: str, *, is_lasting: bool = False) -> str:
+    """SQL: all that a row named `proof` says, and its coverage, as text, with these rows and digest. If `is_lasting`,
+    only what it still says when it is packed. The sums are left out: they follow from what is digested, and prove
+    nothing."""
+    of_the_receipt = "" if is_lasting else f"{_OF_THE_RECEIPT},"
     return f"""jsonb_build_array(
         proof.position, proof.kind, proof.window_id, proof.outbox, proof.month, {rows}, {digest}, coverage.columns,
-        encode(proof.receipt, 'hex'), {_in_utc("proof.dispatched_at")}, {_in_utc("proof.proven_at")}, proof.reason
+        {of_the_receipt} proof.reason
     )::text"""
 
 
@@ -101,8 +108,11 @@ class Proof:
     sums: Sums
     #: The columns that the digest covers, in their order.
     columns: tuple[str, ...]
-    dispatched_at: datetime
-    proven_at: datetime
+    #: Its window's dispatch. If it is packed, those of the windows that it is packed with lie between the two.
+    dispatched_from: datetime
+    dispatched_to: datetime
+    #: None: it is packed.
+    proven_at: datetime | None
     reason: str
     #: False if a later proof of the same window, outbox and month stands in its place.
     is_latest: bool
@@ -166,17 +176,18 @@ def amend(
     A person who accepts a window accepts its receipt, too. Any other amendment keeps what the receipt said at first, so
     that it covers up no change of it.
     """
+    windows = sorted({one.window_id for one in stored}.union(empty))
     receipt = "kept.receipt, before.receipt" if kind == "accepted" else "before.receipt, kept.receipt"
     with driver.cursor() as cursor:
         cursor.execute(
             f"""{LOCK} {_COVERAGE}
             WITH proven AS (
                 SELECT wanted AS id, coalesce({receipt}, '') AS receipt,
-                       coalesce(before.dispatched_at, kept.dispatched_from, clock_timestamp()) AS dispatched_from
-                FROM unnest(%(windows)s::uuid[]) AS wanted LEFT JOIN LATERAL (
-                    SELECT receipt, dispatched_at FROM pipeline_proof WHERE window_id = wanted
-                    ORDER BY position LIMIT 1
-                ) AS before ON true LEFT JOIN LATERAL (
+                       coalesce(before.dispatched_from, kept.dispatched_from, clock_timestamp()) AS dispatched_from
+                FROM unnest(%(windows)s::uuid[]) AS wanted LEFT JOIN (
+                    SELECT DISTINCT ON (window_id) window_id, receipt, dispatched_from FROM {OF_WINDOWS} AS proof
+                    ORDER BY window_id, position
+                ) AS before ON before.window_id = wanted LEFT JOIN LATERAL (
                     SELECT {OF_RECEIPT} AS receipt, dispatched_from FROM pipeline_window AS receipt
                     WHERE id = wanted AND acked_at IS NOT NULL
                 ) AS kept ON true
@@ -184,13 +195,7 @@ def amend(
             FROM proven LEFT JOIN {_STORED} ON stored.window_id = proven.id
             ORDER BY proven.id, stored.outbox, stored.month
             """,
-            _parameters(
-                kind,
-                stored,
-                columns=columns,
-                windows=sorted({one.window_id for one in stored}.union(empty)),
-                reason=reason,
-            ),
+            _parameters(kind, stored, columns=columns, windows=windows, reason=reason) | windows_sought(windows),
         )
 
 
@@ -221,39 +226,58 @@ def _parameters(
 
 _COLUMNS = f"""proof.position, proof.kind, proof.window_id, proof.outbox, {said_month("proof.month")}, proof.rows,
     encode(proof.digest, 'hex'), nullif(proof.digest_sum, 'NaN'), nullif(proof.id_sum, 'NaN'), coverage.columns,
-    {said_time("proof.dispatched_at")}, {said_time("proof.proven_at")}, proof.reason, NOT EXISTS (
+    {said_time("proof.dispatched_from")}, {said_time("proof.dispatched_to")},
+    CASE WHEN NOT proof.is_packed THEN {said_time("proof.proven_at")} END, proof.reason, NOT EXISTS (
+        -- What stands in the place of an earlier proof is never packed.
         SELECT FROM pipeline_proof AS later
         WHERE later.window_id = proof.window_id AND later.outbox = proof.outbox
           AND later.month IS NOT DISTINCT FROM proof.month AND later.position > proof.position OFFSET 0
     )"""
-_FROM = "pipeline_proof AS proof JOIN pipeline_coverage AS coverage ON coverage.id = proof.coverage_id"
+_AND_COVERAGE = "JOIN pipeline_coverage AS coverage ON coverage.id = proof.coverage_id"
 
 
 def read_page(*, after: int, limit: int) -> list[Proof]:
     """The proofs of windows from the position after `after` on, in their order."""
+    found: list[Any] = []
     with driver.cursor() as cursor:
-        cursor.execute(
-            f"""SELECT {_COLUMNS} FROM {_FROM} WHERE proof.position > %(after)s AND NOT {OF_MONTH}
-            ORDER BY proof.position LIMIT %(limit)s""",
-            {"after": after, "limit": limit},
-        )
-        return [_proof(*row) for row in cursor.fetchall()]
+        while not found:
+            cursor.execute(
+                """SELECT least((
+                    SELECT min(position) FROM pipeline_proof WHERE position > %(after)s
+                ), (
+                    SELECT greatest(first_position, %(after)s + 1) FROM pipeline_packedproofs
+                    WHERE first_position > %(after)s - %(span)s ORDER BY first_position LIMIT 1
+                ))""",
+                {"after": after, "span": POSITIONS_PER_ROW},
+            )
+            (first,) = cursor.fetchone()
+            if first is None:
+                break
+            cursor.execute(
+                f"""SELECT {_COLUMNS} FROM {within(after="%(before)s", until="%(until)s")} AS proof {_AND_COVERAGE}
+                WHERE NOT {OF_MONTH} ORDER BY proof.position LIMIT %(limit)s""",
+                {"before": first - 1, "until": first - 1 + POSITIONS_PER_ROW, "limit": limit},
+            )
+            found = cursor.fetchall()
+            # Without any in so many positions, all that begin there have been looked at.
+            after = first - 1 + POSITIONS_PER_ROW
+    return [_proof(*row) for row in found]
 
 
 def of_windows(windows: Iterable[uuid.UUID]) -> list[Proof]:
     """Every proof of these windows, in their order."""
     with driver.cursor() as cursor:
         cursor.execute(
-            f"""SELECT {_COLUMNS} FROM {_FROM} WHERE proof.window_id = ANY(%(windows)s) AND NOT {OF_MONTH}
+            f"""SELECT {_COLUMNS} FROM {OF_WINDOWS} AS proof {_AND_COVERAGE} WHERE NOT {OF_MONTH}
             ORDER BY proof.position""",
-            {"windows": list(windows)},
+            windows_sought(windows),
         )
         return [_proof(*row) for row in cursor.fetchall()]
 
 
 def _proof(*row: Any) -> Proof:
     position, kind, window, outbox, month, rows, digest, digest_sum, id_sum, coverage, *more, is_latest = row
-    dispatched_at, proven_at, reason = more
+    dispatched_from, dispatched_to, proven_at, reason = more
     return Proof(
         position=position,
         kind=kind,
@@ -262,9 +286,10 @@ def _proof(*row: Any) -> Proof:
         month=month,
         rows=rows,
         digest=digest,
-        sums=Sums(int(digest_sum or 0), int(id_sum or 0)),
+        sums=Sums.of(int(digest_sum or 0), int(id_sum or 0)),
         columns=tuple(coverage.partition(":")[2].split(",")),
-        dispatched_at=dispatched_at,
+        dispatched_from=dispatched_from,
+        dispatched_to=dispatched_to,
         proven_at=proven_at,
         reason=reason,
         is_latest=is_latest,
@@ -283,13 +308,9 @@ class Known:
 
 def known_of(windows: Iterable[uuid.UUID]) -> Known:
     """Which of these windows the ledger has."""
-    wanted = {"windows": list(windows)}
+    wanted = windows_sought(windows)
     with driver.cursor() as cursor:
-        cursor.execute(
-            f"""SELECT DISTINCT window_id FROM pipeline_proof AS proof
-            WHERE window_id = ANY(%(windows)s) AND NOT {OF_MONTH}""",
-            wanted,
-        )
+        cursor.execute(f"SELECT DISTINCT window_id FROM {OF_WINDOWS} AS proof WHERE NOT {OF_MONTH}", wanted)
         proven = frozenset(window for (window,) in cursor.fetchall())
         cursor.execute("SELECT id FROM pipeline_window WHERE id = ANY(%(windows)s)", wanted)
         return Known(proven, frozenset(window for (window,) in cursor.fetchall()))
@@ -298,7 +319,7 @@ def known_of(windows: Iterable[uuid.UUID]) -> Known:
 def read_amendments() -> list[Proof]:
     """Every proof that says other than that the store held what was delivered, in their order."""
     with driver.cursor() as cursor:
-        cursor.execute(f"""SELECT {_COLUMNS} FROM {_FROM} WHERE proof.kind <> 'verified' ORDER BY proof.position""")
+        cursor.execute(f"""SELECT {_COLUMNS} FROM {AMENDMENTS} AS proof {_AND_COVERAGE} ORDER BY proof.position""")
         return [_proof(*row) for row in cursor.fetchall()]
 
 
@@ -306,9 +327,8 @@ def count_rows_of(windows: Iterable[uuid.UUID], *, month: date) -> int:
     """How many rows of these windows are proven in the month; of amended ones, all proofs count."""
     with driver.cursor() as cursor:
         cursor.execute(
-            """SELECT coalesce(sum(rows), 0)::bigint FROM pipeline_proof
-            WHERE window_id = ANY(%(windows)s) AND month = %(month)s""",
-            {"windows": list(windows), "month": month},
+            f"SELECT coalesce(sum(rows), 0)::bigint FROM {OF_WINDOWS} AS proof WHERE month = %(month)s",
+            windows_sought(windows) | {"month": month},
         )
         return int(cursor.fetchone()[0])
 
@@ -316,12 +336,16 @@ def count_rows_of(windows: Iterable[uuid.UUID], *, month: date) -> int:
 def count_rows() -> int:
     """How many rows have a proof: looks at every proof."""
     with driver.cursor() as cursor:
-        cursor.execute(f"SELECT coalesce(sum(rows), 0)::bigint FROM pipeline_proof AS proof WHERE NOT {OF_MONTH}")
+        cursor.execute(f"SELECT coalesce(sum(rows), 0)::bigint FROM {ANY_PROOF} AS proof WHERE NOT {OF_MONTH}")
         return int(cursor.fetchone()[0])
 
 
 def last_position() -> int:
     """The highest position; 0 without any."""
     with driver.cursor() as cursor:
-        cursor.execute("SELECT coalesce(max(position), 0) FROM pipeline_proof")
+        cursor.execute(
+            """SELECT greatest(
+                (SELECT max(position) FROM pipeline_proof), (SELECT max(last_position) FROM pipeline_seal), 0
+            )"""
+        )
         return int(cursor.fetchone()[0])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from towpath import driver
+from towpath.ledger.packed import OF_WINDOWS, windows_sought
 
 if TYPE_CHECKING:
     from datetime import date, datetime
@@ -34,8 +35,9 @@ class ProofOfEvent:
     kind: str
     rows: int
     digest: str
-    dispatched_at: datetime
-    proven_at: datetime
+    #: None, as the next one: it is packed.
+    dispatched_at: datetime | None
+    proven_at: datetime | None
     reason: str
     contradiction: str | None
     #: None: no seal covers it yet.
@@ -65,16 +67,18 @@ def read(window_id: UUID, *, outbox: str, month: date) -> Provenance:
         )
         found = cursor.fetchone()
         cursor.execute(
-            """
-            SELECT kind, proof.rows, encode(proof.digest, 'hex'), dispatched_at, proven_at, reason, contradiction,
-                seal.number, seal.sealed_at
-            FROM pipeline_proof AS proof LEFT JOIN LATERAL (
+            f"""
+            SELECT kind, proof.rows, encode(proof.digest, 'hex'),
+                CASE WHEN NOT is_packed THEN dispatched_from END, proven_at, reason, (
+                    SELECT contradiction FROM pipeline_contradictedwindow WHERE window_id = proof.window_id
+                ), seal.number, seal.sealed_at
+            FROM {OF_WINDOWS} AS proof LEFT JOIN LATERAL (
                 SELECT number, sealed_at FROM pipeline_seal WHERE last_position >= proof.position
                 ORDER BY number LIMIT 1
             ) AS seal ON true
-            WHERE window_id = %(window)s AND outbox = %(outbox)s AND month = %(month)s ORDER BY position
+            WHERE outbox = %(outbox)s AND month = %(month)s ORDER BY position
             """,
-            {"window": window_id, "outbox": outbox, "month": month.replace(day=1)},
+            windows_sought([window_id]) | {"outbox": outbox, "month": month.replace(day=1)},
         )
         return Provenance(
             None if found is None else WindowOfEvent(*found), tuple(ProofOfEvent(*row) for row in cursor.fetchall())

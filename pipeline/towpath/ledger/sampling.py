@@ -6,10 +6,21 @@ from typing import TYPE_CHECKING
 
 from towpath import driver
 from towpath.ledger.marks import INDEX_PROBES_ONLY, move, value_of
+from towpath.ledger.packed import POSITIONS_PER_ROW, within
 from towpath.ledger.proofs import OF_MONTH
 
 if TYPE_CHECKING:
     import uuid
+
+
+_FROM_CHOSEN_ON = within(after="chosen.position - 1", until=f"chosen.position + {POSITIONS_PER_ROW}")
+_ENDS = """(
+    SELECT least(
+        (SELECT min(position) FROM pipeline_proof), (SELECT min(first_position) FROM pipeline_packedproofs)
+    ) AS lowest, greatest(
+        (SELECT max(position) FROM pipeline_proof), (SELECT max(last_position) FROM pipeline_seal)
+    ) AS highest
+) AS ends"""
 
 
 def choose_windows(count: int) -> list[uuid.UUID]:
@@ -18,13 +29,11 @@ def choose_windows(count: int) -> list[uuid.UUID]:
         cursor.execute(
             f"""{INDEX_PROBES_ONLY}
             SELECT DISTINCT (
-                SELECT window_id FROM pipeline_proof AS proof WHERE position >= chosen.position AND NOT {OF_MONTH}
-                ORDER BY position LIMIT 1
+                SELECT window_id FROM {_FROM_CHOSEN_ON} AS proof WHERE NOT {OF_MONTH} ORDER BY position LIMIT 1
             )
             FROM (
                 SELECT lowest + floor(random() * (highest - lowest + 1))::bigint AS position
-                FROM (SELECT min(position) AS lowest, max(position) AS highest FROM pipeline_proof) AS ends,
-                     generate_series(1, %(count)s)
+                FROM {_ENDS}, generate_series(1, %(count)s)
                 OFFSET 0
             ) AS chosen
             """,
@@ -38,15 +47,17 @@ def _night(*, after: str = "0") -> str:
     return f"floor((extract(epoch FROM clock_timestamp()) - 7200 - {after}) / 86400)::bigint"
 
 
+_HAS_PROOFS = "(EXISTS (SELECT FROM pipeline_proof) OR EXISTS (SELECT FROM pipeline_packedproofs))"
+
 #: SQL: true if a sample could have been checked for `%(seconds)s`, and nobody has. One that was checked when the night
 #: began is ahead of that.
-IS_SAMPLE_DUE = f"({_night(after='%(seconds)s')} > {value_of('sampled')} AND EXISTS (SELECT FROM pipeline_proof))"
+IS_SAMPLE_DUE = f"({_night(after='%(seconds)s')} > {value_of('sampled')} AND {_HAS_PROOFS})"
 
 
 def is_sample_due() -> bool:
     """True if nobody has checked a sample this night, and there are proofs."""
     with driver.cursor() as cursor:
-        cursor.execute(f"SELECT {_night()} <> {value_of('sampled')} AND EXISTS (SELECT FROM pipeline_proof)")
+        cursor.execute(f"SELECT {_night()} <> {value_of('sampled')} AND {_HAS_PROOFS}")
         return bool(cursor.fetchone()[0])
 
 

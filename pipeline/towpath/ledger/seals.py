@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from towpath import driver
+from towpath.ledger.marks import move, value_of
+from towpath.ledger.packed import within
 from towpath.ledger.proofs import LOCK, OF_MONTH, line, said_month, said_time
 
 if TYPE_CHECKING:
@@ -37,12 +39,15 @@ class Seal:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The proofs of one month in a range of positions: how many, of how many rows, and the digest over their digests
+    """The proofs of one month in a range of positions: how many, of how many rows, and the digests over their digests
     in the order of the positions."""
 
     proofs: int
     rows: int
+    #: Over all that they say. Empty: they are packed.
     digest: str
+    #: Over what they still say when they are packed.
+    lasting: str
 
 
 def lock() -> None:
@@ -81,12 +86,6 @@ def end_of(*, after: int, limit: int) -> int:
         return int(cursor.fetchone()[0])
 
 
-#: SQL: what a proof says; what it would say with other rows and another digest.
-_LINE = line()
-_ROWS_INSTEAD = "coalesce(instead.rows, proof.rows)"
-_LINE_INSTEAD = line(rows=_ROWS_INSTEAD, digest="coalesce(instead.digest, encode(proof.digest, 'hex'))")
-
-
 def read_parts(
     *, after: int, until: int, instead: Mapping[int, tuple[int, str]] | None = None
 ) -> Mapping[date | None, Part]:
@@ -94,21 +93,24 @@ def read_parts(
 
     `instead` has rows and a digest for some of the positions, in place of what their proofs say.
     """
-    others = instead or {}
-    join = """LEFT JOIN (
-        SELECT * FROM unnest(%(positions)s::bigint[], %(rows)s::bigint[], %(digests)s::text[])
-    ) AS instead (position, rows, digest) ON instead.position = proof.position"""
+    others, join, rows, digest = instead or {}, "", "proof.rows", "encode(proof.digest, 'hex')"
+    if others:
+        rows, digest = f"coalesce(instead.rows, {rows})", f"coalesce(instead.digest, {digest})"
+        join = """LEFT JOIN (
+            SELECT * FROM unnest(%(positions)s::bigint[], %(rows)s::bigint[], %(digests)s::text[])
+        ) AS instead (position, rows, digest) ON instead.position = proof.position"""
     with driver.cursor() as cursor:
         cursor.execute(
             f"""
             SELECT {said_month("month")} AS said, count(*), sum(rows)::bigint,
-                   encode(sha256(string_agg(line, ''::bytea ORDER BY position)), 'hex')
+                   -- If only some of them are packed, this is nobody's digest: a seal's month is packed as a whole.
+                   CASE WHEN bool_and(is_packed) THEN '' ELSE {_over("line")} END, {_over("lasting")}
             FROM (
-                SELECT proof.position, proof.month, {_ROWS_INSTEAD if others else "proof.rows"} AS rows,
-                       sha256(convert_to({_LINE_INSTEAD if others else _LINE}, 'UTF8')) AS line
-                FROM pipeline_proof AS proof JOIN pipeline_coverage AS coverage ON coverage.id = proof.coverage_id
-                {join if others else ""}
-                WHERE proof.position > %(after)s AND proof.position <= %(until)s
+                SELECT proof.position, proof.month, {rows} AS rows, proof.is_packed,
+                       {line(rows, digest)} AS line, {line(rows, digest, is_lasting=True)} AS lasting
+                FROM {within(after="%(after)s", until="%(until)s")} AS proof
+                JOIN pipeline_coverage AS coverage ON coverage.id = proof.coverage_id
+                {join}
             ) AS lines GROUP BY said ORDER BY said NULLS FIRST
             """,
             {
@@ -120,6 +122,11 @@ def read_parts(
             },
         )
         return {month: Part(*part) for month, *part in cursor.fetchall()}
+
+
+def _over(text: str) -> str:
+    """SQL: the digest over the digests of these texts."""
+    return f"encode(sha256(string_agg(sha256(convert_to({text}, 'UTF8')), ''::bytea ORDER BY position)), 'hex')"
 
 
 def count_windows(*, after: int, until: int) -> int:
@@ -171,6 +178,23 @@ def all_seals(*, since_number: int = 1) -> Iterator[Seal]:
         if len(found) < _SEALS_PER_PAGE:
             return
         after = found[-1].number
+
+
+def to_pack(*, older_than_days: int, limit: int) -> list[Seal]:
+    """The next seals whose proofs nobody has packed yet, and that are so old, in order, at most `limit` of them."""
+    with driver.cursor() as cursor:
+        cursor.execute(
+            f"""SELECT {_READ} FROM pipeline_seal WHERE number > {value_of("packed")}
+            AND sealed_at < statement_timestamp() - make_interval(days => %(days)s) ORDER BY number LIMIT %(limit)s""",
+            {"days": older_than_days, "limit": limit},
+        )
+        return [_seal(*row) for row in cursor.fetchall()]
+
+
+def note_packed(seal: Seal) -> None:
+    """Note that the proofs under the seals up to this one are packed, as far as they can be."""
+    with driver.cursor() as cursor:
+        cursor.execute(f"WITH {move('packed', to='SELECT %(number)s::bigint')} SELECT", {"number": seal.number})
 
 
 def numbers_below_first() -> list[int]:

@@ -1,6 +1,6 @@
 """Suspect windows: their proofs or receipts are not as verification leaves them, or a check has found rows changed.
 
-What a check has found stays with the window's newest proof, so that `status` keeps saying it.
+What a check has found is noted (`ContradictedWindow`), so that `status` keeps saying it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from towpath import driver
 from towpath.ledger.marks import value_of
+from towpath.ledger.packed import ANY_PROOF, OF_WINDOWS, windows_sought
 from towpath.ledger.proofs import OF_RECEIPT
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def count_unproven() -> int:
 
 
 #: SQL: how many seals end before a proof. Those of one window are proven in one commit, and so under one seal.
-_SEALS_BEFORE = "width_bucket({}.position - 1, (SELECT ends FROM seals))"
+_SEALS_BEFORE = "width_bucket({} - 1, (SELECT ends FROM seals))"
 
 
 def find_replaced(*, limit: int) -> list[uuid.UUID]:
@@ -89,9 +90,17 @@ def find_replaced(*, limit: int) -> list[uuid.UUID]:
                 SELECT FROM pipeline_proof AS earlier
                 WHERE earlier.window_id = later.window_id AND earlier.position < later.position AND (
                     earlier.outbox = later.outbox AND earlier.month IS NOT DISTINCT FROM later.month
-                    OR {_SEALS_BEFORE.format("earlier")} < {_SEALS_BEFORE.format("later")}
+                    OR {_SEALS_BEFORE.format("earlier.position")} < {_SEALS_BEFORE.format("later.position")}
                 )
-            ) LIMIT %(limit)s
+            )
+            UNION
+            -- A window that has a packed proof was verified long ago. Few others have ids between those of its row.
+            SELECT later.window_id FROM pipeline_packedproofs AS packed JOIN pipeline_proof AS later
+              ON later.window_id BETWEEN packed.first_window AND packed.last_window
+             AND later.window_id = ANY(packed.windows)
+            WHERE later.kind IN ('verified', 'closed')
+              AND {_SEALS_BEFORE.format("packed.first_position")} < {_SEALS_BEFORE.format("later.position")}
+            LIMIT %(limit)s
             """,
             {"limit": limit},
         )
@@ -99,11 +108,14 @@ def find_replaced(*, limit: int) -> list[uuid.UUID]:
 
 
 def find_outside_of_seals(*, limit: int) -> list[uuid.UUID]:
-    """Return windows with a proof below the first position, where no seal and no check looks: somebody has put it
-    there."""
+    """Return windows with a proof below the first position, or a packed one where no seal is: no seal and no check
+    looks there, and somebody has put it there."""
     with driver.cursor() as cursor:
         cursor.execute(
-            "SELECT DISTINCT window_id FROM pipeline_proof WHERE position < 1 LIMIT %(limit)s", {"limit": limit}
+            f"""SELECT DISTINCT window_id FROM {ANY_PROOF} AS proof
+            WHERE position < 1 OR is_packed AND position > coalesce((SELECT max(last_position) FROM pipeline_seal), 0)
+            LIMIT %(limit)s""",
+            {"limit": limit},
         )
         return [window for (window,) in cursor.fetchall()]
 
@@ -114,9 +126,9 @@ def find_without_receipt(*, limit: int) -> list[uuid.UUID]:
     with driver.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT DISTINCT window_id FROM pipeline_proof AS proof
+            SELECT DISTINCT window_id FROM {ANY_PROOF} AS proof
             WHERE kind IN ('verified', 'closed')
-              AND dispatched_at >= to_timestamp(greatest({value_of("purged")}, {value_of("gone")}) + 1)
+              AND dispatched_to >= to_timestamp(greatest({value_of("purged")}, {value_of("gone")}) + 1)
               AND NOT EXISTS (SELECT FROM pipeline_window WHERE id = proof.window_id) LIMIT %(limit)s
             """,
             {"limit": limit},
@@ -127,17 +139,19 @@ def find_without_receipt(*, limit: int) -> list[uuid.UUID]:
 def note_contradiction(window: uuid.UUID, contradiction: str | None) -> bool:
     """Record what a check has found of a window; None: nothing any more. True if that is news."""
     with driver.cursor() as cursor:
-        cursor.execute(
-            """
-            UPDATE pipeline_proof SET contradiction = CASE WHEN position = (
-                SELECT max(position) FROM pipeline_proof WHERE window_id = %(window)s
-            ) THEN %(contradiction)s END
-            WHERE window_id = %(window)s AND (
-                contradiction IS NOT NULL OR %(contradiction)s IS NOT NULL
-            ) AND contradiction IS DISTINCT FROM %(contradiction)s
-            """,
-            {"window": window, "contradiction": contradiction},
-        )
+        if contradiction is None:
+            cursor.execute("DELETE FROM pipeline_contradictedwindow WHERE window_id = %(window)s", {"window": window})
+        else:
+            cursor.execute(
+                f"""
+                INSERT INTO pipeline_contradictedwindow AS known (window_id, contradiction, dispatched_at)
+                SELECT window_id, %(contradiction)s, dispatched_from FROM {OF_WINDOWS} AS proof
+                ORDER BY position LIMIT 1
+                ON CONFLICT (window_id) DO UPDATE SET contradiction = excluded.contradiction
+                WHERE known.contradiction <> excluded.contradiction
+                """,
+                windows_sought([window]) | {"contradiction": contradiction},
+            )
         return bool(cursor.rowcount)
 
 
@@ -152,8 +166,8 @@ def find_contradicted(
     dispatched from `since` to before `until`."""
     with driver.cursor() as cursor:
         cursor.execute(
-            """SELECT DISTINCT window_id FROM pipeline_proof WHERE contradiction IS NOT NULL
-            AND (%(windows)s::uuid[] IS NULL OR window_id = ANY(%(windows)s::uuid[]))
+            """SELECT window_id FROM pipeline_contradictedwindow
+            WHERE (%(windows)s::uuid[] IS NULL OR window_id = ANY(%(windows)s::uuid[]))
             AND (%(since)s::timestamptz IS NULL OR dispatched_at >= %(since)s::timestamptz)
             AND (%(until)s::timestamptz IS NULL OR dispatched_at < %(until)s::timestamptz) LIMIT %(limit)s""",
             {"limit": limit, "windows": None if windows is None else list(windows), "since": since, "until": until},
@@ -166,7 +180,7 @@ def count_contradicted(*, limit: int) -> int:
     with driver.cursor() as cursor:
         cursor.execute(
             """SELECT count(*) FROM (
-                SELECT FROM pipeline_proof WHERE contradiction IS NOT NULL LIMIT %(limit)s
+                SELECT FROM pipeline_contradictedwindow LIMIT %(limit)s
             ) AS found""",
             {"limit": limit},
         )

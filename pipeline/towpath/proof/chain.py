@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from towpath.conf import seal_key
 from towpath.ledger import seals
 from towpath.ledger.dropped import dropped_months
-from towpath.proof.statement import NO_DIGEST, MonthOfSeal, digest_of, parse
+from towpath.proof.statement import NO_DIGEST, digest_of, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -144,22 +144,20 @@ def _statement(seal: Seal, statement: Statement, *, previous: str, after: int) -
 
 
 def _proofs(statement: Statement, dropped: Mapping[date, int]) -> Iterator[BrokenSeal]:
-    parts = {
-        month: MonthOfSeal.of(part)
-        for month, part in seals.read_parts(after=statement.first - 1, until=statement.last).items()
-    }
+    parts = seals.read_parts(after=statement.first - 1, until=statement.last)
     for month in sorted({*parts, *statement.months}, key=str):
-        if parts.get(month) == statement.months.get(month):
+        part, sealed = parts.get(month), statement.months.get(month)
+        if part and sealed and sealed.covers(part):
             continue
         # It may have been dropped while the chain was walked.
         if month and any(gone.get(month, 0) > statement.last for gone in (dropped, dropped_months())):
             continue
         name = f"{month:%Y-%m}" if month else "without a month"
-        found, sealed = (months[month].proofs if month in months else 0 for months in (parts, statement.months))
+        counts = f"{part.proofs if part else 0} found, {sealed.proofs if sealed else 0} sealed"
         yield BrokenSeal(
             statement.number,
             "proofs",
-            f"the proofs of {name} do not match those that it covers ({found} found, {sealed} sealed)",
+            f"the proofs of {name} do not match those that it covers ({counts})",
             first=statement.first,
             last=statement.last,
             month=month,

@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from towpath.eventlog.proof import Sums, changed_row
+from towpath.eventlog.proof import changed_row
 from towpath.ledger import proofs, suspect
 from towpath.ledger.dropped import dropped_months
 from towpath.ledger.open_windows import find_left_open
@@ -108,7 +108,7 @@ def check(
     on_page: Callable[[Progress], None],
 ) -> Iterator[Difference]:
     """Yield every difference between the store and the proofs above the position of `progress`, for windows dispatched
-    from `since` to before `until`. Raises StoreUnavailable.
+    from `since` to before `until`, and those that are packed with them. Raises StoreUnavailable.
 
     A window that differs is read a second time, with its proofs: an erasure, or the end of a month, may have come in
     between.
@@ -121,7 +121,7 @@ def check(
         wanted = [
             proof
             for proof in page
-            if (since is None or proof.dispatched_at >= since) and (until is None or proof.dispatched_at < until)
+            if (since is None or proof.dispatched_to >= since) and (until is None or proof.dispatched_from < until)
         ]
         for part in _parts(wanted):
             if differing := {difference.window for difference in _compare(part, store, dropped)}:
@@ -285,7 +285,7 @@ def _differences(proof: Proof, found: WindowDigest | None, store: ProvableStore)
         for row in store.row_digests(proof.window_id, columns=proof.columns)
         if row.outbox == proof.outbox and row.month == proof.month
     ]
-    changed = changed_row(proof.sums, Sums(found.digest_sum, found.id_sum))
+    changed = changed_row(proof.sums, found.sums, ids=rows)
     doubled = [row_id for row_id, times in Counter(rows).items() if times > 1]
     more = found.rows - proof.rows
     named = () if changed is None else (changed,)

@@ -7,13 +7,15 @@
     positions 5001 to 5490
     windows 480
     rows 480000
-    month 2026-11 proofs 490 rows 480000 sha256 <64 digits>
+    month 2026-11 proofs 490 rows 480000 sha256 <64 digits> lasting <64 digits>
     month none proofs 0 ...
     previous <64 digits>
 
 Its SHA-256 is the seal's digest, and the next one's `previous`: anyone who changes a seal must change all later ones.
 Each month has its own line, so that the chain can be checked after a month was dropped. The digest of a month is the
-SHA-256 over the SHA-256 of each proof's text, in the order of their positions (`towpath.ledger.proofs.line`).
+SHA-256 over the SHA-256 of each proof's text, in the order of their positions (`towpath.ledger.proofs.line`). The one
+after `lasting` is that over what the proofs still say when they are packed. Seals from before proofs were packed have
+none, and their proofs are not packed.
 """
 
 from __future__ import annotations
@@ -32,11 +34,12 @@ if TYPE_CHECKING:
 #: Before the first seal.
 NO_DIGEST = "0" * 64
 _HEAD = "towpath seal 1"
-_MONTH = re.compile(r"month (\d{4}-\d\d|none) proofs (\d+) rows (\d+) sha256 ([0-9a-f]{64})")
+_DIGEST = "[0-9a-f]{64}"
+_MONTH = rf"month (\d{{4}}-\d\d|none) proofs (\d+) rows (\d+) sha256 ({_DIGEST})(?: lasting ({_DIGEST}))?\n"
 _FORM = re.compile(
     rf"{_HEAD}\nnumber (?P<number>\d+)\nfrom (?P<since>\S+)\nuntil (?P<until>\S+)\n"
     r"positions (?P<first>\d+) to (?P<last>\d+)\nwindows (?P<windows>\d+)\nrows (?P<rows>\d+)\n"
-    rf"(?P<months>(?:{_MONTH.pattern.replace('(', '(?:')}\n)*)previous (?P<previous>[0-9a-f]{{64}})\n"
+    rf"(?P<months>(?:{_MONTH})*)previous (?P<previous>{_DIGEST})\n"
 )
 
 
@@ -61,7 +64,7 @@ class Statement:
         """The text that is digested and signed."""
         months = "".join(
             f"month {f'{month:%Y-%m}' if month else 'none'}"
-            f" proofs {part.proofs} rows {part.rows} sha256 {part.digest}\n"
+            f" proofs {part.proofs} rows {part.rows} sha256 {part.digest} lasting {part.lasting}\n"
             for month, part in self.months.items()
         )
         return (
@@ -78,10 +81,20 @@ class MonthOfSeal:
     proofs: int
     rows: int
     digest: str
+    #: Empty in a seal from before proofs were packed.
+    lasting: str
 
     @classmethod
     def of(cls, part: Part) -> MonthOfSeal:
-        return cls(part.proofs, part.rows, part.digest)
+        return cls(part.proofs, part.rows, part.digest, part.lasting)
+
+    def covers(self, part: Part) -> bool:
+        """True if these are the proofs that were sealed, or what is left of them packed."""
+        if (self.proofs, self.rows) != (part.proofs, part.rows):
+            return False
+        if not part.digest:
+            return self.lasting == part.lasting
+        return self.digest == part.digest and self.lasting in ("", part.lasting)
 
 
 def parse(text: str) -> Statement:
@@ -90,8 +103,8 @@ def parse(text: str) -> Statement:
     if found is None:
         raise ValueError("it is not the statement of a seal")
     months = {
-        None if month == "none" else date.fromisoformat(f"{month}-01"): MonthOfSeal(int(proofs), int(rows), digest)
-        for month, proofs, rows, digest in _MONTH.findall(found["months"])
+        None if month == "none" else date.fromisoformat(f"{month}-01"): MonthOfSeal(int(proofs), int(rows), *digests)
+        for month, proofs, rows, *digests in re.findall(_MONTH, found["months"])
     }
     numbers = {name: int(found[name]) for name in ("number", "first", "last", "windows", "rows")}
     since, until = (datetime.fromisoformat(found[name]) for name in ("since", "until"))
