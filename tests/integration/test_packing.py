@@ -493,8 +493,8 @@ def test_what_would_not_match_the_seal_is_not_committed(store: Store, monkeypatc
     seal()
     really_pack = packed.pack
 
-    def pack_wrong(parts: list[packed.Part]) -> int:
-        done = really_pack(parts)
+    def pack_wrong(months: list[packed.PackableMonth]) -> int:
+        done = really_pack(months)
         rewrite_packed("rows[1] = 7")
         return done
 

@@ -114,7 +114,7 @@ def purge_proofs(*, after: int, until: int) -> int:
         )
         deleted = int(cursor.rowcount)
         cursor.execute(
-            # All proofs of a month are sealed before it is dropped: so those of one row are all of before, or of after.
+            # No proof of a dropped month is packed. So those of one row are all older than the drop, or all younger.
             f"""
             WITH deleted AS (
                 DELETE FROM pipeline_packedproofs AS packed USING {_DROPPED}

@@ -1,6 +1,6 @@
 """Packed proofs: what is left of verified proofs when their receipts are gone.
 
-A proof is a row of some 270 bytes with its indexes. Packed, it takes 62: the id of its window, its rows, its digest,
+A proof is a row of some 300 bytes with its indexes. Packed, it takes 65: the id of its window, its rows, its digest,
 and the locator of a changed row. What goes is the digest of its receipt and two times, which nothing can be compared
 with any more.
 
@@ -8,8 +8,8 @@ All proofs that a seal covers of one month are packed together or not at all, by
 the proofs. It commits only if the packed ones are what the seal says (`towpath.proof.packing`). If the power fails
 before the commit, nothing has happened.
 
-Proofs are read through `ANY_PROOF`, `OF_THE_MONTH`, `OF_WINDOWS` and `within`, which yield both forms as the same
-columns. Amendments, what no seal covers and what a receipt says are only in `pipeline_proof`.
+Proofs are read through `ANY_PROOF` and what follows it, which yield both forms as the same columns. Amendments, what no
+seal covers and what a receipt says are only in `pipeline_proof`.
 """
 
 from __future__ import annotations
@@ -114,16 +114,16 @@ def windows_sought(windows: Iterable[UUID]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """The proofs of a month with positions above one up to another."""
+class PackableMonth:
+    """Proofs that can be packed: all of a month with positions above one up to another."""
 
     month: date
     after: int
     until: int
 
 
-def packable_months(*, after: int, until: int) -> list[date]:
-    """Return the months of which all these proofs can be packed. An amendment cannot be, nor a proof that has its
+def packable_months(*, after: int, until: int) -> list[PackableMonth]:
+    """Return the months whose proofs in this range can all be packed. An amendment cannot be, nor a proof that has its
     receipt, nor one that somebody has put in the place of an earlier one: audits must continue to find it."""
     with driver.cursor() as cursor:
         cursor.execute(
@@ -154,11 +154,11 @@ def packable_months(*, after: int, until: int) -> list[date]:
             )
             replaced = {month for (window,) in cursor.fetchall() for month in look[window]}
             months = [month for month in months if month not in replaced]
-        return months
+        return [PackableMonth(month, after, until) for month in months]
 
 
-def pack(parts: Sequence[Part]) -> int:
-    """Pack these proofs, those of neighbouring parts together. Returns their number."""
+def pack(months: Sequence[PackableMonth]) -> int:
+    """Pack these proofs, those of neighbouring ranges together. Returns their number."""
     bucket = f"PARTITION BY month, coverage_id, position / {POSITIONS_PER_ROW}"
     with driver.cursor() as cursor:
         cursor.execute(
@@ -166,8 +166,9 @@ def pack(parts: Sequence[Part]) -> int:
             WITH taken AS (
                 DELETE FROM pipeline_proof AS proof USING (
                     SELECT * FROM unnest(%(months)s::date[], %(after)s::bigint[], %(until)s::bigint[])
-                ) AS part (month, after, until)
-                WHERE proof.position > part.after AND proof.position <= part.until AND proof.month = part.month
+                ) AS packable (month, after, until)
+                WHERE proof.month = packable.month
+                  AND proof.position > packable.after AND proof.position <= packable.until
                 RETURNING proof.*
             ), placed AS (
                 SELECT *, min(position) OVER ({bucket}) AS first,
@@ -192,9 +193,9 @@ def pack(parts: Sequence[Part]) -> int:
             SELECT count(*) FROM taken
             """,
             {
-                "months": [part.month for part in parts],
-                "after": [part.after for part in parts],
-                "until": [part.until for part in parts],
+                "months": [one.month for one in months],
+                "after": [one.after for one in months],
+                "until": [one.until for one in months],
             },
         )
         return int(cursor.fetchone()[0])

@@ -14,13 +14,13 @@ from django.db import transaction
 
 from towpath.ledger import packed, seals
 from towpath.ledger.dropped import dropped_months
-from towpath.ledger.packed import Part
 from towpath.proof.statement import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from datetime import date
 
+    from towpath.ledger.packed import PackableMonth
     from towpath.ledger.seals import Seal
     from towpath.proof.statement import Statement
 
@@ -51,9 +51,9 @@ def pack_proofs(*, receipt_days: int) -> int:
         if not together:
             return 0  # somebody else has packed them
         dropped = dropped_months()
-        parts = [(part, statement) for _, statement in together if statement for part in _parts(statement, dropped)]
-        proofs = packed.pack([part for part, _ in parts])
-        if not all(_is_sealed(part, statement) for part, statement in parts):
+        chosen = [(month, statement) for _, statement in together if statement for month in _months(statement, dropped)]
+        proofs = packed.pack([month for month, _ in chosen])
+        if not all(_is_sealed(month, statement) for month, statement in chosen):
             raise RuntimeError("the proofs would not match their seals if they were packed: nothing was")
         seals.note_packed(together[-1][0])
     if proofs:
@@ -77,16 +77,14 @@ def _together(waiting: Iterable[Seal]) -> list[tuple[Seal, Statement | None]]:
     return found
 
 
-def _parts(statement: Statement, dropped: Mapping[date, int]) -> Iterator[Part]:
-    """Yield the months of a seal that can be packed."""
-    after, until = statement.first - 1, statement.last
-    for month in packed.packable_months(after=after, until=until):
-        part = Part(month, after, until)
-        if dropped.get(month, 0) <= after and _is_sealed(part, statement):
-            yield part
+def _months(statement: Statement, dropped: Mapping[date, int]) -> Iterator[PackableMonth]:
+    """Yield the months of a seal that are packed."""
+    for month in packed.packable_months(after=statement.first - 1, until=statement.last):
+        if dropped.get(month.month, 0) < statement.first and _is_sealed(month, statement):
+            yield month
 
 
-def _is_sealed(part: Part, statement: Statement) -> bool:
-    sealed = statement.months.get(part.month)
-    found = seals.read_parts(after=part.after, until=part.until).get(part.month)
+def _is_sealed(month: PackableMonth, statement: Statement) -> bool:
+    sealed = statement.months.get(month.month)
+    found = seals.read_parts(after=month.after, until=month.until).get(month.month)
     return bool(sealed and found and sealed.lasting and sealed.covers(found))
