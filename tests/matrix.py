@@ -54,6 +54,7 @@ SLICE = (
     "tests/integration/test_end_to_end.py",
     "tests/integration/test_locked_tables.py",
     "tests/integration/test_own_columns.py",
+    "tests/integration/test_packing.py",
     "tests/integration/test_publish.py",
     "tests/integration/test_setting_columns.py",
     "tests/integration/test_stored_content.py",

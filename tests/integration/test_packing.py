@@ -21,7 +21,9 @@ from tests.integration.rows import create_users, write_events
 from tests.integration.windows import deliver, sealed
 from tests.services import Services
 from towpath.conf.current import config
+from towpath.eventlog.query import Query
 from towpath.eventlog.store import Store
+from towpath.explorer.provenance import steps
 from towpath.flow.delivery import Delivery
 from towpath.flow.verify import verify_receipts
 from towpath.ledger import packed, proofs, provenance, sampling, seals
@@ -162,14 +164,21 @@ def test_a_period_has_the_windows_that_were_packed_with_its_own() -> None:
     assert audited("--until", f"{now - timedelta(hours=1):%Y-%m-%d %H:%M:%S}")["windows"] == 0
 
 
-@pytest.mark.usefixtures("log")
-def test_the_history_of_an_event_keeps_its_digest_and_its_seal() -> None:
+def test_the_history_of_an_event_keeps_its_digest_and_its_seal(log: Tampered) -> None:
     known = provenance.read(of_events(), outbox="outbox_event", month=date(2020, 3, 31))
 
     (proof,) = known.proofs
     assert (proof.kind, proof.rows, proof.seal, len(proof.digest)) == ("verified", 3, 1, 64)
     assert (proof.dispatched_at, proof.proven_at) == (None, None)
     assert known.receipt is None
+    event = next(row for row in log.store.read_rows([of_events()], Query()) if row.event_date_time.month == 3)
+    assert [(step.name, step.at is None, step.state) for step in steps(event, known)] == [
+        ("Published", False, "done"),
+        ("Dispatched", True, "done"),
+        ("Stored", False, "done"),
+        ("Verified", True, "done"),
+        ("Sealed", False, "done"),
+    ]
 
 
 # --- What somebody changes of them -----------------------------------------------------------------------------------

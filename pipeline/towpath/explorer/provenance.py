@@ -43,7 +43,7 @@ def _delivery(event: StoredEvent, known: Provenance) -> Iterator[Step]:
     receipt, proofs = known.receipt, known.proofs
     dispatched_at = receipt.dispatched_from if receipt else proofs[0].dispatched_at if proofs else None
     if dispatched_at is None and proofs:
-        yield Step("Dispatched", None, "The time was in the receipt, which is kept for RECEIPT_DAYS.")
+        yield Step("Dispatched", None, "This time is only kept for RECEIPT_DAYS.")
         yield Step("Stored", event.written_at, window)
         return
     if dispatched_at is None:
