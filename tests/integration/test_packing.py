@@ -196,6 +196,8 @@ REWRITTEN = {
     "a list that is cut off": "rows = rows[1:0]",
     "a place that is too high": "places[1] = 990",
     "a place below the first": "places[1] = -1",
+    "the lowest window": "first_window = 'ffffffff-ffff-ffff-ffff-ffffffffffff'",
+    "the highest window": "last_window = '00000000-0000-0000-0000-000000000000'",
     "the first position": "first_position = first_position + 100",
     "a position that is too high": "first_position = 9223372036854775807",
     "the month": "month = '2020-05-01'",
@@ -294,6 +296,14 @@ def test_a_proof_put_in_the_place_of_a_packed_one_is_named_and_never_packed(log:
             (one["window"], one["detail"]) for one in found["differences"]
         }
         assert pack() == 0
+
+
+def test_a_lost_window_is_named_even_if_no_look_for_it_would_find_its_packed_proof(log: Tampered) -> None:
+    window = of_events()
+    log.delete(where=f"window_id = '{window}'")
+    rewrite_packed("first_window = 'ffffffff-ffff-ffff-ffff-ffffffffffff'", where="month < '2020-06-01'")
+
+    assert {one["kind"] for one in audited()["broken_seals"]} == {"proofs"}
 
 
 # --- What our own commands change ------------------------------------------------------------------------------------

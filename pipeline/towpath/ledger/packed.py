@@ -37,8 +37,9 @@ def _proofs(*, rows: str, packed: str, items: str) -> str:
     """SQL, in place of a table: the proofs that are rows, and those that are packed, each with its condition. `packed`
     is about rows of the table, `items` about `position` and `item.window_id`.
 
-    Somebody may have put anything into the lists: a proof with a place that is too high is nowhere, and what is missing
-    in a list is empty.
+    Somebody may have put anything into the lists: a proof with a place that is too high is nowhere, and so is one whose
+    window is not between the lowest and the highest, where no look for its window would find it. Its seal says that it
+    is missing. What else is missing in a list is empty.
     """
     # So high that no position is, and so low that it can be added to.
     position = f"(least(packed.first_position, {1 << 62}) + item.place)"
@@ -47,18 +48,18 @@ def _proofs(*, rows: str, packed: str, items: str) -> str:
                dispatched_at AS dispatched_from, dispatched_at AS dispatched_to, proven_at, reason, false AS is_packed
         FROM pipeline_proof WHERE {rows}
         UNION ALL
-        SELECT {position}, 'verified', coalesce(item.window_id, '{NO_WINDOW}'),
-               coalesce(packed.outboxes[item.outbox_number], ''), packed.month, coalesce(item.rows, 0),
-               substr(flat.digests, 32 * (item.number::integer - 1) + 1, 32), coalesce(item.digest_sum, 0),
-               coalesce(item.id_sum, 0), packed.coverage_id, ''::bytea, packed.dispatched_from, packed.dispatched_to,
-               NULL, '', true
+        SELECT {position}, 'verified', item.window_id, coalesce(packed.outboxes[item.outbox_number], ''),
+               packed.month, coalesce(item.rows, 0), substr(flat.digests, 32 * (item.number::integer - 1) + 1, 32),
+               coalesce(item.digest_sum, 0), coalesce(item.id_sum, 0), packed.coverage_id, ''::bytea,
+               packed.dispatched_from, packed.dispatched_to, NULL, '', true
         FROM pipeline_packedproofs AS packed CROSS JOIN LATERAL (
             -- Read from where PostgreSQL keeps long values once, and not for each of them.
             SELECT packed.digests || ''::bytea AS digests OFFSET 0
         ) AS flat CROSS JOIN LATERAL unnest(
             packed.places, packed.windows, packed.outbox_numbers, packed.rows, packed.digest_sums, packed.id_sums
         ) WITH ORDINALITY AS item (place, window_id, outbox_number, rows, digest_sum, id_sum, number)
-        WHERE item.place BETWEEN 0 AND {POSITIONS_PER_ROW - 1} AND ({packed})
+        WHERE item.place BETWEEN 0 AND {POSITIONS_PER_ROW - 1}
+          AND item.window_id BETWEEN packed.first_window AND packed.last_window AND ({packed})
           AND ({items.format(position=position)})
     )"""
 
