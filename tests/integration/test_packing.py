@@ -372,6 +372,26 @@ def test_what_was_proven_before_a_month_was_dropped_goes_and_what_came_later_is_
         log.execute("DROP TABLE later")
 
 
+def test_a_window_of_two_months_of_which_one_is_packed_with_an_earlier_seal_is_not_accused(log: Tampered) -> None:
+    # Given two seals of the same day, and a month of the second one that stays as it is
+    write_events(["{}"], at="2020-03-15 00:00:00+00")
+    deliver_and_verify(log)
+    seal()
+    write_events(["{}"], at="2020-03-16 00:00:00+00")
+    write_events(["{}"], at="2020-04-16 00:00:00+00")
+    deliver_and_verify(log)
+    write_events(["{}"], at="2020-04-17 00:00:00+00")
+    deliver_and_verify(log)
+    seal()
+    late = Window.objects.filter(id=Proof.objects.latest("position").window_id)
+    late.update(verified_at=None)
+    assert (pack(), Proof.objects.count()) == (2, 2)
+    late.update(verified_at=datetime.now(UTC))
+
+    assert pack() == 0
+    assert audited()["exit"] == 0
+
+
 # --- What is packed, and what is not ---------------------------------------------------------------------------------
 
 

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 #: chunks of 1996 bytes, four to a page: the lists of so many proofs fill theirs, and of a few more each has one more.
 POSITIONS_PER_ROW = 990
 
+#: A position that is so high that there is none, and so low that it can be added to.
+BEYOND = 1 << 62
+
+#: SQL: the first position of a row named `packed`.
+FIRST_POSITION = f"least(packed.first_position, {BEYOND})"
+
 _WINDOWS_PER_LOOK = 1000
 
 
@@ -41,8 +47,7 @@ def _proofs(*, rows: str, packed: str, items: str) -> str:
     window is not between the lowest and the highest, where no look for its window would find it. Its seal says that it
     is missing. What else is missing in a list is empty.
     """
-    # So high that no position is, and so low that it can be added to.
-    position = f"(least(packed.first_position, {1 << 62}) + item.place)"
+    position = f"({FIRST_POSITION} + item.place)"
     return f"""(
         SELECT position, kind, window_id, outbox, month, rows, digest, digest_sum, id_sum, coverage_id, receipt,
                dispatched_at AS dispatched_from, dispatched_at AS dispatched_to, proven_at, reason, false AS is_packed

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from towpath import driver
 from towpath.ledger.marks import value_of
-from towpath.ledger.packed import ANY_PROOF, OF_WINDOWS, windows_sought
+from towpath.ledger.packed import ANY_PROOF, FIRST_POSITION, OF_WINDOWS, windows_sought
 from towpath.ledger.proofs import OF_RECEIPT
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ def count_unproven() -> int:
 #: SQL: how many seals end before a proof. Those of one window are proven in one commit, and so under one seal.
 _SEALS_BEFORE = "width_bucket({} - 1, (SELECT ends FROM seals))"
 
+_PACKED_POSITION = f"{FIRST_POSITION} + earlier.place"
+
 
 def find_replaced(*, limit: int) -> list[uuid.UUID]:
     """Return windows with a proof that is not an amendment, and that stands in the place of an earlier one, or beside
@@ -98,8 +100,12 @@ def find_replaced(*, limit: int) -> list[uuid.UUID]:
             SELECT later.window_id FROM pipeline_packedproofs AS packed JOIN pipeline_proof AS later
               ON later.window_id BETWEEN packed.first_window AND packed.last_window
              AND later.window_id = ANY(packed.windows)
-            WHERE later.kind IN ('verified', 'closed')
-              AND {_SEALS_BEFORE.format("packed.first_position")} < {_SEALS_BEFORE.format("later.position")}
+            WHERE later.kind IN ('verified', 'closed') AND EXISTS (
+                -- A row of packed proofs has those of several seals.
+                SELECT FROM unnest(packed.places, packed.windows) AS earlier (place, window_id)
+                WHERE earlier.window_id = later.window_id AND {_SEALS_BEFORE.format(_PACKED_POSITION)}
+                    < {_SEALS_BEFORE.format("later.position")}
+            )
             LIMIT %(limit)s
             """,
             {"limit": limit},
