@@ -283,6 +283,39 @@ def test_a_stray_with_a_forged_packed_proof_is_named(log: Tampered, place: dict[
     assert found["broken_seals"] or str(window) in {one["window"] for one in found["differences"]}
 
 
+@pytest.mark.parametrize("month", [MARCH, "2019-01"])
+def test_a_packed_proof_that_somebody_forges_before_the_next_seal_is_not_sealed(log: Tampered, month: str) -> None:
+    # Given a row that is added to a window of long ago, and a packed proof between those that wait for a seal
+    window = of_events()
+    columns = log.store.covered_columns()
+    copy_of(log, march(log)[0], window_id=f"'{window}'", outbox="'outbox_other'")
+    (digest,) = [
+        one.digest for one in log.store.window_digests([window], columns=columns) if one.outbox == "outbox_other"
+    ]
+    write_events(["{}"], at="2020-03-15 00:00:00+00")
+    deliver_and_verify(log)
+    forge_packed(
+        first_position=str(proofs.last_position() + 1),
+        month=f"'{month}-01'::date",
+        outboxes="ARRAY['outbox_other']",
+        digests=f"'\\x{digest}'::bytea",
+        **dict.fromkeys(("first_window", "last_window"), f"'{window}'::uuid"),
+        windows=f"ARRAY['{window}'::uuid]",
+        places="ARRAY[0]",
+        **dict.fromkeys(("outbox_numbers", "rows", "digest_sums", "id_sums"), "ARRAY[1]"),
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT nextval(pg_get_serial_sequence('pipeline_proof', 'position'))")
+    write_events(["{}"], at="2020-03-15 00:00:00+00")
+    deliver_and_verify(log)
+
+    seal()
+
+    found = audited()
+    assert [(one["number"], one["kind"]) for one in found["broken_seals"]] == [(2, "proofs")]
+    assert f"proofs of {month}" in found["broken_seals"][0]["detail"]
+
+
 def test_a_proof_put_in_the_place_of_a_packed_one_is_named_and_never_packed(log: Tampered) -> None:
     log.update("environment = 'x'", where=f"outbox = 'outbox_event' AND outbox_id = {march(log)[0]}")
     columns = log.store.covered_columns()

@@ -87,11 +87,12 @@ def end_of(*, after: int, limit: int) -> int:
 
 
 def read_parts(
-    *, after: int, until: int, instead: Mapping[int, tuple[int, str]] | None = None
+    *, after: int, until: int, instead: Mapping[int, tuple[int, str]] | None = None, is_sealed: bool = True
 ) -> Mapping[date | None, Part]:
     """The proofs with positions above `after` up to `until`, by month; None: those of windows without a row.
 
-    `instead` has rows and a digest for some of the positions, in place of what their proofs say.
+    `instead` has rows and a digest for some of the positions, in place of what their proofs say. Without `is_sealed`,
+    no seal covers them yet, and only those that are rows count: somebody has put packed ones there.
     """
     others, join, rows, digest = instead or {}, "", "proof.rows", "encode(proof.digest, 'hex')"
     if others:
@@ -110,12 +111,13 @@ def read_parts(
                        {line(rows, digest)} AS line, {line(rows, digest, is_lasting=True)} AS lasting
                 FROM {within(after="%(after)s", until="%(until)s")} AS proof
                 JOIN pipeline_coverage AS coverage ON coverage.id = proof.coverage_id
-                {join}
+                {join} WHERE %(is_sealed)s OR NOT proof.is_packed
             ) AS lines GROUP BY said ORDER BY said NULLS FIRST
             """,
             {
                 "after": after,
                 "until": until,
+                "is_sealed": is_sealed,
                 "positions": list(others),
                 "rows": [rows for rows, _ in others.values()],
                 "digests": [digest for _, digest in others.values()],

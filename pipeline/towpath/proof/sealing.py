@@ -63,7 +63,7 @@ def _make(*, until: int, key: str) -> Seal | None:
     last = min(until, seals.end_of(after=first, limit=_MOST_PROOFS))
     if last <= first:
         return None
-    parts = seals.read_parts(after=first, until=last)
+    parts = seals.read_parts(after=first, until=last, is_sealed=False)
     now = seals.database_now()
     statement = Statement(
         number=before.number + 1 if before else 1,
