@@ -250,6 +250,41 @@ def test_a_packed_proof_that_is_rewritten_is_told_from_an_edited_row(log: Tamper
     assert march(log)
 
 
+HIGHEST = 9223372036854775807
+
+
+@pytest.mark.parametrize("position", [-HIGHEST - 1, -5, 2147483647, HIGHEST])
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_no_position_ends_an_audit_or_a_sample(log: Tampered, position: int, *, is_packed: bool) -> None:
+    if is_packed:
+        forge_packed(first_position=str(position))
+    else:
+        columns = log.store.covered_columns()
+        digests = log.store.window_digests([of_events()], columns=columns)[:1]
+        proofs.amend(digests, kind="accepted", columns=columns, reason="")
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE pipeline_proof SET position = %s", [position])
+
+    assert audited()["is_complete"]
+    sampling.choose_windows(1000)
+
+
+@pytest.mark.parametrize("rows", [-HIGHEST, HIGHEST])
+def test_no_number_of_rows_ends_an_audit_or_makes_a_sample_wait_for_ever(log: Tampered, rows: int) -> None:
+    columns = log.store.covered_columns()
+    digests = log.store.window_digests([of_events()], columns=columns)
+    assert len(digests) == 2
+    proofs.amend(digests, kind="accepted", columns=columns, reason="")
+    seal()
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE pipeline_proof SET rows = %s, month = '2020-03-01'", [rows])
+        cursor.execute("DELETE FROM pipeline_mark WHERE name = 'sampled'")
+
+    assert audited()["is_complete"]
+    assert check_sample_if_due(log.store, should_stop=lambda: False) >= 0
+    assert '"would_drop": ' in here("eventlog", "retain", "--months", "24", "--json", "--dry-run").stdout
+
+
 HIDDEN = {
     "where no seal is": {"first_position": "packed.first_position + 1000000"},
     "below the first position": {"first_position": "-5000"},

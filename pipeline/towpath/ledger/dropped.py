@@ -13,7 +13,7 @@ from towpath import driver
 from towpath.eventlog.proof import WindowDigest
 from towpath.eventlog.values import NO_WINDOW
 from towpath.ledger.packed import OF_THE_MONTH, OF_WINDOWS, windows_sought
-from towpath.ledger.proofs import OF_MONTH, amend, said_month
+from towpath.ledger.proofs import OF_MONTH, amend, said_month, said_sum
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -61,7 +61,7 @@ def read_month(month: date) -> MonthOfLedger:
                 SELECT DISTINCT ON (window_id, outbox) window_id, rows, position FROM proven
                 ORDER BY window_id, outbox, position DESC
             )
-            SELECT count(DISTINCT window_id), coalesce(sum(rows), 0)::bigint, coalesce(max(position), 0), (
+            SELECT count(DISTINCT window_id), {said_sum("rows")}, coalesce(max(position), 0), (
                 SELECT count(*) FROM pipeline_contradictedwindow AS changed
                 WHERE EXISTS (SELECT FROM proven WHERE proven.window_id = changed.window_id)
             ) FROM latest
@@ -134,7 +134,7 @@ def rows_of(windows: Iterable[UUID]) -> dict[UUID, dict[str, int]]:
     with driver.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT window_id, outbox, sum(rows)::bigint FROM (
+            SELECT window_id, outbox, {said_sum("rows")} FROM (
                 SELECT DISTINCT ON (proof.window_id, proof.outbox, proof.month)
                     proof.window_id, proof.outbox, proof.rows
                 FROM pipeline_proof AS proof

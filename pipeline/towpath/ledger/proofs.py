@@ -37,6 +37,9 @@ OF_MONTH = f"(proof.window_id = '{NO_WINDOW}' AND proof.kind = 'dropped')"
 LOCK = "SELECT pg_advisory_xact_lock(1953462128, 'pipeline_proof'::regclass::oid::int);"
 
 
+_HIGHEST = (1 << 63) - 1
+
+
 def _in_utc(column: str) -> str:
     """SQL: a time as a text that no setting changes, to the microsecond."""
     return f"to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')"
@@ -50,6 +53,11 @@ def said_time(column: str) -> str:
 def said_month(column: str) -> str:
     """SQL: the same of a month, which may be null."""
     return f"CASE WHEN {column} IS NOT NULL THEN least(greatest({column}, '0002-01-01'), '9998-12-01') END"
+
+
+def said_sum(column: str) -> str:
+    """SQL: the sum of numbers, 0 without any. It fits into a bigint, whatever somebody has written into them."""
+    return f"least(greatest(coalesce(sum({column}), 0), {-_HIGHEST}), {_HIGHEST})::bigint"
 
 
 #: SQL: the digest of all that a receipt says, of a row of pipeline_window named `receipt`.
@@ -245,14 +253,16 @@ def read_page(*, after: int, limit: int) -> list[Proof]:
                 """SELECT least((
                     SELECT min(position) FROM pipeline_proof WHERE position > %(after)s
                 ), (
-                    SELECT greatest(first_position, %(after)s + 1) FROM pipeline_packedproofs
-                    WHERE first_position > %(after)s - %(span)s ORDER BY first_position LIMIT 1
+                    SELECT greatest(first_position, %(next)s) FROM pipeline_packedproofs
+                    WHERE first_position > %(reaches)s ORDER BY first_position LIMIT 1
                 ))""",
-                {"after": after, "span": POSITIONS_PER_ROW},
+                # Computed here, where no position is too high.
+                {"after": after, "next": after + 1, "reaches": after - POSITIONS_PER_ROW},
             )
-            (first,) = cursor.fetchone()
-            if first is None:
+            (found_first,) = cursor.fetchone()
+            if found_first is None:
                 break
+            first = int(found_first)
             cursor.execute(
                 f"""SELECT {_COLUMNS} FROM {within(after="%(before)s", until="%(until)s")} AS proof {_AND_COVERAGE}
                 WHERE NOT {OF_MONTH} ORDER BY proof.position LIMIT %(limit)s""",
@@ -327,7 +337,7 @@ def count_rows_of(windows: Iterable[uuid.UUID], *, month: date) -> int:
     """How many rows of these windows are proven in the month; of amended ones, all proofs count."""
     with driver.cursor() as cursor:
         cursor.execute(
-            f"SELECT coalesce(sum(rows), 0)::bigint FROM {OF_WINDOWS} AS proof WHERE month = %(month)s",
+            f"SELECT {said_sum('rows')} FROM {OF_WINDOWS} AS proof WHERE month = %(month)s",
             windows_sought(windows) | {"month": month},
         )
         return int(cursor.fetchone()[0])
@@ -336,7 +346,7 @@ def count_rows_of(windows: Iterable[uuid.UUID], *, month: date) -> int:
 def count_rows() -> int:
     """How many rows have a proof: looks at every proof."""
     with driver.cursor() as cursor:
-        cursor.execute(f"SELECT coalesce(sum(rows), 0)::bigint FROM {ANY_PROOF} AS proof WHERE NOT {OF_MONTH}")
+        cursor.execute(f"SELECT {said_sum('rows')} FROM {ANY_PROOF} AS proof WHERE NOT {OF_MONTH}")
         return int(cursor.fetchone()[0])
 
 

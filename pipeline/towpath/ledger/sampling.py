@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from towpath import driver
 from towpath.ledger.marks import INDEX_PROBES_ONLY, move, value_of
-from towpath.ledger.packed import POSITIONS_PER_ROW, within
+from towpath.ledger.packed import BEYOND, POSITIONS_PER_ROW, within
 from towpath.ledger.proofs import OF_MONTH
 
 if TYPE_CHECKING:
@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 
 _FROM_CHOSEN_ON = within(after="chosen.position - 1", until=f"chosen.position + {POSITIONS_PER_ROW}")
-_ENDS = """(
-    SELECT least(
-        (SELECT min(position) FROM pipeline_proof), (SELECT min(first_position) FROM pipeline_packedproofs)
-    ) AS lowest, greatest(
-        (SELECT max(position) FROM pipeline_proof), (SELECT max(last_position) FROM pipeline_seal)
-    ) AS highest
+#: Somebody may have written any number.
+_ENDS = f"""(
+    SELECT greatest(1, least(
+        (SELECT min(position) FROM pipeline_proof), (SELECT min(first_position) FROM pipeline_packedproofs), {BEYOND}
+    )) AS lowest, least({BEYOND}, greatest(
+        (SELECT max(position) FROM pipeline_proof), (SELECT max(last_position) FROM pipeline_seal), 1
+    )) AS highest
 ) AS ends"""
 
 

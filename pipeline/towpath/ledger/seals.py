@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from towpath import driver
 from towpath.ledger.marks import move, value_of
 from towpath.ledger.packed import within
-from towpath.ledger.proofs import LOCK, OF_MONTH, line, said_month, said_time
+from towpath.ledger.proofs import LOCK, OF_MONTH, line, said_month, said_sum, said_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -103,7 +103,7 @@ def read_parts(
     with driver.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT {said_month("month")} AS said, count(*), sum(rows)::bigint,
+            SELECT {said_month("month")} AS said, count(*), {said_sum("rows")},
                    -- If only some of them are packed, this is nobody's digest: a seal's month is packed as a whole.
                    CASE WHEN bool_and(is_packed) THEN '' ELSE {_over("line")} END, {_over("lasting")}
             FROM (
