@@ -563,6 +563,19 @@ def test_seals_from_before_there_were_packed_proofs_hold_and_stay_unpacked(store
     assert (pack(), Proof.objects.count(), audited()["exit"]) == (2, 1, 0)
 
 
+def test_a_row_that_somebody_has_put_where_proofs_are_to_be_packed_keeps_no_others_waiting(log: Tampered) -> None:
+    create_users(2)
+    deliver_and_verify(log)
+    forge_packed(first_position=str(Proof.objects.latest("position").position), places="'{}'")
+    seal()
+    create_users(3, prefix="c")
+    deliver_and_verify(log)
+    seal()
+
+    assert (pack(), Proof.objects.get().rows) == (1, 2)
+    assert audited()["exit"] == 0
+
+
 def test_a_window_without_a_row_keeps_the_proof_of_its_receipt(store: Store) -> None:
     create_users(1)
     write_events(["{}"])

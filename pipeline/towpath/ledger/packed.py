@@ -130,7 +130,8 @@ class PackableMonth:
 
 def packable_months(*, after: int, until: int) -> list[PackableMonth]:
     """Return the months whose proofs in this range can all be packed. An amendment cannot be, nor a proof that has its
-    receipt, nor one that somebody has put in the place of an earlier one: audits must continue to find it."""
+    receipt, nor one that somebody has put in the place of an earlier one: audits must continue to find it. Nor can
+    they where somebody has put a row that begins at the position of one of them."""
     with driver.cursor() as cursor:
         cursor.execute(
             """
@@ -139,6 +140,7 @@ def packable_months(*, after: int, until: int) -> list[PackableMonth]:
             GROUP BY month HAVING bool_and(
                 kind = 'verified' AND reason = '' AND length(digest) = 32 AND rows BETWEEN 1 AND 2147483647
                 AND NOT EXISTS (SELECT FROM pipeline_window WHERE id = proof.window_id)
+                AND NOT EXISTS (SELECT FROM pipeline_packedproofs WHERE first_position = proof.position)
             ) AND count(*) = count(DISTINCT (window_id, outbox)) ORDER BY month
             """,
             {"after": after, "until": until},
