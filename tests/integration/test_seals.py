@@ -249,6 +249,20 @@ def test_a_removed_seal_is_named(store: Store) -> None:
     assert {(one["number"], one["kind"]) for one in found["broken_seals"]} >= {(2, "missing"), (3, "unchained")}
 
 
+def test_a_seal_with_any_number_does_not_keep_an_audit_busy_for_ever(store: Store) -> None:
+    for users in (1, 2):
+        delivered(store, users=users)
+        verified(store)
+        list(seal_all(key=""))
+    Seal.objects.filter(number=2).update(number=9223372036854775807)
+
+    found = audited()
+
+    missing = [one for one in found["broken_seals"] if one["kind"] == "missing"]
+    assert (len(missing), missing[0]["number"], found["is_complete"]) == (1001, 2, True)
+    assert missing[-1]["detail"] == "it was removed, and so were all from 1002 on"
+
+
 def test_a_seal_that_cannot_be_read_is_listed_all_the_same(store: Store) -> None:
     delivered(store, users=1)
     verified(store)

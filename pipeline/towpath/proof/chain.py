@@ -48,6 +48,9 @@ class Anchor:
     where: str
 
 
+#: So many missing seals in a row are named. Somebody may have put one with any number behind the last.
+_MOST_MISSING = 1000
+
 #: A line with one of them that is not JSON was an anchor.
 _WORDS_OF_ANCHORS = ('"digest"', '"sealed_at"', '"statement"', "ledger_sealed")
 
@@ -95,8 +98,7 @@ def check(*, anchors: Iterable[Anchor] = (), public_key: str = "") -> Iterator[S
     for outside in seals.numbers_below_first():
         yield BrokenSeal(outside, "unchained", "seals are numbered from 1: somebody has put it there")
     for seal in seals.all_seals():
-        for missing in range(number + 1, seal.number):
-            yield BrokenSeal(missing, "missing", "it was removed")
+        yield from _missing(range(number + 1, seal.number))
         number = seal.number
         digests[number] = seal.digest
         if seal.digest != digest_of(seal.statement):
@@ -117,6 +119,13 @@ def check(*, anchors: Iterable[Anchor] = (), public_key: str = "") -> Iterator[S
         yield seal
     yield from unsigned
     yield from _anchors(anchors, digests)
+
+
+def _missing(numbers: range) -> Iterator[BrokenSeal]:
+    for missing in numbers[:_MOST_MISSING]:
+        yield BrokenSeal(missing, "missing", "it was removed")
+    if more := numbers[_MOST_MISSING:]:
+        yield BrokenSeal(more[-1], "missing", f"it was removed, and so were all from {more[0]} on")
 
 
 def _problem_of_signature(seal: Seal, key: object) -> BrokenSeal | None:
