@@ -415,6 +415,18 @@ def test_they_go_with_their_month() -> None:
     assert (audited()["exit"], pack()) == (0, 0)
 
 
+def test_they_go_with_their_month_whatever_position_somebody_has_put_a_proof_at(log: Tampered) -> None:
+    columns = log.store.covered_columns()
+    window = PackedProofs.objects.latest("first_position").windows[0]
+    proofs.amend(log.store.window_digests([window], columns=columns), kind="accepted", columns=columns, reason="")
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE pipeline_proof SET position = %s", [HIGHEST])
+
+    done = here("eventlog", "retain", "--months", "24", "--json", "--yes")
+
+    assert '"proofs_deleted": 2' in done.stdout, done.stderr
+
+
 def test_what_was_proven_before_a_month_was_dropped_goes_and_what_came_later_is_packed(log: Tampered) -> None:
     # Given proofs of a month from before it was dropped, and later ones, all still as rows
     write_events(["{}"], at="2020-05-01 00:00:00+00")

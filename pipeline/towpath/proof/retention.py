@@ -97,8 +97,12 @@ def purge_proofs() -> int:
     """Delete the proofs of dropped months whose receipts are gone, in small steps. Returns their number."""
     if not dropped_months():
         return 0
-    ends = range(0, proofs.last_position() + 1, _POSITIONS_PER_DELETE)
-    return sum(dropped.purge_proofs(after=end, until=end + _POSITIONS_PER_DELETE) for end in ends)
+    deleted = after = 0
+    # From one that there is to the next: somebody may have put a proof at any position.
+    while page := proofs.read_page(after=after, limit=1):
+        first, after = page[0].position, page[0].position - 1 + _POSITIONS_PER_DELETE
+        deleted += dropped.purge_proofs(after=first - 1, until=after)
+    return deleted
 
 
 def _require_unchanged(month: Month, store: KeepableStore) -> None:
