@@ -48,9 +48,20 @@ INSERTING_BATCHES = f"SELECT pg_advisory_xact_lock_shared{_LOCK.format(table='pi
 PASSED = 100
 
 
+#: The year 9998.
+_LATEST = 253_339_228_800
+
+
 def value_of(mark: Mark) -> str:
     """SQL: the mark, as a number to compare with; 0 until it is first moved."""
     return f"coalesce((SELECT value FROM {_newest(mark)} AS newest), 0)"
+
+
+def moment_of(mark: Mark, *others: Mark, seconds_later: int = 0) -> str:
+    """SQL: the highest of the marks, as seconds since 1970, as a time. Somebody may have written any number: it counts
+    as 1970, or as the year 9998."""
+    values = ", ".join(value_of(one) for one in (mark, *others))
+    return f"to_timestamp(least(greatest({values}, 0), {_LATEST}) + {seconds_later})"
 
 
 def _newest(mark: Mark) -> str:

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from towpath import driver
-from towpath.ledger.marks import INDEX_PROBES_ONLY, move, value_of
+from towpath.ledger.marks import INDEX_PROBES_ONLY, moment_of, move, value_of
 from towpath.ledger.moment import count_or_estimate
 from towpath.ledger.windows import MAY_BE_LOST
 
@@ -236,7 +236,7 @@ def close(windows: Sequence[uuid.UUID], *, reason: str) -> list[ClosedAlarm]:
 IS_PURGE_DUE = f"""EXISTS (
     SELECT FROM pipeline_window
     WHERE dispatched_from < statement_timestamp() - make_interval(days => %(days)s, secs => %(seconds)s)
-      AND dispatched_from >= to_timestamp({value_of("purged")})
+      AND dispatched_from >= {moment_of("purged")}
       AND acked_at < statement_timestamp() - make_interval(days => %(days)s, secs => %(seconds)s)
       AND verified_at IS NOT NULL
 )"""
@@ -251,7 +251,7 @@ def purge(*, days: int, limit: int) -> int:
     # Not above what may be purged: the clock may have been set back.
     last_second = f"""
         SELECT floor(extract(epoch FROM least(
-            greatest(max(dispatched_from), to_timestamp({value_of("purged")})),
+            greatest(max(dispatched_from), {moment_of("purged")}),
             statement_timestamp() - make_interval(days => %(days)s)
         )))::bigint FROM purged"""
     # It never moves back, unlike the mark above: with more days than before, what is gone stays gone.
@@ -268,11 +268,11 @@ def purge(*, days: int, limit: int) -> int:
                     WHERE dispatched_from < statement_timestamp() - make_interval(days => %(days)s)
                       AND dispatched_from >= (
                           SELECT CASE WHEN day = {value_of("swept")}
-                                 THEN to_timestamp({value_of("purged")}) ELSE '-infinity' END FROM today
+                                 THEN {moment_of("purged")} ELSE '-infinity' END FROM today
                       ) AND acked_at < statement_timestamp() - make_interval(days => %(days)s)
                       AND verified_at IS NOT NULL
                     ORDER BY dispatched_from LIMIT %(limit)s
-                )) RETURNING dispatched_from
+                )) RETURNING greatest(dispatched_from, to_timestamp(0)) AS dispatched_from
             ),
             {move("purged", to=last_second)}, {move("swept", to="SELECT day FROM today")},
             {move("gone", to=last_gone)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from towpath import driver
-from towpath.ledger.marks import value_of
+from towpath.ledger.marks import moment_of
 from towpath.ledger.packed import ANY_PROOF, FIRST_POSITION, OF_WINDOWS, windows_sought
 from towpath.ledger.proofs import OF_RECEIPT
 
@@ -134,7 +134,7 @@ def find_without_receipt(*, limit: int) -> list[uuid.UUID]:
             f"""
             SELECT DISTINCT window_id FROM {ANY_PROOF} AS proof
             WHERE kind IN ('verified', 'closed')
-              AND dispatched_to >= to_timestamp(greatest({value_of("purged")}, {value_of("gone")}) + 1)
+              AND dispatched_to >= {moment_of("purged", "gone", seconds_later=1)}
               AND NOT EXISTS (SELECT FROM pipeline_window WHERE id = proof.window_id) LIMIT %(limit)s
             """,
             {"limit": limit},
