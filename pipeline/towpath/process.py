@@ -6,6 +6,7 @@ Nothing is connected when a `Process` is made: dramatiq forks its workers, and c
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from functools import partial
@@ -61,6 +62,16 @@ _LEFT_LOGGED_SECONDS = 60.0
 _FOREIGN_NOTED_SECONDS = 10.0
 
 _LONG_AGO = float("-inf")
+
+
+@contextlib.contextmanager
+def _noted() -> Iterator[None]:
+    """Log what fails inside. The next tick tries again, and dramatiq would only log more of it."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - as above
+        connection.close()
+        log.warning("verify_failed", error=described(error))
 
 
 class Process:
@@ -208,22 +219,27 @@ class Process:
             connection.close()
 
     def verify(self) -> None:
-        """Compare the receipts of the last minute with the event store, purge old ones, seal, pack; check a sample."""
+        """Compare the receipts of the last minute with the event store, purge old ones, seal, check a sample, pack.
+
+        Each of them is tried whatever becomes of the one before: a receipt that cannot be read keeps no proof unsealed.
+        """
         # One at a time, and not again for each of many messages.
         if not self._verifying.acquire(blocking=False):
             return
+        days, should_stop, purged = self._config.receipt_days, self._stopping.is_set, MOST_PURGED
         try:
             with heartbeat.progress("verify"):
-                days, should_stop = self._config.receipt_days, self._stopping.is_set
-                verify_receipts(self.verifier_store(), should_stop=should_stop)
-                purged = purge_receipts(receipt_days=days, should_stop=should_stop)
-                seal_if_due(key=self._config.seal_key)
-                check_sample_if_due(self.verifier_store(), should_stop=should_stop)
+                with _noted():
+                    verify_receipts(self.verifier_store(), should_stop=should_stop)
+                with _noted():
+                    purged = purge_receipts(receipt_days=days, should_stop=should_stop)
+                with _noted():
+                    seal_if_due(key=self._config.seal_key)
+                with _noted():
+                    check_sample_if_due(self.verifier_store(), should_stop=should_stop)
                 if purged < MOST_PURGED and not should_stop():
-                    pack_proofs(receipt_days=days)
-        except Exception as error:  # noqa: BLE001 - the next tick tries again, and dramatiq would only log more of it
-            connection.close()
-            log.warning("verify_failed", error=described(error))
+                    with _noted():
+                        pack_proofs(receipt_days=days)
         finally:
             self._verifying.release()
 

@@ -25,7 +25,7 @@ from towpath.eventlog.query import Query
 from towpath.eventlog.store import Store
 from towpath.explorer.provenance import steps
 from towpath.flow.delivery import Delivery
-from towpath.flow.verify import verify_receipts
+from towpath.flow.verify import purge_receipts, verify_receipts
 from towpath.ledger import packed, proofs, provenance, sampling, seals
 from towpath.ledger.models import ContradictedWindow, PackedProofs, Proof, Seal, Window
 from towpath.ledger.packed import POSITIONS_PER_ROW
@@ -285,6 +285,16 @@ def test_no_number_of_rows_ends_an_audit_or_makes_a_sample_wait_for_ever(log: Ta
     assert '"would_drop": ' in here("eventlog", "retain", "--months", "24", "--json", "--dry-run").stdout
 
 
+@pytest.mark.parametrize("value", [-HIGHEST - 1, HIGHEST])
+@pytest.mark.usefixtures("log")
+def test_no_mark_ends_an_audit_or_a_purge(value: int) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE pipeline_mark SET value = %s WHERE name IN ('purged', 'gone')", [value])
+
+    assert audited()["is_complete"]
+    assert pack() == 0
+
+
 HIDDEN = {
     "where no seal is": {"first_position": "packed.first_position + 1000000"},
     "below the first position": {"first_position": "-5000"},
@@ -512,6 +522,27 @@ def test_each_tick_packs_what_is_old_enough(store: Store) -> None:
     # A day after its receipts were to go, and with the seals of a day together
     assert (packed_count(), Proof.objects.count()) == (1, 1)
     assert audited()["exit"] == 0
+
+
+def test_a_receipt_that_cannot_be_read_keeps_no_proof_unsealed(store: Store) -> None:
+    proven(store, users=1)
+    Proof.objects.update(proven_at=datetime.now(UTC) - timedelta(hours=2))
+    create_users(1, prefix="b")
+    assert deliver(sealed(), store) is Delivery.ACKED
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE pipeline_window SET dispatched_from = '20000-01-01' WHERE verified_at IS NULL")
+
+    Process(config(), enqueue=lambda _: None).verify()
+
+    assert Seal.objects.count() == 1
+
+
+def test_a_receipt_of_no_time_is_purged(store: Store) -> None:
+    proven(store, users=1)
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE pipeline_window SET dispatched_from = '-infinity', acked_at = '-infinity'")
+
+    assert purge_receipts(receipt_days=30, should_stop=lambda: False) == 1
 
 
 def test_the_seals_of_a_day_fill_rows_of_the_table_together(store: Store) -> None:
