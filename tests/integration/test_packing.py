@@ -530,7 +530,7 @@ def test_a_receipt_that_cannot_be_read_keeps_no_proof_unsealed(store: Store) -> 
     create_users(1, prefix="b")
     assert deliver(sealed(), store) is Delivery.ACKED
     with connection.cursor() as cursor:
-        cursor.execute("UPDATE pipeline_window SET dispatched_from = '20000-01-01' WHERE verified_at IS NULL")
+        cursor.execute("UPDATE pipeline_window SET delivered = '[]' WHERE verified_at IS NULL")
 
     Process(config(), enqueue=lambda _: None).verify()
 

@@ -249,6 +249,19 @@ def test_a_removed_seal_is_named(store: Store) -> None:
     assert {(one["number"], one["kind"]) for one in found["broken_seals"]} >= {(2, "missing"), (3, "unchained")}
 
 
+@pytest.mark.parametrize(
+    "value", ["rows = -1", "month = '0044-03-15 BC'", "month = '0011-03-01'", "proven_at = '0044-03-15 BC'"]
+)
+def test_a_seal_can_be_read_whatever_somebody_has_written_into_a_proof_before(store: Store, value: str) -> None:
+    delivered(store, users=1)
+    verified(store)
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE pipeline_proof SET {value}")
+    list(seal_all(key=""))
+
+    assert audited()["broken_seals"] == []
+
+
 def test_a_seal_with_any_number_does_not_keep_an_audit_busy_for_ever(store: Store) -> None:
     for users in (1, 2):
         delivered(store, users=users)

@@ -47,6 +47,17 @@ def test_receipts_that_the_store_confirms_are_verified(store: Store) -> None:
     assert read_gauges()[unverified_age_seconds] == {"": 0.0}
 
 
+@pytest.mark.parametrize("column", ["dispatched_from", "acked_at"])
+def test_a_receipt_with_a_time_that_python_cannot_hold_keeps_no_other_waiting(store: Store, column: str) -> None:
+    delivered(store, users=3)
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE pipeline_window SET {column} = '20000-01-01'")
+    delivered(store, users=4)
+
+    assert verified(store) == 0
+    assert Window.objects.filter(verified_at=None).count() == 0
+
+
 def test_a_window_whose_rows_are_lost_is_an_alarm_with_its_details(store: Store, event_log: EventLog) -> None:
     # Given a window of which the store has lost a row, and one that is whole
     lost = delivered(store, users=3, events=2)

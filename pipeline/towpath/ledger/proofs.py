@@ -56,8 +56,9 @@ def said_month(column: str) -> str:
 
 
 def said_sum(column: str) -> str:
-    """SQL: the sum of numbers, 0 without any. It fits into a bigint, whatever somebody has written into them."""
-    return f"least(greatest(coalesce(sum({column}), 0), {-_HIGHEST}), {_HIGHEST})::bigint"
+    """SQL: the sum of numbers, 0 without any. Whatever somebody has written, it fits into a bigint, and is not below 0:
+    a seal has no words for that."""
+    return f"least(greatest(sum({column}), 0), {_HIGHEST})::bigint"
 
 
 #: SQL: the digest of all that a receipt says, of a row of pipeline_window named `receipt`.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from towpath import driver
 from towpath.ledger.marks import INDEX_PROBES_ONLY, moment_of, move, value_of
 from towpath.ledger.moment import count_or_estimate
+from towpath.ledger.proofs import said_time
 from towpath.ledger.windows import MAY_BE_LOST
 
 if TYPE_CHECKING:
@@ -63,8 +64,9 @@ _UNVERIFIED_LATE = "pipeline_window WHERE is_late AND acked_at IS NOT NULL AND v
 _UNVERIFIED = f"""pipeline_window
     WHERE number >= {value_of("verified")} AND acked_at IS NOT NULL AND verified_at IS NULL AND NOT is_late"""
 
-_COLUMNS = """id, number, dispatched_from, acked_at, closed_reason, contradiction IS NOT NULL, bytes,
-    coalesce(encode(loaded, 'hex'), ''), rows, delivered, vanished, refused, isolated"""
+_COLUMNS = f"""id, number, {said_time("dispatched_from")}, {said_time("acked_at")},
+    closed_reason, contradiction IS NOT NULL, bytes, coalesce(encode(loaded, 'hex'), ''),
+    rows, delivered, vanished, refused, isolated"""
 
 
 def unverified() -> Iterator[Sequence[Receipt]]:

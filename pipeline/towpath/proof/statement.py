@@ -63,7 +63,7 @@ class Statement:
     def text(self) -> str:
         """The text that is digested and signed."""
         months = "".join(
-            f"month {f'{month:%Y-%m}' if month else 'none'}"
+            f"month {month.isoformat()[:7] if month else 'none'}"
             f" proofs {part.proofs} rows {part.rows} sha256 {part.digest} lasting {part.lasting}\n"
             for month, part in self.months.items()
         )
@@ -117,4 +117,5 @@ def digest_of(text: str) -> str:
 
 
 def _moment(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
+    # Not strftime: it writes a year before 1000, which somebody has put into a proof, with fewer digits.
+    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
