@@ -310,7 +310,7 @@ class Proof(models.Model):
 
 
 class PackedProofs(models.Model):
-    """Verified proofs of one seal and month whose receipts are gone: what is needed to check the store, and no more.
+    """Verified proofs of one month whose receipts are gone: what is needed to check the store, and no more.
 
     The lists have an entry for each proof, in the order of the positions. All proofs of a seal's month are packed, or
     none, each row of the table having those of up to 990 positions. They never change, and are deleted when the
