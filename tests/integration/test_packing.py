@@ -156,6 +156,19 @@ def test_the_nightly_sample_finds_them(log: Tampered) -> None:
     assert status()["contradicted_proofs"] == 1
 
 
+def test_a_continued_audit_of_a_period_names_what_was_packed_with_its_windows(log: Tampered) -> None:
+    # Given a window that was found changed, and that is packed with others of the period
+    since = datetime.now(UTC) - timedelta(hours=1)
+    rewrite_packed(f"dispatched_from = '{since - timedelta(hours=3)}'")
+    log.update("environment = 'x'", where="outbox = 'outbox_event'")
+    period = ("--since", f"{since:%Y-%m-%d %H:%M:%S}")
+    assert len(audited(*period)["differences"]) == 2
+
+    continued = audited(*period, "--after", str(proofs.last_position()))
+
+    assert (continued["exit"], len(continued["differences"])) == (1, 2)
+
+
 @pytest.mark.usefixtures("log")
 def test_a_period_has_the_windows_that_were_packed_with_its_own() -> None:
     now = datetime.now(UTC)

@@ -161,22 +161,13 @@ def note_contradiction(window: uuid.UUID, contradiction: str | None) -> bool:
         return bool(cursor.rowcount)
 
 
-def find_contradicted(
-    *,
-    limit: int | None,
-    windows: Sequence[uuid.UUID] | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-) -> list[uuid.UUID]:
-    """Return the windows, or those of `windows`, that a check has found changed, at most `limit`; of those that were
-    dispatched from `since` to before `until`."""
+def find_contradicted(*, limit: int | None, windows: Sequence[uuid.UUID] | None = None) -> list[uuid.UUID]:
+    """Return the windows, or those of `windows`, that a check has found changed, at most `limit`."""
     with driver.cursor() as cursor:
         cursor.execute(
             """SELECT window_id FROM pipeline_contradictedwindow
-            WHERE (%(windows)s::uuid[] IS NULL OR window_id = ANY(%(windows)s::uuid[]))
-            AND (%(since)s::timestamptz IS NULL OR dispatched_at >= %(since)s::timestamptz)
-            AND (%(until)s::timestamptz IS NULL OR dispatched_at < %(until)s::timestamptz) LIMIT %(limit)s""",
-            {"limit": limit, "windows": None if windows is None else list(windows), "since": since, "until": until},
+            WHERE (%(windows)s::uuid[] IS NULL OR window_id = ANY(%(windows)s::uuid[])) LIMIT %(limit)s""",
+            {"limit": limit, "windows": None if windows is None else list(windows)},
         )
         return [window for (window,) in cursor.fetchall()]
 

@@ -195,10 +195,10 @@ class _Noted:
         reported: an audit that continues another one names what that one has found. Raises StoreUnavailable."""
         # A continued audit may have begun in the middle of a window.
         earlier = [one for one in suspect.find_contradicted(limit=None) if is_continued or one not in self._by_window]
-        of_period = set(suspect.find_contradicted(limit=None, since=since, until=until))
         for first in range(0, len(earlier), _WINDOWS_PER_LOOK):
-            look = deep.check_windows(earlier[first : first + _WINDOWS_PER_LOOK], store, pace=pace)
-            for window, differences in look.items():
+            look = earlier[first : first + _WINDOWS_PER_LOOK]
+            of_period = deep.of_period(look, since=since, until=until)
+            for window, differences in deep.check_windows(look, store, pace=pace).items():
                 deep.note(window, differences)
                 for difference in differences if window in of_period else ():
                     self._report(difference)

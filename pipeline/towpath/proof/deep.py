@@ -118,11 +118,7 @@ def check(
         page = proofs.read_page(after=progress.position, limit=_PROOFS_PER_PAGE)
         if not page:
             return
-        wanted = [
-            proof
-            for proof in page
-            if (since is None or proof.dispatched_to >= since) and (until is None or proof.dispatched_from < until)
-        ]
+        wanted = [proof for proof in page if _is_of_period(proof, since, until)]
         for part in _parts(wanted):
             if differing := {difference.window for difference in _compare(part, store, dropped)}:
                 for differences in _check_once(sorted(differing), store, pace=pace).values():
@@ -150,6 +146,15 @@ def _check_once(windows: Sequence[UUID], store: ProvableStore, *, pace: Pace) ->
             found[difference.window].append(difference)
         pace.wait(_rows_to_read(part))
     return found
+
+
+def of_period(windows: Iterable[UUID], *, since: datetime | None, until: datetime | None) -> set[UUID]:
+    """Return those of the windows that `check` checks for this period."""
+    return {proof.window_id for proof in proofs.of_windows(windows) if _is_of_period(proof, since, until)}
+
+
+def _is_of_period(proof: Proof, since: datetime | None, until: datetime | None) -> bool:
+    return (since is None or proof.dispatched_to >= since) and (until is None or proof.dispatched_from < until)
 
 
 def note(window: UUID, differences: Iterable[Difference]) -> None:
