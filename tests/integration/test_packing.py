@@ -194,6 +194,19 @@ def test_the_history_of_an_event_keeps_its_digest_and_its_seal(log: Tampered) ->
     ]
 
 
+def test_the_history_of_an_event_shows_whatever_times_somebody_has_written(store: Store) -> None:
+    window = proven(store, users=1)
+    seal()
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE pipeline_proof SET proven_at = '20000-01-01', dispatched_at = '0044-03-15 BC'")
+        cursor.execute("UPDATE pipeline_seal SET sealed_at = 'infinity'")
+        cursor.execute("UPDATE pipeline_window SET acked_at = '20000-01-01', verified_at = 'infinity'")
+
+    known = provenance.read(window, outbox="outbox_user", month=datetime.now(UTC).date())
+
+    assert (len(known.proofs), known.receipt is not None) == (1, True)
+
+
 # --- What somebody changes of them -----------------------------------------------------------------------------------
 
 REWRITTEN = {

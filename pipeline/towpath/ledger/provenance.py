@@ -8,6 +8,7 @@ from uuid import UUID
 
 from towpath import driver
 from towpath.ledger.packed import OF_WINDOWS, windows_sought
+from towpath.ledger.proofs import said_time
 
 if TYPE_CHECKING:
     from datetime import date, datetime
@@ -58,9 +59,11 @@ def read(window_id: UUID, *, outbox: str, month: date) -> Provenance:
     """Return the part of a window's history that concerns one outbox and month."""
     with driver.cursor() as cursor:
         cursor.execute(
-            """
-            SELECT dispatched_from, dispatched_to, sealed_at, attempts,
-                (SELECT sum(value::bigint)::bigint FROM jsonb_each_text(rows)), acked_at, verified_at, contradiction
+            f"""
+            SELECT {said_time("dispatched_from")}, {said_time("dispatched_to")}, {said_time("sealed_at")}, attempts,
+                (SELECT sum(value::bigint)::bigint FROM jsonb_each_text(rows)),
+                CASE WHEN acked_at IS NOT NULL THEN {said_time("acked_at")} END,
+                CASE WHEN verified_at IS NOT NULL THEN {said_time("verified_at")} END, contradiction
             FROM pipeline_window WHERE id = %(window)s
             """,
             {"window": window_id},
@@ -69,9 +72,10 @@ def read(window_id: UUID, *, outbox: str, month: date) -> Provenance:
         cursor.execute(
             f"""
             SELECT kind, proof.rows, encode(proof.digest, 'hex'),
-                CASE WHEN NOT is_packed THEN dispatched_from END, proven_at, reason, (
+                CASE WHEN NOT is_packed THEN {said_time("dispatched_from")} END,
+                CASE WHEN NOT is_packed THEN {said_time("proven_at")} END, reason, (
                     SELECT contradiction FROM pipeline_contradictedwindow WHERE window_id = proof.window_id
-                ), seal.number, seal.sealed_at
+                ), seal.number, CASE WHEN seal.number IS NOT NULL THEN {said_time("seal.sealed_at")} END
             FROM {OF_WINDOWS} AS proof LEFT JOIN LATERAL (
                 SELECT number, sealed_at FROM pipeline_seal WHERE last_position >= proof.position
                 ORDER BY number LIMIT 1
