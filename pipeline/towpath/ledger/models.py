@@ -351,8 +351,6 @@ class ContradictedWindow(models.Model):
 
     window_id = models.UUIDField(primary_key=True)
     contradiction = models.TextField()
-    #: Of its first proof.
-    dispatched_at = models.DateTimeField()
 
     objects = _OnDefault()
 

@@ -150,9 +150,8 @@ def note_contradiction(window: uuid.UUID, contradiction: str | None) -> bool:
         else:
             cursor.execute(
                 f"""
-                INSERT INTO pipeline_contradictedwindow AS known (window_id, contradiction, dispatched_at)
-                SELECT window_id, %(contradiction)s, dispatched_from FROM {OF_WINDOWS} AS proof
-                ORDER BY position LIMIT 1
+                INSERT INTO pipeline_contradictedwindow AS known (window_id, contradiction)
+                SELECT window_id, %(contradiction)s FROM {OF_WINDOWS} AS proof LIMIT 1
                 ON CONFLICT (window_id) DO UPDATE SET contradiction = excluded.contradiction
                 WHERE known.contradiction <> excluded.contradiction
                 """,

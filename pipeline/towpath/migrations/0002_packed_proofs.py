@@ -5,8 +5,8 @@ import towpath.ledger.models
 from django.db import migrations, models
 
 COPY_CONTRADICTIONS = """
-INSERT INTO pipeline_contradictedwindow (window_id, contradiction, dispatched_at)
-SELECT DISTINCT ON (window_id) window_id, contradiction, dispatched_at FROM pipeline_proof
+INSERT INTO pipeline_contradictedwindow (window_id, contradiction)
+SELECT DISTINCT ON (window_id) window_id, contradiction FROM pipeline_proof
 WHERE contradiction IS NOT NULL ORDER BY window_id, position DESC
 """
 
@@ -23,7 +23,6 @@ class Migration(migrations.Migration):
             fields=[
                 ('window_id', models.UUIDField(primary_key=True, serialize=False)),
                 ('contradiction', models.TextField()),
-                ('dispatched_at', models.DateTimeField()),
             ],
             options={
                 'db_table': 'pipeline_contradictedwindow',
