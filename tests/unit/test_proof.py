@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from towpath.eventlog.columns import Column, FromContext, Kind
-from towpath.eventlog.proof import RowDigest, Sums, changed_row, covered, row_digest, row_form, window_digests
+from towpath.eventlog.proof import PRIME, RowDigest, Sums, changed_row, covered, row_digest, row_form, window_digests
 
 MONTH = date(2024, 2, 1)
 WINDOW, OTHER_WINDOW = UUID(int=1), UUID(int=2)
@@ -128,7 +128,7 @@ def test_windows_outboxes_and_months_are_digested_apart() -> None:
 
 # --- The locator -----------------------------------------------------------------------------------------------------
 
-IDS = st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=30)
+IDS = st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=30, unique_by=lambda id_: id_ % PRIME)
 
 
 def sums(digests: list[RowDigest]) -> Sums:
@@ -159,6 +159,13 @@ def test_a_lost_row_is_named_by_an_id_near_the_others(lowest: int, offsets: list
     found = changed_row(sums([digest(id_) for id_ in (lost, *kept)]), sums([digest(id_) for id_ in kept]), ids=kept)
 
     assert found == lost
+
+
+def test_no_row_is_named_if_two_could_be_meant() -> None:
+    ids = [7, 7 + PRIME]
+    rows, edited = ([digest(7, text), digest(7 + PRIME)] for text in ("a", "b"))
+
+    assert changed_row(sums(rows), sums(edited), ids=ids) is None
 
 
 def test_nothing_is_named_where_no_row_is_left() -> None:

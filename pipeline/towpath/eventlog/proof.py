@@ -165,9 +165,8 @@ def changed_row(before: Sums, after: Sums, *, ids: Sequence[int]) -> int | None:
     if not delta or not ids:
         return None
     remainder = (after.id_sum - before.id_sum) * pow(delta, -1, PRIME) % PRIME
-    for outbox_id in ids:
-        if outbox_id % PRIME == remainder:
-            return outbox_id
+    if stored := {outbox_id for outbox_id in ids if outbox_id % PRIME == remainder}:
+        return stored.pop() if len(stored) == 1 else None
     lowest = max(0, min(ids) - _NEAR)
     lost = lowest + (remainder - lowest) % PRIME
     return lost if lost <= max(ids) + _NEAR else None
