@@ -30,6 +30,8 @@ from tests.tables import empty_tables
 from towpath.conf.current import config
 from towpath.eventlog.connect import connect
 from towpath.eventlog.store import Store
+from towpath.explorer import reading
+from towpath.explorer.views import event, tail, timeline
 from towpath.ledger.models import DeadLetter
 from towpath.outbox.models import OutboxEvent
 from towpath.proof import sealing
@@ -47,6 +49,17 @@ if TYPE_CHECKING:
 def quick_passwords() -> None:
     """Passwords are hashed as always, but for the million times, which take a third of a second each."""
     PBKDF2PasswordHasher.iterations = 1
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient_explorer() -> Iterator[None]:
+    """A page waits for the event store for as long as a machine under load needs, and so never comes with less."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("ROWS", "BARS", "SAMPLE", "NEWEST"):
+            patched.setattr(reading, f"{name}_SECONDS", 30.0)
+        for view in (event, tail, timeline):
+            patched.setattr(view, "_SECONDS", 30.0)
+        yield
 
 
 @pytest.fixture(scope="session")

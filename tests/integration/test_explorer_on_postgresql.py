@@ -19,6 +19,7 @@ from tests.integration.proving import OnPostgreSQL
 from tests.integration.readers import reader, signed_in, text
 from tests.services import Services
 from towpath.conf.current import config
+from towpath.explorer import reading
 from towpath.explorer.reading import connected
 
 if TYPE_CHECKING:
@@ -75,8 +76,10 @@ def test_a_tail_follows_windows(page: Client) -> None:
     assert (response.status_code, '<tr class="row"' in text(response)) == (200, False)
 
 
-def test_what_is_too_much_for_the_store_says_what_to_do(page: Client) -> None:
+def test_what_is_too_much_for_the_store_says_what_to_do(page: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """A search that waits for a lock takes too long, as one that reads too much does."""
+    for name in ("ROWS", "BARS", "SAMPLE", "NEWEST"):
+        monkeypatch.setattr(reading, f"{name}_SECONDS", 0.5)
     with closing(psycopg2.connect(config().event_store_url)) as connection, connection.cursor() as cursor:
         cursor.execute("LOCK TABLE event_log")
 
