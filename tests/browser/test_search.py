@@ -34,7 +34,8 @@ def test_an_investigation_by_mouse(ada: Visitor) -> None:
     # Given the newest of all
     ada.go("/events/")
     assert count(ada) == EVENTS
-    assert rows(ada).count() == 100
+    # Fewer than a page has room for, if the machine is so busy that the search's time is over before
+    assert 0 < rows(ada).count() <= 100
 
     # When a value is chosen, another one is left out, and a period is brushed
     page.locator(".facet[data-field=outcome] a.pick", has_text="denied").click()
