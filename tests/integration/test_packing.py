@@ -12,7 +12,7 @@ import pytest
 from django.db import connection
 from pytest_django import Settings
 
-from tests.integration.erasing import JANE, JOHN, MAIL, erase, write_as
+from tests.integration.erasing import JANE, JOHN, MAIL, deliver_and_verify, erase, write_as
 from tests.integration.manage import here, status
 from tests.integration.packing import forge_packed, pack, packed_count, rewrite_packed
 from tests.integration.proving import EACH_STORE, STORES, Tampered, audited, copy_of
@@ -25,7 +25,7 @@ from towpath.eventlog.query import Query
 from towpath.eventlog.store import Store
 from towpath.explorer.provenance import steps
 from towpath.flow.delivery import Delivery
-from towpath.flow.verify import purge_receipts, verify_receipts
+from towpath.flow.verify import purge_receipts
 from towpath.ledger import packed, proofs, provenance, sampling, seals
 from towpath.ledger.models import ContradictedWindow, PackedProofs, Proof, Seal, Window
 from towpath.ledger.packed import POSITIONS_PER_ROW
@@ -56,11 +56,6 @@ def log(request: pytest.FixtureRequest, services: Services, settings: Settings) 
     assert not Proof.objects.exists()
     yield store
     store.close()
-
-
-def deliver_and_verify(store: Tampered) -> None:
-    assert deliver(sealed(), store.store) is Delivery.ACKED
-    assert verify_receipts(store.store, should_stop=lambda: False) == 0
 
 
 def seal() -> None:
